@@ -53,3 +53,9 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str], where: str) -
     return ParameterError(
         f"unknown {kind} {given!r}{hint}; choose one of {', '.join(names)} ({where})"
     )
+
+
+class PlanPrinted(Exception):  # noqa: N818 - what was asked for, not an error
+    """``plan_only=true``: the plan was printed and nothing was done."""
+
+    exit_code = 0

@@ -1,0 +1,62 @@
+# make run: install, then the whole chain on the embedded sample. make test: install, lint, all tests.
+# Needs Python 3.11 or 3.12 and make; without uv on PATH a pinned uv is put into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export DO_NOT_TRACK := true
+export KEDRO_DISABLE_TELEMETRY := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := true
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: install  ## the whole chain on the embedded sample: images, SSLD, export, latency, report
+	$(BIN)/kedro run
+
+test: install lint  ## lint and all tests but the slow ones
+	$(BIN)/python -m pytest
+
+test-long: install  ## the slow tests too: larger counts, more kills
+	$(BIN)/python -m pytest -m 'not gpu and not tensorrt and not triton'
+
+lint: install  ## ruff, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(STAMP)  ## the locked packages and this one, in .venv
+
+viz: install  ## Kedro-Viz in the browser
+	$(BIN)/kedro viz
+
+bench: install  ## the benchmarks of benchmarks/
+	for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python "$$b"; done
+
+clean:  ## the environment and caches; data/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+lock:  ## compile requirements.lock from requirements.in (needs uv)
+	uv pip compile requirements.in --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header -q -o requirements.lock
+
+$(STAMP): requirements.lock requirements-uv.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if command -v uv >/dev/null; then uv=uv; else \
+		$(BIN)/python -m pip install -q --require-hashes -r requirements-uv.txt; uv=$(BIN)/uv; fi; \
+	export VIRTUAL_ENV=$(CURDIR)/$(VENV); \
+	$$uv pip install -q --require-hashes -r requirements.lock; \
+	$$uv pip install -q --no-deps --no-build-isolation -e .
+	@# DVC asks for a git repository; an unpacked archive has none.
+	@test -e .git || $(BIN)/dvc config --local core.no_scm true
+	@touch $@
+
+.PHONY: help run test test-long lint install viz bench clean lock

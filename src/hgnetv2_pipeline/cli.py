@@ -1,0 +1,111 @@
+"""Kedro's command line for this project: ``kedro run`` with exit codes and one-line errors.
+
+Exit codes: 0 ok, 2 bad parameters, 3 bad data, 4 bad weights, 28 disk full, 75 stopped and
+resumable by the same command.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from kedro import KedroDeprecationWarning
+from kedro.framework.cli.project import run as kedro_run
+
+_log = logging.getLogger(__name__)
+
+# These take a trained model; naming one means that nothing upstream of it is wanted.
+_TAKES_MODEL = {"evaluation", "export", "latency", "prediction"}
+
+
+@click.group(name="hgnetv2_pipeline")
+def cli() -> None:
+    """Commands of this project."""
+
+
+def _run(debug: bool, **options: Any) -> Any:
+    """Run a pipeline.
+
+    \b
+    kedro run                                                the whole chain on the sample
+    kedro run --pipeline ssld_stage1 --params variant=b4     one pipeline and what it needs
+    kedro run --env NAME                                     your own images (hgnetv2 init NAME)
+    kedro run --pipeline evaluation --params model=train/b0/seed=0,split=test
+    kedro run --params ssld_stage1.lr=0.1,run=lr01           another recipe beside the first
+    kedro run --params redo=mining                           make finished results anew
+    """
+    wanted = {*(options["pipelines"] or []), options["pipeline"]} - {None, ""}
+    if options["params"].get("model") and wanted and wanted <= _TAKES_MODEL and not options["tags"]:
+        options["tags"] = [*sorted(wanted), "ingestion"]
+    with warnings.catch_warnings():
+        # --pipeline is what the documentation and the card say; Kedro prefers --pipelines.
+        warnings.simplefilter("ignore", KedroDeprecationWarning)
+        try:
+            return kedro_run.callback(**options)  # type: ignore[misc]
+        except Exception as error:
+            if debug:
+                raise
+            code, message = explain(error)
+            click.secho(message, err=True, fg="red" if code != 75 else "yellow")
+            sys.exit(code)
+
+
+_run.__name__ = "run"
+run = click.command(
+    name="run",
+    params=[
+        *kedro_run.params,
+        click.Option(["--debug"], is_flag=True, help="Show the whole traceback of an error."),
+    ],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)(_run)
+cli.add_command(run)
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit code and the one line for an error, looking through what Kedro wraps around it."""
+    for cause in _causes(error):
+        code = getattr(cause, "exit_code", None)
+        if isinstance(code, int) and not isinstance(cause, click.ClickException):
+            return code, str(cause)
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return 28, f"disk full: {cause.filename or cause}"
+    if isinstance(error, click.ClickException):
+        return error.exit_code, error.format_message()
+    name = type(error).__name__
+    return 1, f"{name}: {str(error).strip() or 'no message'} (kedro run --debug shows where)"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@cli.command(
+    name="viz",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def viz(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Kedro-Viz, without its look-up of newer versions on the network.
+
+    \b
+    kedro viz                                    the pipelines in the browser
+    kedro viz build --include-previews           a static site in build/
+    """
+    import kedro_viz
+    from kedro_viz.integrations import pypi
+    from kedro_viz.launchers.cli.main import viz as original
+    from packaging.version import parse
+
+    # Viz asks the package index for its newest version at every start; ours is the one installed.
+    pypi.get_latest_version = lambda: parse(kedro_viz.__version__)
+    original.main(list(arguments), prog_name="kedro viz", parent=context.parent)

@@ -1,0 +1,184 @@
+"""The ``hgnetv2`` command: what is not a pipeline. Heavy libraries load in the command that needs
+them, so that ``--help`` and prediction on ONNX start fast."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hgnetv2_pipeline.errors import ParameterError
+
+
+class _Group(click.Group):
+    """Turns this project's exceptions into one line and their exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except Exception as error:
+            code = getattr(error, "exit_code", None)
+            if context.params.get("debug") or not isinstance(code, int):
+                raise
+            if isinstance(error, click.ClickException):
+                raise
+            click.secho(str(error), err=True, fg="red")
+            sys.exit(code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
+@click.version_option(package_name="hgnetv2-pipeline")
+def main(debug: bool) -> None:
+    """PP-HGNetV2: own data, prediction and timing. Training is ``kedro run`` (see README).
+
+    \b
+    hgnetv2 init cats --labelled ~/cats/labelled --pool ~/cats/unlabelled
+    kedro run --env cats
+    hgnetv2 predict --model data/07_model_output/.../model.onnx picture.jpg
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _project() -> Path:
+    """The project's folder: this one or the nearest above with conf/base."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "conf" / "base" / "globals.yml").is_file():
+            return folder
+    raise ParameterError(f"{here} is not inside an hgnetv2_pipeline project (no conf/base above)")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--labelled", type=click.Path(path_type=Path), required=True,
+              help="Labelled images: one folder a class.")  # fmt: skip
+@click.option("--pool", type=click.Path(path_type=Path),
+              help="Unlabelled images: any tree of folders and tar archives.")  # fmt: skip
+@click.option("--test", type=click.Path(path_type=Path),
+              help="Labelled images kept for the final test; else 15 % are set aside.")  # fmt: skip
+@click.option("--variant", type=str, help="b0 .. b6; else b4 with a GPU and b0 without.")
+def init(
+    name: str, labelled: Path, pool: Path | None, test: Path | None, variant: str | None
+) -> None:
+    """Write conf/NAME for your own images.
+
+    \b
+    hgnetv2 init cats --labelled ~/cats/labelled --pool ~/cats/unlabelled
+    kedro run --env cats --params plan_only=true     what it will do, and how long
+    kedro run --env cats                             the whole chain, to the report
+    """
+    from hgnetv2_pipeline.own import init as write_environment
+
+    project = _project()
+    folder, found = write_environment(
+        project, name, labelled=labelled, pool=pool, test=test, variant=variant
+    )
+    click.echo(f"wrote {folder.relative_to(project)}/: read parameters.yml, change what you like")
+    click.echo(
+        f"  {found.labelled:,} labelled images, {len(found.per_class)} classes, largest "
+        f"{found.imbalance:.1f} times the smallest; pool {found.pool_images:,} images, "
+        f"{found.pool_archives} archives"
+    )
+    if pool is None:
+        click.echo("  no pool: mining and SSLD need --pool; train, finetune, export work without")
+    click.echo(f"next: kedro run --env {name}")
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("--model", type=click.Path(path_type=Path), required=True,
+              help="model.onnx, an engine file, or a run's folder.")  # fmt: skip
+@click.option("--engine", default="auto", show_default=True,
+              help="auto, tensorrt, ort-cuda, openvino, ort or torch.")  # fmt: skip
+@click.option("--topk", default=5, show_default=True)
+@click.option("--batch-size", default=16, show_default=True)
+@click.option("--format", "style", type=click.Choice(["predict_cls", "infer", "jsonl", "csv"]),
+              default="predict_cls", show_default=True,
+              help="predict_cls and infer print as PaddleClas's two tools do.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="File for jsonl or csv.")
+def predict(
+    inputs: tuple[str, ...],
+    model: Path,
+    engine: str,
+    topk: int,
+    batch_size: int,
+    style: str,
+    out: Path | None,
+) -> None:
+    """Answer images: files, folders, list files or globs.
+
+    \b
+    hgnetv2 predict --model model.onnx picture.jpg
+    hgnetv2 predict --model model.onnx folder/ --format jsonl --out answers.jsonl
+    """
+    from hgnetv2_pipeline import deployment
+
+    if style in ("jsonl", "csv") and out is None:
+        raise ParameterError(f"--format {style} writes a file: give --out FILE")
+    loaded = deployment.load_engine(model, engine=engine)
+    records = deployment.predict_paths(loaded, list(inputs), topk=topk, batch_size=batch_size)
+    if out is not None:
+        write = {
+            "jsonl": deployment.write_predictions_jsonl,
+            "csv": deployment.write_predictions_csv,
+        }
+        if style not in write:
+            raise ParameterError("--out goes with --format jsonl or csv")
+        write[style](records, out)
+        click.echo(f"{len(records)} rows in {out}")
+    elif style == "infer":
+        click.echo(deployment.format_infer(records))
+    else:
+        for record in records:
+            click.echo(deployment.format_predict_cls(record))
+    deployment.check_predictions(records)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--engine", default="auto", show_default=True)
+@click.option("--batch-size", default=1, show_default=True)
+@click.option("--warmup", default=100, show_default=True)
+@click.option("--runs", default=2000, show_default=True)
+def benchmark(model: Path, engine: str, batch_size: int, warmup: int, runs: int) -> None:
+    """Time a model by the seed page's protocol: 2100 runs at batch 1, the first 100 dropped.
+
+    \b
+    hgnetv2 benchmark data/07_model_output/sample/ssld_stage2/b0/seed=0/model.onnx
+    """
+    import json
+
+    from hgnetv2_pipeline import deployment
+
+    loaded = deployment.load_engine(model, engine=engine)
+    result = deployment.measure_latency(loaded, batch_size=batch_size, warmup=warmup, runs=runs)
+    click.echo(json.dumps(result))
+
+
+@main.command()
+def models() -> None:
+    """The published models: accuracy, V100 latency, and whether their weights are here.
+
+    Accuracies are ImageNet-1k top-1 in percent; latency is PaddleClas's, V100 with TensorRT 8.5.
+    """
+    from hgnetv2_pipeline.models.zoo import ZOO, weights_file
+
+    try:
+        root = _project()
+    except ParameterError:
+        root = Path.cwd()
+    click.echo(f"{'name':30} {'top-1':>6} {'top-5':>6} {'timm':>6} {'V100 ms':>8}  weights")
+    for name, entry in ZOO.items():
+        numbers = [
+            f"{value:.2f}" if value is not None else "-"
+            for value in (entry.top1, entry.top5, entry.timm_top1, entry.latency_v100_ms)
+        ]
+        here = weights_file(entry, root)
+        click.echo(
+            f"{name:30} {numbers[0]:>6} {numbers[1]:>6} {numbers[2]:>6} {numbers[3]:>8}  "
+            f"{here.name if here else 'not here'}"
+        )

@@ -1,0 +1,65 @@
+"""Configuration: YAML holds the values, ``RunParams`` the types and limits, one table the paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from omegaconf import OmegaConf
+
+from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.pipelines.identity import Identity, resolve
+
+_IDENTITY_KEYS = ("variant", "dataset", "seed", "teacher", "run", "model")
+
+
+class ProjectConfigLoader(OmegaConfigLoader):
+    """OmegaConfigLoader that knows who the run is and refuses what it cannot mean.
+
+    ``${folder:NAME}`` and ``${identity:NAME}`` resolve in catalog and parameters alike, from
+    ``globals.yml`` overridden by ``--params``; the parameters come out validated, with the key
+    ``identity`` added. Kedro itself accepts ``varient=b4`` and ``variant=b7`` without a word.
+    """
+
+    def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
+        super().__init__(str(conf_source), *args, **kwargs)
+        OmegaConf.register_new_resolver("folder", self._folder, replace=True)
+        OmegaConf.register_new_resolver("identity", self._identity_name, replace=True)
+
+    @property
+    def identity(self) -> Identity:
+        """The names and paths of this run."""
+        known = {**self["globals"], **(self.runtime_params or {})}
+        return resolve(
+            {key: known.get(key) for key in _IDENTITY_KEYS},
+            project=Path(self.conf_source).resolve().parent,
+            environment=self.env or self.default_run_env,
+        )
+
+    def _folder(self, name: str) -> str:
+        return str(self.identity.folder(name))
+
+    def _identity_name(self, name: str) -> Any:
+        return getattr(self.identity, name)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        # Several loaders can live in one process (Kedro-Viz, tests); resolvers are global there.
+        OmegaConf.register_new_resolver("folder", self._folder, replace=True)
+        OmegaConf.register_new_resolver("identity", self._identity_name, replace=True)
+        value: dict[str, Any] = super().__getitem__(key)
+        if key != "parameters":
+            return value
+        from hgnetv2_pipeline.pipelines.params import validate
+
+        identity = self.identity
+        params = validate(value, environment=identity.environment)
+        for name in _IDENTITY_KEYS[:-1]:
+            if params[name] != getattr(identity, name):
+                raise ParameterError(
+                    f"parameters say {name}={params[name]!r} but paths are made with "
+                    f"{getattr(identity, name)!r}: set {name} in "
+                    f"conf/{identity.environment}/globals.yml or by --params, "
+                    "not in a parameters file"
+                )
+        return {**params, "identity": identity.model_dump()}

@@ -1,0 +1,20 @@
+"""Catalog entries for results that the rooms write themselves: Kedro checks and shows them."""
+
+from hgnetv2_pipeline.datasets.history import HistoryRecord, Unchanged
+from hgnetv2_pipeline.datasets.produced import (
+    CurveFile,
+    ImageFile,
+    JsonFile,
+    ResultFolder,
+    TableFile,
+)
+
+__all__ = [
+    "CurveFile",
+    "HistoryRecord",
+    "ImageFile",
+    "JsonFile",
+    "ResultFolder",
+    "TableFile",
+    "Unchanged",
+]

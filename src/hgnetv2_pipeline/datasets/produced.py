@@ -1,0 +1,123 @@
+"""Datasets whose file a node has already written when it returns the file's path.
+
+A training run writes for days, resumes, and must not be written again when it still stands; so the
+room writes, the node returns the path, and ``save`` only holds the two to the same place. Loading
+and the Kedro-Viz previews (table, image, curve, JSON) are what one would expect of the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import ImagePreview, JSONPreview, PlotlyPreview, TablePreview
+
+
+class _Produced(AbstractDataset[Path, Any]):
+    """Common part: one path, checked on save."""
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = PurePosixPath(filepath)
+        self.metadata = metadata
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        return Path(self._filepath)
+
+    def save(self, data: Path) -> None:
+        if Path(data) != self.path:
+            raise DatasetError(f"a node wrote {data} where the catalog expects {self.path}")
+        if not self.path.exists():
+            raise DatasetError(f"a node promised {self.path} and did not write it")
+
+    def _exists(self) -> bool:
+        return self.path.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class ResultFolder(_Produced):
+    """A folder with a result; loads as its path. Its manifest, if it has one, is the preview.
+
+    Loading does not ask whether it exists: the node that needs it says which command makes it.
+    """
+
+    def load(self) -> Path:
+        return self.path
+
+    def preview(self) -> JSONPreview:
+        """The manifest."""
+        manifest = self.path / "manifest.json"
+        return JSONPreview(manifest.read_text(encoding="utf-8") if manifest.is_file() else "{}")
+
+
+class TableFile(_Produced):
+    """A parquet or CSV file; loads as a DataFrame."""
+
+    def load(self) -> Any:
+        import pandas as pd
+
+        if self.path.suffix == ".parquet":
+            return pd.read_parquet(self.path)
+        return pd.read_csv(self.path)
+
+    def preview(self, nrows: int = 20) -> TablePreview:
+        """The first rows."""
+        frame = self.load().head(nrows).astype(str)
+        return TablePreview(json.loads(frame.to_json(orient="split")))
+
+
+class JsonFile(_Produced):
+    """A JSON file; loads as what it holds."""
+
+    def load(self) -> Any:
+        return json.loads(self.path.read_text(encoding="utf-8"))
+
+    def preview(self) -> JSONPreview:
+        """The whole file."""
+        return JSONPreview(self.path.read_text(encoding="utf-8"))
+
+
+class ImageFile(_Produced):
+    """A PNG picture; loads as its path."""
+
+    def load(self) -> Path:
+        return self.path
+
+    def preview(self) -> ImagePreview:
+        """The picture."""
+        return ImagePreview(base64.b64encode(self.path.read_bytes()).decode())
+
+
+class CurveFile(_Produced):
+    """A ``history.csv`` of training; loads as a DataFrame, shown as learning curves."""
+
+    def load(self) -> Any:
+        import pandas as pd
+
+        return pd.read_csv(self.path)
+
+    def preview(self) -> PlotlyPreview:
+        """Loss, learning rate and accuracy over steps, each on its own axis."""
+        frame = self.load()
+        shown = [name for name in ("loss", "val_top1", "lr") if name in frame]
+        data, layout = [], {"grid": {"rows": len(shown), "columns": 1, "pattern": "independent"}}
+        for number, name in enumerate(shown, start=1):
+            column = frame[["step", name]].dropna()
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "name": name,
+                    "x": column["step"].tolist(),
+                    "y": column[name].tolist(),
+                    "xaxis": f"x{number}",
+                    "yaxis": f"y{number}",
+                }
+            )
+        return PlotlyPreview({"data": data, "layout": layout})

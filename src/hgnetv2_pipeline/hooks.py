@@ -1,0 +1,90 @@
+"""What happens around a run: the banner, the final table, and MLflow's record of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.hooks import hook_impl
+
+from hgnetv2_pipeline.errors import Interrupted
+from hgnetv2_pipeline.tracking import tracker
+
+_log = logging.getLogger(__name__)
+
+BANNER = """\
++---------------------------------------------------------------------------+
+| EMBEDDED SAMPLE: 8x8 digits and photo patches, minutes on a laptop.       |
+| Its figures show that every step works; they say nothing about ImageNet.  |
+| Your own images: hgnetv2 init NAME --labelled DIR --pool DIR              |
++---------------------------------------------------------------------------+"""
+
+
+class ProjectHooks:
+    """Says at once when a run is on the embedded sample."""
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        # Kedro reads parameters only when the catalog is made; a mistake should be told before.
+        identity = context.config_loader["parameters"]["identity"]
+        if identity["dataset"] == "sample":
+            _log.info("\n%s", BANNER)
+
+
+class MLflowHooks:
+    """Parameters, metrics per epoch, artefacts and hashes of whatever was newly made."""
+
+    def __init__(self) -> None:
+        self._catalog: Any = None
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], catalog: Any) -> None:
+        params = dict(catalog.load("parameters"))
+        identity = params.pop("identity")
+        names = run_params.get("pipeline_names") or ["__default__"]
+        self._catalog = catalog
+        tracker.prepare(
+            Path(identity["project"]),
+            name=f"{'+'.join(names)} {identity['variant']} {identity['run']}",
+            params={**params, "env": identity["environment"]},
+            tags={"pipeline": "+".join(names), "dataset": identity["dataset"]},
+            enabled=bool(params["mlflow"]),
+        )
+
+    @hook_impl
+    def after_node_run(self, outputs: dict[str, Any]) -> None:
+        from hgnetv2_pipeline.datasets import (
+            CurveFile,
+            ImageFile,
+            JsonFile,
+            ResultFolder,
+            TableFile,
+        )
+        from hgnetv2_pipeline.pipelines.reuse import newly_made
+
+        for name, value in outputs.items():
+            if not isinstance(value, Path) or not newly_made(value):
+                continue
+            dataset = self._catalog.get(name)
+            if isinstance(dataset, JsonFile):
+                loaded = dataset.load()
+                if isinstance(loaded, dict):
+                    tracker.metrics({f"{name}.{key}": item for key, item in loaded.items()})
+                tracker.artifact(name, value)
+            elif isinstance(dataset, CurveFile):
+                tracker.history(name.removesuffix(".history"), value)
+            elif isinstance(dataset, ImageFile | TableFile):
+                # A pool's index can be gigabytes; it is named by its hash instead.
+                if value.stat().st_size < 1_000_000:
+                    tracker.artifact(name, value)
+            elif isinstance(dataset, ResultFolder) and (value / "manifest.json").is_file():
+                tracker.hashes(name, value / "manifest.json")
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        tracker.end("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self, error: BaseException) -> None:
+        tracker.end("KILLED" if isinstance(error, Interrupted) else "FAILED")

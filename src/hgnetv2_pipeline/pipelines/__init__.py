@@ -1,0 +1,1 @@
+"""Which room feeds which: thin Kedro nodes, one folder a pipeline."""

@@ -1,0 +1,163 @@
+"""Who a run is and where its files lie: the one table of paths that catalog and nodes share.
+
+A run is named by dataset, variant, run, seed and teacher. The catalog reads a path as
+``${folder:NAME}`` and a node as ``identity.folder(NAME)``; both end in ``FOLDERS``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
+
+VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
+
+# Where each result lies, relative to the project. `dataset` starts every path below its layer.
+FOLDERS: Mapping[str, str] = {
+    "raw": "data/01_raw/{dataset}",
+    "raw_weights": "data/01_raw/{dataset}/weights",
+    "lists": "data/02_intermediate/{dataset}",
+    "scores": "data/04_feature/{dataset}/{teacher}/scores",
+    "mining": "data/05_model_input/{dataset}/{teacher}",
+    "models": "data/06_models/{dataset}",
+    "import_weights": "data/06_models/{dataset}/import_weights/{variant}",
+    "train_teacher": "data/06_models/{dataset}/train_teacher/{teacher}",
+    "train": "data/06_models/{dataset}/train/{variant}/{run}",
+    "ssld_stage1": "data/06_models/{dataset}/ssld_stage1/{variant}/{run}",
+    "ssld_stage2": "data/06_models/{dataset}/ssld_stage2/{variant}/{run}",
+    "finetune": "data/06_models/{dataset}/finetune/{variant}/{run}",
+    "comparison": "data/06_models/{dataset}/comparison/{variant}/{run}",
+    "evaluation": "data/08_reporting/{dataset}/evaluation/{model}",
+    "export": "data/07_model_output/{dataset}/{model}",
+    "latency": "data/08_reporting/{dataset}/latency/{model}",
+    "prediction": "data/08_reporting/{dataset}/prediction/{model}",
+    "comparison_report": "data/08_reporting/{dataset}/comparison/{variant}/{run}",
+    "mining_report": "data/08_reporting/{dataset}/mining/{teacher}",
+    "dataset_report": "data/08_reporting/{dataset}/ingestion",
+    "quarantine": "data/08_reporting/{dataset}/quarantine",
+    "histories": "data/08_reporting/{dataset}/history/{model}",
+    "report": "data/08_reporting/{dataset}/report",
+}
+
+# One path segment: no slash, no leading dot, so that no name can lead out of its layer.
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]*")
+
+
+class Identity(BaseModel):
+    """The names that every path of a run is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    project: Path = Field(description="absolute folder of the project (holds conf/ and data/)")
+    environment: str = Field(description="the Kedro environment: sample, imagenet, your own")
+    dataset: str = Field(description="starts every path below its layer")
+    variant: str = Field(description="b0 .. b6")
+    run: str = Field(description="name of the run; 'seed=<seed>' unless given")
+    seed: int = Field(ge=0, lt=2**31)
+    teacher: str = Field(description="name of the teacher, a folder of train_teacher/")
+    model: str = Field(description="the model that evaluation, export, latency, prediction take")
+
+    @field_validator("dataset", "run", "teacher")
+    @classmethod
+    def _one_segment(cls, value: str) -> str:
+        if not _SEGMENT.fullmatch(value):
+            raise ValueError(f"{value!r} cannot name a folder: use letters, digits and _ . = , + -")
+        return value
+
+    @field_validator("variant")
+    @classmethod
+    def _known_variant(cls, value: str) -> str:
+        if value not in VARIANTS:
+            raise unknown_name(
+                "variant", value, VARIANTS, "--params variant=... or conf/base/globals.yml"
+            )
+        return value
+
+    def folder(self, name: str) -> Path:
+        """Absolute path of the folder ``name`` of ``FOLDERS``."""
+        return self.project / self.relative(name)
+
+    def relative(self, name: str) -> str:
+        """The same, relative to the project."""
+        return FOLDERS[name].format(
+            dataset=self.dataset,
+            variant=self.variant,
+            run=self.run,
+            teacher=self.teacher,
+            model=self.model_id,
+        )
+
+    @property
+    def model_id(self) -> str:
+        """The model's name as a path: a run id stays, others become zoo/, timm/ or file/."""
+        return model_id(self.model)
+
+    def run_folder(self, run_id: str) -> Path:
+        """Folder of the trained model ``<pipeline>/<variant>/<run>`` of this dataset."""
+        return self.folder("models") / run_id
+
+
+def model_id(model: str) -> str:
+    """The path under which results about ``model`` are kept.
+
+    >>> model_id("ssld_stage2/b0/seed=0"), model_id("timm:resnet18"), model_id("b4.ssld_stage2")
+    ('ssld_stage2/b0/seed=0', 'timm/resnet18', 'zoo/b4.ssld_stage2')
+    """
+    if model.startswith("timm:"):
+        return "timm/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", model[5:])
+    path = Path(model)
+    if path.suffix in {".safetensors", ".pdparams", ".pth", ".onnx", ".tar"} or path.is_absolute():
+        return "file/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", path.name)
+    parts = model.split("/")
+    if len(parts) == 1:
+        return "zoo/" + model
+    if not all(_SEGMENT.fullmatch(part) for part in parts):
+        raise ParameterError(
+            f"model {model!r} is no run id, zoo name, weight file or timm:<name>; a run id is "
+            "<pipeline>/<variant>/<run>, for example ssld_stage2/b0/seed=0 (--params model=...)"
+        )
+    return model
+
+
+def resolve(names: Mapping[str, Any], *, project: Path, environment: str) -> Identity:
+    """Make the identity from merged globals and runtime parameters.
+
+    ``names`` needs variant, dataset, seed and teacher; ``run`` and ``model`` have defaults that
+    follow from them. Raises ``ParameterError`` naming what is wrong and where to set it.
+    """
+    try:
+        seed = int(names["seed"])
+    except (TypeError, ValueError):
+        raise ParameterError(
+            f"seed {names['seed']!r} is not a whole number (--params seed=... or globals.yml)"
+        ) from None
+    run = str(names.get("run") or f"seed={seed}")
+    variant = str(names["variant"])
+    model = names.get("model") or f"ssld_stage2/{variant}/{run}"
+    from pydantic import ValidationError
+
+    try:
+        return Identity(
+            project=project,
+            environment=environment,
+            dataset=str(names["dataset"]),
+            variant=variant,
+            run=run,
+            seed=seed,
+            teacher=str(names["teacher"]),
+            model=str(model),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ParameterError):
+            raise cause from None
+        raise ParameterError(
+            f"{'.'.join(map(str, first['loc']))}: {cause or first['msg']} "
+            "(--params or conf/<env>/globals.yml)"
+        ) from None

@@ -1,0 +1,266 @@
+"""Every parameter's type and limits, in one model; the values are in conf/.
+
+``validate`` turns the merged YAML and ``--params`` into clean values or one ``ParameterError`` that
+names the key, what was given, what is allowed and where to set it. There are no defaults here: a
+missing value is a mistake in conf/, not something to guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.training.config import TrainConfig
+
+
+def _split_plus(value: Any) -> Any:
+    """Lists on the command line are ``b0+b1``: a comma would end the parameter."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split("+") if part.strip()]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _unique(value: list[Any]) -> list[Any]:
+    if len(set(value)) != len(value):
+        raise ValueError(f"{value} names something twice")
+    return value
+
+
+Names = Annotated[list[str], BeforeValidator(_split_plus), AfterValidator(_unique)]
+Numbers = Annotated[list[int], BeforeValidator(_split_plus), AfterValidator(_unique)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SplitParams(_Block):
+    """How labelled images without lists of their own are divided."""
+
+    val: Share = Field(description="share of each class for validation")
+    test: Share = Field(description="share of each class for the final test; 0 for none")
+    group_pattern: str | None = Field(
+        description="regular expression on the key; images with the same match stay together"
+    )
+    near_duplicates: bool = Field(description="keep images that look the same on one side")
+
+
+class DataParams(_Block):
+    """Where the images are and how they become lists."""
+
+    layout: Literal["sample", "folders", "imagenet", "lists"] = Field(
+        description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page"
+    )
+    root: str = Field(description="labelled images; relative to the project or absolute")
+    pool: Names = Field(description="folders of unlabelled images (tars inside are read in place)")
+    test: str | None = Field(description="labelled images of the final test, or null")
+    split: SplitParams
+    min_per_class: Count = Field(description="a class with fewer images stops ingestion")
+    max_bad: Share = Field(description="share of unreadable images above which ingestion stops")
+    trusted_roots: Names = Field(description="folders that symlinks may lead into")
+    workers: Annotated[int, Field(ge=0)] = Field(description="threads that scan; 0: one per core")
+
+
+class GateParams(_Block):
+    """The teacher must be better than what it teaches."""
+
+    action: Literal["stop", "warn", "off"]
+    baseline: str = Field(
+        description="members (mean of the members' accuracies), a run id, or an accuracy like 0.83"
+    )
+
+
+class TeacherParams(_Block):
+    """What the teacher is, and how its members are trained."""
+
+    arch: str = Field(description="b0..b6, hgnet_tiny|small|base or timm:<name>")
+    members: Count = Field(description="their mean probability is the teacher")
+    source: Names = Field(
+        description="ready weights (zoo names, files, run ids) to use as they are; empty: train"
+    )
+    bn: Literal["eval", "batch"] = Field(
+        description="statistics of the frozen teacher's batch norms when it teaches online; "
+        "PaddleClas happens to use those of the batch"
+    )
+    jobs: Count = Field(description="members trained side by side")
+    gate: GateParams
+    recipe: TrainConfig
+
+
+class DeduplicateParams(_Block):
+    """Near-duplicates of validation and test images leave the pool."""
+
+    auto_max: Annotated[int, Field(ge=0, le=64)] = Field(
+        description="64-bit pHash distance up to which a pool image is removed unseen"
+    )
+    verify_max: Annotated[int, Field(ge=0, le=64)] = Field(
+        description="distance up to which a pair is compared pixel by pixel"
+    )
+    strict: bool = Field(description="true: pairs in doubt are removed; false: kept")
+
+
+class MiningParams(_Block):
+    """From the pool to the images that the students train on."""
+
+    batch_size: Count
+    shard_rows: Count
+    workers: Annotated[int, Field(ge=0)]
+    k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
+    target_total: Count | None
+    min_conf: Share
+    top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
+    diversity: Annotated[int, Field(ge=0, le=64)] = Field(
+        description="pHash distance up to which two images of a class count as the same"
+    )
+    label_mode: Literal["teacher_top1", "zero"]
+    max_bad: Share
+    deduplicate: DeduplicateParams
+
+
+class ComparisonParams(_Block):
+    """The honest table: which arms are trained besides the chain itself, with which seeds."""
+
+    supervised_seeds: Numbers
+    equal_steps_seeds: Numbers = Field(
+        description="supervised at the number of steps of the whole SSLD run"
+    )
+    unmined_seeds: Numbers = Field(description="stage 1 on the whole pool")
+    stage1_seeds: Numbers = Field(description="further seeds of stage 1")
+    stage2_seeds: Numbers = Field(description="further seeds of stage 2 (need the stage-1 seed)")
+    jobs: Count = Field(description="runs trained side by side")
+
+
+class EvaluationParams(_Block):
+    """How a model is measured."""
+
+    engine: Literal["torch", "ort", "ort-cuda", "openvino", "tensorrt"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    batch_size: Count
+    workers: Annotated[int, Field(ge=0)]
+    max_bad: Share = Field(description="0: one unreadable image fails the evaluation")
+
+
+class PredictionParams(_Block):
+    """How images are answered."""
+
+    topk: Count
+    batch_size: Count
+    engine: str
+
+
+class ExportParams(_Block):
+    """What is exported."""
+
+    precision: Literal["fp32"]
+    opset: Annotated[int, Field(ge=13, le=20)]
+
+
+class LatencyParams(_Block):
+    """The seed's protocol: batch 1, 2100 runs, the first 100 dropped."""
+
+    engines: Names
+    batch_sizes: Numbers
+    warmup: Annotated[int, Field(ge=0)]
+    runs: Count
+    threads: Count
+    beside: Names = Field(description="models measured beside ours, such as timm:resnet18")
+
+
+class ImportParams(_Block):
+    """Official weights."""
+
+    download: bool = Field(description="false: only what lies in weights/ or the sample")
+
+
+_Split = Literal["train", "val", "test"]
+
+
+class RunParams(_Block):
+    """All top-level parameters."""
+
+    variant: str
+    dataset: str
+    run: str
+    seed: int
+    teacher: str
+    model: str | None
+    split: _Split = Field(description="what evaluation measures on")
+    weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")
+    images: Names = Field(description="what prediction answers: files, folders, lists; empty: val")
+    device: Literal["auto", "cpu", "cuda"]
+    redo: Names = Field(description="pipelines whose results are made anew, or all")
+    plan_only: bool = Field(description="stop after the printed plan")
+    mlflow: bool
+    data: DataParams
+    import_weights: ImportParams
+    train_teacher: TeacherParams
+    mining: MiningParams
+    ssld_stage1: TrainConfig
+    ssld_stage2: TrainConfig
+    train: TrainConfig
+    finetune: TrainConfig
+    comparison: ComparisonParams
+    evaluation: EvaluationParams
+    prediction: PredictionParams
+    export: ExportParams
+    latency: LatencyParams
+
+
+def validate(params: Mapping[str, Any], *, environment: str) -> dict[str, Any]:
+    """Check all parameters; return them with lists split and numbers typed.
+
+    Raises ``ParameterError`` for the first mistake: unknown keys come with the nearest name.
+    """
+    try:
+        return RunParams.model_validate(dict(params)).model_dump(mode="json")
+    except ValidationError as error:
+        raise _in_words(error, environment) from None
+
+
+def _in_words(error: ValidationError, environment: str) -> ParameterError:
+    mistakes = error.errors()
+    # An unknown key explains a missing one (varient=b4), so it is told first.
+    mistakes.sort(key=lambda mistake: mistake["type"] != "extra_forbidden")
+    first = mistakes[0]
+    path = [part for part in first["loc"] if isinstance(part, str)]
+    key = ".".join(path)
+    where = f"--params {key}=... or conf/{environment}/parameters*.yml"
+    if first["type"] == "extra_forbidden":
+        allowed = _fields_of(path[:-1])
+        owner = f" of {'.'.join(path[:-1])}" if path[:-1] else ""
+        return unknown_name(f"parameter{owner}", path[-1], allowed, where)
+    if first["type"] == "missing":
+        return ParameterError(f"parameter {key} is missing (set it by {where})")
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ParameterError):
+        return cause
+    message = str(cause) if cause else first["msg"][0].lower() + first["msg"][1:]
+    more = f"; and {len(mistakes) - 1} more" if len(mistakes) > 1 else ""
+    named = f"parameter {key}" if key else "the parameters"
+    given = first["input"]
+    shown = "" if isinstance(given, Mapping) else f" = {given!r}"
+    return ParameterError(f"{named}{shown}: {message} ({where}){more}")
+
+
+def _fields_of(path: list[str]) -> list[str]:
+    model: Any = RunParams
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not found:
+            return []
+        model = found[0]
+    return sorted(model.model_fields)

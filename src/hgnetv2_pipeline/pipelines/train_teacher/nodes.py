@@ -1,0 +1,175 @@
+"""The teacher: ready weights, or members trained side by side; and the gate it must pass."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
+from hgnetv2_pipeline.errors import DataError, ParameterError, PlanPrinted
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.params import TeacherParams
+from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
+from hgnetv2_pipeline.pipelines.teacher import RECORD
+from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec
+
+_log = logging.getLogger(__name__)
+
+
+def train_members(
+    identity: Identity,
+    teacher: TeacherParams,
+    device: str,
+    redo: list[str],
+    plan_only: bool,
+    lists: Path,
+) -> Path:
+    """Train what is to be trained and write ``teacher.json``: members and validation accuracy."""
+    folder = identity.folder("train_teacher")
+    reuse = Reuse(identity.project, redo)
+    members = list(teacher.source) or _train(
+        reuse, identity, teacher, device, plan_only, Lists(lists)
+    )
+
+    def record(aside: Path) -> None:
+        write_json(
+            aside / RECORD,
+            _measured(identity, members, teacher, Lists(lists), device),
+        )
+
+    inputs: dict[str, Path | str] = {"val": Lists(lists).index("val")}
+    for member in members:
+        trained = identity.project / member / "student.safetensors"
+        inputs[member] = trained if trained.is_file() else member
+    reuse.produce(
+        folder,
+        name="teacher",
+        pipeline="train_teacher",
+        inputs=inputs,
+        params={"bn": teacher.bn, "device": device},
+        outputs=[RECORD],
+        make=record,
+    )
+    return folder
+
+
+def _train(
+    reuse: Reuse,
+    identity: Identity,
+    teacher: TeacherParams,
+    device: str,
+    plan_only: bool,
+    lists: Lists,
+) -> list[str]:
+    """Train the members that do not stand yet; return their folders, relative to the project."""
+    from hgnetv2_pipeline.launch import run_side_by_side
+
+    members, unfinished, spec_files = [], [], []
+    base = identity.folder("train_teacher")
+    for number in range(teacher.members):
+        out = base / f"member={number}"
+        spec = run_spec(
+            identity,
+            teacher.recipe,
+            pipeline="train_teacher",
+            out=out,
+            lists=lists,
+            train=lists.index("train"),
+            teacher=None,
+            device=device,
+            seed=identity.seed + number,
+            variant=teacher.arch,
+        )
+        members.append(out.relative_to(identity.project).as_posix())
+        spec, work = begin_run(reuse, spec, None)
+        if isinstance(work, Work):
+            if not unfinished:
+                from hgnetv2_pipeline.training import plan_run
+
+                _log.info("each teacher member: %s", plan_run(spec))
+                if plan_only:
+                    raise PlanPrinted("plan_only: train_teacher was not started")
+            unfinished.append(work)
+            spec_files.append(out / "spec.json")
+            spec_files[-1].write_text(spec.model_dump_json(indent=2), encoding="utf-8")
+    if unfinished:
+        run_side_by_side(
+            "hgnetv2_pipeline.training.launch",
+            spec_files,
+            jobs=teacher.jobs,
+            threads=teacher.recipe.threads or 0,
+            logs=base,
+        )
+        for work in unfinished:
+            work.finish()
+    return members
+
+
+def _measured(
+    identity: Identity, members: list[str], teacher: TeacherParams, lists: Lists, device: str
+) -> dict[str, Any]:
+    """Validation accuracy of each member and of their mean, and which bytes they are."""
+    from hgnetv2_pipeline.evaluation import evaluate_ensemble
+
+    places = [
+        str(identity.project / member) if (identity.project / member).exists() else member
+        for member in members
+    ]
+    counts = evaluate_ensemble(
+        places,
+        lists.frame("val"),
+        identity.project,
+        weights_root=identity.project,
+        device=device,
+        num_classes=len(lists.classes),
+    )
+    hashes = {
+        member: sha256_file(identity.project / member / "student.safetensors")
+        for member in members
+        if (identity.project / member / "student.safetensors").is_file()
+    }
+    return {"members": members, "bn": teacher.bn, "sha256": hashes, "val": counts}
+
+
+def pass_gate(identity: Identity, teacher: TeacherParams, folder: Path) -> Path:
+    """Say whether the teacher beats what it is to teach; stop the run if it must and does not."""
+    record = read_json(folder / RECORD)
+    accuracy = record["val"]["top1_count"] / record["val"]["n"]
+    baseline, named = _baseline(identity, teacher.gate.baseline, record)
+    if baseline is None:
+        _log.warning("teacher gate: %s; teacher %.2f %% on val", named, 100 * accuracy)
+        return folder
+    line = f"teacher {100 * accuracy:.2f} % on val, {named} {100 * baseline:.2f} %"
+    if accuracy > baseline:
+        _log.info("teacher gate passed: %s", line)
+    elif teacher.gate.action == "stop":
+        raise DataError(
+            f"teacher gate: {line}; a student cannot learn more from it than plain training gives. "
+            "Train a better teacher, or set train_teacher.gate.action to warn or off"
+        )
+    elif teacher.gate.action == "warn":
+        _log.warning("teacher gate not passed: %s", line)
+    return folder
+
+
+def _baseline(
+    identity: Identity, baseline: str, record: dict[str, Any]
+) -> tuple[float | None, str]:
+    """The accuracy to beat and what it is; None with the reason when there is none to compare."""
+    if baseline == "members":
+        counts = record["val"]["members_top1_count"]
+        if len(counts) < 2:
+            return None, "a teacher of one member has no members to be compared with"
+        return sum(counts) / len(counts) / record["val"]["n"], "the mean of its members"
+    try:
+        return float(baseline), "the accuracy given"
+    except ValueError:
+        result = identity.run_folder(baseline) / "result.json"
+        if not result.is_file():
+            raise ParameterError(
+                f"train_teacher.gate.baseline {baseline!r} is neither 'members', an accuracy, "
+                f"nor a finished run: {result} does not exist"
+            ) from None
+        return float(read_json(result)["val_top1"]), f"run {baseline}"

@@ -1,0 +1,140 @@
+"""One node trains all four students: what differs between the recipes is in their parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.errors import PlanPrinted
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
+from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
+from hgnetv2_pipeline.tracking import tracker
+from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+
+_log = logging.getLogger(__name__)
+
+# What a finished run consists of; checkpoints stay beside it and are no part of the result.
+OUTPUTS = ("student.safetensors", "history.csv", "result.json")
+
+
+def run_spec(
+    identity: Identity,
+    config: TrainConfig,
+    *,
+    pipeline: str,
+    out: Path,
+    lists: Lists,
+    train: Path,
+    teacher: Teacher | None,
+    device: str,
+    seed: int,
+    variant: str,
+) -> RunSpec:
+    """Everything one training process needs to know, as JSON-able values."""
+    if config.init != "scratch" and identity.run_folder(config.init).is_dir():
+        config = config.model_copy(update={"init": str(identity.run_folder(config.init))})
+    return RunSpec(
+        variant=variant,
+        num_classes=len(lists.classes),
+        classes=lists.classes,
+        train=train,
+        train_root=identity.project,
+        val=lists.index("val"),
+        val_root=identity.project,
+        weights_root=identity.project,
+        seed=seed,
+        config=config,
+        teacher=teacher.config if teacher else None,
+        out=out,
+        stage=pipeline,
+        inputs={},
+        device=device,
+    )
+
+
+def begin_run(
+    reuse: Reuse, spec: RunSpec, teacher: Teacher | None
+) -> tuple[RunSpec, Result | Work]:
+    """Find the finished run of ``spec``, or clear its folder for making it.
+
+    The returned spec carries the hashes of its inputs, which travel with the weights.
+    """
+    config = spec.config.model_dump(mode="json")
+    # These change speed, not results: the random numbers of a sample are keyed by its name.
+    for name in ("workers", "threads", "checkpoint_every_minutes", "keep_checkpoints"):
+        config.pop(name)
+    inputs: dict[str, Path | str] = {"train": spec.train, "val": spec.val}
+    start = Path(spec.config.init)
+    if start.is_absolute():
+        inputs["init"] = start / "student.safetensors" if start.is_dir() else start
+        config["init"] = "a file, hashed as input init"
+    if teacher is not None:
+        inputs["teacher"] = teacher.record
+    work = reuse.begin(
+        spec.out,
+        pipeline=spec.stage,
+        inputs=inputs,
+        params={
+            "variant": spec.variant,
+            "classes": spec.classes,
+            "seed": spec.seed,
+            "device": spec.device,
+            "config": config,
+        },
+        outputs=OUTPUTS,
+        resumable=True,
+    )
+    hashes = work.record["inputs"] if isinstance(work, Work) else {}
+    return spec.model_copy(update={"inputs": dict(hashes)}), work
+
+
+def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[..., Any]:
+    """The node function of one training pipeline, named after it.
+
+    Its inputs after the lists are, where the pipeline has them: the folder with the mined list,
+    the teacher, and the run it starts from (named by ``init``; there for the order of nodes).
+    """
+
+    def train(
+        identity: Identity,
+        config: TrainConfig,
+        device: str,
+        redo: list[str],
+        plan_only: bool,
+        lists: Path,
+        *upstream: Path,
+    ) -> tuple[Path, Path]:
+        samples = Lists(lists).index("train")
+        if mined:
+            samples = upstream[0] / "train_mined.parquet"
+        teacher = read_teacher(upstream[int(mined)], identity.project) if distilled else None
+        spec = run_spec(
+            identity,
+            config,
+            pipeline=pipeline,
+            out=identity.folder(pipeline),
+            lists=Lists(lists),
+            train=samples,
+            teacher=teacher,
+            device=device,
+            seed=identity.seed,
+            variant=identity.variant,
+        )
+        spec, work = begin_run(Reuse(identity.project, redo), spec, teacher)
+        if isinstance(work, Work):
+            from hgnetv2_pipeline.training import plan_run, train_run
+
+            plan = plan_run(spec)
+            _log.info("%s: %s", pipeline, plan)
+            if plan_only:
+                raise PlanPrinted(f"plan_only: {pipeline} was not started")
+            train_run(spec, report=tracker.reporter(pipeline))
+            work.finish()
+        return spec.out, spec.out / "history.csv"
+
+    train.__name__ = pipeline
+    return train

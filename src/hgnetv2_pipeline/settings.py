@@ -1,0 +1,21 @@
+"""Kedro's settings of this project; https://docs.kedro.org has what each means."""
+
+import os
+
+# Nothing phones home, whoever starts the project and however.
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+from hgnetv2_pipeline.config_loader import ProjectConfigLoader  # noqa: E402
+from hgnetv2_pipeline.hooks import MLflowHooks, ProjectHooks  # noqa: E402
+
+HOOKS = (ProjectHooks(), MLflowHooks())
+CONFIG_LOADER_CLASS = ProjectConfigLoader
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    # A bare `kedro run` is the embedded sample; it says so in a banner.
+    "default_run_env": "sample",
+    "merge_strategy": {"parameters": "soft", "globals": "soft"},
+}
