@@ -24,8 +24,6 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(str(conf_source), *args, **kwargs)
-        OmegaConf.register_new_resolver("folder", self._folder, replace=True)
-        OmegaConf.register_new_resolver("identity", self._identity_name, replace=True)
 
     @property
     def identity(self) -> Identity:
@@ -43,10 +41,20 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def _identity_name(self, name: str) -> Any:
         return getattr(self.identity, name)
 
-    def __getitem__(self, key: str) -> dict[str, Any]:
+    def _result_name(self, pipeline: str) -> str:
+        """The name that a pipeline gives its result file: evaluation's says set and engine."""
+        params = self["parameters"]
+        parts = (params["split"], params[pipeline]["engine"], params[pipeline]["precision"])
+        return "-".join(parts)
+
+    def _register(self) -> None:
         # Several loaders can live in one process (Kedro-Viz, tests); resolvers are global there.
         OmegaConf.register_new_resolver("folder", self._folder, replace=True)
         OmegaConf.register_new_resolver("identity", self._identity_name, replace=True)
+        OmegaConf.register_new_resolver("result", self._result_name, replace=True)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        self._register()
         value: dict[str, Any] = super().__getitem__(key)
         if key != "parameters":
             return value

@@ -41,9 +41,9 @@ class Lists:
 
     def frame(self, which: str) -> pd.DataFrame:
         """The image index of a set as a frame of samples."""
-        from hgnetv2_pipeline.data import read_samples
+        from hgnetv2_pipeline.data import read_index
 
-        return read_samples(self.index(which))
+        return read_index(self.index(which))
 
     def _existing(self, name: str) -> Path:
         path = self.folder / name

@@ -60,8 +60,9 @@ class SplitParams(_Block):
 class DataParams(_Block):
     """Where the images are and how they become lists."""
 
-    layout: Literal["sample", "folders", "imagenet", "lists"] = Field(
-        description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page"
+    layout: Literal["sample", "folders", "imagenet"] = Field(
+        description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page, with "
+        "train_list.txt and val_list.txt or with train/ and val/"
     )
     root: str = Field(description="labelled images; relative to the project or absolute")
     pool: Names = Field(description="folders of unlabelled images (tars inside are read in place)")
@@ -121,7 +122,7 @@ class MiningParams(_Block):
     target_total: Count | None
     min_conf: Share
     top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
-    diversity: Annotated[int, Field(ge=0, le=64)] = Field(
+    diversity: Annotated[int, Field(ge=0, le=64)] | None = Field(
         description="pHash distance up to which two images of a class count as the same"
     )
     label_mode: Literal["teacher_top1", "zero"]

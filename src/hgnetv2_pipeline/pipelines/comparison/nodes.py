@@ -1,0 +1,280 @@
+"""The honest table: the same student trained in other ways, at stated cost, with several seeds.
+
+Arms: supervised (labels only), supervised at as many steps as the whole SSLD run, stage 1 on the
+whole pool unmined, and further seeds of stages 1 and 2. What the chain itself trained is counted
+too: its members where they are the student's own kind, its stage 1 and its stage 2.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.durable import read_json, write_json
+from hgnetv2_pipeline.errors import PlanPrinted
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.params import ComparisonParams, TeacherParams
+from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
+from hgnetv2_pipeline.pipelines.teacher import RECORD, read_teacher
+from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec
+from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+
+_log = logging.getLogger(__name__)
+
+LABELS = {
+    "supervised": "supervised only",
+    "supervised_equal_steps": "supervised, as many steps as all of SSLD",
+    "stage1_unmined": "SSLD stage 1, whole pool unmined",
+    "stage1": "SSLD stage 1, mined",
+    "stage2": "SSLD stage 2",
+    "teacher": "teacher (mean of its members)",
+}
+
+
+@dataclass(frozen=True)
+class _Arm:
+    name: str
+    seed: int
+    folder: Path
+    config: TrainConfig
+    train: Path
+    distilled: bool
+
+
+def train_arms(
+    identity: Identity,
+    comparison: ComparisonParams,
+    teacher: TeacherParams,
+    stage1: TrainConfig,
+    stage2: TrainConfig,
+    device: str,
+    redo: list[str],
+    plan_only: bool,
+    lists: Path,
+    teacher_folder: Path,
+    mined: Path,
+    stage2_run: Path,
+) -> Path:
+    """Train what the table needs and does not have yet; return the folder with the arms."""
+    reuse = Reuse(identity.project, redo)
+    known = Lists(lists)
+    base = identity.folder("comparison")
+    base.mkdir(parents=True, exist_ok=True)
+    unmined = _unmined_list(reuse, base, known, mined) if comparison.unmined_seeds else None
+    arms = _arms(identity, comparison, teacher, stage1, stage2, known, mined, unmined)
+    found = read_teacher(teacher_folder, identity.project)
+    # Stage 2 starts from stage 1 of its seed, so it can only follow in a second wave.
+    for wave in (
+        [arm for arm in arms if arm.name != "stage2"],
+        [arm for arm in arms if arm.name == "stage2"],
+    ):
+        works, specs = [], []
+        for arm in wave:
+            spec = run_spec(
+                identity,
+                arm.config,
+                pipeline="comparison",
+                out=arm.folder,
+                lists=known,
+                train=arm.train,
+                teacher=found if arm.distilled else None,
+                device=device,
+                seed=arm.seed,
+                variant=identity.variant,
+            )
+            spec, work = begin_run(reuse, spec, found if arm.distilled else None)
+            if isinstance(work, Work):
+                works.append(work)
+                specs.append(spec)
+        if works:
+            _train(comparison, specs, plan_only, base)
+            for work in works:
+                work.finish()
+    return base
+
+
+def _train(comparison: ComparisonParams, specs: list[RunSpec], plan_only: bool, logs: Path) -> None:
+    from hgnetv2_pipeline.launch import run_side_by_side
+
+    steps = ", ".join(
+        f"{spec.out.name} ({spec.config.steps or spec.config.epochs})" for spec in specs
+    )
+    _log.info("comparison: %d trainings, %d at a time: %s", len(specs), comparison.jobs, steps)
+    if plan_only:
+        raise PlanPrinted("plan_only: comparison was not started")
+    files = []
+    for spec in specs:
+        spec.out.mkdir(parents=True, exist_ok=True)
+        files.append(spec.out / "spec.json")
+        files[-1].write_text(spec.model_dump_json(indent=2), encoding="utf-8")
+    run_side_by_side(
+        "hgnetv2_pipeline.training.launch",
+        files,
+        jobs=comparison.jobs,
+        threads=specs[0].config.threads or 0,
+        logs=logs,
+    )
+
+
+def _arms(
+    identity: Identity,
+    comparison: ComparisonParams,
+    teacher: TeacherParams,
+    stage1: TrainConfig,
+    stage2: TrainConfig,
+    known: Lists,
+    mined: Path,
+    unmined: Path | None,
+) -> list[_Arm]:
+    base = identity.folder("comparison")
+    # Side by side, every process has one thread; the recipes' own count is for a run alone.
+    threads = {"threads": 1} if comparison.jobs > 1 else {}
+    plain = teacher.recipe.model_copy(update=threads)
+    first = stage1.model_copy(update=threads)
+    labelled, merged = known.index("train"), mined / "train_mined.parquet"
+    arms = [
+        _Arm("supervised", seed, base / f"supervised,seed={seed}", plain, labelled, False)
+        for seed in comparison.supervised_seeds
+    ]
+    if comparison.equal_steps_seeds:
+        steps = _all_steps(identity, teacher)
+        longer = plain.model_copy(update={"steps": steps, "epochs": None})
+        arms += [
+            _Arm("supervised_equal_steps", seed, base / f"equal_steps,seed={seed}", longer,
+                 labelled, False)
+            for seed in comparison.equal_steps_seeds
+        ]  # fmt: skip
+    arms += [
+        _Arm("stage1", seed, base / f"stage1,seed={seed}", first, merged, True)
+        for seed in comparison.stage1_seeds
+    ]
+    if unmined is not None:
+        arms += [
+            _Arm("stage1_unmined", seed, base / f"unmined,seed={seed}", first, unmined, True)
+            for seed in comparison.unmined_seeds
+        ]
+    for seed in comparison.stage2_seeds:
+        start = base / f"stage1,seed={seed}"
+        config = stage2.model_copy(update={**threads, "init": str(start)})
+        arms.append(_Arm("stage2", seed, base / f"stage2,seed={seed}", config, labelled, True))
+    return arms
+
+
+def _all_steps(identity: Identity, teacher: TeacherParams) -> int:
+    """Optimiser steps of the whole SSLD run: the members it trained, stage 1 and stage 2."""
+    runs = [identity.folder("ssld_stage1"), identity.folder("ssld_stage2")]
+    if not teacher.source:
+        base = identity.folder("train_teacher")
+        runs += [base / f"member={number}" for number in range(teacher.members)]
+    return sum(int(read_json(run / "result.json")["steps"]) for run in runs)
+
+
+def _unmined_list(reuse: Reuse, base: Path, known: Lists, mined: Path) -> Path:
+    """Labelled images and the whole pool, less what is too like validation or test images."""
+
+    def make(aside: Path) -> None:
+        import pandas as pd
+
+        from hgnetv2_pipeline import data
+
+        pairs = pd.read_parquet(mined / "dedup.parquet")
+        barred = pairs.loc[pairs["decision"] == "remove", "key"]
+        pool = known.frame("pool")
+        # The loss asks the teacher, not the label; some label must stand there all the same.
+        pool = pool[~pool["key"].isin(barred)].assign(label=0)
+        merged = pd.concat([known.frame("train"), pool], ignore_index=True)
+        data.write_index(aside / "train_unmined.parquet", merged)
+
+    reuse.produce(
+        base,
+        name="unmined",
+        pipeline="comparison",
+        inputs={
+            "train": known.index("train"),
+            "pool": known.index("pool"),
+            "dedup": mined / "dedup.parquet",
+        },
+        params={},
+        outputs=["train_unmined.parquet"],
+        make=make,
+    )
+    return base / "train_unmined.parquet"
+
+
+def tabulate(
+    identity: Identity,
+    comparison: ComparisonParams,
+    teacher: TeacherParams,
+    redo: list[str],
+    lists: Path,
+    teacher_folder: Path,
+    stage1_run: Path,
+    stage2_run: Path,
+    arms: Path,
+) -> Path:
+    """One row a training: arm, seed, steps, images seen, and right answers on val."""
+    runs = [("stage1", identity.seed, stage1_run), ("stage2", identity.seed, stage2_run)]
+    # The members are plain students, where they are the student's own network.
+    if not teacher.source and teacher.arch == identity.variant:
+        runs += [
+            ("supervised", identity.seed + number, teacher_folder / f"member={number}")
+            for number in range(teacher.members)
+        ]
+    for arm, prefix, seeds in (
+        ("supervised", "supervised", comparison.supervised_seeds),
+        ("supervised_equal_steps", "equal_steps", comparison.equal_steps_seeds),
+        ("stage1", "stage1", comparison.stage1_seeds),
+        ("stage1_unmined", "unmined", comparison.unmined_seeds),
+        ("stage2", "stage2", comparison.stage2_seeds),
+    ):
+        runs += [(arm, seed, arms / f"{prefix},seed={seed}") for seed in seeds]
+    folder = identity.folder("comparison_report")
+
+    def make(aside: Path) -> None:
+        rows = [_row(identity, arm, seed, run) for arm, seed, run in runs]
+        record = read_json(teacher_folder / RECORD)
+        rows.append(
+            {
+                "arm": "teacher",
+                "label": LABELS["teacher"],
+                "seed": None,
+                "steps": None,
+                "images_seen": None,
+                "split": "val",
+                "top1_count": record["val"]["top1_count"],
+                "n": record["val"]["n"],
+                "run": teacher_folder.relative_to(identity.folder("models")).as_posix(),
+            }
+        )
+        write_json(aside / "comparison.json", {"variant": identity.variant, "rows": rows})
+
+    Reuse(identity.project, redo).produce(
+        folder,
+        pipeline="comparison",
+        inputs={
+            "teacher": teacher_folder / RECORD,
+            **{f"{arm} {seed}": run / "result.json" for arm, seed, run in runs},
+        },
+        params={},
+        outputs=["comparison.json"],
+        make=make,
+    )
+    return folder / "comparison.json"
+
+
+def _row(identity: Identity, arm: str, seed: int, run: Path) -> dict[str, Any]:
+    result = read_json(run / "result.json")
+    return {
+        "arm": arm,
+        "label": LABELS[arm],
+        "seed": seed,
+        "steps": result["steps"],
+        "images_seen": result["images_seen"],
+        "split": "val",
+        "top1_count": result["val"]["top1_count"],
+        "n": result["val"]["n"],
+        "run": run.relative_to(identity.folder("models")).as_posix(),
+    }

@@ -1,0 +1,52 @@
+"""comparison: is it worth it? The same student trained in other ways, at stated cost."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from hgnetv2_pipeline.pipelines.comparison.nodes import tabulate, train_arms
+
+
+def create_pipeline() -> Pipeline:
+    """Train the arms, then the table."""
+    return pipeline(
+        [
+            node(
+                train_arms,
+                inputs=[
+                    "params:identity",
+                    "params:comparison",
+                    "params:train_teacher",
+                    "params:ssld_stage1",
+                    "params:ssld_stage2",
+                    "params:device",
+                    "params:redo",
+                    "params:plan_only",
+                    "ingestion.lists",
+                    "train_teacher.teacher",
+                    "mining.result",
+                    "ssld_stage2.run",
+                ],
+                outputs="comparison.arms",
+                name="train_arms",
+                tags=["comparison"],
+            ),
+            node(
+                tabulate,
+                inputs=[
+                    "params:identity",
+                    "params:comparison",
+                    "params:train_teacher",
+                    "params:redo",
+                    "ingestion.lists",
+                    "train_teacher.teacher",
+                    "ssld_stage1.run",
+                    "ssld_stage2.run",
+                    "comparison.arms",
+                ],
+                outputs="comparison.table",
+                name="tabulate",
+                tags=["comparison"],
+            ),
+        ]
+    )

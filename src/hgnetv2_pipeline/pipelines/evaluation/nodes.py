@@ -1,0 +1,73 @@
+"""Counts first, ratios second: a model on one set of the dataset."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.datasets import Unchanged
+from hgnetv2_pipeline.durable import read_json, write_json
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.measure import model_inputs
+from hgnetv2_pipeline.pipelines.params import EvaluationParams
+from hgnetv2_pipeline.pipelines.reuse import Reuse
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate(
+    identity: Identity,
+    params: EvaluationParams,
+    split: str,
+    device: str,
+    redo: list[str],
+    lists: Path,
+    trained: Path,
+) -> tuple[Path, Path, dict[str, Any]]:
+    """Measure ``model`` on ``split``: JSON with the counts, parquet with a row an image.
+
+    ``trained`` is the run that the default model is; it is there for the order of the nodes.
+    """
+    name = f"{split}-{params.engine}-{params.precision}"
+    folder = identity.folder("evaluation")
+    known = Lists(lists)
+
+    def make(aside: Path) -> None:
+        from hgnetv2_pipeline.pipelines import measure
+
+        found = measure.evaluate(
+            identity,
+            identity.model,
+            known,
+            split,
+            device=device,
+            batch_size=params.batch_size,
+            workers=params.workers,
+            max_bad=params.max_bad,
+            engine=params.engine,
+            precision=params.precision,
+        )
+        write_json(aside / f"{name}.json", found.metrics)
+        found.rows.to_parquet(aside / f"{name}.parquet", index=False)
+
+    inputs = {"split": known.index(split), **model_inputs(identity, params.engine)}
+    result = Reuse(identity.project, redo).produce(
+        folder,
+        name=name,
+        pipeline="evaluation",
+        inputs=inputs,
+        params={"model": identity.model, "split": split, "engine": params.engine,
+                "precision": params.precision, "classes": known.classes},
+        outputs=[f"{name}.json", f"{name}.parquet"],
+        make=make,
+    )  # fmt: skip
+    metrics = read_json(folder / f"{name}.json")
+    _log.info(
+        "%s on %s: top-1 %.2f %% (%d of %d)", identity.model, split, 100 * metrics["top1"],
+        metrics["top1_count"], metrics["n_listed"],
+    )  # fmt: skip
+    kept = {key: value for key, value in metrics.items() if isinstance(value, str | int | float)}
+    record = Unchanged() if result.reused else {**kept, "fingerprint": result.fingerprint}
+    return folder / f"{name}.json", folder / f"{name}.parquet", record

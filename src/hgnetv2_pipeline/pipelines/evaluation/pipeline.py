@@ -1,0 +1,30 @@
+"""evaluation: a model's accuracy on val, or once on test."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
+
+
+def create_pipeline() -> Pipeline:
+    """One node."""
+    return pipeline(
+        [
+            node(
+                evaluate,
+                inputs=[
+                    "params:identity",
+                    "params:evaluation",
+                    "params:split",
+                    "params:device",
+                    "params:redo",
+                    "ingestion.lists",
+                    "ssld_stage2.run",
+                ],
+                outputs=["evaluation.metrics", "evaluation.rows", "evaluation.metrics_history"],
+                name="evaluate",
+                tags=["evaluation"],
+            )
+        ]
+    )

@@ -1,0 +1,190 @@
+"""From the name of a model to its answers on a set, for evaluation and for the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
+from hgnetv2_pipeline.pipelines.identity import Identity
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.evaluation import Evaluation
+    from hgnetv2_pipeline.pipelines.lists import Lists
+
+
+def model_source(identity: Identity, model: str) -> str:
+    """``model`` as ``models.build_from`` takes it: a run id becomes the run's folder.
+
+    Raises ``WeightsError`` for a run that is not there, naming those that are.
+    """
+    if model.startswith("timm:") or "/" not in model or Path(model).suffix:
+        return model
+    folder = identity.run_folder(model)
+    if (folder / "student.safetensors").is_file():
+        return folder.relative_to(identity.project).as_posix()
+    base = identity.folder("models")
+    known = sorted(
+        path.parent.relative_to(base).as_posix() for path in base.glob("*/**/student.safetensors")
+    )
+    raise WeightsError(
+        f"no finished run {model!r} of dataset {identity.dataset}; there are: "
+        f"{', '.join(known) or 'none'}. Train it (kedro run --pipeline {model.split('/')[0]}) or "
+        "name another (--params model=...)"
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with its weights and what is known of them."""
+
+    network: Any
+    classes: list[str]
+    preprocess: Preprocess
+    info: dict[str, Any]
+
+
+def load_model(
+    identity: Identity, model: str, *, classes: list[str] | None, image_size: int | None = None
+) -> Loaded:
+    """Build ``model``; ``classes`` None takes the weights' own.
+
+    A timm model carries no preprocessing of ours; it gets the published one at ``image_size``.
+    """
+    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.models import build_from
+
+    network, info = build_from(
+        model_source(identity, model),
+        num_classes=len(classes) if classes is not None else None,
+        root=identity.project,
+    )
+    known = info.get("classes")
+    if classes is not None and known and list(known) != classes:
+        raise WeightsError(
+            f"{model} knows {len(known)} classes ({', '.join(map(str, known[:3]))}, ...), the "
+            f"lists of {identity.dataset} have {len(classes)} ({', '.join(classes[:3])}, ...)"
+        )
+    if info.get("preprocess"):
+        preprocess = Preprocess.from_dict(info["preprocess"])
+    else:
+        size = image_size or 224
+        preprocess = Preprocess(resize_short=round(size * 232 / 224), crop=size)
+    names = classes or known or [str(number) for number in range(info["num_classes"])]
+    return Loaded(network, list(names), preprocess, info)
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` as cuda where there is one, else cpu."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device=cuda, but torch finds no GPU (--params device=auto)")
+    return device
+
+
+def evaluate(
+    identity: Identity,
+    model: str,
+    lists: Lists,
+    split: str,
+    *,
+    device: str,
+    batch_size: int,
+    workers: int,
+    max_bad: float,
+    engine: str = "torch",
+    precision: str = "fp32",
+) -> Evaluation:
+    """Measure ``model`` on a set of the dataset; every listed image counts."""
+    from hgnetv2_pipeline.evaluation import evaluate_samples
+
+    samples = lists.frame(split)
+    inputs = {"split": split}
+    if engine == "torch":
+        loaded = load_model(identity, model, classes=lists.classes)
+        place = resolve_device(device)
+        predictor: Any = loaded.network.eval().to(place)
+        preprocess = loaded.preprocess
+        inputs["weights"] = str(loaded.info.get("sha256") or "")
+    else:
+        from hgnetv2_pipeline.deployment import load_engine
+
+        exported = identity.folder("export") / "model.onnx"
+        if not exported.is_file():
+            raise WeightsError(
+                f"{exported} is not there: run kedro run --pipeline export --params model={model}"
+            )
+        loaded_engine = load_engine(exported, engine=engine)
+        predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
+        place = "cpu"
+    return evaluate_samples(
+        predictor,
+        samples,
+        identity.folder("raw"),
+        preprocess=preprocess,
+        classes=lists.classes,
+        batch_size=batch_size,
+        workers=workers,
+        model_name=model,
+        split=split,
+        engine=engine,
+        precision=precision,
+        inputs=inputs,
+        device=place,
+        max_bad=max_bad,
+    )
+
+
+def mean_probability(
+    identity: Identity, members: list[str], lists: Lists, split: str, *, device: str
+) -> dict[str, Any]:
+    """Top-1 counts of an ensemble and of each member: ``n``, ``top1_count``, ``members_...``."""
+    import numpy as np
+
+    from hgnetv2_pipeline.data import Ledger
+    from hgnetv2_pipeline.data.loader import eval_batches
+    from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
+
+    samples = lists.frame(split)
+    labels = samples.set_index("key")["label"]
+    place = resolve_device(device)
+    probabilities: list[Any] = []
+    counts: list[int] = []
+    for member in members:
+        loaded = load_model(identity, member, classes=lists.classes)
+        ledger = Ledger(len(samples), 0.0)
+        batches = eval_batches(
+            samples, identity.folder("raw"), preprocess=loaded.preprocess, batch_size=64,
+            workers=0, ledger=ledger,
+        )  # fmt: skip
+        keys, logits = predict_logits(
+            loaded.network.to(place), batches, preprocess=loaded.preprocess, device=place
+        )
+        ledger.check()
+        truth = labels.loc[keys].to_numpy(dtype=np.int64)
+        counts.append(int(topk_counts(logits, truth, (1,))[1]))
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities.append(shifted / shifted.sum(axis=1, keepdims=True))
+    mean = np.mean(probabilities, axis=0)
+    return {
+        "split": split,
+        "n": len(samples),
+        "top1_count": int(topk_counts(mean, truth, (1,))[1]),
+        "members_top1_count": counts,
+    }
+
+
+def model_inputs(identity: Identity, engine: str = "torch") -> dict[str, Path | str]:
+    """What a result about ``identity.model`` depends on: the file of its weights, or its name."""
+    if engine != "torch":
+        return {"model": identity.folder("export") / "model.onnx"}
+    source = model_source(identity, identity.model)
+    path = identity.project / source
+    if path.is_dir():
+        return {"model": path / "student.safetensors"}
+    return {"model": path if path.is_file() else source}

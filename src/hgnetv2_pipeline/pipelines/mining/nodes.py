@@ -1,0 +1,269 @@
+"""From the pool to the students' training list: score, deduplicate, select, audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.durable import write_json
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.params import DeduplicateParams, MiningParams
+from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
+from hgnetv2_pipeline.pipelines.teacher import read_teacher
+
+
+def score_pool(
+    identity: Identity,
+    mining: MiningParams,
+    device: str,
+    redo: list[str],
+    lists: Path,
+    teacher: Path,
+) -> Path:
+    """The teacher's answer to every image of the pool, in shards; an interrupted pass goes on."""
+    folder = identity.folder("scores")
+    found = read_teacher(teacher, identity.project)
+    index = Lists(lists).index("pool")
+    work = Reuse(identity.project, redo).begin(
+        folder,
+        pipeline="mining",
+        inputs={"pool": index, "teacher": found.record},
+        params={"shard_rows": mining.shard_rows, "batch_size": mining.batch_size},
+        outputs=["pool"],
+        resumable=True,
+    )
+    if isinstance(work, Work):
+        from hgnetv2_pipeline import mining as room
+        from hgnetv2_pipeline.pipelines.measure import resolve_device
+
+        room.score_pool(
+            index,
+            identity.folder("raw"),
+            teachers=found.config.members,
+            num_classes=len(Lists(lists).classes),
+            out=folder / "pool",
+            weights_root=identity.project,
+            shard_rows=mining.shard_rows,
+            batch_size=mining.batch_size,
+            workers=mining.workers,
+            device=resolve_device(device),
+            max_bad=mining.max_bad,
+        )
+        work.finish()
+    return folder
+
+
+def deduplicate(
+    identity: Identity,
+    params: DeduplicateParams,
+    redo: list[str],
+    lists: Path,
+    scores: Path,
+) -> Path:
+    """Pairs of pool images with validation, test and training images, each with a decision."""
+    known = Lists(lists)
+    guarded = [name for name in ("val", "test", "train") if known.has(name)]
+
+    def make(aside: Path) -> None:
+        from hgnetv2_pipeline import mining as room
+
+        raw = identity.folder("raw")
+        pairs = room.deduplicate(
+            scores / "pool",
+            {name: (known.frame(name), raw) for name in guarded},
+            pool=(known.index("pool"), raw),
+            auto_max=params.auto_max,
+            verify_max=params.verify_max,
+        )
+        pairs.to_parquet(aside / "dedup.parquet", index=False)
+
+    folder = identity.folder("mining")
+    Reuse(identity.project, redo).produce(
+        folder,
+        name="dedup",
+        pipeline="mining",
+        inputs={"scores": scores, **{name: known.index(name) for name in guarded}},
+        params=params.model_dump(mode="json", exclude={"strict"}),
+        outputs=["dedup.parquet"],
+        make=make,
+    )
+    return folder / "dedup.parquet"
+
+
+def select(
+    identity: Identity,
+    mining: MiningParams,
+    redo: list[str],
+    lists: Path,
+    scores: Path,
+    dedup: Path,
+) -> tuple[Path, Path]:
+    """The mined list, and the training set of stage 1: it and the labelled images together.
+
+    ``review.csv`` lists the pairs in doubt; decisions that a person writes into it are obeyed by
+    the next run, which sees that the file changed.
+    """
+    known = Lists(lists)
+    folder = identity.folder("mining")
+    review = folder / "review.csv"
+
+    def make(aside: Path) -> None:
+        import pandas as pd
+
+        from hgnetv2_pipeline import data
+        from hgnetv2_pipeline import mining as room
+
+        pairs = _decided(dedup, review)
+        mined = room.select(
+            scores / "pool",
+            pairs,
+            k=mining.k,
+            target_total=mining.target_total,
+            min_conf=mining.min_conf,
+            top_p=mining.top_p,
+            diversity=mining.diversity,
+            exclude_review=mining.deduplicate.strict,
+        )
+        mined.to_parquet(aside / "mined.parquet", index=False)
+        pool = known.frame("pool").drop(columns="label").merge(mined[["key", "label"]], on="key")
+        if mining.label_mode == "zero":
+            pool["label"] = 0
+        merged = data.sorted_samples(pd.concat([known.frame("train"), pool], ignore_index=True))
+        data.write_index(aside / "train_mined.parquet", merged)
+        data.write_list(aside / "train_list_mined.txt", merged)
+
+    inputs: dict[str, Path | str] = {
+        "scores": scores,
+        "dedup": dedup,
+        "train": known.index("train"),
+        "pool": known.index("pool"),
+        "review": _edits(review),
+    }
+    result = Reuse(identity.project, redo).produce(
+        folder,
+        name="mined",
+        pipeline="mining",
+        inputs=inputs,
+        params=mining.model_dump(mode="json", exclude={"workers", "batch_size", "shard_rows"}),
+        outputs=["mined.parquet", "train_mined.parquet", "train_list_mined.txt"],
+        make=make,
+    )
+    if not result.reused or not review.is_file():
+        import pandas as pd
+
+        from hgnetv2_pipeline import mining as room
+
+        room.write_review(review, pd.read_parquet(dedup))
+    return folder, folder / "mined.parquet"
+
+
+def audit(
+    identity: Identity,
+    mining: MiningParams,
+    redo: list[str],
+    lists: Path,
+    scores: Path,
+    mined: Path,
+) -> tuple[Path, Path, Path]:
+    """Counts that add up, and pictures of what was taken and what was turned away."""
+    known = Lists(lists)
+    truth = identity.folder("raw") / "images" / "pool_truth.csv"
+    planted = identity.folder("raw") / "images" / "planted.csv"
+    inputs: dict[str, Path | str] = {
+        "scores": scores,
+        "mined": mined / "mined.parquet",
+        "dedup": mined / "dedup.parquet",
+        "review": _edits(mined / "review.csv"),
+    }
+    # Only the sample knows what its pool holds; a real pool has no labels.
+    if truth.is_file():
+        inputs |= {"truth": truth, "planted": planted}
+
+    def make(aside: Path) -> None:
+        _write_audit(aside, identity, mining, known, scores, mined, truth, planted)
+
+    folder = identity.folder("mining_report")
+    Reuse(identity.project, redo).produce(
+        folder,
+        pipeline="mining",
+        inputs=inputs,
+        params={"strict": mining.deduplicate.strict},
+        outputs=[
+            "audit.json",
+            "mined.png",
+            "removed.png",
+            *(["purity.csv"] if truth.is_file() else []),
+        ],
+        make=make,
+    )
+    return folder / "audit.json", folder / "mined.png", folder / "removed.png"
+
+
+def _write_audit(
+    aside: Path,
+    identity: Identity,
+    mining: MiningParams,
+    known: Lists,
+    scores: Path,
+    mined: Path,
+    truth: Path,
+    planted: Path,
+) -> None:
+    import pandas as pd
+
+    from hgnetv2_pipeline import mining as room
+
+    pairs = _decided(mined / "dedup.parquet", mined / "review.csv")
+    chosen = pd.read_parquet(mined / "mined.parquet")
+    extra: dict[str, Any] = {}
+    if truth.is_file():
+        extra = _sample_truth(known, truth, planted)
+    counts = room.audit(
+        scores / "pool",
+        pairs,
+        chosen,
+        classes=known.classes,
+        exclude_review=mining.deduplicate.strict,
+        **extra,
+    )
+    write_json(aside / "audit.json", counts)
+    if extra:
+        curve = room.purity_curve(
+            scores / "pool", pairs, extra["truth"], exclude_review=mining.deduplicate.strict
+        )
+        curve.to_csv(aside / "purity.csv", index=False)
+    raw = identity.folder("raw")
+    room.sheet_mined(chosen, known.frame("pool"), raw, classes=known.classes).save(
+        aside / "mined.png"
+    )
+    guarded = pd.concat(
+        [known.frame(name) for name in ("val", "test", "train") if known.has(name)],
+        ignore_index=True,
+    )
+    room.sheet_removed(pairs, known.frame("pool"), guarded, raw).save(aside / "removed.png")
+
+
+def _sample_truth(known: Lists, truth: Path, planted: Path) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+def _decided(dedup: Path, review: Path) -> Any:
+    """The pairs with a person's decisions in place of the machine's."""
+    import pandas as pd
+
+    from hgnetv2_pipeline import mining as room
+
+    pairs = pd.read_parquet(dedup)
+    return room.apply_review(pairs, room.read_review(review)) if review.is_file() else pairs
+
+
+def _edits(review: Path) -> str:
+    """What a person decided in ``review.csv``; rows left in doubt do not count as an edit."""
+    if not review.is_file():
+        return ""
+    from hgnetv2_pipeline import mining as room
+
+    rows = room.read_review(review)
+    decided = rows[rows["decision"] != "review"]
+    return decided.sort_values("key").to_csv(index=False) if len(decided) else ""

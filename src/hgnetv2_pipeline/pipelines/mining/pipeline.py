@@ -1,0 +1,70 @@
+"""mining: from the pool and the teacher to the training list of stage 1."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from hgnetv2_pipeline.pipelines.mining.nodes import audit, deduplicate, score_pool, select
+
+
+def create_pipeline() -> Pipeline:
+    """Score, deduplicate, select, audit."""
+    return pipeline(
+        [
+            node(
+                score_pool,
+                inputs=[
+                    "params:identity",
+                    "params:mining",
+                    "params:device",
+                    "params:redo",
+                    "ingestion.lists",
+                    "train_teacher.teacher",
+                ],
+                outputs="mining.scores",
+                name="score_pool",
+                tags=["mining"],
+            ),
+            node(
+                deduplicate,
+                inputs=[
+                    "params:identity",
+                    "params:mining.deduplicate",
+                    "params:redo",
+                    "ingestion.lists",
+                    "mining.scores",
+                ],
+                outputs="mining.dedup",
+                name="deduplicate",
+                tags=["mining"],
+            ),
+            node(
+                select,
+                inputs=[
+                    "params:identity",
+                    "params:mining",
+                    "params:redo",
+                    "ingestion.lists",
+                    "mining.scores",
+                    "mining.dedup",
+                ],
+                outputs=["mining.result", "mining.mined"],
+                name="select",
+                tags=["mining"],
+            ),
+            node(
+                audit,
+                inputs=[
+                    "params:identity",
+                    "params:mining",
+                    "params:redo",
+                    "ingestion.lists",
+                    "mining.scores",
+                    "mining.result",
+                ],
+                outputs=["mining.audit", "mining.sheet_mined", "mining.sheet_removed"],
+                name="audit",
+                tags=["mining"],
+            ),
+        ]
+    )
