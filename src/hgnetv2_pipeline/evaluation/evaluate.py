@@ -25,7 +25,7 @@ Predictor = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``metrics``: the evaluation JSON; ``rows``: key, label, pred, top1_prob, correct, rank, ..."""
+    """``metrics``: the evaluation JSON; ``rows``: one an image, key, label, pred, correct, ..."""
 
     metrics: dict[str, Any]
     rows: pd.DataFrame

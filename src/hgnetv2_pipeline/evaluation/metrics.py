@@ -1,4 +1,4 @@
-"""Metrics from logits [N, C] and labels [N], in NumPy alone: sums first, one division at the end."""
+"""Metrics from logits [N, C] and labels [N], in NumPy alone: sums first, then one division."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ def save_checkpoint(
 ) -> Path:
     """Write ``parts`` (name -> what ``torch.save`` takes) as the checkpoint of ``step``.
 
-    Returns its directory. Afterwards only the newest ``keep`` checkpoints remain, and damaged ones
-    are kept aside as ``damaged-step=...``. A complete checkpoint of this step is left as it is. Raises ``DiskFullError`` with what was missing; the
-    earlier checkpoints then still stand.
+    Returns its directory. Afterwards only the newest ``keep`` checkpoints remain; damaged ones that
+    stood in the way are kept aside as ``damaged-step=...``. A complete checkpoint of this step is
+    left as it is. Raises ``DiskFullError`` with what was missing; the earlier ones stand.
     """
     final = folder / f"step={step:08d}"
     if final.exists():

@@ -101,7 +101,7 @@ class TrainConfig(_Frozen):
     loss: LossConfig
     """What is minimised."""
     augment: dict[str, Any]
-    """Augmentation: a name (published, affine, none) and its settings; data.make_augment reads it."""
+    """Augmentation: its name (published, affine, none) and settings, for data.make_augment."""
     image_size: Annotated[int, Field(ge=32, le=2048)]
     """Side of the square training and evaluation crop, pixels."""
     resize_short: Annotated[int, Field(ge=32, le=4096)]

@@ -56,7 +56,8 @@ def fit(
 
     ``batches`` must start at ``state.step``. ``evaluate`` scores a network on val, or returns None
     if a stop was requested meanwhile. ``save`` writes a checkpoint of ``state``; it is called every
-    ``save_seconds``, on a stop and at the end. ``report`` gets every row of the history, ``timing`` the seconds.
+    ``save_seconds``, on a stop and at the end. ``report`` gets every row of the history, ``timing``
+    the seconds.
 
     Raises:
         Interrupted: a stop was requested; the state is saved.

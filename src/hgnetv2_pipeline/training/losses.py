@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_DML_EPSILON = 1e-12
+_DIST_EPSILON = 1e-8
+
 
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """``-sum_c softmax(t)_c log_softmax(s)_c``: DistillationCELoss, SSLD's loss as released."""
@@ -23,14 +26,15 @@ def kl_divergence(
     """``T^2 KL(softmax(t/T) || softmax(s/T))`` (Hinton et al., 1503.02531)."""
     student = (student_logits / temperature).log_softmax(dim=1)
     teacher = (teacher_logits / temperature).log_softmax(dim=1)
-    return temperature**2 * _kl(teacher, student)
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=1).mean()
 
 
 def symmetric_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """``(KL(t||s) + KL(s||t)) / 2``: DistillationDMLLoss, which SSLD's text calls JS."""
-    student = student_logits.log_softmax(dim=1)
-    teacher = teacher_logits.log_softmax(dim=1)
-    return (_kl(teacher, student) + _kl(student, teacher)) / 2
+    student, teacher = student_logits.softmax(dim=1), teacher_logits.softmax(dim=1)
+    # (t - s) log(t/s) is both directions at once; the guard is the published one.
+    log_ratio = ((teacher + _DML_EPSILON) / (student + _DML_EPSILON)).log()
+    return ((teacher - student) * log_ratio).sum(dim=1).mean() / 2
 
 
 def dist(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -55,13 +59,9 @@ def label_smoothing_cross_entropy(
     return (each * class_weights[target]).mean()
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
-
-
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson correlation of matching rows, with PaddleClas's guard against a zero norm."""
     a = a - a.mean(dim=1, keepdim=True)
     b = b - b.mean(dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-    return (a * b).sum(dim=1) / (norms + 1e-8)
+    return (a * b).sum(dim=1) / (norms + _DIST_EPSILON)

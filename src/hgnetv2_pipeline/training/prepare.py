@@ -82,7 +82,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     if needs_labels and train["label"].isna().any():
         raise DataError(
             f"{spec.train}: {int(train['label'].isna().sum())} images have no label, but "
-            f"{'class_balance' if spec.teacher else 'training without a teacher'} needs one for each"
+            f"{'class_balance' if spec.teacher else 'training without a teacher'} needs them all"
         )
     schedule = plan_schedule(config, images=len(train), world_size=world_size)
 

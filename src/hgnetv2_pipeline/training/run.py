@@ -37,7 +37,7 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``student``: the weights' file; ``metrics``: result.json; ``history``: rows of history.csv."""
+    """``student``: the weight file; ``metrics``: result.json; ``history``: rows of history.csv."""
 
     student: Path
     metrics: dict[str, Any]
@@ -47,10 +47,10 @@ class TrainResult:
 def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
     """Train what ``spec`` describes; go on from ``out/checkpoints`` if a run stopped there.
 
-    Writes into ``spec.out``: ``student.safetensors`` (the weights, raw or averaged, that did best on
-    val), ``history.csv``, ``result.json``, ``quarantine.csv``; none of them holds a clock time, and
-    the same specification gives the same bytes. ``timing.json`` holds the clock times. ``report``
-    gets every row of the history as it is made.
+    Writes into ``spec.out``: ``student.safetensors`` (the weights, raw or averaged, that did best
+    on val), ``history.csv``, ``result.json``, ``quarantine.csv``; none of them holds a clock time,
+    and the same specification gives the same bytes. ``timing.json`` holds the clock times.
+    ``report`` gets every row of the history as it is made.
 
     Raises:
         Interrupted: a stop was requested; the state is saved and the same call resumes it.

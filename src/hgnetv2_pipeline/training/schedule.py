@@ -34,7 +34,7 @@ def lr_at(step: int, base_lr: float, total_steps: int, warmup_steps: int) -> flo
 
 @dataclass(frozen=True)
 class Schedule:
-    """A run in steps. ``eval_steps`` and ``row_steps`` are periods; both also fall due at the end."""
+    """A run in steps; ``eval_steps`` and ``row_steps`` are periods, both due at the end too."""
 
     base_lr: float
     total_steps: int
