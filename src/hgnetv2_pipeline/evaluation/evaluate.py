@@ -1,0 +1,201 @@
+"""From a model or an engine and a list of samples to metrics, every listed image counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.evaluation import metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.loader import Batch
+
+# A torch module, or any function (an engine's .logits) of float32 [N, 3, H, W] in NumPy.
+Predictor = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``metrics``: the evaluation JSON; ``rows``: one an image, key, label, pred, correct, ..."""
+
+    metrics: dict[str, Any]
+    rows: pd.DataFrame
+
+
+def predict_logits(
+    model: Predictor,
+    batches: Iterable[Batch],
+    *,
+    preprocess: Preprocess,
+    device: str = "cpu",
+    channels_last: bool = False,
+    amp: str = "off",
+) -> tuple[list[str], NDArray[np.float32]]:
+    """Keys and logits float32 [N, C] of all images of ``batches`` (uint8, already cropped).
+
+    ``model`` is a torch module, which runs in inference mode on ``device`` with its own train/eval
+    state put back afterwards, or any callable from normalised float32 [N, 3, H, W] in NumPy to
+    logits. Images that a batch repeats as padding are dropped.
+    """
+    from torch import nn
+
+    if isinstance(model, nn.Module):
+        forward = _torch_forward(model, preprocess, device, channels_last, amp)
+        was_training = [module for module in model.modules() if module.training]
+        model.eval()
+    else:
+        forward = _callable_forward(model, preprocess)
+        was_training = []
+    keys: list[str] = []
+    logits = []
+    try:
+        for batch in batches:
+            real = len(batch.keys)
+            logits.append(np.asarray(forward(batch.images), dtype=np.float32)[:real])
+            keys += batch.keys
+    finally:
+        for module in was_training:
+            module.training = True
+    if not logits:
+        return [], np.zeros((0, 0), dtype=np.float32)
+    return keys, np.concatenate(logits)
+
+
+def evaluate_samples(
+    model: Predictor,
+    samples: pd.DataFrame,
+    root: Path,
+    *,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    batch_size: int,
+    workers: int,
+    model_name: str,
+    split: str,
+    engine: str,
+    precision: str,
+    inputs: Mapping[str, str],
+    device: str = "cpu",
+    channels_last: bool = False,
+    amp: str = "off",
+    max_bad: float = 0.0,
+) -> Evaluation:
+    """Evaluate ``model`` on the labelled ``samples`` below ``root``.
+
+    A bad image is never replaced: more than ``max_bad`` of the list unreadable is a ``DataError``,
+    and up to there each counts as wrong, so that every ratio divides by the number listed.
+    Unlabelled samples are refused.
+    """
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import Ledger
+    from hgnetv2_pipeline.data.loader import eval_batches
+
+    if not len(samples):
+        raise DataError(f"split {split!r} lists no image; check its list file")
+    unlabelled = int(samples["label"].isna().sum())
+    if unlabelled:
+        raise DataError(
+            f"{unlabelled} of {len(samples)} images of split {split!r} have no label; "
+            "evaluation needs one for each"
+        )
+    ledger = Ledger(len(samples), max_bad)
+    batches = eval_batches(
+        samples, root, preprocess=preprocess, batch_size=batch_size, workers=workers, ledger=ledger
+    )
+    keys, logits = predict_logits(
+        model,
+        _shown(batches, len(samples), f"evaluate {split}"),
+        preprocess=preprocess,
+        device=device,
+        channels_last=channels_last,
+        amp=amp,
+    )
+    ledger.check()
+    if not keys:
+        raise DataError(f"none of the {len(samples)} images of split {split!r} can be read")
+    labels = samples.set_index("key")["label"].loc[keys].to_numpy(dtype=np.int64)
+    found = metrics.summarise(logits, labels, classes)
+    listed = len(samples)
+    for name in ("top1", "top5"):
+        count = found[f"{name}_count"]
+        found[name] = None if count is None else count / listed
+    found["top1_interval"] = list(metrics.wilson_interval(found["top1_count"], listed))
+    probabilities = metrics.softmax(logits)
+    predicted = logits.argmax(axis=1)
+    rows = pd.DataFrame(
+        {
+            "key": keys,
+            "label": labels,
+            "pred": predicted,
+            "top1_prob": probabilities.max(axis=1),
+            "label_prob": probabilities[np.arange(len(labels)), labels],
+            "rank": metrics.ranks(logits, labels),
+            "correct": predicted == labels,
+        }
+    )
+    return Evaluation(
+        metrics={
+            "model": model_name,
+            "split": split,
+            "engine": engine,
+            "precision": precision,
+            "n_listed": listed,
+            "n_used": len(keys),
+            "n_quarantined": listed - len(keys),
+            **found,
+            "preprocess": preprocess.to_dict(),
+            "inputs": dict(inputs),
+        },
+        rows=rows,
+    )
+
+
+def _shown(batches: Iterable[Batch], total: int, what: str) -> Iterable[Batch]:
+    from hgnetv2_pipeline.progress import Progress
+
+    with Progress(total, what, "img") as progress:
+        for batch in batches:
+            yield batch
+            progress.advance(len(batch.keys))
+
+
+def _torch_forward(
+    model: Any, preprocess: Preprocess, device: str, channels_last: bool, amp: str
+) -> Callable[[Any], Any]:
+    import torch
+
+    from hgnetv2_pipeline.data.loader import normalise
+
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    place = torch.device(device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(images: torch.Tensor) -> NDArray[np.float32]:
+        with (
+            torch.inference_mode(),
+            torch.autocast(place.type, dtypes.get(amp), enabled=amp != "off"),
+        ):
+            on_device = images.to(place, non_blocking=True)
+            x = normalise(on_device, preprocess.mean, preprocess.std, torch.float32)
+            return np.asarray(model(x.contiguous(memory_format=layout)).float().cpu().numpy())
+
+    return forward
+
+
+def _callable_forward(model: Predictor, preprocess: Preprocess) -> Callable[[Any], Any]:
+    def forward(images: Any) -> Any:
+        # [N, 3, H, W] uint8, channels last in memory: as NHWC it is the same bytes.
+        nhwc = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        return model(preprocess.normalize(nhwc))
+
+    return forward

@@ -1,0 +1,35 @@
+"""From logits to better weights: recipes, losses, optimisers, the loop, exact checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "TrainConfig": "config",
+    "TeacherConfig": "config",
+    "RunSpec": "config",
+    "Schedule": "schedule",
+    "lr_at": "schedule",
+    "plan_schedule": "schedule",
+    "param_groups": "optim",
+    "build_optimizer": "optim",
+    "group_table": "optim",
+    "Plan": "plan",
+    "plan_run": "plan",
+    "TrainResult": "run",
+    "train_run": "run",
+    "fit": "loop",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

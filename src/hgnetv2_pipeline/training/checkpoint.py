@@ -1,0 +1,206 @@
+"""Checkpoints that are whole or absent: a directory per step, written aside, renamed when complete.
+
+``checkpoints/step=00000150/`` holds a few ``.pt`` files and, written last, ``manifest.json`` with
+the SHA-256 of each and the identity of the run. What has no manifest, or does not match it, is not
+a checkpoint: it is passed over loudly and the next older one is loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hgnetv2_pipeline.durable import fsync_directory, read_json, sha256_file, write_json
+from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
+
+_log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_held: set[Path] = set()
+
+
+def save_checkpoint(
+    folder: Path, step: int, parts: Mapping[str, Any], *, identity: Mapping[str, Any], keep: int
+) -> Path:
+    """Write ``parts`` (name -> what ``torch.save`` takes) as the checkpoint of ``step``.
+
+    Returns its directory. Afterwards only the newest ``keep`` checkpoints remain; damaged ones that
+    stood in the way are kept aside as ``damaged-step=...``. A complete checkpoint of this step is
+    left as it is. Raises ``DiskFullError`` with what was missing; the earlier ones stand.
+    """
+    final = folder / f"step={step:08d}"
+    if final.exists():
+        if _fault(final) is None:
+            return final
+        _set_aside(final)
+    aside = folder / f".{final.name}.{os.getpid()}.tmp"
+    aside.mkdir(parents=True)
+    try:
+        hashes = {}
+        for name, value in parts.items():
+            path = aside / f"{name}.pt"
+            with path.open("wb") as file:
+                torch.save(value, file)
+                file.flush()
+                os.fsync(file.fileno())
+            hashes[path.name] = sha256_file(path)
+        write_json(
+            aside / MANIFEST,
+            {"format": FORMAT, "step": step, "identity": dict(identity), "sha256": hashes},
+        )
+        fsync_directory(aside)
+        aside.rename(final)
+        fsync_directory(folder)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        usage = shutil.disk_usage(folder)
+        # torch turns a failed write into a RuntimeError about file positions.
+        full = getattr(error, "errno", None) == errno.ENOSPC or usage.free < 1 << 20
+        if full and not isinstance(error, DiskFullError):
+            raise DiskFullError(
+                f"disk full while writing checkpoint {final}: {usage.free:,} bytes free, about "
+                f"{_size(parts):,} needed; the earlier checkpoints still stand"
+            ) from error
+        raise
+    # A run only ever passes a checkpoint with a higher step by because it was damaged.
+    newer = [path for path in _steps(folder) if path.name > final.name]
+    for path in newer:
+        _set_aside(path)
+    for path in _steps(folder)[keep:]:
+        shutil.rmtree(path)
+    return final
+
+
+def load_checkpoint(folder: Path, *, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The parts of the newest complete checkpoint in ``folder``; None if there was never one.
+
+    Raises ``DataError`` if there are checkpoints but every one is damaged, and ``ParameterError``
+    if the newest complete one belongs to a run with another ``identity``, naming the differences.
+    """
+    candidates = _steps(folder)
+    for path in candidates:
+        fault = _fault(path)
+        if fault is not None:
+            _log.warning("checkpoint %s is passed over: %s", path, fault)
+            continue
+        _refuse_other_run(path, identity)
+        names = read_json(path / MANIFEST)["sha256"]
+        return {
+            Path(name).stem: torch.load(path / name, map_location="cpu", weights_only=True)
+            for name in names
+        }
+    if candidates:
+        raise DataError(
+            f"all {len(candidates)} checkpoints in {folder} are damaged; restore one, or move the "
+            "folder away to start from the first step"
+        )
+    return None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process; a second run in it is refused, naming the first.
+
+    The kernel drops the lock with the process that holds it, so a lock left by a killed run is
+    simply taken over. Directories that such a run left half-written are removed.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = (folder / "lock").resolve()
+    refusal = "another run is writing to {}: process {}; wait for it, or give this one its own run"
+    # Closing a second handle would drop the lock, so our own process must not even open one.
+    if path in _held:
+        raise ParameterError(refusal.format(folder.parent, f"{os.getpid()}, this one"))
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise ParameterError(refusal.format(folder.parent, file.read().strip())) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        _held.add(path)
+        try:
+            for orphan in folder.glob(".step=*.tmp"):
+                _log.info("removing %s, left half-written by a run that was killed", orphan)
+                shutil.rmtree(orphan)
+            yield
+        finally:
+            _held.discard(path)
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Checkpoint directories, newest first."""
+    return sorted((path for path in folder.glob("step=*") if path.is_dir()), reverse=True)
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with the checkpoint at ``path``, or None."""
+    try:
+        manifest = read_json(path / MANIFEST)
+        hashes = dict(manifest["sha256"])
+        if manifest["format"] != FORMAT:
+            return f"it has format {manifest['format']}, this version writes {FORMAT}"
+    except FileNotFoundError:
+        return "it has no manifest"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"its manifest is unreadable ({error})"
+    for name, expected in hashes.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if sha256_file(path / name) != expected:
+            return f"{name} does not match its SHA-256"
+    return None
+
+
+def _set_aside(damaged: Path) -> None:
+    target = damaged.with_name(f"damaged-{damaged.name}")
+    shutil.rmtree(target, ignore_errors=True)
+    damaged.rename(target)
+    _log.warning("damaged checkpoint %s is now %s", damaged, target.name)
+
+
+def _refuse_other_run(path: Path, identity: Mapping[str, Any]) -> None:
+    before = _flat(read_json(path / MANIFEST)["identity"])
+    now = _flat(identity)
+    different = [
+        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if different:
+        raise ParameterError(
+            f"checkpoint {path} belongs to another run ({'; '.join(different)}); restore those "
+            "values to resume it, or archive the run's folder to start anew"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: list(value) if isinstance(value, tuple) else value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(_size(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return sum(_size(inner) for inner in value)
+    return 8

@@ -1,0 +1,248 @@
+"""What a training run is told: recipe (TrainConfig), teacher (TeacherConfig) and job (RunSpec).
+
+YAML holds every value and these models hold types and limits, so there are no defaults here: a
+recipe that leaves something out is refused by name instead of being completed silently.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hgnetv2_pipeline.errors import ParameterError
+
+DISTILLATION_LOSSES = ("ce", "kl", "skl", "dist")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimizerConfig(_Frozen):
+    """The update rule; L2 (sgd) or decoupled decay (adamw) spares BN weights and biases only."""
+
+    name: Literal["sgd", "adamw"]
+    """sgd is the published rule; adamw suits short runs."""
+    momentum: Decay | None
+    """Momentum of sgd; null with adamw."""
+    weight_decay: NotNegative
+    """L2 coefficient of sgd, decoupled decay of adamw."""
+    betas: tuple[Decay, Decay] | None
+    """Decay rates of adamw's two moments; null with sgd."""
+
+    @model_validator(mode="after")
+    def _its_own_numbers(self) -> Self:
+        needed = "momentum" if self.name == "sgd" else "betas"
+        if getattr(self, needed) is None:
+            raise ValueError(f"optimizer.{needed} is null, but optimizer {self.name!r} needs it")
+        return self
+
+
+class LossConfig(_Frozen):
+    """What is minimised: label_smoothing uses labels; ce, kl, skl and dist follow a teacher."""
+
+    name: Literal["label_smoothing", "ce", "kl", "skl", "dist"]
+    """ce is SSLD's loss as released; skl what its text calls JS; kl is softened by temperature."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the target spread evenly over the classes."""
+    temperature: Positive
+    """Softening of both sides in kl; 1 with every other loss."""
+    gt_weight: Share
+    """Share of the labels' own loss beside the teacher's: 0 ignores labels; 0 without a teacher."""
+
+    @model_validator(mode="after")
+    def _numbers_that_would_be_ignored(self) -> Self:
+        if self.name != "kl" and self.temperature != 1:
+            raise ValueError(
+                f"loss.temperature is {self.temperature:g}, but only loss 'kl' has a temperature; "
+                f"set it to 1 with {self.name!r}"
+            )
+        if self.name == "label_smoothing" and self.gt_weight != 0:
+            raise ValueError(
+                "loss.gt_weight mixes labels into a distillation loss; set it to 0 with "
+                "'label_smoothing', which uses nothing but labels"
+            )
+        return self
+
+
+class TrainConfig(_Frozen):
+    """One recipe: scratch, SSLD stage 1, stage 2 and fine-tune differ in nothing but this."""
+
+    epochs: Positive | None
+    """Passes over the training list; null when steps is given."""
+    steps: Count | None
+    """Optimiser steps; null when epochs is given."""
+    batch_size: Count
+    """Images a step and process."""
+    lr: Positive
+    """Peak learning rate."""
+    lr_batch: Count | None
+    """Global batch that lr is meant for: lr is scaled linearly to the real one; null = as it is."""
+    warmup_epochs: NotNegative
+    """Passes over which lr climbs from 0."""
+    optimizer: OptimizerConfig
+    """The update rule."""
+    stage_lr_mult: list[NotNegative] | None
+    """Factors on lr for the stem and stages 1-4; null = 1 everywhere."""
+    clip_norm: Positive | None
+    """Largest global norm of the gradients; null = no clipping."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    """Decay of the running mean of the weights; null = none is kept."""
+    loss: LossConfig
+    """What is minimised."""
+    augment: dict[str, Any]
+    """Augmentation: its name (published, affine, none) and settings, for data.make_augment."""
+    image_size: Annotated[int, Field(ge=32, le=2048)]
+    """Side of the square training and evaluation crop, pixels."""
+    resize_short: Annotated[int, Field(ge=32, le=4096)]
+    """Short side before the evaluation crop, pixels; travels with the weights."""
+    workers: Annotated[int, Field(ge=0, le=256)]
+    """Loader processes; results do not depend on it."""
+    amp: Literal["off", "bf16", "fp16"]
+    """Mixed precision; fp16 needs a GPU."""
+    channels_last: bool
+    """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
+    threads: Count | None
+    """Threads of one process; null = torch's choice."""
+    class_balance: Literal["none", "sampler", "weights"]
+    """Unequal classes: as they are, drawn equally often, or weighted in the loss."""
+    eval_every: Positive | None
+    """Passes between evaluations on val; null = only at the end."""
+    checkpoint_every_minutes: Positive
+    """Longest work lost to a power cut."""
+    keep_checkpoints: Count
+    """Newest checkpoints kept."""
+    max_bad: Share
+    """Largest share of unreadable training images before the run stops."""
+    init: str
+    """'scratch', a zoo name, a weight file or a run folder."""
+    head: Literal["strict", "reinit"]
+    """What to do when the weights have other classes: refuse, or start fc anew."""
+
+    @field_validator("stage_lr_mult")
+    @classmethod
+    def _five(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and len(value) != 5:
+            raise ValueError(f"needs 5 factors (stem and four stages), got {len(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _length_and_shape(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps; set the other to null")
+        if self.epochs is not None and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs "
+                f"({self.epochs:g}): the learning rate would never come down"
+            )
+        if self.resize_short < self.image_size:
+            raise ValueError(
+                f"resize_short ({self.resize_short}) must be at least image_size "
+                f"({self.image_size}): a crop cannot be larger than the image"
+            )
+        if self.class_balance == "weights" and self.loss.name != "label_smoothing":
+            raise ValueError(
+                "class_balance 'weights' weighs labels, which a distillation loss does not use; "
+                "choose 'sampler' or 'none'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _augment_can_be_made(self) -> Self:
+        from hgnetv2_pipeline.data import make_augment
+
+        make_augment(self.view())
+        return self
+
+    def view(self) -> dict[str, Any]:
+        """What ``data.make_augment`` needs: ``augment`` and the two sizes."""
+        return {
+            **self.augment,
+            "image_size": self.image_size,
+            "resize_short": self.resize_short,
+        }
+
+
+class TeacherConfig(_Frozen):
+    """The network, or mean of networks, whose answers the student learns."""
+
+    members: Annotated[list[str], Field(min_length=1)]
+    """Zoo names, weight files, run folders or timm:<name>; each brings its own preprocessing."""
+    bn: Literal["eval", "batch"]
+    """Statistics of the frozen BN layers: stored ones, or the batch's as PaddleClas happens to."""
+
+
+class RunSpec(_Frozen):
+    """One training run, complete and JSON-able: what a process of its own is started with."""
+
+    variant: str
+    """Network to train: b0 to b6, or a PPHGNet."""
+    num_classes: Count
+    """Number of classes."""
+    classes: list[str]
+    """Class names in the order of the labels."""
+    train: Path
+    """Parquet of training samples."""
+    train_root: Path
+    """Folder that the training samples' paths are relative to."""
+    val: Path
+    """Parquet of validation samples, by which weights are chosen."""
+    val_root: Path
+    """Folder that the validation samples' paths are relative to."""
+    root: Path
+    """The project's folder: holds weights/, and paths of runs and files in init and teacher."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Decides initial weights, order and views."""
+    config: TrainConfig
+    """The recipe."""
+    teacher: TeacherConfig | None
+    """The teacher; null for supervised training."""
+    out: Path
+    """Folder of the run: student.safetensors, history.csv, result.json, checkpoints/."""
+    stage: str
+    """Name of the pipeline, kept in the weights' metadata."""
+    inputs: dict[str, str]
+    """Hashes of what the run was made from, kept in the weights' metadata."""
+    device: str
+    """cpu, cuda, cuda:1, or auto."""
+
+    @model_validator(mode="after")
+    def _loss_and_teacher_belong_together(self) -> Self:
+        name = self.config.loss.name
+        if name in DISTILLATION_LOSSES and self.teacher is None:
+            raise ValueError(
+                f"loss {name!r} follows a teacher, but teacher is null; "
+                "name one in teacher.members, or use loss 'label_smoothing'"
+            )
+        if name == "label_smoothing" and self.teacher is not None:
+            raise ValueError(
+                "loss 'label_smoothing' would ignore the teacher; choose one of "
+                f"{', '.join(DISTILLATION_LOSSES)}, or set teacher to null"
+            )
+        if len(self.classes) != self.num_classes:
+            raise ValueError(f"{len(self.classes)} class names for num_classes {self.num_classes}")
+        return self
+
+
+def parse(model: type[Model], values: Any, *, where: str) -> Model:
+    """Validate ``values``; every fault goes into one ``ParameterError`` line that says where."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            place = ".".join([where, *map(str, fault["loc"])])
+            message = fault["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
+            faults.append(f"{place}: {message}{given}")
+        raise ParameterError("; ".join(faults)) from error

@@ -1,0 +1,146 @@
+"""The training loop: what happens once in a while, then one step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from hgnetv2_pipeline.errors import Interrupted, ParameterError
+from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.training.optim import set_lr
+from hgnetv2_pipeline.training.schedule import Schedule, lr_at
+from hgnetv2_pipeline.training.state import Row, Score, State
+from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.training.stop import StopRequest
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data.loader import Batch
+
+_log = logging.getLogger(__name__)
+
+# So many steps in a row without a finite loss are not bad luck but a run that has diverged.
+PATIENCE = 3
+
+
+@dataclass
+class Timing:
+    """Seconds of this process, by what they went into."""
+
+    steps: int = 0
+    images: int = 0
+    training: float = 0.0
+    waiting: float = 0.0
+    evaluating: float = 0.0
+    saving: float = 0.0
+
+
+def fit(
+    state: State,
+    batches: Iterator[Batch],
+    *,
+    step: Step,
+    schedule: Schedule,
+    evaluate: Callable[[nn.Module], Score | None],
+    save: Callable[[], object],
+    save_seconds: float,
+    stop: StopRequest,
+    timing: Timing,
+    report: Callable[[Row], None] | None = None,
+) -> None:
+    """Train ``state``, in place, from where it stands to the end of ``schedule``.
+
+    ``batches`` must start at ``state.step``. ``evaluate`` scores a network on val, or returns None
+    if a stop was requested meanwhile. ``save`` writes a checkpoint of ``state``; it is called every
+    ``save_seconds``, on a stop and at the end. ``report`` gets every row of the history, ``timing``
+    the seconds.
+
+    Raises:
+        Interrupted: a stop was requested; the state is saved.
+        ParameterError: the loss was not finite three times in a row; names the images.
+    """
+    world = step.world
+    lost: list[Batch] = []
+    last_save = time.monotonic()
+    progress = Progress(schedule.total_steps, "training", "step", done=state.step)
+    with progress:
+        while True:
+            # Once in a while: score the weights, raw and averaged, and remember the best.
+            began = time.monotonic()
+            raw = ema = None
+            if schedule.evaluation_due(state.step) and state.evaluated != state.step:
+                raw = evaluate(state.student)
+                ema = evaluate(state.ema.module) if state.ema is not None else None
+                if raw is not None and (ema is not None or state.ema is None):
+                    state.keep_best("raw", state.student, raw)
+                    if ema is not None and state.ema is not None:
+                        state.keep_best("ema", state.ema.module, ema)
+                    state.evaluated = state.step
+            timing.evaluating += time.monotonic() - began
+            stopping = world.any(bool(stop))
+
+            # A row of the history; one whose evaluation was cut short is written after the resume.
+            scored = not schedule.evaluation_due(state.step) or state.evaluated == state.step
+            new = not state.history or state.history[-1]["step"] != state.step
+            if schedule.row_due(state.step) and scored and new:
+                lr = lr_at(
+                    state.step - 1, schedule.base_lr, schedule.total_steps, schedule.warmup_steps
+                )
+                row = state.row(
+                    epoch=state.step / schedule.steps_per_epoch, lr=lr, raw=raw, ema=ema
+                )
+                if report is not None:
+                    report(row)
+
+            done = state.step == schedule.total_steps
+            if done or stopping or time.monotonic() - last_save >= save_seconds:
+                last_save = time.monotonic()
+                save()
+                timing.saving += time.monotonic() - last_save
+            if done and scored:
+                return
+            if stopping:
+                raise Interrupted(
+                    f"stopped after step {state.step} of {schedule.total_steps}, saved; "
+                    "the same command resumes it"
+                )
+
+            # One step.
+            began = time.monotonic()
+            batch = next(batches)
+            assert batch.step == state.step, "the loader and the run stand at different steps"
+            waited = time.monotonic()
+            set_lr(step.state.optimizer, state.step, schedule)
+            outcome = step(batch)
+            state.step += 1
+            timing.waiting += waited - began
+            timing.training += time.monotonic() - waited
+            timing.steps, timing.images = timing.steps + 1, timing.images + outcome.images
+            if outcome.applied:
+                state.window.add(outcome.loss, outcome.images, outcome.counts)
+                lost.clear()
+            else:
+                state.not_applied.append(batch.step)
+                lost.append(batch)
+                _log.warning(
+                    "step %d is not applied, its loss is %s; images %s",
+                    batch.step, outcome.loss, _keys([batch]),
+                )  # fmt: skip
+                if len(lost) == PATIENCE:
+                    raise ParameterError(
+                        f"the loss was not finite in steps {lost[0].step} to {batch.step} "
+                        f"(images {_keys(lost)}): the run has diverged. Its last checkpoint "
+                        "stands; try a lower training.lr, a longer training.warmup_epochs, "
+                        "training.clip_norm, or training.amp=off"
+                    )
+            progress.advance(note=f"loss {outcome.loss:.3f}")
+
+
+def _keys(batches: list[Batch], shown: int = 6) -> str:
+    keys = [key for batch in batches for key in batch.keys]
+    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(keys[:shown]) + more

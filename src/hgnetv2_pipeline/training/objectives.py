@@ -1,0 +1,123 @@
+"""What one step minimises, as a swapped object: the loop does not know whether there is a teacher.
+
+An objective is called with the student, a batch of uint8 images [N, 3, H, W] and labels [N]
+(-1 = unlabelled) and returns the loss and sums to be logged, all on the device of the images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hgnetv2_pipeline.training import losses
+from hgnetv2_pipeline.training.config import LossConfig
+
+# From the batch as loaded (uint8) to what one network eats; every network brings its own.
+View = Callable[[Tensor], Tensor]
+
+
+class Objective(Protocol):
+    """One step's loss and what to log of it: a name -> a number of images out of the batch."""
+
+    log_names: Sequence[str]
+
+    def __call__(
+        self, student: nn.Module, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Label smoothing against the labels; logs how many the student got right."""
+
+    view: View
+    epsilon: float
+    class_weights: Tensor | None = None
+    log_names: Sequence[str] = ("train_top1",)
+
+    def __call__(
+        self, student: nn.Module, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = student(self.view(images))
+        loss = losses.label_smoothing_cross_entropy(
+            logits, labels, self.epsilon, self.class_weights
+        )
+        return loss, {"train_top1": (logits.detach().argmax(dim=1) == labels).sum()}
+
+
+class Teacher:
+    """Frozen networks whose mean softmax is the target.
+
+    bn='eval' uses the stored statistics. bn='batch' normalises by the batch, as PaddleClas's frozen
+    teacher does; its momentum is 0, so that the stored statistics never drift. Dropout is off
+    either way.
+    """
+
+    def __init__(
+        self, members: Sequence[tuple[nn.Module, View]], bn: Literal["eval", "batch"]
+    ) -> None:
+        self.members = list(members)
+        for network, _ in self.members:
+            network.requires_grad_(False).eval()
+            if bn == "batch":
+                for module in network.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.train()
+                        module.momentum = 0.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [N, C] whose softmax is the mean of the members' (one member: its own logits)."""
+        with torch.inference_mode():
+            logits = [network(view(images)) for network, view in self.members]
+            if len(logits) > 1:
+                each = torch.stack([one.log_softmax(dim=1) for one in logits])
+                mean = each.logsumexp(dim=0) - math.log(len(logits))
+            else:
+                mean = logits[0]
+        # Autograd may not save a tensor made in inference mode; a copy of it is an ordinary one.
+        return mean.clone()
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A distillation loss, optionally mixed with the labels'; logs agreement with the teacher.
+
+    With ``gt_weight`` g the loss is ``(1 - g) distil + g label_smoothing`` over the labelled images
+    of the batch; SSLD has g = 0 and never looks at a label.
+    """
+
+    view: View
+    teacher: Teacher
+    loss: LossConfig
+    log_names: Sequence[str] = ("teacher_agreement",)
+
+    def __call__(
+        self, student: nn.Module, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        target = self.teacher(images)
+        logits = student(self.view(images))
+        loss = self._distil(logits, target)
+        labelled = labels >= 0
+        if self.loss.gt_weight and labelled.any():
+            truth = losses.label_smoothing_cross_entropy(
+                logits[labelled], labels[labelled], self.loss.label_smoothing
+            )
+            loss = (1 - self.loss.gt_weight) * loss + self.loss.gt_weight * truth
+        agree = logits.detach().argmax(dim=1) == target.argmax(dim=1)
+        return loss, {"teacher_agreement": agree.sum()}
+
+    def _distil(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.loss.name == "ce":
+            return losses.soft_cross_entropy(logits, target)
+        if self.loss.name == "skl":
+            return losses.symmetric_kl(logits, target)
+        if self.loss.name == "dist":
+            return losses.dist(logits, target)
+        assert self.loss.name == "kl"  # RunSpec pairs label_smoothing with no teacher
+        return losses.kl_divergence(logits, target, self.loss.temperature)

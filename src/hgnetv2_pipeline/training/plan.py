@@ -1,0 +1,140 @@
+"""What a run will cost, from a few real steps on a throwaway copy, before it starts."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+
+import torch
+
+from hgnetv2_pipeline.data import Ledger
+from hgnetv2_pipeline.data.loader import eval_batches, train_batches
+from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.evaluation import predict_logits
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.optim import set_lr
+from hgnetv2_pipeline.training.prepare import choose_device, prepare
+from hgnetv2_pipeline.training.run import torch_settings
+from hgnetv2_pipeline.training.state import State
+from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.training.world import World
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's projected cost; ``str`` gives the line to print."""
+
+    images: int
+    """Images in the training list."""
+    images_seen: int
+    """Images that go through the network in training."""
+    steps: int
+    seconds: float
+    """Training and evaluations on this machine, as it was loaded during the probe."""
+    loader_share: float
+    """Share of a step spent waiting for images."""
+    disk_bytes: int
+    disk_free: int
+
+    def __str__(self) -> str:
+        hours, rest = divmod(round(self.seconds), 3600)
+        time_text = f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+        return (
+            f"{self.images:,} images, {self.steps:,} steps ({self.images_seen:,} images seen), "
+            f"about {time_text} ({self.loader_share:.0%} of it waiting for images), "
+            f"{self.disk_bytes / 1e6:,.0f} MB of disk ({self.disk_free / 1e6:,.0f} MB free)"
+        )
+
+
+def plan_run(spec: RunSpec, probe_steps: int = 3) -> Plan:
+    """Project a run's time and disk by ``probe_steps`` timed steps; nothing is written.
+
+    One further step before them is not timed: it pays for start-up.
+    """
+    if probe_steps < 1:
+        raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
+    device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
+    with torch_settings(device, config.threads):
+        run = prepare(spec, device=device, world_size=1)
+        state = run.state
+        step = Step(
+            state,
+            state.student,
+            run.objective,
+            device=device,
+            world=world,
+            amp=config.amp,
+            clip_norm=config.clip_norm,
+            seed=spec.seed,
+        )
+        batches = train_batches(
+            run.train,
+            spec.train_root,
+            transform=run.transform,
+            seed=spec.seed,
+            batch_size=config.batch_size,
+            start_step=0,
+            steps=probe_steps + 1,
+            workers=config.workers,
+            rank=0,
+            world_size=1,
+            weights=run.sample_weights,
+            ledger=Ledger(len(run.train), config.max_bad),
+        )
+        waited = worked = 0.0
+        for index in range(probe_steps + 1):
+            began = time.monotonic()
+            batch = next(batches)
+            loaded = time.monotonic()
+            set_lr(state.optimizer, index, run.schedule)
+            step(batch)
+            if index > 0:
+                waited += loaded - began
+                worked += time.monotonic() - loaded
+        few = run.val.iloc[: config.batch_size]
+        began = time.monotonic()
+        predict_logits(
+            state.student,
+            eval_batches(
+                few,
+                spec.val_root,
+                preprocess=run.preprocess,
+                batch_size=config.batch_size,
+                workers=0,
+                ledger=Ledger(len(few), 1.0),
+            ),
+            preprocess=run.preprocess,
+            device=str(device),
+            channels_last=config.channels_last,
+            amp=config.amp,
+        )
+        an_evaluation = (time.monotonic() - began) / len(few) * len(run.val)
+    networks = 1 if config.ema_decay is None else 2
+    steps = run.schedule.total_steps
+    out = spec.out
+    while not out.exists():
+        out = out.parent
+    return Plan(
+        images=len(run.train),
+        images_seen=steps * config.batch_size,
+        steps=steps,
+        seconds=steps * (waited + worked) / probe_steps
+        + run.schedule.evaluations * networks * an_evaluation,
+        loader_share=waited / (waited + worked),
+        disk_bytes=_disk(state, networks=networks, keep=config.keep_checkpoints),
+        disk_free=shutil.disk_usage(out).free,
+    )
+
+
+def _disk(state: State, *, networks: int, keep: int) -> int:
+    """Bytes of the checkpoints (one more than kept exists for a moment) and of the student."""
+    student = sum(value.nbytes for value in state.student.state_dict().values())
+    optimizer = sum(
+        value.nbytes
+        for tensors in state.optimizer.state.values()
+        for value in tensors.values()
+        if isinstance(value, torch.Tensor)
+    )
+    best = student
+    return (keep + 1) * (student * networks + optimizer + best) + student

@@ -1,0 +1,226 @@
+"""From a RunSpec to the things a run works with: samples, student, objective, schedule."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hgnetv2_pipeline.data import Preprocess, class_weights, make_augment, sampling_weights
+from hgnetv2_pipeline.data.loader import normalise
+from hgnetv2_pipeline.durable import sha256_file
+from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher, View
+from hgnetv2_pipeline.training.optim import build_optimizer, group_table, param_groups
+from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
+from hgnetv2_pipeline.training.state import State, averaged
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_log = logging.getLogger(__name__)
+
+# What a run may be resumed with other values of: none of them changes a weight.
+FREE = {"workers", "threads", "checkpoint_every_minutes", "keep_checkpoints", "max_bad"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step."""
+
+    train: pd.DataFrame
+    val: pd.DataFrame
+    sample_weights: np.ndarray[Any, Any] | None
+    transform: Any
+    preprocess: Preprocess
+    state: State
+    objective: Objective
+    schedule: Schedule
+    sources: dict[str, str]
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of ``name``: cpu, cuda, cuda:N, or auto (a GPU if there is one)."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ParameterError(
+            f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N (--params device=...)"
+        ) from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ParameterError(
+                f"device {name!r} is asked for, but torch sees no GPU; use device=cpu or auto"
+            )
+        if device.index is None:
+            device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise ParameterError(f"device {name!r} is not supported; choose auto, cpu or cuda")
+    return device
+
+
+def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared:
+    """Read the samples, build student, teacher and optimiser on ``device``."""
+    config = spec.config
+    if config.amp == "fp16" and device.type != "cuda":
+        raise ParameterError("training.amp 'fp16' needs a GPU; use 'bf16' or 'off' on a CPU")
+    train = read_samples(spec.train, num_classes=spec.num_classes)
+    val = read_samples(spec.val, num_classes=spec.num_classes)
+    if val["label"].isna().any():
+        raise DataError(f"{spec.val}: weights are chosen by val, so all its images need a label")
+    needs_labels = spec.teacher is None or config.class_balance != "none"
+    if needs_labels and train["label"].isna().any():
+        raise DataError(
+            f"{spec.train}: {int(train['label'].isna().sum())} images have no label, but "
+            f"{'class_balance' if spec.teacher else 'training without a teacher'} needs them all"
+        )
+    schedule = plan_schedule(config, images=len(train), world_size=world_size)
+
+    torch.manual_seed(spec.seed)
+    student, sources = _student(spec)
+    student.to(device, memory_format=_layout(config.channels_last))
+    groups = param_groups(
+        student, schedule.base_lr, config.optimizer.weight_decay, config.stage_lr_mult
+    )
+    _log.info("parameter groups\n%s", group_table(groups))
+    state = State(
+        student=student.train(),
+        optimizer=build_optimizer(groups, config.optimizer),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
+        ema=averaged(student, config.ema_decay),
+    )
+    preprocess = Preprocess(resize_short=config.resize_short, crop=config.image_size)
+    objective, teachers = _objective(spec, preprocess, train, device)
+    balanced = config.class_balance == "sampler"
+    return Prepared(
+        train=train,
+        val=val,
+        sample_weights=sampling_weights(_labels(train)) if balanced else None,
+        transform=make_augment(config.view()),
+        preprocess=preprocess,
+        state=state,
+        objective=objective,
+        schedule=schedule,
+        sources=sources | teachers,
+    )
+
+
+def identity(spec: RunSpec, *, sources: Mapping[str, str], world_size: int) -> dict[str, Any]:
+    """What decides the result, for the guard against resuming under another configuration.
+
+    Places (folders, the number of loader processes) are left out; contents are in as hashes.
+    """
+    config = spec.config.model_dump(mode="json", exclude=FREE)
+    return {
+        "training": config,
+        "teacher": spec.teacher.model_dump(mode="json") if spec.teacher else None,
+        "variant": spec.variant,
+        "classes": spec.classes,
+        "seed": spec.seed,
+        "stage": spec.stage,
+        "train": sha256_file(spec.train),
+        "val": sha256_file(spec.val),
+        "weights": dict(sources),
+        "processes": world_size,
+    }
+
+
+def read_samples(path: Path, *, num_classes: int) -> pd.DataFrame:
+    """The samples parquet at ``path``; labels, where given, must be below ``num_classes``."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise DataError(f"there is no samples file {path}; run the ingestion pipeline first")
+    frame = pd.read_parquet(path)
+    if not len(frame):
+        raise DataError(f"{path} lists no image; check the list it was made from")
+    labels = frame["label"].dropna()
+    if len(labels) and not labels.between(0, num_classes - 1).all():
+        raise DataError(
+            f"{path}: labels from {labels.min()} to {labels.max()} do not fit {num_classes} classes"
+        )
+    return frame
+
+
+def make_view(preprocess: Preprocess, *, channels_last: bool) -> View:
+    """uint8 images [N, 3, H, W] as one network wants them: its own mean and deviation."""
+    layout = _layout(channels_last)
+
+    def view(images: Tensor) -> Tensor:
+        x = normalise(images, preprocess.mean, preprocess.std, torch.float32)
+        return x.contiguous(memory_format=layout)
+
+    return view
+
+
+def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
+    from hgnetv2_pipeline.models import build_from
+
+    init = spec.config.init
+    source = f"scratch:{spec.variant}" if init == "scratch" else init
+    student, info = build_from(
+        source, num_classes=spec.num_classes, root=spec.root, head=spec.config.head
+    )
+    if info["variant"] != spec.variant:
+        raise WeightsError(
+            f"training.init {init!r} is a {info['variant']}, but variant is {spec.variant!r}; "
+            "name weights of the same variant"
+        )
+    if spec.config.head == "strict" and info["classes"] not in (None, spec.classes):
+        raise WeightsError(
+            f"training.init {init!r} knows other classes ({_first(info['classes'])}) than the data "
+            f"({_first(spec.classes)}); set training.head to 'reinit'"
+        )
+    return student, {"init": info["sha256"]} if info["sha256"] else {}
+
+
+def _objective(
+    spec: RunSpec, preprocess: Preprocess, train: pd.DataFrame, device: torch.device
+) -> tuple[Objective, dict[str, str]]:
+    config = spec.config
+    view = make_view(preprocess, channels_last=config.channels_last)
+    if spec.teacher is None:
+        weights = None
+        if config.class_balance == "weights":
+            weights = torch.from_numpy(class_weights(_labels(train), spec.num_classes)).to(device)
+        return Supervised(view, config.loss.label_smoothing, weights), {}
+
+    from hgnetv2_pipeline.models import build_from, reparameterize
+
+    members, sources = [], {}
+    for index, member in enumerate(spec.teacher.members):
+        network, info = build_from(member, num_classes=spec.num_classes, root=spec.root)
+        if info["classes"] not in (None, spec.classes):
+            raise WeightsError(
+                f"teacher {member!r} knows other classes ({_first(info['classes'])}) than the data "
+                f"({_first(spec.classes)})"
+            )
+        if spec.teacher.bn == "eval":
+            network = reparameterize(network.eval())
+        network.to(device, memory_format=_layout(config.channels_last))
+        own = Preprocess.from_dict(info["preprocess"]) if info["preprocess"] else preprocess
+        members.append((network, make_view(own, channels_last=config.channels_last)))
+        sources[f"teacher {index}"] = info["sha256"] or "none"
+    return Distilled(view, Teacher(members, spec.teacher.bn), config.loss), sources
+
+
+def _labels(frame: pd.DataFrame) -> np.ndarray[Any, Any]:
+    return frame["label"].to_numpy(dtype=np.int64)
+
+
+def _layout(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _first(classes: list[str]) -> str:
+    return ", ".join(classes[:3]) + (f" ... {len(classes)} in all" if len(classes) > 3 else "")

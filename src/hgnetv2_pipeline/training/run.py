@@ -1,0 +1,295 @@
+"""One training run from its specification to ``student.safetensors``, resumed where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hgnetv2_pipeline.data import Ledger
+from hgnetv2_pipeline.data.loader import eval_batches, train_batches
+from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
+from hgnetv2_pipeline.evaluation import metrics, predict_logits
+from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.loop import Timing, fit
+from hgnetv2_pipeline.training.prepare import Prepared, choose_device, identity, prepare
+from hgnetv2_pipeline.training.state import COLUMNS, Row, Score
+from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.training.stop import StopRequest, stop_on_signal
+from hgnetv2_pipeline.training.world import World, joined
+
+_log = logging.getLogger(__name__)
+
+STUDENT, HISTORY, RESULT = "student.safetensors", "history.csv", "result.json"
+TIMING, QUARANTINE = "timing.json", "quarantine.csv"
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """``student``: the weight file; ``metrics``: result.json; ``history``: rows of history.csv."""
+
+    student: Path
+    metrics: dict[str, Any]
+    history: list[Row]
+
+
+def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
+    """Train what ``spec`` describes; go on from ``out/checkpoints`` if a run stopped there.
+
+    Writes into ``spec.out``: ``student.safetensors`` (the weights, raw or averaged, that did best
+    on val), ``history.csv``, ``result.json``, ``quarantine.csv``; none of them holds a clock time,
+    and the same specification gives the same bytes. ``timing.json`` holds the clock times.
+    ``report`` gets every row of the history as it is made.
+
+    Raises:
+        Interrupted: a stop was requested; the state is saved and the same call resumes it.
+        ParameterError, DataError, WeightsError: see the message.
+        DiskFullError: a checkpoint or result did not fit.
+    """
+    with (
+        locked(spec.out / "checkpoints") if _first_process() else contextlib.nullcontext(),
+        stop_on_signal() as stop,
+    ):
+        device = choose_device(spec.device, _local_rank())
+        with torch_settings(device, spec.config.threads), joined(device) as world:
+            return _train(spec, device, world, stop, report)
+
+
+def _train(
+    spec: RunSpec, device: torch.device, world: World, stop: StopRequest, report: Report | None
+) -> TrainResult:
+    config, checkpoints = spec.config, spec.out / "checkpoints"
+    run = prepare(spec, device=device, world_size=world.size)
+    state = run.state
+    who = identity(spec, sources=run.sources, world_size=world.size)
+    ledger = Ledger(len(run.train), config.max_bad)
+    saved = load_checkpoint(checkpoints, identity=who)
+    if saved is not None:
+        state.restore(saved)
+        for key, reason, line in saved["ledger"]:
+            ledger.quarantine(key, reason, line)
+        _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
+    began_at = state.step
+
+    step = Step(
+        state,
+        _wrapped(state.student, device, world),
+        run.objective,
+        device=device,
+        world=world,
+        amp=config.amp,
+        clip_norm=config.clip_norm,
+        seed=spec.seed,
+    )
+    batches = train_batches(
+        run.train,
+        spec.train_root,
+        transform=run.transform,
+        seed=spec.seed,
+        batch_size=config.batch_size,
+        start_step=state.step,
+        steps=run.schedule.total_steps,
+        workers=config.workers,
+        rank=world.rank,
+        world_size=world.size,
+        weights=run.sample_weights,
+        ledger=ledger,
+    )
+
+    def save() -> None:
+        if world.first:
+            parts = state.parts() | {"ledger": _ledger_rows(ledger)}
+            save_checkpoint(
+                checkpoints, state.step, parts, identity=who, keep=config.keep_checkpoints
+            )
+
+    def tell(row: Row) -> None:
+        if world.first:
+            _write_history(spec.out / HISTORY, state.history)
+            _log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None))
+            if report is not None:
+                report(dict(row))
+
+    timing = Timing()
+    try:
+        fit(
+            state,
+            batches,
+            step=step,
+            schedule=run.schedule,
+            evaluate=lambda network: score(network, spec, run, device, world, stop),
+            save=save,
+            save_seconds=60 * config.checkpoint_every_minutes,
+            stop=stop,
+            timing=timing,
+            report=tell,
+        )
+    finally:
+        if world.first:
+            _write_timing(spec.out / TIMING, timing, began_at, device)
+    ledger.check()
+    return _finish(spec, run, ledger, world)
+
+
+def score(
+    network: nn.Module,
+    spec: RunSpec,
+    run: Prepared,
+    device: torch.device,
+    world: World,
+    stop: StopRequest,
+) -> Score | None:
+    """Count right answers on val, each image once over all processes; None if asked to stop.
+
+    An unreadable val image is a ``DataError``: weights are not chosen on another set.
+    """
+    share = run.val.iloc[world.rank :: world.size]
+    ledger = Ledger(len(share), 0.0)
+    batches = eval_batches(
+        share,
+        spec.val_root,
+        preprocess=run.preprocess,
+        batch_size=spec.config.batch_size,
+        workers=spec.config.workers,
+        ledger=ledger,
+    )
+    cut = False
+
+    def until_stopped() -> Iterator[Any]:
+        nonlocal cut
+        for batch in batches:
+            # Alone we may leave in the middle; several processes must all reach the sum below.
+            if stop and world.size == 1:
+                cut = True
+                return
+            yield batch
+
+    keys, logits = predict_logits(
+        network,
+        until_stopped(),
+        preprocess=run.preprocess,
+        device=str(device),
+        channels_last=spec.config.channels_last,
+        amp=spec.config.amp,
+    )
+    if cut:
+        return None
+    ledger.check()
+    ks = [k for k in (1, 5) if k <= spec.num_classes]
+    counts = dict.fromkeys(ks, 0)
+    if keys:
+        labels = share.set_index("key")["label"].loc[keys].to_numpy(dtype="int64")
+        counts = metrics.topk_counts(logits, labels, ks)
+    sums = world.sum([len(keys), *counts.values()])
+    return Score(int(sums[0]), int(sums[1]), int(sums[2]) if len(ks) > 1 else None)
+
+
+def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> TrainResult:
+    """Write the results from the finished state; the same state gives the same bytes."""
+    from hgnetv2_pipeline.models.weights import save_weights
+
+    state, best = run.state, run.state.best
+    assert best is not None, "the last step is always evaluated"
+    student = spec.out / STUDENT
+    result = {
+        "variant": spec.variant,
+        "stage": spec.stage,
+        "seed": spec.seed,
+        "steps": state.step,
+        "images_seen": state.step * spec.config.batch_size * world.size,
+        "best_step": best.step,
+        "weights": best.weights,
+        "val": {**asdict(best.score), "top1": best.score.top1, "top5": best.score.top5},
+        "steps_not_applied": state.not_applied,
+        "parameters": sum(p.numel() for p in state.student.parameters()),
+        "sources": run.sources,
+        "inputs": spec.inputs,
+        **ledger.summary(),
+    }
+    if world.first:
+        metadata = {
+            "format": "hgnetv2_pipeline/1",
+            "variant": spec.variant,
+            "stage": spec.stage,
+            "classes": json.dumps(spec.classes, ensure_ascii=False),
+            "num_classes": str(spec.num_classes),
+            "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
+            "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
+        }
+        save_weights(student, best.tensors, metadata)
+        _write_history(spec.out / HISTORY, state.history)
+        ledger.write(spec.out / QUARANTINE)
+        result["student_sha256"] = sha256_file(student)
+        write_json(spec.out / RESULT, result)
+    return TrainResult(student, result, state.history)
+
+
+def _wrapped(student: nn.Module, device: torch.device, world: World) -> nn.Module:
+    if world.size == 1:
+        return student
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(student, device_ids=ids)
+
+
+@contextlib.contextmanager
+def torch_settings(device: torch.device, threads: int | None) -> Iterator[None]:
+    """Threads as asked, and on a CPU only algorithms that repeat; both put back afterwards."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Debugging aid that comes with it: writes over every fresh tensor.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def _write_history(path: Path, history: list[Row]) -> None:
+    import pandas as pd
+
+    write_text(path, pd.DataFrame(history, columns=list(COLUMNS)).to_csv(index=False))
+
+
+def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.device) -> None:
+    """Append this process's times: a resumed run has a segment for each process."""
+    earlier = read_json(path)["segments"] if path.is_file() and began_at else []
+    on_gpu = device.type == "cuda"
+    segment = {
+        "from_step": began_at,
+        **{key: round(value, 3) for key, value in asdict(timing).items()},
+        "images_per_second": round(timing.images / max(timing.training + timing.waiting, 1e-9), 1),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
+        "torch": torch.__version__,
+    }
+    write_json(path, {"segments": [*earlier, segment]})
+
+
+def _ledger_rows(ledger: Ledger) -> list[list[Any]]:
+    rows = ledger.frame().itertuples(index=False)
+    return [[key, reason, int(line) if line == line else None] for key, reason, line in rows]
+
+
+def _first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))

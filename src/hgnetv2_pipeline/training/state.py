@@ -1,0 +1,156 @@
+"""Everything a run is at a step, so that saving and loading it loses nothing.
+
+Randomness needs no saving: the order and the views are functions of (seed, epoch, key) and dropout
+of (seed, step, rank), so the step says where every generator stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "loss",
+    "lr",
+    "val_top1",
+    "val_top5",
+    "val_top1_ema",
+    "train_top1",
+    "teacher_agreement",
+)
+Row = dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers among the ``n`` listed validation images; no top-5 below five classes."""
+
+    n: int
+    top1_count: int
+    top5_count: int | None
+
+    @property
+    def top1(self) -> float:
+        return self.top1_count / self.n
+
+    @property
+    def top5(self) -> float | None:
+        return None if self.top5_count is None else self.top5_count / self.n
+
+
+@dataclass
+class Best:
+    """The weights that did best on val so far, and whether they are raw or averaged."""
+
+    step: int
+    weights: str
+    score: Score
+    tensors: dict[str, torch.Tensor]
+
+
+@dataclass
+class Window:
+    """Sums since the last row of the history."""
+
+    steps: int = 0
+    images: int = 0
+    loss: float = 0.0
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, loss: float, images: int, counts: dict[str, float]) -> None:
+        """Count one applied step."""
+        self.steps += 1
+        self.images += images
+        self.loss += loss
+        for name, count in counts.items():
+            self.counts[name] = self.counts.get(name, 0.0) + count
+
+
+@dataclass
+class State:
+    """A run after ``step`` steps. ``student`` is the bare network, whatever wraps it in a step."""
+
+    student: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: AveragedModel | None
+    step: int = 0
+    evaluated: int = 0
+    history: list[Row] = field(default_factory=list)
+    window: Window = field(default_factory=Window)
+    best: Best | None = None
+    not_applied: list[int] = field(default_factory=list)
+
+    def row(self, *, epoch: float, lr: float, raw: Score | None, ema: Score | None) -> Row:
+        """Close the window: append a row to the history and return it."""
+        row: Row = dict.fromkeys(COLUMNS)
+        row |= {"epoch": epoch, "step": self.step, "lr": lr}
+        row["loss"] = self.window.loss / self.window.steps if self.window.steps else math.nan
+        for name, count in self.window.counts.items():
+            row[name] = count / self.window.images
+        if raw is not None:
+            row |= {"val_top1": raw.top1, "val_top5": raw.top5}
+        if ema is not None:
+            row["val_top1_ema"] = ema.top1
+        self.history.append(row)
+        self.window = Window()
+        return row
+
+    def keep_best(self, weights: str, network: nn.Module, score: Score) -> None:
+        """Copy ``network`` if nothing did better on val; of equals the later is kept."""
+        if self.best is None or score.top1_count >= self.best.score.top1_count:
+            tensors = {name: value.detach().cpu().clone() for name, value in _tensors(network)}
+            self.best = Best(self.step, weights, score, tensors)
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds, a file each."""
+        parts: dict[str, Any] = {
+            "model": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {
+                "step": self.step,
+                "evaluated": self.evaluated,
+                "history": self.history,
+                "window": vars(self.window),
+                "not_applied": self.not_applied,
+                "scaler": self.scaler.state_dict(),
+            },
+        }
+        if self.ema is not None:
+            parts["ema"] = self.ema.state_dict()
+        if self.best is not None:
+            parts["best"] = {**vars(self.best), "score": vars(self.best.score)}
+        return parts
+
+    def restore(self, parts: dict[str, Any]) -> None:
+        """Become what ``parts`` was made of."""
+        self.student.load_state_dict(parts["model"])
+        self.optimizer.load_state_dict(parts["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(parts["ema"])
+        progress = parts["progress"]
+        self.step, self.evaluated = progress["step"], progress["evaluated"]
+        self.history, self.not_applied = progress["history"], progress["not_applied"]
+        self.window = Window(**progress["window"])
+        self.scaler.load_state_dict(progress["scaler"])
+        if "best" in parts:
+            self.best = Best(**{**parts["best"], "score": Score(**parts["best"]["score"])})
+
+
+def averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
+    """A running mean of all weights and BN statistics, ``decay`` of the old one a step."""
+    if decay is None:
+        return None
+    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _tensors(network: nn.Module) -> Sequence[tuple[str, torch.Tensor]]:
+    return list(network.state_dict().items())

@@ -1,0 +1,54 @@
+"""The processes of one run, as torchrun starts them: who this one is, and what they agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+
+@dataclass(frozen=True)
+class World:
+    """``size`` processes, this one being ``rank``; a run without torchrun is a world of one."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """True in every process if ``flag`` is true in at least one."""
+        if self.size == 1:
+            return flag
+        return self.sum([float(flag)])[0] > 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums of ``values`` over all processes, in every process."""
+        if self.size == 1:
+            return list(values)
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """Join the other processes that torchrun started (WORLD_SIZE, RANK, LOCAL_RANK), if any."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, 0)
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(distributed.get_rank(), size, int(os.environ["LOCAL_RANK"]))
+    finally:
+        distributed.destroy_process_group()

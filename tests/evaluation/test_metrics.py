@@ -1,0 +1,128 @@
+"""Metrics against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    confusion_matrix,
+    precision_score,
+    recall_score,
+    top_k_accuracy_score,
+)
+
+from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.evaluation import metrics
+
+RNG = np.random.default_rng(5)
+CLASSES = [f"class {index}" for index in range(8)]
+LABELS = RNG.integers(0, 8, 300)
+LOGITS = RNG.normal(0, 1, (300, 8)).astype(np.float32)
+LOGITS[np.arange(300), LABELS] += 1
+
+
+def test_summary_equals_scikit_learn() -> None:
+    found = metrics.summarise(LOGITS, LABELS, CLASSES)
+    predicted = LOGITS.argmax(1)
+    for k in (1, 5):
+        expected = top_k_accuracy_score(LABELS, LOGITS, k=k, labels=range(8))
+        assert found[f"top{k}"] == pytest.approx(expected, abs=1e-12)
+        assert found[f"top{k}_count"] == round(expected * 300)
+    assert found["confusion"] == confusion_matrix(LABELS, predicted).tolist()
+    recall = [row["recall"] for row in found["per_class"]]
+    precision = [row["precision"] for row in found["per_class"]]
+    np.testing.assert_allclose(recall, recall_score(LABELS, predicted, average=None))
+    np.testing.assert_allclose(precision, precision_score(LABELS, predicted, average=None))
+    assert sum(row["n"] for row in found["per_class"]) == found["n"] == 300
+
+
+def test_counts_of_parts_add_up_to_the_whole() -> None:
+    whole = metrics.topk_counts(LOGITS, LABELS, (1, 3, 8))
+    parts = [metrics.topk_counts(LOGITS[i::7], LABELS[i::7], (1, 3, 8)) for i in range(7)]
+    assert whole == {k: sum(part[k] for part in parts) for k in (1, 3, 8)}
+    assert whole[8] == 300
+
+
+def test_equal_logits_do_not_count_as_right_for_every_class() -> None:
+    logits = np.zeros((4, 4))
+    assert metrics.topk_counts(logits, np.arange(4), (1, 2)) == {1: 1, 2: 2}
+    assert metrics.summarise(logits, np.arange(4), CLASSES[:4])["top1_count"] == 1
+
+
+def test_k_beyond_the_classes_is_an_error_and_not_everything_right() -> None:
+    with pytest.raises(ParameterError, match="top-9 of 8 classes"):
+        metrics.topk_counts(LOGITS, LABELS, (9,))
+
+
+def test_three_classes_have_no_top5() -> None:
+    found = metrics.summarise(LOGITS[:, :3], LABELS % 3, CLASSES[:3])
+    assert found["top5"] is None
+    assert found["top5_count"] is None
+
+
+def test_class_without_images_has_no_recall() -> None:
+    found = metrics.summarise(LOGITS, np.zeros(300, dtype=int), CLASSES)
+    assert found["per_class"][3]["n"] == 0
+    assert found["per_class"][3]["recall"] is None
+
+
+def test_many_classes_have_their_largest_mistakes_listed_instead_of_a_matrix() -> None:
+    labels = np.array([0] * 6 + [1] * 4)
+    logits = np.zeros((10, 150))
+    logits[:6, 7] = 1
+    logits[6:, 9] = 1
+    found = metrics.summarise(logits, labels, [str(index) for index in range(150)])
+    assert found["confusion"] is None
+    assert found["most_confused"] == [
+        {"true": "0", "predicted": "7", "count": 6},
+        {"true": "1", "predicted": "9", "count": 4},
+    ]
+
+
+def test_calibration_error_by_hand() -> None:
+    confidence = np.array([0.95, 0.95, 0.55, 0.55])
+    correct = np.array([True, True, True, False])
+    expected = (2 * 0.05 + 2 * 0.05) / 4
+    assert metrics.expected_calibration_error(confidence, correct) == pytest.approx(expected)
+    assert metrics.expected_calibration_error(np.ones(3), np.ones(3, dtype=bool)) == 0
+
+
+def test_wilson_interval_equals_the_textbook() -> None:
+    # Newcombe (1998), table I, method 3: 81 of 263 and 0 of 20.
+    low, high = metrics.wilson_interval(81, 263)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    low, high = metrics.wilson_interval(0, 20)
+    assert (round(low, 4), round(high, 4)) == (0.0, 0.1611)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((0, 3)), np.zeros(0, int), "no image"),
+        (np.zeros((2, 3)), np.array([0, 3]), "do not fit 3 classes"),
+        (np.zeros((2, 3)), np.array([-1, 0]), "do not fit 3 classes"),
+        (np.zeros((2, 3)), np.array([0]), "are not"),
+        (np.array([[0.0, np.nan]]), np.array([0]), "NaN"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    logits: np.ndarray, labels: np.ndarray, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        metrics.topk_counts(logits, labels, (1,))
+
+
+def test_model_of_other_classes_is_refused() -> None:
+    with pytest.raises(DataError, match="answers for 8 classes, the data has 3"):
+        metrics.summarise(LOGITS, LABELS % 3, CLASSES[:3])
+
+
+def test_metrics_need_no_torch() -> None:
+    program = (
+        "import sys; from hgnetv2_pipeline.evaluation import metrics; "
+        "import hgnetv2_pipeline.evaluation; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,213 @@
+"""Checkpoints are whole or passed over, and belong to one run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
+from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
+
+WHO = {"training": {"lr": 0.5, "loss": {"name": "ce"}}, "seed": 0}
+
+
+def parts(step: int) -> dict[str, Any]:
+    return {"model": {"w": torch.full((50,), float(step))}, "progress": {"step": step}}
+
+
+def save(folder: Path, *steps: int, keep: int = 9) -> None:
+    for step in steps:
+        save_checkpoint(folder, step, parts(step), identity=WHO, keep=keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_newest_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    save(tmp_path, 5, 12)
+    loaded = load_checkpoint(tmp_path, identity=WHO)
+    assert loaded is not None
+    assert loaded["progress"] == {"step": 12}
+    assert torch.equal(loaded["model"]["w"], torch.full((50,), 12.0))
+
+
+def test_a_folder_without_checkpoints_gives_nothing(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path, identity=WHO) is None
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 9, 10, 100, keep=2)
+    assert names(tmp_path) == ["step=00000010", "step=00000100"]
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+DAMAGE = {
+    "flipped bit": lambda d: _flip(d / "model.pt"),
+    "cut short": lambda d: (d / "model.pt").write_bytes((d / "model.pt").read_bytes()[:-9]),
+    "file gone": lambda d: (d / "progress.pt").unlink(),
+    "manifest gone": lambda d: (d / "manifest.json").unlink(),
+    "manifest cut": lambda d: (d / "manifest.json").write_text('{"sha256": {'),
+    "manifest empty": lambda d: (d / "manifest.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_checkpoint_is_passed_over_loudly(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 5, 12)
+    DAMAGE[damage](tmp_path / "step=00000012")
+    with caplog.at_level(logging.WARNING):
+        loaded = load_checkpoint(tmp_path, identity=WHO)
+    assert loaded is not None
+    assert loaded["progress"] == {"step": 5}
+    assert "step=00000012 is passed over" in caplog.text
+
+
+def test_damaged_checkpoint_is_kept_aside_and_never_pushes_out_a_good_one(tmp_path: Path) -> None:
+    save(tmp_path, 5, 12)
+    _flip(tmp_path / "step=00000012" / "model.pt")
+    save(tmp_path, 6, keep=1)
+    assert names(tmp_path) == ["damaged-step=00000012", "step=00000006"]
+
+
+def test_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path: Path) -> None:
+    save(tmp_path, 12)
+    _flip(tmp_path / "step=00000012" / "model.pt")
+    save(tmp_path, 12)
+    assert names(tmp_path) == ["damaged-step=00000012", "step=00000012"]
+    assert load_checkpoint(tmp_path, identity=WHO) is not None
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error_and_no_fresh_start(tmp_path: Path) -> None:
+    save(tmp_path, 5, 12)
+    for folder in tmp_path.iterdir():
+        _flip(folder / "model.pt")
+    with pytest.raises(DataError, match="all 2 checkpoints"):
+        load_checkpoint(tmp_path, identity=WHO)
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    other = {"training": {"lr": 0.25, "loss": {"name": "ce"}}, "seed": 0}
+    with pytest.raises(ParameterError, match=r"training\.lr: 0\.5 there, 0\.25 now") as caught:
+        load_checkpoint(tmp_path, identity=other)
+    assert "seed" not in str(caught.value)
+
+
+def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    save_checkpoint(tmp_path, 5, {"model": Payload()}, identity=WHO, keep=1)
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        load_checkpoint(tmp_path, identity=WHO)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("how", ["os error", "torch error"])
+def test_full_disk_keeps_the_earlier_checkpoint_and_says_what_was_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    save(tmp_path, 5)
+
+    def full(*_: object) -> None:
+        if how == "os error":
+            raise OSError(28, "No space left on device")
+        raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 768 vs 662")
+
+    monkeypatch.setattr(torch, "save", full)
+    usage = shutil._ntuple_diskusage(1 << 30, 1 << 30, 100)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DiskFullError, match="100 bytes free, about 208 needed"):
+        save(tmp_path, 6)
+    assert names(tmp_path) == ["step=00000005"]
+
+
+def test_two_runs_in_one_folder_the_second_is_refused(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        f"""
+        import time
+        from pathlib import Path
+        from hgnetv2_pipeline.training.checkpoint import locked
+        with locked(Path({str(tmp_path)!r})):
+            print("held", flush=True)
+            time.sleep(60)
+        """
+    )
+    other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == "held"
+        with pytest.raises(ParameterError, match=f"process {other.pid} on"), locked(tmp_path):
+            pytest.fail("the folder was held by two")
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.communicate()
+    # The one that held it is dead: the lock is taken over.
+    (tmp_path / ".step=00000007.123.tmp").mkdir()
+    with locked(tmp_path):
+        assert names(tmp_path) == ["lock"], "half-written directories are swept"
+        with pytest.raises(ParameterError, match="this one"), locked(tmp_path):
+            pytest.fail("the folder was held twice")
+
+
+def _save_for_ever(folder: Path, told: Connection) -> None:
+    for step in range(1, 100_000):
+        tensors = {name: torch.full((200_000,), float(step)) for name in ("a", "b", "c")}
+        save_checkpoint(folder, step, tensors, identity=WHO, keep=2)
+        told.send(step)
+
+
+def test_kill_while_saving_leaves_the_newest_complete_checkpoint(tmp_path: Path) -> None:
+    # A server process that has torch imported makes each kill cheap.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch"])
+    for attempt in range(6):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=_save_for_ever, args=(folder, theirs))
+        child.start()
+        theirs.close()
+        newest = [ours.recv(), ours.recv()][-1]
+        time.sleep(0.003 * attempt)
+        child.kill()
+        child.join()
+        with contextlib.suppress(EOFError):
+            while True:
+                newest = ours.recv()
+        loaded = load_checkpoint(folder, identity=WHO)
+        assert loaded is not None
+        values = {float(value) for tensor in loaded.values() for value in tensor.unique()}
+        assert len(values) == 1, "files of one checkpoint belong together"
+        assert values.pop() >= newest
+
+
+def test_manifest_names_every_file_with_its_hash(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    manifest = json.loads((tmp_path / "step=00000005" / "manifest.json").read_text())
+    assert set(manifest["sha256"]) == {"model.pt", "progress.pt"}
+    assert manifest["identity"] == WHO

@@ -1,0 +1,130 @@
+"""Losses against values measured on PaddleClas, and with their gradients against NumPy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hgnetv2_pipeline.training import losses
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_training.json"
+RNG = np.random.default_rng(3)
+STUDENT, TEACHER = RNG.normal(0, 3, (5, 7)), RNG.normal(0, 3, (5, 7))
+LABELS = np.array([0, 6, 2, 2, 5])
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def np_soft_ce(s: np.ndarray, t: np.ndarray) -> float:
+    return float(-(softmax(t) * np.log(softmax(s))).sum(1).mean())
+
+
+def np_kl(s: np.ndarray, t: np.ndarray, temperature: float = 1.0) -> float:
+    p, q = softmax(t / temperature), softmax(s / temperature)
+    return float(temperature**2 * (p * (np.log(p) - np.log(q))).sum(1).mean())
+
+
+def np_symmetric(s: np.ndarray, t: np.ndarray) -> float:
+    p, q, guard = softmax(t), softmax(s), 1e-12
+    forward = (p * np.log((p + guard) / (q + guard))).sum(1).mean()
+    backward = (q * np.log((q + guard) / (p + guard))).sum(1).mean()
+    return float((forward + backward) / 2)
+
+
+def np_dist(s: np.ndarray, t: np.ndarray) -> float:
+    def apart(a: np.ndarray, b: np.ndarray) -> float:
+        a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+        norms = np.sqrt((a**2).sum(1)) * np.sqrt((b**2).sum(1))
+        return float(1 - ((a * b).sum(1) / (norms + 1e-8)).mean())
+
+    p, q = softmax(s), softmax(t)
+    return apart(p, q) + apart(p.T, q.T)
+
+
+def np_smoothing(s: np.ndarray, epsilon: float, weights: np.ndarray | None = None) -> float:
+    target = np.eye(7)[LABELS] * (1 - epsilon) + epsilon / 7
+    each = -(target * np.log(softmax(s))).sum(1)
+    return float((each if weights is None else each * weights[LABELS]).mean())
+
+
+WEIGHTS = np.array([1.0, 2.0, 0.5, 1.0, 1.0, 3.0, 0.25])
+CASES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[np.ndarray], float]]] = {
+    "soft_cross_entropy": (
+        lambda s: losses.soft_cross_entropy(s, torch.tensor(TEACHER)),
+        lambda s: np_soft_ce(s, TEACHER),
+    ),
+    "kl_divergence": (
+        lambda s: losses.kl_divergence(s, torch.tensor(TEACHER), temperature=4.0),
+        lambda s: np_kl(s, TEACHER, 4.0),
+    ),
+    "symmetric_kl": (
+        lambda s: losses.symmetric_kl(s, torch.tensor(TEACHER)),
+        lambda s: np_symmetric(s, TEACHER),
+    ),
+    "dist": (lambda s: losses.dist(s, torch.tensor(TEACHER)), lambda s: np_dist(s, TEACHER)),
+    "label_smoothing": (
+        lambda s: losses.label_smoothing_cross_entropy(s, torch.tensor(LABELS), 0.1),
+        lambda s: np_smoothing(s, 0.1),
+    ),
+    "class_weights": (
+        lambda s: losses.label_smoothing_cross_entropy(
+            s, torch.tensor(LABELS), 0.1, torch.tensor(WEIGHTS)
+        ),
+        lambda s: np_smoothing(s, 0.1, WEIGHTS),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_gradient_equal_a_numpy_transcription(name: str) -> None:
+    ours, theirs = CASES[name]
+    student = torch.tensor(STUDENT, requires_grad=True)
+    value = ours(student)
+    value.backward()
+    assert value.item() == pytest.approx(theirs(STUDENT), abs=1e-9)
+
+    numeric = np.zeros_like(STUDENT)
+    for index in np.ndindex(*STUDENT.shape):
+        up, down = STUDENT.copy(), STUDENT.copy()
+        up[index] += 1e-5
+        down[index] -= 1e-5
+        numeric[index] = (theirs(up) - theirs(down)) / 2e-5
+    assert student.grad is not None
+    np.testing.assert_allclose(student.grad.numpy(), numeric, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("soft_cross_entropy", losses.soft_cross_entropy),
+        ("symmetric_kl_sum_over_classes", losses.symmetric_kl),
+        ("dist_loss", losses.dist),
+    ],
+)
+def test_loss_equals_paddleclas(name: str, loss: Callable[..., torch.Tensor]) -> None:
+    golden = json.loads(GOLDEN.read_text())["losses"]
+    student, teacher = (torch.tensor(golden[k], dtype=torch.float64) for k in ("student", "teacher"))
+    assert loss(student, teacher).item() == pytest.approx(golden[name], abs=1e-9)
+
+
+def test_gradient_of_soft_cross_entropy_is_that_of_kl() -> None:
+    gradients = []
+    for loss in (losses.soft_cross_entropy, losses.kl_divergence):
+        student = torch.tensor(STUDENT, requires_grad=True)
+        loss(student, torch.tensor(TEACHER)).backward()
+        gradients.append(student.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=0)
+
+
+def test_a_student_that_equals_the_teacher_has_no_divergence() -> None:
+    z = torch.tensor(TEACHER)
+    for value in (losses.kl_divergence(z, z, 4.0), losses.symmetric_kl(z, z), losses.dist(z, z)):
+        assert abs(value.item()) < 1e-4

@@ -1,0 +1,90 @@
+"""Recipes: what contradicts itself or would be ignored is refused in a clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from train_recipes import ADAMW, LABELS, SGD, SSLD, values
+
+from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.training import RunSpec, TrainConfig
+from hgnetv2_pipeline.training.config import parse
+
+
+def spec_values(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "variant": "b0",
+        "num_classes": 2,
+        "classes": ["cat", "dog"],
+        "train": "train.parquet",
+        "train_root": "images",
+        "val": "val.parquet",
+        "val_root": "images",
+        "root": ".",
+        "seed": 0,
+        "config": values(),
+        "teacher": None,
+        "out": "out",
+        "stage": "train",
+        "inputs": {},
+        "device": "cpu",
+    }
+    return base | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 1.0, "steps": 5}, "exactly one of epochs and steps"),
+        ({"epochs": None, "steps": None}, "exactly one of epochs and steps"),
+        ({"epochs": 5.0, "warmup_epochs": 5.0}, r"warmup_epochs \(5\) must be less than epochs"),
+        ({"resize_short": 32, "image_size": 64}, "at least image_size"),
+        ({"stage_lr_mult": [1.0] * 4}, "needs 5 factors"),
+        ({"optimizer": {**SGD, "momentum": None}}, "optimizer.momentum is null"),
+        ({"optimizer": {**ADAMW, "betas": None}}, "optimizer.betas is null"),
+        ({"loss": {**LABELS, "temperature": 4.0}}, "only loss 'kl' has a temperature"),
+        ({"loss": {**LABELS, "gt_weight": 0.5}}, "set it to 0 with 'label_smoothing'"),
+        ({"loss": SSLD, "class_balance": "weights"}, "choose 'sampler' or 'none'"),
+        ({"augment": {"name": "afine"}}, "affine"),
+        ({"augment": {"name": "affine", "degreez": 3.0}}, "degrees"),
+        ({"lr": -0.1}, r"training\.lr: .*greater than 0 \(given: -0\.1\)"),
+        ({"lr": float("inf")}, r"training\.lr"),
+        ({"learning_rate": 0.1}, r"training\.learning_rate: Extra inputs"),
+        ({"amp": "int8"}, "'off', 'bf16' or 'fp16'"),
+    ],
+)
+def test_bad_recipe_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
+        parse(TrainConfig, values(**changes), where="training")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", list(values()))
+def test_nothing_has_a_default(name: str) -> None:
+    incomplete = values()
+    del incomplete[name]
+    with pytest.raises(ParameterError, match=f"training.{name}: Field required"):
+        parse(TrainConfig, incomplete, where="training")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": values(loss=SSLD)}, "loss 'ce' follows a teacher, but teacher is null"),
+        ({"teacher": {"members": ["x"], "bn": "eval"}}, "would ignore the teacher"),
+        ({"classes": ["cat"]}, "1 class names for num_classes 2"),
+        ({"teacher": {"members": [], "bn": "eval"}, "config": values(loss=SSLD)}, "teacher.members"),
+    ],
+)
+def test_job_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        parse(RunSpec, spec_values(**changes), where="spec")
+
+
+def test_job_survives_the_way_through_json() -> None:
+    spec = RunSpec.model_validate(spec_values(config=values(optimizer=ADAMW)))
+    assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert spec.out == Path("out")
