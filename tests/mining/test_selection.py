@@ -1,0 +1,208 @@
+"""The mined list against an independent computation with plain pandas."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.mining import default_k, select, write_mined_list
+from hgnetv2_pipeline.mining.shards import write_plan, write_shard
+
+CLASSES, KEPT = 7, 5
+
+
+def random_pool(seed: int, rows: int = 600) -> pd.DataFrame:
+    """A scored pool with many ties, a skewed class distribution and some repeated files."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(rows, CLASSES)) * 1.5 + np.linspace(1.5, -1.5, CLASSES)
+    logits = np.round(logits, 1)  # ties
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :KEPT]
+    top = np.take_along_axis(logits, order, axis=1).astype(np.float32)
+    content = np.arange(rows)
+    content[rng.choice(rows, 40, replace=False)] = content[rng.choice(rows, 40)]
+    top, order = top[content], order[content]
+    return pd.DataFrame(
+        {
+            "key": sorted(f"ü {n:05d}.jpg" for n in rng.permutation(rows * 3)[:rows]),
+            "top_ids": list(order.astype(np.int32)),
+            "top_logits": list(top),
+            "lse": np.zeros(rows, np.float32),
+            "score_q": np.rint(np.exp(top[:, 0].astype(np.float64)) * 1e6).astype(np.uint32),
+            "phash64": rng.integers(0, 2**64, rows, dtype=np.uint64)[content],
+            "bytes_sha256": [hashlib.sha256(str(n).encode()).hexdigest() for n in content],
+        }
+    )
+
+
+def write_scores(out: Path, pool: pd.DataFrame, shards: int) -> Path:
+    size = -(-len(pool) // shards)
+    assert write_plan(out, len(pool), size) == shards
+    for number in range(shards):
+        rows = pool.iloc[number * size : (number + 1) * size]
+        write_shard(
+            out,
+            number,
+            {name: rows[name].tolist() for name in pool.columns},
+            {
+                "number": number,
+                "identity": {"num_classes": CLASSES, "inputs_sha256": str(number)},
+                "listed": len(rows),
+                "rows": len(rows),
+                "quarantined": [],
+            },
+        )
+    return out
+
+
+def plain_selection(pool: pd.DataFrame, k: int, min_conf: float, gone: set[str]) -> list[str]:
+    """Top-k a class the long way: sort everything, walk down, skip repeated bytes."""
+    left = pool[~pool["key"].isin(gone) & (pool["score_q"] >= min_conf * 1e6)]
+    left = left.assign(label=[ids[0] for ids in left["top_ids"]])
+    left = left.sort_values(["label", "score_q", "key"], ascending=[True, False, True])
+    lines: list[str] = []
+    counts = dict.fromkeys(range(CLASSES), 0)
+    seen: set[tuple[int, str]] = set()
+    for row in left.itertuples():
+        if counts[row.label] == k or (row.label, row.bytes_sha256) in seen:
+            continue
+        seen.add((row.label, row.bytes_sha256))
+        counts[row.label] += 1
+        lines.append(f"{row.key} {row.label} {row.score_q} {counts[row.label]}")
+    return lines
+
+
+def as_lines(mined: pd.DataFrame) -> list[str]:
+    return [f"{m.key} {m.label} {m.score_q} {m.rank}" for m in mined.itertuples()]
+
+
+def decisions(keys: list[str], decision: str) -> pd.DataFrame:
+    return pd.DataFrame({"key": keys, "decision": decision, "channel": "phash"})
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("min_conf", [0.0, 0.35])
+def test_the_list_equals_a_plain_recomputation(tmp_path: Path, seed: int, min_conf: float) -> None:
+    pool = random_pool(seed)
+    scores = write_scores(tmp_path, pool, 3)
+    rng = np.random.default_rng(100 + seed)
+    removed = list(rng.choice(pool["key"], 50, replace=False))
+    waiting = list(rng.choice(pool["key"], 20, replace=False))
+    waiting = [key for key in waiting if key not in removed]
+    named = list(rng.choice(pool["key"], 20, replace=False))
+    dedup = pd.concat([decisions(removed, "remove"), decisions(waiting, "review")])
+    mined = select(scores, dedup, k=25, min_conf=min_conf, exclude=named)
+    expected = plain_selection(pool, 25, min_conf, {*removed, *waiting, *named})
+    assert as_lines(mined) == expected
+    kept = select(scores, dedup, k=25, min_conf=min_conf, exclude=named, exclude_review=False)
+    assert as_lines(kept) == plain_selection(pool, 25, min_conf, {*removed, *named})
+
+
+def test_the_list_does_not_depend_on_shards_or_threads(tmp_path: Path) -> None:
+    pool = random_pool(5)
+    hashes = set()
+    for shards in (1, 2, 7):
+        scores = write_scores(tmp_path / str(shards), pool, shards)
+        for threads in (1, 2):
+            path = write_mined_list(
+                tmp_path / "list.txt", select(scores, k=30, threads=threads, top_p=3)
+            )
+            hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("target", [1, 7, 150, 300, 10_000])
+def test_target_total_finds_the_smallest_k(tmp_path: Path, target: int) -> None:
+    pool = random_pool(6)
+    mined = select(write_scores(tmp_path, pool, 2), target_total=target)
+    expected: list[str] = []
+    for k in range(1, len(pool)):
+        expected = plain_selection(pool, k, 0.0, set())
+        if len(expected) >= target:
+            break
+    assert as_lines(mined) == expected
+
+
+@pytest.mark.parametrize("apart", [0, 6, 20])
+def test_diversity_keeps_copies_out_and_fills_their_places(tmp_path: Path, apart: int) -> None:
+    pool = random_pool(7)
+    mined = select(write_scores(tmp_path, pool, 2), k=25, diversity=apart)
+    hashes = pool.set_index("key")["phash64"]
+    expected: list[str] = []
+    for label in range(CLASSES):
+        held: list[int] = []
+        for line in plain_selection(pool, len(pool), 0.0, set()):
+            key, its_label = line.rsplit(" ", 3)[:2]
+            value = int(hashes[key])
+            if int(its_label) != label or len(held) == 25:
+                continue
+            if all((value ^ other).bit_count() > apart for other in held):
+                held.append(value)
+                expected.append(f"{key} {label}")
+    assert [f"{m.key} {m.label}" for m in mined.itertuples()] == expected
+
+
+def test_top_p_fills_short_classes_with_images_not_chosen_before(tmp_path: Path) -> None:
+    pool = random_pool(8)
+    scores = write_scores(tmp_path, pool, 2)
+    first, filled = select(scores, k=60), select(scores, k=60, top_p=3)
+    assert (first["label"].value_counts() < 60).any()
+    assert len(filled) > len(first) and filled["key"].is_unique
+    both = filled.merge(first[["key", "label"]], on="key", suffixes=("", "_first"))
+    assert len(both) == len(first) and (both["label"] == both["label_first"]).all()
+    ids = dict(zip(pool["key"], pool["top_ids"], strict=True))
+    added = filled[~filled["key"].isin(first["key"])]
+    assert all(m.label in ids[m.key][1:3] for m in added.itertuples())
+    full = first["label"].value_counts()
+    assert not added["label"].isin(full[full == 60].index).any()
+    for _, rows in filled.groupby("label"):
+        assert rows["rank"].tolist() == list(range(1, len(rows) + 1))
+
+
+def test_label_mode_zero_writes_paddles_list(tmp_path: Path) -> None:
+    mined = select(write_scores(tmp_path, random_pool(9), 1), k=2)
+    zero = write_mined_list(tmp_path / "zero.txt", mined, "zero").read_text().splitlines()
+    top = write_mined_list(tmp_path / "top.txt", mined).read_text().splitlines()
+    assert {line.rsplit(" ", 1)[1] for line in zero} == {"0"}
+    assert top == [f"{m.key} {m.label}" for m in mined.itertuples()]
+    with pytest.raises(ParameterError, match="teacher_top1"):
+        write_mined_list(tmp_path / "x.txt", mined, "teacher")
+
+
+def test_without_k_and_target_the_default_rule_holds(tmp_path: Path) -> None:
+    pool = random_pool(10)
+    mined = select(write_scores(tmp_path, pool, 1))
+    assert mined["rank"].max() == default_k(len(pool), CLASSES) == 30
+
+
+def test_default_k_follows_pool_and_classes() -> None:
+    assert default_k(1_500, 10) == 60
+    assert default_k(2_000_000, 100) == 8_000
+    assert default_k(3, 10) == 1
+    assert default_k(10**9, 2) == 16_000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"k": 0}, {"k": 3, "target_total": 5}, {"min_conf": 1.5}, {"top_p": 0}, {"diversity": 40}],
+)
+def test_impossible_limits_are_refused(tmp_path: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(ParameterError, match="mining"):
+        select(tmp_path, **wrong)
+
+
+def test_a_missing_shard_and_an_empty_rest_stop_the_selection(tmp_path: Path) -> None:
+    pool = random_pool(11)
+    scores = write_scores(tmp_path, pool, 3)
+    with pytest.raises(DataError, match="all are excluded"):
+        select(scores, k=1, exclude=set(pool["key"]))
+    (scores / "shard=00001.json").unlink()
+    with pytest.raises(DataError, match="2 shards where 3"):
+        select(scores, k=1)
+    with pytest.raises(DataError, match="score the pool first"):
+        select(tmp_path / "nowhere", k=1)
