@@ -18,9 +18,8 @@ from hgnetv2_pipeline.deployment.onnx_graph import GraphBuilder
 from hgnetv2_pipeline.models import hgnet, hgnetv2
 
 
-def hgnet_to_onnx(model: nn.Module, image_size: int) -> Any:
+def hgnet_to_onnx(model: hgnetv2.Backbone, image_size: int) -> Any:
     """The ONNX ModelProto of an HGNetV2 or PPHGNet in inference mode: images to logits."""
-    assert isinstance(model, hgnetv2.Backbone), type(model)
     graph = GraphBuilder()
     x = _stem(graph, "images", model.stem)
     for number, stage in enumerate(model.stages):
@@ -46,7 +45,6 @@ def _stem(graph: GraphBuilder, x: str, stem: nn.Module) -> str:
         x = _conv_bn_act(graph, x, "stem.stem2b", stem.stem2b)
         x = _conv_bn_act(graph, graph.concat([pooled, x]), "stem.stem3", stem.stem3)
         return _conv_bn_act(graph, x, "stem.stem4", stem.stem4)
-    assert isinstance(stem, nn.Sequential), type(stem)
     for number, layer in enumerate(stem):
         if isinstance(layer, nn.MaxPool2d):
             x = graph.max_pool(x, 3, stride=2, pads=(1, 1, 1, 1))
@@ -62,8 +60,7 @@ def _same_pool(graph: GraphBuilder, x: str, pool: hgnetv2.SamePool) -> str:
     return graph.max_pool(x, 2, pads=(0, 0, 1, 1))
 
 
-def _stage(graph: GraphBuilder, x: str, name: str, stage: nn.Module) -> str:
-    assert isinstance(stage, hgnetv2.Stage), type(stage)
+def _stage(graph: GraphBuilder, x: str, name: str, stage: hgnetv2.Stage) -> str:
     if not isinstance(stage.downsample, nn.Identity):
         x = _conv_bn_act(graph, x, f"{name}.downsample", stage.downsample)
     for number, block in enumerate(stage.blocks):
@@ -71,7 +68,7 @@ def _stage(graph: GraphBuilder, x: str, name: str, stage: nn.Module) -> str:
     return x
 
 
-def _block(graph: GraphBuilder, x: str, name: str, block: nn.Module) -> str:
+def _block(graph: GraphBuilder, x: str, name: str, block: hgnetv2.Block | hgnet.Block) -> str:
     parts = [x]
     for number, layer in enumerate(block.layers):  # type: ignore[arg-type]
         part, place = parts[-1], f"{name}.layers.{number}"
@@ -85,7 +82,6 @@ def _block(graph: GraphBuilder, x: str, name: str, block: nn.Module) -> str:
         for part in ("aggregation_squeeze_conv", "aggregation_excitation_conv"):
             y = _conv_bn_act(graph, y, f"{name}.{part}", getattr(block, part))
     else:
-        assert isinstance(block, hgnet.Block), type(block)
         y = _conv_bn_act(graph, y, f"{name}.aggregation_conv", block.aggregation_conv)
         gate = block.att.conv
         weight, bias = _float32(_array(gate.weight)), _float32(_array(gate.bias))
@@ -94,9 +90,8 @@ def _block(graph: GraphBuilder, x: str, name: str, block: nn.Module) -> str:
     return graph.add(y, x) if block.residual else y
 
 
-def _conv_bn_act(graph: GraphBuilder, x: str, name: str, module: nn.Module) -> str:
+def _conv_bn_act(graph: GraphBuilder, x: str, name: str, module: hgnetv2.ConvBNAct) -> str:
     """One Conv, and one Clip or Relu where the module has an activation."""
-    assert isinstance(module, hgnetv2.ConvBNAct), type(module)
     conv, bn = module.conv, module.bn
     gain = _array(bn.weight) / np.sqrt(_array(bn.running_var) + bn.eps)
     weight = _array(conv.weight) * gain[:, None, None, None]
@@ -129,7 +124,7 @@ def _with_affine(
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     """In float64: folding multiplies four factors, and is rounded once at the end."""
-    return tensor.detach().cpu().double().numpy()
+    return np.asarray(tensor.detach().cpu().double().numpy())
 
 
 def _float32(value: np.ndarray) -> np.ndarray:

@@ -43,7 +43,8 @@ def measure_latency(
     a GPU are inside the time. Returns the latency JSON: times in ms for the whole batch,
     ``cpu_ms`` the median CPU time of the process, ``gmacs`` for one image, ``peak_gflops`` the
     machine's measured float32 matrix-product rate at the engine's thread count, and
-    ``percent_of_peak = 100 * 2 * MACs * batch / p50 / peak``; the last three are null where unknown.
+    ``percent_of_peak = 100 * 2 * MACs * batch / p50 / peak``; the last three are null where
+    unknown.
     """
     _check_counts(batch_size=batch_size, warmup=warmup, runs=runs)
     images = _images(engine, batch_size)

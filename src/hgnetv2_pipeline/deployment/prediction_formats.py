@@ -45,7 +45,7 @@ def format_predict_cls(record: Record) -> str:
 
 
 def write_predictions_csv(path: Path, records: Iterable[Record], *, topk: int) -> Path:
-    """A row an input: ``file_name, error``, then ``id, score, label`` for each of ``topk`` ranks."""
+    """A row an input: ``file_name, error``, then ``id, score, label`` of each of ``topk`` ranks."""
     if topk < 1:
         raise ParameterError(f"topk={topk}; it must be at least 1")
     ranks = range(1, topk + 1)
@@ -57,9 +57,7 @@ def write_predictions_csv(path: Path, records: Iterable[Record], *, topk: int) -
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file_name", "error", *header])
         for record in records:
-            answers = zip(
-                record["class_ids"], record["scores"], record["label_names"], strict=True
-            )
+            answers = zip(record["class_ids"], record["scores"], record["label_names"], strict=True)
             cells = [cell for answer in answers for cell in answer][: 3 * topk]
             padding = [""] * (3 * topk - len(cells))
             writer.writerow([record["file_name"], record.get("error", ""), *cells, *padding])

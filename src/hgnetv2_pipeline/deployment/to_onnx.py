@@ -172,7 +172,6 @@ def _through_torch(model: nn.Module, image_size: int) -> Any:
         external_data=False,
         verbose=False,
     )
-    assert program is not None
     return program.model_proto
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
-from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess
@@ -75,9 +76,7 @@ class Engine(ABC):
             )
         if len(images) == 0:
             return np.empty((0, len(self.card.classes)), np.float32)
-        logits = self._run(np.ascontiguousarray(images))
-        assert logits.shape == (len(images), len(self.card.classes)), logits.shape
-        return logits
+        return self._run(np.ascontiguousarray(images))
 
     __call__ = logits
 
@@ -91,9 +90,8 @@ class Engine(ABC):
 
         return predict_paths(self, inputs, topk=topk, batch_size=batch_size, root=root)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most engines hold nothing
         """Give device memory back; the engine is of no use afterwards."""
-        return None
 
     def __enter__(self) -> Engine:
         return self
@@ -127,19 +125,21 @@ def numbered_classes(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(count))
 
 
-def as_card(
-    card: ModelCard | None, preprocess: Preprocess | None, classes: Sequence[str] | None
-) -> ModelCard | None:
-    """The card with the caller's preprocessing and class names in place of its own.
+def choose_card(
+    read: Callable[[], ModelCard], preprocess: Preprocess | None, classes: Sequence[str] | None
+) -> ModelCard:
+    """The file's own card with the caller's preprocessing and class names in place of its own.
 
-    None when there is neither a card nor both of the two.
+    A file without a card needs both of them from the caller; otherwise its WeightsError stands.
     """
-    from dataclasses import replace
-
-    if card is not None:
-        if preprocess is not None:
-            card = replace(card, preprocess=preprocess)
-        return card if classes is None else replace(card, classes=tuple(classes))
-    if preprocess is None or classes is None:
-        return None
-    return ModelCard(preprocess=preprocess, classes=tuple(classes))
+    try:
+        card = read()
+    except WeightsError:
+        if preprocess is None or classes is None:
+            raise
+        return ModelCard(preprocess=preprocess, classes=tuple(classes))
+    return replace(
+        card,
+        preprocess=card.preprocess if preprocess is None else preprocess,
+        classes=card.classes if classes is None else tuple(classes),
+    )

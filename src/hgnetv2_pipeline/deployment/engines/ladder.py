@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-ENGINES = ("tensorrt", "ort-cuda", "openvino", "ort", "torch")
-"""Engine names, in the order in which ``auto`` tries them."""
-
 PRECISIONS = ("fp32", "bf16")
 _PLAN_SUFFIXES = (".engine", ".plan")
 _HINTS = {
@@ -214,4 +211,5 @@ _OPENERS: dict[str, Callable[[_Wish], Engine]] = {
     "ort": _open_ort,
     "torch": _open_torch,
 }
-assert tuple(_OPENERS) == ENGINES
+ENGINES = tuple(_OPENERS)
+"""Engine names, in the order in which ``auto`` tries them."""

@@ -13,8 +13,8 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
-    as_card,
     check_classes,
+    choose_card,
 )
 from hgnetv2_pipeline.deployment.engines.with_ort import refuse_external_data
 from hgnetv2_pipeline.errors import WeightsError
@@ -41,11 +41,10 @@ class OpenVinoEngine(Engine):
 
         path = Path(path)
         refuse_external_data(path)
-        card = as_card(None, preprocess, classes)
-        if card is None:
-            # OpenVINO does not hand the ONNX metadata on.
-            card = as_card(ModelCard.from_props(onnx_props(path), path), preprocess, classes)
-            assert card is not None
+        # OpenVINO does not hand the ONNX metadata on.
+        card = choose_card(
+            lambda: ModelCard.from_props(onnx_props(path), path), preprocess, classes
+        )
         core = openvino.Core()
         able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in able:

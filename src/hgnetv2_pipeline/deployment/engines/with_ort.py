@@ -12,8 +12,8 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
-    as_card,
     check_classes,
+    choose_card,
     cpu_name,
 )
 from hgnetv2_pipeline.deployment.onnx_wire import external_tensors
@@ -58,10 +58,7 @@ class OrtEngine(Engine):
         refuse_external_data(path)
         session = self._open(path, threads)
         given = session.get_modelmeta().custom_metadata_map
-        card = as_card(None, preprocess, classes)
-        if card is None:
-            card = as_card(ModelCard.from_props(given, path), preprocess, classes)
-            assert card is not None
+        card = choose_card(lambda: ModelCard.from_props(given, path), preprocess, classes)
         super().__init__(
             model=str(path),
             card=card,

@@ -16,8 +16,8 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
-    as_card,
     check_classes,
+    choose_card,
 )
 from hgnetv2_pipeline.errors import WeightsError
 
@@ -97,10 +97,7 @@ class TensorRTEngine(Engine):
         import tensorrt as trt
 
         path = Path(path)
-        card = as_card(None, preprocess, classes)
-        if card is None:
-            card = as_card(ModelCard.from_folder(path.parent), preprocess, classes)
-            assert card is not None
+        card = choose_card(lambda: ModelCard.from_folder(path.parent), preprocess, classes)
         self._memory = TorchMemory() if memory is None else memory
         self._logger = trt.Logger(trt.Logger.WARNING)
         # The runtime has to outlive the engine, and the engine its context.

@@ -1,4 +1,4 @@
-"""PyTorch on weights: run folders, weight files, zoo and timm names. On a GPU where there is one."""
+"""PyTorch on weights: run folders, weight files, zoo and timm names; on a GPU if it can."""
 
 from __future__ import annotations
 
