@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hgnetv2_pipeline.models import create_model, formula_tensor
+from hgnetv2_pipeline.models.hgnetv2 import Backbone, LearnableAffine
 from PIL import Image
 
 from hgnetv2_pipeline.deployment import export_onnx
-from hgnetv2_pipeline.models import create_model, formula_tensor
-from hgnetv2_pipeline.models.hgnetv2 import Backbone, LearnableAffine
 
 CLASSES = ("aal", "Bär, brown bear", "cat's eye", "d", "é", "f", "g")
 SIDE = 64
 
 
 def formula_model(variant: str, **arguments: object) -> Backbone:
-    """Weights by formula; every sixth LAB scale negative and one zero, as training may make them."""
+    """Weights by formula; every sixth LAB scale negative and one zero, as training may leave."""
     model = create_model(variant, len(CLASSES), **arguments)
     state = {}
     for key, value in model.state_dict().items():

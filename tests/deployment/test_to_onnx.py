@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 import torch
 from conftest import CLASSES, SIDE, formula_model
+from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.models import profile
 from torch import nn
 
-from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import (
     ExportError,
     ModelCard,
@@ -26,7 +27,6 @@ from hgnetv2_pipeline.deployment import (
 )
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import profile
 
 
 def operators(path: Path) -> collections.Counter[str]:
@@ -34,7 +34,7 @@ def operators(path: Path) -> collections.Counter[str]:
 
 
 def onnx_against_torch(model: nn.Module, path: Path, batch: int) -> float:
-    """Largest difference to float64 PyTorch over the standard deviation, by a session of our own."""
+    """Largest difference to float64 PyTorch over the logits' standard deviation."""
     images = np.random.default_rng(batch).standard_normal((batch, 3, SIDE, SIDE), np.float32)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (got,) = session.run(["logits"], {"images": images})
