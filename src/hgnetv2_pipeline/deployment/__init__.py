@@ -1,0 +1,84 @@
+"""From weights to an answer elsewhere: ONNX, engines, prediction, latency.
+
+Names are resolved on first use (PEP 562), so that predicting on ONNX imports neither torch nor
+pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.deployment.bundle import write_bundle
+    from hgnetv2_pipeline.deployment.card import ModelCard
+    from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
+    from hgnetv2_pipeline.deployment.engines.ladder import ENGINES, load_engine
+    from hgnetv2_pipeline.deployment.latency import compare_latency, measure_latency
+    from hgnetv2_pipeline.deployment.predict import (
+        check_predictions,
+        expand_inputs,
+        iter_predictions,
+        predict_paths,
+    )
+    from hgnetv2_pipeline.deployment.prediction_formats import (
+        format_infer,
+        format_predict_cls,
+        write_predictions_csv,
+        write_predictions_jsonl,
+    )
+    from hgnetv2_pipeline.deployment.to_onnx import ExportError, export_onnx, verify_onnx
+
+_HOME = {
+    "ENGINES": "engines.ladder",
+    "Engine": "engines.base",
+    "EngineUnavailable": "engines.base",
+    "ExportError": "to_onnx",
+    "ModelCard": "card",
+    "check_predictions": "predict",
+    "compare_latency": "latency",
+    "expand_inputs": "predict",
+    "export_onnx": "to_onnx",
+    "format_infer": "prediction_formats",
+    "format_predict_cls": "prediction_formats",
+    "iter_predictions": "predict",
+    "load_engine": "engines.ladder",
+    "measure_latency": "latency",
+    "predict_paths": "predict",
+    "verify_onnx": "to_onnx",
+    "write_bundle": "bundle",
+    "write_predictions_csv": "prediction_formats",
+    "write_predictions_jsonl": "prediction_formats",
+}
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineUnavailable",
+    "ExportError",
+    "ModelCard",
+    "check_predictions",
+    "compare_latency",
+    "expand_inputs",
+    "export_onnx",
+    "format_infer",
+    "format_predict_cls",
+    "iter_predictions",
+    "load_engine",
+    "measure_latency",
+    "predict_paths",
+    "verify_onnx",
+    "write_bundle",
+    "write_predictions_csv",
+    "write_predictions_jsonl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

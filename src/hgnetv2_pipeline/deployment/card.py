@@ -1,0 +1,107 @@
+"""What a model file says about itself: preprocessing, class names, variant, hashes, parity.
+
+The same card travels in the ``metadata_props`` of ``model.onnx`` and, for formats that have no
+room for text, in ``preprocess.json``, ``labels.txt`` and ``manifest.json`` beside the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.errors import WeightsError
+
+FORMAT = "hgnetv2_pipeline.onnx/1"
+LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The facts an engine needs beside the graph itself.
+
+    ``macs`` counts the multiply-accumulates of convolutions and matrix products for one image;
+    ``parity_error`` is the largest logit error against float64 PyTorch over the logits' standard
+    deviation; ``more`` holds any further text entries (stage, git revision, ...).
+    """
+
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    variant: str = ""
+    precision: str = "fp32"
+    source_sha256: str = ""
+    macs: int | None = None
+    parity_error: float | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def to_props(self) -> dict[str, str]:
+        """As text entries for ``metadata_props``; ``from_props`` reads them back."""
+        props = {
+            **self.more,
+            "format": FORMAT,
+            "preprocess": json.dumps(self.preprocess.to_dict(), sort_keys=True),
+            "classes": json.dumps(list(self.classes), ensure_ascii=False),
+            "variant": self.variant,
+            "precision": self.precision,
+            "source_sha256": self.source_sha256,
+        }
+        if self.macs is not None:
+            props["macs"] = str(self.macs)
+        if self.parity_error is not None:
+            props["parity_error"] = f"{self.parity_error:.2g}"
+        return props
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str], where: Path) -> ModelCard:
+        """Read the card of ``where`` from its text entries; WeightsError when they are not ours."""
+        if props.get("format") != FORMAT:
+            raise WeightsError(
+                f"{where} carries no card of format {FORMAT} (found {props.get('format')!r}): "
+                "preprocessing and class names are unknown; export it with export_onnx, or give "
+                "preprocess= and classes= to load_engine"
+            )
+        try:
+            return cls(
+                preprocess=Preprocess.from_dict(json.loads(props["preprocess"])),
+                classes=tuple(str(name) for name in json.loads(props["classes"])),
+                variant=props.get("variant", ""),
+                precision=props.get("precision", "fp32"),
+                source_sha256=props.get("source_sha256", ""),
+                macs=int(props["macs"]) if "macs" in props else None,
+                parity_error=float(props["parity_error"]) if "parity_error" in props else None,
+                more={key: text for key, text in props.items() if key not in _OWN_KEYS},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{where} has a damaged card: {error!r}") from error
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelCard:
+        """Read the card from the text files of an export folder (``write_bundle`` makes them)."""
+        missing = [name for name in (LABELS, PREPROCESS) if not (folder / name).is_file()]
+        if missing:
+            raise WeightsError(
+                f"{folder} has no {' and no '.join(missing)}; export with write_bundle"
+            )
+        try:
+            preprocess = Preprocess.from_dict(read_json(folder / PREPROCESS))
+            manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+            return cls(
+                preprocess=preprocess,
+                classes=tuple((folder / LABELS).read_text(encoding="utf-8").splitlines()),
+                variant=manifest.get("variant", ""),
+                precision=manifest.get("precision", "fp32"),
+                source_sha256=manifest.get("source_sha256", ""),
+                macs=manifest.get("macs"),
+                parity_error=manifest.get("parity_error"),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{folder} has a damaged card: {error!r}") from error
+
+
+_OWN_KEYS = frozenset(
+    ("format", "preprocess", "classes", "variant", "precision", "source_sha256")
+    + ("macs", "parity_error")
+)

@@ -1,0 +1,145 @@
+"""The interface of every engine: images in, logits out, and what it is that runs."""
+
+from __future__ import annotations
+
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.deployment.predict import Record
+
+
+class EngineUnavailable(ParameterError):
+    """An engine cannot run this model on this machine; the message is one line with the reason."""
+
+
+class Engine(ABC):
+    """A loaded model. Subclasses implement ``_run`` for a checked float32 batch.
+
+    name: ``tensorrt | ort-cuda | openvino | ort | torch``; model: what was loaded (path or name);
+    device: the processor in words; threads: CPU threads, 0 = the library's own choice;
+    versions: of the libraries in play; card: preprocessing, classes, variant, precision, MACs.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        card: ModelCard,
+        device: str,
+        threads: int = 0,
+        versions: dict[str, str] | None = None,
+    ) -> None:
+        self.model, self.card, self.device, self.threads = model, card, device, threads
+        self.versions = {"python": platform.python_version(), **(versions or {})}
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes this model's input."""
+        return self.card.preprocess
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the logits."""
+        return list(self.card.classes)
+
+    @property
+    def precision(self) -> str:
+        """Precision of the arithmetic: fp32, tf32, bf16, fp16 or int8."""
+        return self.card.precision
+
+    @abstractmethod
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        """Logits of a non-empty, contiguous float32 batch of the right shape."""
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits, float32 [N, classes], of preprocessed images, float32 [N, 3, crop, crop]."""
+        side = self.preprocess.crop
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[1:] != (3, side, side) or images.dtype != np.float32:
+            raise ParameterError(
+                f"{self.name} was given {images.dtype}{list(images.shape)}; this model takes "
+                f"float32[N, 3, {side}, {side}], as Preprocess makes it"
+            )
+        if len(images) == 0:
+            return np.empty((0, len(self.card.classes)), np.float32)
+        return self._run(np.ascontiguousarray(images))
+
+    __call__ = logits
+
+    def predict(
+        self, inputs: Any, topk: int = 5, *, batch_size: int = 16, root: Path | None = None
+    ) -> list[Record]:
+        """Top-k classes for every input: a file, folder, list file, glob, bytes, PIL image or a
+        sequence of those. See ``deployment.predict.predict_paths``.
+        """
+        from hgnetv2_pipeline.deployment.predict import predict_paths
+
+        return predict_paths(self, inputs, topk=topk, batch_size=batch_size, root=root)
+
+    def close(self) -> None:  # noqa: B027 - most engines hold nothing
+        """Give device memory back; the engine is of no use afterwards."""
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def check_classes(card: ModelCard, outputs: int, model: str) -> None:
+    """Raise ParameterError unless the card names exactly ``outputs`` classes."""
+    if len(card.classes) != outputs:
+        raise ParameterError(
+            f"{model} has {outputs} outputs and {len(card.classes)} class names are given "
+            "(classes=, labels.txt or the metadata of the file)"
+        )
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """Class names for a model that has none: its class numbers."""
+    return tuple(str(number) for number in range(count))
+
+
+def choose_card(
+    read: Callable[[], ModelCard], preprocess: Preprocess | None, classes: Sequence[str] | None
+) -> ModelCard:
+    """The file's own card with the caller's preprocessing and class names in place of its own.
+
+    A file without a card needs both of them from the caller; otherwise its WeightsError stands.
+    """
+    try:
+        card = read()
+    except WeightsError:
+        if preprocess is None or classes is None:
+            raise
+        return ModelCard(preprocess=preprocess, classes=tuple(classes))
+    return replace(
+        card,
+        preprocess=card.preprocess if preprocess is None else preprocess,
+        classes=card.classes if classes is None else tuple(classes),
+    )

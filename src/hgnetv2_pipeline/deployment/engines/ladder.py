@@ -1,0 +1,215 @@
+"""Which engine runs a model: the best one that can, saying why not the better ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data import Preprocess
+
+_log = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "bf16")
+_PLAN_SUFFIXES = (".engine", ".plan")
+_HINTS = {
+    "tensorrt": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
+    "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
+    "onnxruntime": "pip install onnxruntime",
+    "torch": "pip install torch",
+}
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What ``load_engine`` was asked for, as each rung's opener sees it."""
+
+    spec: str
+    onnx: Path | None
+    plan: Path | None
+    auto: bool
+    threads: int
+    precision: str
+    root: Path | None
+    preprocess: Preprocess | None
+    classes: Sequence[str] | None
+
+
+def load_engine(
+    path: str | Path,
+    engine: str = "auto",
+    *,
+    threads: int = 0,
+    precision: str = "fp32",
+    root: Path | None = None,
+    preprocess: Preprocess | None = None,
+    classes: Sequence[str] | None = None,
+) -> Engine:
+    """Load a model for inference.
+
+    ``path``: an ``.onnx`` file, an export folder (``model.onnx`` inside, a TensorRT plan beside
+    it), a plan (``.engine``, ``.plan``), or anything that ``models.build_from`` takes: a weight
+    file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
+    ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
+    together with the reasons of those before it. ``threads``: CPU threads, 0 = the library's
+    choice. ``precision``: ``bf16`` is OpenVINO's, on processors that have it; plans and files bring
+    their own. ``preprocess`` and ``classes`` replace, or stand in for, what the file says.
+
+    Raises ParameterError (``EngineUnavailable`` when a named engine cannot run here),
+    WeightsError for a missing, damaged or foreign file.
+    """
+    if engine != "auto" and engine not in ENGINES:
+        raise unknown_name("engine", engine, ("auto", *ENGINES), "engine=...")
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS, "precision=...")
+    if threads < 0:
+        raise ParameterError(f"threads={threads}; give 0 for the library's choice, or a count")
+    onnx, plan = _files(str(path))
+    wish = _Wish(
+        spec=str(path),
+        onnx=onnx,
+        plan=plan,
+        auto=engine == "auto",
+        threads=threads,
+        precision=precision,
+        root=root,
+        preprocess=preprocess,
+        classes=classes,
+    )
+    if engine != "auto":
+        loaded = _OPENERS[engine](wish)
+        _log.info("engine %s on %s", loaded.name, loaded.device)
+        return loaded
+    refused: list[str] = []
+    for name in ENGINES:
+        try:
+            loaded = _OPENERS[name](wish)
+        except EngineUnavailable as error:
+            refused.append(str(error))
+            continue
+        _log.info(
+            "engine %s on %s%s", loaded.name, loaded.device,
+            f" (not {'; not '.join(refused)})" if refused else "",
+        )  # fmt: skip
+        return loaded
+    raise EngineUnavailable(f"no engine can run {path}: {'; '.join(refused)}")
+
+
+def _files(spec: str) -> tuple[Path | None, Path | None]:
+    """(ONNX file, TensorRT plan) that ``spec`` stands for; both None for weights and names."""
+    path = Path(spec)
+    suffix = path.suffix.lower()
+    if suffix in (".onnx", *_PLAN_SUFFIXES):
+        if not path.is_file():
+            raise WeightsError(f"no such model file: {path}")
+        return (path, None) if suffix == ".onnx" else (None, path)
+    if (path / "model.onnx").is_file():
+        plans = [path / f"model{suffix}" for suffix in _PLAN_SUFFIXES]
+        return path / "model.onnx", next((plan for plan in plans if plan.is_file()), None)
+    return None, None
+
+
+def _need(module: str, engine: str) -> None:
+    """Raise EngineUnavailable unless ``module`` is installed; it is not imported for that."""
+    if importlib.util.find_spec(module) is None:
+        raise EngineUnavailable(f"{engine}: {module} is not installed ({_HINTS[module]})")
+
+
+def _need_onnx(wish: _Wish, engine: str) -> Path:
+    if wish.onnx is None:
+        raise EngineUnavailable(f"{engine}: runs ONNX files, and {wish.spec} is none; export first")
+    return wish.onnx
+
+
+def _need_fp32(wish: _Wish, engine: str) -> None:
+    if wish.precision != "fp32":
+        raise EngineUnavailable(f"{engine}: no {wish.precision} on this engine")
+
+
+def _open_tensorrt(wish: _Wish) -> Engine:
+    _need_fp32(wish, "tensorrt")
+    if wish.plan is None:
+        _need("tensorrt", "tensorrt")
+        raise EngineUnavailable(
+            f"tensorrt: no plan (model.engine) beside {wish.spec}; build one on the target GPU "
+            "with trtexec --onnx=model.onnx --saveEngine=model.engine --noTF32"
+        )
+    _need("tensorrt", "tensorrt")
+    _need("torch", "tensorrt")
+    from hgnetv2_pipeline.deployment.engines.with_tensorrt import TensorRTEngine
+
+    return TensorRTEngine(wish.plan, preprocess=wish.preprocess, classes=wish.classes)
+
+
+def _open_ort_cuda(wish: _Wish) -> Engine:
+    path = _need_onnx(wish, "ort-cuda")
+    _need_fp32(wish, "ort-cuda")
+    _need("onnxruntime", "ort-cuda")
+    from hgnetv2_pipeline.deployment.engines.with_ort import OrtCudaEngine
+
+    return OrtCudaEngine(
+        path, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes
+    )
+
+
+def _open_openvino(wish: _Wish) -> Engine:
+    path = _need_onnx(wish, "openvino")
+    _need("openvino", "openvino")
+    if wish.auto and wish.precision == "fp32":
+        # On our reparameterised graph ONNX Runtime is the faster of the two in float32.
+        raise EngineUnavailable("openvino: slower than ort in fp32; ask for it or for bf16")
+    from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
+
+    return OpenVinoEngine(
+        path,
+        threads=wish.threads,
+        precision=wish.precision,
+        preprocess=wish.preprocess,
+        classes=wish.classes,
+    )
+
+
+def _open_ort(wish: _Wish) -> Engine:
+    path = _need_onnx(wish, "ort")
+    _need_fp32(wish, "ort")
+    _need("onnxruntime", "ort")
+    from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
+
+    return OrtEngine(path, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes)
+
+
+def _open_torch(wish: _Wish) -> Engine:
+    if wish.onnx is not None or wish.plan is not None:
+        raise EngineUnavailable(
+            f"torch: runs weights (a run folder, .safetensors, .pdparams, a zoo name, "
+            f"timm:<name>), and {wish.spec} is an exported model"
+        )
+    _need_fp32(wish, "torch")
+    _need("torch", "torch")
+    from hgnetv2_pipeline.deployment.engines.with_torch import load_torch_engine
+
+    return load_torch_engine(
+        wish.spec,
+        threads=wish.threads,
+        root=wish.root,
+        preprocess=wish.preprocess,
+        classes=wish.classes,
+    )
+
+
+_OPENERS: dict[str, Callable[[_Wish], Engine]] = {
+    "tensorrt": _open_tensorrt,
+    "ort-cuda": _open_ort_cuda,
+    "openvino": _open_openvino,
+    "ort": _open_ort,
+    "torch": _open_torch,
+}
+ENGINES = tuple(_OPENERS)
+"""Engine names, in the order in which ``auto`` tries them."""

@@ -1,0 +1,90 @@
+"""OpenVINO on the CPU: float32, or bf16 on processors that compute in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.base import (
+    Engine,
+    EngineUnavailable,
+    check_classes,
+    choose_card,
+)
+from hgnetv2_pipeline.deployment.engines.with_ort import refuse_external_data
+from hgnetv2_pipeline.errors import WeightsError
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data import Preprocess
+
+
+class OpenVinoEngine(Engine):
+    """OpenVINO's CPU plugin on an ONNX file."""
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        precision: str = "fp32",
+        preprocess: Preprocess | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        import openvino
+
+        path = Path(path)
+        refuse_external_data(path)
+        # OpenVINO does not hand the ONNX metadata on.
+        card = choose_card(
+            lambda: ModelCard.from_props(onnx_props(path), path), preprocess, classes
+        )
+        core = openvino.Core()
+        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in able:
+            raise EngineUnavailable(
+                f"openvino: this processor does not compute in bf16 (it has {', '.join(able)})"
+            )
+        # Left alone, OpenVINO takes bf16 wherever the processor has it; fp32 must be asked for.
+        config: dict[str, str | int] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        }
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = core.compile_model(str(path), "CPU", config)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise WeightsError(f"OpenVINO cannot read {path}: {reason[:300]}") from error
+        if precision == "bf16":
+            card = replace(card, precision="bf16")
+        super().__init__(
+            model=str(path),
+            card=card,
+            device=str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+            threads=threads,
+            versions={"openvino": openvino.__version__},
+        )
+        outputs = compiled.output(0).get_partial_shape()[1]
+        check_classes(card, outputs.get_length(), str(path))
+        self._request = compiled.create_infer_request()
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        # share_inputs saves a copy; the result is copied, because the request reuses its memory.
+        result = self._request.infer([images], share_inputs=True)
+        return np.array(result[0], np.float32)
+
+
+def onnx_props(path: Path) -> dict[str, str]:
+    """The ``metadata_props`` of an ONNX file."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    return {entry.key: entry.value for entry in model.metadata_props}

@@ -1,0 +1,139 @@
+"""A small builder of ONNX graphs: one method an operator, tensors by name, shapes fixed by ONNX.
+
+Only what the HGNet family needs; each method returns the name of its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+OPSET = 18
+BATCH = "batch"
+
+
+class GraphBuilder:
+    """Collects nodes and initialisers; ``finish`` makes the model.
+
+    ``pads`` are (top, left, bottom, right): ONNX, unlike ``torch.nn.Conv2d``, takes four.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._constants: dict[str, np.ndarray] = {}
+
+    def _node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        from onnx import helper
+
+        number = sum(node.op_type == kind for node in self._nodes)
+        name = f"{kind.lower()}_{number}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """An initialiser; the same name stands for the same value."""
+        self._constants[name] = value
+        return name
+
+    def conv(
+        self,
+        x: str,
+        name: str,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        *,
+        stride: Sequence[int] = (1, 1),
+        pads: Sequence[int] = (0, 0, 0, 0),
+        groups: int = 1,
+    ) -> str:
+        """Convolution with float32 ``weight`` [out, in / groups, kh, kw] and ``bias`` [out]."""
+        inputs = [x, self.constant(f"{name}.weight", weight)]
+        if bias is not None:
+            inputs.append(self.constant(f"{name}.bias", bias))
+        return self._node(
+            "Conv", inputs, kernel_shape=list(weight.shape[2:]), strides=list(stride),
+            pads=list(pads), group=groups, dilations=[1, 1],
+        )  # fmt: skip
+
+    def clip(self, x: str, low: float | None, high: float | None) -> str:
+        """``max(x, low)``, ``min(x, high)`` or both; nothing for neither, Relu for (0, None)."""
+        if low is None and high is None:
+            return x
+        if low == 0 and high is None:
+            return self._node("Relu", [x])
+        bounds = ["", ""]
+        for index, bound in enumerate((low, high)):
+            if bound is not None:
+                number = np.float32(bound)
+                bounds[index] = self.constant(f"bound_{number!s}", np.array(number))
+        return self._node("Clip", [x, *bounds] if bounds[1] else [x, bounds[0]])
+
+    def max_pool(
+        self, x: str, kernel: int, *, stride: int = 1, pads: Sequence[int] = (0, 0, 0, 0)
+    ) -> str:
+        """Max-pool; the pad never wins the maximum."""
+        return self._node(
+            "MaxPool", [x], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=list(pads)
+        )
+
+    def pad_zero(self, x: str, pads: Sequence[int]) -> str:
+        """Zeros around height and width."""
+        top, left, bottom, right = pads
+        amounts = np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)
+        return self._node("Pad", [x, self.constant(f"pads_{top}{left}{bottom}{right}", amounts)])
+
+    def concat(self, parts: Sequence[str]) -> str:
+        """Join along the channels."""
+        return self._node("Concat", parts, axis=1)
+
+    def add(self, x: str, y: str) -> str:
+        """Element by element."""
+        return self._node("Add", [x, y])
+
+    def multiply(self, x: str, y: str) -> str:
+        """Element by element, with broadcasting."""
+        return self._node("Mul", [x, y])
+
+    def sigmoid(self, x: str) -> str:
+        """Element by element."""
+        return self._node("Sigmoid", [x])
+
+    def mean(self, x: str) -> str:
+        """[N, C, H, W] to [N, C, 1, 1]."""
+        return self._node("GlobalAveragePool", [x])
+
+    def flatten(self, x: str) -> str:
+        """[N, C, 1, 1] to [N, C]."""
+        return self._node("Flatten", [x], axis=1)
+
+    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
+        """``x @ weight.T + bias`` with ``weight`` [out, in] as PyTorch keeps it."""
+        inputs = [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
+        return self._node("Gemm", inputs, transB=1)
+
+    def finish(self, output: str, *, image_size: int, classes: int) -> Any:
+        """The ModelProto: ``images`` [batch, 3, S, S] in, ``logits`` [batch, classes] out."""
+        from onnx import TensorProto, helper, numpy_helper
+
+        for node in self._nodes:
+            node.output[:] = ["logits" if name == output else name for name in node.output]
+        graph = helper.make_graph(
+            self._nodes,
+            "hgnet",
+            [
+                helper.make_tensor_value_info(
+                    "images", TensorProto.FLOAT, [BATCH, 3, image_size, image_size]
+                )
+            ],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, classes])],
+            [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(
+            graph,
+            opset_imports=opsets,
+            ir_version=helper.find_min_ir_version_for(opsets),
+            producer_name="hgnetv2_pipeline",
+        )

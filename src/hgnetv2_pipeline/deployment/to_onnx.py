@@ -1,0 +1,185 @@
+"""Export to ONNX: write, compare with PyTorch, and only then give the file its name."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.base import check_classes, numbered_classes
+from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
+from hgnetv2_pipeline.deployment.onnx_graph import BATCH, OPSET
+from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_log = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32",)
+TOLERANCE = 5e-5
+"""Largest logit error against float64 PyTorch, over the standard deviation of the logits."""
+
+
+class ExportError(WeightsError):
+    """The exported graph does not compute what the network computes; nothing was written."""
+
+
+def export_onnx(
+    model: nn.Module,
+    path: Path,
+    image_size: int = 224,
+    class_names: Sequence[str] | None = None,
+    precision: str = "fp32",
+    preprocess: Preprocess | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``model`` as one ONNX file: ``images`` [batch, 3, S, S] -> ``logits`` [batch, classes].
+
+    HGNetV2 and PPHGNet are written directly and folded (``hgnet_to_onnx``); any other module goes
+    through ``torch.onnx.export``. The file carries a ``ModelCard``: ``preprocess`` (by default the
+    published one, scaled to ``image_size``), ``class_names`` (by default the class numbers), and
+    the entries of ``metadata``, of which ``variant`` and ``source_sha256`` are the card's own. It
+    appears under ``path`` only after the checker and ``verify_onnx`` have passed. The model is not
+    changed.
+
+    Raises ParameterError for sizes, names or a precision that do not fit, ExportError when the
+    file's logits stray from PyTorch's by more than ``TOLERANCE``.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS, "export_onnx(precision=...)")
+    if preprocess is None:
+        preprocess = _scaled_preprocess(image_size)
+    if preprocess.crop != image_size:
+        raise ParameterError(
+            f"image_size {image_size} and the preprocessing's crop {preprocess.crop} differ; "
+            "give the same value to both"
+        )
+    from hgnetv2_pipeline.models import profile
+
+    proto = _graph(model, image_size)
+    classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    more = dict(metadata or {})
+    card = ModelCard(
+        preprocess=preprocess,
+        classes=numbered_classes(classes) if class_names is None else tuple(class_names),
+        variant=more.pop("variant", "") or str(getattr(model, "variant", "")),
+        precision=precision,
+        source_sha256=more.pop("source_sha256", ""),
+        macs=profile(model, image_size).macs,
+        more=more,
+    )
+    check_classes(card, classes, "the exported model")
+    path = Path(path)
+    with written_aside(path) as aside:
+        _save(proto, card, aside)
+        report = verify_onnx(model, aside)
+        _save(proto, replace(card, parity_error=report["relative_error"]), aside)
+    _log.info(
+        "wrote %s: %d nodes, logit error %.1e of their standard deviation",
+        path, len(proto.graph.node), report["relative_error"],
+    )  # fmt: skip
+    return path
+
+
+def verify_onnx(
+    model: nn.Module,
+    path: Path,
+    batches: Sequence[int] = (1, 3, 8),
+    *,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare an ONNX file, run by ONNX Runtime on the CPU, with ``model`` in float64.
+
+    The inputs are seeded normal noise, the spread of preprocessed images. Returns
+    ``{max_abs_error, logits_std, relative_error, batches, tolerance}`` with ``relative_error =
+    max_abs_error / logits_std``, the worst over the batch sizes. Raises ExportError beyond
+    ``tolerance`` or for logits that are not finite.
+    """
+    import torch
+
+    engine = OrtEngine(Path(path))
+    side = engine.preprocess.crop
+    images = np.random.default_rng(seed).standard_normal((max(batches), 3, side, side), np.float32)
+    exact = copy.deepcopy(model).cpu().double().eval()
+    with torch.inference_mode():
+        # One image at a time: a float64 batch of the largest network would take gigabytes.
+        rows = [exact(torch.from_numpy(image[None]).double())[0] for image in images]
+    wanted = torch.stack(rows).numpy()
+    worst = 0.0
+    for batch in batches:
+        got = engine.logits(images[:batch])
+        error = np.abs(got - wanted[:batch]).max()
+        worst = max(worst, float(error)) if np.isfinite(error) else float("inf")
+    spread = float(wanted.std())
+    relative = worst / spread if spread > 0 else (0.0 if worst == 0 else float("inf"))
+    if not relative <= tolerance:
+        raise ExportError(
+            f"the exported graph strays from PyTorch: largest logit error {worst:.3g} at batch "
+            f"sizes {list(batches)}, {relative:.2g} of the logits' standard deviation "
+            f"{spread:.3g}; allowed {tolerance:.0e}. Nothing was written"
+        )
+    return {
+        "max_abs_error": worst,
+        "logits_std": spread,
+        "relative_error": relative,
+        "batches": list(batches),
+        "tolerance": tolerance,
+    }
+
+
+def _scaled_preprocess(image_size: int) -> Preprocess:
+    published = Preprocess()
+    resize = round(image_size * published.resize_short / published.crop)
+    return replace(published, resize_short=resize, crop=image_size)
+
+
+def _graph(model: nn.Module, image_size: int) -> Any:
+    from hgnetv2_pipeline.models.hgnetv2 import Backbone
+
+    if image_size < 1:
+        raise ParameterError(f"image_size {image_size}; it must be at least 1 (32 for HGNet)")
+    if isinstance(model, Backbone):
+        from hgnetv2_pipeline.deployment.hgnet_to_onnx import hgnet_to_onnx
+
+        return hgnet_to_onnx(model, image_size)
+    return _through_torch(model, image_size)
+
+
+def _through_torch(model: nn.Module, image_size: int) -> Any:
+    """Any other module, by PyTorch's own exporter."""
+    import torch
+
+    plain = copy.deepcopy(model).cpu().float().eval()
+    # Batch 2, because the exporter takes a sample's batch of 1 for a constant.
+    program = torch.onnx.export(
+        plain,
+        (torch.zeros(2, 3, image_size, image_size),),
+        input_names=["images"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    return program.model_proto
+
+
+def _save(proto: Any, card: ModelCard, path: Path) -> None:
+    import onnx
+    from onnx import helper
+
+    helper.set_model_props(proto, card.to_props())
+    onnx.checker.check_model(proto, full_check=True)
+    # One file: `save` moves no tensor out of it unless it is asked to.
+    onnx.save(proto, str(path))

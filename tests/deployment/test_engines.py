@@ -1,0 +1,228 @@
+"""Which engine is taken and why; what each refuses; that all give the same logits."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, SIDE
+from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.models import save_weights
+from hgnetv2_pipeline.models.hgnetv2 import Backbone
+
+from hgnetv2_pipeline.deployment import ENGINES, EngineUnavailable, ModelCard, load_engine
+from hgnetv2_pipeline.deployment.engines import ladder, with_ort
+from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
+
+IMAGES = np.random.default_rng(3).standard_normal((3, 3, SIDE, SIDE), np.float32)
+
+
+@pytest.fixture
+def run_folder(b0: Backbone, tmp_path: Path) -> Path:
+    """A finished training run, as far as inference is concerned."""
+    facts = {
+        "format": "hgnetv2_pipeline/1",
+        "variant": "b0",
+        "stage": "train",
+        "classes": json.dumps(list(CLASSES)),
+        "num_classes": str(len(CLASSES)),
+        "preprocess": json.dumps(Preprocess(66, SIDE).to_dict()),
+        "inputs": "{}",
+    }
+    (tmp_path / "run").mkdir()
+    save_weights(tmp_path / "run" / "student.safetensors", b0, facts)
+    return tmp_path / "run"
+
+
+def installed_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let ``find_spec`` of the ladder see only these libraries."""
+
+    def find(name: str) -> object:
+        return object() if name in names else None
+
+    monkeypatch.setattr(ladder, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=find)))
+
+
+def test_auto_takes_onnx_runtime_and_names_the_reasons_against_the_others(
+    b0_onnx: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed_only(monkeypatch, "onnxruntime", "torch")
+    with caplog.at_level(logging.INFO):
+        engine = load_engine(b0_onnx)
+    assert engine.name == "ort"
+    (line,) = [record.message for record in caplog.records if "engine ort" in record.message]
+    assert "tensorrt: tensorrt is not installed" in line
+    assert "ort-cuda: this onnxruntime has no CUDAExecutionProvider" in line
+    assert "openvino: openvino is not installed" in line
+
+
+def test_auto_takes_torch_for_weights(run_folder: Path) -> None:
+    assert load_engine(run_folder).name == "torch"
+
+
+@pytest.mark.parametrize(
+    ("engine", "hint"), [("tensorrt", "hgnetv2-pipeline"), ("openvino", "hgnetv2-pipeline")]
+)
+def test_a_named_engine_that_is_not_installed_fails_in_one_line_with_the_hint(
+    engine: str, hint: str, b0_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_only(monkeypatch, "onnxruntime", "torch")
+    with pytest.raises(
+        EngineUnavailable, match=rf"{engine} is not installed \(pip install '{hint}"
+    ):
+        load_engine(b0_onnx, engine)
+
+
+def test_named_engines_refuse_what_they_cannot_run(b0_onnx: Path, run_folder: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="torch: runs weights"):
+        load_engine(b0_onnx, "torch")
+    with pytest.raises(EngineUnavailable, match="ort: runs ONNX files.*export first"):
+        load_engine(run_folder, "ort")
+    with pytest.raises(EngineUnavailable, match="no bf16 on this engine"):
+        load_engine(b0_onnx, "ort", precision="bf16")
+
+
+def test_unknown_names_and_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="unknown engine 'tensorr'.*did you mean 'tensorrt'"):
+        load_engine(tmp_path / "model.onnx", "tensorr")
+    with pytest.raises(WeightsError, match="no such model file"):
+        load_engine(tmp_path / "model.onnx")
+    assert ENGINES == ("tensorrt", "ort-cuda", "openvino", "ort", "torch")
+
+
+def test_torch_and_onnx_runtime_give_the_same_logits(run_folder: Path, b0_onnx: Path) -> None:
+    ours = load_engine(run_folder, "torch")
+    theirs = load_engine(b0_onnx, "ort", threads=1)
+    expected = theirs.logits(IMAGES)
+    assert np.abs(ours.logits(IMAGES) - expected).max() <= 5e-5 * expected.std()
+    assert (ours.classes, ours.preprocess) == (theirs.classes, theirs.preprocess)
+    assert (ours.card.variant, ours.card.macs) == (theirs.card.variant, theirs.card.macs)
+    assert ours(IMAGES[:1]).dtype == np.float32
+
+
+def test_a_scratch_network_gets_the_published_preprocessing_and_numbers_as_names() -> None:
+    engine = load_engine("scratch:b0", "torch", preprocess=Preprocess(32, 32))
+    assert engine.classes[:3] == ["0", "1", "2"]
+    assert engine.logits(np.zeros((2, 3, 32, 32), np.float32)).shape == (2, 1000)
+
+
+def test_an_empty_batch_gives_no_rows(b0_onnx: Path) -> None:
+    assert load_engine(b0_onnx).logits(IMAGES[:0]).shape == (0, len(CLASSES))
+
+
+@pytest.mark.parametrize(
+    "images", [IMAGES[0], IMAGES.astype(np.float64), IMAGES[:, :2], IMAGES[..., :32]]
+)
+def test_batches_of_another_shape_or_type_are_refused(images: np.ndarray, b0_onnx: Path) -> None:
+    with pytest.raises(ParameterError, match=r"takes float32\[N, 3, 64, 64\]"):
+        load_engine(b0_onnx).logits(images)
+
+
+def test_a_file_without_a_card_needs_preprocessing_and_names(b0_onnx: Path, tmp_path: Path) -> None:
+    import onnx
+
+    bare = onnx.load(b0_onnx)
+    del bare.metadata_props[:]
+    path = tmp_path / "bare.onnx"
+    onnx.save(bare, path)
+    with pytest.raises(WeightsError, match="carries no card"):
+        load_engine(path)
+    given = {"preprocess": Preprocess(66, SIDE), "classes": list("abcdefg")}
+    assert load_engine(path, **given).classes == list("abcdefg")
+    with pytest.raises(ParameterError, match="7 outputs and 2 class names"):
+        load_engine(path, **{**given, "classes": ["a", "b"]})
+    with pytest.raises(WeightsError, match="takes"):
+        load_engine(path, **{**given, "preprocess": Preprocess()})
+
+
+def test_a_provider_that_fell_back_to_the_cpu_is_no_gpu(
+    b0_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    session = SimpleNamespace(get_providers=lambda: both[1:])
+    asked: list[object] = []
+
+    def open_session(path: str, sess_options: object, providers: list[object]) -> object:
+        asked.extend(providers)
+        return session
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    with pytest.raises(EngineUnavailable, match="CUDAExecutionProvider did not start"):
+        with_ort.OrtCudaEngine(b0_onnx)
+    assert asked[0] == ("CUDAExecutionProvider", {"use_tf32": "0"})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino not installed")
+def test_openvino_gives_the_same_logits(b0_onnx: Path) -> None:
+    expected = load_engine(b0_onnx, "ort").logits(IMAGES)
+    got = load_engine(b0_onnx, "openvino").logits(IMAGES)
+    assert np.abs(got - expected).max() <= 5e-5 * expected.std()
+
+
+class FakeOpenVino(ModuleType):
+    """As much of ``openvino`` as the engine calls, answering through ONNX Runtime."""
+
+    __version__ = "2026.4"
+
+    def __init__(self, able: list[str]) -> None:
+        super().__init__("openvino")
+        self.able, self.config = able, {}
+        self.Core = lambda: self
+
+    def get_property(self, device: str, name: str) -> object:
+        return self.able if name == "OPTIMIZATION_CAPABILITIES" else f"fake {device}"
+
+    def compile_model(self, path: str, device: str, config: dict[str, object]) -> FakeOpenVino:
+        self.config, self.inner = config, with_ort.OrtEngine(Path(path))
+        return self
+
+    def output(self, index: int) -> FakeOpenVino:
+        return self
+
+    def get_partial_shape(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(get_length=lambda: -1), SimpleNamespace(get_length=CLASSES.__len__)]
+
+    def create_infer_request(self) -> FakeOpenVino:
+        return self
+
+    def infer(self, inputs: list[np.ndarray], share_inputs: bool) -> list[np.ndarray]:
+        return [self.inner.logits(inputs[0])]
+
+
+def test_openvino_is_asked_for_true_float32_or_for_bf16(
+    b0_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeOpenVino(["FP32", "BF16"])
+    monkeypatch.setitem(sys.modules, "openvino", fake)
+    fake.__spec__ = importlib.util.spec_from_loader("openvino", loader=None)
+    engine = load_engine(b0_onnx, "openvino", threads=1)
+    assert fake.config["INFERENCE_PRECISION_HINT"] == "f32"
+    assert fake.config["INFERENCE_NUM_THREADS"] == 1
+    assert np.array_equal(engine.logits(IMAGES), load_engine(b0_onnx, "ort").logits(IMAGES))
+    engine = load_engine(b0_onnx, precision="bf16")
+    assert (engine.name, engine.precision) == ("openvino", "bf16")
+    assert fake.config["INFERENCE_PRECISION_HINT"] == "bf16"
+    fake.able = ["FP32"]
+    with pytest.raises(EngineUnavailable, match="does not compute in bf16"):
+        load_engine(b0_onnx, "openvino", precision="bf16")
+
+
+def test_torch_engine_keeps_true_float32_and_takes_any_module() -> None:
+    module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    card = ModelCard(preprocess=Preprocess(8, 8), classes=("r", "g", "b"))
+    images = np.random.default_rng(0).random((4, 3, 8, 8), np.float32)
+    engine = TorchEngine(module.train(), card, model="mean", device="cpu", threads=1)
+    assert not module.training
+    assert engine.logits(images) == pytest.approx(images.mean((2, 3)), abs=1e-6)
+    assert engine.threads == 1

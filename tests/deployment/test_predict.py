@@ -1,0 +1,238 @@
+"""Prediction: every input has its row, in order, and the lines are the seed page's to the byte."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CLASSES, SIDE
+from hgnetv2_pipeline.data import Preprocess
+from PIL import Image
+
+from hgnetv2_pipeline.deployment import (
+    Engine,
+    ModelCard,
+    check_predictions,
+    expand_inputs,
+    format_infer,
+    format_predict_cls,
+    iter_predictions,
+    load_engine,
+    predict_paths,
+    write_predictions_csv,
+    write_predictions_jsonl,
+)
+from hgnetv2_pipeline.deployment.predict import Record, softmax
+from hgnetv2_pipeline.errors import DataError, ParameterError
+
+HEN = Record(
+    class_ids=[8, 7, 86, 82, 83],
+    scores=[0.924734, 0.0747756, 0.000251, 0.0000701, 0.0000599],
+    file_name="docs/images/inference_deployment/whl_demo.jpg",
+    label_names=[
+        "hen",
+        "cock",
+        "partridge",
+        "ruffed grouse (also known as partridge, Bonasa umbellus)",
+        "prairie chicken (also known as prairie grouse, prairie fowl)",
+    ],
+)
+RABBIT = Record(
+    class_ids=[332, 153, 283, 338, 265],
+    scores=[0.9421, 0.0309, 0.0151, 0.0049, 0.0001],
+    file_name="./images/ImageNet/ILSVRC2012_val_00000010.jpeg",
+    label_names=[
+        "Angora, Angora rabbit",
+        "Maltese dog, Maltese terrier, Maltese",
+        "Persian cat",
+        "guinea pig, Cavia cobaya",
+        "toy poodle",
+    ],
+)
+
+
+class Fixed(Engine):
+    """Answers image after image with the next of the given rows; remembers the batches."""
+
+    name = "fixed"
+
+    def __init__(self, rows: list[list[float]]) -> None:
+        card = ModelCard(preprocess=Preprocess(SIDE, SIDE), classes=CLASSES[: len(rows[0])])
+        super().__init__(model="fixed", card=card, device="none")
+        self.rows, self.batches, self.seen = rows, [], 0
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append(len(images))
+        answers = [self.rows[(self.seen + at) % len(self.rows)] for at in range(len(images))]
+        self.seen += len(images)
+        return np.array(answers, np.float32)
+
+
+def test_the_infer_line_is_the_seed_pages_byte_for_byte() -> None:
+    assert format_infer([HEN]) == (
+        "[{'class_ids': [8, 7, 86, 82, 83], 'scores': [0.92473, 0.07478, 0.00025, 7e-05, 6e-05], "
+        "'file_name': 'docs/images/inference_deployment/whl_demo.jpg', 'label_names': ['hen', "
+        "'cock', 'partridge', 'ruffed grouse (also known as partridge, Bonasa umbellus)', "
+        "'prairie chicken (also known as prairie grouse, prairie fowl)']}]"
+    )
+
+
+def test_the_predict_cls_line_is_the_seed_pages_byte_for_byte() -> None:
+    assert format_predict_cls(RABBIT) == (
+        "ILSVRC2012_val_00000010.jpeg:    class id(s): [332, 153, 283, 338, 265], score(s): "
+        "[0.94, 0.03, 0.02, 0.00, 0.00], label_name(s): ['Angora, Angora rabbit', 'Maltese dog, "
+        "Maltese terrier, Maltese', 'Persian cat', 'guinea pig, Cavia cobaya', 'toy poodle']"
+    )
+
+
+def test_an_apostrophe_in_a_name_is_printed_as_python_does() -> None:
+    record = Record(class_ids=[2], scores=[1.0], file_name="x.jpg", label_names=["cat's eye"])
+    assert format_predict_cls(record).endswith('label_name(s): ["cat\'s eye"]')
+
+
+def test_a_bad_last_image_keeps_all_the_others(b0_onnx: Path, pictures: Path) -> None:
+    engine = load_engine(b0_onnx)
+    records = predict_paths(engine, pictures, batch_size=5)
+    names = ["a.jpg", "b.PNG", "inner dir/c.bmp", "inner dir/é 7.webp", "zz.jpeg"]
+    assert [record["file_name"] for record in records] == [str(pictures / name) for name in names]
+    assert [len(record["class_ids"]) for record in records] == [5, 5, 5, 5, 0]
+    assert "not an image" in records[-1]["error"]
+    assert not any("error" in record for record in records[:-1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_the_batch_size_does_not_change_the_answers(
+    batch_size: int, b0_onnx: Path, pictures: Path
+) -> None:
+    engine = load_engine(b0_onnx, threads=1)
+    alone = [
+        engine.predict(path)[0] for path in sorted(pictures.rglob("*.*")) if path.stem != "notes"
+    ]
+    together = engine.predict(pictures, batch_size=batch_size)
+    assert [row["class_ids"] for row in together] == [row["class_ids"] for row in alone]
+    for row, other in zip(together, alone, strict=True):
+        assert row["scores"] == pytest.approx(other["scores"], abs=1e-6)
+
+
+def test_batches_of_bad_images_cost_no_call(tmp_path: Path) -> None:
+    engine = Fixed([[1.0, 0.0]])
+    missing = [tmp_path / f"{number}.jpg" for number in range(5)]
+    records = predict_paths(engine, missing, batch_size=2)
+    assert engine.batches == []
+    assert [record["error"] for record in records] == ["no such file"] * 5
+
+
+def test_scores_are_the_softmax_best_first_and_ties_go_to_the_lower_id(pictures: Path) -> None:
+    engine = Fixed([[1.0, 3.0, 1.0, -200.0]])
+    (record,) = engine.predict(pictures / "a.jpg", topk=3)
+    assert record["class_ids"] == [1, 0, 2]
+    assert record["scores"] == pytest.approx([0.786986, 0.106507, 0.106507], abs=1e-6)
+    assert record["label_names"] == [CLASSES[1], CLASSES[0], CLASSES[2]]
+
+
+def test_softmax_of_huge_logits_is_finite() -> None:
+    assert softmax(np.array([[3e4, -3e4]], np.float32)).tolist() == [[1.0, 0.0]]
+
+
+def test_topk_beyond_the_classes_gives_all_of_them(pictures: Path) -> None:
+    (record,) = Fixed([[0.0, 1.0]]).predict(pictures / "a.jpg", topk=5)
+    assert record["class_ids"] == [1, 0]
+
+
+def test_other_label_names_replace_the_models(pictures: Path) -> None:
+    engine = Fixed([[0.0, 1.0]])
+    (record,) = predict_paths(engine, pictures / "a.jpg", label_names=["no", "yes"])
+    assert record["label_names"] == ["yes", "no"]
+    with pytest.raises(ParameterError, match="3 label names for the 2 classes"):
+        predict_paths(engine, pictures / "a.jpg", label_names=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("name", ["topk", "batch_size", "workers"])
+def test_counts_below_one_are_refused_at_the_call(name: str, pictures: Path) -> None:
+    with pytest.raises(ParameterError, match=f"{name}=0"):
+        iter_predictions(Fixed([[0.0]]), pictures, **{name: 0})
+
+
+def test_a_list_file_gives_its_lines_with_or_without_labels(pictures: Path) -> None:
+    listed = pictures / "inner dir" / "some.txt"
+    listed.write_text("c.bmp 3\n\né 7.webp\n../a.jpg 12\n../gone.jpg 0\n", encoding="utf-8")
+    found = expand_inputs(listed)
+    assert [entry.name for entry in found] == ["c.bmp", "é 7.webp", "../a.jpg", "../gone.jpg"]
+    records = predict_paths(Fixed([[0.0, 1.0]]), listed)
+    assert ["error" in record for record in records] == [False, False, False, True]
+
+
+def test_a_lists_paths_are_relative_to_the_given_root(pictures: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("inner dir/c.bmp 0\n")
+    assert expand_inputs(listed, root=pictures)[0].source == pictures / "inner dir/c.bmp"
+
+
+def test_a_glob_gives_its_sorted_matches(pictures: Path) -> None:
+    found = expand_inputs(f"{pictures}/**/*.[bw]*")
+    assert [Path(entry.name).name for entry in found] == ["c.bmp", "é 7.webp"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(pictures: Path) -> None:
+    odd = pictures / "a[1].jpg"
+    odd.write_bytes((pictures / "a.jpg").read_bytes())
+    assert [entry.source for entry in expand_inputs(odd)] == [odd]
+
+
+def test_bytes_images_and_sequences_are_inputs_too(pictures: Path) -> None:
+    buffer = io.BytesIO()
+    image = Image.open(pictures / "b.PNG")
+    image.save(buffer, "PNG")
+    records = Fixed([[0.0, 1.0]]).predict([buffer.getvalue(), image, str(pictures / "b.PNG")])
+    names = ["<bytes>", "<image>", str(pictures / "b.PNG")]
+    assert [record["file_name"] for record in records] == names
+
+
+@pytest.mark.parametrize("what", ["folder", "list", "glob"])
+def test_inputs_that_stand_for_nothing_are_an_error(what: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    given = {"folder": tmp_path / "empty", "list": tmp_path / "empty.txt", "glob": "nowhere/*.jpg"}
+    with pytest.raises(DataError, match="nothing to predict"):
+        expand_inputs(given[what])
+
+
+def test_all_bad_is_an_error_some_bad_only_when_strict() -> None:
+    bad = Record(class_ids=[], scores=[], file_name="x", label_names=[], error="no such file")
+    check_predictions([HEN, bad])
+    with pytest.raises(DataError, match="1 of 2 inputs .* x: no such file"):
+        check_predictions([HEN, bad], strict=True)
+    with pytest.raises(DataError, match="1 of 1"):
+        check_predictions([bad])
+
+
+def test_csv_has_a_row_an_input_and_three_columns_a_rank(tmp_path: Path) -> None:
+    bad = Record(class_ids=[], scores=[], file_name="bad,1.jpg", label_names=[], error="empty")
+    path = write_predictions_csv(tmp_path / "p.csv", [HEN, bad], topk=2)
+    rows = list(csv.reader(path.open(encoding="utf-8", newline="")))
+    assert rows[0] == [
+        "file_name", "error", "id_1", "score_1", "label_1", "id_2", "score_2", "label_2",
+    ]  # fmt: skip
+    assert rows[1] == [HEN["file_name"], "", "8", "0.924734", "hen", "7", "0.0747756", "cock"]
+    assert rows[2] == ["bad,1.jpg", "empty", "", "", "", "", "", ""]
+
+
+def test_json_lines_give_the_records_back(tmp_path: Path) -> None:
+    path = write_predictions_jsonl(tmp_path / "p.jsonl", iter([HEN, RABBIT]))
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [
+        HEN,
+        RABBIT,
+    ]
+
+
+def test_a_bad_input_is_logged_with_its_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        predict_paths(Fixed([[0.0]]), tmp_path / "gone.jpg")
+    assert "gone.jpg: no such file" in caplog.text
