@@ -1,0 +1,191 @@
+"""The report as a whole: which chapters, in which order, and what stands on top."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.reporting import (
+    formats,
+    model_sections,
+    sections,
+    speed_sections,
+    speed_tables,
+)
+from hgnetv2_pipeline.reporting.blocks import Block, Cards, Report
+from hgnetv2_pipeline.reporting.comparison import ArmSummary, difference
+from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.page import to_html, to_markdown
+from hgnetv2_pipeline.reporting.published import PublishedModel, published_models
+from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
+
+_log = logging.getLogger(__name__)
+
+
+def build_report(inputs: ReportInputs, out: Path) -> Path:
+    """Write ``report.html`` and ``report.md`` into the folder ``out``; the path of the first.
+
+    The bytes depend on the input files and ``inputs`` only: no clock, no host, no absolute path.
+    A missing or broken file becomes a sentence on the page, never an error here.
+
+    Raises:
+        DiskFullError: an earlier report, if any, still stands.
+    """
+    report = compose(inputs, published_models())
+    page = write_text(out / "report.html", to_html(report))
+    write_text(out / "report.md", to_markdown(report))
+    _log.info("report: %s (%s)", page, formats.size(page.stat().st_size))
+    return page
+
+
+def summary_text(inputs: ReportInputs) -> str:
+    """What the terminal shows last: the banner of the sample and the honest table."""
+    banner = banner_text(is_sample=inputs.is_sample)
+    try:
+        _, summaries = sections.read_comparison(inputs, Ledger(inputs.root))
+        table = terminal_table(summary_rows(summaries))
+        table += "\ngain: points over supervised only; +/-: its standard error (images and seeds)"
+    except DataError as error:
+        table = f"No final table. {error}"
+    return "\n\n".join(part for part in (banner, table) if part)
+
+
+def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report:
+    """Everything on the page, not yet HTML or Markdown."""
+    ledger = Ledger(inputs.root)
+    run = inputs.run_command
+    chapters = (
+        sections.section(
+            "What SSLD gained", "comparison", run,
+            lambda: sections.comparison_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "The data", "data", f"{run} --pipeline ingestion",
+            lambda: sections.dataset_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "What was mined", "mining", f"{run} --pipeline mining",
+            lambda: sections.mining_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "Learning curves", "curves", f"{run} --pipeline ssld_stage2",
+            lambda: sections.curve_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "Accuracy", "accuracy", f"{run} --pipeline evaluation",
+            lambda: model_sections.evaluation_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "Beside the published figures", "published", None,
+            lambda: model_sections.published_blocks(inputs, ledger, published),
+        ),
+        sections.section(
+            "Exported models", "export", f"{run} --pipeline export",
+            lambda: speed_sections.export_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "Latency", "latency", f"{run} --pipeline latency",
+            lambda: speed_sections.latency_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "Predictions", "predictions", f"{run} --pipeline prediction",
+            lambda: model_sections.prediction_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "Where each number came from", "sources", run,
+            lambda: sections.provenance_blocks(inputs, ledger),
+        ),
+    )  # fmt: skip
+    cards = _cards(inputs)
+    head: tuple[Block, ...] = (Cards(tuple(cards)),) if cards else ()
+    revision = f", code revision {inputs.revision}" if inputs.revision else ""
+    return Report(
+        title=f"PP-HGNetV2 on {inputs.dataset}",
+        subtitle=f"From labelled images and an unlabelled pool to a measured classifier{revision}",
+        banner=banner_text(is_sample=inputs.is_sample),
+        head=head,
+        sections=chapters,
+    )
+
+
+def _cards(inputs: ReportInputs) -> list[tuple[str, str, str]]:
+    """The few figures to see first, each only where its file is sound; chapters tell the rest."""
+    cards: list[tuple[str, str, str]] = []
+    for make in (_accuracy_cards, _mining_card, _export_card, _latency_card):
+        try:
+            cards += make(inputs, Ledger(inputs.root))
+        except DataError as error:
+            _log.debug("no headline figure: %s", error)
+    return cards
+
+
+def _accuracy_cards(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+    _, summaries = sections.read_comparison(inputs, ledger)
+    splits = [summary.split for summary in summaries]
+    split = "test" if "test" in splits else splits[0]
+    arms: dict[str, ArmSummary] = {arm.arm: arm for arm in summaries if arm.split == split}
+    if "stage1" not in arms:
+        return []
+    best = arms["stage1"]
+    runs = "one run" if len(best.top1) == 1 else f"mean of {len(best.top1)} seeds"
+    cards = [
+        (
+            f"{formats.percent(best.mean, best.n)} %",
+            "top-1 after SSLD stage 1",
+            f"{runs}, {split}, {formats.count(best.n)} images",
+        )
+    ]
+    if "supervised" in arms:
+        gain = difference(best, arms["supervised"])
+        cards.append(
+            (
+                f"{formats.points(gain.gain, best.n)} points",
+                "over supervised only",
+                f"± {formats.percent(gain.error, best.n)} (one standard error)",
+            )
+        )
+    return cards
+
+
+def _mining_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+    audit = ledger.read_json(inputs.mining_audit, "mining audit")
+    if formats.number(audit.get("selected")) is None:
+        return []
+    behind = f"of {formats.count(audit.get('pool_listed'))} in the pool"
+    return [(formats.count(audit["selected"]), "images mined", behind)]
+
+
+def _export_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+    found, _ = speed_sections.read_exports(inputs, ledger)
+    row = speed_tables.export_table(found).records()[0]
+    if row.get("parity error", formats.NOTHING) == formats.NOTHING:
+        return []
+    behind = f"of the logits' SD, {row['model']}"
+    return [(row["parity error"], "largest error of ONNX against torch", behind)]
+
+
+def _latency_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+    """The fastest of our own models at the smallest batch, in fp32 where that was measured."""
+    files, _ = sections.read_all(inputs.latencies, "latency", ledger)
+    ours = [
+        row
+        for row in speed_sections.measurements(files)
+        if not str(row.get("model")).startswith("timm:")
+    ]
+    if not ours:
+        return []
+    best = min(
+        ours,
+        key=lambda row: (
+            row.get("precision") != "fp32",
+            formats.number(row.get("batch_size")) or 1,
+            formats.number(row["p50_ms"]) or 0,
+        ),
+    )
+    how = f"{best.get('engine')} {best.get('precision')}, {best.get('device')}"
+    behind = f"{best.get('model')}, {how}"
+    batch = formats.count(best.get("batch_size"))
+    return [(f"{formats.significant(best['p50_ms'])} ms", f"median latency, batch {batch}", behind)]

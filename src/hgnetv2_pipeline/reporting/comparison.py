@@ -1,0 +1,230 @@
+"""The honest table: what SSLD gained over plain training, with how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.reporting import formats, intervals
+
+ARMS = {
+    "supervised": "supervised only",
+    "supervised_equal_steps": "supervised, as many steps as all of SSLD",
+    "stage1_unmined": "SSLD stage 1, whole pool unmined",
+    "stage1": "SSLD stage 1, mined",
+    "stage2": "SSLD stage 2",
+    "teacher": "teacher",
+}
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """All runs of one arm on one split. Accuracies are shares, errors too."""
+
+    arm: str
+    label: str
+    split: str
+    n: int  # images each run was counted on
+    top1: tuple[float, ...]  # a value a run
+    seeds: tuple[str, ...]
+    steps: tuple[int, ...]
+    images_seen: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.top1) / len(self.top1)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds; None for one run."""
+        return intervals.deviation(self.top1)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm against another: what the images and what the seeds leave uncertain."""
+
+    gain: float
+    image_error: float
+    seed_error: float | None
+
+    @property
+    def error(self) -> float:
+        """Both errors together; an unknown one counts as none, which ``explain`` mentions."""
+        return math.hypot(self.image_error, self.seed_error or 0.0)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference exceeds two standard errors."""
+        return abs(self.gain) > 2 * self.error
+
+
+def summarise_arms(rows: Iterable[Mapping[str, Any]]) -> list[ArmSummary]:
+    """Rows of the comparison JSON (arm, label, seed, steps, images_seen, split, top1_count, n, run)
+    as one summary an arm and split, in the order of ``ARMS``.
+
+    Raises:
+        DataError: a row lacks a field, a count exceeds its n, or runs of one arm were counted on
+            different numbers of images, so that their mean would mean nothing.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for place, row in enumerate(rows, start=1):
+        missing = [name for name in ("arm", "split", "top1_count", "n") if row.get(name) is None]
+        if missing:
+            raise DataError(f"comparison row {place} has no {', '.join(missing)}")
+        if not 0 <= int(row["top1_count"]) <= int(row["n"]) or int(row["n"]) == 0:
+            raise DataError(
+                f"comparison row {place} ({row['arm']}, run {row.get('run')}) counts "
+                f"{row['top1_count']} right of {row['n']} images"
+            )
+        groups.setdefault((str(row["split"]), str(row["arm"])), []).append(row)
+    if not groups:
+        raise DataError("the comparison has no rows")
+    order = list(ARMS)
+
+    def place_of(key: tuple[str, str]) -> tuple[str, int]:
+        return key[0], order.index(key[1]) if key[1] in ARMS else len(order)
+
+    return [_summary(arm, split, groups[split, arm]) for split, arm in sorted(groups, key=place_of)]
+
+
+def _summary(arm: str, split: str, rows: Sequence[Mapping[str, Any]]) -> ArmSummary:
+    sizes = sorted({int(row["n"]) for row in rows})
+    if len(sizes) > 1:
+        raise DataError(
+            f"runs of '{arm}' on {split} were counted on different numbers of images "
+            f"({', '.join(map(str, sizes))}); evaluate all of them on the same list"
+        )
+    ordered = sorted(rows, key=lambda row: (str(row.get("seed")), str(row.get("run"))))
+    labels = sorted({str(row["label"]) for row in rows if row.get("label")})
+    return ArmSummary(
+        arm=arm,
+        label=labels[0] if len(labels) == 1 else ARMS.get(arm, arm),
+        split=split,
+        n=sizes[0],
+        top1=tuple(int(row["top1_count"]) / int(row["n"]) for row in ordered),
+        seeds=tuple(formats.words(row.get("seed")) for row in ordered),
+        steps=_distinct(ordered, "steps"),
+        images_seen=_distinct(ordered, "images_seen"),
+    )
+
+
+def _distinct(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[int, ...]:
+    return tuple(sorted({int(row[name]) for row in rows if row.get(name) is not None}))
+
+
+def difference(first: ArmSummary, second: ArmSummary) -> Difference:
+    """``first`` minus ``second``.
+
+    The image error is that of two binomials of n images each, at the mean accuracies. More seeds
+    do not shrink it, since all of them saw the same images; and since both arms saw the same ones
+    too, it is on the careful side. The seed error comes from the spread of the runs.
+    """
+    image_error = math.hypot(
+        intervals.share_error(first.mean, first.n), intervals.share_error(second.mean, second.n)
+    )
+    seed_error = None
+    if first.deviation is not None and second.deviation is not None:
+        seed_error = math.hypot(
+            first.deviation / math.sqrt(len(first.top1)),
+            second.deviation / math.sqrt(len(second.top1)),
+        )
+    return Difference(first.mean - second.mean, image_error, seed_error)
+
+
+def _mean(arm: ArmSummary) -> str:
+    return f"{formats.percent(arm.mean, arm.n)} %"
+
+
+def _sized(given: Difference, n: int) -> str:
+    error = formats.percent(given.error, n)
+    return f"{formats.points(given.gain, n)} points, standard error {error}"
+
+
+def explain(summaries: Sequence[ArmSummary]) -> list[str]:
+    """What the table means, in sentences; one split only."""
+    arms = {summary.arm: summary for summary in summaries}
+    student = arms.get("stage1")
+    said = []
+    if student and "supervised" in arms:
+        said.append(_gain(student, arms["supervised"]))
+    if student and "supervised_equal_steps" in arms:
+        said.append(_equal_steps(student, arms["supervised_equal_steps"]))
+    if student and "stage1_unmined" in arms:
+        said.append(_mining(student, arms["stage1_unmined"]))
+    if student and "stage2" in arms:
+        said.append(_stage2(arms["stage2"], student))
+    if student and "teacher" in arms:
+        said.append(_teacher(student, arms["teacher"]))
+    if any(len(summary.top1) < 2 for summary in summaries if summary.arm != "teacher"):
+        said.append(
+            "Some rows stand on a single run: how much another seed would change them is unknown."
+        )
+    return said
+
+
+def _gain(student: ArmSummary, plain: ArmSummary) -> str:
+    given = difference(student, plain)
+    runs = f"{len(student.top1)} seeds" if len(student.top1) > 1 else "one run"
+    text = (
+        f"SSLD stage 1 reaches {_mean(student)} ({runs}) where plain training on the labelled "
+        f"images alone reaches {_mean(plain)}: {_sized(given, student.n)}."
+    )
+    if not given.clear:
+        return text + " That is within two standard errors: no gain is shown."
+    if min(student.top1) > max(plain.top1):
+        return text + " The worst stage-1 run is above the best supervised one."
+    return text + " The two groups of runs overlap, so a single run may show the opposite."
+
+
+def _equal_steps(student: ArmSummary, longer: ArmSummary) -> str:
+    given = difference(student, longer)
+    if given.clear and given.gain > 0:
+        lead = "Training longer does not explain it"
+    elif given.clear:
+        lead = "Training longer does better than SSLD here"
+    else:
+        lead = "Training longer may explain it"
+    return (
+        f"{lead}: plain training with as many steps as the whole SSLD run reaches {_mean(longer)}; "
+        f"stage 1 against it {_sized(given, student.n)}."
+    )
+
+
+def _mining(student: ArmSummary, unmined: ArmSummary) -> str:
+    given = difference(student, unmined)
+    same = bool(student.steps) and student.steps == unmined.steps
+    steps = "in the same number of steps" if same else "in its own number of steps"
+    if given.clear and given.gain > 0:
+        lead = "Mining pays"
+    elif given.clear:
+        lead = "Mining costs accuracy here"
+    else:
+        lead = "What mining adds is within the noise"
+    return (
+        f"{lead}: distilled from the whole pool, unmined, {steps}, the student reaches "
+        f"{_mean(unmined)}; mined against that {_sized(given, student.n)}."
+    )
+
+
+def _stage2(second: ArmSummary, first: ArmSummary) -> str:
+    given = difference(second, first)
+    if given.clear and given.gain > 0:
+        lead = "Stage 2 gains over stage 1"
+    elif given.clear:
+        lead = "Stage 2 loses against stage 1"
+    else:
+        lead = "Stage 2 shows no gain over stage 1"
+    return f"{lead}: {_mean(second)} against {_mean(first)} ({_sized(given, first.n)})."
+
+
+def _teacher(student: ArmSummary, teacher: ArmSummary) -> str:
+    given = difference(student, teacher)
+    side = "above" if given.gain > 0 else "below"
+    if not given.clear:
+        return f"The student ends level with its teacher ({_mean(teacher)}), within the noise."
+    amount = formats.percent(abs(given.gain), student.n)
+    return f"The student ends {amount} points {side} its teacher ({_mean(teacher)})."

@@ -1,0 +1,280 @@
+"""Figures as SVG text: dots by arm, learning curves, heat maps, bars, accuracy against latency.
+
+Pure functions of their data; the bytes depend on nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hgnetv2_pipeline.reporting import svg
+
+WIDTH = 760.0
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A row of the dot plot: one value a run."""
+
+    label: str
+    values: tuple[float, ...]
+    names: tuple[str, ...]  # of the runs, shown where the pointer rests
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line through (x, y) points."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    dashed: bool = False
+    colour: int = 0
+    legend: bool = True
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A labelled point of a scatter with an optional vertical interval."""
+
+    x: float
+    y: float
+    label: str
+    group: str
+    interval: tuple[float, float] | None = None
+
+
+def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = None) -> str:
+    """A dot a run, a bar at the mean of each row, a dashed line at ``reference``."""
+    margin = min(300.0, max(svg.text_width(row.label) for row in rows) + 16)
+    height = 34.0
+    values = [value for row in rows for value in row.values]
+    frame = svg.Frame(
+        margin, 14, WIDTH - 64, 14 + height * len(rows),
+        svg.padded(values, least=0.5), (0.0, float(len(rows))),
+    )  # fmt: skip
+    parts = []
+    for value in svg.ticks(*frame.x_range, 8):
+        at = frame.x(value)
+        parts.append(svg.line(at, frame.top, at, frame.bottom))
+        label = svg.tick_label(value)
+        parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, faint=True))
+    if reference is not None:
+        at = frame.x(reference)
+        parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
+    for place, row in enumerate(rows):
+        y = frame.top + height * (place + 0.5)
+        colour = place % len(svg.PALETTE)
+        name = svg.clipped(row.label, margin - 14)
+        parts.append(svg.text(margin - 12, y + 4, name, anchor="end"))
+        mean = math.fsum(row.values) / len(row.values)
+        parts.append(svg.bar(frame.x(mean) - 1, y - 11, 2, 22, colour))
+        for value, run in zip(row.values, row.names, strict=True):
+            title = f"{row.label}, {run}: {svg.tick_label(round(value, 2))}"
+            parts.append(svg.dot(frame.x(value), y, colour, title=title))
+        parts.append(svg.text(frame.right + 10, y + 4, f"{mean:.1f}", bold=True))
+    parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.bottom, css="axis"))
+    middle = (frame.left + frame.right) / 2
+    parts.append(svg.text(middle, frame.bottom + 34, x_label, anchor="middle", faint=True))
+    return svg.drawing(WIDTH, frame.bottom + 44, x_label, parts)
+
+
+def thinned(
+    points: Sequence[tuple[float, float]], most: int = 300
+) -> tuple[tuple[float, float], ...]:
+    """At most ``most`` points: the means of equal stretches, the last point kept as it is."""
+    if len(points) <= most:
+        return tuple(points)
+    stretches = most - 1
+    kept = []
+    for place in range(stretches):
+        first = place * (len(points) - 1) // stretches
+        last = (place + 1) * (len(points) - 1) // stretches
+        part = points[first:last]
+        kept.append(
+            (
+                math.fsum(x for x, _ in part) / len(part),
+                math.fsum(y for _, y in part) / len(part),
+            )
+        )
+    return (*kept, points[-1])
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    width: float = WIDTH / 2 - 10,
+    dots: bool = False,
+) -> str:
+    """Lines over one axis; a line of a single point is drawn as a dot, as are all with ``dots``."""
+    points = [point for line in series for point in line.points]
+    x_range = svg.padded([x for x, _ in points], 0.0, 0.5)
+    y_range = svg.padded([y for _, y in points], least=1e-3)
+    rows = [line for line in series if line.legend]
+    wide, columns = _legend_layout([line.name for line in rows], width)
+    legend_height = 17.0 * math.ceil(len(rows) / columns) if rows else 0.0
+    frame = svg.Frame(52, 44, width - 14, 214, x_range, y_range)
+    parts = [svg.text(8, 16, svg.clipped(title, width - 16), bold=True)]
+    parts += frame.grid(x_label, y_label)
+    for line in series:
+        colour = line.colour % len(svg.PALETTE)
+        pixels = [(frame.x(x), frame.y(y)) for x, y in thinned(line.points)]
+        if len(pixels) > 1:
+            parts.append(svg.path(pixels, colour, dash="5 3" if line.dashed else ""))
+        if len(pixels) == 1 or dots:
+            for (px, py), (x, y) in zip(pixels, thinned(line.points), strict=True):
+                told = (
+                    f"{line.name}: {svg.tick_label(round(y, 4))} at {svg.tick_label(round(x, 4))}"
+                )
+                parts.append(svg.dot(px, py, colour, radius=3.5, title=told))
+    for place, line in enumerate(rows):
+        x = 12 + wide * (place % columns)
+        y = frame.bottom + 54 + 17 * (place // columns)
+        css = f"s{line.colour % len(svg.PALETTE)}"
+        parts.append(svg.line(x, y - 4, x + 16, y - 4, css=css, dash="5 3" * line.dashed))
+        parts.append(svg.text(x + 22, y, svg.clipped(line.name, wide - 26, 11), size=11))
+    return svg.drawing(width, frame.bottom + 46 + legend_height, title, parts)
+
+
+def _legend_layout(names: Sequence[str], width: float) -> tuple[float, int]:
+    """Width of a legend entry and how many stand in a row."""
+    if not names:
+        return 0.0, 1
+    widest = min(width - 24, max(svg.text_width(name, 11) for name in names) + 34)
+    columns = max(1, min(len(names), int((width - 12) // widest)))
+    return widest, columns
+
+
+def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """A confusion matrix, a row a true class: right answers blue, wrong ones orange, each as dark
+    as the root of its share of the row, so that a few wrong answers are seen."""
+    size = len(names)
+    cell = max(17.0, min(38.0, 560.0 / size))
+    margin = min(170.0, max(svg.text_width(name, 11) for name in names) + 14)
+    slanted = max(svg.text_width(name, 11) for name in names) > cell - 4
+    # A text slanted by 60 degrees is 0.87 of its length high.
+    top = 0.87 * (margin - 12) + 34 if slanted else 44.0
+    font = 11.0 if cell >= 24 else 8.5
+    parts = [
+        svg.text(margin + cell * size / 2, 14, "predicted", anchor="middle", faint=True),
+        svg.text(margin - 8, 14, "true", anchor="end", faint=True),
+    ]
+    for place, name in enumerate(names):
+        shown = svg.clipped(name, margin - 12, 11)
+        y = top + cell * (place + 0.5) + 4
+        parts.append(svg.text(margin - 8, y, shown, anchor="end", size=11))
+        x = margin + cell * (place + 0.5)
+        if slanted:
+            parts.append(svg.text(x + 4, top - 7, shown, size=11, rotate=-60))
+        else:
+            parts.append(svg.text(x, top - 7, shown, anchor="middle", size=11))
+    for i, row in enumerate(counts):
+        total = sum(row)
+        for j, value in enumerate(row):
+            x, y = margin + cell * j, top + cell * i
+            share = value / total if total else 0.0
+            opacity = 0.06 if not value else 0.14 + 0.86 * math.sqrt(share)
+            told = f"{names[i]} taken for {names[j]}: {value} of {total}"
+            colour = 6 if not value else (0 if i == j else 1)
+            parts.append(svg.bar(x, y, cell - 1, cell - 1, colour, opacity=opacity, title=told))
+            if value:
+                css = "onfill" if opacity > 0.6 else "ink"
+                mark = svg.text(
+                    x + (cell - 1) / 2, y + cell / 2 + font * 0.34, str(value),
+                    anchor="middle", size=font, css=css,
+                )  # fmt: skip
+                parts.append(mark.replace(svg.INK, "#ffffff") if css == "onfill" else mark)
+    side = margin + cell * size + (50 if slanted else 10)
+    return svg.drawing(side, top + cell * size + 8, "confusion matrix", parts)
+
+
+def bars(rows: Sequence[tuple[str, float]], *, x_label: str, colour: int = 0) -> str:
+    """Horizontal bars with their values written behind them."""
+    margin = min(300.0, max(svg.text_width(label) for label, _ in rows) + 16)
+    height = 20.0 if len(rows) > 12 else 23.0
+    high = max(max(value for _, value in rows), 1e-9)
+    frame = svg.Frame(
+        margin, 8, WIDTH - 80, 8 + height * len(rows), (0.0, high), (0.0, float(len(rows)))
+    )
+    parts = []
+    for place, (label, value) in enumerate(rows):
+        y = frame.top + height * place
+        name = svg.clipped(label, margin - 12)
+        parts.append(svg.text(margin - 10, y + height / 2 + 4, name, anchor="end"))
+        told = f"{label}: {svg.tick_label(value)}"
+        parts.append(
+            svg.bar(frame.left, y + 4, frame.x(value) - frame.left, height - 8, colour, title=told)
+        )
+        shown = svg.tick_label(round(value, 4))
+        parts.append(svg.text(frame.x(value) + 6, y + height / 2 + 4, shown, size=11, faint=True))
+    parts.append(svg.line(frame.left, frame.top, frame.left, frame.bottom, css="axis"))
+    parts.append(svg.text(frame.left, frame.bottom + 17, x_label, faint=True))
+    return svg.drawing(WIDTH, frame.bottom + 26, x_label, parts)
+
+
+def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
+    """Labelled points in groups, intervals as whiskers; x is logarithmic where it spans over 4x."""
+    xs = [mark.x for mark in marks]
+    ys = [bound for mark in marks for bound in (mark.y, *(mark.interval or ()))]
+    log_x = min(xs) > 0 and max(xs) / min(xs) > 4
+    if log_x:
+        x_range = (min(xs) / 1.25, max(xs) * 1.6)
+    else:
+        low, high = svg.padded(xs, 0.15, max(xs) * 0.1)
+        x_range = (max(0.0, low), high)
+    frame = svg.Frame(56, 34, WIDTH - 20, 366, x_range, svg.padded(ys, 0.1, 0.5), log_x)
+    groups = list(dict.fromkeys(mark.group for mark in marks))
+    parts = frame.grid(x_label, y_label, 7)
+    taken = [_box(frame.x(mark.x) - 6, frame.y(mark.y) - 6, 12, 12) for mark in marks]
+    for mark in marks:
+        colour = groups.index(mark.group) % len(svg.PALETTE)
+        x, y = frame.x(mark.x), frame.y(mark.y)
+        if mark.interval:
+            low, high = (frame.y(bound) for bound in mark.interval)
+            parts.append(svg.line(x, low, x, high, css=f"s{colour}"))
+        told = f"{mark.label} ({mark.group}): {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
+        parts.append(svg.dot(x, y, colour, radius=5.5, title=told))
+    for mark in marks:
+        x, y = frame.x(mark.x), frame.y(mark.y)
+        parts.append(_placed_label(x, y, svg.clipped(mark.label, 260, 11), taken))
+    for place, group in enumerate(groups):
+        y = frame.bottom + 58 + 18 * place
+        parts.append(svg.dot(62, y - 4, place % len(svg.PALETTE)))
+        parts.append(svg.text(74, y, svg.clipped(group, WIDTH - 90)))
+    return svg.drawing(
+        WIDTH, frame.bottom + 48 + 18 * len(groups), f"{y_label} by {x_label}", parts
+    )
+
+
+def _box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return x, y, x + width, y + height
+
+
+def _placed_label(
+    x: float, y: float, label: str, taken: list[tuple[float, float, float, float]]
+) -> str:
+    """The label at the first free place around its point; right of it where all are taken."""
+    wide = svg.text_width(label, 11)
+    places = [
+        (x + 9, y + 4, "start", _box(x + 9, y - 7, wide, 13)),
+        (x - 9, y + 4, "end", _box(x - 9 - wide, y - 7, wide, 13)),
+        (x, y - 11, "middle", _box(x - wide / 2, y - 22, wide, 13)),
+        (x, y + 20, "middle", _box(x - wide / 2, y + 9, wide, 13)),
+        (x + 7, y - 9, "start", _box(x + 7, y - 20, wide, 13)),
+        (x + 7, y + 18, "start", _box(x + 7, y + 7, wide, 13)),
+    ]
+
+    def free(box: tuple[float, float, float, float]) -> bool:
+        inside = box[0] >= 4 and box[2] <= WIDTH - 4
+        return inside and not any(
+            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+            for other in taken
+        )
+
+    at_x, at_y, anchor, box = next((place for place in places if free(place[3])), places[0])
+    taken.append(box)
+    return svg.text(at_x, at_y, label, anchor=anchor, size=11)

@@ -1,0 +1,179 @@
+"""A ``Report`` as one HTML file and as Markdown; every text is escaped here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+
+from hgnetv2_pipeline.reporting.blocks import (
+    Block,
+    Bullets,
+    Cards,
+    Figure,
+    Fold,
+    Notice,
+    Picture,
+    Report,
+    Section,
+    Table,
+    Text,
+)
+from hgnetv2_pipeline.reporting.style import CSS
+from hgnetv2_pipeline.reporting.svg import escape
+
+# The page forbids itself any load from anywhere: what it shows is inside it.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def to_html(report: Report) -> str:
+    """The whole page, self-contained: style, drawings and pictures are inside."""
+    links = "\n".join(
+        f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in report.sections
+    )
+    banner = f'<p class="banner" role="note">{escape(report.banner)}</p>\n' if report.banner else ""
+    head = "\n".join(_block_html(block) for block in report.head)
+    body = "\n".join(_section_html(section) for section in report.sections)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">
+<title>{escape(report.title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<main>
+<h1>{escape(report.title)}</h1>
+<p class="subtitle">{escape(report.subtitle)}</p>
+{banner}{head}
+<nav aria-label="chapters">
+{links}
+</nav>
+{body}
+<footer>Made by hgnetv2_pipeline from the files listed in the last chapter; the page loads nothing.
+</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def _section_html(section: Section) -> str:
+    body = "\n".join(_block_html(block) for block in section.blocks)
+    return f'<section id="{section.anchor}">\n<h2>{escape(section.title)}</h2>\n{body}\n</section>'
+
+
+def _block_html(block: Block) -> str:
+    match block:
+        case Text(text):
+            return f"<p>{escape(text)}</p>"
+        case Bullets(items):
+            return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+        case Notice(text, command, kind):
+            made = f" Made by: <code>{escape(command)}</code>" if command else ""
+            return f'<p class="{kind}">{escape(text)}{"." if made else ""}{made}</p>'
+        case Table():
+            return _table_html(block)
+        case Figure(drawings, caption):
+            inner = "\n".join(drawings)
+            told = f"<figcaption>{escape(caption)}</figcaption>"
+            return f'<figure>\n<div class="drawings">{inner}</div>\n{told}</figure>'
+        case Picture(uri, caption):
+            image = f'<img src="{escape(uri)}" alt="{escape(caption)}">'
+            return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+        case Cards(items):
+            cards = "\n".join(
+                f'<div class="card"><b>{escape(value)}</b><span>{escape(what)}</span>'
+                f"<small>{escape(behind)}</small></div>"
+                for value, what, behind in items
+            )
+            return f'<div class="cards">\n{cards}\n</div>'
+        case Fold(title, blocks, is_open):
+            inner = "\n".join(_block_html(inner) for inner in blocks)
+            state = " open" if is_open else ""
+            return f"<details{state}><summary>{escape(title)}</summary>\n{inner}\n</details>"
+
+
+def _table_html(table: Table) -> str:
+    kinds = [
+        "code" if name in table.code else "l" if name in table.left else ""
+        for name in table.columns
+    ]
+
+    def cells(tag: str, row: tuple[str, ...]) -> str:
+        return "".join(
+            f'<{tag} class="{kind}">{escape(cell)}</{tag}>'
+            if kind
+            else f"<{tag}>{escape(cell)}</{tag}>"
+            for cell, kind in zip(row, kinds, strict=True)
+        )
+
+    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
+    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    head = f"<thead><tr>{cells('th', table.columns)}</tr></thead>"
+    body = f"<tbody>\n{rows}\n</tbody>"
+    return f'<div class="scroll"><table>{caption}\n{head}\n{body}</table></div>'
+
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]|#~$])")
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, also inside a table and where HTML is let through."""
+    flat = " ".join(text.split())
+    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        flat = flat.replace(sign, entity)
+    return _MARKDOWN.sub(r"\\\1", flat)
+
+
+def _code_markdown(text: str) -> str:
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{text}{fence}"
+
+
+def to_markdown(report: Report) -> str:
+    """The same tables and texts; figures are named, they are drawn in ``report.html`` only."""
+    parts = [f"# {escape_markdown(report.title)}", escape_markdown(report.subtitle)]
+    if report.banner:
+        parts.append(f"> **{escape_markdown(report.banner)}**")
+    parts += [_block_markdown(block) for block in report.head]
+    for section in report.sections:
+        parts.append(f"## {escape_markdown(section.title)}")
+        parts += [_block_markdown(block) for block in section.blocks]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _block_markdown(block: Block) -> str:
+    match block:
+        case Text(text):
+            return escape_markdown(text)
+        case Bullets(items):
+            return "\n".join(f"- {escape_markdown(item)}" for item in items)
+        case Notice(text, command, _):
+            made = f". Made by: {_code_markdown(command)}" if command else ""
+            return f"> {escape_markdown(text)}{made}"
+        case Table():
+            return _table_markdown(block)
+        case Figure(_, caption):
+            return f"*Figure (drawn in report.html): {escape_markdown(caption)}*"
+        case Picture(_, caption, file):
+            return f"*Picture ({escape_markdown(file)}): {escape_markdown(caption)}*"
+        case Cards(items):
+            cells = [tuple(map(escape_markdown, item)) for item in items]
+            return "\n".join(f"- **{value}** {what} ({behind})" for value, what, behind in cells)
+        case Fold(title, blocks, _):
+            inner = [_block_markdown(inner) for inner in blocks]
+            return "\n\n".join([f"### {escape_markdown(title)}", *filter(None, inner)])
+
+
+def _table_markdown(table: Table) -> str:
+    words = set(table.left) | set(table.code)
+    rule = [":---" if name in words else "---:" for name in table.columns]
+    rows = [
+        [escape_markdown(name) for name in table.columns],
+        rule,
+        *([escape_markdown(cell) for cell in row] for row in table.rows),
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    caption = [f"*{escape_markdown(table.caption)}*", ""] if table.caption else []
+    return "\n".join([*caption, *lines])

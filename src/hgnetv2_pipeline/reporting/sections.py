@@ -1,0 +1,302 @@
+"""The chapters about data and training: comparison, dataset, mining, learning curves.
+
+Each takes the inputs and the ledger and gives blocks. What is missing raises ``AbsentError``, what
+does not add up another ``DataError``; ``section`` turns either into a sentence on the page, so that
+one bad file never takes the rest of the report with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.reporting import comparison as compare
+from hgnetv2_pipeline.reporting import data_tables, figures, formats, tables
+from hgnetv2_pipeline.reporting.blocks import (
+    Block,
+    Bullets,
+    Figure,
+    Fold,
+    Notice,
+    Section,
+    Table,
+    Text,
+)
+from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.pictures import embed
+
+Json = Mapping[str, Any]
+_log = logging.getLogger(__name__)
+_FEW = 30  # classes that a chart can still name one by one
+_PIPELINES = ("train_teacher", "train", "ssld_stage1", "ssld_stage2", "finetune")
+
+_CURVES_CAPTION = (
+    "A colour a run. Left: training loss; losses of different pipelines are different functions "
+    "(label smoothing against labels, cross-entropy against a teacher) and compare within one "
+    "drawing only. Right: solid is top-1 on val; dashed is what training sees, top-1 against the "
+    "labels where it has them, else agreement with the teacher's first answer. "
+    "The axes do not start at 0."
+)
+_READING = (
+    "How to read it: gain is the difference of the means to supervised only, in percentage points. "
+    "SE, images is the standard error of a difference of two binomial shares: what another draw of "
+    "test images would change. It does not shrink with more seeds, since all see the same images. "
+    "SE, seeds comes from the spread of the runs: what other seeds would change. A gain counts as "
+    "clear here where it exceeds two standard errors, both kinds taken together."
+)
+
+
+def section(
+    title: str, anchor: str, command: str | None, build: Callable[[], Sequence[Block]]
+) -> Section:
+    """The chapter, or in its place what is missing and the ``command`` that makes it."""
+    try:
+        blocks = tuple(build())
+    except AbsentError as error:
+        blocks = (Notice(str(error), command),)
+    except DataError as error:
+        _log.warning("report, %s: %s", title, error)
+        blocks = (Notice(f"Not shown, because it does not add up: {error}", kind="warning"),)
+    return Section(title, anchor, blocks)
+
+
+def read_all(paths: Sequence[Path], what: str, ledger: Ledger) -> tuple[list[Json], list[Block]]:
+    """The readable ones of several JSON files, and a warning for each other.
+
+    Raises:
+        AbsentError: none was given, or none can be read.
+    """
+    if not paths:
+        raise AbsentError(f"{what}: none was given to the report")
+    found: list[Json] = []
+    troubles: list[Block] = []
+    for path in sorted(paths):
+        try:
+            found.append(ledger.read_json(path, what))
+        except AbsentError as error:
+            troubles.append(Notice(str(error), kind="warning"))
+    if not found:
+        raise AbsentError("; ".join(b.text for b in troubles if isinstance(b, Notice)))
+    return found, troubles
+
+
+def read_comparison(
+    inputs: ReportInputs, ledger: Ledger
+) -> tuple[list[Json], list[compare.ArmSummary]]:
+    """The rows of the comparison file and their summaries; the errors of both."""
+    value = ledger.read_json(inputs.comparison, "comparison of trainings")
+    rows = value.get("rows")
+    if not isinstance(rows, list) or not rows:
+        raise AbsentError("comparison of trainings: the file has no rows")
+    return rows, compare.summarise_arms(rows)
+
+
+def comparison_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """The honest table with its dot plot and what it means, a split at a time."""
+    rows, summaries = read_comparison(inputs, ledger)
+    blocks: list[Block] = []
+    for split in dict.fromkeys(summary.split for summary in summaries):
+        arms = [summary for summary in summaries if summary.split == split]
+        said = compare.explain(arms)
+        if said:
+            blocks.append(Bullets(tuple(said)))
+        blocks.append(tables.comparison_table(arms))
+        blocks.append(Figure((_dots(arms),), _dots_caption(arms)))
+    blocks.append(Text(_READING))
+    blocks.append(Fold(f"All {len(rows)} runs behind it", (tables.runs_table(rows),)))
+    return blocks
+
+
+def _dots(arms: Sequence[compare.ArmSummary]) -> str:
+    plain = next((arm for arm in arms if arm.arm == "supervised"), None)
+    return figures.dot_plot(
+        [
+            figures.Dots(
+                label=arm.label,
+                values=tuple(100 * value for value in arm.top1),
+                names=tuple(f"seed {seed}" for seed in arm.seeds),
+            )
+            for arm in arms
+        ],
+        x_label=f"top-1 on {arms[0].split}, %",
+        reference=None if plain is None else 100 * plain.mean,
+    )
+
+
+def _dots_caption(arms: Sequence[compare.ArmSummary]) -> str:
+    dashed = any(arm.arm == "supervised" for arm in arms)
+    line = " The dashed line is the mean of supervised only." if dashed else ""
+    return f"A dot a run, the bar and the number are the mean.{line} The axis does not start at 0."
+
+
+def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """Counts by set, what was left out, images by class."""
+    summary = ledger.read_json(inputs.dataset_summary, "summary of the dataset")
+    blocks: list[Block] = []
+    for table in (data_tables.dataset_table(summary), data_tables.facts_table(summary)):
+        if table is not None:
+            blocks.append(table)
+    names = summary.get("class_names") or summary.get("classes")
+    for name, entry in data_tables.sets_of(summary).items():
+        counts = data_tables.class_counts(entry)
+        if name != "train" or not any(counts):
+            continue
+        labels = [str(i) for i in range(len(counts))]
+        if isinstance(names, list) and len(names) == len(counts):
+            labels = [str(label) for label in names]
+        blocks.append(_class_sizes(labels, counts, name))
+    if not blocks:
+        raise AbsentError("summary of the dataset: the file names no set")
+    return blocks
+
+
+def _class_sizes(labels: Sequence[str], counts: Sequence[int], name: str) -> Block:
+    """Images by class: a sentence where all are equal, bars for few classes, a curve for many."""
+    if min(counts) == max(counts):
+        return Text(
+            f"Each of the {len(counts)} classes has {formats.count(counts[0])} images in {name}."
+        )
+    if len(counts) <= _FEW:
+        rows = [(label, float(value)) for label, value in zip(labels, counts, strict=True)]
+        drawing = figures.bars(rows, x_label=f"images in {name}")
+        return Figure((drawing,), f"Images a class in {name}, in class order.")
+    ordered = sorted(counts, reverse=True)
+    points = tuple((float(place), float(value)) for place, value in enumerate(ordered, start=1))
+    drawing = figures.line_chart(
+        [figures.Series(name, points, legend=False)], title=f"Images a class, {name}",
+        x_label="class, largest first", y_label="images", width=figures.WIDTH,
+    )  # fmt: skip
+    low = min(range(len(counts)), key=lambda place: (counts[place], labels[place]))
+    high = max(range(len(counts)), key=lambda place: (counts[place], labels[place]))
+    return Figure(
+        (drawing,),
+        f"Images a class in {name}, {len(counts)} classes: from {formats.count(counts[high])} "
+        f"({labels[high]}) down to {formats.count(counts[low])} ({labels[low]}).",
+    )
+
+
+def mining_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """From pool to mined list, by class, purity, what was planted, contact sheets."""
+    audit = ledger.read_json(inputs.mining_audit, "mining audit")
+    blocks: list[Block] = [data_tables.mining_table(audit)]
+    for table in (data_tables.planted_table(audit), data_tables.mining_facts_table(audit)):
+        if table is not None:
+            blocks.append(table)
+    mined = data_tables.mined_by_class(audit)
+    if any(value for _, value in mined):
+        blocks.append(_class_sizes([n for n, _ in mined], [v for _, v in mined], "the mined list"))
+    if inputs.mining_purity is not None:
+        blocks.append(_purity(inputs, ledger))
+    blocks += embed(inputs.mining_sheets, "Contact sheet", ledger)
+    if not inputs.mining_sheets:
+        command = f"{inputs.run_command} --pipeline mining"
+        blocks.append(Notice("Contact sheets: none were given to the report", command))
+    return blocks
+
+
+def _purity(inputs: ReportInputs, ledger: Ledger) -> Block:
+    try:
+        rows = ledger.read_csv(inputs.mining_purity, "purity by k")
+    except AbsentError as error:
+        return Notice(str(error), f"{inputs.run_command} --pipeline mining")
+    points = data_tables.purity_points(rows)
+    if not points:
+        return Notice("Purity by k: the file has no k with a purity", kind="warning")
+    lines = [
+        ("Right pseudo-labels", tuple((k, right) for k, right, _ in points)),
+        ("Images of no class", tuple((k, o) for k, _, o in points if o is not None)),
+    ]
+    drawings = [
+        figures.line_chart(
+            [figures.Series(title, line, colour=place, legend=False)], title=title,
+            x_label="k, images kept a class", y_label="% of the mined list", dots=True,
+        )
+        for place, (title, line) in enumerate(lines)
+        if line
+    ]  # fmt: skip
+    return Figure(
+        tuple(drawings),
+        "How pure the mined list would be at other k, on the images whose truth was hidden and is "
+        "known; a real pool has no labels. The axes do not start at 0.",
+    )
+
+
+def curve_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """Loss and accuracy by epoch, a pair of drawings a pipeline, a colour a run."""
+    if not inputs.histories:
+        raise AbsentError("learning curves: no history.csv was given to the report")
+    groups: dict[str, list[tuple[str, list[dict[str, str]]]]] = {}
+    blocks: list[Block] = []
+    for run in sorted(inputs.histories, key=_run_order):
+        try:
+            rows = ledger.read_csv(inputs.histories[run], "learning curve", run)
+        except AbsentError as error:
+            blocks.append(Notice(f"{error} ({run})", kind="warning"))
+            continue
+        group, _, name = run.rpartition("/")
+        groups.setdefault(group or run, []).append((name, rows))
+    drawings = [drawing for group, runs in groups.items() for drawing in _curves(group, runs)]
+    if drawings:
+        blocks.append(Figure(tuple(drawings), _CURVES_CAPTION))
+    elif groups:
+        blocks.append(Notice("The histories have no loss and no accuracy", kind="warning"))
+    return blocks
+
+
+def _run_order(run: str) -> tuple[int, str]:
+    pipeline = run.split("/", 1)[0]
+    return _PIPELINES.index(pipeline) if pipeline in _PIPELINES else len(_PIPELINES), run
+
+
+def _curves(group: str, runs: Sequence[tuple[str, list[dict[str, str]]]]) -> list[str]:
+    def lines(column: str, scale: float, *, dashed: bool = False) -> list[figures.Series]:
+        found = []
+        for place, (name, rows) in enumerate(runs):
+            pairs = (
+                (formats.number(row.get("epoch")), formats.number(row.get(column))) for row in rows
+            )
+            points = tuple((x, scale * y) for x, y in pairs if x is not None and y is not None)
+            if points:
+                found.append(figures.Series(name, points, dashed, place, legend=not dashed))
+        return found
+
+    accuracy = lines("val_top1", 100)
+    for column in ("train_top1", "teacher_agreement"):
+        accuracy += lines(column, 100, dashed=True)
+    return [
+        figures.line_chart(found, title=f"{group}: {what}", x_label="epoch", y_label=y_label)
+        for found, what, y_label in (
+            (lines("loss", 1), "training loss", ""),
+            (accuracy, "accuracy", "%"),
+        )
+        if found
+    ]
+
+
+def provenance_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """Which file each chapter was read from, with its hash; revision and versions as given."""
+    blocks: list[Block] = [
+        Text(f"Revision of the code: {inputs.revision or 'not given to the report'}.")
+    ]
+    if inputs.versions:
+        rows = tuple((name, inputs.versions[name]) for name in sorted(inputs.versions))
+        blocks.append(Table(("package", "version"), rows, "Versions", ("package", "version")))
+    sources = sorted(ledger.sources, key=lambda source: (source.used_for, source.shown))
+    if not sources:
+        raise AbsentError("no file was read")
+    blocks.append(
+        Table(
+            ("used for", "file", "run", "SHA-256"),
+            tuple(
+                (source.used_for, source.shown, source.run or formats.NOTHING, source.sha256)
+                for source in sources
+            ),
+            "Every number above was read from one of these files; sha256sum checks them",
+            left=("used for",),
+            code=("file", "run", "SHA-256"),
+        )
+    )
+    return blocks

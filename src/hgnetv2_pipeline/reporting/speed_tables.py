@@ -1,0 +1,130 @@
+"""Tables of exported models and their latency, as pure functions from JSON to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hgnetv2_pipeline.reporting import formats
+from hgnetv2_pipeline.reporting.blocks import Table, table_of
+
+Json = Mapping[str, Any]
+
+
+def export_table(manifests: Sequence[Json]) -> Table:
+    """A row an exported model: size, nodes, and its distance from the torch model."""
+    records = [
+        {
+            "model": formats.words(entry.get("model") or entry.get("run")),
+            "file": formats.words(entry.get("file", "model.onnx")),
+            "precision": formats.words(entry.get("precision")),
+            "opset": formats.words(entry.get("opset")),
+            "px": formats.count(entry.get("image_size")),
+            "classes": formats.count(entry.get("num_classes")),
+            "GMACs": _giga(entry.get("macs")),
+            "nodes": formats.count(entry.get("nodes", entry.get("n_nodes"))),
+            "size": formats.size(entry.get("size_bytes", entry.get("size", entry.get("bytes")))),
+            "parity error": formats.significant(
+                entry.get("parity_error", entry.get("relative_error")), 2
+            ),
+            "checked at batch": formats.words(entry.get("batches")),
+        }
+        for entry in manifests
+    ]
+    return table_of(
+        records,
+        list(records[0]) if records else ["model"],
+        caption="Exported models; parity error = largest logit difference from torch, in standard "
+        "deviations of the logits",
+        left=("model", "file", "precision"),
+        drop_empty=(
+            "opset",
+            "px",
+            "classes",
+            "GMACs",
+            "nodes",
+            "size",
+            "parity error",
+            "checked at batch",
+        ),
+    )
+
+
+def latency_table(
+    results: Sequence[Json], accuracy: Mapping[tuple[str, str], tuple[int, int]]
+) -> Table:
+    """A row a measurement, fastest first on each device, beside what ``accuracies`` found."""
+    ordered = sorted(
+        results,
+        key=lambda row: (
+            str(row.get("device")), formats.number(row.get("batch_size")) or 0,
+            formats.number(row.get("p50_ms")) or 0.0, str(row.get("model")),
+        ),
+    )  # fmt: skip
+    records = [
+        {
+            "model": formats.words(row.get("model")),
+            "engine": formats.words(row.get("engine")),
+            "precision": formats.words(row.get("precision")),
+            "batch": formats.count(row.get("batch_size")),
+            "px": formats.count(row.get("image_size")),
+            "threads": formats.count(row.get("threads")),
+            "top-1 %": _accuracy(accuracy.get((str(row.get("model")), str(row.get("precision"))))),
+            "mean ms": formats.significant(row.get("mean_ms")),
+            "p50 ms": formats.significant(row.get("p50_ms")),
+            "p90 ms": formats.significant(row.get("p90_ms")),
+            "p99 ms": formats.significant(row.get("p99_ms")),
+            "CPU ms": formats.significant(row.get("cpu_ms")),
+            "% of peak": formats.significant(row.get("percent_of_peak"), 2),
+            "GMACs": formats.significant(row.get("gmacs")),
+            "warm-up + timed": f"{formats.count(row.get('n_warmup'))} + "
+            f"{formats.count(row.get('n_timed'))}",
+            "device": formats.words(row.get("device")),
+        }
+        for row in ordered
+    ]
+    devices = sorted({record["device"] for record in records})
+    columns = list(records[0])
+    if len(devices) == 1:
+        columns.remove("device")
+    return table_of(
+        records,
+        columns,
+        caption="Latency of one batch without preprocessing, "
+        + (f"on {devices[0]}, fastest first" if len(devices) == 1 else "fastest first a device"),
+        left=("model", "engine", "precision", "device"),
+        drop_empty=("top-1 %", "px", "threads", "CPU ms", "% of peak", "GMACs"),
+    )
+
+
+def ratios_table(comparison: Json) -> Table | None:
+    """How many times as fast as the first engine each is, where engines were timed in turns."""
+    ratios = comparison.get("ratios")
+    if not isinstance(ratios, Mapping) or len(ratios) < 2:
+        return None
+    first = next(iter(ratios))
+    records = [
+        {
+            "timed in turns": str(label),
+            "CPU time": formats.significant(entry.get("cpu")),
+            "wall time": formats.significant(entry.get("wall")),
+        }
+        for label, entry in ratios.items()
+    ]
+    return table_of(
+        records,
+        list(records[0]),
+        caption=f"Times as fast as {first} (median of the rounds; above 1 is faster)",
+        left=("timed in turns",),
+    )
+
+
+def _giga(value: Any) -> str:
+    given = formats.number(value)
+    return formats.NOTHING if given is None else formats.significant(given / 1e9)
+
+
+def _accuracy(counted: tuple[int, int] | None) -> str:
+    return (
+        formats.NOTHING if counted is None else formats.percent(counted[0] / counted[1], counted[1])
+    )
