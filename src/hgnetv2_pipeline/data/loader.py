@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hgnetv2_pipeline.data.augment import Augment
-from hgnetv2_pipeline.data.decode import decode_image
+from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image
 from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
 from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -110,11 +110,12 @@ class _TrainMaker:
         world_size: int,
         weights: npt.NDArray[np.float64] | None,
         stop_after: int,
+        max_pixels: int,
     ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.bounds = None if weights is None else np.cumsum(weights) / weights.sum()
-        self.stop_after = stop_after
+        self.stop_after, self.max_pixels = stop_after, max_pixels
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
@@ -154,7 +155,7 @@ class _TrainMaker:
             if key in bad:
                 continue
             try:
-                image = decode_image(self.source.read(row))
+                image = decode_image(self.source.read(row), self.max_pixels)
             except DataError as error:
                 bad[key] = str(error)
                 if len(bad) > self.stop_after or len(bad) == n:
@@ -239,6 +240,7 @@ def train_batches(
     world_size: int = 1,
     weights: npt.ArrayLike | None = None,
     ledger: Ledger,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Batch]:
     """Batches of steps ``start_step`` to ``start_step + steps - 1``, endless over epochs.
 
@@ -253,6 +255,7 @@ def train_batches(
             ``world_size * batch_size`` images of the order.
         weights: chance of each sample to be drawn (``sampling_weights``); drawn with replacement.
         ledger: receives unreadable images; the next images of the order fill their places.
+        max_pixels: an image with more is unreadable.
 
     Raises:
         DataError: there are no samples, or more are unreadable than the ledger allows.
@@ -277,6 +280,7 @@ def train_batches(
         world_size=world_size,
         weights=chances,
         stop_after=ledger.allowed,
+        max_pixels=max_pixels,
     )
     yield from _run(maker, start_step, steps, workers, ledger)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def write_sample(root: Path, seed: int = 0) -> None:
         )
         if root.is_dir():
             root.rename(Path(folder) / "old")
-        shutil.move(aside, root)
+        aside.rename(root)
 
 
 def tree_sha256(root: Path) -> str:
