@@ -1,0 +1,72 @@
+"""From an image file to a batch: lists, scans, splits, pixels, augmentation, batches, quarantine.
+
+Everything but ``loader`` works without torch. Names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data import loader as loader
+    from hgnetv2_pipeline.data.augment import make_augment as make_augment
+    from hgnetv2_pipeline.data.balance import class_weights as class_weights
+    from hgnetv2_pipeline.data.balance import sampling_weights as sampling_weights
+    from hgnetv2_pipeline.data.decode import decode_image as decode_image
+    from hgnetv2_pipeline.data.index import read_bytes as read_bytes
+    from hgnetv2_pipeline.data.index import read_index as read_index
+    from hgnetv2_pipeline.data.index import write_index as write_index
+    from hgnetv2_pipeline.data.keyed import epoch_order as epoch_order
+    from hgnetv2_pipeline.data.keyed import keyed_rng as keyed_rng
+    from hgnetv2_pipeline.data.lists import read_class_map as read_class_map
+    from hgnetv2_pipeline.data.lists import read_list as read_list
+    from hgnetv2_pipeline.data.lists import write_class_map as write_class_map
+    from hgnetv2_pipeline.data.lists import write_list as write_list
+    from hgnetv2_pipeline.data.perceptual import near_groups as near_groups
+    from hgnetv2_pipeline.data.perceptual import near_pairs as near_pairs
+    from hgnetv2_pipeline.data.perceptual import phash64 as phash64
+    from hgnetv2_pipeline.data.preprocess import Preprocess as Preprocess
+    from hgnetv2_pipeline.data.quarantine import Ledger as Ledger
+    from hgnetv2_pipeline.data.report import contact_sheet as contact_sheet
+    from hgnetv2_pipeline.data.report import summarise_samples as summarise_samples
+    from hgnetv2_pipeline.data.report import summarise_sets as summarise_sets
+    from hgnetv2_pipeline.data.sample import write_sample as write_sample
+    from hgnetv2_pipeline.data.scan import Scan as Scan
+    from hgnetv2_pipeline.data.scan import scan_folder_tree as scan_folder_tree
+    from hgnetv2_pipeline.data.scan import scan_imagenet as scan_imagenet
+    from hgnetv2_pipeline.data.scan import scan_list as scan_list
+    from hgnetv2_pipeline.data.scan import scan_unlabelled as scan_unlabelled
+    from hgnetv2_pipeline.data.split import conflicting_copies as conflicting_copies
+    from hgnetv2_pipeline.data.split import split_samples as split_samples
+
+_HOMES = {
+    "augment": ["make_augment"],
+    "balance": ["class_weights", "sampling_weights"],
+    "decode": ["decode_image"],
+    "index": ["read_bytes", "read_index", "write_index"],
+    "keyed": ["epoch_order", "keyed_rng"],
+    "lists": ["read_class_map", "read_list", "write_class_map", "write_list"],
+    "perceptual": ["near_groups", "near_pairs", "phash64"],
+    "preprocess": ["Preprocess"],
+    "quarantine": ["Ledger"],
+    "report": ["contact_sheet", "summarise_samples", "summarise_sets"],
+    "sample": ["write_sample"],
+    "scan": ["Scan", "scan_folder_tree", "scan_imagenet", "scan_list", "scan_unlabelled"],
+    "split": ["conflicting_copies", "split_samples"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "loader"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "loader":
+        return importlib.import_module(f"{__name__}.loader")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,172 @@
+"""From the bytes of an image file to RGB pixels, by one stated rule for every kind of file.
+
+The rules (all without torch):
+
+* Allowed formats: JPEG, PNG, WEBP, BMP, TIFF and GIF, known by their content and never by their
+  name. Of a file with several pictures the first counts. Everything else (EPS, PDF, HEIC, MPO ...)
+  is refused, and no decoder outside the list is ever started.
+* The pixel count is read from the header and checked before any pixel is decoded.
+* EXIF orientation is applied; an unreadable EXIF block is ignored, with one warning a process.
+* Grey is repeated in three channels. Alpha and palette transparency are dropped, the colours below
+  them stand (as OpenCV does). CMYK and YCbCr become RGB by Pillow's formula, without ICC profiles.
+* Of 16 bits a channel the upper 8 are kept. Pixels of 32-bit integers or floats have no fixed
+  range and are refused.
+* A file that ends early is refused, even if only the last two bytes are missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import os
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from hgnetv2_pipeline.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_PIXELS = 50_000_000
+
+# Our own cap is stricter than the size at which Pillow starts to warn, and it is an error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FOREIGN = {
+    b"%!PS": "PostScript (EPS)",
+    b"%PDF": "a PDF",
+    b"8BPS": "a Photoshop file",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip file",
+    b"SIMPLE": "a FITS file",
+}
+
+
+def read_regular_file(path: Path) -> bytes:
+    """All bytes of a regular file; a FIFO or device is refused without blocking on it.
+
+    Raises:
+        DataError: the file is missing, not readable or not a regular file.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise DataError("not a regular file")
+            return file.read()
+    except FileNotFoundError as error:
+        raise DataError("the file is missing") from error
+    except PermissionError as error:
+        raise DataError("no permission to read the file") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}") from error
+
+
+def decode_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image file into RGB pixels, upright.
+
+    Args:
+        source: a path, or the bytes of a file.
+        max_pixels: width times height allowed, checked from the header.
+
+    Returns:
+        A Pillow image of mode RGB, EXIF orientation applied.
+
+    Raises:
+        DataError: with a plain reason, free of the path, if the rules above refuse the file.
+    """
+    return decode_with_format(source, max_pixels)[0]
+
+
+def decode_with_format(
+    source: Path | bytes, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, str]:
+    """As ``decode_image``, and the format found in the file (one of ``FORMATS``)."""
+    content = source if isinstance(source, bytes) else read_regular_file(Path(source))
+    if not content:
+        raise DataError("the file is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise DataError(_why_unidentified(content)) from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"too many pixels, allowed are {max_pixels:,} (data.max_pixels)") from error
+    except Exception as error:  # a damaged header makes Pillow raise almost anything
+        raise DataError(f"damaged header: {_short(error)}") from error
+    kind = image.format or ""
+    if kind not in FORMATS:
+        raise DataError(f"format {kind} is not allowed; allowed are {', '.join(FORMATS)}")
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{width}x{height} pixels in the header, allowed are {max_pixels:,} (data.max_pixels)"
+        )
+    try:
+        image.load()
+        return _upright(_to_rgb(image), _orientation(image)), kind
+    except DataError:
+        raise
+    except Exception as error:  # a damaged body makes Pillow raise almost anything
+        raise DataError(f"cannot be decoded: {_short(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(upper).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataError("32-bit pixels have no fixed range; save the image with 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1-8 of a loaded image (Pillow has already turned a TIFF)."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception as error:  # broken EXIF takes many forms and never spoils the pixels
+        _warn_once(f"an EXIF block cannot be read and is ignored ({_short(error)})")
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _TRANSPOSE.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+@functools.lru_cache(maxsize=16)
+def _warn_once(message: str) -> None:
+    _log.warning("%s; said once in this process", message)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]
+
+
+def _why_unidentified(content: bytes) -> str:
+    start = content[:512].lstrip()
+    allowed = f"allowed are {', '.join(FORMATS)}"
+    if start[:1] == b"<":
+        return f"a web page or XML text, not an image; {allowed}"
+    for magic, what in _FOREIGN.items():
+        if start.startswith(magic):
+            return f"{what}, not an image of an allowed format; {allowed}"
+    return f"not an image of an allowed format; {allowed}"

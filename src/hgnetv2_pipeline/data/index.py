@@ -1,0 +1,141 @@
+"""The frame of samples: its schema, its file (parquet) and how the bytes behind a row are read.
+
+A row is an image: ``key`` (path below the root, or ``archive.tar!member``), ``path`` (the file
+or the archive, below the root), ``offset`` (-1 for a plain file) and ``length`` in bytes, ``label``
+(NA if unlabelled), ``width`` and ``height`` (pixels, upright), ``format``, ``bytes_sha256``. Rows
+are sorted by key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from hgnetv2_pipeline.data.decode import read_regular_file
+from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.errors import DataError
+
+SCHEMA: dict[str, str] = {
+    "key": "str",
+    "path": "str",
+    "offset": "int64",
+    "length": "int64",
+    "label": "Int64",
+    "width": "int32",
+    "height": "int32",
+    "format": "str",
+    "bytes_sha256": "str",
+}
+ARCHIVE_MARK = ".tar!"
+
+
+def samples_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
+    """A frame of samples from rows in the order of ``SCHEMA``; sorted by key, keys unique.
+
+    Raises:
+        DataError: a key occurs twice.
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
+    frame = pd.DataFrame(
+        {
+            name: pd.Series(list(values), dtype=kind)
+            for (name, kind), values in zip(SCHEMA.items(), columns, strict=True)
+        }
+    )
+    return sorted_samples(frame)
+
+
+def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with the columns of ``SCHEMA`` in their types, sorted by key, numbered from 0."""
+    missing = [name for name in SCHEMA if name not in frame.columns]
+    if missing:
+        raise DataError(f"a frame of samples lacks the columns {', '.join(missing)}")
+    typed = frame[list(SCHEMA)].astype(SCHEMA)
+    ordered = typed.sort_values("key", kind="stable", ignore_index=True)
+    twice = ordered["key"].duplicated()
+    if twice.any():
+        raise DataError(f"key {ordered['key'][twice].iloc[0]!r} occurs twice in a frame of samples")
+    return ordered
+
+
+def write_index(path: Path, samples: pd.DataFrame) -> Path:
+    """Write ``samples`` as parquet: the same frame gives the same bytes (for one pyarrow version).
+
+    Raises:
+        DataError: columns are missing or a key occurs twice.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ordered = sorted_samples(samples)
+    kinds = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "int32": pa.int32()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in SCHEMA.items()])
+    # Without pandas' own metadata, which names the versions of pandas and pyarrow.
+    table = pa.Table.from_pandas(ordered, schema=schema, preserve_index=False)
+    with written_aside(path) as aside:
+        pq.write_table(table.replace_schema_metadata(None), aside, compression="zstd")
+    return Path(path)
+
+
+def read_index(path: Path) -> pd.DataFrame:
+    """Read a frame of samples written by ``write_index``.
+
+    Raises:
+        DataError: the file is missing, not parquet, or has other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # ParquetFile rather than read_table: folder names such as seed=0 are not columns.
+        frame = pq.ParquetFile(path).read().to_pandas()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the index is missing; the ingestion pipeline makes it") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error})") from error
+    try:
+        return sorted_samples(frame)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def read_bytes(row: Any, root: Path) -> bytes:
+    """The bytes of an image: of a plain file, or of a member of an archive.
+
+    Args:
+        row: a row of samples (Series, named tuple, mapping) or a tuple (path, offset, length).
+        root: what ``path`` is relative to.
+
+    Raises:
+        DataError: with the reason, free of the path: missing, unreadable, cut short, outside root.
+    """
+    path, offset, length = _fields(row)
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise DataError("the path leads out of the root")
+    file = Path(root) / path
+    if offset < 0:
+        return read_regular_file(file)
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            content = os.pread(handle, length, offset)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise DataError(f"the archive cannot be read: {error.strerror or error}") from error
+    if len(content) != length:
+        raise DataError(f"the archive ends early: {len(content):,} of {length:,} bytes")
+    return content
+
+
+def _fields(row: Any) -> tuple[str, int, int]:
+    if isinstance(row, Mapping | pd.Series):
+        return str(row["path"]), int(row["offset"]), int(row["length"])
+    if isinstance(row, tuple) and len(row) == 3:
+        return str(row[0]), int(row[1]), int(row[2])
+    return str(row.path), int(row.offset), int(row.length)

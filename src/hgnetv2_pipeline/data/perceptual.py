@@ -1,0 +1,86 @@
+"""Near-duplicates: a 64-bit perceptual hash and the groups of images whose hashes nearly agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hgnetv2_pipeline.errors import ParameterError
+
+_SIDE = 32
+_LOW = 8
+_BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
+
+
+def phash64(image: Image.Image) -> int:
+    """The 64-bit pHash of an image, as an unsigned integer.
+
+    Grey, shrunk to 32x32 (antialiased), discrete cosine transform; a bit says whether one of the
+    8x8 lowest frequencies lies above their median. Re-encoding, resizing and mild changes of tone
+    move few bits; an image without contrast gives the same hash as any other such image.
+    """
+    import cv2
+
+    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    waves = cv2.dct(np.asarray(small, np.float32))[:_LOW, :_LOW].ravel()
+    # Rounded, so that the last bits of the arithmetic of another CPU do not decide about a tie.
+    waves = np.round(waves.astype(np.float64), 2)
+    return int(_BITS[waves > np.median(waves)].sum(dtype=np.uint64))
+
+
+def near_pairs(
+    hashes: npt.NDArray[np.uint64], max_distance: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """All pairs (i < j) of hashes that differ in at most ``max_distance`` of 64 bits.
+
+    The bits are cut in ``max_distance + 1`` bands; two hashes this near agree in at least one band
+    entirely, so only hashes that share a band are compared. Exact for any distance, quick for small
+    ones: about n^2 / 2^(64 / (max_distance + 1)) comparisons a band.
+    """
+    if not 0 <= max_distance < 64:
+        raise ParameterError(f"max_distance {max_distance}: 0 to 63 bits of 64 may differ")
+    first: list[npt.NDArray[np.int64]] = []
+    second: list[npt.NDArray[np.int64]] = []
+    edges = np.linspace(0, 64, max_distance + 2).astype(int)
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        mask = np.uint64((1 << int(high - low)) - 1)
+        band = (hashes >> np.uint64(low)) & mask
+        order = np.argsort(band, kind="stable")
+        band, sorted_hashes = band[order], hashes[order]
+        alive = np.arange(len(hashes) - 1)
+        step = 1
+        while len(alive):
+            alive = alive[alive + step < len(hashes)]
+            alive = alive[band[alive] == band[alive + step]]
+            other = sorted_hashes[alive] ^ sorted_hashes[alive + step]
+            hit = alive[np.bitwise_count(other) <= max_distance]
+            first.append(order[hit])
+            second.append(order[hit + step])
+            step += 1
+    a = np.concatenate(first) if first else np.zeros(0, np.int64)
+    b = np.concatenate(second) if second else np.zeros(0, np.int64)
+    pairs = np.unique(np.stack([np.minimum(a, b), np.maximum(a, b)]), axis=1)
+    return pairs[0].astype(np.int64), pairs[1].astype(np.int64)
+
+
+def near_groups(hashes: npt.NDArray[np.uint64], max_distance: int) -> npt.NDArray[np.int64]:
+    """int64 [N]: the same number for all images linked by chains of near pairs."""
+    unique, inverse = np.unique(hashes, return_inverse=True)
+    return joined(len(unique), *near_pairs(unique, max_distance))[inverse]
+
+
+def joined(
+    n: int, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """int64 [n]: the connected components of these edges, named by their lowest members."""
+    names = np.arange(n, dtype=np.int64)
+    while len(first):
+        lowest = np.minimum(names[first], names[second])
+        before = names.copy()
+        np.minimum.at(names, names[first], lowest)
+        np.minimum.at(names, names[second], lowest)
+        names = names[names]
+        if np.array_equal(before, names):
+            break
+    return names

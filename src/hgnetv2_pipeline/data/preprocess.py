@@ -1,0 +1,154 @@
+"""The evaluation view of an image: the one arithmetic used in training, evaluation and engines.
+
+Decode (EXIF applied), resize so that the short side is ``resize_short``, cut the centre, divide by
+255, subtract the mean, divide by the standard deviation. Bit for bit what PaddleClas computes with
+its Pillow backend; torchvision's Resize and CenterCrop differ by a pixel on many image sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image
+from hgnetv2_pipeline.durable import sha256_json
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
+
+RESAMPLING: dict[str, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The evaluation view; travels as JSON in weights and exported models.
+
+    Attributes:
+        resize_short: length of the short side after resizing, in pixels.
+        crop: side of the square cut from the centre, in pixels, at most ``resize_short``.
+        mean, std: per channel (red, green, blue), of pixels scaled to 0..1.
+        interpolation: one of ``RESAMPLING``; Pillow's, antialiased, on uint8.
+        max_pixels: an image with more pixels than this is refused before it is decoded.
+    """
+
+    resize_short: int = 232
+    crop: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in RESAMPLING:
+            raise unknown_name(
+                "interpolation", self.interpolation, RESAMPLING, "preprocess.interpolation"
+            )
+        if not 1 <= self.crop <= self.resize_short:
+            raise ParameterError(
+                f"crop {self.crop} and resize_short {self.resize_short}: the crop must be at least "
+                "1 and at most resize_short (preprocess.crop, preprocess.resize_short)"
+            )
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise ParameterError(
+                    f"{name} {values}: three numbers are needed, those of std above 0 "
+                    f"(preprocess.{name})"
+                )
+            object.__setattr__(self, name, values)
+        if self.max_pixels < 1:
+            raise ParameterError(f"max_pixels {self.max_pixels}: at least 1 (data.max_pixels)")
+
+    def __call__(self, source: Path | str | bytes | Image.Image) -> npt.NDArray[np.float32]:
+        """float32 [3, crop, crop] of a file, its bytes or a Pillow image.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        batch = self.normalize(self.image(source)[None])
+        return batch.reshape(batch.shape[1:])
+
+    def image(self, source: Path | str | bytes | Image.Image) -> npt.NDArray[np.uint8]:
+        """uint8 [crop, crop, 3]: everything but the normalisation.
+
+        A Pillow image is taken as decoded already: its EXIF orientation is not looked at.
+        """
+        if isinstance(source, Image.Image):
+            decoded = source if source.mode == "RGB" else source.convert("RGB")
+        else:
+            given = source if isinstance(source, bytes) else Path(source)
+            decoded = decode_image(given, self.max_pixels)
+        width, height, left, top = self.geometry(*decoded.size)
+        resample = RESAMPLING[self.interpolation]
+        if width * height <= self.max_pixels:
+            resized = decoded.resize((width, height), resample)
+            cut = resized.crop((left, top, left + self.crop, top + self.crop))
+        else:
+            # A sliver such as 5000x1 would grow to hundreds of megapixels: resize only what the
+            # crop needs. Pillow rounds the box to float32, so pixels may differ by one level.
+            across, down = decoded.width / width, decoded.height / height
+            box = (
+                left * across,
+                top * down,
+                min((left + self.crop) * across, decoded.width),
+                min((top + self.crop) * down, decoded.height),
+            )
+            cut = decoded.resize((self.crop, self.crop), resample, box=box)
+        return np.asarray(cut)
+
+    def geometry(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Width and height after resizing, and the left and top of the crop, for an image size."""
+        short = min(width, height)
+        # Python rounds a half to the even neighbour; every engine of ours must do the same.
+        wide = round(width * self.resize_short / short)
+        high = round(height * self.resize_short / short)
+        return wide, high, (wide - self.crop) // 2, (high - self.crop) // 2
+
+    def normalize(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """float32 [N, 3, H, W] from uint8 [N, H, W, 3]: ``(x / 255 - mean) / std`` in float32."""
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise ParameterError(
+                f"normalize got {images.dtype} {images.shape}; it takes uint8 [N, H, W, 3]"
+            )
+        out = np.empty((images.shape[0], 3, *images.shape[1:3]), np.float32)
+        levels = np.arange(256, dtype=np.float32) / np.float32(255)
+        for channel in range(3):
+            mean, std = np.float32(self.mean[channel]), np.float32(self.std[channel])
+            out[:, channel] = ((levels - mean) / std)[images[..., channel]]
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; ``from_dict`` takes it back."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The reverse of ``to_dict``; absent names take their defaults.
+
+        Raises:
+            ParameterError: a name is unknown or a value out of range.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in names:
+                raise unknown_name("preprocessing parameter", name, names, "preprocess")
+        given: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in values.items()
+        }
+        return cls(**given)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of ``to_dict``: the same exactly if all parameters are the same."""
+        return sha256_json(self.to_dict())

@@ -1,0 +1,169 @@
+"""What a data set holds, in numbers (JSON-able), and contact sheets to look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from hgnetv2_pipeline.data.decode import decode_image
+from hgnetv2_pipeline.data.index import read_bytes
+from hgnetv2_pipeline.data.split import conflicting_copies
+from hgnetv2_pipeline.errors import DataError
+
+_EXAMPLES = 20
+
+
+def summarise_sets(
+    sets: Mapping[str, pd.DataFrame],
+    classes: Sequence[str] | None,
+    quarantined: Mapping[str, pd.DataFrame] | None = None,
+) -> dict[str, Any]:
+    """Counts of each set and what they share.
+
+    Args:
+        sets: frames of samples by name (train, val, pool ...).
+        classes: class names by label.
+        quarantined: columns key, reason, line by set name.
+
+    Returns:
+        ``sets``: a summary each (``summarise_samples``); ``shared``: exact copies between each pair
+        of sets (count and examples); ``conflicting_labels``: same bytes, different labels.
+    """
+    bad = quarantined or {}
+    everything = pd.concat(
+        [frame.assign(key=name + ":" + frame["key"]) for name, frame in sets.items()],
+        ignore_index=True,
+    )
+    shared = []
+    for (first, a), (second, b) in combinations(sets.items(), 2):
+        both = pd.merge(
+            a[["key", "bytes_sha256"]],
+            b[["key", "bytes_sha256"]],
+            on="bytes_sha256",
+            suffixes=("_first", "_second"),
+        ).sort_values(["key_first", "key_second"])
+        examples = both[["key_first", "key_second"]].head(_EXAMPLES).values.tolist()
+        shared.append(
+            {
+                "first": first,
+                "second": second,
+                "n_images": int(both["key_second"].nunique()),
+                "examples": examples,
+            }
+        )
+    conflicts = conflicting_copies(everything[everything["label"].notna()])
+    return {
+        "sets": {
+            name: summarise_samples(frame, classes, bad.get(name)) for name, frame in sets.items()
+        },
+        "shared": shared,
+        "conflicting_labels": [
+            {"bytes_sha256": digest, "key": key, "label": int(label)}
+            for digest, key, label in conflicts.itertuples(index=False)
+        ],
+    }
+
+
+def summarise_samples(
+    samples: pd.DataFrame,
+    classes: Sequence[str] | None,
+    quarantined: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """Counts of one set: images, classes, imbalance, formats, sizes, copies, unreadable ones."""
+    labels = samples["label"].dropna().astype(int)
+    number = len(classes) if classes is not None else (int(labels.max()) + 1 if len(labels) else 0)
+    counts = np.bincount(labels, minlength=number) if len(labels) else np.zeros(0, int)
+    names = list(classes) if classes is not None else [str(label) for label in range(number)]
+    present = counts[counts > 0]
+    copies = samples["bytes_sha256"].duplicated(keep="first")
+    return {
+        "n_images": len(samples),
+        "n_labelled": len(labels),
+        "n_classes": int((counts > 0).sum()),
+        "n_quarantined": 0 if quarantined is None else len(quarantined),
+        "bytes": int(samples["length"].sum()),
+        "class_counts": [
+            {"label": label, "name": names[label], "n": int(count)}
+            for label, count in enumerate(counts)
+        ],
+        "imbalance": float(present.max() / present.min()) if len(present) else None,
+        "formats": {str(k): int(v) for k, v in sorted(samples["format"].value_counts().items())},
+        "width": _spread(samples["width"]),
+        "height": _spread(samples["height"]),
+        "exact_copies": {
+            "n_images": int(copies.sum()),
+            "examples": samples["key"][copies].head(_EXAMPLES).tolist(),
+        },
+        "unreadable": []
+        if quarantined is None
+        else [
+            {"key": key, "reason": reason}
+            for key, reason in quarantined[["key", "reason"]]
+            .head(_EXAMPLES)
+            .itertuples(index=False)
+        ],
+    }
+
+
+def _spread(values: pd.Series) -> dict[str, int] | None:
+    if not len(values):
+        return None
+    return {"min": int(values.min()), "median": int(values.median()), "max": int(values.max())}
+
+
+def contact_sheet(
+    samples: pd.DataFrame,
+    root: Path,
+    columns: int = 10,
+    cell: int = 96,
+    captions: Sequence[str] | None = None,
+) -> Image.Image:
+    """The images of ``samples`` in rows, each fitted into a square; unreadable ones crossed out.
+
+    Args:
+        columns: images a row (fewer samples make a narrower sheet).
+        cell: side of a square in pixels.
+        captions: a line of text below each image, cut to the width of its square.
+
+    Raises:
+        DataError: there is nothing to show, or not one caption an image.
+    """
+    if not len(samples) or (captions is not None and len(captions) != len(samples)):
+        raise DataError(
+            f"a contact sheet of {len(samples)} images with "
+            f"{'no' if captions is None else len(captions)} captions; one each is needed"
+        )
+    columns = min(columns, len(samples))
+    line, gap = (14 if captions is not None else 0), 2
+    height = cell + line + gap
+    rows = -(-len(samples) // columns)
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * height + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(10)
+    for at, row in enumerate(samples.itertuples(index=False)):
+        left, top = (at % columns) * (cell + gap) + gap, (at // columns) * height + gap
+        try:
+            image = decode_image(read_bytes(row, root))
+        except DataError:
+            box = (left, top, left + cell - 1, top + cell - 1)
+            draw.rectangle(box, outline="firebrick")
+            draw.line(box, fill="firebrick")
+        else:
+            scale = cell / max(image.size)
+            size = tuple(max(1, round(side * scale)) for side in image.size)
+            # Small images are shown with their pixels, not blurred.
+            how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
+            fitted = image.resize((size[0], size[1]), how)
+            sheet.paste(fitted, (left + (cell - size[0]) // 2, top + (cell - size[1]) // 2))
+        if captions is not None:
+            text = captions[at]
+            while text and draw.textlength(text, font=font) > cell:
+                text = text[:-1]
+            draw.text((left, top + cell), text, fill="black", font=font)
+    return sheet

@@ -1,0 +1,262 @@
+"""Train, val and test from one frame of samples: stratified, and no leak between the sides.
+
+Images that belong together stay on one side: those whose keys give the same group (a patient, a
+video), exact copies, and near-duplicates by perceptual hash. The result depends on the seed and the
+keys alone, not on the order of the rows or on the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hgnetv2_pipeline.data.index import sorted_samples
+from hgnetv2_pipeline.data.perceptual import joined, near_pairs
+from hgnetv2_pipeline.errors import DataError, ParameterError
+
+_log = logging.getLogger(__name__)
+
+SIDES = ("train", "val", "test")
+
+
+def split_samples(
+    samples: pd.DataFrame,
+    *,
+    val: float,
+    test: float,
+    seed: int,
+    group_pattern: str | None = None,
+    near_duplicates: pd.Series | None = None,
+    max_distance: int = 4,
+    classes: list[str] | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Split labelled samples.
+
+    Args:
+        val, test: shares from 0 to below 1, together below 1. A class that is large enough for all
+            sides has at least one image on each.
+        group_pattern: regular expression searched in each key, such as ``patient(\\d+)``; equal
+            matches (of the capture groups, else of the whole) stay together, and a key without a
+            match stands alone.
+        near_duplicates: uint64 perceptual hash by key (``Scan.phash``); hashes that differ in at
+            most ``max_distance`` bits stay together, chains of them too. None: only exact copies.
+        classes: class names, for messages.
+
+    Returns:
+        Frames ``train``, ``val``, ``test`` (empty where the share is 0), each sorted by key. Class
+        shares are met within one image where groups allow.
+
+    Raises:
+        ParameterError: shares or pattern make no sense.
+        DataError: an image without label; a class with a single image.
+    """
+    _check_shares(val, test)
+    ordered = sorted_samples(samples)
+    if len(ordered) == 0:
+        raise DataError("nothing to split: 0 samples")
+    if ordered["label"].isna().any():
+        key = ordered["key"][ordered["label"].isna()].iloc[0]
+        raise DataError(f"{key!r} has no label; only labelled images can be split")
+    labels = ordered["label"].to_numpy(np.int64)
+    if val == 0 and test == 0:
+        sides = np.zeros(len(ordered), np.int64)
+    else:
+        _check_counts(labels, classes)
+        groups = _groups(ordered, group_pattern, near_duplicates, max_distance)
+        ranks = _ranks(ordered["key"], seed)
+        sides = _assign(labels, groups, ranks, np.array([1 - val - test, val, test]))
+        _report_uneven(labels, sides, val, test, classes)
+    return {name: ordered[sides == side].reset_index(drop=True) for side, name in enumerate(SIDES)}
+
+
+def conflicting_copies(samples: pd.DataFrame) -> pd.DataFrame:
+    """Images with the same bytes and different labels: columns bytes_sha256, key, label."""
+    kinds = samples.groupby("bytes_sha256")["label"].nunique()
+    bad = samples[samples["bytes_sha256"].isin(kinds.index[kinds > 1])]
+    columns = ["bytes_sha256", "key", "label"]
+    return bad[columns].sort_values(["bytes_sha256", "key"], ignore_index=True)
+
+
+def _check_shares(val: float, test: float) -> None:
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+        raise ParameterError(
+            f"shares val {val} and test {test}: each from 0 to below 1, together below 1 "
+            "(data.split.val, data.split.test)"
+        )
+
+
+def _check_counts(labels: npt.NDArray[np.int64], classes: list[str] | None) -> None:
+    counts = np.bincount(labels)
+    single = np.flatnonzero(counts == 1)
+    if len(single):
+        raise DataError(
+            f"class {_name(single[0], classes)} has one image and cannot be split "
+            f"({len(single)} such classes); add images, remove the class, or set "
+            "data.min_per_class: 2 to leave such classes out"
+        )
+
+
+def _name(label: int, classes: list[str] | None) -> str:
+    return repr(classes[label]) if classes is not None else str(label)
+
+
+def _groups(
+    ordered: pd.DataFrame, pattern: str | None, phash: pd.Series | None, max_distance: int
+) -> npt.NDArray[np.int64]:
+    """int64 [N]: the same number for images that must stay together."""
+    n = len(ordered)
+    first: list[npt.NDArray[np.int64]] = []
+    second: list[npt.NDArray[np.int64]] = []
+
+    def tie(values: pd.Series) -> None:
+        """Tie each row to the first row of the same value (rows without value stand alone)."""
+        codes = pd.factorize(values)[0]
+        rows = np.flatnonzero(codes >= 0)
+        lead = np.full(codes.max(initial=-1) + 1, n, np.int64)
+        np.minimum.at(lead, codes[rows], rows)
+        first.append(lead[codes[rows]])
+        second.append(rows)
+
+    if pattern is not None:
+        tie(_matches(ordered["key"], pattern))
+    if (ordered["bytes_sha256"] != "").all():
+        tie(ordered["bytes_sha256"])
+        conflicts = conflicting_copies(ordered)
+        if len(conflicts):
+            some = ", ".join(conflicts["key"].head(4))
+            _log.warning(
+                "%d images have an exact copy under another label (%s%s); correct the labels",
+                len(conflicts),
+                some,
+                " ..." if len(conflicts) > 4 else "",
+            )
+    if phash is not None:
+        hashes = ordered["key"].map(phash)
+        if hashes.isna().any():
+            key = ordered["key"][hashes.isna()].iloc[0]
+            raise ParameterError(f"near_duplicates has no hash for {key!r}; scan with phash=True")
+        codes, lead = np.unique(ordered["key"].map(phash).to_numpy(np.uint64), return_inverse=True)
+        tie(pd.Series(lead))
+        a, b = near_pairs(codes, max_distance)
+        representative = np.zeros(len(codes), np.int64)
+        representative[lead[::-1]] = np.arange(n)[::-1]
+        first.append(representative[a])
+        second.append(representative[b])
+    if not first:
+        return np.arange(n, dtype=np.int64)
+    return joined(n, np.concatenate(first), np.concatenate(second))
+
+
+def _matches(keys: pd.Series, pattern: str) -> pd.Series:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ParameterError(
+            f"group pattern {pattern!r} is no regular expression: {error} "
+            "(data.split.group_pattern)"
+        ) from error
+
+    def match(key: str) -> str | None:
+        found = compiled.search(key)
+        if found is None:
+            return None
+        return "\0".join(part or "" for part in found.groups()) if compiled.groups else found[0]
+
+    values = pd.Series([match(key) for key in keys], dtype="object")
+    if values.isna().all():
+        raise ParameterError(
+            f"group pattern {pattern!r} matches no key, such as {keys.iloc[0]!r} "
+            "(data.split.group_pattern)"
+        )
+    return values
+
+
+def _ranks(keys: pd.Series, seed: int) -> npt.NDArray[np.int64]:
+    """int64 [N]: a random order that depends on each key and the seed alone."""
+    hashed = [hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest() for key in keys]
+    words = np.frombuffer(b"".join(hashed), ">u8")
+    ranks = np.empty(len(words), np.int64)
+    ranks[np.argsort(words, kind="stable")] = np.arange(len(words))
+    return ranks
+
+
+def _assign(
+    labels: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64],
+    ranks: npt.NDArray[np.int64],
+    shares: npt.NDArray[np.float64],
+) -> npt.NDArray[np.int64]:
+    """int64 [N]: the side of each image. Large groups first, single images fill up exactly."""
+    counts = np.bincount(labels)
+    targets = np.stack([_quota(int(count), shares) for count in counts], axis=1)  # [side, class]
+    filled = np.zeros_like(targets)
+    sides = np.full(len(labels), -1, np.int64)
+
+    order = np.lexsort((ranks, groups))
+    bounds = np.flatnonzero(np.diff(groups[order], prepend=-1, append=-1))
+    members = [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    several = sorted(
+        (group for group in members if len(group) > 1), key=lambda g: (-len(g), ranks[g[0]])
+    )
+    for group in several:
+        present, number = np.unique(labels[group], return_counts=True)
+        room = targets[:, present] - filled[:, present]
+        # How much the squared distance from the targets, relative to the class size, grows.
+        cost = (number * (number - 2.0 * room) / counts[present]).sum(axis=1)
+        # A group never empties train of a class while other images could have been taken.
+        cost[shares == 0] = np.inf
+        side = int(np.argmin(np.round(cost, 9)))
+        sides[group] = side
+        filled[side, present] += number
+
+    alone = np.flatnonzero(sides < 0)
+    alone = alone[np.lexsort((ranks[alone], labels[alone]))]
+    for rows in np.split(alone, np.flatnonzero(np.diff(labels[alone])) + 1):
+        if len(rows):
+            label = labels[rows[0]]
+            need = np.maximum(targets[:, label] - filled[:, label], 0)
+            test = min(int(need[2]), len(rows))
+            val = min(int(need[1]), len(rows) - test)
+            sides[rows[:test]] = 2
+            sides[rows[test : test + val]] = 1
+            sides[rows[test + val :]] = 0
+    return sides
+
+
+def _quota(count: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """How many of ``count`` images go to train, val and test; each side gets one if possible."""
+    val, test = (round(count * share) for share in shares[1:])
+    wanted = [int(share > 0) for share in shares[1:]]
+    if count > sum(wanted):
+        val, test = max(val, wanted[0]), max(test, wanted[1])
+    elif count == 2:
+        val, test = (1, 0) if wanted[0] else (0, 1)
+    while val + test >= count:
+        val, test = (val - 1, test) if val >= test else (val, test - 1)
+    return np.array([count - val - test, val, test], np.int64)
+
+
+def _report_uneven(
+    labels: npt.NDArray[np.int64],
+    sides: npt.NDArray[np.int64],
+    val: float,
+    test: float,
+    classes: list[str] | None,
+) -> None:
+    """Say which classes a side lacks because their groups cannot be taken apart."""
+    present = np.unique(labels)
+    for side, share in ((0, 1.0), (1, val), (2, test)):
+        absent = np.setdiff1d(present, labels[sides == side])
+        if share and len(absent):
+            _log.warning(
+                "%s has no image of %d classes (first %s): their images are too few, or stay "
+                "together as groups or near-duplicates",
+                SIDES[side],
+                len(absent),
+                _name(absent[0], classes),
+            )
