@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.mining.inspection import audit, purity_curve
-    from hgnetv2_pipeline.mining.neighbours import HashIndex
-    from hgnetv2_pipeline.mining.phash import hamming, perceptual_hash
+    from hgnetv2_pipeline.mining.neighbours import HashIndex, hamming
     from hgnetv2_pipeline.mining.review import apply_review, read_review, write_review
     from hgnetv2_pipeline.mining.score import score_pool
     from hgnetv2_pipeline.mining.selection import default_k, select, write_mined_list
@@ -25,8 +24,7 @@ _HOMES = {
     "audit": "inspection",
     "purity_curve": "inspection",
     "HashIndex": "neighbours",
-    "hamming": "phash",
-    "perceptual_hash": "phash",
+    "hamming": "neighbours",
     "apply_review": "review",
     "read_review": "review",
     "write_review": "review",
@@ -48,7 +46,6 @@ __all__ = [
     "deduplicate",
     "default_k",
     "hamming",
-    "perceptual_hash",
     "purity_curve",
     "read_review",
     "score_pool",

@@ -85,7 +85,7 @@ class Ensemble:
 
     @torch.inference_mode()
     def score(self, images: Mapping[str, torch.Tensor]) -> Scores:
-        """Score a batch: ``images`` has uint8 [N, 3, H, W] for every preprocessing's fingerprint."""
+        """Score a batch: ``images`` is uint8 [N, 3, H, W], once by preprocessing fingerprint."""
         logs = []
         for member in self.members:
             how = member.preprocess

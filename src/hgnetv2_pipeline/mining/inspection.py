@@ -110,7 +110,7 @@ def purity_curve(
 
 
 def gini(sizes: np.ndarray[Any, Any]) -> float:
-    """Gini coefficient of class sizes: 0 if all are equal, towards 1 if one class has everything."""
+    """Gini coefficient of class sizes: 0 if all are equal, near 1 if one class has everything."""
     total = float(sizes.sum())
     if not total:
         return 0.0

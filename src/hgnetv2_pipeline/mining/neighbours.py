@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.mining.phash import hamming
-
 # One block of distances stays inside the processor's cache: 16 x 8,192 x 8 bytes = 1 MiB.
 _QUERIES, _ENTRIES = 16, 8192
+
+
+def hamming(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Number of differing bits, element by element (broadcasting), as uint8."""
+    return np.asarray(np.bitwise_count(np.bitwise_xor(first, second)))
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class HashIndex:
     """
 
     def __init__(self, hashes: NDArray[np.uint64]) -> None:
-        assert hashes.ndim == 2
+        assert hashes.ndim == 2  # noqa: S101
         self._flat = np.ascontiguousarray(hashes.ravel(), dtype=np.uint64)
         self._views = hashes.shape[1]
 

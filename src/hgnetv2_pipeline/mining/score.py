@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.mining.ensemble import Ensemble
-from hgnetv2_pipeline.mining.phash import perceptual_hash
 from hgnetv2_pipeline.mining.shards import (
     finished,
     input_hash,
@@ -66,10 +66,10 @@ class _PoolImages:
             limit = max(one.max_pixels for one in self._preprocesses.values())
             image = data.decode_image(raw, max_pixels=limit)
             pixels = {name: one.image(image) for name, one in self._preprocesses.items()}
-            grey = np.asarray(image.convert("L"))
+            phash = phash64(image)
         except (DataError, OSError) as error:
             return _Read({}, 0, "", str(error) or type(error).__name__)
-        return _Read(pixels, perceptual_hash(grey), sha256, "")
+        return _Read(pixels, phash, sha256, "")
 
 
 class _Padded:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from hgnetv2_pipeline import data
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
-from hgnetv2_pipeline.mining.phash import hamming
+from hgnetv2_pipeline.mining.neighbours import hamming
 from hgnetv2_pipeline.mining.shards import read_manifests
 
 if TYPE_CHECKING:

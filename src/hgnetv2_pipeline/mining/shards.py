@@ -1,4 +1,4 @@
-"""Score shards: fixed slices of the sorted pool, each a parquet file and the manifest that seals it.
+"""Score shards: fixed slices of the sorted pool, each a parquet file and its manifest.
 
 A shard is finished when its manifest stands beside it, names the same inputs and carries the hash
 of the parquet's bytes. The manifest is written last, so a run that dies leaves no false shard.

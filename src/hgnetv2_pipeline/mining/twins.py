@@ -252,7 +252,7 @@ def _verified(
                 best = row
             if row["decision"] == "remove":
                 break
-        assert best is not None
+        assert best is not None  # noqa: S101
         return best
 
     items = [(str(key), pairs) for key, pairs in found.groupby("key", sort=True)]

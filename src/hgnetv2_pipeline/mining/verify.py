@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.mining.views import square, view_matrix
 
-_ECC_SIDE = 128
+_LEVELS = (48, 128)
 _SIFT_SIDE = 256
-_DETAIL_SIGMA = 2.0
+_DETAIL_SIGMA, _SMALL_DETAIL_SIGMA = 4.0, 2.0
 _ITERATIONS = 40
 _RANSAC_PIXELS = 4.0
 _SCALES = (0.4, 2.5)
@@ -29,19 +29,24 @@ _LEAST_OVERLAP = 0.35
 class Thresholds:
     """When a look at the pixels makes two pictures the same.
 
-    A pair is a copy if ``inliers`` reaches ``sift_inliers``, or if ``correlation`` and
-    ``high_pass`` both reach their limits; it is left to a person if it falls short of that by no
-    more than ``margin`` of the way (a share of each limit's distance from zero evidence).
-    Pictures whose shorter side is at most ``small_side`` pixels have limits of their own.
+    A pair is a copy if its ``inliers`` reach ``sift_inliers``, or its correlation and its
+    correlation of fine detail both reach their limits; it is left to a person if it reaches the
+    ``review_`` limits. Pictures whose shorter side is at most ``small_side`` pixels, compared in
+    place, have limits of their own. On disjoint tiles of photographs the nearest different pair
+    had a correlation of 0.97 with a detail of 0.17; on handwritten digits 0.996 with 0.95.
     """
 
     sift_inliers: int = 12
-    correlation: float = 0.97
-    high_pass: float = 0.6
+    correlation: float = 0.95
+    high_pass: float = 0.5
+    review_inliers: int = 8
+    review_correlation: float = 0.9
+    review_high_pass: float = 0.35
     small_side: int = 64
-    small_correlation: float = 0.98
-    small_high_pass: float = 0.9
-    margin: float = 0.1
+    small_correlation: float = 0.99
+    small_high_pass: float = 0.97
+    small_review_correlation: float = 0.985
+    small_review_high_pass: float = 0.955
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,20 @@ class Evidence:
 
     def decision(self, limits: Thresholds) -> str:
         """``remove``, ``review`` or ``keep``."""
-        if self._reaches(limits, 1.0):
+        if self.small:
+            sure = (limits.small_correlation, limits.small_high_pass)
+            unsure = (limits.small_review_correlation, limits.small_review_high_pass)
+        else:
+            sure = (limits.correlation, limits.high_pass)
+            unsure = (limits.review_correlation, limits.review_high_pass)
+        if self._reaches(sure) or (not self.small and self.inliers >= limits.sift_inliers):
             return "remove"
-        return "review" if self._reaches(limits, 1.0 - limits.margin) else "keep"
+        if self._reaches(unsure) or (not self.small and self.inliers >= limits.review_inliers):
+            return "review"
+        return "keep"
 
-    def _reaches(self, limits: Thresholds, share: float) -> bool:
-        correlation = limits.small_correlation if self.small else limits.correlation
-        detail = limits.small_high_pass if self.small else limits.high_pass
-        # Correlations of unlike pictures are high already: the way to a copy is what is missing.
-        enough = 1 - (1 - correlation) * (1 + 5 * (1 - share))
-        if self.correlation >= enough and self.high_pass >= detail * share:
-            return True
-        return not self.small and self.inliers >= np.ceil(limits.sift_inliers * share)
+    def _reaches(self, limits: tuple[float, float]) -> bool:
+        return self.correlation >= limits[0] and self.high_pass >= limits[1]
 
 
 class Picture:
@@ -78,7 +85,7 @@ class Picture:
     @cached_property
     def aligned_size(self) -> NDArray[np.uint8]:
         """The whole picture at the size of the alignment."""
-        return square(self.grey, _ECC_SIDE)
+        return square(self.grey, _LEVELS[-1])
 
     def key_points(self, mirrored: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """SIFT key points [n, 2] and descriptors [n, 128] of the picture or its mirror image."""
@@ -94,7 +101,7 @@ class Picture:
 
 
 def compare(pool: Picture, protected: Picture, view: int, limits: Thresholds) -> Evidence:
-    """Evidence that ``pool`` is a copy of ``protected``, whose view number ``view`` looks like it."""
+    """Evidence that ``pool`` is a copy of ``protected``, whose ``view`` has a hash like its own."""
     if min(pool.grey.shape + protected.grey.shape) <= limits.small_side:
         return _in_place(pool, protected, mirrored=bool(view % 2))
     correlation, high_pass = _aligned(pool, protected, view)
@@ -111,14 +118,10 @@ def _in_place(pool: Picture, protected: Picture, *, mirrored: bool) -> Evidence:
     height, width = twin.shape
     grey = pool.grey
     if grey.shape != twin.shape:
-        grey = np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
-    first, second = grey.astype(np.float32), twin.astype(np.float32)
-    everywhere = np.ones(twin.shape, dtype=bool)
-    return Evidence(
-        correlation=_correlation(first, second, everywhere),
-        high_pass=_correlation(_detail(first), _detail(second), everywhere),
-        small=True,
-    )
+        sized = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+        grey = np.asarray(sized, dtype=np.uint8)
+    correlation, high_pass = _alike(grey, twin, np.ones(twin.shape, dtype=bool), _SMALL_DETAIL_SIGMA)
+    return Evidence(correlation=correlation, high_pass=high_pass, small=True)
 
 
 def _aligned(pool: Picture, protected: Picture, view: int) -> tuple[float, float]:
@@ -126,27 +129,51 @@ def _aligned(pool: Picture, protected: Picture, view: int) -> tuple[float, float
     import cv2
 
     template, image = pool.aligned_size, protected.aligned_size
-    warp = view_matrix(view, _ECC_SIDE).astype(np.float32)
+    side = _LEVELS[-1]
+    warp = view_matrix(view, side)
+    # Where the view shows a frame, the pool picture's frame must not draw the alignment.
+    _, footprint = _warped(image, warp)
+    calm = np.where(footprint, template, template[footprint].mean()).astype(np.uint8)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _ITERATIONS, 1e-4)
-    try:
-        _, found = cv2.findTransformECC(
-            template, image, warp.copy(), cv2.MOTION_AFFINE, criteria, None, 5
-        )
-        warp = np.asarray(found, dtype=np.float32)
-    except cv2.error:
-        pass  # the alignment did not converge: judge the view as it is
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    size = (_ECC_SIDE, _ECC_SIDE)
-    moved = cv2.warpAffine(image, warp, size, flags=how).astype(np.float32)
-    inside = cv2.warpAffine(np.full_like(image, 255), warp, size, flags=how)
-    mask = cv2.erode(inside, np.ones((7, 7), np.uint8)) == 255
+    for level in _LEVELS:
+        try:
+            _, found = cv2.findTransformECC(
+                square(calm, level),
+                square(image, level),
+                _rescaled(warp, level / side).astype(np.float32),
+                cv2.MOTION_AFFINE,
+                criteria,
+                None,
+                5,
+            )
+        except cv2.error:
+            continue  # it did not converge: the next level, or the judgement, takes what there is
+        warp = _rescaled(np.asarray(found, dtype=np.float64), side / level)
+    moved, mask = _warped(image, warp)
     if mask.mean() < _LEAST_OVERLAP:
         return 0.0, 0.0
-    still = template.astype(np.float32)
-    return (
-        _correlation(still, moved, mask),
-        _correlation(_detail(still), _detail(moved), mask),
-    )
+    return _alike(template, moved, mask, _DETAIL_SIGMA)
+
+
+def _warped(
+    image: NDArray[np.uint8], warp: NDArray[np.float64]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The picture seen through a warp, and where it has pixels well inside itself."""
+    import cv2
+
+    size = image.shape[::-1]
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(image, warp, size, flags=how)
+    inside = cv2.warpAffine(np.full_like(image, 255), warp, size, flags=how)
+    mask = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255) == 255
+    return np.asarray(moved, dtype=np.uint8), np.asarray(mask)
+
+
+def _rescaled(warp: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    """The same warp for pictures ``factor`` times as large (pixel centres lie at halves)."""
+    linear, shift = warp[:, :2], warp[:, 2]
+    half = np.full(2, 0.5)
+    return np.column_stack([linear, factor * (shift + half - linear @ half) - half + linear @ half])
 
 
 def _inliers(pool: Picture, protected: Picture, mirrored: bool) -> int:
@@ -186,17 +213,23 @@ def _sift(grey: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.floa
     return np.array([point.pt for point in points], dtype=np.float32), words
 
 
-def _detail(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a blur takes away: edges and texture, without shading."""
+def _alike(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], mask: NDArray[np.bool_], sigma: float
+) -> tuple[float, float]:
+    """Correlation inside the mask of two pictures, and of what a blur of ``sigma`` takes away."""
     import cv2
 
-    return np.asarray(picture - cv2.GaussianBlur(picture, (0, 0), _DETAIL_SIGMA))
+    plain, detail = [], []
+    for picture in (first, second):
+        # What lies outside must not leak in through the blur.
+        filled = np.where(mask, picture, picture[mask].mean()).astype(np.float32)
+        plain.append(filled[mask])
+        detail.append((filled - cv2.GaussianBlur(filled, (0, 0), sigma))[mask])
+    return _correlation(*plain), _correlation(*detail)
 
 
-def _correlation(
-    first: NDArray[np.float32], second: NDArray[np.float32], mask: NDArray[np.bool_]
-) -> float:
-    """Pearson correlation of two pictures inside a mask; flat pictures correlate with nothing."""
-    a, b = first[mask] - first[mask].mean(), second[mask] - second[mask].mean()
+def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Pearson correlation; a flat picture correlates with nothing."""
+    a, b = first - first.mean(), second - second.mean()
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum() / norm) if norm > 1e-6 else 0.0

@@ -7,43 +7,64 @@ the geometry from which the verification starts.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.mining.phash import perceptual_hash
 
 VIEW_COUNT = 28
-_ROTATION_DEGREES = 8.0
 _INSET = 0.86
-_CROPS = (0.9, 0.78)
+_ROTATION_DEGREES = 8.0
+_CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+_EDGES = ((0.0, 0.5), (1.0, 0.5), (0.5, 0.0))
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Scale of the cut (above 1: a frame shows), turn in degrees, place 0..1, brightness outside."""
+
+    scale: float = 1.0
+    degrees: float = 0.0
+    place: tuple[float, float] = (0.5, 0.5)
+    outside: int = 0
+
+
+# Dark and light frames make very different hashes, so each has its view. The cuts are those that
+# caught most copies cut at random places, for this number of views.
+_SHAPES = (
+    _Shape(),
+    _Shape(scale=1 / _INSET),
+    _Shape(scale=1 / _INSET, outside=255),
+    _Shape(degrees=_ROTATION_DEGREES),
+    _Shape(degrees=-_ROTATION_DEGREES),
+    _Shape(scale=0.9),
+    _Shape(scale=0.78),
+    *(_Shape(scale=0.86, place=corner) for corner in _CORNERS),
+    *(_Shape(scale=0.76, place=edge) for edge in _EDGES),
+)
+assert 2 * len(_SHAPES) == VIEW_COUNT  # noqa: S101
 
 
 def view_matrix(view: int, side: int) -> NDArray[np.float64]:
     """Affine 2 x 3 matrix of a view on a square picture of ``side`` pixels: view -> picture.
 
-    Views come in pairs, plain (even) and mirrored (odd): the whole, an inset (the picture in a
-    frame), two rotations, five crops of 0.9 and five of 0.78 (centre and corners).
+    Views come in pairs, plain (even) and mirrored (odd): the whole, the picture in a dark and in a
+    light frame, two rotations, two cuts at the centre, four at the corners, three at edges.
     """
-    shape, mirrored = divmod(view, 2)
+    shape = _SHAPES[view // 2]
     last = side - 1.0
-    centre = last / 2
-    scale, angle, where = 1.0, 0.0, (0.5, 0.5)
-    if shape == 1:
-        scale = 1 / _INSET
-    elif shape in (2, 3):
-        angle = np.deg2rad(_ROTATION_DEGREES if shape == 2 else -_ROTATION_DEGREES)
-    elif shape >= 4:
-        scale = _CROPS[(shape - 4) // 5]
-        where = ((0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1))[(shape - 4) % 5]
-    # The middle of the view lies here in the picture.
-    middle = [centre + (1 - scale) * last * (fraction - 0.5) for fraction in where]
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    cos = shape.scale * np.cos(np.deg2rad(shape.degrees))
+    sin = shape.scale * np.sin(np.deg2rad(shape.degrees))
     linear = np.array([[cos, -sin], [sin, cos]])
-    if mirrored:
+    if view % 2:
         linear[:, 0] *= -1
-    shift = np.array(middle) - linear @ np.array([centre, centre])
-    return np.column_stack([linear, shift])
+    # Where the middle of the view lies in the picture.
+    middle = [last / 2 + (1 - shape.scale) * last * (place - 0.5) for place in shape.place]
+    return np.column_stack([linear, np.array(middle) - linear @ np.full(2, last / 2)])
 
 
 def square(grey: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -66,17 +87,18 @@ def view_hashes(grey: NDArray[np.uint8], count: int = VIEW_COUNT) -> NDArray[np.
         raise ParameterError(
             f"views must be from 1 to {VIEW_COUNT}, not {count} (--params mining.dedup.views=...)"
         )
+    whole = (grey, np.ascontiguousarray(grey[:, ::-1]))
+    hashes = [phash64(Image.fromarray(one)) for one in whole[:count]]
     # Four times the hash's side: enough for a smooth warp, little enough to be quick.
     base = square(grey, 128)
-    hashes = [perceptual_hash(grey)]
-    for view in range(1, count):
+    for view in range(2, count):
         picture = cv2.warpAffine(
             base,
             view_matrix(view, base.shape[0]),
             base.shape[::-1],
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
-            borderValue=0,
+            borderValue=_SHAPES[view // 2].outside,
         )
-        hashes.append(perceptual_hash(picture))
+        hashes.append(phash64(Image.fromarray(picture)))
     return np.array(hashes, dtype=np.uint64)
