@@ -12,15 +12,15 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, SIDE
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.models import save_weights
-from hgnetv2_pipeline.models.hgnetv2 import Backbone
+from deployment_cases import CLASSES, SIDE
 
+from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import ENGINES, EngineUnavailable, ModelCard, load_engine
 from hgnetv2_pipeline.deployment.engines import ladder, with_ort
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
+from hgnetv2_pipeline.models import save_weights
+from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
 IMAGES = np.random.default_rng(3).standard_normal((3, 3, SIDE, SIDE), np.float32)
 
@@ -90,9 +90,33 @@ def test_named_engines_refuse_what_they_cannot_run(b0_onnx: Path, run_folder: Pa
         load_engine(b0_onnx, "ort", precision="bf16")
 
 
+def test_a_device_leaves_out_the_engines_of_the_other(
+    b0_onnx: Path, run_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert load_engine(b0_onnx, device="cpu").name == "ort"
+    assert "ort-cuda: runs on cuda, and device=cpu was asked for" in caplog.text
+    with pytest.raises(EngineUnavailable, match="ort: runs on cpu, and device=cuda was asked for"):
+        load_engine(b0_onnx, "ort", device="cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineUnavailable, match="PyTorch sees no NVIDIA GPU"):
+            load_engine(run_folder, "torch", device="cuda")
+
+
+def test_a_broken_installation_is_a_reason_and_no_crash(
+    b0_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_only(monkeypatch, "onnxruntime", "openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)  # makes `import openvino` fail
+    with pytest.raises(EngineUnavailable, match="openvino: cannot be imported"):
+        load_engine(b0_onnx, "openvino")
+
+
 def test_unknown_names_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="unknown engine 'tensorr'.*did you mean 'tensorrt'"):
         load_engine(tmp_path / "model.onnx", "tensorr")
+    with pytest.raises(ParameterError, match="unknown device 'gpu'"):
+        load_engine(tmp_path / "model.onnx", device="gpu")
     with pytest.raises(WeightsError, match="no such model file"):
         load_engine(tmp_path / "model.onnx")
     assert ENGINES == ("tensorrt", "ort-cuda", "openvino", "ort", "torch")

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from hgnetv2_pipeline.data import Preprocess
 
+from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import Engine, ModelCard, compare_latency, measure_latency
 from hgnetv2_pipeline.deployment import latency as latency_module
 from hgnetv2_pipeline.deployment.matmul_peak import peak_gflops

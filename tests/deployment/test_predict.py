@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, SIDE
-from hgnetv2_pipeline.data import Preprocess
+from deployment_cases import CLASSES, SIDE
 from PIL import Image
 
+from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import (
     Engine,
     ModelCard,
@@ -121,7 +121,7 @@ def test_the_batch_size_does_not_change_the_answers(
 
 def test_batches_of_bad_images_cost_no_call(tmp_path: Path) -> None:
     engine = Fixed([[1.0, 0.0]])
-    missing = [tmp_path / f"{number}.jpg" for number in range(5)]
+    missing = [tmp_path / f"{number}.jpg" for number in range(4)] + ["x" * 5000 + ".jpg"]
     records = predict_paths(engine, missing, batch_size=2)
     assert engine.batches == []
     assert [record["error"] for record in records] == ["no such file"] * 5
@@ -160,7 +160,8 @@ def test_counts_below_one_are_refused_at_the_call(name: str, pictures: Path) -> 
 
 def test_a_list_file_gives_its_lines_with_or_without_labels(pictures: Path) -> None:
     listed = pictures / "inner dir" / "some.txt"
-    listed.write_text("c.bmp 3\n\né 7.webp\n../a.jpg 12\n../gone.jpg 0\n", encoding="utf-8")
+    lines = "\ufeffc.bmp 3\r\n\n# a remark\né 7.webp\n../a.jpg 12\n../gone.jpg 0\n"
+    listed.write_text(lines, encoding="utf-8")
     found = expand_inputs(listed)
     assert [entry.name for entry in found] == ["c.bmp", "é 7.webp", "../a.jpg", "../gone.jpg"]
     records = predict_paths(Fixed([[0.0, 1.0]]), listed)

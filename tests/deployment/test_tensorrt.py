@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from hgnetv2_pipeline.data import Preprocess
 
+from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import EngineUnavailable, load_engine
 from hgnetv2_pipeline.deployment.engines import with_tensorrt
 from hgnetv2_pipeline.errors import WeightsError
@@ -141,7 +141,7 @@ def test_a_plan_of_another_gpu_or_type_is_refused(
     plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt([], loads=False))
-    with pytest.raises(WeightsError, match="cannot load .*build it again here"):
+    with pytest.raises(EngineUnavailable, match="cannot load .*build it again here"):
         load_engine(plan, "tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt([], dtype="float16"))
     with pytest.raises(WeightsError, match="not float32"):

@@ -11,11 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import CLASSES, SIDE, formula_model
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.models import profile
+from deployment_cases import CLASSES, SIDE, formula_model
 from torch import nn
 
+from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import (
     ExportError,
     ModelCard,
@@ -27,6 +26,7 @@ from hgnetv2_pipeline.deployment import (
 )
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
+from hgnetv2_pipeline.models import profile
 
 
 def operators(path: Path) -> collections.Counter[str]:

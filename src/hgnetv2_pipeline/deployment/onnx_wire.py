@@ -11,6 +11,7 @@ GraphProto.sparse_initializer 15, NodeProto.attribute 5, AttributeProto.t 5, .g 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,10 +35,11 @@ def external_tensors(path: Path) -> list[str]:
 
     Raises WeightsError when the file is not a whole ONNX model (cut short, another format).
     """
-    data = memoryview(Path(path).read_bytes())
     try:
+        with Path(path).open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         found = list(_walk(data, "model", 0))
-    except (IndexError, ValueError, RecursionError) as error:
+    except (IndexError, ValueError) as error:
         raise WeightsError(f"{path} is not a whole ONNX file ({error})") from error
     if not found:
         raise WeightsError(f"{path} is not an ONNX file: it holds no graph")

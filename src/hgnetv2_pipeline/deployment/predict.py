@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -49,8 +49,9 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
     """Every image that ``inputs`` stands for, in order.
 
     A folder gives its images (recursively, sorted by path), a list file (.txt, .lst: a path a
-    line, a label after it or not) its lines, relative to ``root`` or else to the list's folder,
-    a glob its sorted matches, anything else itself; a sequence gives those of its members.
+    line, a label after it or not, # for a remark) its lines, relative to ``root`` or else to the
+    list's folder, a glob its sorted matches, anything else itself; a sequence gives those of its
+    members.
     A missing file is kept, so that its row can say so. DataError when a folder, list or glob
     holds nothing.
     """
@@ -59,11 +60,11 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
     if not isinstance(inputs, (str, Path)):
         return [Input("<bytes>" if isinstance(inputs, bytes) else "<image>", inputs)]
     path = Path(inputs)
-    if path.is_dir():
+    if _is(path.is_dir):
         found = _folder(path)
     elif path.suffix.lower() in LIST_SUFFIXES:
         found = _list_file(path, root)
-    elif not path.exists() and _GLOB_SIGNS & set(str(path)):
+    elif not _is(path.exists) and _GLOB_SIGNS & set(str(path)):
         names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute patterns too
         found = [Input(name, Path(name)) for name in names if Path(name).is_file()]
     else:
@@ -88,11 +89,13 @@ def _folder(folder: Path) -> list[Input]:
 def _list_file(path: Path, root: Path | None) -> list[Input]:
     base = path.parent if root is None else Path(root)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list {path}: {error}") from error
     found = []
-    for line in filter(None, map(str.strip, lines)):
+    for line in map(str.strip, lines):
+        if not line or line.startswith("#"):
+            continue
         name, _, label = line.rpartition(" ")
         # A name may hold spaces, so only a last field that is a number counts as a label.
         if not name or not label.isdecimal() or (base / line).is_file():
@@ -166,13 +169,21 @@ def _ahead(
 
 def _load(engine: Engine, entry: Input) -> np.ndarray | str:
     """The preprocessed image, float32 [3, H, W], or the reason why there is none."""
-    if isinstance(entry.source, Path) and not entry.source.is_file():
-        return "is a folder" if entry.source.is_dir() else "no such file"
+    if isinstance(entry.source, Path) and not _is(entry.source.is_file):
+        return "is a folder" if _is(entry.source.is_dir) else "no such file"
     try:
         return engine.preprocess(entry.source)
     except (DataError, OSError) as error:
         # A row names its file already; keep the reason to one line.
         return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """``path.is_file`` and its like, where a name too long or a closed folder is a no."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "bf16")
+DEVICES = (None, "cpu", "cuda")
 _PLAN_SUFFIXES = (".engine", ".plan")
+_GPU_ONLY, _CPU_ONLY = frozenset(("tensorrt", "ort-cuda")), frozenset(("openvino", "ort"))
 _HINTS = {
     "tensorrt": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
     "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
@@ -37,6 +39,7 @@ class _Wish:
     auto: bool
     threads: int
     precision: str
+    device: str | None
     root: Path | None
     preprocess: Preprocess | None
     classes: Sequence[str] | None
@@ -48,6 +51,7 @@ def load_engine(
     *,
     threads: int = 0,
     precision: str = "fp32",
+    device: str | None = None,
     root: Path | None = None,
     preprocess: Preprocess | None = None,
     classes: Sequence[str] | None = None,
@@ -60,7 +64,8 @@ def load_engine(
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
     together with the reasons of those before it. ``threads``: CPU threads, 0 = the library's
     choice. ``precision``: ``bf16`` is OpenVINO's, on processors that have it; plans and files bring
-    their own. ``preprocess`` and ``classes`` replace, or stand in for, what the file says.
+    their own. ``device``: ``cpu`` or ``cuda`` leaves out the engines of the other; None takes a GPU
+    where there is one. ``preprocess`` and ``classes`` replace, or stand in for, what the file says.
 
     Raises ParameterError (``EngineUnavailable`` when a named engine cannot run here),
     WeightsError for a missing, damaged or foreign file.
@@ -69,6 +74,8 @@ def load_engine(
         raise unknown_name("engine", engine, ("auto", *ENGINES), "engine=...")
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS, "precision=...")
+    if device not in DEVICES:
+        raise unknown_name("device", device, ("cpu", "cuda"), "device=...")
     if threads < 0:
         raise ParameterError(f"threads={threads}; give 0 for the library's choice, or a count")
     onnx, plan = _files(str(path))
@@ -79,18 +86,19 @@ def load_engine(
         auto=engine == "auto",
         threads=threads,
         precision=precision,
+        device=device,
         root=root,
         preprocess=preprocess,
         classes=classes,
     )
     if engine != "auto":
-        loaded = _OPENERS[engine](wish)
+        loaded = _open(engine, wish)
         _log.info("engine %s on %s", loaded.name, loaded.device)
         return loaded
     refused: list[str] = []
     for name in ENGINES:
         try:
-            loaded = _OPENERS[name](wish)
+            loaded = _open(name, wish)
         except EngineUnavailable as error:
             refused.append(str(error))
             continue
@@ -100,6 +108,18 @@ def load_engine(
         )  # fmt: skip
         return loaded
     raise EngineUnavailable(f"no engine can run {path}: {'; '.join(refused)}")
+
+
+def _open(name: str, wish: _Wish) -> Engine:
+    home = "cuda" if name in _GPU_ONLY else "cpu" if name in _CPU_ONLY else wish.device
+    if wish.device not in (None, home):
+        raise EngineUnavailable(f"{name}: runs on {home}, and device={wish.device} was asked for")
+    try:
+        return _OPENERS[name](wish)
+    except ImportError as error:
+        # Installed, but a library of the system that it needs is not.
+        reason = " ".join(str(error).split())
+        raise EngineUnavailable(f"{name}: cannot be imported ({reason})") from error
 
 
 def _files(spec: str) -> tuple[Path | None, Path | None]:
@@ -201,6 +221,7 @@ def _open_torch(wish: _Wish) -> Engine:
         root=wish.root,
         preprocess=wish.preprocess,
         classes=wish.classes,
+        device=wish.device,
     )
 
 

@@ -104,9 +104,9 @@ class TensorRTEngine(Engine):
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
-            raise WeightsError(
-                f"TensorRT {trt.__version__} cannot load {path}: a plan runs only on the kind of "
-                "GPU and the TensorRT version that built it; build it again here"
+            raise EngineUnavailable(
+                f"tensorrt: version {trt.__version__} cannot load {path}: a plan runs only on the "
+                "kind of GPU and the TensorRT version that built it; build it again here"
             )
         inputs, outputs = _tensor_names(trt, self._engine)
         if len(inputs) != 1 or len(outputs) != 1:

@@ -13,6 +13,7 @@ from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
+    EngineUnavailable,
     check_classes,
     cpu_name,
     numbered_classes,
@@ -40,6 +41,8 @@ class TorchEngine(Engine):
         device: str | None = None,
         threads: int = 0,
     ) -> None:
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            raise EngineUnavailable(f"torch: device={device}, and PyTorch sees no NVIDIA GPU here")
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if threads:
             torch.set_num_threads(threads)
