@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import Table, table_of
 
@@ -116,7 +117,12 @@ def facts_table(summary: Json) -> Table | None:
 
 
 def mining_table(audit: Json) -> Table:
-    """From the pool to the selection, each step with its share of the pool."""
+    """From the pool to the selection, each step with its share of the pool.
+
+    Raises:
+        DataError: the counts do not add up.
+    """
+    _check_mining(audit)
     listed = formats.number(audit.get("pool_listed"))
     records = []
     for key, meaning in _AUDIT_ROWS.items():
@@ -129,6 +135,21 @@ def mining_table(audit: Json) -> Table:
         records, ["step", "images", "% of pool"], caption="From the pool to the mined list",
         left=("step",),
     )  # fmt: skip
+
+
+def _check_mining(audit: Json) -> None:
+    have = {key: formats.number(audit.get(key)) or 0.0 for key in (*_AUDIT_ROWS, "removed")}
+    wrong = []
+    if audit.get("scored") is not None:
+        if have["pool_listed"] != have["scored"] + have["quarantined"]:
+            wrong.append("listed is not scored + quarantined")
+        left = have["scored"] - have["removed"] - have["review"] - have["excluded"]
+        if audit.get("removed") is not None and have["candidates"] != left:
+            wrong.append("candidates is not scored - removed - review - excluded")
+    if audit.get("candidates") is not None and have["selected"] > have["candidates"]:
+        wrong.append("more images are selected than are candidates")
+    if wrong:
+        raise DataError(f"mining audit: {'; '.join(wrong)}")
 
 
 def mining_facts_table(audit: Json) -> Table | None:

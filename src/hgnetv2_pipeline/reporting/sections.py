@@ -56,7 +56,8 @@ def section(
     try:
         blocks = tuple(build())
     except AbsentError as error:
-        blocks = (Notice(str(error), command),)
+        said = str(error)
+        blocks = (Notice(said[:1].upper() + said[1:], command),)
     except DataError as error:
         _log.warning("report, %s: %s", title, error)
         blocks = (Notice(f"Not shown, because it does not add up: {error}", kind="warning"),)
@@ -294,7 +295,7 @@ def provenance_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
                 (source.used_for, source.shown, source.run or formats.NOTHING, source.sha256)
                 for source in sources
             ),
-            "Every number above was read from one of these files; sha256sum checks them",
+            "Every measured number above was read from one of these files; sha256sum checks them",
             left=("used for",),
             code=("file", "run", "SHA-256"),
         )
