@@ -1,0 +1,216 @@
+"""A network by name, empty or with weights."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
+from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone, HGNetV2, PoolPadding
+from hgnetv2_pipeline.models.weights import Head, load_state, paddle_shapes, read_state
+from hgnetv2_pipeline.models.zoo import ZOO, fetch, weights_file
+
+_log = logging.getLogger(__name__)
+
+
+def create_model(
+    variant: str,
+    num_classes: int = 1000,
+    *,
+    dropout: float | None = None,
+    pool_padding: PoolPadding = "exclude",
+) -> Backbone:
+    """The network ``variant`` with fresh weights: 'b0'..'b6', 'hgnet_tiny', '_small', '_base'.
+
+    Images go in as float32 [N, 3, H, W], normalised, H and W at least 32; logits come out as
+    [N, num_classes]. ``dropout`` None is the published value (0.2 for hgnet_base, else 0).
+    ``pool_padding='zero'`` gives B0-B3 timm's border. Raises ``ParameterError``.
+    """
+    model: Backbone
+    if variant in VARIANTS:
+        model = HGNetV2(
+            VARIANTS[variant], num_classes, dropout=dropout or 0.0, pool_padding=pool_padding
+        )
+    elif variant in TEACHERS:
+        model = HGNet(TEACHERS[variant], num_classes, dropout=dropout)
+    else:
+        raise unknown_name("variant", variant, [*VARIANTS, *TEACHERS], "--params variant=...")
+    model.variant = variant
+    return model
+
+
+@functools.lru_cache(maxsize=1)
+def _shapes() -> dict[str, dict[str, tuple[int, ...]]]:
+    with torch.device("meta"):
+        return {name: paddle_shapes(create_model(name, 1)) for name in [*VARIANTS, *TEACHERS]}
+
+
+def identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The variant whose tensors (without ``fc``) have these names and shapes, or None.
+
+    Names are ours; shapes outside ``fc`` are the same in every framework.
+    """
+    given = {k: tuple(v) for k, v in shapes.items() if not k.startswith("fc.")}
+    for name, paddle in _shapes().items():
+        known = {
+            k.replace("._mean", ".running_mean").replace("._variance", ".running_var"): shape
+            for k, shape in paddle.items()
+            if not k.startswith("fc.")
+        }
+        if known == given:
+            return name
+    return None
+
+
+def build_from(
+    spec: str,
+    *,
+    num_classes: int | None,
+    root: Path,
+    head: Head = "strict",
+    download: bool = False,
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A network with weights, and what is known of them.
+
+    ``spec`` is one of
+    - a zoo name, ``b4.ssld_stage1``: the file is looked for in ``root/weights`` and fetched only
+      with ``download=True``;
+    - a weight file, or a run's folder that holds ``student.safetensors``, relative to ``root``;
+    - ``timm:NAME``: any model of timm, random weights; ``timm:NAME:pretrained`` with its published
+      ones, which timm takes from its cache or downloads: writing it is the request to do so;
+    - ``scratch:VARIANT`` ours with fresh weights.
+
+    ``num_classes`` None takes the file's own count (1000 for timm and scratch). ``head='reinit'``
+    starts ``fc`` afresh. The information: ``variant``, ``stage``, ``classes`` (names or None),
+    ``num_classes``, ``preprocess`` (fields of ``data.Preprocess`` or None), ``source``, ``sha256``
+    (None without a file), ``head`` ('loaded' or 'reinitialised'). Raises ``ParameterError`` or
+    ``WeightsError``.
+    """
+    kind, _, name = spec.partition(":")
+    if kind == "scratch":
+        model = create_model(name, num_classes or 1000)
+        return model, _info(spec, variant=name, num_classes=model.num_classes)
+    if kind == "timm":
+        return _from_timm(name, num_classes=num_classes, head=head)
+    if spec in ZOO:
+        entry = ZOO[spec]
+        path = weights_file(entry, root)
+        if path is None and download:
+            path = fetch(entry, Path(root) / "weights")
+        if path is None:
+            raise WeightsError(
+                f"the weights {spec} are not here; put {entry.filename} into "
+                f"{Path(root) / 'weights'} (from {entry.url}), or let the pipeline import_weights "
+                "fetch it"
+            )
+        known = {"variant": entry.variant, "stage": entry.stage, "preprocess": entry.preprocess}
+        return _from_file(path, spec, known, num_classes=num_classes, head=head)
+    path = Path(root) / spec
+    if path.is_dir() and not (path / "inference.pdiparams").is_file():
+        path = path / "student.safetensors"
+        if not path.is_file():
+            raise WeightsError(f"{path.parent} is no finished run: it has no student.safetensors")
+    if not path.exists():
+        if "/" in spec or path.suffix in (".safetensors", ".pdparams", ".pth", ".pt", ".tar"):
+            raise WeightsError(f"there is no weight file or run at {path}")
+        raise unknown_name(
+            "model", spec, [*ZOO, "timm:NAME", "scratch:VARIANT", "a file", "a run"], "model=..."
+        )
+    return _from_file(path, spec, {}, num_classes=num_classes, head=head)
+
+
+def _info(source: str, **known: Any) -> dict[str, Any]:
+    keys = ("variant", "stage", "classes", "num_classes", "preprocess", "sha256")
+    return dict.fromkeys(keys) | {"source": source, "head": "reinitialised"} | known
+
+
+def _from_file(
+    path: Path, source: str, known: dict[str, Any], *, num_classes: int | None, head: Head
+) -> tuple[Backbone, dict[str, Any]]:
+    read = read_state(path)
+    meta = read.metadata
+    variant = known.get("variant") or meta.get("variant")
+    variant = variant or identify({k: tuple(v.shape) for k, v in read.tensors.items()})
+    if variant is None:
+        raise WeightsError(f"{path} fits none of {', '.join([*VARIANTS, *TEACHERS])}")
+    if num_classes is None:
+        if "fc.bias" not in read.tensors:
+            raise ParameterError(f"{path} has no fc; say how many classes it is for")
+        num_classes = read.tensors["fc.bias"].numel()
+    model = create_model(variant, num_classes)
+    load_state(model, read.tensors, head, source=str(path))
+    info = _info(
+        source,
+        variant=variant,
+        stage=known.get("stage") or meta.get("stage"),
+        num_classes=num_classes,
+        preprocess=_json(meta, "preprocess", path) or known.get("preprocess"),
+        sha256=read.sha256,
+        head="loaded" if head == "strict" else "reinitialised",
+    )
+    if head == "strict":  # names of classes belong to the head that was loaded
+        info["classes"] = _json(meta, "classes", path)
+    _log.info(
+        "%s: %s from %s, sha256 %s, head %s",
+        source, variant, path, read.sha256[:8], info["head"],
+    )  # fmt: skip
+    return model, info
+
+
+def _json(metadata: Mapping[str, str], key: str, path: Path) -> Any:
+    try:
+        return json.loads(metadata[key]) if key in metadata else None
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path}: its metadata {key!r} is not JSON") from error
+
+
+def _from_timm(
+    name: str, *, num_classes: int | None, head: Head
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    import timm
+
+    name, _, suffix = name.partition(":")
+    if suffix not in ("", "pretrained"):
+        raise ParameterError(f"timm:{name}:{suffix}: the only ending is ':pretrained'")
+    if not timm.is_model(name.partition(".")[0]):
+        near = timm.list_models(f"*{name}*")[:8]
+        raise unknown_name("timm model", name, near or ["see timm.list_models()"], "timm:NAME")
+    pretrained = suffix == "pretrained"
+    arguments: dict[str, Any] = {"num_classes": num_classes or 1000}
+    if pretrained and head == "strict":
+        published = timm.models.get_pretrained_cfg(name)
+        theirs = published.num_classes if published else 1000
+        if num_classes not in (None, theirs):
+            raise WeightsError(
+                f"timm's {name} has {theirs} classes, not {num_classes}; say head: reinit"
+            )
+        arguments = {}
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"timm cannot give weights of {name}: {reason}") from error
+    data = timm.data.resolve_data_config({}, model=model)
+    crop = data["input_size"][-1]
+    preprocess = {
+        "resize_short": int(crop / data["crop_pct"]),
+        "crop": crop,
+        "mean": list(data["mean"]),
+        "std": list(data["std"]),
+        "interpolation": data["interpolation"],
+    }
+    info = _info(
+        f"timm:{name}" + (":pretrained" if pretrained else ""),
+        variant=f"timm:{name}",
+        num_classes=model.num_classes,
+        preprocess=preprocess,
+        head="loaded" if pretrained and head == "strict" else "reinitialised",
+    )
+    return model, info

@@ -1,0 +1,40 @@
+"""What a network costs: parameters and multiply-accumulates, measured by running it on no data."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Trainable parameters, and multiply-accumulates of one image (convolutions and fc only)."""
+
+    params: int
+    macs: int
+
+
+def profile(model: nn.Module, image_size: int = 224) -> Profile:
+    """Count for one image of ``image_size`` x ``image_size``; ``model`` itself is not touched.
+
+    Additions, pooling, normalisation and activations are not counted, as is usual for GMACs.
+    """
+    macs = 0
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        nonlocal macs
+        # Every output value of either layer takes one multiplication for each weight of its row.
+        macs += output.numel() * math.prod(module.weight.shape[1:])
+
+    ghost = copy.deepcopy(model).to("meta").eval()
+    for module in ghost.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        ghost(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return Profile(sum(p.numel() for p in model.parameters() if p.requires_grad), macs)

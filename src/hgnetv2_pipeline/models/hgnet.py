@@ -1,0 +1,105 @@
+"""PPHGNet (the first generation), tiny, small and base: the teachers PaddleClas distils from.
+
+Source: PaddleClas ppcls/arch/backbone/legendary_models/pp_hgnet.py, whose attribute names are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hgnetv2_pipeline.models.hgnetv2 import Backbone, ConvBNAct, Four, Stage
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One size: channels of the stem, and per stage the width, the output and the depth."""
+
+    stem: tuple[int, int, int]
+    mid: Four
+    out: Four
+    depths: Four
+    layers: int  # convolutions in a block
+    dropout: float = 0.0
+
+
+TEACHERS: dict[str, Teacher] = {
+    "hgnet_tiny": Teacher(
+        (48, 48, 96), (96, 128, 160, 192), (224, 448, 512, 768), (1, 1, 2, 1), 5
+    ),
+    "hgnet_small": Teacher(
+        (64, 64, 128), (128, 160, 192, 224), (256, 512, 768, 1024), (1, 1, 2, 1), 6
+    ),
+    "hgnet_base": Teacher(
+        (96, 96, 160), (192, 224, 256, 288), (320, 640, 960, 1280), (1, 2, 3, 2), 7, 0.2
+    ),
+}  # fmt: skip
+
+
+class ChannelAttention(nn.Module):
+    """Every channel times the sigmoid of a 1x1 convolution of the channel means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.conv(x.mean((2, 3), keepdim=True)))
+
+
+class Block(nn.Module):
+    """``layers`` 3x3 convolutions, all their outputs joined with the input, then attention."""
+
+    def __init__(
+        self, inputs: int, middle: int, outputs: int, layers: int, *, residual: bool
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ConvBNAct(middle if i else inputs, middle, 3) for i in range(layers)
+        )
+        self.aggregation_conv = ConvBNAct(inputs + layers * middle, outputs, 1)
+        self.att = ChannelAttention(outputs)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [x]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1]))
+        y = self.att(self.aggregation_conv(torch.cat(outputs, dim=1)))
+        return y + x if self.residual else y
+
+
+class HGNet(Backbone):
+    """PPHGNet of the size that ``teacher`` describes."""
+
+    def __init__(self, teacher: Teacher, num_classes: int, *, dropout: float | None = None) -> None:
+        first, second, third = teacher.stem
+        stem = nn.Sequential(
+            ConvBNAct(3, first, 3, stride=2),
+            ConvBNAct(first, second, 3),
+            ConvBNAct(second, third, 3),
+            # No parameters, so it does not show among Paddle's names. Inputs are never negative
+            # here: what the pad counts as makes no difference.
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        stages = []
+        inputs = third
+        for index, (mid, out, depth) in enumerate(
+            zip(teacher.mid, teacher.out, teacher.depths, strict=True)
+        ):
+            blocks = [
+                Block(out if i else inputs, mid, out, teacher.layers, residual=i > 0)
+                for i in range(depth)
+            ]
+            stages.append(Stage(inputs, blocks, downsample=index > 0))
+            inputs = out
+        super().__init__(
+            stem,
+            stages,
+            out=teacher.out,
+            num_classes=num_classes,
+            dropout=teacher.dropout if dropout is None else dropout,
+            lab=False,
+        )
