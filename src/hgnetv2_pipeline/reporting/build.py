@@ -9,6 +9,7 @@ from pathlib import Path
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import (
+    curve_sections,
     formats,
     model_sections,
     sections,
@@ -72,7 +73,7 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
         ),
         sections.section(
             "Learning curves", "curves", f"{run} --pipeline ssld_stage2",
-            lambda: sections.curve_blocks(inputs, ledger),
+            lambda: curve_sections.curve_blocks(inputs, ledger),
         ),
         sections.section(
             "Accuracy", "accuracy", f"{run} --pipeline evaluation",

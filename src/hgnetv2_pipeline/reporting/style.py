@@ -58,7 +58,7 @@ nav a {{ text-decoration: none; }} nav a:hover {{ text-decoration: underline; }}
 .scroll {{ overflow-x: auto; margin: 14px 0 18px; }}
 table {{ border-collapse: collapse; font-size: 13px; line-height: 1.4;
   font-variant-numeric: tabular-nums; }}
-caption {{ caption-side: top; text-align: left; color: var(--faint); padding: 0 0 6px; }}
+.caption {{ color: var(--faint); font-size: 13px; margin: 0 0 6px; max-width: 100ch; }}
 th, td {{ padding: 5px 12px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }}
 th {{ font-weight: 600; text-align: right; border-bottom: 1.5px solid var(--faint);
   vertical-align: bottom; }}
@@ -88,7 +88,7 @@ svg .grid {{ stroke: var(--rule); }} svg .axis {{ stroke: var(--faint); }}
 @media print {{
   :root {{ {_LIGHT_VALUES} }}
   body {{ font-size: 9.5pt; }} main {{ max-width: none; padding: 0; }} nav {{ display: none; }}
-  h2, summary, caption {{ break-after: avoid; }} .card, tr, table, svg {{ break-inside: avoid; }}
+  h2, summary, .caption {{ break-after: avoid; }} .card, tr, table, svg {{ break-inside: avoid; }}
   .cards {{ grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); gap: 8px; }}
   .card b {{ font-size: 15pt; }} .card {{ padding: 8px 10px; }}
   figure svg {{ max-width: 100%; }} figure svg:not(:only-child) {{ max-width: 48%; }}
