@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hgnetv2_pipeline.durable import write_text
-from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import (
     curve_sections,
     formats,
@@ -49,7 +48,7 @@ def summary_text(inputs: ReportInputs) -> str:
         _, summaries = sections.read_comparison(inputs, Ledger(inputs.root))
         table = terminal_table(summary_rows(summaries))
         table += "\ngain: points over supervised only; +/-: its standard error (images and seeds)"
-    except DataError as error:
+    except sections.MISSHAPEN as error:
         table = f"No final table. {error}"
     return "\n\n".join(part for part in (banner, table) if part)
 
@@ -118,8 +117,8 @@ def _cards(inputs: ReportInputs) -> list[tuple[str, str, str]]:
     for make in (_accuracy_cards, _mining_card, _export_card, _latency_card):
         try:
             cards += make(inputs, Ledger(inputs.root))
-        except DataError as error:
-            _log.debug("no headline figure: %s", error)
+        except sections.MISSHAPEN as error:  # DataError among them
+            _log.debug("no headline figure: %r", error)
     return cards
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hgnetv2_pipeline.reporting import svg
 
 WIDTH = 860.0
+_NEAR = 6  # places for a label right at its point
 PANEL = 500.0  # two of them fill a line of the page
 
 
@@ -261,9 +262,9 @@ def _box(x: float, y: float, width: float, height: float) -> tuple[float, float,
 def _placed_label(
     x: float, y: float, label: str, taken: list[tuple[float, float, float, float]]
 ) -> str:
-    """The label at the first free place around its point; right of it where all are taken."""
+    """The label at the first free place around its point; right of it where none is free."""
     wide = svg.text_width(label, 11)
-    places = [
+    places: list[tuple[float, float, str, tuple[float, float, float, float]]] = [
         (x + 9, y + 4, "start", _box(x + 9, y - 7, wide, 13)),
         (x - 9, y + 4, "end", _box(x - 9 - wide, y - 7, wide, 13)),
         (x, y - 11, "middle", _box(x - wide / 2, y - 22, wide, 13)),
@@ -279,6 +280,14 @@ def _placed_label(
             for other in taken
         )
 
-    at_x, at_y, anchor, box = next((place for place in places if free(place[3])), places[0])
+    # Where all of these are taken: further away, with a thin line back to the point.
+    for far in (30, 46, 62, 78, 94):
+        for side, anchor in ((14, "start"), (-14, "end")):
+            for up in (-far, far):
+                left = x + side if anchor == "start" else x + side - wide
+                places.append((x + side, y + up, anchor, _box(left, y + up - 11, wide, 13)))
+    chosen = next((i for i, place in enumerate(places) if free(place[3])), 0)
+    at_x, at_y, anchor, box = places[chosen]
     taken.append(box)
-    return svg.text(at_x, at_y, label, anchor=anchor, size=11)
+    leader = svg.line(x, y, at_x, at_y - 4) if chosen >= _NEAR else ""
+    return leader + svg.text(at_x, at_y, label, anchor=anchor, size=11)

@@ -29,6 +29,9 @@ from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.pictures import embed
 
 Json = Mapping[str, Any]
+# What a JSON of another shape than its writer's contract raises when it is read.
+MISSHAPEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 _log = logging.getLogger(__name__)
 _FEW = 30  # classes that a chart can still name one by one
 
@@ -53,6 +56,10 @@ def section(
     except DataError as error:
         _log.warning("report, %s: %s", title, error)
         blocks = (Notice(f"Not shown, because it does not add up: {error}", kind="warning"),)
+    except MISSHAPEN as error:
+        _log.warning("report, %s: %r", title, error, exc_info=True)
+        said = f"Not shown: a file of this chapter has an unexpected form ({error!r})"
+        blocks = (Notice(said, command, kind="warning"),)
     return Section(title, anchor, blocks)
 
 
