@@ -171,23 +171,38 @@ def _text(path: Path, value: str) -> Path:
     return path
 
 
-def dataset_summary() -> dict[str, Any]:
-    """A dataset summary of three sets."""
+def _set(images: int, labels: list[int], bad: int, copies: int) -> dict[str, Any]:
+    present = [value for value in labels if value]
     return {
-        "classes": CLASSES,
+        "n_images": images,
+        "n_labelled": sum(labels),
+        "n_classes": len(present),
+        "n_quarantined": bad,
+        "bytes": images * 412,
+        "class_counts": [
+            {"label": label, "name": CLASSES[label], "n": value}
+            for label, value in enumerate(labels)
+        ],
+        "imbalance": max(present) / min(present) if present else None,
+        "formats": {"JPEG": copies, "PNG": images - copies},
+        "width": {"min": 32, "median": 32, "max": 32},
+        "height": {"min": 32, "median": 32, "max": 48},
+        "exact_copies": {"n_images": copies, "examples": []},
+        "unreadable": [{"key": f"{place}.png", "reason": "truncated"} for place in range(bad)],
+    }
+
+
+def dataset_summary() -> dict[str, Any]:
+    """A dataset summary of three sets, as ``data.summarise_sets`` makes it."""
+    return {
         "sets": {
-            "train": {
-                "n_listed": 41, "n_used": 40, "n_quarantined": 1, "n_refused": 0,
-                "exact_duplicates": 0, "per_class": [4, 4, 4, 4, 4, 4, 4, 4, 4, 4],
-            },
-            "val": {"n_listed": 701, "n_used": 700, "n_quarantined": 1, "n_refused": 0},
-            "pool": {
-                "n_listed": 1497, "n_used": 1494, "n_quarantined": 3, "n_refused": 0,
-                "exact_duplicates": 12,
-            },
+            "train": _set(40, [4, 4, 4, 4, 4, 4, 4, 4, 6, 2], 1, 0),
+            "val": _set(700, [70] * 10, 1, 0),
+            "pool": _set(1494, [], 3, 12),
         },
-        "near_duplicate_groups": 3,
-    }  # fmt: skip
+        "shared": [{"first": "val", "second": "pool", "n_images": 12, "examples": []}],
+        "conflicting_labels": [],
+    }
 
 
 def mining_audit() -> dict[str, Any]:

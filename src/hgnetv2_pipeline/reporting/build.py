@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hgnetv2_pipeline.durable import write_text
-from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import (
+    curve_sections,
     formats,
     model_sections,
     sections,
@@ -48,7 +48,7 @@ def summary_text(inputs: ReportInputs) -> str:
         _, summaries = sections.read_comparison(inputs, Ledger(inputs.root))
         table = terminal_table(summary_rows(summaries))
         table += "\ngain: points over supervised only; +/-: its standard error (images and seeds)"
-    except DataError as error:
+    except sections.MISSHAPEN as error:
         table = f"No final table. {error}"
     return "\n\n".join(part for part in (banner, table) if part)
 
@@ -72,7 +72,7 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
         ),
         sections.section(
             "Learning curves", "curves", f"{run} --pipeline ssld_stage2",
-            lambda: sections.curve_blocks(inputs, ledger),
+            lambda: curve_sections.curve_blocks(inputs, ledger),
         ),
         sections.section(
             "Accuracy", "accuracy", f"{run} --pipeline evaluation",
@@ -117,8 +117,8 @@ def _cards(inputs: ReportInputs) -> list[tuple[str, str, str]]:
     for make in (_accuracy_cards, _mining_card, _export_card, _latency_card):
         try:
             cards += make(inputs, Ledger(inputs.root))
-        except DataError as error:
-            _log.debug("no headline figure: %s", error)
+        except sections.MISSHAPEN as error:  # DataError among them
+            _log.debug("no headline figure: %r", error)
     return cards
 
 

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import Table, table_of
 
 Json = Mapping[str, Any]
-
-_SET_COLUMNS = {
-    "listed": ("n_listed", "listed"),
-    "used": ("n_used", "used", "n", "images"),
-    "quarantined": ("n_quarantined", "quarantined", "unreadable"),
-    "refused": ("n_refused", "refused"),
-    "exact duplicates": ("exact_duplicates", "duplicates", "n_duplicates"),
-    "classes": ("n_classes", "classes_present"),
-    "imbalance": ("imbalance",),
-}
 
 _AUDIT_ROWS = {
     "pool_listed": "listed in the pool",
@@ -51,72 +42,106 @@ def first_of(entry: Json, names: Sequence[str]) -> Any:
 
 
 def sets_of(summary: Json) -> dict[str, Json]:
-    """The sets of a dataset summary by name: ``{"sets": {"train": {...}}}``, or plain counts."""
-    sets = summary.get("sets") or {}
-    return {
-        str(name): entry if isinstance(entry, Mapping) else {"n_used": entry}
-        for name, entry in sets.items()
-    }
+    """The sets of a dataset summary (``data.summarise_sets``) by name."""
+    sets = summary.get("sets")
+    if not isinstance(sets, Mapping):
+        return {}
+    return {str(name): entry for name, entry in sets.items() if isinstance(entry, Mapping)}
 
 
-def class_counts(entry: Json) -> list[int]:
-    """Images by class of one set, as a list by class id or a dict in class order; else empty."""
-    given = first_of(entry, ("per_class", "class_histogram", "class_counts", "histogram"))
-    values = list(given.values()) if isinstance(given, Mapping) else given
-    if not isinstance(values, list):
+def class_counts(entry: Json) -> list[tuple[str, int]]:
+    """Class name and images of one set, by class id; empty for an unlabelled set."""
+    given = entry.get("class_counts")
+    if not isinstance(given, list):
         return []
-    numbers: list[Any] = [
-        first_of(value, ("n", "count", "images")) if isinstance(value, Mapping) else value
-        for value in values
-    ]
-    return [int(value) for value in numbers if value is not None]
+    return [(str(first_of(row, ("name", "label"))), int(row["n"])) for row in given]
 
 
 def dataset_table(summary: Json) -> Table | None:
-    """A row a set: listed = used + quarantined + refused, duplicates, classes, imbalance."""
+    """A row a set: images, labels, classes, imbalance, what could not be read, copies, sizes."""
     records = []
     for name, entry in sets_of(summary).items():
-        record = {"set": name}
-        for column, names in _SET_COLUMNS.items():
-            value = first_of(entry, names)
-            if column == "imbalance":
-                record[column] = formats.significant(value, 2)
-            else:
-                record[column] = formats.count(value)
-        counts = class_counts(entry)
-        if counts and record["classes"] == formats.NOTHING:
-            record["classes"] = str(sum(1 for value in counts if value))
-        present = [value for value in counts if value]
-        if present and record["imbalance"] == formats.NOTHING:
-            record["imbalance"] = formats.significant(max(present) / min(present), 2)
-        records.append(record)
+        copies = entry.get("exact_copies")
+        records.append(
+            {
+                "set": name,
+                "images": formats.count(first_of(entry, ("n_images", "n_used"))),
+                "labelled": formats.count(entry.get("n_labelled")),
+                "unreadable": formats.count(entry.get("n_quarantined")),
+                "exact copies": formats.count(
+                    copies.get("n_images") if isinstance(copies, Mapping) else copies
+                ),
+                "classes": formats.count(entry.get("n_classes")),
+                "imbalance": formats.significant(entry.get("imbalance"), 2),
+                "width": _spread(entry.get("width")),
+                "height": _spread(entry.get("height")),
+                "formats": formats.words(entry.get("formats")),
+                "size": formats.size(entry.get("bytes")),
+            }
+        )
     if not records:
         return None
+    columns = list(records[0])
     return table_of(
         records,
-        ["set", *_SET_COLUMNS],
-        caption="Images by set; imbalance = largest class over smallest that has any",
-        left=("set",),
-        drop_empty=tuple(_SET_COLUMNS),
+        columns,
+        caption="Images by set; imbalance = largest class over the smallest that has any; "
+        "width and height: min / median / max",
+        left=("set", "formats"),
+        drop_empty=columns[1:],
     )
 
 
-def facts_table(summary: Json) -> Table | None:
-    """What the summary says beside the sets: plain values only, one a row."""
-    known = {"sets", "classes", "class_names", "dataset", "name"}
-    plain = {
-        key: value
-        for key, value in summary.items()
-        if key not in known and isinstance(value, str | int | float)
-    }
-    if not plain:
+def _spread(given: Any) -> str:
+    if not isinstance(given, Mapping):
+        return formats.NOTHING
+    values = [formats.count(given.get(name)) for name in ("min", "median", "max")]
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
+
+
+def shared_table(summary: Json) -> Table | None:
+    """Exact copies between sets: an image of the first set that is in the second too."""
+    rows = [row for row in summary.get("shared") or [] if isinstance(row, Mapping)]
+    if not rows:
         return None
-    rows = [{"fact": key.replace("_", " "), "value": formats.words(plain[key])} for key in plain]
-    return table_of(sorted(rows, key=lambda row: row["fact"]), ["fact", "value"], left=("fact",))
+    records = [
+        {
+            "set": formats.words(row.get("first")),
+            "also in": formats.words(row.get("second")),
+            "images": formats.count(row.get("n_images")),
+        }
+        for row in rows
+    ]
+    return table_of(
+        records,
+        list(records[0]),
+        caption="Same bytes in two sets, before mining removes them from the pool",
+        left=("set", "also in"),
+    )
+
+
+def unreadable_table(summary: Json) -> Table | None:
+    """The first unreadable images of each set with their reasons."""
+    records = [
+        {"set": name, "image": formats.words(row.get("key")), "reason": str(row.get("reason"))}
+        for name, entry in sets_of(summary).items()
+        for row in entry.get("unreadable") or []
+        if isinstance(row, Mapping)
+    ]
+    if not records:
+        return None
+    return table_of(
+        records, list(records[0]), left=("set", "reason"), code=("image",)
+    )  # fmt: skip
 
 
 def mining_table(audit: Json) -> Table:
-    """From the pool to the selection, each step with its share of the pool."""
+    """From the pool to the selection, each step with its share of the pool.
+
+    Raises:
+        DataError: the counts do not add up.
+    """
+    _check_mining(audit)
     listed = formats.number(audit.get("pool_listed"))
     records = []
     for key, meaning in _AUDIT_ROWS.items():
@@ -129,6 +154,21 @@ def mining_table(audit: Json) -> Table:
         records, ["step", "images", "% of pool"], caption="From the pool to the mined list",
         left=("step",),
     )  # fmt: skip
+
+
+def _check_mining(audit: Json) -> None:
+    have = {key: formats.number(audit.get(key)) or 0.0 for key in (*_AUDIT_ROWS, "removed")}
+    wrong = []
+    if audit.get("scored") is not None:
+        if have["pool_listed"] != have["scored"] + have["quarantined"]:
+            wrong.append("listed is not scored + quarantined")
+        left = have["scored"] - have["removed"] - have["review"] - have["excluded"]
+        if audit.get("removed") is not None and have["candidates"] != left:
+            wrong.append("candidates is not scored - removed - review - excluded")
+    if audit.get("candidates") is not None and have["selected"] > have["candidates"]:
+        wrong.append("more images are selected than are candidates")
+    if wrong:
+        raise DataError(f"mining audit: {'; '.join(wrong)}")
 
 
 def mining_facts_table(audit: Json) -> Table | None:

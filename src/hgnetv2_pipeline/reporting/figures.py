@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from hgnetv2_pipeline.reporting import svg
 
-WIDTH = 760.0
+WIDTH = 860.0
+_NEAR = 6  # places for a label right at its point
+PANEL = 500.0  # two of them fill a line of the page
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Mark:
 
 def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = None) -> str:
     """A dot a run, a bar at the mean of each row, a dashed line at ``reference``."""
-    margin = min(300.0, max(svg.text_width(row.label) for row in rows) + 16)
+    margin = min(340.0, max(svg.text_width(row.label) for row in rows) + 16)
     height = 34.0
     values = [value for row in rows for value in row.values]
     frame = svg.Frame(
@@ -107,7 +109,7 @@ def line_chart(
     title: str,
     x_label: str,
     y_label: str,
-    width: float = WIDTH / 2 - 10,
+    width: float = PANEL,
     dots: bool = False,
 ) -> str:
     """Lines over one axis; a line of a single point is drawn as a dot, as are all with ``dots``."""
@@ -119,7 +121,7 @@ def line_chart(
     legend_height = 17.0 * math.ceil(len(rows) / columns) if rows else 0.0
     frame = svg.Frame(52, 44, width - 14, 214, x_range, y_range)
     parts = [svg.text(8, 16, svg.clipped(title, width - 16), bold=True)]
-    parts += frame.grid(x_label, y_label)
+    parts += frame.grid(x_label, y_label, 6)
     for line in series:
         colour = line.colour % len(svg.PALETTE)
         pixels = [(frame.x(x), frame.y(y)) for x, y in thinned(line.points)]
@@ -136,7 +138,7 @@ def line_chart(
         y = frame.bottom + 54 + 17 * (place // columns)
         css = f"s{line.colour % len(svg.PALETTE)}"
         parts.append(svg.line(x, y - 4, x + 16, y - 4, css=css, dash="5 3" * line.dashed))
-        parts.append(svg.text(x + 22, y, svg.clipped(line.name, wide - 26, 11), size=11))
+        parts.append(svg.text(x + 22, y, svg.clipped(line.name, wide - 34, 11), size=11))
     return svg.drawing(width, frame.bottom + 46 + legend_height, title, parts)
 
 
@@ -144,7 +146,7 @@ def _legend_layout(names: Sequence[str], width: float) -> tuple[float, int]:
     """Width of a legend entry and how many stand in a row."""
     if not names:
         return 0.0, 1
-    widest = min(width - 24, max(svg.text_width(name, 11) for name in names) + 34)
+    widest = min(width - 24, max(svg.text_width(name, 11) for name in names) + 42)
     columns = max(1, min(len(names), int((width - 12) // widest)))
     return widest, columns
 
@@ -217,7 +219,10 @@ def bars(rows: Sequence[tuple[str, float]], *, x_label: str, colour: int = 0) ->
 
 
 def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
-    """Labelled points in groups, intervals as whiskers; x is logarithmic where it spans over 4x."""
+    """Labelled points in groups, intervals as whiskers; x is logarithmic where it spans over 4x.
+
+    A single group without a name gets no legend.
+    """
     xs = [mark.x for mark in marks]
     ys = [bound for mark in marks for bound in (mark.y, *(mark.interval or ()))]
     log_x = min(xs) > 0 and max(xs) / min(xs) > 4
@@ -236,18 +241,18 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
         if mark.interval:
             low, high = (frame.y(bound) for bound in mark.interval)
             parts.append(svg.line(x, low, x, high, css=f"s{colour}"))
-        told = f"{mark.label} ({mark.group}): {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
+        group = f" ({mark.group})" if mark.group else ""
+        told = f"{mark.label}{group}: {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
         parts.append(svg.dot(x, y, colour, radius=5.5, title=told))
     for mark in marks:
         x, y = frame.x(mark.x), frame.y(mark.y)
         parts.append(_placed_label(x, y, svg.clipped(mark.label, 260, 11), taken))
-    for place, group in enumerate(groups):
+    shown = [] if groups == [""] else groups
+    for place, group in enumerate(shown):
         y = frame.bottom + 58 + 18 * place
         parts.append(svg.dot(62, y - 4, place % len(svg.PALETTE)))
         parts.append(svg.text(74, y, svg.clipped(group, WIDTH - 90)))
-    return svg.drawing(
-        WIDTH, frame.bottom + 48 + 18 * len(groups), f"{y_label} by {x_label}", parts
-    )
+    return svg.drawing(WIDTH, frame.bottom + 48 + 18 * len(shown), f"{y_label} by {x_label}", parts)
 
 
 def _box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
@@ -257,9 +262,9 @@ def _box(x: float, y: float, width: float, height: float) -> tuple[float, float,
 def _placed_label(
     x: float, y: float, label: str, taken: list[tuple[float, float, float, float]]
 ) -> str:
-    """The label at the first free place around its point; right of it where all are taken."""
+    """The label at the first free place around its point; right of it where none is free."""
     wide = svg.text_width(label, 11)
-    places = [
+    places: list[tuple[float, float, str, tuple[float, float, float, float]]] = [
         (x + 9, y + 4, "start", _box(x + 9, y - 7, wide, 13)),
         (x - 9, y + 4, "end", _box(x - 9 - wide, y - 7, wide, 13)),
         (x, y - 11, "middle", _box(x - wide / 2, y - 22, wide, 13)),
@@ -275,6 +280,14 @@ def _placed_label(
             for other in taken
         )
 
-    at_x, at_y, anchor, box = next((place for place in places if free(place[3])), places[0])
+    # Where all of these are taken: further away, with a thin line back to the point.
+    for far in (30, 46, 62, 78, 94):
+        for side, anchor in ((14, "start"), (-14, "end")):
+            for up in (-far, far):
+                left = x + side if anchor == "start" else x + side - wide
+                places.append((x + side, y + up, anchor, _box(left, y + up - 11, wide, 13)))
+    chosen = next((i for i, place in enumerate(places) if free(place[3])), 0)
+    at_x, at_y, anchor, box = places[chosen]
     taken.append(box)
-    return svg.text(at_x, at_y, label, anchor=anchor, size=11)
+    leader = svg.line(x, y, at_x, at_y - 4) if chosen >= _NEAR else ""
+    return leader + svg.text(at_x, at_y, label, anchor=anchor, size=11)

@@ -81,7 +81,7 @@ def words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return significant(value, 4)
+        return significant(value)
     if isinstance(value, int):
         return count(value)
     if isinstance(value, list | tuple):

@@ -16,6 +16,10 @@ from hgnetv2_pipeline.reporting.sections import read_all
 Json = Mapping[str, Any]
 _FEW = 30  # classes up to which a confusion matrix is drawn
 _SHOWN_PREDICTIONS = 12
+_NOT_COMPARABLE = (
+    "Measured and published accuracies stand side by side for orientation only: these are other "
+    "images and other classes than ImageNet-1k's, so a difference between them says nothing."
+)
 
 
 def read_evaluations(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[Block]]:
@@ -70,7 +74,7 @@ def _details(result: Json) -> list[Block]:
             Figure(
                 (figures.heat_map(matrix, names),),
                 f"Confusion of {result.get('model')} on {result.get('split')} ({engine}): a row is "
-                "a true class, a column an answer; blue right, orange wrong, darkness the root of "
+                "a true class, a column an answer; blue right, orange wrong, strength the root of "
                 "the share of the row.",
             )
         )
@@ -95,6 +99,8 @@ def published_blocks(
         beside = beside_table(results, models, comparable=inputs.comparable)
         if beside is not None:
             blocks.append(beside)
+            if not inputs.comparable:
+                blocks.append(Notice(_NOT_COMPARABLE, kind="warning"))
     except AbsentError as error:
         command = f"{inputs.run_command} --pipeline evaluation"
         blocks.append(Notice(f"Measured accuracy: {error}", command))
@@ -102,7 +108,7 @@ def published_blocks(
         raise AbsentError("published figures: models.zoo names none")
     blocks.append(published_table(models))
     marks = [
-        figures.Mark(model.latency_v100_ms, model.top1, model.variant.upper(), "published")
+        figures.Mark(model.latency_v100_ms, model.top1, model.variant.upper(), "")
         for model in models
         if model.latency_v100_ms and model.top1
     ]

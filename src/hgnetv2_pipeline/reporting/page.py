@@ -108,11 +108,11 @@ def _table_html(table: Table) -> str:
             for cell, kind in zip(row, kinds, strict=True)
         )
 
-    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
+    caption = f'<p class="caption">{escape(table.caption)}</p>' if table.caption else ""
     rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
     head = f"<thead><tr>{cells('th', table.columns)}</tr></thead>"
     body = f"<tbody>\n{rows}\n</tbody>"
-    return f'<div class="scroll"><table>{caption}\n{head}\n{body}</table></div>'
+    return f'<div class="scroll">{caption}<table>\n{head}\n{body}</table></div>'
 
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#~$])")

@@ -123,8 +123,7 @@ def beside_table(
     caption = (
         "Measured here beside published, both on ImageNet-1k validation"
         if comparable
-        else "Measured here on other images and classes than the published figures: the columns "
-        "stand side by side for orientation and cannot be compared"
+        else "Measured here, and what was published for the same network on ImageNet-1k"
     )
     return table_of(
         records,

@@ -1,4 +1,4 @@
-"""The chapters about data and training: comparison, dataset, mining, learning curves.
+"""The chapters about the comparison of trainings, the data, mining, and where numbers came from.
 
 Each takes the inputs and the ledger and gives blocks. What is missing raises ``AbsentError``, what
 does not add up another ``DataError``; ``section`` turns either into a sentence on the page, so that
@@ -29,17 +29,12 @@ from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.pictures import embed
 
 Json = Mapping[str, Any]
+# What a JSON of another shape than its writer's contract raises when it is read.
+MISSHAPEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 _log = logging.getLogger(__name__)
 _FEW = 30  # classes that a chart can still name one by one
-_PIPELINES = ("train_teacher", "train", "ssld_stage1", "ssld_stage2", "finetune")
 
-_CURVES_CAPTION = (
-    "A colour a run. Left: training loss; losses of different pipelines are different functions "
-    "(label smoothing against labels, cross-entropy against a teacher) and compare within one "
-    "drawing only. Right: solid is top-1 on val; dashed is what training sees, top-1 against the "
-    "labels where it has them, else agreement with the teacher's first answer. "
-    "The axes do not start at 0."
-)
 _READING = (
     "How to read it: gain is the difference of the means to supervised only, in percentage points. "
     "SE, images is the standard error of a difference of two binomial shares: what another draw of "
@@ -56,10 +51,15 @@ def section(
     try:
         blocks = tuple(build())
     except AbsentError as error:
-        blocks = (Notice(str(error), command),)
+        said = str(error)
+        blocks = (Notice(said[:1].upper() + said[1:], command),)
     except DataError as error:
         _log.warning("report, %s: %s", title, error)
         blocks = (Notice(f"Not shown, because it does not add up: {error}", kind="warning"),)
+    except MISSHAPEN as error:
+        _log.warning("report, %s: %r", title, error, exc_info=True)
+        said = f"Not shown: a file of this chapter has an unexpected form ({error!r})"
+        blocks = (Notice(said, command, kind="warning"),)
     return Section(title, anchor, blocks)
 
 
@@ -133,23 +133,25 @@ def _dots_caption(arms: Sequence[compare.ArmSummary]) -> str:
 
 
 def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
-    """Counts by set, what was left out, images by class."""
+    """Counts by set, what was left out, what sets share, images by class."""
     summary = ledger.read_json(inputs.dataset_summary, "summary of the dataset")
-    blocks: list[Block] = []
-    for table in (data_tables.dataset_table(summary), data_tables.facts_table(summary)):
-        if table is not None:
-            blocks.append(table)
-    names = summary.get("class_names") or summary.get("classes")
-    for name, entry in data_tables.sets_of(summary).items():
-        counts = data_tables.class_counts(entry)
-        if name != "train" or not any(counts):
-            continue
-        labels = [str(i) for i in range(len(counts))]
-        if isinstance(names, list) and len(names) == len(counts):
-            labels = [str(label) for label in names]
-        blocks.append(_class_sizes(labels, counts, name))
-    if not blocks:
+    counted = data_tables.dataset_table(summary)
+    if counted is None:
         raise AbsentError("summary of the dataset: the file names no set")
+    blocks: list[Block] = [counted]
+    conflicts = summary.get("conflicting_labels")
+    if conflicts:
+        said = f"{len(conflicts)} images have the bytes of another image under another label."
+        blocks.append(Notice(said, kind="warning"))
+    train = data_tables.class_counts(data_tables.sets_of(summary).get("train", {}))
+    if any(count for _, count in train):
+        blocks.append(_class_sizes([n for n, _ in train], [c for _, c in train], "train"))
+    shared = data_tables.shared_table(summary)
+    if shared is not None:
+        blocks.append(shared)
+    unreadable = data_tables.unreadable_table(summary)
+    if unreadable is not None:
+        blocks.append(Fold("Images that could not be read", (unreadable,)))
     return blocks
 
 
@@ -224,58 +226,6 @@ def _purity(inputs: ReportInputs, ledger: Ledger) -> Block:
     )
 
 
-def curve_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
-    """Loss and accuracy by epoch, a pair of drawings a pipeline, a colour a run."""
-    if not inputs.histories:
-        raise AbsentError("learning curves: no history.csv was given to the report")
-    groups: dict[str, list[tuple[str, list[dict[str, str]]]]] = {}
-    blocks: list[Block] = []
-    for run in sorted(inputs.histories, key=_run_order):
-        try:
-            rows = ledger.read_csv(inputs.histories[run], "learning curve", run)
-        except AbsentError as error:
-            blocks.append(Notice(f"{error} ({run})", kind="warning"))
-            continue
-        group, _, name = run.rpartition("/")
-        groups.setdefault(group or run, []).append((name, rows))
-    drawings = [drawing for group, runs in groups.items() for drawing in _curves(group, runs)]
-    if drawings:
-        blocks.append(Figure(tuple(drawings), _CURVES_CAPTION))
-    elif groups:
-        blocks.append(Notice("The histories have no loss and no accuracy", kind="warning"))
-    return blocks
-
-
-def _run_order(run: str) -> tuple[int, str]:
-    pipeline = run.split("/", 1)[0]
-    return _PIPELINES.index(pipeline) if pipeline in _PIPELINES else len(_PIPELINES), run
-
-
-def _curves(group: str, runs: Sequence[tuple[str, list[dict[str, str]]]]) -> list[str]:
-    def lines(column: str, scale: float, *, dashed: bool = False) -> list[figures.Series]:
-        found = []
-        for place, (name, rows) in enumerate(runs):
-            pairs = (
-                (formats.number(row.get("epoch")), formats.number(row.get(column))) for row in rows
-            )
-            points = tuple((x, scale * y) for x, y in pairs if x is not None and y is not None)
-            if points:
-                found.append(figures.Series(name, points, dashed, place, legend=not dashed))
-        return found
-
-    accuracy = lines("val_top1", 100)
-    for column in ("train_top1", "teacher_agreement"):
-        accuracy += lines(column, 100, dashed=True)
-    return [
-        figures.line_chart(found, title=f"{group}: {what}", x_label="epoch", y_label=y_label)
-        for found, what, y_label in (
-            (lines("loss", 1), "training loss", ""),
-            (accuracy, "accuracy", "%"),
-        )
-        if found
-    ]
-
-
 def provenance_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     """Which file each chapter was read from, with its hash; revision and versions as given."""
     blocks: list[Block] = [
@@ -294,7 +244,7 @@ def provenance_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
                 (source.used_for, source.shown, source.run or formats.NOTHING, source.sha256)
                 for source in sources
             ),
-            "Every number above was read from one of these files; sha256sum checks them",
+            "Every measured number above was read from one of these files; sha256sum checks them",
             left=("used for",),
             code=("file", "run", "SHA-256"),
         )

@@ -58,7 +58,7 @@ nav a {{ text-decoration: none; }} nav a:hover {{ text-decoration: underline; }}
 .scroll {{ overflow-x: auto; margin: 14px 0 18px; }}
 table {{ border-collapse: collapse; font-size: 13px; line-height: 1.4;
   font-variant-numeric: tabular-nums; }}
-caption {{ caption-side: top; text-align: left; color: var(--faint); padding: 0 0 6px; }}
+.caption {{ color: var(--faint); font-size: 13px; margin: 0 0 6px; max-width: 100ch; }}
 th, td {{ padding: 5px 12px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }}
 th {{ font-weight: 600; text-align: right; border-bottom: 1.5px solid var(--faint);
   vertical-align: bottom; }}
@@ -72,9 +72,11 @@ th.code {{ text-align: left; }}
 code {{ font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
   font-size: 12.5px; }}
 figure {{ margin: 16px 0 22px; }}
-figure .drawings {{ display: flex; flex-wrap: wrap; gap: 14px 20px; align-items: flex-start; }}
+figure .drawings {{ display: flex; flex-wrap: wrap; gap: 14px 20px; align-items: flex-start;
+  overflow-x: auto; }}
 figcaption {{ color: var(--faint); font-size: 13px; max-width: 88ch; margin-top: 4px; }}
-figure svg, figure img {{ max-width: 100%; height: auto; }}
+figure img {{ max-width: 100%; height: auto; }}
+figure svg {{ max-width: max(100%, 500px); height: auto; flex: none; }}
 figure img {{ border: 1px solid var(--rule); background: #fff; }}
 details {{ margin: 10px 0; border-top: 1px solid var(--rule); padding-top: 8px; }}
 summary {{ cursor: pointer; font-weight: 600; font-size: 14px; overflow-wrap: anywhere; }}
@@ -85,9 +87,12 @@ svg .grid {{ stroke: var(--rule); }} svg .axis {{ stroke: var(--faint); }}
 {_CLASSES}
 @media print {{
   :root {{ {_LIGHT_VALUES} }}
-  body {{ font-size: 10.5pt; }} main {{ max-width: none; padding: 0; }} nav {{ display: none; }}
-  h2 {{ break-after: avoid; }} figure, .card, tr {{ break-inside: avoid; }}
-  table {{ font-size: 8.5pt; }} th, td {{ padding-right: 7px; }} td.code {{ font-size: 7pt; }}
+  body {{ font-size: 9.5pt; }} main {{ max-width: none; padding: 0; }} nav {{ display: none; }}
+  h2, summary, .caption {{ break-after: avoid; }} .card, tr, table, svg {{ break-inside: avoid; }}
+  .cards {{ grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); gap: 8px; }}
+  .card b {{ font-size: 15pt; }} .card {{ padding: 8px 10px; }}
+  figure svg {{ max-width: 100%; }} figure svg:not(:only-child) {{ max-width: 48%; }}
+  table {{ font-size: 8pt; }} th, td {{ padding-right: 7px; }} td.code {{ font-size: 7pt; }}
   .scroll {{ overflow: visible; }}
   details::details-content {{ content-visibility: visible; height: auto; }}
   a {{ color: inherit; text-decoration: none; }}

@@ -1,0 +1,15 @@
+"""Inputs of a report as files, made anew for each test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from report_synthetic import write_inputs
+
+from hgnetv2_pipeline.reporting.inputs import ReportInputs
+
+
+@pytest.fixture
+def report_inputs(tmp_path: Path) -> ReportInputs:
+    return write_inputs(tmp_path / "data")
