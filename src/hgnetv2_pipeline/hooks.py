@@ -37,10 +37,15 @@ class MLflowHooks:
 
     def __init__(self) -> None:
         self._catalog: Any = None
+        self._params: dict[str, Any] = {}
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        self._params = dict(context.config_loader["parameters"])
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: Any) -> None:
-        params = dict(catalog.load("parameters"))
+        params = dict(self._params)
         identity = params.pop("identity")
         names = run_params.get("pipeline_names") or ["__default__"]
         self._catalog = catalog

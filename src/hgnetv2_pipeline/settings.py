@@ -1,12 +1,16 @@
 """Kedro's settings of this project; https://docs.kedro.org has what each means."""
 
 import os
+import warnings
 
 # Nothing phones home, whoever starts the project and however.
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+# Kedro warns of every dataset that one namespace takes from another, as pipelines must.
+warnings.filterwarnings("ignore", message="One or more dataset names contain")
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader  # noqa: E402
 from hgnetv2_pipeline.hooks import MLflowHooks, ProjectHooks  # noqa: E402

@@ -120,7 +120,9 @@ def _in_place(pool: Picture, protected: Picture, *, mirrored: bool) -> Evidence:
     if grey.shape != twin.shape:
         sized = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
         grey = np.asarray(sized, dtype=np.uint8)
-    correlation, high_pass = _alike(grey, twin, np.ones(twin.shape, dtype=bool), _SMALL_DETAIL_SIGMA)
+    correlation, high_pass = _alike(
+        grey, twin, np.ones(twin.shape, dtype=bool), _SMALL_DETAIL_SIGMA
+    )
     return Evidence(correlation=correlation, high_pass=high_pass, small=True)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.measure import model_source
 from hgnetv2_pipeline.training.config import TeacherConfig
 
 RECORD = "teacher.json"
@@ -14,20 +16,17 @@ RECORD = "teacher.json"
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher as later nodes use it; ``config`` has absolute member paths."""
+    """A teacher as later nodes use it; the members of ``config`` are build_from specs."""
 
     config: TeacherConfig
     record: Path
 
 
-def read_teacher(folder: Path, project: Path) -> Teacher:
-    """Read ``teacher.json`` of a teacher's folder; members that are folders become absolute."""
+def read_teacher(folder: Path, identity: Identity) -> Teacher:
+    """Read ``teacher.json`` of a teacher's folder; run ids become folders of the project."""
     record = folder / RECORD
     if not record.is_file():
         raise WeightsError(f"no teacher in {folder}: run kedro run --pipeline train_teacher")
     values = read_json(record)
-    members = [
-        str(project / member) if (project / member).exists() else member
-        for member in values["members"]
-    ]
+    members = [model_source(identity, member) for member in values["members"]]
     return Teacher(TeacherConfig(members=members, bn=values["bn"]), record)

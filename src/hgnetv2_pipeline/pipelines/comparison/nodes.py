@@ -65,7 +65,7 @@ def train_arms(
     base.mkdir(parents=True, exist_ok=True)
     unmined = _unmined_list(reuse, base, known, mined) if comparison.unmined_seeds else None
     arms = _arms(identity, comparison, teacher, stage1, stage2, known, mined, unmined)
-    found = read_teacher(teacher_folder, identity.project)
+    found = read_teacher(teacher_folder, identity)
     # Stage 2 starts from stage 1 of its seed, so it can only follow in a second wave.
     for wave in (
         [arm for arm in arms if arm.name != "stage2"],

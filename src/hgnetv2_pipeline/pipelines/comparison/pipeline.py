@@ -30,6 +30,7 @@ def create_pipeline() -> Pipeline:
                 outputs="comparison.arms",
                 name="train_arms",
                 tags=["comparison"],
+                namespace="comparison",
             ),
             node(
                 tabulate,
@@ -47,6 +48,7 @@ def create_pipeline() -> Pipeline:
                 outputs="comparison.table",
                 name="tabulate",
                 tags=["comparison"],
+                namespace="comparison",
             ),
         ]
     )

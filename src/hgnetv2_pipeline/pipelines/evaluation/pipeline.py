@@ -25,6 +25,7 @@ def create_pipeline() -> Pipeline:
                 outputs=["evaluation.metrics", "evaluation.rows", "evaluation.metrics_history"],
                 name="evaluate",
                 tags=["evaluation"],
+                namespace="evaluation",
             )
         ]
     )

@@ -17,6 +17,7 @@ def create_pipeline() -> Pipeline:
                 outputs=["export.bundle", "export.card", "export.export_history"],
                 name="export",
                 tags=["export"],
+                namespace="export",
             )
         ]
     )

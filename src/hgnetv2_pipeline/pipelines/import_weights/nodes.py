@@ -7,8 +7,36 @@ from pathlib import Path
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import ImportParams
+from hgnetv2_pipeline.pipelines.params import DataParams, ImportParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
+
+
+def provide_weights(identity: Identity, data: DataParams, redo: list[str], raw: Path) -> Path:
+    """For the sample alone: a ``.pdparams`` filled by formula, so that import_weights has a file.
+
+    Its values mean nothing; its format is that of PaddleClas, with the sample's ten classes.
+    """
+    folder = identity.folder("raw_weights")
+    name = f"PPHGNetV2_{identity.variant.upper()}_ssld_stage1_pretrained.pdparams"
+    if data.layout != "sample":
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def make(aside: Path) -> None:
+        from hgnetv2_pipeline.models import create_model, formula_state, write_pdparams
+
+        write_pdparams(aside / name, formula_state(create_model(identity.variant, num_classes=10)))
+
+    Reuse(identity.project, redo).produce(
+        folder,
+        name=identity.variant,
+        pipeline="ingestion",
+        inputs={},
+        params={"variant": identity.variant, "num_classes": 10},
+        outputs=[name],
+        make=make,
+    )
+    return folder
 
 
 def import_weights(

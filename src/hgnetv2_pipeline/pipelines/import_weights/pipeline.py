@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from hgnetv2_pipeline.pipelines.import_weights.nodes import import_weights
+from hgnetv2_pipeline.pipelines.import_weights.nodes import (
+    import_weights,
+    provide_weights,
+)
 
 
 def create_pipeline() -> Pipeline:
-    """One node."""
+    """For the sample a weight file to import; then the import."""
     return pipeline(
         [
+            node(
+                provide_weights,
+                inputs=["params:identity", "params:data", "params:redo", "ingestion.raw"],
+                outputs="import_weights.file",
+                name="provide_weights",
+                tags=["import_weights"],
+                namespace="import_weights",
+            ),
             node(
                 import_weights,
                 inputs=[
@@ -19,11 +30,12 @@ def create_pipeline() -> Pipeline:
                     "params:weights",
                     "params:redo",
                     "ingestion.lists",
-                    "ingestion.weights",
+                    "import_weights.file",
                 ],
                 outputs="import_weights.weights",
                 name="import_weights",
                 tags=["import_weights"],
-            )
+                namespace="import_weights",
+            ),
         ]
     )

@@ -7,13 +7,12 @@ from kedro.pipeline import Pipeline, node, pipeline
 from hgnetv2_pipeline.pipelines.ingestion.nodes import (
     make_lists,
     provide_raw,
-    provide_weights,
     report_lists,
 )
 
 
 def create_pipeline() -> Pipeline:
-    """Raw images, lists, report; and for the sample a weight file to import."""
+    """Raw images, lists, report."""
     return pipeline(
         [
             node(
@@ -22,13 +21,7 @@ def create_pipeline() -> Pipeline:
                 outputs="ingestion.raw",
                 name="provide_raw",
                 tags=["ingestion"],
-            ),
-            node(
-                provide_weights,
-                inputs=["params:identity", "params:data", "params:redo", "ingestion.raw"],
-                outputs="ingestion.weights",
-                name="provide_weights",
-                tags=["ingestion", "import_weights"],
+                namespace="ingestion",
             ),
             node(
                 make_lists,
@@ -36,6 +29,7 @@ def create_pipeline() -> Pipeline:
                 outputs="ingestion.lists",
                 name="make_lists",
                 tags=["ingestion"],
+                namespace="ingestion",
             ),
             node(
                 report_lists,
@@ -43,6 +37,7 @@ def create_pipeline() -> Pipeline:
                 outputs=["ingestion.summary", "ingestion.contact_sheet", "ingestion.quarantine"],
                 name="report_lists",
                 tags=["ingestion"],
+                namespace="ingestion",
             ),
         ]
     )

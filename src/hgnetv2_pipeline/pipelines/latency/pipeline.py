@@ -17,6 +17,7 @@ def create_pipeline() -> Pipeline:
                 outputs=["latency.summary", "latency.latency_history"],
                 name="measure_latency",
                 tags=["latency"],
+                namespace="latency",
             )
         ]
     )

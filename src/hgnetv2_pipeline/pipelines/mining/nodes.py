@@ -8,7 +8,7 @@ from typing import Any
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import DeduplicateParams, MiningParams
+from hgnetv2_pipeline.pipelines.params import MiningParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import read_teacher
 
@@ -23,7 +23,7 @@ def score_pool(
 ) -> Path:
     """The teacher's answer to every image of the pool, in shards; an interrupted pass goes on."""
     folder = identity.folder("scores")
-    found = read_teacher(teacher, identity.project)
+    found = read_teacher(teacher, identity)
     index = Lists(lists).index("pool")
     work = Reuse(identity.project, redo).begin(
         folder,
@@ -54,16 +54,22 @@ def score_pool(
     return folder
 
 
+def guarded_sets(known: Lists) -> list[str]:
+    """The sets that no mined image may come from."""
+    return [name for name in ("val", "test", "train") if known.has(name)]
+
+
 def deduplicate(
     identity: Identity,
-    params: DeduplicateParams,
+    mining: MiningParams,
     redo: list[str],
     lists: Path,
     scores: Path,
-) -> Path:
+) -> tuple[Path, Path]:
     """Pairs of pool images with validation, test and training images, each with a decision."""
+    params = mining.deduplicate
     known = Lists(lists)
-    guarded = [name for name in ("val", "test", "train") if known.has(name)]
+    guarded = guarded_sets(known)
 
     def make(aside: Path) -> None:
         from hgnetv2_pipeline import mining as room
@@ -88,7 +94,7 @@ def deduplicate(
         outputs=["dedup.parquet"],
         make=make,
     )
-    return folder / "dedup.parquet"
+    return folder / "dedup.parquet", folder / "dedup.parquet"
 
 
 def select(
@@ -129,9 +135,11 @@ def select(
         pool = known.frame("pool").drop(columns="label").merge(mined[["key", "label"]], on="key")
         if mining.label_mode == "zero":
             pool["label"] = 0
-        merged = data.sorted_samples(pd.concat([known.frame("train"), pool], ignore_index=True))
+        merged = pd.concat([known.frame("train"), pool], ignore_index=True)
+        merged = merged.sort_values("key", kind="stable", ignore_index=True)
         data.write_index(aside / "train_mined.parquet", merged)
-        data.write_list(aside / "train_list_mined.txt", merged)
+        listed = merged.assign(path=merged["key"], label=merged["label"].fillna(0))
+        data.write_list(aside / "train_list_mined.txt", listed[["path", "label"]])
 
     inputs: dict[str, Path | str] = {
         "scores": scores,
@@ -165,7 +173,7 @@ def audit(
     lists: Path,
     scores: Path,
     mined: Path,
-) -> tuple[Path, Path, Path]:
+) -> tuple[Path, Path]:
     """Counts that add up, and pictures of what was taken and what was turned away."""
     known = Lists(lists)
     truth = identity.folder("raw") / "images" / "pool_truth.csv"
@@ -189,15 +197,10 @@ def audit(
         pipeline="mining",
         inputs=inputs,
         params={"strict": mining.deduplicate.strict},
-        outputs=[
-            "audit.json",
-            "mined.png",
-            "removed.png",
-            *(["purity.csv"] if truth.is_file() else []),
-        ],
+        outputs=["audit.json", "sheets", *(["purity.csv"] if truth.is_file() else [])],
         make=make,
     )
-    return folder / "audit.json", folder / "mined.png", folder / "removed.png"
+    return folder / "audit.json", folder / "sheets" / "top.png"
 
 
 def _write_audit(
@@ -218,7 +221,7 @@ def _write_audit(
     chosen = pd.read_parquet(mined / "mined.parquet")
     extra: dict[str, Any] = {}
     if truth.is_file():
-        extra = _sample_truth(known, truth, planted)
+        extra = _sample_truth(truth, planted)
     counts = room.audit(
         scores / "pool",
         pairs,
@@ -228,24 +231,36 @@ def _write_audit(
         **extra,
     )
     write_json(aside / "audit.json", counts)
+    (aside / "sheets").mkdir()
     if extra:
         curve = room.purity_curve(
             scores / "pool", pairs, extra["truth"], exclude_review=mining.deduplicate.strict
         )
         curve.to_csv(aside / "purity.csv", index=False)
     raw = identity.folder("raw")
-    room.sheet_mined(chosen, known.frame("pool"), raw, classes=known.classes).save(
-        aside / "mined.png"
+    sheets = room.contact_sheets(
+        chosen,
+        pairs,
+        pool=(known.index("pool"), raw),
+        protected={name: (known.frame(name), raw) for name in guarded_sets(known)},
+        classes=known.classes,
     )
-    guarded = pd.concat(
-        [known.frame(name) for name in ("val", "test", "train") if known.has(name)],
-        ignore_index=True,
-    )
-    room.sheet_removed(pairs, known.frame("pool"), guarded, raw).save(aside / "removed.png")
+    for name, sheet in sheets.items():
+        sheet.save(aside / "sheets" / f"{name}.png")
 
 
-def _sample_truth(known: Lists, truth: Path, planted: Path) -> dict[str, Any]:
-    raise NotImplementedError
+def _sample_truth(truth: Path, planted: Path) -> dict[str, Any]:
+    """What the sample's pool holds, as ``mining.audit`` takes it; used to judge, never to train."""
+    import pandas as pd
+
+    rows = pd.read_csv(truth, dtype=str)
+    # A digit is its own label; a distractor belongs to no class.
+    labels = pd.to_numeric(rows["truth"], errors="coerce").astype("Int64")
+    plants = pd.read_csv(planted, dtype=str)
+    return {
+        "truth": pd.DataFrame({"key": "images/" + rows["key"], "label": labels}),
+        "planted": pd.DataFrame({"key": "images/" + plants["pool_key"], "kind": plants["kind"]}),
+    }
 
 
 def _decided(dedup: Path, review: Path) -> Any:

@@ -24,6 +24,7 @@ def create_pipeline() -> Pipeline:
                 outputs=["prediction.answers", "prediction.sheet"],
                 name="predict",
                 tags=["prediction"],
+                namespace="prediction",
             )
         ]
     )

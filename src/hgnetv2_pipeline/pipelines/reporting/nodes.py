@@ -19,7 +19,7 @@ def report(
     ``measured`` orders the nodes: whatever was measured in this run is on the page. The page reads
     all results there are, also those of earlier runs, and says what is missing and how to make it.
     """
-    from hgnetv2_pipeline.reporting import ReportInputs, terminal_summary
+    from hgnetv2_pipeline.reporting import ReportInputs, summary_text
     from hgnetv2_pipeline.tracking import git_revision
 
     base = identity.folder("report").parent
@@ -37,10 +37,7 @@ def report(
         versions=_versions(),
         dataset_summary=identity.folder("dataset_report") / "summary.json",
         mining_audit=identity.folder("mining_report") / "audit.json",
-        mining_sheets=(
-            identity.folder("mining_report") / "mined.png",
-            identity.folder("mining_report") / "removed.png",
-        ),
+        mining_sheets=tuple(sorted((identity.folder("mining_report") / "sheets").glob("*.png"))),
         mining_purity=identity.folder("mining_report") / "purity.csv",
         comparison=identity.folder("comparison_report") / "comparison.json",
         histories={
@@ -87,7 +84,7 @@ def report(
         outputs=["report.html", "report.md"],
         make=make,
     )
-    _log.info("\n%s", terminal_summary(inputs))
+    _log.info("\n%s", summary_text(inputs))
     _log.info("report: %s", (folder / "report.html").relative_to(identity.project))
     return folder / "report.html", folder / "report.md"
 

@@ -28,6 +28,7 @@ def create_pipeline() -> Pipeline:
                 outputs=["reporting.html", "reporting.markdown"],
                 name="report",
                 tags=["reporting"],
+                namespace="reporting",
             )
         ]
     )

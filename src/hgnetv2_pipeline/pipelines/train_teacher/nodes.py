@@ -41,7 +41,7 @@ def train_members(
 
     inputs: dict[str, Path | str] = {"val": Lists(lists).index("val")}
     for member in members:
-        trained = identity.project / member / "student.safetensors"
+        trained = identity.run_folder(member) / "student.safetensors"
         inputs[member] = trained if trained.is_file() else member
     reuse.produce(
         folder,
@@ -63,7 +63,7 @@ def _train(
     plan_only: bool,
     lists: Lists,
 ) -> list[str]:
-    """Train the members that do not stand yet; return their folders, relative to the project."""
+    """Train the members that do not stand yet; return their run ids."""
     from hgnetv2_pipeline.launch import run_side_by_side
 
     members, unfinished, spec_files = [], [], []
@@ -82,7 +82,7 @@ def _train(
             seed=identity.seed + number,
             variant=teacher.arch,
         )
-        members.append(out.relative_to(identity.project).as_posix())
+        members.append(out.relative_to(identity.folder("models")).as_posix())
         spec, work = begin_run(reuse, spec, None)
         if isinstance(work, Work):
             if not unfinished:
@@ -111,24 +111,13 @@ def _measured(
     identity: Identity, members: list[str], teacher: TeacherParams, lists: Lists, device: str
 ) -> dict[str, Any]:
     """Validation accuracy of each member and of their mean, and which bytes they are."""
-    from hgnetv2_pipeline.evaluation import evaluate_ensemble
+    from hgnetv2_pipeline.pipelines.measure import mean_probability
 
-    places = [
-        str(identity.project / member) if (identity.project / member).exists() else member
-        for member in members
-    ]
-    counts = evaluate_ensemble(
-        places,
-        lists.frame("val"),
-        identity.project,
-        weights_root=identity.project,
-        device=device,
-        num_classes=len(lists.classes),
-    )
+    counts = mean_probability(identity, members, lists, "val", device=device)
     hashes = {
-        member: sha256_file(identity.project / member / "student.safetensors")
+        member: sha256_file(identity.run_folder(member) / "student.safetensors")
         for member in members
-        if (identity.project / member / "student.safetensors").is_file()
+        if (identity.run_folder(member) / "student.safetensors").is_file()
     }
     return {"members": members, "bn": teacher.bn, "sha256": hashes, "val": counts}
 
@@ -172,4 +161,4 @@ def _baseline(
                 f"train_teacher.gate.baseline {baseline!r} is neither 'members', an accuracy, "
                 f"nor a finished run: {result} does not exist"
             ) from None
-        return float(read_json(result)["val_top1"]), f"run {baseline}"
+        return float(read_json(result)["val"]["top1"]), f"run {baseline}"

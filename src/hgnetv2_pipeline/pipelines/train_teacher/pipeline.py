@@ -24,6 +24,7 @@ def create_pipeline() -> Pipeline:
                 outputs="train_teacher.members",
                 name="train_members",
                 tags=["train_teacher"],
+                namespace="train_teacher",
             ),
             node(
                 pass_gate,
@@ -31,6 +32,7 @@ def create_pipeline() -> Pipeline:
                 outputs="train_teacher.teacher",
                 name="pass_gate",
                 tags=["train_teacher"],
+                namespace="train_teacher",
             ),
         ]
     )

@@ -45,7 +45,7 @@ def run_spec(
         train_root=identity.folder("raw"),
         val=lists.index("val"),
         val_root=identity.folder("raw"),
-        weights_root=identity.project,
+        root=identity.project,
         seed=seed,
         config=config,
         teacher=teacher.config if teacher else None,
@@ -111,7 +111,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         samples = Lists(lists).index("train")
         if mined:
             samples = upstream[0] / "train_mined.parquet"
-        teacher = read_teacher(upstream[int(mined)], identity.project) if distilled else None
+        teacher = read_teacher(upstream[int(mined)], identity) if distilled else None
         spec = run_spec(
             identity,
             config,

@@ -33,8 +33,9 @@ def training_pipeline(
                     *upstream,
                 ],
                 outputs=[f"{name}.run", f"{name}.history"],
-                name=name,
+                name="train",
                 tags=[name],
+                namespace=name,
             )
         ]
     )
