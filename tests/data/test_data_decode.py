@@ -143,7 +143,11 @@ def test_a_zip_tail_behind_a_jpeg_is_ignored():
 
 def test_places_that_are_no_readable_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name, reason in (("absent", "missing"), ("pipe", "regular"), (".", "cannot be read|regular")):
+    for name, reason in (
+        ("absent", "missing"),
+        ("pipe", "regular"),
+        (".", "cannot be read|regular"),
+    ):
         with pytest.raises(DataError, match=reason):
             decode_image(tmp_path / name)
 

@@ -70,7 +70,8 @@ def test_bad_lists_are_refused_with_line_and_remedy(listed, content, place, reme
 
 
 def test_spaces_in_names_crlf_bom_blank_lines_and_comments_are_accepted(listed):
-    content = b"\xef\xbb\xbf# a list\r\nmy cat.JPEG 3\r\n\r\n./dir//b 12.png 007\r\n./#odd.jpg 0\r\nlast.jpg 1"
+    content = b"\xef\xbb\xbf# a list\r\nmy cat.JPEG 3\r\n\r\n./dir//b 12.png 007\r\n"
+    content += b"./#odd.jpg 0\r\nlast.jpg 1"
     frame = read_list(listed(content))
     assert list(frame["path"]) == ["my cat.JPEG", "dir/b 12.png", "#odd.jpg", "last.jpg"]
     assert list(frame["label"]) == [3, 7, 0, 1]
@@ -160,7 +161,8 @@ LINE = st.one_of(
         st.text("abé./ 1#", min_size=1, max_size=10), st.sampled_from([" ", "  ", "\t"]),
         st.sampled_from(["0", "12", "-1", "1234567890", "x", "", "3 4"]),
     ).map(lambda parts: "".join(parts).encode()),
-    st.sampled_from([b"a.jpg 3 4", b"x/./y 1", b"x/. 1", b"./ 1", b"/ 0", b"a\rb 0", b"c:/a 0", b"..a 0"]),
+    st.sampled_from([b"a.jpg 3 4", b"x/./y 1", b"x/. 1", b"./ 1", b"/ 0"]),
+    st.sampled_from([b"a\rb 0", b"c:/a 0", b"..a 0"]),
 )  # fmt: skip
 
 
@@ -234,7 +236,9 @@ def test_lists_span_blocks(tmp_path, monkeypatch):
         read_list(path)
 
 
-@pytest.mark.parametrize("name", [" a.jpg", "a.jpg ", "a\nb.jpg", "a\tb", "a/../b", "/a", "a.jpg 3"])
+@pytest.mark.parametrize(
+    "name", [" a.jpg", "a.jpg ", "a\nb.jpg", "a\tb", "a/../b", "/a", "a.jpg 3"]
+)
 def test_names_that_cannot_stand_in_a_list_are_not_written(tmp_path, name):
     with pytest.raises(DataError, match="cannot stand in a list"):
         write_list(tmp_path / "l.txt", pd.DataFrame({"path": [name], "label": [0]}))

@@ -35,7 +35,10 @@ def test_all_golden_values_are_checked():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    width=st.integers(1, 300), height=st.integers(1, 300), short=st.integers(24, 48), seed=st.integers(0, 9)
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    short=st.integers(24, 48),
+    seed=st.integers(0, 9),
 )
 def test_any_size_equals_a_transcription(width, height, short, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)

@@ -282,7 +282,13 @@ def train_batches(
         stop_after=ledger.allowed,
         max_pixels=max_pixels,
     )
-    yield from _run(maker, start_step, steps, workers, ledger)
+    for made in _run(maker, start_step, steps, workers, ledger):
+        if made.batch is None:
+            key, reason = made.bad[0]
+            raise DataError(
+                f"not one of {len(samples):,} images can be read; {key}: {reason}; restore them"
+            )
+        yield made.batch
 
 
 def eval_batches(
@@ -306,17 +312,19 @@ def eval_batches(
     if batch_size < 1:
         raise ParameterError(f"batch_size {batch_size}: a whole number from 1 up")
     maker = _EvalMaker(_Source(samples, root), preprocess, batch_size, pad)
-    yield from _run(maker, 0, -(-len(samples) // batch_size), workers, ledger)
+    for made in _run(maker, 0, -(-len(samples) // batch_size), workers, ledger):
+        if made.batch is not None:
+            yield made.batch
 
 
-def _run(maker: _Maker, start: int, count: int, workers: int, ledger: Ledger) -> Iterator[Batch]:
+def _run(maker: _Maker, start: int, count: int, workers: int, ledger: Ledger) -> Iterator[_Made]:
+    """What the maker makes; its bad images are in the ledger, which may stop the run."""
     for made in _made(maker, start, count, workers):
         for key, reason in made.bad:
             ledger.quarantine(key, reason)
         if made.bad:
             ledger.check()
-        if made.batch is not None:
-            yield made.batch
+        yield made
 
 
 def _made(maker: _Maker, start: int, count: int, workers: int) -> Iterator[_Made]:
