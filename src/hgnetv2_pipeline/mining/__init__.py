@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.mining.review import apply_review, read_review, write_review
     from hgnetv2_pipeline.mining.score import score_pool
     from hgnetv2_pipeline.mining.selection import default_k, select, write_mined_list
+    from hgnetv2_pipeline.mining.sheets import contact_sheets
     from hgnetv2_pipeline.mining.twins import deduplicate
     from hgnetv2_pipeline.mining.verify import Thresholds
     from hgnetv2_pipeline.mining.views import VIEW_COUNT
@@ -32,6 +33,7 @@ _HOMES = {
     "default_k": "selection",
     "select": "selection",
     "write_mined_list": "selection",
+    "contact_sheets": "sheets",
     "deduplicate": "twins",
     "Thresholds": "verify",
     "VIEW_COUNT": "views",
@@ -43,6 +45,7 @@ __all__ = [
     "Thresholds",
     "apply_review",
     "audit",
+    "contact_sheets",
     "deduplicate",
     "default_k",
     "hamming",

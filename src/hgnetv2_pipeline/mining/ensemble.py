@@ -115,7 +115,10 @@ class Ensemble:
 
     def _precision(self) -> AbstractContextManager[Any]:
         narrow = self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=narrow)
+        autocast: AbstractContextManager[Any] = torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=narrow
+        )
+        return autocast
 
 
 def _load(spec: str, num_classes: int, root: Path, preprocess: Preprocess | None) -> _Member:
@@ -123,11 +126,17 @@ def _load(spec: str, num_classes: int, root: Path, preprocess: Preprocess | None
     own = info["preprocess"]
     if isinstance(own, Mapping):
         own = Preprocess.from_dict(own)
+    used = preprocess or own
+    if used is None:
+        raise ParameterError(
+            f"the weights of {spec} do not say how their images are prepared; say it "
+            "(mining.preprocess)"
+        )
     return _Member(
         spec=spec,
         sha256=info.get("sha256") or _state_hash(model),
         model=model,
-        preprocess=preprocess or own or Preprocess(),
+        preprocess=used,
     )
 
 

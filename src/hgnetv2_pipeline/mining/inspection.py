@@ -127,16 +127,13 @@ def _per_class(mined: pd.DataFrame, classes: Sequence[str]) -> list[dict[str, An
         row: dict[str, Any] = {"label": label, "name": name, "selected": 0}
         if scores is not None:
             row["selected"] = len(scores)
-            for what, value in (
-                ("min", scores.min()), ("median", scores.median()), ("max", scores.max())
-            ):  # fmt: skip
-                row[f"{what}_score"] = round(float(value), 6)
+            low, middle, high = np.quantile(scores.to_numpy(np.float64), [0.0, 0.5, 1.0])
+            row |= {"min_score": low, "median_score": middle, "max_score": high}
+            row = {k: round(float(v), 6) if k.endswith("score") else v for k, v in row.items()}
         rows.append(row)
-    unknown = set(groups) - set(range(len(classes)))
-    if unknown:
-        raise DataError(
-            f"the mined list has class {min(unknown)}, but there are {len(classes)} classes"
-        )
+    highest = int(mined["label"].max()) if len(mined) else 0
+    if highest >= len(classes):
+        raise DataError(f"the mined list has class {highest}, there are {len(classes)} classes")
     return rows
 
 

@@ -216,6 +216,8 @@ def _score_rows(
         num_workers=workers,
         collate_fn=_Padded(ensemble.preprocesses, batch_size),
         worker_init_fn=_one_thread,
+        # A process that has a CUDA context must not be forked.
+        multiprocessing_context="forkserver" if workers and torch.cuda.is_initialized() else None,
         pin_memory=ensemble.device.type == "cuda",
     )
     keys: list[str] = rows["key"].tolist()

@@ -129,10 +129,11 @@ def ranks_of(
     files = list(read_manifests(scores))
     with _candidates(files, barred, 0, threads, memory_limit) as base:
         base.register("asked", pd.DataFrame({"key": keys}))
-        return base.sql(
-            f"select key, label, rank from ({_RANKED.format(source='candidates')}) "
+        found: pd.DataFrame = base.sql(
+            f"select key, label, rank from ({_RANKED.format(source='candidates')}) "  # noqa: S608
             "semi join asked using (key) order by label, rank"
         ).df()
+        return found
 
 
 _RANKED = """
@@ -162,9 +163,9 @@ def _candidates(
             "anti join barred using (key)"
         )
         base.execute(
-            "create temp view top as select key, top_ids[1] as label, score_q, "
+            "create temp view top as select key, top_ids[1] as label, score_q, "  # noqa: S608
             "exp(top_logits[1] - lse)::float as score, phash64, bytes_sha256 "
-            f"from pool where score_q >= {least}"  # noqa: S608 - an int
+            f"from pool where score_q >= {least}"
         )
         # Same bytes, same class: only the best-placed counts. Hashes narrow the pool down first,
         # so that the exact comparison touches a few rows of millions.
@@ -255,11 +256,12 @@ def _fill(
     base.register("room_now", room)
     base.register("chosen_now", mined[["key"]])
     base.execute(
-        "create or replace temp view filling as select key, label, score_q, score, phash64 from ("
+        "create or replace temp view filling as "  # noqa: S608 - numbers of ours
+        "select key, label, score_q, score, phash64 from ("
         f"select key, top_ids[{place}] as label, exp(top_logits[{place}] - lse)::float as score, "
         f"round(exp(top_logits[{place}] - lse) * 1e6)::uinteger as score_q, phash64 "
         "from pool anti join repeats using (key) anti join chosen_now using (key)) "
-        f"semi join room_now using (label) where score_q >= {least}"  # noqa: S608 - ints
+        f"semi join room_now using (label) where score_q >= {least}"
     )
     more = _take(base, "filling", k, diversity, mined)
     more["rank"] = more.groupby("label").cumcount() + 1

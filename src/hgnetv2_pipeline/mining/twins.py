@@ -41,7 +41,7 @@ _HELD_PICTURES = 2048
 
 @dataclass(frozen=True)
 class _Protected:
-    """All protected images in one order; ``near`` marks those guarded against edited copies."""
+    """Protected images in one order, each row with its set's name, and the sets' roots."""
 
     rows: pd.DataFrame
     roots: dict[str, Path]
@@ -231,23 +231,23 @@ def _verified(
     if found.empty:
         return []
     samples, root = pool
-    places = _places(samples, found["key"].unique())
+    places = pool_places(samples, found["key"].unique())
     shelf = _Shelf(near)
 
     def judged(item: tuple[str, pd.DataFrame]) -> dict[str, Any]:
         key, pairs = item
-        first = next(pairs.itertuples())
-        if first.distance <= auto_max:
-            twin = near.rows.iloc[first.position]
-            return _row(key, twin, "phash", first.distance, Evidence(), "remove")
+        columns = (pairs[name].tolist() for name in ("position", "view", "distance"))
+        tried = list(zip(*columns, strict=True))
+        position, _, distance = tried[0]
+        if distance <= auto_max:
+            twin = near.rows.iloc[position]
+            return _row(key, twin, "phash", distance, Evidence(), "remove")
         picture = Picture(_grey(places.loc[key], root))
         best: dict[str, Any] | None = None
-        for pair in pairs.itertuples():
-            evidence = compare(picture, shelf.get(pair.position), pair.view, limits)
-            row = _row(
-                key, near.rows.iloc[pair.position], "phash", pair.distance, evidence,
-                evidence.decision(limits),
-            )  # fmt: skip
+        for position, view, distance in tried:
+            evidence = compare(picture, shelf.get(position), view, limits)
+            decision = evidence.decision(limits)
+            row = _row(key, near.rows.iloc[position], "phash", distance, evidence, decision)
             if best is None or _weight(row) > _weight(best):
                 best = row
             if row["decision"] == "remove":
@@ -345,8 +345,8 @@ def _groups(chunks: Iterator[pd.DataFrame], size: int) -> Iterator[list[pd.DataF
         yield group
 
 
-def _places(samples: pd.DataFrame | Path, keys: NDArray[Any]) -> pd.DataFrame:
-    """Where the pool images with these keys lie, by key."""
+def pool_places(samples: pd.DataFrame | Path, keys: NDArray[Any]) -> pd.DataFrame:
+    """Path, offset and length of the pool images with these keys, by key."""
     columns = ["key", "path", "offset", "length"]
     if isinstance(samples, pd.DataFrame):
         rows = samples.loc[samples["key"].isin(keys), columns]

@@ -25,7 +25,7 @@ _EDGES = ((0.0, 0.5), (1.0, 0.5), (0.5, 0.0))
 
 @dataclass(frozen=True)
 class _Shape:
-    """Scale of the cut (above 1: a frame shows), turn in degrees, place 0..1, brightness outside."""
+    """Scale of the cut (above 1: a frame shows), turn, place (0..1), brightness outside."""
 
     scale: float = 1.0
     degrees: float = 0.0
