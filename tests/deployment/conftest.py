@@ -6,19 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from deployment_cases import CLASSES, SIDE, formula_model
 from PIL import Image
 
 from hgnetv2_pipeline.deployment import export_onnx
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
-CLASSES = ("aal", "Bär, brown bear", "cat's eye", "d", "é", "f", "g")
-SIDE = 64
-
 
 @pytest.fixture(scope="session")
 def b0() -> Backbone:
-    torch.set_num_threads(1)
     return formula_model("b0")
 
 

@@ -242,11 +242,15 @@ def test_openvino_is_asked_for_true_float32_or_for_bf16(
         load_engine(b0_onnx, "openvino", precision="bf16")
 
 
-def test_torch_engine_keeps_true_float32_and_takes_any_module() -> None:
+def test_the_torch_engine_takes_any_module_and_puts_it_in_eval_mode() -> None:
     module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     card = ModelCard(preprocess=Preprocess(8, 8), classes=("r", "g", "b"))
     images = np.random.default_rng(0).random((4, 3, 8, 8), np.float32)
-    engine = TorchEngine(module.train(), card, model="mean", device="cpu", threads=1)
-    assert not module.training
-    assert engine.logits(images) == pytest.approx(images.mean((2, 3)), abs=1e-6)
-    assert engine.threads == 1
+    before = torch.get_num_threads()
+    try:
+        engine = TorchEngine(module.train(), card, model="mean", device="cpu", threads=1)
+        assert not module.training
+        assert engine.logits(images) == pytest.approx(images.mean((2, 3)), abs=1e-6)
+        assert engine.threads == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
