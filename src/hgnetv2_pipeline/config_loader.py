@@ -55,6 +55,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         self._register()
+        if key in ("parameters", "catalog"):
+            # First, because a mistake met while OmegaConf resolves would be wrapped in its own.
+            _ = self.identity
         value: dict[str, Any] = super().__getitem__(key)
         if key != "parameters":
             return value

@@ -197,7 +197,9 @@ class Reuse:
             reason = self._why_not(folder, old, record, pipeline)
             if reason is None:
                 _log.info("%s: reused, nothing to do", title)
-                if old.get("code") != code_hash():
+                if not _made_by(manifest).is_file():
+                    write_json(_made_by(manifest), {"code": code_hash()})
+                if read_json(_made_by(manifest))["code"] != code_hash():
                     _log.warning(
                         "%s was made by other code; to make it anew: --params redo=%s",
                         title, pipeline,
@@ -260,6 +262,8 @@ class Reuse:
             assert manifest is not None
             # The manifest goes first: without it the files left behind are no finished result.
             manifest.rename(place / manifest.name)
+            if _made_by(manifest).is_file():
+                _made_by(manifest).rename(place / _made_by(manifest).name)
             for relative in outputs:
                 if (folder / relative).exists():
                     (place / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +311,8 @@ class Work:
         digests = self.hashes.files(paths, fresh=True)
         names = [path.relative_to(self.folder).as_posix() for path in paths]
         outputs = dict(zip(names, digests, strict=True))
-        write_json(self.manifest, {**self.record, "outputs": outputs, "code": code_hash()})
+        write_json(_made_by(self.manifest), {"code": code_hash()})
+        write_json(self.manifest, {**self.record, "outputs": outputs})
         (self.folder / _CLAIM).unlink(missing_ok=True)
         _made.update([self.folder] if self.manifest.name == "manifest.json" else paths)
         return Result(self.folder, reused=False, fingerprint=self.record["fingerprint"])
@@ -329,6 +334,12 @@ def _make_aside(folder: Path, outputs: Sequence[str], make: Callable[[Path], Non
             made.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _made_by(manifest: Path) -> Path:
+    """Beside the manifest: which code made the result. Apart, so that the manifest of the same
+    result is the same file on every machine and after every change of code."""
+    return manifest.with_name(manifest.name.replace("manifest", "made_by"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
