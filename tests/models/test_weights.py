@@ -179,6 +179,9 @@ def test_a_distillation_checkpoint_gives_the_student_or_the_teacher(b0, filled, 
     write_pdparams(path, {k: v for k, v in both.items() if k.startswith("Teacher")})
     with pytest.raises(WeightsError, match="without a student"):
         load_weights(again, path)
+    write_pdparams(path, to_paddle(b0))
+    with pytest.raises(WeightsError, match="holds one network"):
+        load_weights(again, path, part="teacher")
 
 
 def test_a_pth_of_a_parallel_network_loads_and_an_unsafe_one_does_not(b0, tmp_path):
