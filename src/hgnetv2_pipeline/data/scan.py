@@ -19,10 +19,12 @@ from pathlib import Path
 import pandas as pd
 
 from hgnetv2_pipeline.data.archives import index_archive
+from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_with_format
+from hgnetv2_pipeline.data.grammar import why_unlistable
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.listing import Fence, split_key
-from hgnetv2_pipeline.data.lists import checked_list, read_class_map, why_unlistable
+from hgnetv2_pipeline.data.lists import checked_list
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.quarantine import Ledger, printable, quarantine_frame
 from hgnetv2_pipeline.errors import DataError
