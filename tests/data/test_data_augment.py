@@ -3,6 +3,8 @@
 import hashlib
 import importlib.util
 import pickle
+import subprocess
+import sys
 import timeit
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hgnetv2_pipeline import data
 from hgnetv2_pipeline.data import Preprocess, epoch_order, keyed_rng, make_augment
 from hgnetv2_pipeline.data.augment import crop_box
 from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN, parse_randaugment
@@ -255,3 +258,20 @@ def test_views_of_a_sample_are_pinned(photo):
         pixels = b"".join(view(image, keyed_rng(0, 0, str(n))).tobytes() for n in range(4))
         digests[name] = hashlib.sha256(pixels).hexdigest()[:16]
     assert digests == PINNED_VIEWS
+
+
+def test_only_the_loader_needs_torch():
+    rooms = "augment balance classmap decode index keyed lists perceptual preprocess quarantine "
+    rooms += "randaugment report sample scan split walk archives grammar listing"
+    lines = [f"import hgnetv2_pipeline.data.{name}" for name in rooms.split()]
+    heavy = "{'torch', 'timm', 'sklearn', 'cv2', 'kedro'} & set(sys.modules)"
+    code = "; ".join(["import sys", *lines, f"sys.exit(str({heavy}) if {heavy} else 0)"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_exported_name_is_there():
+    for name in data.__all__:
+        assert getattr(data, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'scan_folders'"):
+        data.scan_folders  # noqa: B018

@@ -21,7 +21,7 @@ from hgnetv2_pipeline.data import (
 )
 from hgnetv2_pipeline.data.archives import index_archive
 from hgnetv2_pipeline.data.index import SCHEMA
-from hgnetv2_pipeline.data.scan import natural
+from hgnetv2_pipeline.data.walk import natural
 from hgnetv2_pipeline.errors import DataError
 
 
