@@ -44,13 +44,19 @@ class HashIndex:
     def search(self, queries: NDArray[np.uint64], reach: int, most: int = 5) -> Matches:
         """The nearest ``most`` pictures with Hamming distance <= ``reach`` of every query."""
         found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]] = []
+        # Written into again and again: fresh arrays would cost more than the comparison.
+        bits = np.empty((_QUERIES, _ENTRIES), dtype=np.uint64)
+        apart = np.empty((_QUERIES, _ENTRIES), dtype=np.uint8)
         for first in range(0, len(queries), _QUERIES):
             block = queries[first : first + _QUERIES, None]
             hits = []
             for start in range(0, len(self._flat), _ENTRIES):
-                distance = hamming(block, self._flat[None, start : start + _ENTRIES])
-                row, entry = np.nonzero(distance <= reach)
-                if len(row):
+                entries = self._flat[None, start : start + _ENTRIES]
+                here = (slice(len(block)), slice(entries.shape[1]))
+                np.bitwise_xor(block, entries, out=bits[here])
+                distance = np.bitwise_count(bits[here], out=apart[here])
+                if distance.min() <= reach:
+                    row, entry = np.nonzero(distance <= reach)
                     hits.append((row + first, entry + start, distance[row, entry]))
             if hits:
                 found.append(self._nearest(hits, most))

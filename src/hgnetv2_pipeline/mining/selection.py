@@ -94,7 +94,7 @@ def select(
         for place in range(2, top_p + 1):
             mined = _fill(base, mined, place, k, least, num_classes, diversity)
     _log.info("mined %d of %d candidates, at most %d a class", len(mined), total, k)
-    return mined[MINED_COLUMNS].sort_values(["label", "rank"], ignore_index=True)
+    return mined[MINED_COLUMNS]
 
 
 def write_mined_list(path: Path, mined: pd.DataFrame, label_mode: str = "teacher_top1") -> Path:
@@ -167,16 +167,16 @@ def _candidates(
             "exp(top_logits[1] - lse)::float as score, phash64, bytes_sha256 "
             f"from pool where score_q >= {least}"
         )
-        # Same bytes, same class: only the best-placed counts. Hashes narrow the pool down first,
-        # so that the exact comparison touches a few rows of millions.
+        # Same bytes, same class: only the best-placed counts. Same bytes have the same picture's
+        # hash, so that comparing the bytes' hashes is left for a few rows of millions.
         base.execute(
-            "create temp table twice as select hash(bytes_sha256) as h from top "
-            "group by h having count(*) > 1"
+            "create temp table twice as select phash64 from top group by phash64 "
+            "having count(*) > 1"
         )
         base.execute(
             "create temp table repeats as select key from (select key, row_number() over "
             "(partition by label, bytes_sha256 order by score_q desc, key) as n from top "
-            "semi join twice on hash(bytes_sha256) = twice.h) where n > 1"
+            "semi join twice using (phash64)) where n > 1"
         )
         base.execute(
             "create temp view candidates as select * from top anti join repeats using (key)"
@@ -194,13 +194,10 @@ def _take(
     """The first ``k`` of every class of a view, as a frame of MINED_COLUMNS and phash64."""
     columns = ", ".join([*MINED_COLUMNS, "phash64"])
     ranked = _RANKED.format(source=source)
+    ordered = f"select {columns} from ({ranked}) where rank <= {{deepest}} order by label, rank"  # noqa: S608
     if diversity is None:
-        return _typed(
-            base.sql(f"select {columns} from ({ranked}) where rank <= {int(k)}").df()  # noqa: S608
-        )
-    reader = base.sql(f"select {columns} from ({ranked}) order by label, rank").to_arrow_reader(  # noqa: S608
-        65_536
-    )
+        return _typed(base.sql(ordered.format(deepest=int(k))).df())
+    reader = base.sql(ordered.format(deepest=2**40)).to_arrow_reader(65_536)
     chosen: dict[int, _Diverse] = {}
     if taken is not None:
         for label, rows in taken.groupby("label"):
@@ -268,12 +265,12 @@ def _fill(
     limits = room.set_index("label")["room"].reindex(more["label"]).to_numpy()
     more = more[more["rank"].to_numpy() <= limits]
     more = more.assign(rank=more["rank"] + have.reindex(more["label"]).to_numpy())
-    return _typed(pd.concat([mined, more], ignore_index=True))
+    both = pd.concat([mined, more], ignore_index=True)
+    return _typed(both.sort_values(["label", "rank"], ignore_index=True))
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
-    """In order, with ranks that count what was kept, and plain types."""
-    rows = rows.sort_values(["label", "rank"], ignore_index=True)
+    """Rows in order of label and rank, with ranks that count what was kept, and plain types."""
     rows["rank"] = rows.groupby("label").cumcount() + 1
     return rows.astype(
         {"key": "str", "label": "int64", "score": "float32", "score_q": "int64", "rank": "int64"}

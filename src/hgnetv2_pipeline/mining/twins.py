@@ -148,16 +148,14 @@ def _equal(
     def identities(values: pd.Series[str]) -> pd.Series[str]:
         return values if channel == "bytes" else values.map(_name(pattern))
 
-    known = pd.Series(range(len(guarded.rows)), index=identities(guarded.rows[column]))
-    known = known[known.index.notna()]
-    known = known[~known.index.duplicated()]
+    known = identities(guarded.rows[column]).dropna().drop_duplicates()
+    index = pd.Index(known)  # its hash table is made once, for all chunks
     rows = []
     for chunk in _pool_chunks(scores, ["key", "bytes_sha256"]):
-        values = identities(chunk[column])
-        hit = values.isin(known.index)
-        for key, value in zip(chunk["key"][hit], values[hit], strict=True):
-            twin = guarded.rows.iloc[int(known[value])]
-            rows.append(_row(key, twin, channel, -1, Evidence(), "remove"))
+        found = index.get_indexer(pd.Index(identities(chunk[column])))
+        for place in np.flatnonzero(found >= 0):
+            twin = guarded.rows.loc[known.index[found[place]]]
+            rows.append(_row(chunk["key"].iloc[place], twin, channel, -1, Evidence(), "remove"))
     return rows
 
 

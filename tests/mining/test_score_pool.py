@@ -1,0 +1,335 @@
+"""The teacher's pass: resumable, shard by shard, with bad images set aside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hgnetv2_pipeline import data, models
+from hgnetv2_pipeline.data.loader import normalise
+from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
+from hgnetv2_pipeline.mining import (
+    audit,
+    contact_sheets,
+    deduplicate,
+    purity_curve,
+    score_pool,
+    select,
+    write_mined_list,
+)
+from hgnetv2_pipeline.mining import score as score_module
+
+CLASSES = 5
+HOW = data.Preprocess(resize_short=32, crop=32)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiny random teachers, ``one.safetensors`` and ``two.safetensors``."""
+    root = tmp_path_factory.mktemp("weights")
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        model = models.create_model("b0", CLASSES)
+        models.weights.save_weights(
+            root / f"{name}.safetensors",
+            model,
+            {"format": "hgnetv2_pipeline/1", "variant": "b0", "num_classes": str(CLASSES)},
+        )
+    return root
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """Thirty small images with spaces and umlauts in their names; two have the same bytes."""
+    root = tmp_path / "pool"
+    (root / "a b").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        pixels = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+        side = (40 + number % 3, 36)
+        image = Image.fromarray(pixels).resize(side, Image.Resampling.BICUBIC)
+        image.save(root / ("a b" if number % 2 else ".") / f"bild ü{number:02d}.png")
+    (root / "copy.png").write_bytes((root / "bild ü00.png").read_bytes())
+    return root
+
+
+@pytest.fixture
+def score(weights: Path, pool: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    def call(samples: pd.DataFrame | Path, **changes: Any) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "teachers": ["one.safetensors"],
+            "num_classes": CLASSES,
+            "weights_root": weights,
+            "preprocess": HOW,
+            "out": tmp_path / "scores",
+            "shard_rows": 8,
+            "batch_size": 4,
+            "max_bad": 0.5,
+        }
+        return score_pool(samples, pool, **(arguments | changes))
+
+    return call
+
+
+def rows_of(scores: Path) -> pd.DataFrame:
+    parts = [pd.read_parquet(path) for path in sorted(scores.glob("*.parquet"))]
+    return pd.concat(parts, ignore_index=True)
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir()}
+
+
+def break_some(root: Path, samples: pd.DataFrame) -> dict[str, str]:
+    """Spoil three images after they were indexed, each in its own way."""
+    keys = samples["key"].tolist()
+    (root / keys[2]).write_bytes(b"<html>no image</html>")
+    (root / keys[3]).unlink()
+    Image.new("RGB", (40, 40)).save(root / keys[20])
+    return {keys[2]: "bytes", keys[3]: "missing", keys[20]: "bytes"}
+
+
+def test_scores_are_the_mean_of_the_teachers_probabilities(
+    score: Callable[..., dict[str, Any]], pool: Path, weights: Path, tmp_path: Path
+) -> None:
+    samples = data.scan_unlabelled(pool).samples
+    teachers = ["one.safetensors", "two.safetensors"]
+    summary = score(samples, teachers=teachers)
+    assert (summary["listed"], summary["scored"], summary["quarantined"]) == (31, 31, 0)
+    rows = rows_of(tmp_path / "scores")
+    assert rows["key"].tolist() == samples["key"].tolist() == sorted(samples["key"])
+    pixels = np.stack([HOW.image(pool / path) for path in samples["path"]])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    mean = torch.zeros(31, CLASSES, dtype=torch.float64)
+    for name in teachers:
+        model, _ = models.build_from(name, num_classes=CLASSES, root=weights)
+        with torch.inference_mode():
+            logits = model.eval()(normalise(images, HOW.mean, HOW.std))
+        mean += logits.double().softmax(1) / 2
+    best = mean.sort(dim=1, descending=True, stable=True)
+    assert np.stack(rows["top_ids"]).shape == (31, CLASSES)
+    assert (np.stack(rows["top_ids"])[:, 0] == best.indices[:, 0].numpy()).all()
+    assert np.allclose(np.exp(np.stack(rows["top_logits"])), best.values.numpy(), atol=1e-6)
+    assert np.allclose(rows["lse"], 0, atol=1e-6)
+    assert np.abs(rows["score_q"] - best.values[:, 0].numpy() * 1e6).max() <= 2
+    assert rows["bytes_sha256"].tolist() == samples["bytes_sha256"].tolist()
+    hashes = [data.phash64(data.decode_image(pool / path)) for path in samples["path"]]
+    assert rows["phash64"].tolist() == hashes
+
+
+def test_a_rerun_does_only_what_is_missing_and_gives_the_same_bytes(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
+) -> None:
+    samples, out = data.scan_unlabelled(pool).samples, tmp_path / "scores"
+    assert score(samples)["shards"] == 4
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert sorted(before)[1:3] == ["shard=00000.json", "shard=00000.parquet"]
+    first = stamps(out)
+    assert score(samples)["shards_reused"] == 4
+    (out / "shard=00001.parquet").unlink()
+    (out / "shard=00002.json").unlink()
+    damaged = bytearray(before["shard=00003.parquet"])
+    damaged[40] ^= 1
+    (out / "shard=00003.parquet").write_bytes(damaged)
+    assert score(samples)["shards_reused"] == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    last = stamps(out)
+    assert {n for n in first if n.startswith("shard=00000") and first[n] != last[n]} == set()
+
+
+def test_another_teacher_preprocessing_or_image_is_scored_anew(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
+) -> None:
+    samples = data.scan_unlabelled(pool).samples
+    score(samples)
+    assert score(samples, teachers=["two.safetensors"])["shards_reused"] == 0
+    how = data.Preprocess(resize_short=36, crop=32)
+    assert score(samples, teachers=["two.safetensors"], preprocess=how)["shards_reused"] == 0
+    Image.new("RGB", (50, 50), "red").save(pool / samples["path"][10])
+    changed = data.scan_unlabelled(pool).samples
+    assert score(changed, teachers=["two.safetensors"], preprocess=how)["shards_reused"] == 3
+
+
+def test_a_shorter_pool_leaves_no_shards_behind(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
+) -> None:
+    samples = data.scan_unlabelled(pool).samples
+    score(samples)
+    assert score(samples.iloc[:16])["shards_reused"] == 2
+    names = sorted(path.name for path in (tmp_path / "scores").glob("*.parquet"))
+    assert names == ["shard=00000.parquet", "shard=00001.parquet"]
+    assert len(select(tmp_path / "scores", k=100)) == 16
+
+
+@pytest.mark.parametrize("row_group", [5, 1000])
+def test_an_index_file_is_streamed_into_the_same_shards(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path, row_group: int
+) -> None:
+    samples = data.scan_unlabelled(pool).samples
+    score(samples)
+    samples.to_parquet(tmp_path / "index.parquet", row_group_size=row_group)
+    assert score(tmp_path / "index.parquet")["shards_reused"] == 4
+    samples[::-1].to_parquet(tmp_path / "index.parquet", row_group_size=row_group)
+    with pytest.raises(DataError, match="not sorted by key"):
+        score(tmp_path / "index.parquet", out=tmp_path / "other")
+
+
+def test_the_mined_list_is_the_same_for_any_shards_processes_and_workers(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
+) -> None:
+    samples = data.scan_unlabelled(pool).samples
+    hashes = set()
+    for shard_rows, world_size, workers in ((31, 1, 0), (16, 1, 1), (5, 3, 0)):
+        out = tmp_path / f"scores-{shard_rows}"
+        for rank in reversed(range(world_size)):
+            score(
+                samples.sample(frac=1, random_state=shard_rows),
+                out=out, shard_rows=shard_rows, workers=workers, rank=rank, world_size=world_size,
+            )  # fmt: skip
+        path = write_mined_list(tmp_path / "list.txt", select(out, k=4))
+        hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_images_are_set_aside_and_disturb_no_other(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path, workers: int
+) -> None:
+    samples = data.scan_unlabelled(pool).samples
+    whole = score(samples) and rows_of(tmp_path / "scores").set_index("key")
+    bad = break_some(pool, samples)
+    ledger = data.Ledger(len(samples), 0.5)
+    summary = score(samples, out=tmp_path / "broken", ledger=ledger, workers=workers)
+    assert (summary["listed"], summary["scored"], summary["quarantined"]) == (31, 28, 3)
+    assert ledger.summary()["n_quarantined"] == 3
+    reasons = ledger.frame().set_index("key")["reason"]
+    assert set(reasons.index) == set(bad)
+    assert all(word in reasons[key] for key, word in bad.items())
+    rows = rows_of(tmp_path / "broken").set_index("key")
+    # Neighbours in a batch do not feel that an image is missing.
+    pd.testing.assert_frame_equal(rows, whole.drop(index=list(bad)))
+    again = data.Ledger(len(samples), 0.5)
+    assert score(samples, out=tmp_path / "broken", ledger=again)["shards_reused"] == 4
+    assert again.summary() == ledger.summary()
+
+
+def test_the_counts_add_up_from_the_pool_to_the_list(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
+) -> None:
+    samples = data.scan_unlabelled(pool).samples
+    bad = break_some(pool, samples)
+    score(samples)
+    scores = tmp_path / "scores"
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "v.png").write_bytes((pool / "copy.png").read_bytes())
+    protected = {"val": (data.scan_unlabelled(tmp_path / "val").samples, tmp_path / "val")}
+    dedup = deduplicate(scores, protected, pool=(samples, pool), auto_max=2, verify_max=4)
+    mined = select(scores, dedup, k=6)
+    truth = pd.DataFrame({"key": samples["key"], "label": pd.array([0] * 31, dtype="Int64")})
+    truth.loc[:9, "label"] = pd.NA
+    names = [f"class {label}" for label in range(CLASSES)]
+    counts = audit(scores, dedup, mined, classes=names, truth=truth)
+    assert counts["pool_listed"] == 31 == counts["scored"] + counts["quarantined"]
+    removed = (dedup["decision"] == "remove").sum()
+    assert counts["removed"] == removed == counts["exact_duplicates"] + counts["near_removed"] >= 2
+    assert counts["candidates"] == 28 - removed - counts["review"]
+    assert counts["selected"] == len(mined) == sum(c["selected"] for c in counts["per_class"])
+    assert not mined["key"].isin([*bad, "copy.png", "bild ü00.png"]).any()
+    known = mined.merge(truth, on="key", suffixes=("", "_true"))
+    assert counts["purity"]["distractors"] == known["label_true"].isna().sum()
+    curve = purity_curve(scores, dedup, truth)
+    assert curve["known"].iloc[-1] == counts["candidates"] and curve["k"].is_monotonic_increasing
+    assert curve["known"].is_monotonic_increasing
+    sheets = contact_sheets(
+        mined, dedup, pool=(samples, pool), protected=protected, classes=names, columns=4
+    )
+    assert {"top", "bottom", "removed"} <= set(sheets)
+    assert sheets["removed"].width >= 2 * 96
+    with pytest.raises(DataError, match="mine again"):
+        audit(scores, dedup, select(scores, k=100), classes=names)
+
+
+def test_too_many_bad_images_stop_the_run(score: Callable[..., dict[str, Any]], pool: Path) -> None:
+    samples = data.scan_unlabelled(pool).samples
+    break_some(pool, samples)
+    with pytest.raises(DataError, match="max_bad"):
+        score(samples, max_bad=0.01)
+
+
+def test_a_stop_request_leaves_whole_shards_and_the_rest_is_done_later(
+    score: Callable[..., dict[str, Any]],
+    pool: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, read = data.scan_unlabelled(pool).samples, score_module.data.read_bytes
+
+    def read_and_be_stopped(row: Any, root: Path) -> bytes:
+        if row["key"] == samples["key"][19]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(row, root)
+
+    former = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(score_module.data, "read_bytes", read_and_be_stopped)
+    with pytest.raises(Interrupted):
+        score(samples)
+    assert signal.getsignal(signal.SIGTERM) is former
+    names = sorted(path.name for path in (tmp_path / "scores").iterdir())
+    assert names == ["plan.json"] + [
+        f"shard=0000{number}.{kind}" for number in range(2) for kind in ("json", "parquet")
+    ]
+    with pytest.raises(DataError, match="run scoring again"):
+        select(tmp_path / "scores", k=1)
+    monkeypatch.undo()
+    assert score(samples)["shards_reused"] == 2
+    assert read_json(tmp_path / "scores" / "shard=00003.json")["rows"] == 7
+
+
+def test_a_teacher_that_answers_nonsense_is_named(
+    score: Callable[..., dict[str, Any]], pool: Path, weights: Path
+) -> None:
+    model = models.create_model("b0", CLASSES)
+    with torch.no_grad():
+        model.fc.bias.fill_(float("nan"))
+    models.weights.save_weights(weights / "nan.safetensors", model, {"variant": "b0"})
+    with pytest.raises(WeightsError, match=r"nan\.safetensors"):
+        score(data.scan_unlabelled(pool).samples, teachers=["nan.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"teachers": []}, ParameterError, "at least one"),
+        ({"dtype": "int8"}, ParameterError, "float32"),
+        ({"batch_size": 0}, ParameterError, "mining.batch_size"),
+        ({"preprocess": None}, ParameterError, "mining.preprocess"),
+        ({"rank": 2, "world_size": 2}, ParameterError, "rank 2"),
+    ],
+)
+def test_impossible_parameters_are_refused_before_any_work(
+    score: Callable[..., dict[str, Any]],
+    pool: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[Exception],
+    words: str,
+) -> None:
+    with pytest.raises(error, match=words):
+        score(data.scan_unlabelled(pool).samples, **changes)
+    assert not list(tmp_path.glob("scores/*"))
+
+
+def test_an_empty_pool_is_an_error(score: Callable[..., dict[str, Any]], pool: Path) -> None:
+    with pytest.raises(DataError, match="pool is empty"):
+        score(data.scan_unlabelled(pool).samples.iloc[:0])
