@@ -14,7 +14,7 @@ import pytest
 from report_synthetic import CLASSES, HOSTILE, PUBLISHED, png, write_inputs
 from test_report_page import read
 
-from hgnetv2_pipeline.reporting import ReportInputs, build_report, summary_text
+from hgnetv2_pipeline.reporting import ReportInputs, build_report, terminal_summary
 from hgnetv2_pipeline.reporting.build import compose
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 
@@ -84,7 +84,8 @@ def test_without_any_file_every_chapter_names_its_command(tmp_path: Path) -> Non
     inputs = ReportInputs(dataset="birds", run_command="kedro run --env birds")
     text = html(inputs, tmp_path)
     for pipeline in (
-        "ingestion", "mining", "ssld_stage2", "evaluation", "export", "latency", "prediction",
+        "comparison", "ingestion", "mining", "ssld_stage2", "evaluation", "export", "latency",
+        "prediction",
     ):  # fmt: skip
         assert f"<code>kedro run --env birds --pipeline {pipeline}</code>" in text
     assert text.count('class="missing"') == 10
@@ -110,6 +111,13 @@ def test_a_broken_file_takes_only_its_own_chapter(
     assert "From the pool to the mined list" in text
 
 
+def test_an_unknown_purity_is_said_to_be_unknown(
+    report_inputs: ReportInputs, tmp_path: Path
+) -> None:
+    text = html(dataclasses.replace(report_inputs, mining_purity=None), tmp_path)
+    assert "How pure the mined list is, is not known" in text
+
+
 def test_counts_that_do_not_add_up_are_not_shown(
     report_inputs: ReportInputs, tmp_path: Path
 ) -> None:
@@ -121,7 +129,7 @@ def test_counts_that_do_not_add_up_are_not_shown(
     assert "does not add up" in text
     assert "7001 right of 700" in text
     assert "over supervised only</span>" not in text
-    assert "7001 right of 700" in summary_text(report_inputs)
+    assert "7001 right of 700" in terminal_summary(report_inputs)
 
 
 def test_one_broken_evaluation_leaves_the_others(
@@ -235,10 +243,10 @@ def test_an_earlier_report_stands_when_writing_fails(
 
 
 def test_the_terminal_gets_the_banner_and_the_final_table(report_inputs: ReportInputs) -> None:
-    text = summary_text(report_inputs)
+    text = terminal_summary(report_inputs)
     assert text.startswith("EMBEDDED SAMPLE")
     assert "SSLD stage 1, mined" in text
-    assert summary_text(ReportInputs(dataset="x")).startswith("No final table.")
+    assert terminal_summary(ReportInputs(dataset="x")).startswith("No final table.")
 
 
 def test_a_report_needs_no_heavy_library(report_inputs: ReportInputs, tmp_path: Path) -> None:

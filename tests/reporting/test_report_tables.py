@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -94,10 +95,13 @@ def test_latencies_of_two_devices_are_kept_apart() -> None:
 
 def test_engines_timed_in_turns_show_their_ratios() -> None:
     table = speed_tables.ratios_table(
-        {"ratios": {"stock": {"cpu": 1.0, "wall": 1.0}, "ours": {"cpu": 1.18, "wall": 1.21}}}
+        {
+            "rows": [{"label": "stock"}, {"label": "ours"}],
+            "ratios": {"ours": {"cpu": 1.18, "wall": 1.21}, "stock": {"cpu": 1.0, "wall": 1.0}},
+        }
     )
     assert table is not None
-    assert table.rows[1] == ("ours", "1.18", "1.21")
+    assert table.rows[0] == ("ours", "1.18", "1.21")
     assert "Times as fast as stock" in table.caption
 
 
@@ -124,6 +128,15 @@ def test_the_data_table_shows_sets_and_drops_what_nobody_counts() -> None:
     bare = data_tables.dataset_table({"sets": {"train": {"n_images": 5}}})
     assert bare is not None
     assert bare.columns == ("set", "images")
+
+
+def test_sets_come_in_their_usual_order_and_only_shared_bytes_are_listed() -> None:
+    summary = json.loads(json.dumps(dataset_summary(), sort_keys=True))
+    assert list(data_tables.sets_of(summary)) == ["train", "val", "pool"]
+    shared = data_tables.shared_table(summary)
+    assert shared is not None
+    assert shared.rows == (("val", "pool", "12"),)
+    assert data_tables.shared_table({"shared": [{"first": "a", "n_images": 0}]}) is None
 
 
 def test_mining_steps_are_shares_of_the_pool() -> None:

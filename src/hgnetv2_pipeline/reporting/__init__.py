@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.reporting.build import build_report, summary_text
+    from hgnetv2_pipeline.reporting.build import build_report, terminal_summary
     from hgnetv2_pipeline.reporting.inputs import ReportInputs
     from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
 
@@ -15,7 +15,7 @@ __all__ = [
     "banner_text",
     "build_report",
     "summary_rows",
-    "summary_text",
+    "terminal_summary",
     "terminal_table",
 ]
 
@@ -24,7 +24,7 @@ _HOME = {
     "banner_text": "terminal",
     "build_report": "build",
     "summary_rows": "terminal",
-    "summary_text": "build",
+    "terminal_summary": "build",
     "terminal_table": "terminal",
 }
 

@@ -41,7 +41,7 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
     return page
 
 
-def summary_text(inputs: ReportInputs) -> str:
+def terminal_summary(inputs: ReportInputs) -> str:
     """What the terminal shows last: the banner of the sample and the honest table."""
     banner = banner_text(is_sample=inputs.is_sample)
     try:
@@ -59,7 +59,7 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
     run = inputs.run_command
     chapters = (
         sections.section(
-            "What SSLD gained", "comparison", run,
+            "What SSLD gained", "comparison", f"{run} --pipeline comparison",
             lambda: sections.comparison_blocks(inputs, ledger),
         ),
         sections.section(

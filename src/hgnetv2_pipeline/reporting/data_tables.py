@@ -11,6 +11,7 @@ from hgnetv2_pipeline.reporting.blocks import Table, table_of
 
 Json = Mapping[str, Any]
 
+_SETS = ("train", "val", "test", "pool")
 _AUDIT_ROWS = {
     "pool_listed": "listed in the pool",
     "quarantined": "unreadable, put into quarantine",
@@ -46,7 +47,11 @@ def sets_of(summary: Json) -> dict[str, Json]:
     sets = summary.get("sets")
     if not isinstance(sets, Mapping):
         return {}
-    return {str(name): entry for name, entry in sets.items() if isinstance(entry, Mapping)}
+    # JSON written with sorted keys has lost the order; a reader wants the usual one.
+    names = sorted(
+        map(str, sets), key=lambda name: (_SETS.index(name) if name in _SETS else 9, name)
+    )
+    return {name: sets[name] for name in names if isinstance(sets[name], Mapping)}
 
 
 def class_counts(entry: Json) -> list[tuple[str, int]]:
@@ -100,8 +105,12 @@ def _spread(given: Any) -> str:
 
 
 def shared_table(summary: Json) -> Table | None:
-    """Exact copies between sets: an image of the first set that is in the second too."""
-    rows = [row for row in summary.get("shared") or [] if isinstance(row, Mapping)]
+    """Exact copies between sets, where there are any: images of the one that are in the other."""
+    rows = [
+        row
+        for row in summary.get("shared") or []
+        if isinstance(row, Mapping) and formats.number(row.get("n_images"))
+    ]
     if not rows:
         return None
     records = [

@@ -289,5 +289,5 @@ def _placed_label(
     chosen = next((i for i, place in enumerate(places) if free(place[3])), 0)
     at_x, at_y, anchor, box = places[chosen]
     taken.append(box)
-    leader = svg.line(x, y, at_x, at_y - 4) if chosen >= _NEAR else ""
+    leader = svg.line(x, y, at_x, at_y - 4, css="axis") if chosen >= _NEAR else ""
     return leader + svg.text(at_x, at_y, label, anchor=anchor, size=11)

@@ -190,8 +190,7 @@ def mining_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     mined = data_tables.mined_by_class(audit)
     if any(value for _, value in mined):
         blocks.append(_class_sizes([n for n, _ in mined], [v for _, v in mined], "the mined list"))
-    if inputs.mining_purity is not None:
-        blocks.append(_purity(inputs, ledger))
+    blocks.append(_purity(inputs, ledger))
     blocks += embed(inputs.mining_sheets, "Contact sheet", ledger)
     if not inputs.mining_sheets:
         command = f"{inputs.run_command} --pipeline mining"
@@ -200,10 +199,15 @@ def mining_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
 
 
 def _purity(inputs: ReportInputs, ledger: Ledger) -> Block:
+    if inputs.mining_purity is None or not inputs.mining_purity.is_file():
+        return Text(
+            "How pure the mined list is, is not known: that takes a pool with images whose labels "
+            "are known and were hidden from mining, as the embedded sample has."
+        )
     try:
         rows = ledger.read_csv(inputs.mining_purity, "purity by k")
     except AbsentError as error:
-        return Notice(str(error), f"{inputs.run_command} --pipeline mining")
+        return Notice(str(error), kind="warning")
     points = data_tables.purity_points(rows)
     if not points:
         return Notice("Purity by k: the file has no k with a purity", kind="warning")

@@ -102,7 +102,8 @@ def ratios_table(comparison: Json) -> Table | None:
     ratios = comparison.get("ratios")
     if not isinstance(ratios, Mapping) or len(ratios) < 2:
         return None
-    first = next(iter(ratios))
+    # JSON written with sorted keys has lost the order; the rows have kept it.
+    first = str(comparison["rows"][0]["label"])
     records = [
         {
             "timed in turns": str(label),
