@@ -128,7 +128,7 @@ def predict(
         }
         if style not in write:
             raise ParameterError("--out goes with --format jsonl or csv")
-        write[style](records, out)
+        write[style](out, records)
         click.echo(f"{len(records)} rows in {out}")
     elif style == "infer":
         click.echo(deployment.format_infer(records))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
@@ -29,7 +30,6 @@ def predict(
 
     def make(aside: Path) -> None:
         from hgnetv2_pipeline import deployment as room
-        from hgnetv2_pipeline.data import captioned_sheet
 
         engine = room.load_engine(bundle / "model.onnx", engine=params.engine)
         records = room.predict_paths(
@@ -39,15 +39,11 @@ def predict(
             path = Path(record["file_name"])
             if path.is_relative_to(identity.project):
                 record["file_name"] = path.relative_to(identity.project).as_posix()
-        room.write_predictions_jsonl(records, aside / "predictions.jsonl")
+        room.write_predictions_jsonl(aside / "predictions.jsonl", records)
         lines = [room.format_predict_cls(record) for record in records]
         (aside / "predictions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        good = [record for record in records if "error" not in record][:64]
-        captioned_sheet(
-            [identity.project / record["file_name"] for record in good],
-            [f"{record['label_names'][0]} {record['scores'][0]:.2f}" for record in good],
-        ).save(aside / "predictions.png")
         room.check_predictions(records)
+        _sheet(identity, records).save(aside / "predictions.png")
 
     Reuse(identity.project, redo).produce(
         folder,
@@ -65,3 +61,17 @@ def predict(
         make=make,
     )
     return folder / "predictions.jsonl", folder / "predictions.png"
+
+
+def _sheet(identity: Identity, records: list[Any]) -> Any:
+    """The first answers as pictures with the best class and its score."""
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import contact_sheet
+
+    good = [record for record in records if "error" not in record][:64]
+    paths = [(identity.project / record["file_name"]).resolve() for record in good]
+    # A sheet has one root; files to answer may lie anywhere.
+    places = pd.DataFrame({"path": [str(path)[1:] for path in paths], "offset": -1, "length": 0})
+    captions = [f"{record['label_names'][0]} {record['scores'][0]:.2f}" for record in good]
+    return contact_sheet(places, Path("/"), columns=8, cell=96, captions=captions)

@@ -19,7 +19,7 @@ def report(
     ``measured`` orders the nodes: whatever was measured in this run is on the page. The page reads
     all results there are, also those of earlier runs, and says what is missing and how to make it.
     """
-    from hgnetv2_pipeline.reporting import ReportInputs, summary_text
+    from hgnetv2_pipeline.reporting import ReportInputs, terminal_summary
     from hgnetv2_pipeline.tracking import git_revision
 
     base = identity.folder("report").parent
@@ -84,7 +84,7 @@ def report(
         outputs=["report.html", "report.md"],
         make=make,
     )
-    _log.info("\n%s", summary_text(inputs))
+    _log.info("\n%s", terminal_summary(inputs))
     _log.info("report: %s", (folder / "report.html").relative_to(identity.project))
     return folder / "report.html", folder / "report.md"
 
