@@ -78,7 +78,7 @@ def audit(
     if truth is not None:
         result["purity"] = _purity(mined, truth)
     if planted is not None:
-        result["planted"] = _planted(dedup, planted, scored)
+        result["planted"] = _planted(dedup, planted, scored, exclude_review)
     return result
 
 
@@ -154,9 +154,11 @@ def _purity(mined: pd.DataFrame, truth: pd.DataFrame | None) -> dict[str, Any]:
     }
 
 
-def _planted(dedup: pd.DataFrame, planted: pd.DataFrame, scored: int) -> dict[str, Any]:
+def _planted(
+    dedup: pd.DataFrame, planted: pd.DataFrame, scored: int, exclude_review: bool
+) -> dict[str, Any]:
     decisions = dedup.set_index("key")["decision"]
-    lost = decisions[decisions != "keep"]
+    lost = decisions[decisions.isin(["remove", "review"] if exclude_review else ["remove"])]
     kinds = {}
     for kind, keys in planted.groupby("kind")["key"]:
         fate = keys.map(decisions).fillna("keep")

@@ -37,7 +37,11 @@ def report(
         versions=_versions(),
         dataset_summary=identity.folder("dataset_report") / "summary.json",
         mining_audit=identity.folder("mining_report") / "audit.json",
-        mining_sheets=tuple(sorted((identity.folder("mining_report") / "sheets").glob("*.png"))),
+        mining_sheets=tuple(
+            path
+            for name in ("top", "bottom", "removed", "review")
+            if (path := identity.folder("mining_report") / "sheets" / f"{name}.png").is_file()
+        ),
         mining_purity=identity.folder("mining_report") / "purity.csv",
         comparison=identity.folder("comparison_report") / "comparison.json",
         histories={

@@ -1,0 +1,170 @@
+"""The embedded sample from raw digits to the report: one shared run of ``kedro run``.
+
+Figures are floors set well below what is measured (docs/results/sample.md); they hold the claim
+that the chain works, not the exact numbers of one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SampleRun, kedro, quiet_environment
+
+pytestmark = pytest.mark.sample
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def trainings(text: str) -> int:
+    """How many trainings a run's log shows: each prints its parameter groups once."""
+    return text.count("parameter groups")
+
+
+@pytest.fixture(scope="module")
+def arms(sample_run: SampleRun) -> dict[str, list[float]]:
+    table = read(sample_run.data("08_reporting/sample/comparison/b0/seed=0/comparison.json"))
+    found: dict[str, list[float]] = {}
+    for row in table["rows"]:
+        assert row["n"] == 700
+        found.setdefault(row["arm"], []).append(100 * row["top1_count"] / row["n"])
+    return found
+
+
+def test_stage_1_gains_at_least_3_points_over_supervised(arms: dict[str, list[float]]) -> None:
+    assert len(arms["stage1"]) == len(arms["supervised"]) == 3
+    assert np.mean(arms["stage1"]) - np.mean(arms["supervised"]) >= 3.0
+    assert min(arms["stage1"]) > max(arms["supervised"])
+
+
+def test_stage_1_beats_supervised_at_equal_steps(arms: dict[str, list[float]]) -> None:
+    assert np.mean(arms["stage1"]) > np.mean(arms["supervised_equal_steps"])
+
+
+def test_mining_keeps_distractors_out_and_validation_copies_too(sample_run: SampleRun) -> None:
+    audit = read(sample_run.data("08_reporting/sample/mining/two_b0/audit.json"))
+    assert audit["selected"] == 600
+    assert audit["purity"]["distractor_share"] <= 0.08
+    for kind, fate in audit["planted"]["kinds"].items():
+        assert fate["remove"] == fate["planted"] == 20, kind
+    assert audit["planted"]["clean_lost_share"] <= 0.01
+    assert audit["pool_listed"] == audit["scored"] + audit["quarantined"] == 1517
+
+
+def test_listed_is_used_plus_quarantined_plus_refused(sample_run: SampleRun) -> None:
+    counts = re.findall(
+        r"'n_listed': (\d+), 'n_used': (\d+), 'n_quarantined': (\d+), 'n_refused': (\d+)",
+        sample_run.output,
+    )
+    assert len(counts) >= 3
+    for listed, used, quarantined, refused in counts:
+        assert int(listed) == int(used) + int(quarantined) + int(refused)
+
+
+def test_the_exported_model_answers_as_torch_does_on_every_validation_image(
+    sample_run: SampleRun,
+) -> None:
+    from hgnetv2_pipeline.data import read_index
+    from hgnetv2_pipeline.deployment import load_engine
+
+    folder = sample_run.data("07_model_output/sample/ssld_stage2/b0/seed=0")
+    assert read(folder / "manifest.json")["parity_error"] <= 5e-5
+    engine = load_engine(folder / "model.onnx", engine="ort", threads=1)
+    import pandas as pd
+
+    rows = pd.read_parquet(
+        sample_run.data("08_reporting/sample/evaluation/ssld_stage2/b0/seed=0/"
+                        "val-torch-fp32.parquet")
+    ).set_index("key")  # fmt: skip
+    val = read_index(sample_run.data("02_intermediate/sample/index_val.parquet"))
+    raw = sample_run.data("01_raw/sample")
+    images = np.stack([engine.preprocess(raw / path) for path in val["path"]])
+    predicted = engine.logits(images).argmax(axis=1)
+    assert (predicted == rows.loc[val["key"], "pred"].to_numpy()).all()
+
+
+def test_the_report_is_whole_and_needs_no_network(sample_run: SampleRun) -> None:
+    page = sample_run.data("08_reporting/sample/report/report.html").read_text(encoding="utf-8")
+    for expected in ("EMBEDDED SAMPLE", "What SSLD gained", "What was mined", "Latency",
+                     "timm:resnet18", "77.77", "Where each number came from"):  # fmt: skip
+        assert expected in page, expected
+    assert "not made yet" not in page
+    fetched = re.findall(r"""(?:src|href)=["'](?!data:|#)([^"']+)""", page)
+    assert all(not link.startswith(("http", "//")) for link in fetched), fetched
+    assert "supervised only" in sample_run.output  # the final table on the terminal
+    assert "EMBEDDED SAMPLE" in sample_run.output
+
+
+def test_a_second_run_trains_nothing_and_changes_nothing(sample_run: SampleRun) -> None:
+    def state() -> dict[str, int]:
+        return {
+            str(path): path.stat().st_mtime_ns
+            for path in sample_run.data().rglob("*")
+            if path.is_file() and ".hashes" not in path.name
+        }
+
+    before = state()
+    began = time.monotonic()
+    done = kedro(sample_run.project, "run")
+    assert time.monotonic() - began < 90
+    assert trainings(done.stdout) == 0
+    assert state() == before
+
+
+def test_a_run_beside_with_another_learning_rate_leaves_both_readable(
+    sample_run: SampleRun,
+) -> None:
+    folder = sample_run.data("06_models/sample/finetune/b0/seed=0")
+    short = "finetune.steps=2"
+    kedro(sample_run.project, "run", "--pipeline", "finetune", "--params", short)
+    first = (folder / "student.safetensors").read_bytes()
+    done = kedro(
+        sample_run.project, "run", "--pipeline", "finetune", "--params",
+        f"{short},finetune.lr=0.001",
+    )  # fmt: skip
+    assert "config.lr 0.0005 -> 0.001" in done.stdout
+    archived = list((folder.parent / "archive").glob("*/seed=0/student.safetensors"))
+    assert [path.read_bytes() for path in archived] == [first]
+    assert (folder / "student.safetensors").read_bytes() != first
+
+
+def test_a_stopped_run_is_resumed_by_the_same_command(sample_run: SampleRun) -> None:
+    """SIGTERM saves and exits 75; the same command goes on and gives the uninterrupted bytes."""
+    command = ["run", "--pipeline", "train", "--params"]
+    whole = f"train.steps=30,run=whole"
+    kedro(sample_run.project, *command, whole)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kedro", *command, "train.steps=30,run=cut"],
+        cwd=sample_run.project,
+        env=quiet_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if "step 10" in line or "step 20" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    seen += process.stdout.readlines()
+    assert process.wait(60) == 75, "".join(seen)[-3000:]
+    done = kedro(sample_run.project, *command, "train.steps=30,run=cut")
+    assert "resumed after step" in done.stdout
+    runs = sample_run.data("06_models/sample/train/b0")
+    digests = {
+        name: (runs / f"run={name}" if False else runs / name / "student.safetensors").read_bytes()
+        for name in ("whole", "cut")
+    }
+    assert digests["whole"] == digests["cut"]
