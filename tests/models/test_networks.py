@@ -134,7 +134,9 @@ def test_fresh_weights_start_as_paddles_do(variant):
         if isinstance(module, torch.nn.Conv2d):
             expected = math.sqrt(2 / math.prod(module.weight.shape[1:]))
             if module.weight.numel() > 5000:
-                assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.05), name
+                assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.05), (
+                    name
+                )
             assert module.bias is None or not module.bias.any(), name
     limit = math.sqrt(6 / (2048 + 10))
     assert 0.99 * limit < float(model.fc.weight.detach().abs().max()) <= limit
@@ -177,7 +179,9 @@ def test_the_pool_leaves_its_pad_out_unless_told():
 
 
 def test_wrong_names_and_counts_are_refused():
-    with pytest.raises(ParameterError, match=r"unknown variant 'b9'; choose one of b0, b1.*hgnet_base"):
+    with pytest.raises(
+        ParameterError, match=r"unknown variant 'b9'; choose one of b0, b1.*hgnet_base"
+    ):
         models.create_model("b9")
     with pytest.raises(ParameterError, match="unknown variant"):
         models.create_model("")

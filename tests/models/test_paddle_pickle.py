@@ -323,7 +323,9 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
             case 1:
                 changed[at] ^= 1 << rng.randrange(8)
             case 2:
-                changed[at:at] = rng.choice([b"cos\nsystem\n", b"R", b"b", b"(", b"t", b"\x93", b"h\x01"])
+                changed[at:at] = rng.choice(
+                    [b"cos\nsystem\n", b"R", b"b", b"(", b"t", b"\x93", b"h\x01"]
+                )
             case 3:
                 del changed[at : at + rng.randrange(1, 20)]
             case 4:
