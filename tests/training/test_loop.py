@@ -1,4 +1,4 @@
-"""Objectives and steps: teachers that stay frozen, losses that are not finite, every image counted."""
+"""Objectives and steps: frozen teachers, losses that are not finite, every image counted."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ from torch import nn
 from train_recipes import LABELS, SSLD, recipe
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models import VARIANTS, Variant, create_model
+from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.training import RunSpec, losses, plan_run, run, train_run
 from hgnetv2_pipeline.training.config import LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
 from hgnetv2_pipeline.training.step import Step
 
 Job = Callable[..., RunSpec]
-NANO = Variant((8, 8), (8, 8, 8, 8), (16, 16, 16, 16), (1, 1, 1, 1), 1, lab=True)
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], nn.Module]:
-    monkeypatch.setitem(VARIANTS, "nano", NANO)
-
+def network() -> Callable[[int], nn.Module]:
     def make(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         model = create_model("nano", 4)
@@ -209,7 +206,7 @@ def test_rare_class_is_drawn_as_often_or_weighs_as_much(
     import pandas as pd
 
     frame = pd.read_parquet(pictures / "train.parquet")
-    rare = frame[(frame["label"] == 0) | (frame.index < 4)]  # 11 discs, 2 bars
+    rare = frame[(frame["label"] == 0) | (frame.index < 4)]  # 11 red, 2 blue
     rare.to_parquet(tmp_path / "rare.parquet")
     labels: list[int] = []
     take = Step.__call__

@@ -1,4 +1,4 @@
-"""Processes side by side: all run, failures are named, stops reach the children and none outlives."""
+"""Processes side by side: all run, failures are named, stops reach them and none outlives."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from train_recipes import ADAMW, SSLD
+from train_recipes import ADAMW, SSLD, make_job
 
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
 from hgnetv2_pipeline.models import build_from, read_metadata
@@ -34,7 +34,7 @@ FULL: dict[str, Any] = {
     "optimizer": ADAMW,
 }
 
-QUICK: dict[str, Any] = {"lr": 0.01, "optimizer": ADAMW, "batch_size": 8}
+QUICK: dict[str, Any] = {"lr": 0.03, "optimizer": ADAMW, "batch_size": 20}
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -67,6 +67,14 @@ def assert_same_state(one: Path, other: Path) -> None:
             assert same or (value != value and second[key] != second[key]), (file.name, key)
 
 
+@pytest.fixture(scope="module")
+def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run of ``FULL``."""
+    spec = make_job(pictures, tmp_path_factory.mktemp("straight"), "run", **FULL)
+    train_run(spec)
+    return spec.out
+
+
 @pytest.fixture
 def sigterm_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """``sigterm_in(n)``: this process gets SIGTERM in the middle of its ``n``-th step from 0."""
@@ -84,12 +92,12 @@ def sigterm_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def test_run_learns_and_writes_what_the_contract_names(job: Job) -> None:
-    spec = job("run", steps=60, eval_every=12.0, **QUICK)
+    spec = job("run", steps=60, eval_every=30.0, **QUICK)
     rows: list[dict[str, Any]] = []
     result = train_run(spec, rows.append)
     assert result.metrics["val"]["top1"] == 1.0
     assert result.metrics["val"]["n"] == 10
-    assert result.metrics["images_seen"] == 60 * 8
+    assert result.metrics["images_seen"] == 60 * 20
     assert [result.metrics[k] for k in ("n_listed", "n_used", "n_quarantined")] == [21, 21, 0]
 
     metadata = read_metadata(result.student)
@@ -99,7 +107,7 @@ def test_run_learns_and_writes_what_the_contract_names(job: Job) -> None:
         "train",
         "2",
     )
-    assert json.loads(metadata["classes"]) == ["disc", "bars"]
+    assert json.loads(metadata["classes"]) == ["red", "blue"]
     assert json.loads(metadata["preprocess"])["crop"] == 32
     assert json.loads(metadata["inputs"]) == {"train": "00000000"}
 
@@ -110,24 +118,22 @@ def test_run_learns_and_writes_what_the_contract_names(job: Job) -> None:
     assert history.loc[history["val_top1"].notna(), "step"].tolist() == [32, 60]
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     network, info = build_from(str(spec.out), num_classes=2, root=spec.root)
-    assert info["classes"] == ["disc", "bars"]
+    assert info["classes"] == ["red", "blue"]
     assert sum(p.numel() for p in network.parameters()) == result.metrics["parameters"]
 
 
-def test_same_job_gives_the_same_bytes_and_another_seed_does_not(job: Job) -> None:
-    for name in ("one", "two"):
-        train_run(job(name, **FULL))
-    one, two = job("one").out, job("two").out
-    assert outputs(one) == outputs(two)
+def test_same_job_gives_the_same_bytes_and_another_seed_does_not(job: Job, straight: Path) -> None:
+    train_run(job("again", **FULL))
+    assert outputs(straight) == outputs(job("again").out)
     train_run(job("other", spec={"seed": 4}, **FULL))
-    assert outputs(one)["student.safetensors"] != outputs(job("other").out)["student.safetensors"]
+    weights = [outputs(path)["student.safetensors"] for path in (straight, job("other").out)]
+    assert weights[0] != weights[1]
 
 
 @pytest.mark.parametrize("stop_in", [0, 2, 4, 5])
 def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
-    job: Job, stop_in: int, sigterm_in: Callable[[int], None]
+    job: Job, straight: Path, stop_in: int, sigterm_in: Callable[[int], None]
 ) -> None:
-    train_run(job("straight", **FULL))
     spec = job("stopped", **FULL)
     sigterm_in(stop_in)
     with pytest.raises(Interrupted, match=f"stopped after step {stop_in + 1} of 7") as caught:
@@ -137,25 +143,25 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert not (spec.out / "student.safetensors").exists()
     # Loader processes and the number of checkpoints may differ: they change no weight.
     train_run(job("stopped", **FULL, workers=stop_in // 2, keep_checkpoints=1))
-    assert outputs(job("straight").out) == outputs(spec.out)
-    assert_same_state(job("straight").out, spec.out)
+    assert outputs(straight) == outputs(spec.out)
+    assert_same_state(straight, spec.out)
 
 
-def test_resume_from_every_step_after_another(job: Job, sigterm_in: Callable[[int], None]) -> None:
-    train_run(job("straight", **FULL))
+def test_resume_from_every_step_after_another(
+    job: Job, straight: Path, sigterm_in: Callable[[int], None]
+) -> None:
     spec = job("stopped", **FULL)
     for step in range(6):
         sigterm_in(step)
         with pytest.raises(Interrupted):
             train_run(spec)
     train_run(spec)
-    assert outputs(job("straight").out) == outputs(spec.out)
+    assert outputs(straight) == outputs(spec.out)
 
 
 def test_stop_during_an_evaluation_evaluates_after_the_resume(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+    job: Job, straight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_run(job("straight", **FULL))
     spec = job("stopped", **FULL)
     whole = run.eval_batches
 
@@ -170,7 +176,7 @@ def test_stop_during_an_evaluation_evaluates_after_the_resume(
     assert not (spec.out / "history.csv").exists()
     monkeypatch.setattr(run, "eval_batches", whole)
     train_run(spec)
-    assert outputs(job("straight").out) == outputs(spec.out)
+    assert outputs(straight) == outputs(spec.out)
 
 
 def test_finished_run_is_finished_again_with_the_same_bytes(job: Job) -> None:
@@ -191,10 +197,15 @@ def test_changed_recipe_is_not_resumed(job: Job) -> None:
 def test_sigterm_of_the_process_exits_75_and_the_next_process_resumes(
     job: Job, sigterm_in: Callable[[int], None]
 ) -> None:
-    spec = job("run", steps=400, spec={"variant": "b0"})
+    spec = job("run", steps=4000)
     file = spec.out.with_suffix(".json")
     file.write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "hgnetv2_pipeline.training.launch", str(file)]
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from train_recipes import NANO; "
+        "from hgnetv2_pipeline.models import VARIANTS; VARIANTS['nano'] = NANO; "
+        "from hgnetv2_pipeline.training.launch import main; sys.exit(main(sys.argv[1:2]))"
+    )
+    command = [sys.executable, "-c", program, str(file), str(Path(__file__).parent)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (spec.out / "history.csv").exists() and time.monotonic() < deadline:
@@ -205,7 +216,7 @@ def test_sigterm_of_the_process_exits_75_and_the_next_process_resumes(
     assert "Traceback" not in log
     steps = [int(path.name[5:]) for path in (spec.out / "checkpoints").glob("step=*")]
     assert len(steps) == 1
-    assert 0 < steps[0] < 400
+    assert 0 < steps[0] < 4000
     sigterm_in(steps[0])
     with pytest.raises(Interrupted):
         train_run(spec)
@@ -215,13 +226,13 @@ def test_sigterm_of_the_process_exits_75_and_the_next_process_resumes(
 
 def test_student_learns_from_an_ensemble_without_labels(job: Job, pictures: Path) -> None:
     for seed in (0, 1):
-        train_run(job(f"teacher{seed}", steps=60, **QUICK, spec={"seed": seed}))
+        train_run(job(f"teacher{seed}", steps=40, **QUICK, spec={"seed": seed}))
     unlabelled = pd.read_parquet(pictures / "train.parquet").assign(label=pd.NA)
     unlabelled["label"] = unlabelled["label"].astype("Int64")
     path = job("x").root / "pool.parquet"
     unlabelled.to_parquet(path)
     teacher = {"members": ["teacher0", "teacher1"], "bn": "eval"}
-    spec = job("student", steps=60, **QUICK, loss=SSLD, spec={"teacher": teacher, "train": path})
+    spec = job("student", steps=40, **QUICK, loss=SSLD, spec={"teacher": teacher, "train": path})
     result = train_run(spec)
     assert result.metrics["val"]["top1"] == 1.0
     agreement = [row["teacher_agreement"] for row in result.history]
@@ -262,7 +273,7 @@ def test_unreadable_val_image_stops_the_run(job: Job, pictures: Path, tmp_path: 
         ({"init": "nowhere/run"}, {}, WeightsError, "nowhere/run"),
         ({"amp": "fp16"}, {}, ParameterError, "'fp16' needs a GPU"),
         ({}, {"device": "tpu9"}, ParameterError, "unknown device 'tpu9'"),
-        ({}, {"num_classes": 1, "classes": ["disc"]}, DataError, "do not fit 1 classes"),
+        ({}, {"num_classes": 1, "classes": ["red"]}, DataError, "do not fit 1 classes"),
         ({"warmup_epochs": 9.0}, {}, ParameterError, "the whole run has 6"),
     ],
 )
@@ -283,7 +294,7 @@ def test_init_of_other_classes_is_refused_unless_the_head_starts_anew(job: Job) 
     train_run(job("first", steps=2))
     cats = {"classes": ["cat", "dog"]}
     with pytest.raises(
-        WeightsError, match=r"other classes \(disc, bars\) than the data \(cat, dog\)"
+        WeightsError, match=r"other classes \(red, blue\) than the data \(cat, dog\)"
     ):
         train_run(job("second", steps=2, init="first", spec=cats))
     result = train_run(job("third", steps=2, init="first", head="reinit", spec=cats))
@@ -293,14 +304,12 @@ def test_init_of_other_classes_is_refused_unless_the_head_starts_anew(job: Job) 
         train_run(job("fourth", steps=2, init="first", head="reinit", spec=wrong))
 
 
-def test_checkpoint_of_a_finished_run_holds_everything(job: Job) -> None:
-    spec = job("run", **FULL)
-    train_run(spec)
-    [newest] = (spec.out / "checkpoints").glob("step=*")
+def test_checkpoint_of_a_finished_run_holds_everything(straight: Path) -> None:
+    [newest] = (straight / "checkpoints").glob("step=*")
     manifest = json.loads((newest / "manifest.json").read_text())
     assert set(manifest["sha256"]) == {
         f"{name}.pt" for name in ("model", "optimizer", "ema", "best", "progress", "ledger")
     }
-    loaded = load_checkpoint(spec.out / "checkpoints", identity=manifest["identity"])
+    loaded = load_checkpoint(straight / "checkpoints", identity=manifest["identity"])
     assert loaded is not None
     assert loaded["progress"]["step"] == 7
