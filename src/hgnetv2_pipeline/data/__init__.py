@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.augment import make_augment as make_augment
     from hgnetv2_pipeline.data.balance import class_weights as class_weights
     from hgnetv2_pipeline.data.balance import sampling_weights as sampling_weights
+    from hgnetv2_pipeline.data.classmap import read_class_map as read_class_map
+    from hgnetv2_pipeline.data.classmap import write_class_map as write_class_map
     from hgnetv2_pipeline.data.decode import decode_image as decode_image
     from hgnetv2_pipeline.data.index import read_bytes as read_bytes
     from hgnetv2_pipeline.data.index import read_index as read_index
     from hgnetv2_pipeline.data.index import write_index as write_index
     from hgnetv2_pipeline.data.keyed import epoch_order as epoch_order
     from hgnetv2_pipeline.data.keyed import keyed_rng as keyed_rng
-    from hgnetv2_pipeline.data.lists import read_class_map as read_class_map
     from hgnetv2_pipeline.data.lists import read_list as read_list
-    from hgnetv2_pipeline.data.lists import write_class_map as write_class_map
     from hgnetv2_pipeline.data.lists import write_list as write_list
     from hgnetv2_pipeline.data.perceptual import near_groups as near_groups
     from hgnetv2_pipeline.data.perceptual import near_pairs as near_pairs
@@ -43,10 +43,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "augment": ["make_augment"],
     "balance": ["class_weights", "sampling_weights"],
+    "classmap": ["read_class_map", "write_class_map"],
     "decode": ["decode_image"],
     "index": ["read_bytes", "read_index", "write_index"],
     "keyed": ["epoch_order", "keyed_rng"],
-    "lists": ["read_class_map", "read_list", "write_class_map", "write_list"],
+    "lists": ["read_list", "write_list"],
     "perceptual": ["near_groups", "near_pairs", "phash64"],
     "preprocess": ["Preprocess"],
     "quarantine": ["Ledger"],

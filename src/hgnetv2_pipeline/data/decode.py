@@ -114,18 +114,20 @@ def decode_with_format(
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(
-            f"{width}x{height} pixels in the header, allowed are {max_pixels:,} (data.max_pixels)"
+            f"too many pixels: {width}x{height} in the header, allowed are {max_pixels:,} "
+            "(data.max_pixels)"
         )
     try:
         image.load()
-        return _upright(_to_rgb(image), _orientation(image)), kind
+        return _upright(to_rgb(image), _orientation(image)), kind
     except DataError:
         raise
     except Exception as error:  # a damaged body makes Pillow raise almost anything
         raise DataError(f"cannot be decoded: {_short(error)}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """``image`` in mode RGB by the rules above; DataError for 32-bit pixels."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):

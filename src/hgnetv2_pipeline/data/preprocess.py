@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image
+from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image, to_rgb
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
@@ -85,7 +85,7 @@ class Preprocess:
         A Pillow image is taken as decoded already: its EXIF orientation is not looked at.
         """
         if isinstance(source, Image.Image):
-            decoded = source if source.mode == "RGB" else source.convert("RGB")
+            decoded = to_rgb(source)
         else:
             given = source if isinstance(source, bytes) else Path(source)
             decoded = decode_image(given, self.max_pixels)

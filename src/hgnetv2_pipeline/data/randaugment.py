@@ -41,7 +41,12 @@ def _weakening(level: float) -> float:
 
 
 def _posterize(image: Image.Image, bits: int) -> Image.Image:
-    return image if bits >= 8 else ImageOps.posterize(image, bits)
+    if bits >= 8:
+        return image
+    if bits == 0:
+        # Full level keeps no bit at all; Pillow 13 no longer takes a 0.
+        return Image.new(image.mode, image.size)
+    return ImageOps.posterize(image, bits)
 
 
 def _solarize_add(image: Image.Image, add: int) -> Image.Image:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from hgnetv2_pipeline.data.classmap import write_class_map
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
-from hgnetv2_pipeline.data.lists import write_class_map, write_list
+from hgnetv2_pipeline.data.lists import write_list
 from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, write_text
 from hgnetv2_pipeline.errors import DataError
 
@@ -71,7 +71,7 @@ def write_sample(root: Path, seed: int = 0) -> None:
         )
         if root.is_dir():
             root.rename(Path(folder) / "old")
-        shutil.move(aside, root)
+        aside.rename(root)
 
 
 def tree_sha256(root: Path) -> str:

@@ -1,8 +1,7 @@
 """From folders, lists and archives to a frame of samples: every image is decoded once.
 
 What cannot be used is never dropped in silence: it is in ``Scan.quarantined`` with its reason.
-Files that do not claim to be images (by their ending, or by their first bytes if they have none)
-are only counted; hidden files and folders are passed over.
+``walk`` says which files count as images.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,33 +17,19 @@ from pathlib import Path
 import pandas as pd
 
 from hgnetv2_pipeline.data.archives import index_archive
+from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_with_format
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.listing import Fence, split_key
-from hgnetv2_pipeline.data.lists import checked_list, read_class_map, why_unlistable
+from hgnetv2_pipeline.data.lists import checked_list
 from hgnetv2_pipeline.data.perceptual import phash64
-from hgnetv2_pipeline.data.quarantine import Ledger, printable, quarantine_frame
+from hgnetv2_pipeline.data.quarantine import Ledger, quarantine_frame
+from hgnetv2_pipeline.data.walk import READABLE, Found, Walk, class_of, natural
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.progress import Progress
 
 _log = logging.getLogger(__name__)
 
-_READABLE = "jpg jpeg jpe jfif png webp bmp dib tif tiff gif"
-_OTHER_IMAGES = (
-    "heic heif avif jp2 j2k jxl mpo ppm pgm pbm pnm tga psd eps pcx ico svg cr2 nef dng raw"
-)
-_IMAGE_ENDINGS = frozenset(f".{ending}" for ending in f"{_READABLE} {_OTHER_IMAGES}".split())
-_PACKED = {
-    ".zip": "a zip archive",
-    ".7z": "a 7-zip archive",
-    ".rar": "a rar archive",
-    ".gz": "a compressed archive",
-    ".tgz": "a compressed archive",
-    ".xz": "a compressed archive",
-    ".bz2": "a compressed archive",
-    ".zst": "a compressed archive",
-}
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 _CHUNK = 32
 
 
@@ -80,18 +64,6 @@ class Scan:
         return ledger
 
 
-@dataclass(frozen=True)
-class Found:
-    """A file that claims to be an image, not opened yet."""
-
-    key: str
-    path: str
-    offset: int
-    length: int
-    label: int | None = None
-    line: int | None = None
-
-
 def scan_folder_tree(
     root: Path,
     *,
@@ -120,11 +92,11 @@ def scan_folder_tree(
     Raises:
         DataError: no images, no class folders, a class without a readable image, unknown classes.
     """
-    walk = _Walk(Fence(root, trusted_roots))
+    walk = Walk(Fence(root, trusted_roots))
     walk.run()
     named: dict[str, list[Found]] = {}
     for found in walk.found:
-        name = _class_of(found, walk.wrapped)
+        name = class_of(found, walk.wrapped)
         if name is None:
             walk.quarantine(found.key, "lies outside any class folder; move it into one")
         elif not name.isprintable() or name != name.strip():
@@ -136,7 +108,7 @@ def scan_folder_tree(
     if not named:
         raise DataError(
             f"{root}: no images in class folders ({len(walk.bad):,} unusable files, "
-            f"{walk.ignored:,} other files); one folder a class is needed, with {_READABLE} inside"
+            f"{walk.ignored:,} other files); one folder a class is needed, with {READABLE} inside"
         )
     names = list(classes) if classes is not None else sorted(named, key=natural)
     unknown = sorted(set(named) - set(names), key=natural)
@@ -168,12 +140,12 @@ def scan_unlabelled(
     Raises:
         DataError: there is no image, or none is readable.
     """
-    walk = _Walk(Fence(root, trusted_roots))
+    walk = Walk(Fence(root, trusted_roots))
     walk.run()
     if not walk.found:
         raise DataError(
             f"{root}: 0 images found ({len(walk.bad):,} unusable files, {walk.ignored:,} other "
-            f"files); expected {_READABLE} or tar archives of them"
+            f"files); expected {READABLE} or tar archives of them"
         )
     return _examine(Path(root), walk.found, walk, None, max_pixels, threads, phash)
 
@@ -225,7 +197,7 @@ def scan_list(
             offset, length = archives[path][member]
         found.append(Found(key, path, offset, length, int(label) if labelled else None, int(line)))
     names = list(classes) if classes is not None else None
-    return _examine(root, found, _Walk(Fence(root)), names, max_pixels, threads, phash)
+    return _examine(root, found, Walk(Fence(root)), names, max_pixels, threads, phash)
 
 
 def scan_imagenet(
@@ -291,12 +263,6 @@ def scan_imagenet(
     return _below(scan, split)
 
 
-def natural(name: str) -> tuple[object, ...]:
-    """Sort key in which runs of digits count as numbers: class2 before class10."""
-    parts = re.split(r"([0-9]+)", name)
-    return (*(int(p) if at % 2 else p for at, p in enumerate(parts)), name)
-
-
 def _replaced(scan: Scan, classes: list[str] | None) -> Scan:
     return Scan(scan.samples, classes, scan.quarantined, scan.refused, scan.ignored, scan.phash)
 
@@ -321,131 +287,10 @@ def _below(scan: Scan, folder: str) -> Scan:
     return Scan(samples, scan.classes, bad, refused, scan.ignored, phash)
 
 
-class _Walk:
-    """Collects the files below a root that claim to be images, links and archives minded."""
-
-    def __init__(self, fence: Fence) -> None:
-        self.fence = fence
-        self.found: list[Found] = []
-        self.bad: list[tuple[str, str, int | None]] = []
-        self.ignored = 0
-        # Tars directly below the root whose members all lie in one folder.
-        self.wrapped: set[str] = set()
-
-    def quarantine(self, key: str, reason: str, line: int | None = None) -> None:
-        self.bad.append((printable(key), reason, line))
-
-    def run(self) -> None:
-        folders = [""]
-        seen = {os.path.realpath(self.fence.root)}
-        while folders:
-            folder = folders.pop()
-            try:
-                with os.scandir(self.fence.root / folder) as entries:
-                    for entry in sorted(entries, key=lambda entry: entry.name):
-                        self._entry(entry, folder, folders, seen)
-            except OSError as error:
-                self.quarantine(folder or ".", f"the folder cannot be read: {error.strerror}")
-        if self.ignored:
-            _log.info("%s: %d files are no images and are ignored", self.fence.root, self.ignored)
-
-    def _entry(
-        self, entry: os.DirEntry[str], folder: str, folders: list[str], seen: set[str]
-    ) -> None:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            return
-        key = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(key)
-        elif entry.is_symlink() and entry.is_dir():
-            real = os.path.realpath(entry.path)
-            if real in seen or not self.fence.holds_only_by_trust(entry.path):
-                self.quarantine(
-                    key, "a link to a folder; only links into data.trusted_roots are followed"
-                )
-            else:
-                seen.add(real)
-                folders.append(key)
-        else:
-            self._file(entry, key)
-
-    def _file(self, entry: os.DirEntry[str], key: str) -> None:
-        ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a million Paths are slow
-        if ending in _PACKED:
-            self.quarantine(key, f"{_PACKED[ending]} is not read in place; make it a plain .tar")
-        elif ending in _IMAGE_ENDINGS or ending == ".tar" or (not ending and _looks(entry)):
-            if entry.is_file(follow_symlinks=False):
-                reason = None
-            else:
-                reason = self.fence.why_unusable(entry.path)
-            reason = reason or why_unlistable(key)
-            if reason is not None:
-                self.quarantine(key, reason)
-            elif ending == ".tar":
-                self._archive(key)
-            else:
-                self.found.append(Found(key, key, -1, -1))
-        else:
-            self.ignored += 1
-
-    def _archive(self, path: str) -> None:
-        try:
-            index = index_archive(self.fence.root / path)
-        except (DataError, OSError) as error:
-            self.quarantine(path, f"the archive cannot be read: {error}")
-            return
-        for name, reason in index.refused:
-            self.quarantine(f"{path}!{name}", reason)
-        tops: set[str] = set()
-        for member in index.members:
-            key = f"{path}!{member.name}"
-            base = member.name.rsplit("/", 1)[-1]
-            ending = os.path.splitext(base)[1].lower()  # noqa: PTH122 - see above
-            if base.startswith(".") or "__MACOSX/" in member.name:
-                continue
-            if ending not in _IMAGE_ENDINGS:
-                self.ignored += 1
-                continue
-            unlistable = why_unlistable(key)
-            if unlistable is not None:
-                self.quarantine(key, unlistable)
-                continue
-            top, slash, _ = member.name.partition("/")
-            tops.add(top if slash else "")
-            self.found.append(Found(key, path, member.offset, member.length))
-        if "/" not in path and len(tops) == 1 and "" not in tops:
-            self.wrapped.add(path)
-
-
-def _looks(entry: os.DirEntry[str]) -> bool:
-    """Whether a file without an ending starts like an image."""
-    try:
-        if not entry.is_file():
-            return False
-        with Path(entry.path).open("rb") as file:
-            return file.read(4).startswith(_MAGIC)
-    except OSError:
-        return False
-
-
-def _class_of(found: Found, wrapped: set[str]) -> str | None:
-    top, slash, _ = found.key.partition("/")
-    if found.offset < 0:
-        return top if slash else None
-    if "/" in found.path:
-        return found.path.partition("/")[0]
-    # A tar directly below the root; a nested tar names the class as a folder does.
-    inside = found.key[len(found.path) + 1 :].replace(".tar!", "/")
-    parts = inside.split("/")[:-1]
-    if found.path in wrapped:
-        parts = parts[1:]
-    return parts[0] if parts else found.path.removesuffix(".tar")
-
-
 def _examine(
     root: Path,
     found: list[Found],
-    walk: _Walk,
+    walk: Walk,
     classes: list[str] | None,
     max_pixels: int,
     threads: int | None,

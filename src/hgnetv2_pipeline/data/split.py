@@ -68,6 +68,7 @@ def split_samples(
     else:
         _check_counts(labels, classes)
         groups = _groups(ordered, group_pattern, near_duplicates, max_distance)
+        _report_large(ordered["key"], groups)
         ranks = _ranks(ordered["key"], seed)
         sides = _assign(labels, groups, ranks, np.array([1 - val - test, val, test]))
         _report_uneven(labels, sides, val, test, classes)
@@ -208,7 +209,6 @@ def _assign(
         room = targets[:, present] - filled[:, present]
         # How much the squared distance from the targets, relative to the class size, grows.
         cost = (number * (number - 2.0 * room) / counts[present]).sum(axis=1)
-        # A group never empties train of a class while other images could have been taken.
         cost[shares == 0] = np.inf
         side = int(np.argmin(np.round(cost, 9)))
         sides[group] = side
@@ -239,6 +239,20 @@ def _quota(count: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]
     while val + test >= count:
         val, test = (val - 1, test) if val >= test else (val, test - 1)
     return np.array([count - val - test, val, test], np.int64)
+
+
+def _report_large(keys: pd.Series, groups: npt.NDArray[np.int64]) -> None:
+    """Say so if one group holds a tenth of the images: a split around it is hardly a random one."""
+    names, sizes = np.unique(groups, return_counts=True)
+    largest = int(sizes.argmax())
+    if sizes[largest] > max(10, len(groups) // 10):
+        _log.warning(
+            "%d of %d images stay on one side as one group, %s among them; if they are not that "
+            "alike, lower the distance of near-duplicates (data.split) or narrow the group pattern",
+            sizes[largest],
+            len(groups),
+            keys.iloc[int(np.flatnonzero(groups == names[largest])[0])],
+        )
 
 
 def _report_uneven(

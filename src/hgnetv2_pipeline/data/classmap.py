@@ -1,0 +1,56 @@
+"""Class maps: the names of the classes, ``id name`` a line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.errors import DataError
+
+
+def read_class_map(path: Path) -> list[str]:
+    """Class names by number from a file of ``id name`` lines; names may contain spaces.
+
+    Raises:
+        DataError: not 0..n-1 each once, a line without a name, not UTF-8, empty.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the class map is missing") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    names: dict[int, str] = {}
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        if not line.strip():
+            continue
+        found = re.fullmatch(r"([0-9]{1,9}) (\S(?:.*\S)?)\s*", line)
+        if found is None or not found[2].isprintable():
+            raise DataError(f"{path}:{number}: {line[:80]!r} is not 'id name'")
+        if int(found[1]) in names:
+            raise DataError(f"{path}:{number}: class {found[1]} is named twice; keep one line")
+        names[int(found[1])] = found[2]
+    gaps = sorted(set(range(len(names))) - set(names))
+    if not names or gaps:
+        what = f"class {gaps[0]} is missing" if gaps else "0 classes"
+        raise DataError(f"{path}: {what}; number the classes from 0 without a gap, one a line")
+    return [names[label] for label in range(len(names))]
+
+
+def write_class_map(path: Path, classes: Sequence[str]) -> Path:
+    """Write ``id name`` a line.
+
+    Raises:
+        DataError: there is no class, or a name is empty, ends in a space or is not printable.
+    """
+    if not classes:
+        raise DataError(f"{path}: 0 classes; a class map needs at least one")
+    for name in classes:
+        if not name or name != name.strip() or not name.isprintable():
+            raise DataError(
+                f"{path}: class name {name!r} cannot stand in a class map: it is empty, starts or "
+                "ends with a space, or has a control character; rename the class"
+            )
+    return write_text(path, "".join(f"{label} {name}\n" for label, name in enumerate(classes)))

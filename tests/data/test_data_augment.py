@@ -1,0 +1,277 @@
+"""Keyed random numbers and the training views; RandAugment's operations against timm's own."""
+
+import hashlib
+import importlib.util
+import pickle
+import subprocess
+import sys
+import timeit
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data import Preprocess, epoch_order, keyed_rng, make_augment
+from hgnetv2_pipeline.data.augment import crop_box
+from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN, parse_randaugment
+from hgnetv2_pipeline.errors import ParameterError
+
+FILL = (124, 116, 104)
+PINNED_WORDS = [3034864893274833355, 13168484013995754953]
+PINNED_ORDER = [1, 2, 4, 5, 0, 3]
+PINNED_VIEWS = {"published": "adb77cddf7da0889", "affine": "d5bc15c162cab399"}
+
+
+@pytest.fixture(scope="module")
+def timm_ops():
+    """timm's module of operations alone: importing all of timm takes ten seconds."""
+    package = importlib.util.find_spec("timm")
+    path = Path(package.origin).parent / "data" / "auto_augment.py"
+    spec = importlib.util.spec_from_file_location("timm_auto_augment", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+    noise = rng.integers(-9, 9, (75, 100, 3))
+    pixels = np.asarray(small.resize((100, 75), Image.BICUBIC)).astype(int) + noise
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def test_keyed_numbers_are_a_pure_function_of_seed_epoch_and_key():
+    first = keyed_rng(1, 2, "a/é.png").random(4)
+    assert np.array_equal(first, keyed_rng(1, 2, "a/é.png").random(4))
+    others = [(0, 2, "a/é.png"), (1, 3, "a/é.png"), (1, 2, "b"), (12, 2, "a"), (1, 22, "a")]
+    for other in others:
+        assert not np.array_equal(first, keyed_rng(*other).random(4))
+    # Pinned: a new NumPy must not change the views of a run that is resumed.
+    assert keyed_rng(0, 0, "key").bit_generator.random_raw(2).tolist() == PINNED_WORDS
+    assert epoch_order(6, 0, 0).tolist() == PINNED_ORDER
+
+
+def test_keyed_numbers_look_independent():
+    draws = np.array(
+        [keyed_rng(0, epoch, f"{n}").random(2) for epoch in range(4) for n in range(2500)]
+    )
+    assert abs(draws.mean() - 0.5) < 0.01 and abs(np.corrcoef(draws.T)[0, 1]) < 0.03
+    counts = np.histogram(draws, 20, (0, 1))[0]
+    assert np.abs(counts / counts.mean() - 1).max() < 0.15
+
+
+def test_a_keyed_generator_is_made_in_under_15_microseconds():
+    times = timeit.repeat(lambda: keyed_rng(0, 3, "train/a/b.jpg"), number=500, repeat=7)
+    assert min(times) / 500 < 15e-6
+
+
+def test_the_order_of_an_epoch_is_a_permutation():
+    orders = [epoch_order(500, 3, epoch) for epoch in range(3)]
+    for order in orders:
+        assert order.dtype == np.int64 and sorted(order) == list(range(500))
+    assert not np.array_equal(orders[0], orders[1])
+    assert np.array_equal(orders[2], epoch_order(500, 3, 2)) and len(epoch_order(0, 0, 0)) == 0
+
+
+def test_the_operations_are_those_of_timm(timm_ops):
+    assert sorted(INCREASING) == sorted(timm_ops._RAND_INCREASING_TRANSFORMS)
+    assert sorted(PLAIN) == sorted(timm_ops._RAND_TRANSFORMS)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("level", [0.0, 3.3, 7.0, 10.0])
+@pytest.mark.parametrize("name", sorted({*INCREASING, *PLAIN}))
+def test_each_operation_gives_timms_pixels(timm_ops, photo, name, level, sign, monkeypatch):
+    if (name, level) in (("Posterize", 0.0), ("PosterizeIncreasing", 10.0)):
+        # No bit is kept; timm's call fails under Pillow 13, which refuses 0 bits.
+        table = INCREASING if name in INCREASING else PLAIN
+        assert not np.asarray(table[name](photo, level, sign, FILL)).any()
+        return
+    table = INCREASING if name in INCREASING else PLAIN
+    # timm negates when its draw is above one half.
+    monkeypatch.setattr(timm_ops.random, "random", lambda: 0.9 if sign < 0 else 0.1)
+    to_args = timm_ops.LEVEL_TO_ARG[name]
+    arguments = to_args(level, {}) if to_args else ()
+    options = {"fillcolor": FILL, "resample": Image.BICUBIC}
+    expected = timm_ops.NAME_TO_OP[name](photo, *arguments, **options)
+    got = table[name](photo, level, sign, FILL)
+    assert np.array_equal(np.asarray(got), np.asarray(expected))
+
+
+def test_chances_and_levels_are_those_of_timm(timm_ops, photo):
+    text = "rand-m7-mstd0.5-inc1"
+    theirs = timm_ops.rand_augment_transform(text, {})
+    ours = parse_randaugment(text, FILL)
+    op = theirs.ops[0]
+    assert (ours.magnitude, ours.layers, ours.probability) == (
+        op.magnitude,
+        theirs.num_layers,
+        op.prob,
+    )
+    assert ours.magnitude_std == op.magnitude_std and ours.increasing
+    untouched = sum(ours(photo, keyed_rng(0, 0, str(n))) is photo for n in range(2000))
+    assert abs(untouched / 2000 - 0.25) < 0.03  # two operations, each left out with chance 1/2
+
+
+def test_the_share_of_each_operation_is_even(photo, monkeypatch):
+    seen = dict.fromkeys(INCREASING, 0)
+    levels = []
+    for name in INCREASING:
+
+        def count(image, level, sign, fill, name=name):
+            seen[name] += 1
+            levels.append(level)
+            return image
+
+        monkeypatch.setitem(INCREASING, name, count)
+    ours = parse_randaugment("rand-m7-mstd0.5-inc1", FILL)
+    for n in range(6000):
+        ours(photo, keyed_rng(5, 0, str(n)))
+    expected = 6000 * 2 * 0.5 / len(INCREASING)
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in seen.values())
+    assert abs(np.mean(levels) - 7) < 0.05 and abs(np.std(levels) - 0.5) < 0.05
+
+
+@pytest.mark.parametrize(
+    "text", ["", "rand-m11", "augmix-m3", "rand-m7-x2", "rand-n1.5", "rand-inc2"]
+)
+def test_other_notations_are_refused(text):
+    with pytest.raises(ParameterError, match="as timm does"):
+        parse_randaugment(text, FILL)
+
+
+VIEWS = [
+    {"name": "published"},
+    {"name": "published", "randaugment": None, "mirror": 0, "scale": [0.3, 0.6]},
+    {"name": "affine"},
+    {"name": "affine", "mirror": 0.5, "fill": [9, 9, 9], "resize_short": 40},
+    {"name": "none", "resize_short": 40},
+]
+
+
+@pytest.mark.parametrize("config", VIEWS)
+@pytest.mark.parametrize("size", [(100, 75), (32, 32), (1, 90)])
+def test_a_view_is_a_pure_function_of_image_and_generator(photo, config, size):
+    view = make_augment({**config, "image_size": 32})
+    image = photo.resize(size)
+    before = image.tobytes()
+    state = np.random.get_state()[1].copy()
+    first = view(image, keyed_rng(0, 1, "k"))
+    copy = pickle.loads(pickle.dumps(view))  # noqa: S301 - our own bytes, as sent to a worker
+    assert first.shape == (32, 32, 3) and first.dtype == np.uint8
+    assert np.array_equal(copy(image, keyed_rng(0, 1, "k")), first)
+    assert image.tobytes() == before and np.array_equal(np.random.get_state()[1], state)
+
+
+def test_the_published_crop_is_cut_then_resized(photo):
+    config = {"name": "published", "image_size": 24, "randaugment": None, "mirror": 0.0}
+    got = make_augment(config)(photo, keyed_rng(0, 0, "x"))
+    left, top, w, h = crop_box(100, 75, (0.08, 1.0), (3 / 4, 4 / 3), keyed_rng(0, 0, "x"))
+    expected = photo.crop((left, top, left + w, top + h)).resize((24, 24), Image.BICUBIC)
+    assert np.array_equal(got, np.asarray(expected))
+    flipped = make_augment({**config, "mirror": 1.0})(photo, keyed_rng(0, 0, "x"))
+    assert np.array_equal(flipped, got[:, ::-1])
+
+
+@pytest.mark.parametrize("size", [(100, 75), (500, 5), (5, 500), (1, 1)])
+def test_crops_lie_inside_and_keep_to_area_and_ratio(size):
+    boxes = [
+        crop_box(*size, (0.08, 1.0), (3 / 4, 4 / 3), keyed_rng(0, 0, str(n))) for n in range(400)
+    ]
+    for left, top, w, h in boxes:
+        assert left >= 0 and top >= 0 and w >= 1 and h >= 1
+        assert left + w <= size[0] and top + h <= size[1]
+    if size == (100, 75):
+        areas = np.array([w * h for _, _, w, h in boxes]) / 7500
+        ratios = np.array([w / h for _, _, w, h in boxes])
+        assert areas.min() < 0.15 and areas.max() > 0.85
+        assert ratios.min() > 0.70 and ratios.max() < 1.42
+
+
+def test_the_affine_view_turns_zooms_and_shifts_about_the_centre():
+    image = Image.fromarray(np.pad(np.full((8, 8, 3), 255, np.uint8), ((12, 12), (12, 12), (0, 0))))
+    still = {"name": "affine", "image_size": 32, "degrees": 0, "scale": 0, "shift": 0}
+    plain = np.asarray(image)
+    assert np.array_equal(make_augment(still)(image, keyed_rng(0, 0, "a")), plain)
+    for key in "abcdef":
+        shifted = make_augment({**still, "shift": 0.25})(image, keyed_rng(0, 0, key))
+        y, x = (np.average(np.indices((32, 32))[i], weights=shifted[..., 0]) for i in (0, 1))
+        assert abs(x - 15.5) <= 8.1 and abs(y - 15.5) <= 8.1 and (x, y) != (15.5, 15.5)
+        for change in ({"degrees": 45}, {"scale": 0.5}):
+            moved = make_augment({**still, **change})(image, keyed_rng(0, 0, key))
+            y, x = (np.average(np.indices((32, 32))[i], weights=moved[..., 0]) for i in (0, 1))
+            assert abs(x - 15.5) < 0.2 and abs(y - 15.5) < 0.2
+        zoomed = make_augment({**still, "scale": 0.5})(image, keyed_rng(0, 0, key))
+        assert 64 * 0.2 < zoomed[..., 0].sum() / 255 < 64 * 2.4
+
+
+def test_affine_corners_take_the_fill(photo):
+    config = {
+        "name": "affine",
+        "image_size": 32,
+        "degrees": 45,
+        "scale": 0,
+        "shift": 0,
+        "fill": [1, 2, 3],
+    }
+    views = [make_augment(config)(photo, keyed_rng(0, 0, str(n))) for n in range(8)]
+    assert any(view[0, 0].tolist() == [1, 2, 3] for view in views)
+
+
+def test_none_is_the_evaluation_view(photo):
+    view = make_augment({"name": "none", "image_size": 32, "resize_short": 40})
+    expected = Preprocess(resize_short=40, crop=32).image(photo)
+    assert np.array_equal(view(photo, keyed_rng(0, 0, "a")), expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "publishd", "image_size": 32},
+        {"image_size": 32},
+        {"name": "affine"},
+        {"name": "affine", "image_size": 0},
+        {"name": "affine", "image_size": 32, "degres": 3},
+        {"name": "affine", "image_size": 32, "shift": "x"},
+        {"name": "affine", "image_size": 32, "fill": [1, 2, 300]},
+        {"name": "published", "image_size": 32, "scale": [0.5, 0.1]},
+        {"name": "published", "image_size": 32, "mirror": 2},
+        {"name": "none", "image_size": 32, "resize_short": 16},
+    ],
+)
+def test_senseless_configurations_are_refused(config):
+    with pytest.raises(ParameterError):
+        make_augment(config)
+
+
+def test_views_of_a_sample_are_pinned(photo):
+    image = Image.fromarray(
+        np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3)
+    )
+    digests = {}
+    for name in ("published", "affine"):
+        view = make_augment({"name": name, "image_size": 32})
+        pixels = b"".join(view(image, keyed_rng(0, 0, str(n))).tobytes() for n in range(4))
+        digests[name] = hashlib.sha256(pixels).hexdigest()[:16]
+    assert digests == PINNED_VIEWS
+
+
+def test_only_the_loader_needs_torch():
+    rooms = "augment balance classmap decode index keyed lists perceptual preprocess quarantine "
+    rooms += "randaugment report sample scan split walk archives grammar listing"
+    lines = [f"import hgnetv2_pipeline.data.{name}" for name in rooms.split()]
+    heavy = "{'torch', 'timm', 'sklearn', 'cv2', 'kedro'} & set(sys.modules)"
+    code = "; ".join(["import sys", *lines, f"sys.exit(str({heavy}) if {heavy} else 0)"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_exported_name_is_there():
+    for name in data.__all__:
+        assert getattr(data, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'scan_folders'"):
+        data.scan_folders  # noqa: B018
