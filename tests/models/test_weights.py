@@ -28,15 +28,6 @@ from hgnetv2_pipeline.models.weights import (
 )
 
 
-def filled(variant: str, num_classes: int = 3, **options) -> torch.nn.Module:
-    """The network with the formula's weights, LABs of both signs among them."""
-    with torch.device("meta"):
-        model = models.create_model(variant, num_classes, **options)
-    model = model.to_empty(device="cpu").eval()
-    load_state(model, from_paddle(models.formula_state(model)), source="formula")
-    return model
-
-
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     theirs = b.state_dict()
     return all(
@@ -51,14 +42,14 @@ def images() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def b0() -> torch.nn.Module:
+def b0(filled) -> torch.nn.Module:
     return filled("b0")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_a_pdparams_round_trip_is_bit_for_bit(protocol, b0, tmp_path):
     path = tmp_path / "w.pdparams"
-    write_pdparams(path, models.formula_state(b0), protocol)
+    write_pdparams(path, to_paddle(b0), protocol)
     again = models.create_model("b0", 3)
     report = load_weights(again, path)
     assert same(b0, again)
@@ -66,8 +57,12 @@ def test_a_pdparams_round_trip_is_bit_for_bit(protocol, b0, tmp_path):
     assert "275 tensors (paddle names" in str(report)
 
 
-def test_our_tensors_go_back_to_paddles_exactly(b0):
-    formula, back = models.formula_state(b0), to_paddle(b0)
+def test_paddles_tensors_come_back_from_ours_exactly():
+    model = models.create_model("b0", 3)
+    formula = models.formula_state(model)
+    load_state(model, from_paddle(formula), source="formula")
+    back = to_paddle(model)
+    assert back["fc.weight"].shape == (2048, 3)
     assert list(formula) == list(back)
     assert all(np.array_equal(formula[key], back[key]) for key in formula)
 
@@ -122,7 +117,7 @@ def test_metadata_must_be_strings_and_a_failed_write_leaves_nothing(b0, tmp_path
 
 
 @pytest.mark.parametrize("variant", ["b0", "b4", "hgnet_tiny"])
-def test_names_to_timm_and_back_are_an_identity(variant, tmp_path):
+def test_names_to_timm_and_back_are_an_identity(variant, filled, tmp_path):
     model = filled(variant)
     save_file({k: v.contiguous() for k, v in to_timm(model).items()}, tmp_path / "t.safetensors")
     torch.save({"state_dict": to_timm(model)}, tmp_path / "t.pth")
@@ -146,7 +141,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("variant", ["b4", "b5", "b6", "hgnet_tiny", "hgnet_small"])
-def test_timm_with_the_same_weights_agrees(variant):
+def test_timm_with_the_same_weights_agrees(variant, filled):
     model = filled(variant)
     with torch.inference_mode():
         ours = model(images())
@@ -154,7 +149,7 @@ def test_timm_with_the_same_weights_agrees(variant):
 
 
 @pytest.mark.parametrize("variant", ["b0", "b1", "b2", "b3"])
-def test_timm_differs_by_its_border_alone_where_the_affine_is_negative(variant):
+def test_timm_differs_by_its_border_alone_where_the_affine_is_negative(variant, filled):
     model = filled(variant)
     with torch.no_grad():
         model.stem.stem1.lab.bias.fill_(-0.2)  # now stem1's map is negative in places
@@ -167,7 +162,7 @@ def test_timm_differs_by_its_border_alone_where_the_affine_is_negative(variant):
     assert relative(theirs, paddle) > 5e-5
 
 
-def test_a_distillation_checkpoint_gives_the_student_or_the_teacher(b0, tmp_path):
+def test_a_distillation_checkpoint_gives_the_student_or_the_teacher(b0, filled, tmp_path):
     teacher = filled("hgnet_tiny", 5)
     both = {f"Teacher.{k}": v for k, v in to_paddle(teacher).items()}
     both |= {f"Student.{k}": v for k, v in to_paddle(b0).items()}
@@ -184,6 +179,9 @@ def test_a_distillation_checkpoint_gives_the_student_or_the_teacher(b0, tmp_path
     write_pdparams(path, {k: v for k, v in both.items() if k.startswith("Teacher")})
     with pytest.raises(WeightsError, match="without a student"):
         load_weights(again, path)
+    write_pdparams(path, to_paddle(b0))
+    with pytest.raises(WeightsError, match="holds one network"):
+        load_weights(again, path, part="teacher")
 
 
 def test_a_pth_of_a_parallel_network_loads_and_an_unsafe_one_does_not(b0, tmp_path):

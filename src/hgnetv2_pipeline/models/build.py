@@ -14,7 +14,7 @@ import torch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
 from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone, HGNetV2, PoolPadding
-from hgnetv2_pipeline.models.weights import Head, load_state, paddle_shapes, read_state
+from hgnetv2_pipeline.models.weights import Head, load_state, read_state
 from hgnetv2_pipeline.models.zoo import ZOO, fetch, weights_file
 
 _log = logging.getLogger(__name__)
@@ -46,26 +46,20 @@ def create_model(
     return model
 
 
-@functools.lru_cache(maxsize=1)
-def _shapes() -> dict[str, dict[str, tuple[int, ...]]]:
+@functools.cache
+def _shapes(variant: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        return {name: paddle_shapes(create_model(name, 1)) for name in [*VARIANTS, *TEACHERS]}
+        state = create_model(variant, 1).state_dict()
+    return {k: tuple(v.shape) for k, v in state.items() if not k.startswith("fc.")}
 
 
-def identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The variant whose tensors (without ``fc``) have these names and shapes, or None.
-
-    Names are ours; shapes outside ``fc`` are the same in every framework.
-    """
-    given = {k: tuple(v) for k, v in shapes.items() if not k.startswith("fc.")}
-    for name, paddle in _shapes().items():
-        known = {
-            k.replace("._mean", ".running_mean").replace("._variance", ".running_var"): shape
-            for k, shape in paddle.items()
-            if not k.startswith("fc.")
-        }
+def identify(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The variant whose tensors, apart from ``fc``, have our names and shapes as in ``state``."""
+    given = {k: tuple(v.shape) for k, v in state.items() if not k.startswith("fc.")}
+    for variant in [*VARIANTS, *TEACHERS]:
+        known = {k: v for k, v in _shapes(variant).items() if "num_batches" not in k}
         if known == given:
-            return name
+            return variant
     return None
 
 
@@ -137,7 +131,7 @@ def _from_file(
     read = read_state(path)
     meta = read.metadata
     variant = known.get("variant") or meta.get("variant")
-    variant = variant or identify({k: tuple(v.shape) for k, v in read.tensors.items()})
+    variant = variant or identify(read.tensors)
     if variant is None:
         raise WeightsError(f"{path} fits none of {', '.join([*VARIANTS, *TEACHERS])}")
     if num_classes is None:

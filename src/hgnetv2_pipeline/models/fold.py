@@ -87,9 +87,8 @@ def _bound(lab: LearnableAffine) -> Clip:
 
 
 def _affine(conv: nn.Conv2d, gain: Tensor, shift: Tensor) -> nn.Conv2d:
-    """``gain * conv(x) + shift`` as one convolution; in float64, rounded once at the end."""
-    folded = copy.deepcopy(conv)
-    folded.weight.copy_(conv.weight.double() * gain.view(-1, 1, 1, 1))
+    """Make ``conv(x)`` give ``gain * conv(x) + shift``; in float64, rounded once at the end."""
+    conv.weight.copy_(conv.weight.double() * gain.view(-1, 1, 1, 1))
     bias = shift.expand(conv.out_channels).to(conv.weight.dtype).contiguous()
-    folded.bias = nn.Parameter(bias, requires_grad=False)
-    return folded
+    conv.bias = nn.Parameter(bias, requires_grad=False)
+    return conv

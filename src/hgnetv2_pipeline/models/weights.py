@@ -233,6 +233,8 @@ def _choose_part(state: State, part: Part, path: Path) -> tuple[State, tuple[str
         raise unknown_name("part", part, ("student", "teacher"), "load_weights(part=...)")
     parts = {name: f"{name.capitalize()}." for name in ("student", "teacher")}
     if not any(key.startswith(tuple(parts.values())) for key in state):
+        if part == "teacher":
+            raise WeightsError(f"{path} holds one network, so it has no teacher beside a student")
         return state, ()
     prefix = parts[part]
     chosen = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}

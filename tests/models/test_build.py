@@ -1,0 +1,180 @@
+"""A network by one word: zoo name, file, run, timm name, scratch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from hgnetv2_pipeline import models
+from hgnetv2_pipeline.durable import sha256_file
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
+from hgnetv2_pipeline.models import build
+from hgnetv2_pipeline.models.formula import formula_tensor
+from hgnetv2_pipeline.models.weights import save_weights, to_paddle, write_pdparams
+from hgnetv2_pipeline.models.zoo import ZOO
+
+
+@pytest.fixture(scope="module")
+def b0() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return models.create_model("b0", 3)
+
+
+@pytest.fixture
+def root(b0, tmp_path: Path) -> Path:
+    metadata = {
+        "format": "hgnetv2_pipeline/1",
+        "variant": "b0",
+        "stage": "ssld_stage1",
+        "classes": json.dumps(["cat", "dog", "é"]),
+        "num_classes": "3",
+        "preprocess": json.dumps({"resize_short": 36, "crop": 32}),
+    }
+    save_weights(tmp_path / "run" / "student.safetensors", b0, metadata)
+    write_pdparams(tmp_path / "weights" / ZOO["b0.ssld_stage2"].filename, to_paddle(b0))
+    return tmp_path
+
+
+def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("spec", ["run", "run/student.safetensors"])
+def test_a_run_comes_with_all_it_says_of_itself(spec, root, b0):
+    model, info = models.build_from(spec, num_classes=3, root=root)
+    assert equal(model, b0)
+    assert info == {
+        "variant": "b0",
+        "stage": "ssld_stage1",
+        "classes": ["cat", "dog", "é"],
+        "num_classes": 3,
+        "preprocess": {"resize_short": 36, "crop": 32},
+        "source": spec,
+        "sha256": sha256_file(root / "run" / "student.safetensors"),
+        "head": "loaded",
+    }
+
+
+def test_an_absolute_path_works_from_any_root(root, b0):
+    model, _ = models.build_from(str(root / "run"), num_classes=None, root=Path("elsewhere"))
+    assert equal(model, b0)
+
+
+def test_a_new_head_has_no_class_names(root, b0):
+    with pytest.raises(WeightsError, match="head: reinit"):
+        models.build_from("run", num_classes=5, root=root)
+    model, info = models.build_from("run", num_classes=5, root=root, head="reinit")
+    assert model.fc.out_features == 5
+    assert torch.equal(model.last_conv.weight, b0.last_conv.weight)
+    assert (info["classes"], info["num_classes"], info["head"]) == (None, 5, "reinitialised")
+
+
+def test_a_zoo_name_is_looked_up_below_the_root(root, b0):
+    model, info = models.build_from("b0.ssld_stage2", num_classes=3, root=root)
+    assert equal(model, b0)
+    assert (info["variant"], info["stage"]) == ("b0", "ssld_stage2")
+    assert info["preprocess"] == {"resize_short": 236}
+
+
+def test_absent_weights_say_where_they_belong_and_are_fetched_only_on_request(
+    root, b0, monkeypatch
+):
+    with pytest.raises(WeightsError, match=r"PPHGNetV2_B0_ssld_stage1.*weights.*import_weights"):
+        models.build_from("b0.ssld_stage1", num_classes=3, root=root)
+    asked = []
+
+    def fake(entry, folder):
+        asked.append((entry.name, folder))
+        write_pdparams(folder / entry.filename, to_paddle(b0))
+        return folder / entry.filename
+
+    monkeypatch.setattr(build, "fetch", fake)
+    model, _ = models.build_from("b0.ssld_stage1", num_classes=3, root=root, download=True)
+    assert asked == [("b0.ssld_stage1", root / "weights")]
+    assert equal(model, b0)
+
+
+@pytest.mark.parametrize("variant", ["b0", "b1", "b4", "hgnet_tiny"])
+def test_a_bare_file_is_known_by_its_tensors(variant, tmp_path):
+    model = models.create_model(variant, 2)
+    write_pdparams(tmp_path / "w.pdparams", to_paddle(model))
+    again, info = models.build_from("w.pdparams", num_classes=None, root=tmp_path)
+    assert again.variant == info["variant"] == variant
+    assert info["num_classes"] == 2
+    assert equal(again, model)
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    arrays = {"conv.weight": formula_tensor("conv.weight", (4, 3, 3, 3))}
+    write_pdparams(tmp_path / "w.pdparams", arrays)
+    with pytest.raises(WeightsError, match=r"fits none of b0, b1"):
+        models.build_from("w.pdparams", num_classes=None, root=tmp_path)
+
+
+def test_scratch_and_timm_need_no_file(tmp_path):
+    model, info = models.build_from("scratch:b1", num_classes=4, root=tmp_path)
+    assert (model.variant, model.fc.out_features) == ("b1", 4)
+    assert (info["sha256"], info["head"]) == (None, "reinitialised")
+    model, info = models.build_from("timm:resnet10t", num_classes=4, root=tmp_path)
+    assert model.num_classes == 4
+    assert info["variant"] == "timm:resnet10t"
+    assert info["preprocess"]["crop"] == 176
+    assert info["preprocess"]["resize_short"] >= 176
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 4)
+
+
+def test_timm_weights_are_asked_for_only_by_the_ending(monkeypatch, tmp_path):
+    asked = []
+
+    def refuse(name, pretrained, **options):
+        asked.append((name, pretrained, options))
+        raise OSError("no network here\nlong story")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(WeightsError, match="timm cannot give .*resnet18.*: no network here$"):
+        models.build_from("timm:resnet18:pretrained", num_classes=1000, root=tmp_path)
+    assert asked == [("resnet18", True, {})]
+    with pytest.raises(WeightsError, match="has 1000 classes, not 7; say head: reinit"):
+        models.build_from("timm:resnet18:pretrained", num_classes=7, root=tmp_path)
+    with pytest.raises(WeightsError):
+        models.build_from("timm:resnet18:pretrained", num_classes=7, root=tmp_path, head="reinit")
+    assert asked[1:] == [("resnet18", True, {"num_classes": 7})]
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "reason"),
+    [
+        ("scratch:b9", ParameterError, "unknown variant 'b9'"),
+        ("timm:resnet81", ParameterError, "unknown timm model 'resnet81'"),
+        ("timm:resnet18:pretraind", ParameterError, "the only ending is ':pretrained'"),
+        ("b4.ssld_stage3", ParameterError, r"did you mean 'b4\.ssld_stage2"),
+        ("", WeightsError, "no finished run"),
+        ("some/run", WeightsError, "no weight file or run at"),
+        ("weights", WeightsError, "has no student.safetensors"),
+        ("absent.pdparams", WeightsError, "no weight file or run at"),
+    ],
+)
+def test_a_wrong_word_is_refused_by_name(spec, error, reason, root):
+    with pytest.raises(error, match=reason):
+        models.build_from(spec, num_classes=3, root=root)
+
+
+def test_metadata_that_is_not_json_is_refused(b0, tmp_path):
+    save_weights(tmp_path / "student.safetensors", b0, {"variant": "b0", "classes": "cat, dog"})
+    with pytest.raises(WeightsError, match="metadata 'classes' is not JSON"):
+        models.build_from(str(tmp_path), num_classes=3, root=tmp_path)
+
+
+def test_the_formula_depends_on_name_and_shape_alone():
+    first = formula_tensor("a.lab.scale", (1,))
+    assert first.dtype == np.float32
+    assert np.array_equal(first, formula_tensor("a.lab.scale", (1,)))
+    assert not np.array_equal(first, formula_tensor("b.lab.scale", (1,)))
+    assert (formula_tensor("bn._variance", (500,)) >= 0.5).all()
+    assert formula_tensor("fc.weight", (64, 64)).std() == pytest.approx(0.05, rel=0.1)
+    assert formula_tensor("bn._mean", (900,)).std() == pytest.approx(0.1, rel=0.1)

@@ -1,0 +1,86 @@
+"""Folding BN and LAB into the convolutions changes no output."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hgnetv2_pipeline import models
+from hgnetv2_pipeline.models import fold, hgnetv2
+
+ALL = [*models.VARIANTS, "hgnet_tiny", pytest.param("hgnet_base", marks=pytest.mark.slow)]
+
+
+def with_signs(model: torch.nn.Module) -> torch.nn.Module:
+    """LAB scales of every sign: negative, zero, positive."""
+    labs = [m for m in model.modules() if isinstance(m, hgnetv2.LearnableAffine)]
+    with torch.no_grad():
+        for index, lab in enumerate(labs):
+            # One zero only: a second in a row would leave nothing of the image to compare.
+            lab.scale.mul_(0 if index == 1 else (-1) ** index)
+    return model
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("variant", ALL)
+def test_outputs_and_features_stay_in_float64(variant, filled):
+    model = with_signs(filled(variant, dtype=torch.float64))
+    small = variant in ("b5", "b6", "hgnet_base")
+    x = torch.randn(1 if small else 2, 3, 32 if small else 64, 64, dtype=torch.float64)
+    folded = models.reparameterize(model)
+    with torch.inference_mode():
+        want, got = model(x), folded(x)
+        assert relative(got, want) < 1e-9
+        if not small:
+            for theirs, ours in zip(model.features(x), folded.features(x), strict=True):
+                assert relative(ours, theirs) < 1e-9
+    assert folded.feature_channels == model.feature_channels
+
+
+@pytest.mark.parametrize("variant", ["b0", "b3", "hgnet_tiny"])
+def test_float32_stays_close_to_float64(variant, filled):
+    model = with_signs(filled(variant))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        folded = models.reparameterize(model)(x)
+        exact = model.double()(x.double())
+    assert relative(folded.double(), exact) < 5e-6
+
+
+def test_nothing_but_convolutions_and_bounds_is_left(filled):
+    model = with_signs(filled("b0")).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded = models.reparameterize(model)
+    kinds = {type(module) for module in folded.modules()}
+    assert not kinds & {torch.nn.BatchNorm2d, hgnetv2.LearnableAffine, hgnetv2.ConvBNAct}
+    assert sum(isinstance(m, fold.Clip) for m in folded.modules()) == 31
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in folded.modules()) == 43
+    assert not folded.training
+    assert not any(p.requires_grad for p in folded.parameters())
+    assert model.training  # the original is as it was
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_the_dropout_factor_goes_into_the_classifier():
+    model = models.create_model("hgnet_tiny", 3, dropout=0.2).eval()
+    folded = models.reparameterize(model)
+    x = torch.randn(1, 3, 32, 32)
+    assert folded.dropout.p == 0
+    with torch.inference_mode():
+        assert relative(folded(x), model(x)) < 1e-5
+
+
+def test_folding_twice_or_a_foreign_network_gives_the_same_outputs(filled):
+    model = with_signs(filled("b0"))
+    once = models.reparameterize(model)
+    twice = models.reparameterize(once)
+    other = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2)).train()
+    x = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(once(x), twice(x))
+        copy = models.reparameterize(other)
+        assert torch.equal(copy(x), other.eval()(x))
+    assert copy is not other
