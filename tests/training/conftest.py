@@ -15,7 +15,7 @@ from hgnetv2_pipeline.models import VARIANTS
 from hgnetv2_pipeline.training import RunSpec
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _nano() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "nano", NANO)

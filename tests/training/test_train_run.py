@@ -244,6 +244,17 @@ def test_student_learns_from_an_ensemble_without_labels(job: Job, pictures: Path
         train_run(job("plain", spec={"train": path}))
 
 
+@pytest.mark.parametrize("bn", ["eval", "batch"])
+def test_mixed_precision_trains_with_a_teacher_too(job: Job, bn: str) -> None:
+    train_run(job("teacher", steps=2))
+    teacher = {"teacher": {"members": ["teacher"], "bn": bn}}
+    result = train_run(job("student", steps=3, amp="bf16", loss=SSLD, spec=teacher))
+    assert result.metrics["steps_not_applied"] == []
+    [folder] = (job("student").out / "checkpoints").glob("step=*")
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    assert {v.dtype for v in weights.values()} == {torch.float32, torch.int64}
+
+
 def test_unreadable_image_is_left_out_named_and_counted(
     job: Job, pictures: Path, tmp_path: Path
 ) -> None:
