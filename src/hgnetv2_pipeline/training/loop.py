@@ -19,7 +19,7 @@ from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.stop import StopRequest
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.loader import Batch
+    from hgnetv2_pipeline.data.batches import Batch
 
 _log = logging.getLogger(__name__)
 

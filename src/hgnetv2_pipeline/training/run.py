@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from hgnetv2_pipeline.data import Ledger
-from hgnetv2_pipeline.data.loader import Batch, eval_batches, train_batches
+from hgnetv2_pipeline.data.batches import Batch
+from hgnetv2_pipeline.data.loader import eval_batches, train_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
