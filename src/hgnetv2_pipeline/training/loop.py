@@ -107,7 +107,7 @@ def fit(
             # One step.
             began = time.monotonic()
             batch = next(batches)
-            assert batch.step == state.step, "the loader and the run stand at different steps"
+            assert batch.step == state.step, "loader and run stand at different steps"  # noqa: S101
             waited = time.monotonic()
             set_lr(step.state.optimizer, state.step, schedule)
             outcome = step(batch)

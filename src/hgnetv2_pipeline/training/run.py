@@ -203,7 +203,7 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
     from hgnetv2_pipeline.models.weights import save_weights
 
     state, best = run.state, run.state.best
-    assert best is not None, "the last step is always evaluated"
+    assert best is not None, "the last step is always evaluated"  # noqa: S101
     student = spec.out / STUDENT
     result = {
         "variant": spec.variant,
