@@ -111,7 +111,9 @@ def test_loss_and_gradient_equal_a_numpy_transcription(name: str) -> None:
 )
 def test_loss_equals_paddleclas(name: str, loss: Callable[..., torch.Tensor]) -> None:
     golden = json.loads(GOLDEN.read_text())["losses"]
-    student, teacher = (torch.tensor(golden[k], dtype=torch.float64) for k in ("student", "teacher"))
+    student, teacher = (
+        torch.tensor(golden[k], dtype=torch.float64) for k in ("student", "teacher")
+    )
     assert loss(student, teacher).item() == pytest.approx(golden[name], abs=1e-9)
 
 

@@ -76,7 +76,10 @@ def test_nothing_has_a_default(name: str) -> None:
         ({"config": values(loss=SSLD)}, "loss 'ce' follows a teacher, but teacher is null"),
         ({"teacher": {"members": ["x"], "bn": "eval"}}, "would ignore the teacher"),
         ({"classes": ["cat"]}, "1 class names for num_classes 2"),
-        ({"teacher": {"members": [], "bn": "eval"}, "config": values(loss=SSLD)}, "teacher.members"),
+        (
+            {"teacher": {"members": [], "bn": "eval"}, "config": values(loss=SSLD)},
+            "teacher.members",
+        ),
     ],
 )
 def test_job_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:

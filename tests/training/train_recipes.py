@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.training import TrainConfig
+from hgnetv2_pipeline.models import Variant
+from hgnetv2_pipeline.training import RunSpec, TrainConfig
+
+CLASSES = ["red", "blue"]
+# Every kind of layer of the real ones, at a hundredth of the time.
+NANO = Variant((8, 8), (8, 8, 8, 8), (16, 16, 16, 16), (1, 1, 1, 1), 1, lab=True)
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 2e-5, "betas": None}
 ADAMW = {"name": "adamw", "momentum": None, "weight_decay": 0.05, "betas": [0.9, 0.999]}
@@ -47,3 +53,28 @@ def values(**changes: Any) -> dict[str, Any]:
 def recipe(**changes: Any) -> TrainConfig:
     """The same, validated."""
     return TrainConfig.model_validate(values(**changes))
+
+
+def make_job(
+    pictures: Path, folder: Path, name: str, *, spec: dict[str, Any] | None = None, **changes: Any
+) -> RunSpec:
+    """A job on ``pictures`` into ``folder/name``; ``spec`` changes the job, the rest its recipe."""
+    quick = {"epochs": None, "steps": 6, "warmup_epochs": 0.0, **changes}
+    base: dict[str, Any] = {
+        "variant": "nano",
+        "num_classes": 2,
+        "classes": CLASSES,
+        "train": pictures / "train.parquet",
+        "train_root": pictures,
+        "val": pictures / "val.parquet",
+        "val_root": pictures,
+        "root": folder,
+        "seed": 3,
+        "config": recipe(**quick),
+        "teacher": None,
+        "out": folder / name,
+        "stage": "train",
+        "inputs": {"train": "0" * 8},
+        "device": "cpu",
+    }
+    return RunSpec.model_validate(base | (spec or {}))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hgnetv2_pipeline.data import Preprocess
-    from hgnetv2_pipeline.data.loader import Batch
+    from hgnetv2_pipeline.data.batches import Batch
 
 # A torch module, or any function (an engine's .logits) of float32 [N, 3, H, W] in NumPy.
 Predictor = Callable[..., Any]

@@ -136,17 +136,17 @@ def _most_confused(confusion: Ints, classes: Sequence[str]) -> list[dict[str, An
 
 
 def _checked(logits: Floats, labels: Ints) -> tuple[Floats, NDArray[np.int64]]:
-    logits, labels = np.asarray(logits), np.asarray(labels).astype(np.int64)
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    logits, wanted = np.asarray(logits), np.asarray(labels).astype(np.int64)
+    if logits.ndim != 2 or wanted.shape != logits.shape[:1]:
         raise DataError(
-            f"logits {logits.shape} and labels {labels.shape} are not [N, C] and [N] of one N"
+            f"logits {logits.shape} and labels {wanted.shape} are not [N, C] and [N] of one N"
         )
-    if not len(labels):
+    if not len(wanted):
         raise DataError("no image to evaluate")
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+    if wanted.min() < 0 or wanted.max() >= logits.shape[1]:
         raise DataError(
-            f"labels from {labels.min()} to {labels.max()} do not fit {logits.shape[1]} classes"
+            f"labels from {wanted.min()} to {wanted.max()} do not fit {logits.shape[1]} classes"
         )
     if not np.isfinite(logits).all():
         raise DataError(f"{int((~np.isfinite(logits)).any(axis=1).sum())} images got NaN or inf")
-    return logits, labels
+    return logits, wanted

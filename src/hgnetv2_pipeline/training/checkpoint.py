@@ -198,7 +198,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _size(value: Any) -> int:
     if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
+        return int(value.nbytes)
     if isinstance(value, Mapping):
         return sum(_size(inner) for inner in value.values())
     if isinstance(value, list | tuple):

@@ -19,7 +19,7 @@ from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.stop import StopRequest
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.loader import Batch
+    from hgnetv2_pipeline.data.batches import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -73,15 +73,8 @@ def fit(
             began = time.monotonic()
             raw = ema = None
             if schedule.evaluation_due(state.step) and state.evaluated != state.step:
-                raw = evaluate(state.student)
-                ema = evaluate(state.ema.module) if state.ema is not None else None
-                if raw is not None and (ema is not None or state.ema is None):
-                    state.keep_best("raw", state.student, raw)
-                    if ema is not None and state.ema is not None:
-                        state.keep_best("ema", state.ema.module, ema)
-                    state.evaluated = state.step
+                raw, ema = _evaluate(state, evaluate)
             timing.evaluating += time.monotonic() - began
-            stopping = world.any(bool(stop))
 
             # A row of the history; one whose evaluation was cut short is written after the resume.
             scored = not schedule.evaluation_due(state.step) or state.evaluated == state.step
@@ -96,6 +89,8 @@ def fit(
                 if report is not None:
                     report(row)
 
+            # A checkpoint.
+            stopping = world.any(bool(stop))
             done = state.step == schedule.total_steps
             if done or stopping or time.monotonic() - last_save >= save_seconds:
                 last_save = time.monotonic()
@@ -112,7 +107,7 @@ def fit(
             # One step.
             began = time.monotonic()
             batch = next(batches)
-            assert batch.step == state.step, "the loader and the run stand at different steps"
+            assert batch.step == state.step, "loader and run stand at different steps"  # noqa: S101
             waited = time.monotonic()
             set_lr(step.state.optimizer, state.step, schedule)
             outcome = step(batch)
@@ -138,6 +133,25 @@ def fit(
                         "training.clip_norm, or training.amp=off"
                     )
             progress.advance(note=f"loss {outcome.loss:.3f}")
+
+
+def _evaluate(
+    state: State, evaluate: Callable[[nn.Module], Score | None]
+) -> tuple[Score | None, Score | None]:
+    """Score the raw and the averaged weights; nothing is remembered if a stop cut it short."""
+    raw = evaluate(state.student)
+    if raw is None:
+        return None, None
+    ema = None
+    if state.ema is not None:
+        ema = evaluate(state.ema.module)
+        if ema is None:
+            return None, None
+    state.keep_best("raw", state.student, raw)
+    if state.ema is not None and ema is not None:
+        state.keep_best("ema", state.ema.module, ema)
+    state.evaluated = state.step
+    return raw, ema
 
 
 def _keys(batches: list[Batch], shown: int = 6) -> str:

@@ -129,9 +129,9 @@ def plan_run(spec: RunSpec, probe_steps: int = 3) -> Plan:
 
 def _disk(state: State, *, networks: int, keep: int) -> int:
     """Bytes of the checkpoints (one more than kept exists for a moment) and of the student."""
-    student = sum(value.nbytes for value in state.student.state_dict().values())
+    student = sum(int(value.nbytes) for value in state.student.state_dict().values())
     optimizer = sum(
-        value.nbytes
+        int(value.nbytes)
         for tensors in state.optimizer.state.values()
         for value in tensors.values()
         if isinstance(value, torch.Tensor)

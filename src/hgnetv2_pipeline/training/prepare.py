@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hgnetv2_pipeline.data import Preprocess, class_weights, make_augment, sampling_weights
+from hgnetv2_pipeline.data import (
+    Preprocess,
+    class_weights,
+    make_augment,
+    read_index,
+    sampling_weights,
+)
 from hgnetv2_pipeline.data.loader import normalise
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
@@ -137,11 +143,7 @@ def identity(spec: RunSpec, *, sources: Mapping[str, str], world_size: int) -> d
 
 def read_samples(path: Path, *, num_classes: int) -> pd.DataFrame:
     """The samples parquet at ``path``; labels, where given, must be below ``num_classes``."""
-    import pandas as pd
-
-    if not path.is_file():
-        raise DataError(f"there is no samples file {path}; run the ingestion pipeline first")
-    frame = pd.read_parquet(path)
+    frame = read_index(path)
     if not len(frame):
         raise DataError(f"{path} lists no image; check the list it was made from")
     labels = frame["label"].dropna()

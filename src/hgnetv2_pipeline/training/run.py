@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from hgnetv2_pipeline.data import Ledger
+from hgnetv2_pipeline.data.batches import Batch
 from hgnetv2_pipeline.data.loader import eval_batches, train_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
@@ -77,8 +78,8 @@ def _train(
     saved = load_checkpoint(checkpoints, identity=who)
     if saved is not None:
         state.restore(saved)
-        for key, reason, line in saved["ledger"]:
-            ledger.quarantine(key, reason, line)
+        for key, reason in saved["ledger"]:
+            ledger.quarantine(key, reason)
         _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
     began_at = state.step
 
@@ -99,7 +100,7 @@ def _train(
         seed=spec.seed,
         batch_size=config.batch_size,
         start_step=state.step,
-        steps=run.schedule.total_steps,
+        steps=run.schedule.total_steps - state.step,
         workers=config.workers,
         rank=world.rank,
         world_size=world.size,
@@ -156,17 +157,19 @@ def score(
     """
     share = run.val.iloc[world.rank :: world.size]
     ledger = Ledger(len(share), 0.0)
-    batches = eval_batches(
-        share,
-        spec.val_root,
-        preprocess=run.preprocess,
-        batch_size=spec.config.batch_size,
-        workers=spec.config.workers,
-        ledger=ledger,
-    )
+    batches: Iterator[Batch] = iter(())
+    if len(share):  # more processes than images leave some without any
+        batches = eval_batches(
+            share,
+            spec.val_root,
+            preprocess=run.preprocess,
+            batch_size=spec.config.batch_size,
+            workers=spec.config.workers,
+            ledger=ledger,
+        )
     cut = False
 
-    def until_stopped() -> Iterator[Any]:
+    def until_stopped() -> Iterator[Batch]:
         nonlocal cut
         for batch in batches:
             # Alone we may leave in the middle; several processes must all reach the sum below.
@@ -200,7 +203,7 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
     from hgnetv2_pipeline.models.weights import save_weights
 
     state, best = run.state, run.state.best
-    assert best is not None, "the last step is always evaluated"
+    assert best is not None, "the last step is always evaluated"  # noqa: S101
     student = spec.out / STUDENT
     result = {
         "variant": spec.variant,
@@ -282,9 +285,9 @@ def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.devic
     write_json(path, {"segments": [*earlier, segment]})
 
 
-def _ledger_rows(ledger: Ledger) -> list[list[Any]]:
-    rows = ledger.frame().itertuples(index=False)
-    return [[key, reason, int(line) if line == line else None] for key, reason, line in rows]
+def _ledger_rows(ledger: Ledger) -> list[list[str]]:
+    """Key and reason of every image left out, so that a resumed run still names all of them."""
+    return [[str(key), str(reason)] for key, reason in ledger.frame()[["key", "reason"]].to_numpy()]
 
 
 def _first_process() -> bool:

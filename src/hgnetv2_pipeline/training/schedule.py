@@ -66,7 +66,7 @@ def plan_schedule(config: TrainConfig, *, images: int, world_size: int) -> Sched
     if config.steps is not None:
         total = config.steps
     else:
-        assert config.epochs is not None  # TrainConfig takes exactly one of the two
+        assert config.epochs is not None, "TrainConfig takes exactly one"  # noqa: S101
         total = max(1, round(config.epochs * steps_per_epoch))
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if warmup >= total:

@@ -15,7 +15,7 @@ from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.world import World
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.loader import Batch
+    from hgnetv2_pipeline.data.batches import Batch
 
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

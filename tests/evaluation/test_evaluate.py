@@ -1,0 +1,132 @@
+"""Evaluation of a module and of an engine: the same answer, and every listed image counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from hgnetv2_pipeline.data import Ledger, Preprocess, scan_list
+from hgnetv2_pipeline.data.loader import eval_batches
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.evaluation import Evaluation, evaluate_samples, predict_logits
+
+PREPROCESS = Preprocess(resize_short=40, crop=32)
+NAMES = {"model_name": "m", "split": "val", "engine": "torch", "precision": "fp32", "inputs": {}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    root = tmp_path_factory.mktemp("val")
+    rng = np.random.default_rng(0)
+    for index in range(11):
+        pixels = rng.integers(0, 256, (50, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{index:02d}.png")
+    (root / "list.txt").write_text("".join(f"{i:02d}.png {i % 3}\n" for i in range(11)))
+    return scan_list(root / "list.txt", root).samples, root
+
+
+class Means(nn.Module):
+    """Logits are the channels' means: has BN, so that train and eval mode differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(x).mean((2, 3)) * 10
+
+
+def engine(images: np.ndarray) -> np.ndarray:
+    assert images.dtype == np.float32
+    assert images.shape[1:] == (3, 32, 32)
+    return images.mean((2, 3)) * 10 / np.sqrt(1 + 1e-5)
+
+
+def evaluated(model: Any, samples: pd.DataFrame, root: Path, **changes: Any) -> Evaluation:
+    settings: dict[str, Any] = {"batch_size": 4, "workers": 0, "classes": ["r", "g", "b"]}
+    return evaluate_samples(
+        model, samples, root, preprocess=PREPROCESS, **NAMES, **(settings | changes)
+    )
+
+
+def test_module_and_engine_agree_with_each_image_on_its_own(
+    folder: tuple[pd.DataFrame, Path],
+) -> None:
+    samples, root = folder
+    model = Means().train()
+    module, plain = evaluated(model, samples, root), evaluated(engine, samples, root)
+    own = np.stack([engine(PREPROCESS(root / key)[None])[0] for key in samples["key"]])
+    assert module.rows["key"].tolist() == samples["key"].tolist()
+    assert module.rows["pred"].tolist() == plain.rows["pred"].tolist() == own.argmax(1).tolist()
+    np.testing.assert_allclose(module.rows["top1_prob"], plain.rows["top1_prob"], atol=1e-5)
+    assert model.training, "the module's own state is put back"
+    assert float(model.bn.running_mean.abs().max()) == 0.0, "evaluation moves no statistics"
+
+
+def test_counts_come_before_ratios(folder: tuple[pd.DataFrame, Path]) -> None:
+    samples, root = folder
+    found = evaluated(engine, samples, root)
+    right = int(found.rows["correct"].sum())
+    assert found.metrics["top1_count"] == right
+    assert found.metrics["top1"] == right / 11
+    assert [found.metrics[k] for k in ("n_listed", "n_used", "n_quarantined")] == [11, 11, 0]
+    assert found.metrics["top5_count"] is None
+    low, high = found.metrics["top1_interval"]
+    assert low < right / 11 < high
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
+def test_batch_size_changes_nothing(folder: tuple[pd.DataFrame, Path], batch_size: int) -> None:
+    samples, root = folder
+    one, other = (
+        evaluated(engine, samples, root, batch_size=size).metrics for size in (3, batch_size)
+    )
+    assert one == other
+
+
+def test_padded_batches_give_each_image_once(folder: tuple[pd.DataFrame, Path]) -> None:
+    samples, root = folder
+    batches = eval_batches(
+        samples,
+        root,
+        preprocess=PREPROCESS,
+        batch_size=4,
+        workers=0,
+        ledger=Ledger(11, 0.0),
+        pad=True,
+    )
+    keys, logits = predict_logits(engine, batches, preprocess=PREPROCESS)
+    assert keys == samples["key"].tolist()
+    assert logits.shape == (11, 3)
+    assert logits.dtype == np.float32
+
+
+def test_unreadable_image_fails_the_evaluation_or_counts_as_wrong(
+    folder: tuple[pd.DataFrame, Path],
+) -> None:
+    samples, root = folder
+    broken = samples.copy()
+    broken.loc[2, "path"] = "gone.png"
+    with pytest.raises(DataError, match="1 of 11 images cannot be used"):
+        evaluated(engine, broken, root)
+    found = evaluated(engine, broken, root, max_bad=0.1)
+    assert [found.metrics[k] for k in ("n_listed", "n_used", "n_quarantined")] == [11, 10, 1]
+    assert found.metrics["top1"] == found.metrics["top1_count"] / 11
+
+
+def test_images_without_labels_or_no_images_are_refused(
+    folder: tuple[pd.DataFrame, Path],
+) -> None:
+    samples, root = folder
+    unlabelled = samples.assign(label=samples["label"].mask(samples.index == 3))
+    with pytest.raises(DataError, match="1 of 11 images of split 'val' have no label"):
+        evaluated(engine, unlabelled, root)
+    with pytest.raises(DataError, match="lists no image"):
+        evaluated(engine, samples.iloc[:0], root)

@@ -1,0 +1,105 @@
+"""Parameter groups by name for every network, and what the optimisers do with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from train_recipes import ADAMW, SGD
+
+from hgnetv2_pipeline.models import TEACHERS, VARIANTS, create_model
+from hgnetv2_pipeline.training import Schedule, build_optimizer, group_table, param_groups
+from hgnetv2_pipeline.training.config import OptimizerConfig
+from hgnetv2_pipeline.training.optim import set_lr
+
+MULT = [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *TEACHERS])
+def test_every_parameter_has_paddleclas_rate_and_decay(variant: str) -> None:
+    model = create_model(variant, 7)
+    groups = param_groups(model, 0.5, 2e-5, MULT)
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    parameters = dict(model.named_parameters())
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(parameters)
+    for name, parameter in parameters.items():
+        head = name.split(".")[0] in ("last_conv", "fc", "lab")
+        stage = 0 if name.startswith("stem.") else 1 + int(name.split(".")[1]) if not head else None
+        factor = 1.0 if stage is None else MULT[stage]
+        lab = "lab." in name
+        expected = (0.5 * factor * (0.01 if lab else 1), 0.0 if ".bn." in name else 2e-5)
+        assert found[id(parameter)] == pytest.approx(expected, rel=1e-12), name
+
+
+def test_groups_of_b0_are_named_and_in_the_order_of_the_network() -> None:
+    groups = param_groups(create_model("b0", 7), 0.5, 2e-5)
+    names = [group["name"] for group in groups]
+    kinds = ["weights", "bn", "lab"]
+    parts = ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]
+    assert sorted(names) == sorted(
+        [f"{p} {k}" for p in parts for k in kinds] + ["head weights", "head lab"]
+    )
+    assert [next(n for n in names if n.startswith(p)) for p in parts] == sorted(
+        (n for n in names if n.endswith("weights") and not n.startswith("head")), key=names.index
+    )
+    table = group_table(groups).splitlines()
+    assert len(table) == len(groups) + 1
+    assert "stages.1 lab" in table[names.index("stages.1 lab") + 1]
+    assert "0.005" in table[names.index("stages.1 lab") + 1]
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    model = create_model("b0", 7)
+    model.stem.requires_grad_(False)
+    assert not any("stem" in group["name"] for group in param_groups(model, 0.5, 0.0))
+
+
+class Tiny(nn.Module):
+    """A convolution, a BN and an fc, named as in the networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(3)
+        self.fc = nn.Linear(3, 2)
+
+
+def test_sgd_steps_equal_momentum_with_l2_written_out() -> None:
+    torch.manual_seed(0)
+    model = Tiny().double()
+    config = OptimizerConfig.model_validate({**SGD, "weight_decay": 0.5})
+    optimizer = build_optimizer(param_groups(model, 0.1, 0.5), config)
+    schedule = Schedule(0.1, 6, 2, 1.0, None, 1)
+    weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+    velocity = {n: torch.zeros_like(p) for n, p in weights.items()}
+    rates = []
+    for step in range(6):
+        rates.append(set_lr(optimizer, step, schedule))
+        for name, parameter in model.named_parameters():
+            parameter.grad = torch.full_like(parameter, 0.1 * (step + 1))
+            decay = 0.0 if name.startswith("bn") else 0.5
+            gradient = parameter.grad + decay * weights[name]
+            velocity[name] = 0.9 * velocity[name] + gradient
+            weights[name] = weights[name] - rates[-1] * velocity[name]
+        optimizer.step()
+    assert rates[:3] == [0.0, 0.05, 0.1]
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), weights[name], atol=1e-12, rtol=0)
+
+
+def test_adamw_decays_without_a_gradient_and_spares_bn() -> None:
+    model = Tiny()
+    optimizer = build_optimizer(
+        param_groups(model, 0.1, 0.05), OptimizerConfig.model_validate(ADAMW)
+    )
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    set_lr(optimizer, 0, Schedule(0.1, 4, 0, 1.0, None, 1))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        factor = 1.0 if name.startswith("bn") else 1 - 0.1 * 0.05
+        torch.testing.assert_close(parameter.detach(), before[name] * factor)

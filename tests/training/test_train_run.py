@@ -1,0 +1,326 @@
+"""A whole run: what it writes, that it repeats, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from train_recipes import ADAMW, SSLD, make_job
+
+from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
+from hgnetv2_pipeline.models import build_from, read_metadata
+from hgnetv2_pipeline.training import RunSpec, run, train_run
+from hgnetv2_pipeline.training.checkpoint import load_checkpoint
+from hgnetv2_pipeline.training.state import COLUMNS
+from hgnetv2_pipeline.training.step import Step
+
+Job = Callable[..., RunSpec]
+# Everything that has state: momentum, averaged weights, evaluations on the way, both best weights.
+FULL: dict[str, Any] = {
+    "ema_decay": 0.5,
+    "eval_every": 1.0,
+    "clip_norm": 1.0,
+    "steps": 7,
+    "optimizer": ADAMW,
+}
+
+QUICK: dict[str, Any] = {"lr": 0.03, "optimizer": ADAMW, "batch_size": 20}
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    names = ("student.safetensors", "history.csv", "result.json", "quarantine.csv")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def tensors(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        flat: dict[str, Any] = {}
+        for key, inner in value.items():
+            flat |= tensors(inner, f"{prefix}/{key}")
+        return flat
+    return {prefix: value}
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """Newest checkpoints hold the same bits: model, EMA, optimiser, best weights, history."""
+    folders = [max((path / "checkpoints").glob("step=*")) for path in (one, other)]
+    assert folders[0].name == folders[1].name
+    for file in folders[0].glob("*.pt"):
+        first, second = (
+            tensors(torch.load(folder / file.name, weights_only=True)) for folder in folders
+        )
+        assert first.keys() == second.keys()
+        for key, value in first.items():
+            same = (
+                torch.equal(value, second[key]) if torch.is_tensor(value) else value == second[key]
+            )
+            assert same or (value != value and second[key] != second[key]), (file.name, key)
+
+
+@pytest.fixture(scope="module")
+def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run of ``FULL``."""
+    spec = make_job(pictures, tmp_path_factory.mktemp("straight"), "run", **FULL)
+    train_run(spec)
+    return spec.out
+
+
+@pytest.fixture
+def sigterm_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """``sigterm_in(n)``: this process gets SIGTERM in the middle of its ``n``-th step from 0."""
+    take = Step.__call__
+
+    def arm(number: int) -> None:
+        def call(self: Step, batch: Any) -> Any:
+            if batch.step == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return take(self, batch)
+
+        monkeypatch.setattr(Step, "__call__", call)
+
+    return arm
+
+
+def test_run_learns_and_writes_what_the_contract_names(job: Job) -> None:
+    spec = job("run", steps=60, eval_every=30.0, **QUICK)
+    rows: list[dict[str, Any]] = []
+    result = train_run(spec, rows.append)
+    assert result.metrics["val"]["top1"] == 1.0
+    assert result.metrics["val"]["n"] == 10
+    assert result.metrics["images_seen"] == 60 * 20
+    assert [result.metrics[k] for k in ("n_listed", "n_used", "n_quarantined")] == [21, 21, 0]
+
+    metadata = read_metadata(result.student)
+    assert metadata["format"] == "hgnetv2_pipeline/1"
+    assert (metadata["variant"], metadata["stage"], metadata["num_classes"]) == (
+        "nano",
+        "train",
+        "2",
+    )
+    assert json.loads(metadata["classes"]) == ["red", "blue"]
+    assert json.loads(metadata["preprocess"])["crop"] == 32
+    assert json.loads(metadata["inputs"]) == {"train": "00000000"}
+
+    history = pd.read_csv(spec.out / "history.csv")
+    assert list(history.columns) == list(COLUMNS)
+    assert history["step"].tolist() == [row["step"] for row in rows]
+    assert history["step"].tolist() == [10, 20, 30, 32, 40, 50, 60]
+    assert history.loc[history["val_top1"].notna(), "step"].tolist() == [32, 60]
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    network, info = build_from(str(spec.out), num_classes=2, root=spec.root)
+    assert info["classes"] == ["red", "blue"]
+    assert sum(p.numel() for p in network.parameters()) == result.metrics["parameters"]
+
+
+def test_same_job_gives_the_same_bytes_and_another_seed_does_not(job: Job, straight: Path) -> None:
+    train_run(job("again", **FULL))
+    assert outputs(straight) == outputs(job("again").out)
+    train_run(job("other", spec={"seed": 4}, **FULL))
+    weights = [outputs(path)["student.safetensors"] for path in (straight, job("other").out)]
+    assert weights[0] != weights[1]
+
+
+@pytest.mark.parametrize("stop_in", [0, 2, 4, 5])
+def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    job: Job, straight: Path, stop_in: int, sigterm_in: Callable[[int], None]
+) -> None:
+    spec = job("stopped", **FULL)
+    sigterm_in(stop_in)
+    with pytest.raises(Interrupted, match=f"stopped after step {stop_in + 1} of 7") as caught:
+        train_run(spec)
+    sigterm_in(-1)
+    assert caught.value.exit_code == 75
+    assert not (spec.out / "student.safetensors").exists()
+    # Loader processes and the number of checkpoints may differ: they change no weight.
+    train_run(job("stopped", **FULL, workers=stop_in // 2, keep_checkpoints=1))
+    assert outputs(straight) == outputs(spec.out)
+    assert_same_state(straight, spec.out)
+
+
+def test_resume_from_every_step_after_another(
+    job: Job, straight: Path, sigterm_in: Callable[[int], None]
+) -> None:
+    spec = job("stopped", **FULL)
+    for step in range(6):
+        sigterm_in(step)
+        with pytest.raises(Interrupted):
+            train_run(spec)
+    train_run(spec)
+    assert outputs(straight) == outputs(spec.out)
+
+
+def test_stop_during_an_evaluation_evaluates_after_the_resume(
+    job: Job, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job("stopped", **FULL)
+    whole = run.eval_batches
+
+    def interrupted(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for batch in whole(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(run, "eval_batches", interrupted)
+    with pytest.raises(Interrupted, match="stopped after step 3 of 7"):
+        train_run(spec)
+    assert not (spec.out / "history.csv").exists()
+    monkeypatch.setattr(run, "eval_batches", whole)
+    train_run(spec)
+    assert outputs(straight) == outputs(spec.out)
+
+
+def test_finished_run_is_finished_again_with_the_same_bytes(job: Job) -> None:
+    spec = job("run", steps=2)
+    train_run(spec)
+    before = outputs(spec.out)
+    (spec.out / "student.safetensors").unlink()
+    train_run(spec)
+    assert outputs(spec.out) == before
+
+
+def test_changed_recipe_is_not_resumed(job: Job) -> None:
+    train_run(job("run", steps=2))
+    with pytest.raises(ParameterError, match=r"training\.lr: 0\.01 there, 0\.02 now"):
+        train_run(job("run", steps=2, lr=0.02))
+
+
+def test_sigterm_of_the_process_exits_75_and_the_next_process_resumes(
+    job: Job, sigterm_in: Callable[[int], None]
+) -> None:
+    spec = job("run", steps=4000)
+    file = spec.out.with_suffix(".json")
+    file.write_text(spec.model_dump_json())
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from train_recipes import NANO; "
+        "from hgnetv2_pipeline.models import VARIANTS; VARIANTS['nano'] = NANO; "
+        "from hgnetv2_pipeline.training.launch import main; sys.exit(main(sys.argv[1:2]))"
+    )
+    command = [sys.executable, "-c", program, str(file), str(Path(__file__).parent)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (spec.out / "history.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    _, log = child.communicate(timeout=30)
+    assert child.returncode == 75, log
+    assert "Traceback" not in log
+    steps = [int(path.name[5:]) for path in (spec.out / "checkpoints").glob("step=*")]
+    assert len(steps) == 1
+    assert 0 < steps[0] < 4000
+    sigterm_in(steps[0])
+    with pytest.raises(Interrupted):
+        train_run(spec)
+    timing = json.loads((spec.out / "timing.json").read_text())
+    assert [segment["from_step"] for segment in timing["segments"]] == [0, steps[0]]
+
+
+def test_student_learns_from_an_ensemble_without_labels(job: Job, pictures: Path) -> None:
+    for seed in (0, 1):
+        train_run(job(f"teacher{seed}", steps=40, **QUICK, spec={"seed": seed}))
+    unlabelled = pd.read_parquet(pictures / "train.parquet").assign(label=pd.NA)
+    unlabelled["label"] = unlabelled["label"].astype("Int64")
+    path = job("x").root / "pool.parquet"
+    unlabelled.to_parquet(path)
+    teacher = {"members": ["teacher0", "teacher1"], "bn": "eval"}
+    spec = job("student", steps=40, **QUICK, loss=SSLD, spec={"teacher": teacher, "train": path})
+    result = train_run(spec)
+    assert result.metrics["val"]["top1"] == 1.0
+    agreement = [row["teacher_agreement"] for row in result.history]
+    assert agreement[-1] is not None
+    assert agreement[-1] > 0.9
+    assert all(row["train_top1"] is None for row in result.history)
+    assert set(result.metrics["sources"]) == {"teacher 0", "teacher 1"}
+    with pytest.raises(DataError, match="21 images have no label"):
+        train_run(job("plain", spec={"train": path}))
+
+
+@pytest.mark.parametrize("bn", ["eval", "batch"])
+def test_mixed_precision_trains_with_a_teacher_too(job: Job, bn: str) -> None:
+    train_run(job("teacher", steps=2))
+    teacher = {"teacher": {"members": ["teacher"], "bn": bn}}
+    result = train_run(job("student", steps=3, amp="bf16", loss=SSLD, spec=teacher))
+    assert result.metrics["steps_not_applied"] == []
+    [folder] = (job("student").out / "checkpoints").glob("step=*")
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    assert {v.dtype for v in weights.values()} == {torch.float32, torch.int64}
+
+
+def test_unreadable_image_is_left_out_named_and_counted(
+    job: Job, pictures: Path, tmp_path: Path
+) -> None:
+    broken = pd.read_parquet(pictures / "train.parquet")
+    broken.loc[4, "path"] = "train/gone.png"
+    broken.to_parquet(tmp_path / "broken.parquet")
+    train = {"train": tmp_path / "broken.parquet"}
+    result = train_run(job("tolerant", spec=train, max_bad=0.1))
+    assert [result.metrics[k] for k in ("n_listed", "n_used", "n_quarantined")] == [21, 20, 1]
+    quarantine = pd.read_csv(tmp_path / "tolerant" / "quarantine.csv")
+    assert quarantine["key"].tolist() == [broken.loc[4, "key"]]
+    with pytest.raises(DataError, match="1 of 21 images cannot be used"):
+        train_run(job("strict", spec=train))
+
+
+def test_unreadable_val_image_stops_the_run(job: Job, pictures: Path, tmp_path: Path) -> None:
+    broken = pd.read_parquet(pictures / "val.parquet")
+    broken.loc[4, "path"] = "val/gone.png"
+    broken.to_parquet(tmp_path / "broken.parquet")
+    with pytest.raises(DataError, match="1 of 10 images cannot be used"):
+        train_run(job("run", spec={"val": tmp_path / "broken.parquet"}, max_bad=1.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "spec", "error", "message"),
+    [
+        ({"init": "nowhere/run"}, {}, WeightsError, "nowhere/run"),
+        ({"amp": "fp16"}, {}, ParameterError, "'fp16' needs a GPU"),
+        ({}, {"device": "tpu9"}, ParameterError, "unknown device 'tpu9'"),
+        ({}, {"num_classes": 1, "classes": ["red"]}, DataError, "do not fit 1 classes"),
+        ({"warmup_epochs": 9.0}, {}, ParameterError, "the whole run has 6"),
+    ],
+)
+def test_job_that_cannot_run_is_refused_before_anything_is_written(
+    job: Job,
+    changes: dict[str, Any],
+    spec: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    bad = job("bad", spec=spec, **changes)
+    with pytest.raises(error, match=message):
+        train_run(bad)
+    assert [path.name for path in bad.out.rglob("*") if path.is_file()] in ([], ["lock"])
+
+
+def test_init_of_other_classes_is_refused_unless_the_head_starts_anew(job: Job) -> None:
+    train_run(job("first", steps=2))
+    cats = {"classes": ["cat", "dog"]}
+    with pytest.raises(
+        WeightsError, match=r"other classes \(red, blue\) than the data \(cat, dog\)"
+    ):
+        train_run(job("second", steps=2, init="first", spec=cats))
+    result = train_run(job("third", steps=2, init="first", head="reinit", spec=cats))
+    assert "init" in result.metrics["sources"]
+    wrong = {"variant": "b1", **cats}
+    with pytest.raises(WeightsError, match="is a nano, but variant is 'b1'"):
+        train_run(job("fourth", steps=2, init="first", head="reinit", spec=wrong))
+
+
+def test_checkpoint_of_a_finished_run_holds_everything(straight: Path) -> None:
+    [newest] = (straight / "checkpoints").glob("step=*")
+    manifest = json.loads((newest / "manifest.json").read_text())
+    assert set(manifest["sha256"]) == {
+        f"{name}.pt" for name in ("model", "optimizer", "ema", "best", "progress", "ledger")
+    }
+    loaded = load_checkpoint(straight / "checkpoints", identity=manifest["identity"])
+    assert loaded is not None
+    assert loaded["progress"]["step"] == 7
