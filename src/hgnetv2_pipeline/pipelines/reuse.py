@@ -137,7 +137,7 @@ class Reuse:
         inputs: Mapping[str, Path | str],
         params: BaseModel | Mapping[str, Any],
         outputs: Sequence[str],
-        make: Callable[[Path], None],
+        make: Callable[[Path], object],
         name: str = "",
     ) -> Result:
         """Return the result in ``folder``, making it with ``make(aside)`` unless it stands.
@@ -318,7 +318,7 @@ class Work:
         return Result(self.folder, reused=False, fingerprint=self.record["fingerprint"])
 
 
-def _make_aside(folder: Path, outputs: Sequence[str], make: Callable[[Path], None]) -> None:
+def _make_aside(folder: Path, outputs: Sequence[str], make: Callable[[Path], object]) -> None:
     for orphan in folder.glob(".partial-*"):
         shutil.rmtree(orphan)
     aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
