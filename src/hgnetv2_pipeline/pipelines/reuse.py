@@ -109,9 +109,11 @@ class Reuse:
     Args:
         project: folder that holds ``data/``; remembered hashes are kept in ``data/.hashes.sqlite``.
         redo: names of pipelines whose results are made anew whatever the manifest says.
+        dry: only find out: ``begin`` moves and marks nothing (for a plan).
     """
 
-    def __init__(self, project: Path, redo: Iterable[str] = ()) -> None:
+    def __init__(self, project: Path, redo: Iterable[str] = (), *, dry: bool = False) -> None:
+        self._dry = dry
         self._project = project
         self._redo = frozenset(redo)
         self._hashes = ContentHashes(project / "data" / ".hashes.sqlite")
@@ -180,7 +182,8 @@ class Reuse:
         Returns:
             The finished ``Result``, or ``Work``: write the outputs, then call its ``finish``.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        if not self._dry:
+            folder.mkdir(parents=True, exist_ok=True)
         manifest = folder / (f"{name}.manifest.json" if name else "manifest.json")
         values = params.model_dump(mode="json") if isinstance(params, BaseModel) else dict(params)
         record: dict[str, Any] = {
@@ -205,8 +208,11 @@ class Reuse:
                         title, pipeline,
                     )  # fmt: skip
                 return Result(folder, reused=True, fingerprint=fingerprint)
-            self._archive(folder, manifest, old["fingerprint"], old["outputs"], title, reason)
-        if resumable:
+            if self._dry:
+                _log.info("%s would be made anew: %s", title, reason)
+            else:
+                self._archive(folder, manifest, old["fingerprint"], old["outputs"], title, reason)
+        if resumable and not self._dry:
             self._claim(folder, fingerprint, outputs, title)
         return Work(folder, manifest, record, tuple(outputs), self._hashes)
 

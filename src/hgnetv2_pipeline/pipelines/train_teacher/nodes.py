@@ -28,7 +28,7 @@ def train_members(
 ) -> Path:
     """Train what is to be trained and write ``teacher.json``: members and validation accuracy."""
     folder = identity.folder("train_teacher")
-    reuse = Reuse(identity.project, redo)
+    reuse = Reuse(identity.project, redo, dry=plan_only)
     members = list(teacher.source) or _train(
         reuse, identity, teacher, device, plan_only, Lists(lists)
     )
@@ -92,14 +92,15 @@ def _train(
                 if plan_only:
                     raise PlanPrinted("plan_only: train_teacher was not started")
             unfinished.append(work)
-            spec_files.append(out / "spec.json")
+            # Beside the member's folder: logs are named after it, and each member needs its own.
+            spec_files.append(base / f"{out.name}.json")
             spec_files[-1].write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     if unfinished:
         run_side_by_side(
             "hgnetv2_pipeline.training.launch",
             spec_files,
             jobs=teacher.jobs,
-            threads=teacher.recipe.threads or 0,
+            threads=teacher.recipe.threads,
             logs=base,
         )
         for work in unfinished:
