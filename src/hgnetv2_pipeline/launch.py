@@ -51,8 +51,9 @@ def run_side_by_side(
 ) -> None:
     """Run ``python -m module spec`` for every spec, at most ``jobs`` at once.
 
-    Each process gets ``threads`` threads (None: the cores, shared out) and writes to ``logs/<name of the spec>.log``. SIGTERM and
-    SIGINT are passed on, and the processes are waited for.
+    Each process gets ``threads`` threads (None: the cores, shared out) and writes to
+    ``logs/<name of the spec>.log``. SIGTERM and SIGINT are passed on, and the processes are waited
+    for.
 
     Raises:
         Interrupted: a process ended with 75 or a stop was requested; the same call goes on.

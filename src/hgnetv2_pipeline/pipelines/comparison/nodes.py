@@ -209,7 +209,6 @@ def tabulate(
     identity: Identity,
     comparison: ComparisonParams,
     teacher: TeacherParams,
-    train: TrainConfig,
     redo: list[str],
     lists: Path,
     teacher_folder: Path,
@@ -219,8 +218,9 @@ def tabulate(
 ) -> Path:
     """One row a training: arm, seed, steps, images seen, and right answers on val."""
     runs = [("stage1", identity.seed, stage1_run), ("stage2", identity.seed, stage2_run)]
-    # The members are plain students, where they are the student's own network and recipe.
-    if not teacher.source and (teacher.arch, teacher.recipe) == (identity.variant, train):
+    # The members are plain students, where they are the student's own network from scratch.
+    plain = teacher.arch == identity.variant and teacher.recipe.init == "scratch"
+    if plain and not teacher.source:
         runs += [
             ("supervised", identity.seed + number, teacher_folder / f"member={number}")
             for number in range(teacher.members)

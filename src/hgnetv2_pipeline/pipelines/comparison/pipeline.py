@@ -39,7 +39,6 @@ def create_pipeline() -> Pipeline:
                     "params:identity",
                     "params:comparison",
                     "params:train_teacher",
-                    "params:train",
                     "params:redo",
                     "ingestion.lists",
                     "train_teacher.teacher",
