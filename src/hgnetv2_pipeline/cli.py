@@ -18,10 +18,11 @@ from typing import Any
 import click
 from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.project import settings
+from kedro.framework.project import pipelines, settings
 from kedro.utils import find_kedro_project
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.errors import unknown_name
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def _run(debug: bool, **options: Any) -> Any:
         # --pipeline is what the documentation and the card say; Kedro prefers --pipelines.
         warnings.simplefilter("ignore", KedroDeprecationWarning)
         try:
+            for name in sorted(wanted - set(pipelines)):
+                raise unknown_name("pipeline", name, sorted(pipelines), "--pipeline ...")
             if wanted and not options["tags"] and _needs_no_training(wanted, options):
                 options["tags"] = [*sorted(wanted), "ingestion"]
             return kedro_run.callback(**options)  # type: ignore[misc]
