@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from conftest import copy_project, kedro
-from own_tree import CLASSES, PER_CLASS, Tree, draw, write_tree
 
 from hgnetv2_pipeline.commands import main
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.own import Survey, _filled, choose, init, survey
+from own_tree import CLASSES, PER_CLASS, Tree, draw, write_tree
+from project_copies import ROOT, copy_project, kedro
 
 RUN = "ssld_stage2/b0/seed=0"
 # So few steps that the whole chain takes seconds; everything else is as `init` wrote it.
@@ -161,7 +161,7 @@ def test_the_pool_tar_is_read_in_place(chain: Chain) -> None:
     raw = chain.data("01_raw", "shapes")
     assert sorted(path.name for path in raw.iterdir()) == ["images", "pool"]
     assert (raw / "pool" / "0").resolve() == chain.tree.pool.resolve()
-    assert not [path for path in chain.data().rglob("图像*")]
+    assert not list(chain.data().rglob("图像*"))
 
 
 def test_copies_of_labelled_images_are_not_mined(chain: Chain) -> None:
@@ -217,8 +217,6 @@ def small_tree(root: Path, **counts: int) -> Path:
 def bare(tmp_path: Path) -> Path:
     """A project with nothing but its configuration."""
     import shutil
-
-    from conftest import ROOT
 
     shutil.copytree(ROOT / "conf", tmp_path / "project" / "conf")
     return tmp_path / "project"

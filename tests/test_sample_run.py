@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SampleRun, kedro, quiet_environment
+
+from project_copies import SampleRun, kedro, quiet_environment
 
 pytestmark = pytest.mark.sample
 
@@ -141,7 +142,7 @@ def test_a_run_beside_with_another_learning_rate_leaves_both_readable(
 def test_a_stopped_run_is_resumed_by_the_same_command(sample_run: SampleRun) -> None:
     """SIGTERM saves and exits 75; the same command goes on and gives the uninterrupted bytes."""
     command = ["run", "--pipeline", "train", "--params"]
-    whole = f"train.steps=30,run=whole"
+    whole = "train.steps=30,run=whole"
     kedro(sample_run.project, *command, whole)
     process = subprocess.Popen(
         [sys.executable, "-m", "kedro", *command, "train.steps=30,run=cut"],
@@ -164,7 +165,6 @@ def test_a_stopped_run_is_resumed_by_the_same_command(sample_run: SampleRun) -> 
     assert "resumed after step" in done.stdout
     runs = sample_run.data("06_models/sample/train/b0")
     digests = {
-        name: (runs / f"run={name}" if False else runs / name / "student.safetensors").read_bytes()
-        for name in ("whole", "cut")
+        name: (runs / name / "student.safetensors").read_bytes() for name in ("whole", "cut")
     }
     assert digests["whole"] == digests["cut"]

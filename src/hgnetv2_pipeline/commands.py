@@ -139,13 +139,12 @@ def predict(
     loaded = deployment.load_engine(model, engine=engine)
     records = deployment.predict_paths(loaded, list(inputs), topk=topk, batch_size=batch_size)
     if out is not None:
-        write = {
-            "jsonl": deployment.write_predictions_jsonl,
-            "csv": deployment.write_predictions_csv,
-        }
-        if style not in write:
+        if style == "jsonl":
+            deployment.write_predictions_jsonl(out, records)
+        elif style == "csv":
+            deployment.write_predictions_csv(out, records, topk=topk)
+        else:
             raise ParameterError("--out goes with --format jsonl or csv")
-        write[style](out, records)
         click.echo(f"{len(records)} rows in {out}")
     elif style == "infer":
         click.echo(deployment.format_infer(records))

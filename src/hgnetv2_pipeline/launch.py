@@ -47,21 +47,18 @@ class _Job:
 
 
 def run_side_by_side(
-    module: str, spec_files: Sequence[Path], *, jobs: int, threads: int | None, logs: Path
+    module: str, spec_files: Sequence[Path], *, jobs: int, threads: int, logs: Path
 ) -> None:
     """Run ``python -m module spec`` for every spec, at most ``jobs`` at once.
 
-    Each process gets ``threads`` threads (None: the cores, shared out) and writes to
-    ``logs/<name of the spec>.log``. SIGTERM and SIGINT are passed on, and the processes are waited
-    for.
+    Each process gets ``threads`` threads and writes to ``logs/<name of the spec>.log``. SIGTERM and
+    SIGINT are passed on, and the processes are waited for.
 
     Raises:
         Interrupted: a process ended with 75 or a stop was requested; the same call goes on.
         ParameterError, DataError, WeightsError, DiskFullError, RuntimeError: the first process that
             failed, by its exit code, with the end of its log. The others are asked to stop.
     """
-    if threads is None:
-        threads = max(1, (os.cpu_count() or 1) // max(1, min(jobs, len(spec_files))))
     if jobs < 1 or threads < 1:
         raise ParameterError(f"jobs {jobs} and threads {threads} must both be at least 1")
     logs.mkdir(parents=True, exist_ok=True)

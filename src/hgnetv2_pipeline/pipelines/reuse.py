@@ -141,7 +141,7 @@ class Reuse:
         inputs: Mapping[str, Path | str],
         params: BaseModel | Mapping[str, Any],
         outputs: Sequence[str],
-        make: Callable[[Path], None],
+        make: Callable[[Path], object],
         name: str = "",
     ) -> Result:
         """Return the result in ``folder``, making it with ``make(aside)`` unless it stands.
@@ -350,7 +350,7 @@ def _nothing() -> None:
 def _make_aside(
     folder: Path,
     outputs: Sequence[str],
-    make: Callable[[Path], None],
+    make: Callable[[Path], object],
     clear: Callable[[], None],
 ) -> None:
     # Beside the folder, which may move to the archive as a whole.

@@ -19,7 +19,7 @@ from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import ComparisonParams, TeacherParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD, read_teacher
-from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec
+from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec, train_side_by_side
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
@@ -91,32 +91,22 @@ def train_arms(
                 works.append(work)
                 specs.append(spec)
         if works:
-            _train(comparison, specs, plan_only, base)
+            _announce(specs, comparison.jobs, plan_only)
+            train_side_by_side(specs, jobs=comparison.jobs, folder=base)
             for work in works:
                 work.finish()
     return base
 
 
-def _train(comparison: ComparisonParams, specs: list[RunSpec], plan_only: bool, logs: Path) -> None:
-    from hgnetv2_pipeline.launch import run_side_by_side
-
-    steps = ", ".join(
-        f"{spec.out.name} ({spec.config.steps or spec.config.epochs})" for spec in specs
-    )
-    _log.info("comparison: %d trainings, %d at a time: %s", len(specs), comparison.jobs, steps)
+def _announce(specs: list[RunSpec], jobs: int, plan_only: bool) -> None:
+    names = [f"{spec.out.name} ({_length(spec.config)})" for spec in specs]
+    _log.info("comparison: %d trainings, %d at a time: %s", len(specs), jobs, "; ".join(names))
     if plan_only:
         raise PlanPrinted("plan_only: comparison was not started")
-    files = []
-    for spec in specs:
-        files.append(logs / f"{spec.out.name}.json")
-        files[-1].write_text(spec.model_dump_json(indent=2), encoding="utf-8")
-    run_side_by_side(
-        "hgnetv2_pipeline.training.launch",
-        files,
-        jobs=comparison.jobs,
-        threads=specs[0].config.threads,
-        logs=logs,
-    )
+
+
+def _length(config: TrainConfig) -> str:
+    return f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
 
 
 def _arms(

@@ -13,7 +13,8 @@ from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import TeacherParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD
-from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec
+from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec, train_side_by_side
+from hgnetv2_pipeline.training.config import RunSpec
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ def _train(
     lists: Lists,
 ) -> list[str]:
     """Train the members that do not stand yet; return their run ids."""
-    from hgnetv2_pipeline.launch import run_side_by_side
-
-    members, unfinished, spec_files = [], [], []
+    members: list[str] = []
+    unfinished: list[Work] = []
+    specs: list[RunSpec] = []
     base = identity.folder("train_teacher")
     for number in range(teacher.members):
         out = base / f"member={number}"
@@ -92,17 +93,9 @@ def _train(
                 if plan_only:
                     raise PlanPrinted("plan_only: train_teacher was not started")
             unfinished.append(work)
-            # Beside the member's folder: logs are named after it, and each member needs its own.
-            spec_files.append(base / f"{out.name}.json")
-            spec_files[-1].write_text(spec.model_dump_json(indent=2), encoding="utf-8")
+            specs.append(spec)
     if unfinished:
-        run_side_by_side(
-            "hgnetv2_pipeline.training.launch",
-            spec_files,
-            jobs=teacher.jobs,
-            threads=teacher.recipe.threads,
-            logs=base,
-        )
+        train_side_by_side(specs, jobs=teacher.jobs, folder=base)
         for work in unfinished:
             work.finish()
     return members

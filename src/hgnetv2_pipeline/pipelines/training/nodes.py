@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
@@ -90,6 +92,25 @@ def begin_run(
     )
     hashes = work.record["inputs"] if isinstance(work, Work) else {}
     return spec.model_copy(update={"inputs": dict(hashes)}), work
+
+
+def train_side_by_side(specs: Sequence[RunSpec], *, jobs: int, folder: Path) -> None:
+    """Train several runs in processes of their own, ``jobs`` at once; logs in ``folder/logs``."""
+    from hgnetv2_pipeline.launch import run_side_by_side
+
+    files = []
+    for spec in specs:
+        files.append(folder / "specs" / f"{spec.out.name}.json")
+        write_text(files[-1], spec.model_dump_json(indent=2) + "\n")
+    # Processes side by side share the cores; each gets its part unless the recipe says.
+    share = max(1, (os.cpu_count() or 1) // jobs)
+    run_side_by_side(
+        "hgnetv2_pipeline.training.launch",
+        files,
+        jobs=jobs,
+        threads=specs[0].config.threads or share,
+        logs=folder / "logs",
+    )
 
 
 def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[..., Any]:
