@@ -107,7 +107,6 @@ LISTED = ("--env", "listed", "--pipeline", "ingestion")
         (["--params", "varient=b4"], 2, "'varient' .did you mean 'variant'"),
         (["--params", "ssld_stage1.lrr=1"], 2, "of ssld_stage1 'lrr' .did you mean 'lr'"),
         (["--params", "train.optimizer.momentm=1"], 2, "train.optimizer 'momentm'.*'momentum'"),
-        (["--params", "train.lr=fast"], 2, "train.lr = 'fast'.*conf/sample/parameters"),
         (["--pipeline", "trian"], 2, "unknown pipeline 'trian' .did you mean 'train'"),
         (["--env", "mien"], 2, "unknown environment 'mien' .did you mean 'mine'.*hgnetv2 init"),
         (["--env", "own"], 2, "unknown environment 'own'"),
@@ -226,8 +225,6 @@ def test_weights_to_fine_tune_from_need_no_pool(project: Path) -> None:
 def test_without_a_pool_one_trains_evaluates_and_exports(project: Path) -> None:
     short = "train.epochs=2,train.threads=1"
     model = "model=train/b0/seed=0"
-    assert run(*MINE, "train", "--params", f"{short},plan_only=true")[0] == 0
-    assert not [name for name in finished(project) if name.startswith("06_")]
     assert run(*MINE, "train", "--params", short) == (0, "")
     assert run(*MINE, "evaluation", "--params", model) == (0, "")
     assert run(*MINE, "export", "--params", model) == (0, "")

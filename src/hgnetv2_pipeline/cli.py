@@ -9,14 +9,12 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines, settings
 from kedro.utils import find_kedro_project
@@ -48,9 +46,10 @@ def _run(debug: bool, **options: Any) -> Any:
     kedro run --params redo=mining                           make finished results anew
     """
     wanted = {*(options["pipelines"] or []), options["pipeline"]} - {None, ""}
-    with warnings.catch_warnings(), _told_once(debug):
-        # --pipeline is what the documentation and the card say; Kedro prefers --pipelines.
-        warnings.simplefilter("ignore", KedroDeprecationWarning)
+    if options["pipeline"] and not options["pipelines"]:
+        # The documentation and the card say --pipeline; Kedro warns and prefers --pipelines.
+        options |= {"pipelines": [options["pipeline"]], "pipeline": ""}
+    with _told_once(debug):
         try:
             for name in sorted(wanted - set(pipelines)):
                 raise unknown_name("pipeline", name, sorted(pipelines), "--pipeline ...")
