@@ -9,18 +9,24 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
-from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.project import pipelines, settings
+from kedro.utils import find_kedro_project
+
+from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.errors import unknown_name
 
 _log = logging.getLogger(__name__)
 
 # These take a trained model; naming one means that nothing upstream of it is wanted.
 _TAKES_MODEL = {"evaluation", "export", "latency", "prediction"}
+_KEDRO_LOGGERS = ("pipeline.node", "runner.sequential_runner", "runner.runner")
 
 
 @click.group(name="hgnetv2_pipeline")
@@ -40,12 +46,15 @@ def _run(debug: bool, **options: Any) -> Any:
     kedro run --params redo=mining                           make finished results anew
     """
     wanted = {*(options["pipelines"] or []), options["pipeline"]} - {None, ""}
-    if options["params"].get("model") and wanted and wanted <= _TAKES_MODEL and not options["tags"]:
-        options["tags"] = [*sorted(wanted), "ingestion"]
-    with warnings.catch_warnings():
-        # --pipeline is what the documentation and the card say; Kedro prefers --pipelines.
-        warnings.simplefilter("ignore", KedroDeprecationWarning)
+    if options["pipeline"] and not options["pipelines"]:
+        # The documentation and the card say --pipeline; Kedro warns and prefers --pipelines.
+        options |= {"pipelines": [options["pipeline"]], "pipeline": ""}
+    with _told_once(debug):
         try:
+            for name in sorted(wanted - set(pipelines)):
+                raise unknown_name("pipeline", name, sorted(pipelines), "--pipeline ...")
+            if wanted and not options["tags"] and _needs_no_training(wanted, options):
+                options["tags"] = [*sorted(wanted), "ingestion"]
             return kedro_run.callback(**options)  # type: ignore[misc]
         except Exception as error:
             if debug:
@@ -53,6 +62,50 @@ def _run(debug: bool, **options: Any) -> Any:
             code, message = explain(error)
             click.secho(message, err=True, fg="red" if code != 75 else "yellow")
             sys.exit(code)
+
+
+def _needs_no_training(wanted: set[str], options: Mapping[str, Any]) -> bool:
+    """Whether what these pipelines start from is named, so that nothing upstream is wanted."""
+    if wanted <= _TAKES_MODEL:
+        return bool(options["params"].get("model"))
+    if wanted != {"finetune"}:
+        return False
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    conf = ProjectConfigLoader(
+        options["conf_source"] or project / settings.CONF_SOURCE,
+        env=options["env"],
+        runtime_params=options["params"],
+        **settings.CONFIG_LOADER_ARGS,
+    )
+    start = Path(conf["parameters"]["finetune"]["init"])
+    return start != conf.identity.folder("ssld_stage1").relative_to(conf.identity.folder("models"))
+
+
+@contextmanager
+def _told_once(debug: bool) -> Iterator[None]:
+    """Keep Kedro's own words on a failed node, and how to go on, off the terminal.
+
+    The one line of ``explain`` says what failed, and the same command goes on by itself.
+    """
+    if debug:
+        yield
+        return
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return not (
+            record.msg.startswith("Node %s failed")
+            or "nodes that have not run" in record.msg
+            or record.msg.startswith(("No nodes ran", "Using synchronous mode"))
+        )
+
+    loggers = [logging.getLogger(f"kedro.{name}") for name in _KEDRO_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(quiet)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(quiet)
 
 
 _run.__name__ = "run"

@@ -74,18 +74,35 @@ def init(
     from hgnetv2_pipeline.own import init as write_environment
 
     project = _project()
-    folder, found = write_environment(
+    folder, found, chosen = write_environment(
         project, name, labelled=labelled, pool=pool, test=test, variant=variant
     )
-    click.echo(f"wrote {folder.relative_to(project)}/: read parameters.yml, change what you like")
     click.echo(
-        f"  {found.labelled:,} labelled images, {len(found.per_class)} classes, largest "
-        f"{found.imbalance:.1f} times the smallest; pool {found.pool_images:,} images, "
-        f"{found.pool_archives} archives"
+        f"found {found.labelled:,} labelled images of {len(found.per_class)} classes "
+        f"({found.extremes}: {found.imbalance:.1f} to 1), {found.pool}"
     )
+    if found.unusable:
+        key, reason = found.unusable[0]
+        click.echo(
+            f"  {len(found.unusable):,} labelled files cannot be taken as they lie; {key}: {reason}"
+        )
+    if chosen["BALANCE"] != "none":
+        click.echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
+    click.echo(
+        f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; teacher {chosen['TEACHER']} "
+        f"({chosen['TEACHER_EPOCHS']} epochs), stage 1 {chosen['STAGE1_EPOCHS']} epochs, stage 2 "
+        f"{chosen['STAGE2_EPOCHS']}; batch {chosen['BATCH']}"
+    )
+    click.echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
     if pool is None:
-        click.echo("  no pool: mining and SSLD need --pool; train, finetune, export work without")
-    click.echo(f"next: kedro run --env {name}")
+        click.echo(
+            "without --pool there is no mining and no SSLD: use --pipeline train or finetune, then "
+            f"export and evaluation with --params model=train/{chosen['VARIANT']}/seed=0"
+        )
+        click.echo(f"next: kedro run --env {name} --pipeline train")
+        return
+    click.echo(f"next: kedro run --env {name} --params plan_only=true    what it will cost")
+    click.echo(f"      kedro run --env {name}                            all of it, to the report")
 
 
 @main.command()

@@ -8,7 +8,7 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
-from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.pipelines.identity import Identity, resolve
 
 _IDENTITY_KEYS = ("variant", "dataset", "seed", "teacher", "run", "model")
@@ -24,6 +24,19 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(str(conf_source), *args, **kwargs)
+        self._refuse_unknown_environment()
+
+    def _refuse_unknown_environment(self) -> None:
+        """Kedro says of a mistyped ``--env`` that a path is no valid directory."""
+        folders = {path.name for path in Path(self.conf_source).iterdir() if path.is_dir()}
+        known = sorted(folders - {self.base_env, "own", "local"})
+        if self.env is not None and self.env not in known:
+            raise unknown_name(
+                "environment",
+                self.env,
+                known,
+                "--env ...; for your own images: hgnetv2 init NAME --labelled DIR --pool DIR",
+            )
 
     @property
     def identity(self) -> Identity:

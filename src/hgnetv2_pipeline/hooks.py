@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
+from kedro.pipeline import Pipeline
 
-from hgnetv2_pipeline.errors import Interrupted
+from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.tracking import tracker
 
 _log = logging.getLogger(__name__)
@@ -22,14 +23,32 @@ BANNER = """\
 
 
 class ProjectHooks:
-    """Says at once when a run is on the embedded sample."""
+    """Says at once when a run is on the embedded sample, or cannot reach its end."""
+
+    def __init__(self) -> None:
+        self._params: dict[str, Any] = {}
 
     @hook_impl
     def after_context_created(self, context: Any) -> None:
         # Kedro reads parameters only when the catalog is made; a mistake should be told before.
-        identity = context.config_loader["parameters"]["identity"]
+        self._params = dict(context.config_loader["parameters"])
+        identity = self._params["identity"]
         if identity["dataset"] == "sample":
             _log.info("\n%s", BANNER)
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
+        """A missing pool is told now, not after hours of training the teacher."""
+        data, identity = self._params["data"], self._params["identity"]
+        mines = any("mining" in node.tags for node in pipeline.nodes)
+        if mines and not data["pool"]:
+            names = "+".join(run_params.get("pipeline_names") or ["__default__"])
+            raise DataError(
+                f"pipeline {names} mines a pool and data.pool is empty: name folders of unlabelled "
+                f"images (data.pool in conf/{identity['environment']}/parameters.yml or --params "
+                "data.pool=DIR); without a pool: --pipeline train, then evaluation or export with "
+                f"--params model=train/{identity['variant']}/{identity['run']}"
+            )
 
 
 class MLflowHooks:
@@ -54,7 +73,8 @@ class MLflowHooks:
             name=f"{'+'.join(names)} {identity['variant']} {identity['run']}",
             params={**params, "env": identity["environment"]},
             tags={"pipeline": "+".join(names), "dataset": identity["dataset"]},
-            enabled=bool(params["mlflow"]),
+            # A plan is no run.
+            enabled=bool(params["mlflow"]) and not params["plan_only"],
         )
 
     @hook_impl

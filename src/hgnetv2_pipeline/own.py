@@ -9,25 +9,31 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 RESERVED = {"base", "sample", "imagenet", "own", "local"}
+LARGE = 20_000
+"""Labelled images from which on the published SGD recipe is taken."""
 
 
 @dataclass(frozen=True)
 class Survey:
     """What a quick look at the folders found; the full scan is ingestion's."""
 
-    per_class: dict[str, int]
+    per_class: Mapping[str, int]
     pool_images: int
+    """Image files of the pool, and those its archives hold, estimated by their size."""
     pool_archives: int
     short_side: int
+    unusable: tuple[tuple[str, str], ...] = ()
+    """Labelled files that ingestion cannot take as they lie, each with the reason."""
 
     @property
     def labelled(self) -> int:
@@ -39,58 +45,107 @@ class Survey:
         """Largest class over smallest."""
         return max(self.per_class.values()) / max(1, min(self.per_class.values()))
 
+    @property
+    def extremes(self) -> str:
+        """The largest and the smallest class with their counts, in words."""
+        largest = max(self.per_class, key=lambda name: self.per_class[name])
+        smallest = min(self.per_class, key=lambda name: self.per_class[name])
+        return (
+            f"largest {largest!r} {self.per_class[largest]:,}, "
+            f"smallest {smallest!r} {self.per_class[smallest]:,}"
+        )
+
+    @property
+    def pool(self) -> str:
+        """The pool in words."""
+        if not self.pool_images and not self.pool_archives:
+            return "no pool"
+        if not self.pool_archives:
+            return f"pool of {self.pool_images:,} images"
+        archives = "1 archive" if self.pool_archives == 1 else f"{self.pool_archives:,} archives"
+        return f"pool of about {self.pool_images:,} images, with those in {archives}"
+
 
 def survey(labelled: Path, pool: Path | None) -> Survey:
-    """Count images by suffix and read the size of a few of them."""
+    """Count images by name, with the rules of ingestion, and read the size of a few of them.
+
+    Raises ``DataError`` where the folders cannot make a data set: not there, fewer than two
+    classes, none that opens, an empty pool.
+    """
+    from hgnetv2_pipeline.data.listing import Fence
+    from hgnetv2_pipeline.data.walk import Walk, class_of, natural
+
     if not labelled.is_dir():
         raise DataError(f"--labelled {labelled} is not a folder")
-    folders = sorted(path for path in labelled.iterdir() if path.is_dir())
-    per_class: dict[str, int] = {}
-    shown: list[Path] = []
-    for folder in folders:
-        images = [path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-        if images:
-            per_class[folder.name] = len(images)
-            shown += images[:: max(1, len(images) // 5)][:5]
-    if len(per_class) < 2:
+    walk = Walk(Fence(labelled))
+    walk.run()
+    counts: dict[str, int] = {}
+    files: dict[str, list[Path]] = {}
+    loose = 0
+    for found in walk.found:
+        name = class_of(found, walk.wrapped)
+        if name is None:
+            loose += 1
+            continue
+        counts[name] = counts.get(name, 0) + 1
+        if found.offset < 0:
+            files.setdefault(name, []).append(labelled / found.path)
+    if len(counts) < 2:
+        more = f"; {loose:,} images lie outside any class folder" if loose else ""
+        bad = f"; {walk.bad[0][0]}: {walk.bad[0][1]}" if walk.bad else ""
         raise DataError(
             f"--labelled {labelled} needs one folder a class, at least two with images; found "
-            f"{len(per_class)}: {', '.join(per_class) or 'none'}"
+            f"{len(counts)}: {', '.join(counts) or 'none'}{more}{bad}"
         )
-    images_in_pool = archives = 0
+    per_class = {name: counts[name] for name in sorted(counts, key=natural)}
+    shown = [path for paths in files.values() for path in paths[:: max(1, len(paths) // 5)][:5]]
+    side, size = _sizes(shown[:200])
+    images = archives = 0
     if pool is not None:
-        if not pool.is_dir():
-            raise DataError(f"--pool {pool} is not a folder")
-        for path in _files(pool):
-            images_in_pool += path.suffix.lower() in IMAGE_SUFFIXES
-            archives += path.suffix.lower() == ".tar"
-        if not images_in_pool and not archives:
-            raise DataError(f"--pool {pool} holds neither images nor tar archives")
-    return Survey(per_class, images_in_pool, archives, _short_side(shown[:200]))
+        images, archives = _survey_pool(pool, size)
+    unusable = tuple((key, reason) for key, reason, _ in walk.bad)
+    return Survey(per_class, images, archives, side, unusable)
 
 
-def _files(folder: Path) -> list[Path]:
-    # Symlinked folders count: large collections are often assembled of them.
-    return [
-        Path(where) / name
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in sorted(names)
-    ]
+def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
+    """Images (those in archives of images of ``size`` bytes too) and archives below ``pool``."""
+    from hgnetv2_pipeline.data.walk import READABLE
+
+    if not pool.is_dir():
+        raise DataError(f"--pool {pool} is not a folder")
+    endings = {f".{ending}" for ending in READABLE.split()}
+    images = archives = packed = 0
+    for where, _, names in os.walk(pool):
+        for name in names:
+            ending = Path(name).suffix.lower()
+            images += ending in endings
+            if ending == ".tar":
+                archives += 1
+                packed += (Path(where) / name).stat().st_size
+    if not images and not archives:
+        raise DataError(f"--pool {pool} holds neither images ({READABLE}) nor tar archives")
+    # A member takes whole blocks of 512 bytes and a header of one.
+    return images + round(packed / (size + 768)), archives
 
 
-def _short_side(images: list[Path]) -> int:
+def _sizes(images: list[Path]) -> tuple[int, float]:
+    """Median short side in pixels and mean bytes of those images that open."""
     from PIL import Image
 
-    sides = []
+    if not images:
+        # All labelled images lie in archives; ingestion opens those.
+        return 224, 100_000.0
+    sides, sizes = [], []
     for path in images:
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))
+                sizes.append(path.stat().st_size)
         except (OSError, Image.DecompressionBombError):
             continue
     if not sides:
         raise DataError(f"none of {len(images)} labelled images looked at can be opened")
-    return int(statistics.median(sides))
+    return int(statistics.median(sides)), statistics.fmean(sizes)
 
 
 def choose(
@@ -98,48 +153,62 @@ def choose(
 ) -> dict[str, Any]:
     """Values for the template, from what was found. The rules:
 
-    - images: 224 pixels; smaller ones keep their own size, rounded down to 32.
-    - optimiser: the published SGD recipe from 20,000 labelled images on, AdamW below (measured on
-      the embedded sample; SGD's warm-up alone would eat a short run).
-    - teacher: PPHGNet_small from its official weights if they lie in weights/, else the mean of
-      two students trained on the labelled images.
-    - epochs: at least 90 for the teacher and as many as show it 9,600 images; 60 for stage 1, 20
-      for stage 2.
-    - classes: drawn equally often when the largest is more than 3 times the smallest.
+    - variant: B4 with a GPU, B0 without.
+    - images: 224 pixels; smaller ones keep their own size, rounded down to a multiple of 32.
+    - optimiser: the published SGD recipe from 20,000 labelled images on, AdamW below (2e-3 was
+      measured on the embedded sample, whose runs are short; half of it from 2,000 images on).
+    - teacher: PPHGNet_small, fine-tuned from its official weights, if they lie in weights/; else
+      the mean of two students trained on the labelled images.
+    - epochs from scratch: 200 as published with a GPU, 90 without, and up to 240 for a data set so
+      small that fewer would not show it 9,600 images. Stage 1: 60, fewer without a GPU where that
+      would be more than 300,000 images, but at least 10. Stage 2: 20.
+    - k is left to the rule of mining, two fifths of the pool spread over the classes.
+    - classes are drawn equally often when the largest is more than 3 times the smallest.
+    - loader processes: 16 at most with a GPU, 2 without, where they would take the network's cores;
+      none for images so small that starting them costs more than they do.
     """
-    size = 224 if found.short_side >= 200 else max(32, found.short_side // 32 * 32)
-    large = found.labelled >= 20_000
+    train = max(1, round(found.labelled * (0.85 if test else 0.7)))
+    large, medium = found.labelled >= LARGE, found.labelled >= 2_000
     chosen = variant or ("b4" if cuda else "b0")
-    epochs = max(90, min(240, round(9600 / found.labelled)))
-    batch = 128 if large else min(64, max(8, found.labelled // 4))
-    arch = "hgnet_small" if teacher_file else chosen
+    size = 224 if found.short_side >= 224 else max(32, found.short_side // 32 * 32)
+    scratch = max(200 if cuda else 90, min(240, round(9_600 / train)))
+    mined = train + round(0.4 * found.pool_images)
+    stage1 = 60 if cuda else max(10, min(60, round(300_000 / mined)))
+    batch = 128 if large else min(64, max(8, train // 3))
+    lr, lower, lowest = (0.5, 0.05, 0.005) if large else (2.0e-3, 5.0e-4, 2.0e-4)
+    if medium and not large:
+        lr = 1.0e-3
+    workers = min(16 if cuda else 2, max(0, cores - 1)) if size >= 128 else 0
     return {
         "VARIANT": chosen,
         "TEACHER": "hgnet_small" if teacher_file else f"two_{chosen}",
-        "ARCH": arch,
+        "ARCH": "hgnet_small" if teacher_file else chosen,
         "MEMBERS": 1 if teacher_file else 2,
         "TEACHER_INIT": "hgnet_small.ssld" if teacher_file else "scratch",
-        "TEACHER_EPOCHS": 30 if teacher_file else epochs,
-        "STAGE1_EPOCHS": 60,
+        "TEACHER_EPOCHS": 30 if teacher_file else scratch,
+        "TEACHER_LR": lower if teacher_file else lr,
+        "EPOCHS": scratch,
+        "STAGE1_EPOCHS": stage1,
         "STAGE2_EPOCHS": 20,
-        "LR": 0.5 if large else 2.0e-3,
-        "STAGE2_LR": 0.005 if large else 2.0e-4,
+        "LR": lr,
+        "STAGE2_LR": lowest,
+        "FINETUNE_LR": lower,
         "LR_BATCH": 1024 if large else "null",
-        "WARMUP": 5 if large else 1,
+        "WARMUP": 5 if medium else 1,
         "OPTIMIZER": (
             "{name: sgd, momentum: 0.9, weight_decay: 2.0e-5, betas: null}"
             if large
             else "{name: adamw, momentum: null, weight_decay: 0.05, betas: [0.9, 0.999]}"
         ),
         "BATCH": batch,
+        "SCORE_BATCH": 256 if cuda else 64,
         "SIZE": size,
-        "RESIZE": round(size * 232 / 224) if size == 224 else size,
-        "WORKERS": max(0, min(16, cores - 1)) if size >= 128 else 0,
+        "RESIZE": 232 if size == 224 else size,
+        "WORKERS": workers,
         "AMP": "bf16" if cuda else "off",
         "BALANCE": "sampler" if found.imbalance > 3 else "none",
         "EVAL_EVERY": 1 if large else 10,
         "TEST_SHARE": 0.0 if test else 0.15,
-        "SPLIT": "test",
         "SUPERVISED": "[0]" if teacher_file else "[]",
     }
 
@@ -152,19 +221,32 @@ def init(
     pool: Path | None,
     test: Path | None,
     variant: str | None,
-) -> tuple[Path, Survey]:
-    """Write ``conf/NAME`` from the template ``conf/own``; return it and what was found."""
+) -> tuple[Path, Survey, dict[str, Any]]:
+    """Write ``conf/NAME`` from the template ``conf/own``, whole or not at all.
+
+    Returns the folder, what was found, and the values chosen.
+    """
+    from hgnetv2_pipeline.pipelines.identity import VARIANTS
+
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise ParameterError(f"NAME {name!r}: use letters, digits, _ and -, a letter first")
     if name in RESERVED:
         raise ParameterError(f"NAME {name!r} is taken by this project; choose another")
+    if variant is not None and variant not in VARIANTS:
+        raise unknown_name("variant", variant, VARIANTS, "--variant")
     target = project / "conf" / name
     if target.exists():
-        raise ParameterError(f"{target} exists already; edit it, or choose another NAME")
-    found = survey(labelled, pool)
+        raise ParameterError(f"conf/{name} exists already: edit it, or choose another NAME")
     if test is not None and not test.is_dir():
         raise DataError(f"--test {test} is not a folder")
-    values = choose(
+    for option, folder in (("--pool", pool), ("--test", test)):
+        if folder is not None and folder.resolve().is_relative_to(labelled.resolve()):
+            raise DataError(
+                f"{option} {folder} lies inside --labelled {labelled}, where every folder is a "
+                "class; move one of the two out"
+            )
+    found = survey(labelled, pool)
+    chosen = choose(
         found,
         variant=variant,
         test=test is not None,
@@ -173,26 +255,46 @@ def init(
         teacher_file=(project / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").is_file(),
     )
     # JSON strings are YAML strings, whatever quotes, colons or non-ASCII letters a path holds.
-    values |= {
+    values = chosen | {
         "NAME": name,
         "LABELLED": json.dumps(str(labelled.resolve()), ensure_ascii=False),
         "POOL": json.dumps([str(pool.resolve())] if pool else [], ensure_ascii=False),
         "TEST": json.dumps(str(test.resolve()), ensure_ascii=False) if test else "null",
+        "FINETUNE_INIT": (
+            "ssld_stage1/${identity:variant}/${identity:run}"
+            if pool
+            else "${identity:variant}.ssld_stage1"
+        ),
         "SUMMARY": (
             f"{found.labelled:,} labelled images of {len(found.per_class)} classes (largest "
-            f"{found.imbalance:.1f} times the smallest), pool of {found.pool_images:,} images and "
-            f"{found.pool_archives} archives, short side {found.short_side}."
+            f"{found.imbalance:.1f} times the smallest), {found.pool}, short side "
+            f"{found.short_side}."
         ),
     }
+    aside = target.with_name(f".{name}-partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
     for source in sorted((project / "conf" / "own").glob("*.yml")):
-        text = source.read_text(encoding="utf-8")
+        lines = source.read_text(encoding="utf-8").splitlines()
         if source.name == "globals.yml":
-            text = text.split("\n", 2)[2]
-        for key, value in values.items():
-            text = text.replace(f"__{key}__", str(value))
-        target.mkdir(exist_ok=True)
-        (target / source.name).write_text(text, encoding="utf-8")
-    return target, found
+            lines = lines[2:]
+        text = "".join(_filled(line, values) + "\n" for line in lines)
+        (aside / source.name).write_text(text, encoding="utf-8")
+    aside.rename(target)
+    return target, found, chosen
+
+
+def _filled(line: str, values: Mapping[str, Any]) -> str:
+    """A line of the template with its values; a comment behind them stays in its column."""
+
+    def fill(text: str) -> str:
+        # In one pass: a path may itself hold what looks like a placeholder.
+        return re.sub(r"__([A-Z0-9_]+?)__", lambda found: str(values[found[1]]), text)
+
+    code, mark, comment = line.partition("  # ")
+    if not mark:
+        return fill(line)
+    return f"{fill(code.rstrip()):<{len(code)}}  # {fill(comment)}"
 
 
 def _cuda() -> bool:

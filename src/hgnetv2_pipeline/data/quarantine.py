@@ -52,8 +52,11 @@ class Ledger:
     def __contains__(self, key: str) -> bool:
         return key in self._quarantined or key in self._refused
 
-    def check(self) -> None:
-        """Raise DataError if more images are quarantined than ``max_bad`` allows."""
+    def check(self, setting: str = "max_bad") -> None:
+        """Raise DataError if more images are quarantined than ``max_bad`` allows.
+
+        ``setting`` is what the user would change to allow more.
+        """
         count = len(self._quarantined)
         if count <= self.allowed:
             return
@@ -63,7 +66,7 @@ class Ledger:
         raise DataError(
             f"{count:,} of {self.listed:,} images cannot be used, {self.allowed:,} may "
             f"(max_bad {self.max_bad:g}): {first}{' ...' if count > 3 else ''}; "
-            "repair or remove them, or raise max_bad"
+            f"repair or remove them, or raise {setting}"
         )
 
     def summary(self) -> dict[str, int]:

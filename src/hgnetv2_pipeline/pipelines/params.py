@@ -24,7 +24,9 @@ from hgnetv2_pipeline.training.config import TrainConfig
 
 
 def _split_plus(value: Any) -> Any:
-    """Lists on the command line are ``b0+b1``: a comma would end the parameter."""
+    """Lists on the command line are ``b0+b1``, for a comma would end them; ``key=`` is none."""
+    if value is None:
+        return []
     if isinstance(value, str):
         return [part.strip() for part in value.split("+") if part.strip()]
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value

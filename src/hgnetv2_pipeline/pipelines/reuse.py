@@ -8,6 +8,7 @@ anew. Nothing finished is ever overwritten or deleted. A change of code alone on
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +111,11 @@ class Reuse:
     Args:
         project: folder that holds ``data/``; remembered hashes are kept in ``data/.hashes.sqlite``.
         redo: names of pipelines whose results are made anew whatever the manifest says.
+        dry: only find out: ``begin`` moves and marks nothing (for a plan).
     """
 
-    def __init__(self, project: Path, redo: Iterable[str] = ()) -> None:
+    def __init__(self, project: Path, redo: Iterable[str] = (), *, dry: bool = False) -> None:
+        self._dry = dry
         self._project = project
         self._redo = frozenset(redo)
         self._hashes = ContentHashes(project / "data" / ".hashes.sqlite")
@@ -145,12 +149,11 @@ class Reuse:
         ``make`` writes into an empty folder aside, whose files are renamed into place when all of
         them are whole. The other arguments are those of ``begin``.
         """
-        work = self.begin(
-            folder, pipeline=pipeline, inputs=inputs, params=params, outputs=outputs, name=name
-        )
+        work, clear = self._look(folder, pipeline, inputs, params, outputs, name)
         if isinstance(work, Result):
             return work
-        _make_aside(folder, outputs, make)
+        # Made first, cleared then: what fails leaves the earlier result where it was.
+        _make_aside(folder, outputs, make, clear)
         return work.finish()
 
     def begin(
@@ -180,7 +183,26 @@ class Reuse:
         Returns:
             The finished ``Result``, or ``Work``: write the outputs, then call its ``finish``.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        work, clear = self._look(folder, pipeline, inputs, params, outputs, name)
+        if isinstance(work, Work) and not self._dry:
+            clear()
+            if resumable:
+                title = self._title(folder, name)
+                self._claim(folder, str(work.record["fingerprint"]), outputs, title)
+        return work
+
+    def _look(
+        self,
+        folder: Path,
+        pipeline: str,
+        inputs: Mapping[str, Path | str],
+        params: BaseModel | Mapping[str, Any],
+        outputs: Sequence[str],
+        name: str,
+    ) -> tuple[Result | Work, Callable[[], None]]:
+        """The finished result, or the work to do; and what moves an older result out of its way."""
+        if not self._dry:
+            folder.mkdir(parents=True, exist_ok=True)
         manifest = folder / (f"{name}.manifest.json" if name else "manifest.json")
         values = params.model_dump(mode="json") if isinstance(params, BaseModel) else dict(params)
         record: dict[str, Any] = {
@@ -192,6 +214,7 @@ class Reuse:
         fingerprint = sha256_json({key: record[key] for key in ("inputs", "params")})
         record["fingerprint"] = fingerprint
         title = self._title(folder, name)
+        clear: Callable[[], None] = _nothing
         if manifest.is_file():
             old = read_json(manifest)
             reason = self._why_not(folder, old, record, pipeline)
@@ -204,11 +227,13 @@ class Reuse:
                         "%s was made by other code; to make it anew: --params redo=%s",
                         title, pipeline,
                     )  # fmt: skip
-                return Result(folder, reused=True, fingerprint=fingerprint)
-            self._archive(folder, manifest, old["fingerprint"], old["outputs"], title, reason)
-        if resumable:
-            self._claim(folder, fingerprint, outputs, title)
-        return Work(folder, manifest, record, tuple(outputs), self._hashes)
+                return Result(folder, reused=True, fingerprint=fingerprint), clear
+            if self._dry:
+                _log.info("%s would be made anew: %s", title, reason)
+            clear = partial(
+                self._archive, folder, manifest, old["fingerprint"], old["outputs"], title, reason
+            )
+        return Work(folder, manifest, record, tuple(outputs), self._hashes), clear
 
     def _title(self, folder: Path, name: str) -> str:
         try:
@@ -318,15 +343,28 @@ class Work:
         return Result(self.folder, reused=False, fingerprint=self.record["fingerprint"])
 
 
-def _make_aside(folder: Path, outputs: Sequence[str], make: Callable[[Path], object]) -> None:
-    for orphan in folder.glob(".partial-*"):
+def _nothing() -> None:
+    """No older result lies in the way."""
+
+
+def _make_aside(
+    folder: Path,
+    outputs: Sequence[str],
+    make: Callable[[Path], object],
+    clear: Callable[[], None],
+) -> None:
+    # Beside the folder, which may move to the archive as a whole.
+    prefix = f".partial-{folder.name}-"
+    for orphan in folder.parent.glob(f"{glob.escape(prefix)}*"):
         shutil.rmtree(orphan)
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    aside = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         make(aside)
         for relative in outputs:
+            assert (aside / relative).exists(), f"{relative} was promised and not made"
+        clear()
+        for relative in outputs:
             made = aside / relative
-            assert made.exists(), f"{relative} was promised and not made"
             target = folder / relative
             if target.is_dir():
                 shutil.rmtree(target)

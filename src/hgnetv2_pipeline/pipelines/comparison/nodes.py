@@ -48,6 +48,7 @@ def train_arms(
     identity: Identity,
     comparison: ComparisonParams,
     teacher: TeacherParams,
+    train: TrainConfig,
     stage1: TrainConfig,
     stage2: TrainConfig,
     device: str,
@@ -59,12 +60,12 @@ def train_arms(
     stage2_run: Path,
 ) -> Path:
     """Train what the table needs and does not have yet; return the folder with the arms."""
-    reuse = Reuse(identity.project, redo)
+    reuse = Reuse(identity.project, redo, dry=plan_only)
     known = Lists(lists)
     base = identity.folder("comparison")
     base.mkdir(parents=True, exist_ok=True)
     unmined = _unmined_list(reuse, base, known, mined) if comparison.unmined_seeds else None
-    arms = _arms(identity, comparison, teacher, stage1, stage2, known, mined, unmined)
+    arms = _arms(identity, comparison, teacher, train, stage1, stage2, known, mined, unmined)
     found = read_teacher(teacher_folder, identity)
     # Stage 2 starts from stage 1 of its seed, so it can only follow in a second wave.
     for wave in (
@@ -112,6 +113,7 @@ def _arms(
     identity: Identity,
     comparison: ComparisonParams,
     teacher: TeacherParams,
+    train: TrainConfig,
     stage1: TrainConfig,
     stage2: TrainConfig,
     known: Lists,
@@ -121,7 +123,7 @@ def _arms(
     base = identity.folder("comparison")
     # Side by side, every process has one thread; the recipes' own count is for a run alone.
     threads = {"threads": 1} if comparison.jobs > 1 else {}
-    plain = teacher.recipe.model_copy(update=threads)
+    plain = train.model_copy(update=threads)
     first = stage1.model_copy(update=threads)
     labelled, merged = known.index("train"), mined / "train_mined.parquet"
     arms = [
@@ -206,8 +208,9 @@ def tabulate(
 ) -> Path:
     """One row a training: arm, seed, steps, images seen, and right answers on val."""
     runs = [("stage1", identity.seed, stage1_run), ("stage2", identity.seed, stage2_run)]
-    # The members are plain students, where they are the student's own network.
-    if not teacher.source and teacher.arch == identity.variant:
+    # The members are plain students, where they are the student's own network from scratch.
+    plain = teacher.arch == identity.variant and teacher.recipe.init == "scratch"
+    if plain and not teacher.source:
         runs += [
             ("supervised", identity.seed + number, teacher_folder / f"member={number}")
             for number in range(teacher.members)

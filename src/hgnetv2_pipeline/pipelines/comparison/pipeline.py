@@ -17,6 +17,7 @@ def create_pipeline() -> Pipeline:
                     "params:identity",
                     "params:comparison",
                     "params:train_teacher",
+                    "params:train",
                     "params:ssld_stage1",
                     "params:ssld_stage2",
                     "params:device",

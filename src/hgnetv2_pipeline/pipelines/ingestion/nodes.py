@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +51,10 @@ def provide_raw(identity: Identity, data: DataParams) -> Path:
         if not target.exists():
             role = name.split("/")[0]
             key = {"images": "root"}.get(role, role)
-            raise DataError(f"data.{key}: {given} does not exist (conf/{identity.environment}/)")
+            raise DataError(
+                f"data.{key}: {given} does not exist "
+                f"(conf/{identity.environment}/parameters.yml or --params data.{key}=DIR)"
+            )
         if link.resolve() == target:
             continue
         if link.is_symlink():
@@ -100,7 +105,7 @@ def _write_lists(
     for name, scan in scans.items():
         ledger = scan.ledger(data.max_bad)
         _log.info("%s: %s", name, ledger.summary())
-        ledger.check()
+        ledger.check(f"data.max_bad (conf/{identity.environment}/parameters.yml)")
     classes = scans["images"].classes
     if not classes:
         raise DataError(f"{data.root}: no classes found (data.root, data.layout)")
@@ -140,43 +145,51 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
     threads = data.workers or None
     images = raw / "images"
     if data.layout == "folders":
-        scans = {
-            "images": _below(
-                raw,
+        with _about("root"):
+            scan = room.scan_folder_tree(
                 images,
-                room.scan_folder_tree(
-                    images,
-                    min_per_class=data.min_per_class,
-                    trusted_roots=trusted,
-                    threads=threads,
-                    phash=data.split.near_duplicates,
-                ),
+                min_per_class=data.min_per_class,
+                trusted_roots=trusted,
+                threads=threads,
+                phash=data.split.near_duplicates,
             )
-        }
+        scans = {"images": _below(raw, images, scan)}
     else:
         scans = {}
         names = None
         for role, split in (("images", "train"), ("val", "val")):
-            scan = room.scan_imagenet(
-                images, split, classes=names, trusted_roots=trusted, threads=threads
-            )
+            with _about("root"):
+                scan = room.scan_imagenet(
+                    images, split, classes=names, trusted_roots=trusted, threads=threads
+                )
             names = scan.classes
             scans[role] = _below(raw, images, scan)
     if data.test:
-        scan = room.scan_folder_tree(
-            raw / "test",
-            classes=scans["images"].classes,
-            trusted_roots=trusted,
-            threads=threads,
-        )
+        with _about("test"):
+            scan = room.scan_folder_tree(
+                raw / "test",
+                classes=scans["images"].classes,
+                trusted_roots=trusted,
+                threads=threads,
+            )
         scans["test"] = _below(raw, raw / "test", scan)
     pool = images / "pool" if data.layout == "sample" else raw / "pool"
     if pool.is_dir():
         # The pool's own links lead to the folders of data.pool, which are trusted by being named.
         linked = [path.resolve() for path in pool.iterdir() if path.is_symlink()]
-        scan = room.scan_unlabelled(pool, trusted_roots=[*trusted, *linked], threads=threads)
+        with _about("pool"):
+            scan = room.scan_unlabelled(pool, trusted_roots=[*trusted, *linked], threads=threads)
         scans["pool"] = _below(raw, pool, scan)
     return scans
+
+
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """Name the parameter that an error is about: paths show links in the project, not its value."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"data.{key}: {error}") from error
 
 
 def _below(raw: Path, root: Path, scan: Scan) -> Scan:

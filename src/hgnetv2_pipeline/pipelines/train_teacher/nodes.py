@@ -29,7 +29,7 @@ def train_members(
 ) -> Path:
     """Train what is to be trained and write ``teacher.json``: members and validation accuracy."""
     folder = identity.folder("train_teacher")
-    reuse = Reuse(identity.project, redo)
+    reuse = Reuse(identity.project, redo, dry=plan_only)
     members = list(teacher.source) or _train(
         reuse, identity, teacher, device, plan_only, Lists(lists)
     )

@@ -145,7 +145,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             seed=identity.seed,
             variant=identity.variant,
         )
-        spec, work = begin_run(Reuse(identity.project, redo), spec, teacher)
+        spec, work = begin_run(Reuse(identity.project, redo, dry=plan_only), spec, teacher)
         if isinstance(work, Work):
             from hgnetv2_pipeline.training import plan_run, train_run
 

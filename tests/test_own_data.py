@@ -1,0 +1,406 @@
+"""One's own data: two commands from folders outside the project to the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from hgnetv2_pipeline.commands import main
+from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.own import Survey, _filled, choose, init, survey
+from own_tree import CLASSES, PER_CLASS, Tree, draw, write_tree
+from project_copies import ROOT, copy_project, kedro
+
+RUN = "ssld_stage2/b0/seed=0"
+# So few steps that the whole chain takes seconds; everything else is as `init` wrote it.
+SHORT = (
+    "train_teacher.recipe.epochs=3,train_teacher.recipe.threads=1,train_teacher.members=1,"
+    "ssld_stage1.epochs=2,ssld_stage2.epochs=1,latency.warmup=2,latency.runs=5,mlflow=false"
+)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The project after ``hgnetv2 init shapes`` and ``kedro run --env shapes``."""
+
+    project: Path
+    tree: Tree
+    said: str
+    output: str
+
+    def data(self, *parts: str) -> Path:
+        return self.project.joinpath("data", *parts)
+
+    def json(self, *parts: str) -> Any:
+        return json.loads(self.data(*parts).read_text(encoding="utf-8"))
+
+    def index(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.data("02_intermediate", "shapes", f"index_{name}.parquet"))
+
+
+def hgnetv2(project: Path, *arguments: str) -> Result:
+    """The ``hgnetv2`` command as typed in the project's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    base = tmp_path_factory.mktemp("own")
+    project = copy_project(base / "project")
+    # A space in the path: what a home folder may have.
+    tree = write_tree(base / "home of a user")
+    done = hgnetv2(
+        project, "init", "shapes", "--labelled", str(tree.labelled), "--pool", str(tree.pool)
+    )
+    assert done.exit_code == 0, done.output
+    run = kedro(project, "run", "--env", "shapes", "--params", SHORT)
+    return Chain(project, tree, done.output, run.stdout)
+
+
+def test_init_says_what_it_found_and_what_comes_next(chain: Chain) -> None:
+    assert f"{chain.tree.n_labelled} labelled images of 4 classes" in chain.said
+    assert "largest 'Äpfel rot' 39, smallest '猫' 26" in chain.said
+    assert "kedro run --env shapes" in chain.said
+    text = (chain.project / "conf" / "shapes" / "parameters.yml").read_text(encoding="utf-8")
+    assert "__" not in text
+    assert str(chain.tree.labelled) in text
+
+
+def test_the_sets_and_the_quarantine_add_up_to_what_lies_in_the_folders(chain: Chain) -> None:
+    sets = {name: chain.index(name) for name in ("train", "val", "test", "pool")}
+    left_out = pd.read_csv(chain.data("02_intermediate", "shapes", "quarantine.csv"))
+    fates = Counter(zip(left_out["set"], left_out["fate"], strict=True))
+    tree = chain.tree
+    assert fates == {
+        ("images", "quarantined"): tree.n_bad_labelled,
+        ("pool", "quarantined"): tree.n_bad_pool,
+    }
+    labelled = sum(len(sets[name]) for name in ("train", "val", "test"))
+    assert labelled + tree.n_bad_labelled == tree.n_labelled
+    assert len(sets["pool"]) + tree.n_bad_pool == tree.n_pool
+    for name, frame in sets.items():
+        listed = chain.data("02_intermediate", "shapes", f"{name}_list.txt").read_text("utf-8")
+        assert len(listed.splitlines()) == len(frame)
+    summary = chain.json("08_reporting", "shapes", "ingestion", "summary.json")["sets"]
+    assert {name: entry["n_images"] for name, entry in summary.items()} == {
+        name: len(frame) for name, frame in sets.items()
+    }
+    audit = chain.json("08_reporting", "shapes", "mining", "two_b0", "audit.json")
+    assert audit["pool_listed"] == audit["scored"] == len(sets["pool"])
+    evaluation = chain.json(
+        "08_reporting", "shapes", "evaluation", *RUN.split("/"), "test-torch-fp32.json"
+    )
+    assert evaluation["n_listed"] == evaluation["n_used"] == len(sets["test"])
+
+
+def test_unusable_files_are_named_with_their_reason(chain: Chain) -> None:
+    path = chain.data("08_reporting", "shapes", "quarantine", "ingestion.csv")
+    reasons = pd.read_csv(path).set_index("key")["reason"]
+    assert set(reasons.index) == {
+        "images/Bob's tiles/broken.jpg",
+        "images/blue rings/empty.png",
+        "pool/0/archiv mit Ümlaut.tar!räume/kaputt.png",
+    }
+    assert reasons.str.len().min() > 5
+
+
+def test_no_near_duplicate_lies_on_two_sides_of_the_split(chain: Chain) -> None:
+    from hgnetv2_pipeline.data import scan_folder_tree
+    from hgnetv2_pipeline.data.perceptual import near_pairs
+
+    sides = pd.concat(
+        [chain.index(name).assign(side=name) for name in ("train", "val", "test")]
+    ).set_index("key")["side"]
+    group = {sides[f"images/{name}"] for name in chain.tree.near_group}
+    assert len(group) == 1
+    hashes = scan_folder_tree(chain.tree.labelled, phash=True).phash
+    assert hashes is not None
+    a, b = near_pairs(hashes.to_numpy("uint64"), 4)
+    side = sides["images/" + hashes.index].to_numpy()
+    assert len(a) >= 3
+    assert (side[a] == side[b]).all()
+
+
+def test_every_class_is_on_every_side(chain: Chain) -> None:
+    for name in ("train", "val", "test"):
+        assert set(chain.index(name)["label"]) == {0, 1, 2, 3}
+
+
+def test_class_names_survive_into_labels_model_and_report(chain: Chain) -> None:
+    import onnx
+
+    bundle = chain.data("07_model_output", "shapes", *RUN.split("/"))
+    names = bundle.joinpath("labels.txt").read_text(encoding="utf-8").splitlines()
+    order = ["Bob's tiles", "blue rings", "Äpfel rot", "猫"]
+    assert set(order) == set(CLASSES)
+    assert [line.split(" ", 1)[-1] if line[0].isdigit() else line for line in names] == order
+    metadata = {
+        entry.key: entry.value
+        for entry in onnx.load(bundle / "model.onnx", load_external_data=False).metadata_props
+    }
+    assert any(json.loads(value) == order for value in metadata.values() if value[:1] == "[")
+    page = chain.data("08_reporting", "shapes", "report", "report.md").read_text("utf-8")
+    for name in order:
+        assert name.replace("'", "&#x27;") in page or name in page, name
+
+
+def test_the_pool_tar_is_read_in_place(chain: Chain) -> None:
+    pool = chain.index("pool")
+    inside = pool[pool["offset"] >= 0]
+    assert len(inside) == 60 + len(chain.tree.copied)
+    assert "pool/0/archiv mit Ümlaut.tar!räume/图像 0.png" in set(inside["key"])
+    raw = chain.data("01_raw", "shapes")
+    assert sorted(path.name for path in raw.iterdir()) == ["images", "pool"]
+    assert (raw / "pool" / "0").resolve() == chain.tree.pool.resolve()
+    assert not list(chain.data().rglob("图像*"))
+
+
+def test_copies_of_labelled_images_are_not_mined(chain: Chain) -> None:
+    mined = pd.read_parquet(chain.data("05_model_input", "shapes", "two_b0", "mined.parquet"))
+    assert len(mined) > 0
+    assert not mined["key"].str.contains("!copy/").any()
+
+
+def test_the_test_set_is_touched_by_one_evaluation_alone(chain: Chain) -> None:
+    found = list(chain.data("08_reporting", "shapes", "evaluation").rglob("*-fp32.json"))
+    assert [path.name for path in found] == ["test-torch-fp32.json"]
+    test = set(chain.index("test")["key"])
+    mined = pd.read_parquet(chain.data("05_model_input", "shapes", "two_b0", "train_mined.parquet"))
+    assert not test & set(mined["key"])
+
+
+def test_the_report_is_reached_and_nobody_is_told_of_the_sample(chain: Chain) -> None:
+    assert "report: data/08_reporting/shapes/report/report.html" in chain.output
+    page = chain.data("08_reporting", "shapes", "report", "report.html").read_text("utf-8")
+    assert "EMBEDDED SAMPLE" not in page + chain.output
+    assert "imbalance" in page
+
+
+def test_a_second_run_reuses_everything(chain: Chain) -> None:
+    def state() -> dict[str, int]:
+        return {
+            str(path): path.stat().st_mtime_ns
+            for path in chain.data().rglob("*")
+            if path.is_file() and ".hashes" not in path.name
+        }
+
+    before = state()
+    done = kedro(chain.project, "run", "--env", "shapes", "--params", SHORT)
+    assert "parameter groups" not in done.stdout
+    assert state() == before
+
+
+# --- hgnetv2 init -------------------------------------------------------------------------------
+
+
+def small_tree(root: Path, **counts: int) -> Path:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for kind, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            draw(kind, rng).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A project with nothing but its configuration."""
+    import shutil
+
+    shutil.copytree(ROOT / "conf", tmp_path / "project" / "conf")
+    return tmp_path / "project"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "said"),
+    [
+        ("1st", {}, 2, "NAME '1st': use letters, digits, _ and -"),
+        ("../x", {}, 2, "NAME '../x'"),
+        ("sample", {}, 2, "NAME 'sample' is taken"),
+        ("imagenet", {}, 2, "NAME 'imagenet' is taken"),
+        ("cats", {"--variant": "b9"}, 2, "unknown variant 'b9'; choose one of b0, b1"),
+        ("cats", {"--labelled": "nowhere"}, 3, "--labelled nowhere is not a folder"),
+        ("cats", {"--pool": "nowhere"}, 3, "--pool nowhere is not a folder"),
+        ("cats", {"--test": "nowhere"}, 3, "--test nowhere is not a folder"),
+        ("cats", {"--pool": "empty"}, 3, "--pool empty holds neither images"),
+        ("cats", {"--labelled": "lone"}, 3, "one folder a class, at least two .* found 1: only"),
+        ("cats", {"--labelled": "two/a"}, 3, "found 0: none; 3 images lie outside any class"),
+        ("cats", {"--pool": "two/a"}, 3, "--pool two/a lies inside --labelled two"),
+        ("cats", {"--labelled": "broken"}, 3, "none of 2 labelled images looked at can be opened"),
+    ],
+)
+def test_init_refuses_in_one_line_and_writes_nothing(
+    bare: Path, name: str, options: dict[str, str], code: int, said: str
+) -> None:
+    import re
+
+    small_tree(bare / "two", a=3, b=3)
+    small_tree(bare / "lone", only=3)
+    (bare / "empty").mkdir()
+    for folder in ("x", "y"):
+        (bare / "broken" / folder).mkdir(parents=True)
+        (bare / "broken" / folder / "1.png").write_bytes(b"no image")
+    before = sorted(path.name for path in (bare / "conf").iterdir())
+    given = {"--labelled": "two", **options}
+    done = hgnetv2(bare, "init", name, *(word for pair in given.items() for word in pair))
+    assert done.exit_code == code, done.output
+    assert re.search(said, done.output)
+    assert len(done.output.strip().splitlines()) == 1
+    assert sorted(path.name for path in (bare / "conf").iterdir()) == before
+
+
+def test_init_never_overwrites_an_environment(bare: Path) -> None:
+    small_tree(bare / "two", a=3, b=3)
+    assert hgnetv2(bare, "init", "cats", "--labelled", "two").exit_code == 0
+    mine = bare / "conf" / "cats" / "parameters.yml"
+    mine.write_text("# edited\n")
+    done = hgnetv2(bare, "init", "cats", "--labelled", "two")
+    assert done.exit_code == 2
+    assert "conf/cats exists already" in done.output
+    assert mine.read_text() == "# edited\n"
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize("teacher", [False, True])
+def test_what_init_writes_is_valid_whatever_was_found(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool, pool: bool, test: bool, teacher: bool
+) -> None:
+    from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+
+    labelled = small_tree(bare / "__NAME__: 'two' \"words\"", a=9, b=2)
+    monkeypatch.setattr("hgnetv2_pipeline.own._cuda", lambda: cuda)
+    if teacher:
+        (bare / "weights").mkdir()
+        (bare / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").write_bytes(b"")
+    unlabelled = small_tree(bare / "pool", x=2) if pool else None
+    init(
+        bare, "cats", labelled=labelled, pool=unlabelled, variant=None,
+        test=small_tree(bare / "test", a=1, b=1) if test else None,
+    )  # fmt: skip
+    found = ProjectConfigLoader(
+        bare / "conf", env="cats", base_env="base", default_run_env="sample",
+        merge_strategy={"parameters": "soft", "globals": "soft"},
+    )["parameters"]  # fmt: skip
+    assert found["data"]["root"] == str(labelled.resolve())
+    assert found["data"]["pool"] == ([str(unlabelled.resolve())] if unlabelled else [])
+    assert (found["data"]["split"]["test"] == 0) == test
+    assert found["variant"] == ("b4" if cuda else "b0")
+    assert found["train_teacher"]["recipe"]["class_balance"] == "sampler"  # 9 to 2
+    assert found["finetune"]["init"].startswith("ssld_stage1/" if pool else found["variant"] + ".")
+    assert found["train_teacher"]["arch"] == ("hgnet_small" if teacher else found["variant"])
+    assert found["train"]["init"] == "scratch"
+
+
+def test_a_survey_counts_as_ingestion_does(tmp_path: Path) -> None:
+    from hgnetv2_pipeline.data import scan_folder_tree, scan_unlabelled
+
+    tree = write_tree(tmp_path)
+    found = survey(tree.labelled, tree.pool)
+    scan = scan_folder_tree(tree.labelled)
+    assert list(found.per_class) == scan.classes
+    assert found.labelled == len(scan.samples) + len(scan.quarantined) == tree.n_labelled
+    assert found.pool_archives == 1
+    listed = len(scan_unlabelled(tree.pool).samples) + tree.n_bad_pool
+    assert 0.5 * listed < found.pool_images < 2 * listed
+    assert 48 <= found.short_side <= 64
+    assert found.imbalance == (PER_CLASS["Äpfel rot"] + 3) / PER_CLASS["猫"]
+
+
+def sizes(images: int, classes: int, pool: int, *, largest: int = 1, side: int = 400) -> Survey:
+    each = images // classes
+    counts = {str(number): each for number in range(classes)}
+    counts["0"] *= largest
+    return Survey(counts, pool, 0, side)
+
+
+def chosen(found: Survey, *, cuda: bool, cores: int = 8, **more: Any) -> dict[str, Any]:
+    given = {"variant": None, "test": False, "teacher_file": False, **more}
+    return choose(found, cuda=cuda, cores=cores, **given)
+
+
+def test_a_hundred_images_on_a_laptop_get_a_short_adamw_recipe() -> None:
+    values = chosen(sizes(100, 3, 200), cuda=False)
+    assert values["VARIANT"] == "b0"
+    assert "adamw" in values["OPTIMIZER"]
+    # At least 3 steps an epoch, and as many images as were enough for the sample.
+    assert 8 <= values["BATCH"] <= 70 / 3
+    assert values["EPOCHS"] * 70 >= 9_000
+    assert values["STAGE1_EPOCHS"] == 60
+    assert values["WORKERS"] <= 2
+
+
+def test_five_thousand_images_show_stage_1_no_more_than_a_cpu_can_take() -> None:
+    found = sizes(5_000, 20, 50_000)
+    values, with_gpu = chosen(found, cuda=False), chosen(found, cuda=True)
+    assert "adamw" in values["OPTIMIZER"]
+    assert (values["BATCH"], values["EPOCHS"], with_gpu["EPOCHS"]) == (64, 90, 200)
+    assert values["STAGE1_EPOCHS"] * 23_500 <= 310_000
+    assert with_gpu["STAGE1_EPOCHS"] == 60
+    assert (with_gpu["VARIANT"], with_gpu["AMP"]) == ("b4", "bf16")
+
+
+def test_fifty_thousand_images_get_the_published_recipe() -> None:
+    values = chosen(sizes(50_000, 200, 2_000_000), cuda=True, cores=128)
+    assert "sgd" in values["OPTIMIZER"]
+    assert (values["LR"], values["LR_BATCH"], values["BATCH"]) == (0.5, 1024, 128)
+    assert (values["EPOCHS"], values["WARMUP"], values["EVAL_EVERY"]) == (200, 5, 1)
+    assert (values["WORKERS"], values["SIZE"], values["RESIZE"]) == (16, 224, 232)
+    assert (values["STAGE2_LR"], values["FINETUNE_LR"]) == (0.005, 0.05)
+
+
+@pytest.mark.parametrize(("images", "classes", "pool", "k"), [
+    (100, 3, 200, 30), (5_000, 20, 50_000, 1_000), (50_000, 200, 2_000_000, 4_000),
+])  # fmt: skip
+def test_the_rule_for_k_takes_about_two_fifths_of_the_pool(
+    images: int, classes: int, pool: int, k: int
+) -> None:
+    from hgnetv2_pipeline.mining.selection import default_k
+
+    assert default_k(pool, classes) == k
+    assert 0.3 <= k * classes / pool <= 0.5
+
+
+def test_official_teacher_weights_are_fine_tuned_not_trained_from_scratch() -> None:
+    values = chosen(sizes(50_000, 200, 2_000_000), cuda=True, teacher_file=True)
+    assert (values["ARCH"], values["MEMBERS"]) == ("hgnet_small", 1)
+    assert values["TEACHER_LR"] == values["LR"] / 10
+    assert values["TEACHER_EPOCHS"] < values["EPOCHS"]
+    # The members are no students then, so the honest table needs a supervised one of its own.
+    assert values["SUPERVISED"] == "[0]"
+
+
+@pytest.mark.parametrize(("largest", "balance"), [(1, "none"), (3, "none"), (4, "sampler")])
+def test_unequal_classes_are_drawn_equally_often(largest: int, balance: str) -> None:
+    assert chosen(sizes(1_000, 10, 0, largest=largest), cuda=False)["BALANCE"] == balance
+
+
+@pytest.mark.parametrize(("side", "size"), [(20, 32), (53, 32), (100, 96), (223, 192), (500, 224)])
+def test_small_pictures_are_not_blown_up(side: int, size: int) -> None:
+    values = chosen(sizes(1_000, 10, 0, side=side), cuda=False)
+    assert values["SIZE"] == size
+    assert values["RESIZE"] >= size
+
+
+def test_a_filled_line_keeps_its_comment_where_it_was() -> None:
+    assert _filled("  k: __SIZE__    # pixels", {"SIZE": 32}) == "  k: 32          # pixels"
+    assert _filled("root: __ROOT__", {"ROOT": "a/__SIZE__"}) == "root: a/__SIZE__"
+
+
+def test_errors_carry_the_exit_codes(bare: Path) -> None:
+    with pytest.raises(ParameterError, match="taken by this project"):
+        init(bare, "own", labelled=bare, pool=None, test=None, variant=None)
+    with pytest.raises(DataError, match="at least two with images"):
+        survey(bare / "conf", None)
