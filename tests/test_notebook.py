@@ -8,10 +8,11 @@ from typing import Any
 
 import nbformat
 import pytest
-from conftest import ROOT, copy_project
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+
+from conftest import ROOT, copy_project
 
 TOUR = ROOT / "notebooks" / "01_tour.ipynb"
 
