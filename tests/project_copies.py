@@ -1,0 +1,65 @@
+"""Copies of the project to run pipelines in, and how tests run them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def copy_project(target: Path) -> Path:
+    """A copy of the project without data and environment, to run pipelines in."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("conf", "src", ".dvc"):
+        shutil.copytree(
+            ROOT / name,
+            target / name,
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp", "local.*"),
+        )
+    for name in ("pyproject.toml", "dvc.yaml", "dvc.lock", ".dvcignore", ".telemetry"):
+        if (ROOT / name).exists():
+            shutil.copyfile(ROOT / name, target / name)
+    return target
+
+
+def kedro(
+    project: Path, *arguments: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``kedro ARGUMENTS`` in ``project`` and return what it printed (both streams)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kedro", *arguments],
+        cwd=project,
+        env=quiet_environment(**environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, f"kedro {' '.join(arguments)}:\n{done.stdout[-4000:]}"
+    return done
+
+
+def quiet_environment(**more: str) -> dict[str, str]:
+    """The environment for a process of a user who has set nothing."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KEDRO_", "MLFLOW_"))}
+    return {**kept, "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "true", **more}
+
+
+@dataclass
+class SampleRun:
+    """The embedded sample after one ``kedro run``: its project, what was printed, how long."""
+
+    project: Path
+    output: str
+    seconds: float
+
+    def data(self, *parts: str) -> Path:
+        """A path below ``data/``."""
+        return self.project.joinpath("data", *parts)
