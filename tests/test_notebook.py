@@ -12,7 +12,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from conftest import ROOT, copy_project
+from project_copies import ROOT, copy_project
 
 TOUR = ROOT / "notebooks" / "01_tour.ipynb"
 

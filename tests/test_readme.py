@@ -17,13 +17,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import ROOT, quiet_environment
 from hgnetv2_pipeline import own
 from hgnetv2_pipeline.cli import cli as kedro_cli
 from hgnetv2_pipeline.commands import main as hgnetv2
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.pipelines.identity import FOLDERS
+from project_copies import ROOT, quiet_environment
 
 README = ROOT / "README.md"
 PAGES = [
@@ -205,6 +205,8 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
         top = code.split("/")[0]
         if "/" not in code or " " in code or top not in TOP or "NAME" in code:
             continue
+        if (ROOT / "src" / "hgnetv2_pipeline" / code).exists():
+            continue  # the map names files of the package without its folder
         if top == "data":
             assert _result(code), f"{shown(page)}: no pipeline writes {code}"
         elif top != "weights" and "<" not in code:
