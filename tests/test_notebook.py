@@ -11,6 +11,7 @@ import pytest
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from traitlets import default
 
 from project_copies import ROOT, copy_project
 
@@ -25,6 +26,12 @@ class _ThisPython(KernelSpecManager):
         return KernelSpec(argv=argv, display_name=kernel_name, language="python")
 
 
+class _Manager(AsyncKernelManager):
+    @default("kernel_spec_manager")
+    def _this_python(self) -> KernelSpecManager:
+        return _ThisPython()
+
+
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What each code cell of the tour printed, run in a copy of the project without results."""
@@ -37,10 +44,9 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             patch.setenv(name, str(base / name))
         patch.setenv("PYTHONPATH", str(project / "src"))
         patch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # a download would fail at once
-        manager = AsyncKernelManager(kernel_spec_manager=_ThisPython())
         NotebookClient(
             notebook,
-            km=manager,
+            kernel_manager_class=_Manager,
             timeout=120,
             resources={"metadata": {"path": str(project)}},
         ).execute()
