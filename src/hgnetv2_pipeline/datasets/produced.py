@@ -67,7 +67,9 @@ class TableFile(_Produced):
         return pd.read_csv(self.path)
 
     def preview(self, nrows: int = 20) -> TablePreview:
-        """The first rows."""
+        """The first rows; nothing while the file is not made yet."""
+        if not self._exists():
+            return TablePreview({})
         frame = self.load().head(nrows).astype(str)
         return TablePreview(json.loads(frame.to_json(orient="split")))
 
@@ -79,7 +81,9 @@ class JsonFile(_Produced):
         return json.loads(self.path.read_text(encoding="utf-8"))
 
     def preview(self) -> JSONPreview:
-        """The whole file."""
+        """The whole file; nothing while it is not made yet."""
+        if not self._exists():
+            return JSONPreview("{}")
         return JSONPreview(self.path.read_text(encoding="utf-8"))
 
 
@@ -90,7 +94,9 @@ class ImageFile(_Produced):
         return self.path
 
     def preview(self) -> ImagePreview:
-        """The picture."""
+        """The picture; nothing while it is not made yet."""
+        if not self._exists():
+            return ImagePreview("")
         return ImagePreview(base64.b64encode(self.path.read_bytes()).decode())
 
 
@@ -103,7 +109,9 @@ class CurveFile(_Produced):
         return pd.read_csv(self.path)
 
     def preview(self) -> PlotlyPreview:
-        """Loss, learning rate and accuracy over steps, each on its own axis."""
+        """Loss, learning rate and accuracy over steps; nothing while there are none yet."""
+        if not self._exists():
+            return PlotlyPreview({})
         frame = self.load()
         shown = [name for name in ("loss", "val_top1", "lr") if name in frame]
         data, layout = [], {"grid": {"rows": len(shown), "columns": 1, "pattern": "independent"}}
