@@ -1,0 +1,310 @@
+"""What the documentation tells a reader to type exists and is accepted; the cheap ones are run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from PIL import Image
+
+from hgnetv2_pipeline import own
+from hgnetv2_pipeline.cli import cli as kedro_cli
+from hgnetv2_pipeline.commands import main as hgnetv2
+from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.pipeline_registry import register_pipelines
+from hgnetv2_pipeline.pipelines.identity import FOLDERS
+from project_copies import ROOT, quiet_environment
+
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "conf" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+PROGRAMS = ("make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest")
+TOP = ("benchmarks", "conf", "data", "deploy", "docs", "notebooks", "src", "tests", "weights")
+PLACEHOLDERS = {"<dataset>", "<variant>", "<run>", "<teacher>", "<model>"}
+
+
+def shown(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def fenced(text: str) -> tuple[list[tuple[str, str]], str]:
+    """The fenced blocks of a page, each with its language, and the text outside of them."""
+    found: list[tuple[str, str]] = []
+    outside: list[str] = []
+    inside: list[str] | None = None
+    for line in text.splitlines():
+        if not line.startswith("```"):
+            (outside if inside is None else inside).append(line)
+        elif inside is None:
+            language, inside = line[3:], []
+        else:
+            found.append((language, "\n".join(inside)))
+            inside = None
+    assert inside is None, "a block is not closed"
+    return found, "\n".join(outside)
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    found, _ = fenced(page.read_text(encoding="utf-8"))
+    return [text for language, text in found if language in languages]
+
+
+def inline_code(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", fenced(text)[1])
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every command of a page as words: the lines of its shell blocks, and code in its text."""
+    lines = [line for block in blocks(page, "", "sh") for line in block.splitlines()]
+    text = page.read_text(encoding="utf-8")
+    lines += [code for code in inline_code(text) if code.split(" ")[0] in PROGRAMS]
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in found if len(words) > 1]
+
+
+def every(program: str) -> list[Any]:
+    found = {
+        (shown(page), " ".join(words)): words
+        for page in PAGES
+        for words in commands(page)
+        if words[0] == program
+    }
+    return [pytest.param(words[1:], id=f"{page}: {line}") for (page, line), words in found.items()]
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's conf/ and, beside it, what ``hgnetv2 init NAME`` writes for some images."""
+    import shutil
+
+    base = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "conf", base / "conf")
+    for name in ("cats", "dogs"):
+        (base / "labelled" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (40, 40), (number, 0, 0)).save(
+                base / "labelled" / name / f"{number}.png"
+            )
+    own.init(base, "NAME", labelled=base / "labelled", pool=None, test=None, variant=None)
+    return base / "conf"
+
+
+def parameters(conf: Path, env: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    loader = ProjectConfigLoader(
+        conf,
+        env=env or "sample",
+        runtime_params=given,
+        base_env="base",
+        default_run_env="sample",
+        merge_strategy={"parameters": "soft", "globals": "soft"},
+    )
+    _ = loader.identity.model_id
+    return loader["parameters"]
+
+
+def test_the_readme_is_short_and_every_page_has_no_unknown_program() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 200
+    for page in PAGES:
+        for words in commands(page):
+            assert words[0] in PROGRAMS, f"{shown(page)}: {' '.join(words)}"
+
+
+@pytest.mark.parametrize("words", every("kedro"))
+def test_a_kedro_command_is_accepted(words: list[str], conf: Path) -> None:
+    if words[0] in ("registry", "ipython"):
+        return  # Kedro's own; `kedro registry list` is run below
+    command = kedro_cli.commands[words[0]]
+    if words[0] == "viz":
+        from kedro_viz.launchers.cli.main import viz
+
+        assert len(words) == 1 or words[1] in viz.list_commands(click.Context(viz))
+        return
+    assert words[0] == "run"
+    options = command.make_context("run", words[1:]).params
+    pipelines = register_pipelines()
+    names = {*(options["pipelines"] or []), options["pipeline"]} - {None, ""}
+    assert names | set(options["tags"] or ()) <= set(pipelines)
+    if options["env"]:
+        assert (conf / options["env"]).is_dir()
+    accepted = parameters(conf, options["env"], dict(options["params"]))
+    assert set(accepted["redo"]) <= {*pipelines, "all"}
+
+
+@pytest.mark.parametrize("words", every("hgnetv2"))
+def test_an_hgnetv2_command_is_accepted(words: list[str]) -> None:
+    if words[0] == "--help":
+        return
+    command = hgnetv2.commands[words[0]]
+    if len(words) > 1:  # a bare `hgnetv2 init` in a sentence names the command
+        command.make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("words", every("make"))
+def test_a_make_target_exists(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE)
+    assert words[0] in targets
+
+
+def test_other_programs_are_asked_for_what_exists() -> None:
+    stages = set(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    tracking = (ROOT / "src/hgnetv2_pipeline/tracking.py").read_text(encoding="utf-8")
+    for page in PAGES:
+        for words in commands(page):
+            if words[0] == "dvc":
+                assert words[1] == "repro" and set(words[2:]) <= stages, words
+            elif words[0] == "mlflow":
+                assert " ".join(words) in tracking
+            elif words[0] == "torchrun":
+                module = words[words.index("-m") + 1]
+                assert importlib.util.find_spec(module) is not None, module
+            elif words[0] == "pytest":
+                assert all((ROOT / word).exists() for word in words[1:]), words
+
+
+def test_bare_params_in_a_sentence_are_accepted(conf: Path) -> None:
+    run = kedro_cli.commands["run"]
+    seen = 0
+    for page in PAGES:
+        for code in inline_code(page.read_text(encoding="utf-8")):
+            if code.startswith("--params "):
+                options = run.make_context("run", shlex.split(code)).params
+                parameters(conf, None, dict(options["params"]))
+                seen += 1
+    assert seen
+
+
+def links(page: Path) -> Iterator[Path]:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            yield page.parent / target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    for target in links(page):
+        assert target.exists(), target
+    text = page.read_text(encoding="utf-8")
+    # Rows that say so name files that are yet to come.
+    text = "\n".join(line for line in text.splitlines() if "| not yet |" not in line)
+    for code in inline_code(text):
+        top = code.split("/")[0]
+        if "/" not in code or " " in code or top not in TOP or "NAME" in code:
+            continue
+        if (ROOT / "src" / "hgnetv2_pipeline" / code).exists():
+            continue  # the map names files of the package without its folder
+        if top == "data":
+            assert _result(code), f"{shown(page)}: no pipeline writes {code}"
+        elif top != "weights" and "<" not in code:
+            assert (ROOT / code).exists(), f"{shown(page)}: {code}"
+
+
+def _result(path: str) -> bool:
+    """Whether ``path`` is, or is in or above, a folder of the one table of paths."""
+    for name in PLACEHOLDERS:
+        path = path.replace(name, f"{{{name[1:-1]}}}")
+    path = path.removesuffix("/").replace("/sample/", "/{dataset}/")
+    parts = path.split("/")
+    for folder in FOLDERS.values():
+        own = folder.split("/")
+        if own[: len(parts)] == parts or parts[: len(own)] == own:
+            return True
+    return False
+
+
+def test_the_table_of_pipelines_is_whole_and_names_their_folders() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .* \| `(data/\S+)` \|$", README.read_text("utf-8"), re.M)
+    assert {name for name, _ in rows} == set(register_pipelines()) - {"__default__"}
+    # These two folders are named in the table of paths by what they hold.
+    other = {"ingestion": "lists", "reporting": "report", "comparison": "comparison_report"}
+    for name, folder in rows:
+        wanted = FOLDERS[other.get(name, name)].replace("{", "<").replace("}", ">")
+        assert folder == f"{wanted}/", name
+
+
+def test_the_map_names_files_that_exist_or_says_not_yet() -> None:
+    text = (ROOT / "docs" / "seed_map.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "hgnetv2_pipeline"
+    checked = 0
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3:
+            cells.append("")
+        if len(cells) != 4 or cells[0] in ("section", "what") or set(cells[0]) <= {"-"}:
+            continue
+        if cells[3].startswith("not yet"):
+            continue
+        for name in re.findall(r"`([^`]+)`", cells[2]):
+            assert (package / name).exists() or (ROOT / name).exists(), f"{cells[0]}: {name}"
+            checked += 1
+    assert checked > 30
+
+
+def test_the_final_table_of_the_readme_has_the_rows_of_the_program() -> None:
+    from hgnetv2_pipeline.pipelines.comparison.nodes import LABELS
+
+    (table,) = [block for block in blocks(README, "text") if "top-1 %" in block]
+    labels = [re.split(r"\s{2,}", line)[0] for line in table.splitlines()]
+    assert [label for label in labels if label in LABELS.values()] == list(LABELS.values())
+
+
+def test_the_results_page_adds_up() -> None:
+    text = (ROOT / "docs" / "results" / "sample.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| .* \| ([\d ]+) of (\d+) \| ([\d.]+) \| ([\d.–-]+) \|$",
+                      text, re.M)  # fmt: skip
+    assert len(rows) == 6
+    for label, counts, n, mean, deviation in rows:
+        shares = [100 * int(count) / int(n) for count in counts.split()]
+        assert f"{statistics.mean(shares):.1f}" == mean, label
+        if len(shares) > 1:
+            assert f"{statistics.stdev(shares):.1f}" == deviation, label
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["hgnetv2", "--help"], "predict"),
+        (["hgnetv2", "models"], "b4.ssld_stage2"),
+        (["kedro", "registry", "list"], "- ssld_stage1"),
+        (["make", "help"], "the whole chain on the embedded sample"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_cheap_commands_run(words: list[str], expected: str) -> None:
+    starts = {
+        "hgnetv2": [sys.executable, "-c", "from hgnetv2_pipeline.commands import main; main()"],
+        "kedro": [sys.executable, "-m", "kedro"],
+        "make": ["make"],
+    }
+    done = subprocess.run(
+        [*starts[words[0]], *words[1:]],
+        cwd=ROOT,
+        env=quiet_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+
+
+def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks(README, "python")
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
+    said = capsys.readouterr().out.strip()
+    assert said and f"# {said}" in code
