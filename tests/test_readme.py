@@ -34,7 +34,6 @@ PAGES = [
 ]
 PROGRAMS = ("make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest")
 TOP = ("benchmarks", "conf", "data", "deploy", "docs", "notebooks", "src", "tests", "weights")
-PLACEHOLDERS = {"<dataset>", "<variant>", "<run>", "<teacher>", "<model>"}
 
 
 def shown(page: Path) -> str:
@@ -214,14 +213,11 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 
 
 def _result(path: str) -> bool:
-    """Whether ``path`` is, or is in or above, a folder of the one table of paths."""
-    for name in PLACEHOLDERS:
-        path = path.replace(name, f"{{{name[1:-1]}}}")
-    path = path.removesuffix("/").replace("/sample/", "/{dataset}/")
-    parts = path.split("/")
+    """Whether ``path`` is, or lies in or above, a folder of the one table of paths."""
+    parts = path.removesuffix("/").split("/")
     for folder in FOLDERS.values():
-        own = folder.split("/")
-        if own[: len(parts)] == parts or parts[: len(own)] == own:
+        pattern = [re.sub(r"\{\w+\}", "[^/]+", part) for part in folder.split("/")]
+        if all(re.fullmatch(known, part) for known, part in zip(pattern, parts, strict=False)):
             return True
     return False
 
