@@ -54,7 +54,9 @@ def _run(debug: bool, **options: Any) -> Any:
             for name in sorted(wanted - set(pipelines)):
                 raise unknown_name("pipeline", name, sorted(pipelines), "--pipeline ...")
             if wanted and not options["tags"] and _needs_no_training(wanted, options):
-                options["tags"] = [*sorted(wanted), "ingestion"]
+                # What runs on the exported model needs the export, which is made or reused.
+                exported = ["export"] if wanted & {"latency", "prediction"} else []
+                options["tags"] = [*sorted(wanted), "ingestion", *exported]
             return kedro_run.callback(**options)  # type: ignore[misc]
         except Exception as error:
             if debug:

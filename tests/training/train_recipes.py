@@ -33,6 +33,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "ema_decay": None,
         "loss": LABELS,
         "augment": {"name": "affine"},
+        "erasing": 0.0,
         "image_size": 32,
         "resize_short": 32,
         "workers": 0,

@@ -102,6 +102,8 @@ class TrainConfig(_Frozen):
     """What is minimised."""
     augment: dict[str, Any]
     """Augmentation: its name (published, affine, none) and settings, for data.make_augment."""
+    erasing: Share
+    """Share of images with a random rectangle of noise (supervised training); 0 = none."""
     image_size: Annotated[int, Field(ge=32, le=2048)]
     """Side of the square training and evaluation crop, pixels."""
     resize_short: Annotated[int, Field(ge=32, le=4096)]
@@ -149,6 +151,11 @@ class TrainConfig(_Frozen):
             raise ValueError(
                 f"resize_short ({self.resize_short}) must be at least image_size "
                 f"({self.image_size}): a crop cannot be larger than the image"
+            )
+        if self.erasing and self.loss.name != "label_smoothing":
+            raise ValueError(
+                f"erasing is {self.erasing:g}, but SSLD's recipes have none: teacher and student "
+                "see the same image; set it to 0 with a distillation loss"
             )
         if self.class_balance == "weights" and self.loss.name != "label_smoothing":
             raise ValueError(

@@ -23,6 +23,7 @@ from hgnetv2_pipeline.data.loader import normalise
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher, View
 from hgnetv2_pipeline.training.optim import build_optimizer, group_table, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
@@ -154,12 +155,17 @@ def read_samples(path: Path, *, num_classes: int) -> pd.DataFrame:
     return frame
 
 
-def make_view(preprocess: Preprocess, *, channels_last: bool) -> View:
-    """uint8 images [N, 3, H, W] as one network wants them: its own mean and deviation."""
+def make_view(preprocess: Preprocess, *, channels_last: bool, erasing: float = 0.0) -> View:
+    """uint8 images [N, 3, H, W] as one network wants them: its own mean and deviation.
+
+    With ``erasing``, a share of them loses a rectangle (``random_erasing``).
+    """
     layout = _layout(channels_last)
 
     def view(images: Tensor) -> Tensor:
         x = normalise(images, preprocess.mean, preprocess.std, torch.float32)
+        if erasing:
+            x = random_erasing(x, erasing)
         return x.contiguous(memory_format=layout)
 
     return view
@@ -190,7 +196,7 @@ def _objective(
     spec: RunSpec, preprocess: Preprocess, train: pd.DataFrame, device: torch.device
 ) -> tuple[Objective, dict[str, str]]:
     config = spec.config
-    view = make_view(preprocess, channels_last=config.channels_last)
+    view = make_view(preprocess, channels_last=config.channels_last, erasing=config.erasing)
     if spec.teacher is None:
         weights = None
         if config.class_balance == "weights":

@@ -98,7 +98,7 @@ def _jsons(folder: Path, identity: Identity) -> tuple[Path, ...]:
     return tuple(
         path
         for path in sorted(folder.glob("**/*.json"))
-        if not path.name.endswith("manifest.json")
+        if not path.name.endswith(("manifest.json", "made_by.json"))
         and path.name != "latency.json"
         and "archive" not in path.parts
         and (
