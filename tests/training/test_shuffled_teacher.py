@@ -90,4 +90,3 @@ def test_shuffled_answers_teach_nothing_and_true_ones_do(
     assert taught.metrics["val"]["top1"] >= 0.9
     # Chance is 0.25; 192 images give a standard error of 0.03.
     assert misled.metrics["val"]["top1"] <= 0.45
-
