@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# Where processes started by tests record any look outside this machine.
+NETWORK_LOG = Path(tempfile.gettempdir()) / f"hgnetv2-network-{os.getpid()}.log"
 
 
 def copy_project(target: Path) -> Path:
@@ -47,9 +50,14 @@ def kedro(
 
 
 def quiet_environment(**more: str) -> dict[str, str]:
-    """The environment for a process of a user who has set nothing."""
+    """The environment for a process of a user who has set nothing, behind the network guard."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("KEDRO_", "MLFLOW_"))}
-    return {**kept, "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "true", **more}
+    return {
+        **kept,
+        "PYTHONPATH": str(ROOT / "tests" / "network_guard"),
+        "HGNETV2_NETWORK_LOG": str(NETWORK_LOG),
+        **more,
+    }
 
 
 @dataclass

@@ -12,13 +12,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from hgnetv2_pipeline.errors import (
     DataError,
@@ -28,6 +25,7 @@ from hgnetv2_pipeline.errors import (
     WeightsError,
 )
 from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.stopping import stop_on_signal
 
 _log = logging.getLogger(__name__)
 
@@ -66,12 +64,12 @@ def run_side_by_side(
     failed: _Job | None = None
     interrupted = False
     with (
-        _forwarded(running) as stopped,
+        stop_on_signal(lambda: _signal(running, signal.SIGTERM)) as stopped,
         Progress(len(waiting), module.rpartition(".launch")[0] or module, "run") as progress,
     ):
         try:
             while running or waiting:
-                while waiting and len(running) < jobs and not (stopped() or failed or interrupted):
+                while waiting and len(running) < jobs and not (stopped or failed or interrupted):
                     running.append(_start(module, waiting.pop(0), threads, logs))
                 if not running:
                     break
@@ -92,7 +90,7 @@ def run_side_by_side(
             _signal(running, signal.SIGKILL)
             for job in running:
                 job.process.wait()
-    if stopped():
+    if stopped:
         raise Interrupted("stopped; the runs in progress are saved and the same command goes on")
     if failed is not None:
         raise _failure(failed)
@@ -140,27 +138,6 @@ def _die_with_parent() -> Callable[[], None] | None:
             os._exit(Interrupted.exit_code)
 
     return ask
-
-
-@contextmanager
-def _forwarded(running: list[_Job]) -> Iterator[Callable[[], bool]]:
-    """Pass SIGTERM and SIGINT on to ``running`` meanwhile; yields whether there was one."""
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        _signal(running, signal.SIGTERM)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, forward) for number in numbers]
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _signal(running: list[_Job], number: signal.Signals) -> None:

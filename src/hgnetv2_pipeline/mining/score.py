@@ -28,8 +28,8 @@ from hgnetv2_pipeline.mining.shards import (
     write_plan,
     write_shard,
 )
-from hgnetv2_pipeline.mining.stopping import StopRequest, watch_for_stop
 from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def score_pool(
     totals = {"listed": 0, "scored": 0, "quarantined": 0, "shards": 0, "shards_reused": 0}
     mine = range(rank, count, world_size)
     todo = sum(min(shard_rows, listed - number * shard_rows) for number in mine)
-    with watch_for_stop() as stop, _exact(), Progress(todo, "scoring the pool", "img") as progress:
+    with stop_on_signal() as stop, _exact(), Progress(todo, "scoring the pool", "img") as progress:
         for number, rows in enumerate(pool_slices(samples, shard_rows)):
             if number not in mine:
                 continue

@@ -386,18 +386,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for role in sorted({*old["inputs"], *new["inputs"]}):
         if old["inputs"].get(role) != new["inputs"].get(role):
             lines.append(f"input {role} changed")
-    before, after = _flat(old["params"]), _flat(new["params"])
+    before, after = flatten(old["params"]), flatten(new["params"])
     for key in sorted({*before, *after}):
         if before.get(key) != after.get(key):
             lines.append(f"{key} {before.get(key)!r} -> {after.get(key)!r}")
     return lines
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
-            flat.update(_flat(item, f"{prefix}{key}."))
+            flat.update(flatten(item, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = item
     return flat

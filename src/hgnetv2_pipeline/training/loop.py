@@ -12,11 +12,11 @@ from torch import nn
 
 from hgnetv2_pipeline.errors import Interrupted, ParameterError
 from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.stopping import StopRequest
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
 from hgnetv2_pipeline.training.state import Row, Score, State
 from hgnetv2_pipeline.training.step import Step
-from hgnetv2_pipeline.training.stop import StopRequest
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.batches import Batch

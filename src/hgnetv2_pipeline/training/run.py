@@ -20,13 +20,13 @@ from hgnetv2_pipeline.data.batches import Batch
 from hgnetv2_pipeline.data.loader import eval_batches, train_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
+from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
 from hgnetv2_pipeline.training.prepare import Prepared, choose_device, identity, prepare
 from hgnetv2_pipeline.training.state import COLUMNS, Row, Score
 from hgnetv2_pipeline.training.step import Step
-from hgnetv2_pipeline.training.stop import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.world import World, joined
 
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request: the step ends, the state is saved, the run can be resumed."""
+"""SIGTERM and SIGINT as a request: what is in work ends whole, the state is saved, all resumes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,9 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Whether someone asked the run to stop."""
+    """Whether someone asked the work to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Callable[[], None] | None = None) -> None:
+        self._first = first
         self.requested = False
 
     def __bool__(self) -> bool:
@@ -27,20 +28,23 @@ class StopRequest:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: the first signal is noted, the second ends the process at once."""
         if self.requested:
-            # The newest checkpoint on disk is whole, so the code that says "resume me" is true.
+            # What is on disk is whole at any moment, so the code that says "resume me" is true.
             os._exit(Interrupted.exit_code)
         self.requested = True
         name = signal.Signals(number).name
-        _log.warning("%s: saving after this step; a second signal stops at once", name)
+        _log.warning("%s: saving and stopping; a second signal stops at once", name)
+        if self._first is not None:
+            self._first()
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
+def stop_on_signal(first: Callable[[], None] | None = None) -> Iterator[StopRequest]:
     """Listen for SIGTERM and SIGINT while the body runs; earlier handlers come back after it.
 
-    Python lets only the main thread listen; in any other the request is never made.
+    ``first`` is called at the first signal. Python lets only the main thread listen; in any other
+    the request is never made.
     """
-    stop = StopRequest()
+    stop = StopRequest(first)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
