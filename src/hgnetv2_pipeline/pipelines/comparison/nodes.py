@@ -207,7 +207,7 @@ def tabulate(
     stage1_run: Path,
     stage2_run: Path,
     arms: Path,
-) -> Path:
+) -> tuple[Path, Path]:
     """One row a training: arm, seed, steps, images seen, and right answers on val."""
     runs = [("stage1", identity.seed, stage1_run), ("stage2", identity.seed, stage2_run)]
     # The members are plain students, where they are the student's own network from scratch.
@@ -256,7 +256,7 @@ def tabulate(
         outputs=["comparison.json"],
         make=make,
     )
-    return folder / "comparison.json"
+    return folder, folder / "comparison.json"
 
 
 def _row(identity: Identity, arm: str, seed: int, run: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def create_pipeline() -> Pipeline:
                     "ssld_stage2.run",
                     "comparison.arms",
                 ],
-                outputs="comparison.table",
+                outputs=["comparison.results", "comparison.table"],
                 name="tabulate",
                 tags=["comparison"],
                 namespace="comparison",

@@ -25,7 +25,7 @@ def evaluate(
     redo: list[str],
     lists: Path,
     trained: Path,
-) -> tuple[Path, Path, dict[str, Any]]:
+) -> tuple[Path, Path, Path, dict[str, Any]]:
     """Measure ``model`` on ``split``: JSON with the counts, parquet with a row an image.
 
     ``trained`` is the run that the default model is; it is there for the order of the nodes.
@@ -70,4 +70,4 @@ def evaluate(
     )  # fmt: skip
     kept = {key: value for key, value in metrics.items() if isinstance(value, str | int | float)}
     record = Unchanged() if result.reused else {**kept, "fingerprint": result.fingerprint}
-    return folder / f"{name}.json", folder / f"{name}.parquet", record
+    return folder, folder / f"{name}.json", folder / f"{name}.parquet", record

@@ -22,7 +22,12 @@ def create_pipeline() -> Pipeline:
                     "ingestion.lists",
                     "ssld_stage2.run",
                 ],
-                outputs=["evaluation.metrics", "evaluation.rows", "evaluation.metrics_history"],
+                outputs=[
+                    "evaluation.results",
+                    "evaluation.metrics",
+                    "evaluation.rows",
+                    "evaluation.metrics_history",
+                ],
                 name="evaluate",
                 tags=["evaluation"],
                 namespace="evaluation",

@@ -15,7 +15,7 @@ from hgnetv2_pipeline.pipelines.reuse import Reuse
 
 def measure(
     identity: Identity, params: LatencyParams, redo: list[str], bundle: Path
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Path, dict[str, Any]]:
     """Time ``model`` and those ``beside`` it; one JSON an engine, precision and batch size."""
     # One thread is what a server gives a request; OpenMP and ONNX Runtime read this at start.
     os.environ["OMP_NUM_THREADS"] = str(params.threads)
@@ -54,7 +54,7 @@ def measure(
     summary = identity.folder("latency") / "latency.json"
     if new or not summary.is_file():
         write_json(summary, {"rows": rows})
-    return summary, {"rows": new} if new else Unchanged()
+    return summary.parent, summary, {"rows": new} if new else Unchanged()
 
 
 def _measurement(

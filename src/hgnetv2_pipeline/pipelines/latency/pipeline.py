@@ -14,7 +14,7 @@ def create_pipeline() -> Pipeline:
             node(
                 measure,
                 inputs=["params:identity", "params:latency", "params:redo", "export.bundle"],
-                outputs=["latency.summary", "latency.latency_history"],
+                outputs=["latency.results", "latency.summary", "latency.latency_history"],
                 name="measure_latency",
                 tags=["latency"],
                 namespace="latency",

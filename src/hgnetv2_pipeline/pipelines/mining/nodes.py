@@ -173,7 +173,7 @@ def audit(
     lists: Path,
     scores: Path,
     mined: Path,
-) -> tuple[Path, Path]:
+) -> tuple[Path, Path, Path]:
     """Counts that add up, and pictures of what was taken and what was turned away."""
     known = Lists(lists)
     truth = identity.folder("raw") / "images" / "pool_truth.csv"
@@ -200,7 +200,7 @@ def audit(
         outputs=["audit.json", "sheets", *(["purity.csv"] if truth.is_file() else [])],
         make=make,
     )
-    return folder / "audit.json", folder / "sheets" / "top.png"
+    return folder, folder / "audit.json", folder / "sheets" / "top.png"
 
 
 def _write_audit(

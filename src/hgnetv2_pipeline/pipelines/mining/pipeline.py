@@ -65,7 +65,7 @@ def create_pipeline() -> Pipeline:
                     "mining.scores",
                     "mining.result",
                 ],
-                outputs=["mining.audit", "mining.sheet"],
+                outputs=["mining.report", "mining.audit", "mining.sheet"],
                 name="audit",
                 tags=["mining"],
                 namespace="mining",
