@@ -49,7 +49,7 @@ def terminal_summary(inputs: ReportInputs) -> str:
         table = terminal_table(summary_rows(summaries))
         table += "\ngain: points over supervised only; +/-: its standard error (images and seeds)"
     except sections.MISSHAPEN as error:
-        table = f"No final table. {error}"
+        table = f"No final table. {error}; {inputs.run_command} --pipeline comparison makes it"
     return "\n\n".join(part for part in (banner, table) if part)
 
 

@@ -1,0 +1,56 @@
+"""Every registered pipeline runs alone, and the catalog knows all that lies between nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hgnetv2_pipeline.pipeline_registry import register_pipelines
+
+PIPELINES = register_pipelines()
+CATALOG = yaml.safe_load(
+    (Path(__file__).parents[2] / "conf/base/catalog.yml").read_text(encoding="utf-8")
+)
+NAMES = {
+    "ingestion", "import_weights", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "train",
+    "finetune", "evaluation", "prediction", "export", "latency", "comparison", "reporting",
+    "__default__",
+}  # fmt: skip
+
+
+def test_the_names_are_those_that_users_script_against() -> None:
+    assert set(PIPELINES) == NAMES
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_pipeline_contains_all_that_it_needs(name: str) -> None:
+    free = {given for given in PIPELINES[name].inputs() if not given.startswith("params:")}
+    assert free == set()
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"__default__"}))
+def test_its_own_nodes_carry_its_tag_and_no_other(name: str) -> None:
+    own = [node for node in PIPELINES[name].nodes if name in node.tags]
+    assert own and all(node.tags == {name} and node.namespace == name for node in own)
+
+
+def test_every_dataset_is_in_the_catalog_with_a_layer() -> None:
+    used = {
+        dataset
+        for pipeline in PIPELINES.values()
+        for dataset in pipeline.datasets()
+        if not dataset.startswith("params:")
+    }
+    assert used == {name for name in CATALOG if not name.startswith("_")}
+    for name in used:
+        assert CATALOG[name]["metadata"]["kedro-viz"]["layer"], name
+
+
+def test_the_report_can_be_made_while_things_are_missing() -> None:
+    """After ``dvc repro`` there is no latency; the page says so instead of failing."""
+    (report,) = [node for node in PIPELINES["reporting"].nodes if "reporting" in node.tags]
+    for name in report.inputs:
+        if not name.startswith("params:"):
+            assert CATALOG[name]["type"].endswith(".ResultFolder"), name
