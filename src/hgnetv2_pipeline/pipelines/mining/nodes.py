@@ -34,13 +34,18 @@ def score_pool(
         resumable=True,
     )
     if isinstance(work, Work):
+        from hgnetv2_pipeline import data
         from hgnetv2_pipeline import mining as room
         from hgnetv2_pipeline.pipelines.measure import resolve_device
 
+        members = found.config.members
+        # Our weights carry their preprocessing; timm's models get the published one.
+        foreign = all(member.startswith("timm:") for member in members)
         room.score_pool(
             index,
             identity.folder("raw"),
-            teachers=found.config.members,
+            teachers=members,
+            preprocess=data.Preprocess() if foreign else None,
             num_classes=len(Lists(lists).classes),
             out=folder / "pool",
             weights_root=identity.project,
