@@ -126,7 +126,7 @@ def test_a_run_beside_with_another_learning_rate_leaves_both_readable(
     sample_run: SampleRun,
 ) -> None:
     folder = sample_run.data("06_models/sample/finetune/b0/seed=0")
-    short = "finetune.steps=2"
+    short = "finetune.steps=2,mlflow=false"
     kedro(sample_run.project, "run", "--pipeline", "finetune", "--params", short)
     first = (folder / "student.safetensors").read_bytes()
     done = kedro(
@@ -142,10 +142,10 @@ def test_a_run_beside_with_another_learning_rate_leaves_both_readable(
 def test_a_stopped_run_is_resumed_by_the_same_command(sample_run: SampleRun) -> None:
     """SIGTERM saves and exits 75; the same command goes on and gives the uninterrupted bytes."""
     command = ["run", "--pipeline", "train", "--params"]
-    whole = "train.steps=30,run=whole"
+    whole = "train.steps=30,mlflow=false,run=whole"
     kedro(sample_run.project, *command, whole)
     process = subprocess.Popen(
-        [sys.executable, "-m", "kedro", *command, "train.steps=30,run=cut"],
+        [sys.executable, "-m", "kedro", *command, "train.steps=30,mlflow=false,run=cut"],
         cwd=sample_run.project,
         env=quiet_environment(),
         stdout=subprocess.PIPE,
@@ -161,7 +161,7 @@ def test_a_stopped_run_is_resumed_by_the_same_command(sample_run: SampleRun) -> 
             break
     seen += process.stdout.readlines()
     assert process.wait(60) == 75, "".join(seen)[-3000:]
-    done = kedro(sample_run.project, *command, "train.steps=30,run=cut")
+    done = kedro(sample_run.project, *command, "train.steps=30,mlflow=false,run=cut")
     assert "resumed after step" in done.stdout
     runs = sample_run.data("06_models/sample/train/b0")
     digests = {
