@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,3 +108,12 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
+
+
+def write_classes(root: Path, classes: Sequence[str], per_class: int = 8) -> None:
+    """A folder a class with ``per_class`` small images, each class of another shape."""
+    rng = np.random.default_rng(0)
+    for kind, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            draw(kind, rng).save(root / name / f"{number}.png")

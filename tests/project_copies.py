@@ -49,6 +49,25 @@ def kedro(
     return done
 
 
+def run_here(*arguments: str) -> tuple[int, str]:
+    """``kedro run ARGUMENTS`` inside this process, in the project that is the current folder.
+
+    The exit code and the last words, which must be one line where the run failed.
+    """
+    from click.testing import CliRunner
+
+    from hgnetv2_pipeline.cli import run as command
+
+    *words, last = arguments
+    if "--params" not in words:
+        words, last = [*arguments, "--params"], ""
+    done = CliRunner().invoke(command, [*words, f"mlflow=false,{last}".rstrip(",")])
+    assert "Traceback" not in done.output
+    if done.exit_code:
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.exit_code, done.stderr.strip()
+
+
 def quiet_environment(**more: str) -> dict[str, str]:
     """The environment for a process of a user who has set nothing, behind the network guard."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("KEDRO_", "MLFLOW_"))}

@@ -5,6 +5,7 @@ Most run ``kedro run`` inside this process; one does by a process of its own, as
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,20 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from own_tree import draw
-from project_copies import copy_project, quiet_environment
+from own_tree import draw, write_classes
+from project_copies import copy_project, quiet_environment, run_here
 
 CLASSES = ("Äpfel", "birnen")
-
-
-def write_images(root: Path, per_class: int = 8) -> None:
-    rng = np.random.default_rng(0)
-    for kind, name in enumerate(CLASSES):
-        (root / name).mkdir(parents=True)
-        for number in range(per_class):
-            draw(kind, rng).save(root / name / f"{number}.png")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     project = copy_project(tmp_path_factory.mktemp("bad") / "project")
     images = project / "my images"
-    write_images(images)
+    write_classes(images, CLASSES)
     init(project, "mine", labelled=images, pool=None, test=None, variant=None)
     listed = project / "conf" / "listed"
     listed.mkdir()
@@ -56,7 +48,7 @@ def project(made: Path) -> Iterator[Path]:
     """The same with fresh images and lists and nothing made yet."""
     root = made / "lists here"
     for name in ("train", "val"):
-        write_images(root / name, per_class=4)
+        write_classes(root / name, CLASSES, per_class=4)
         lines = [
             f"{name}/{folder}/{number}.png {label}\n"
             for label, folder in enumerate(CLASSES)
@@ -70,20 +62,6 @@ def project(made: Path) -> Iterator[Path]:
         shutil.rmtree(made / name, ignore_errors=True)
     shutil.rmtree(made / "my images")
     (made / "spare").rename(made / "my images")
-
-
-def run(*arguments: str) -> tuple[int, str]:
-    """``kedro run ARGUMENTS``: the exit code and the last words, which must be one line."""
-    from hgnetv2_pipeline.cli import run as command
-
-    *words, last = arguments
-    if "--params" not in words:
-        words, last = [*arguments, "--params"], ""
-    done = CliRunner().invoke(command, [*words, f"mlflow=false,{last}".rstrip(",")])
-    assert "Traceback" not in done.output
-    if done.exit_code:
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    return done.exit_code, done.stderr.strip()
 
 
 def finished(project: Path) -> list[str]:
@@ -125,7 +103,7 @@ def test_it_is_told_before_anything_is_made(
     project: Path, arguments: list[str], code: int, said: str
 ) -> None:
     (project / "empty").mkdir()
-    found = run(*arguments)
+    found = run_here(*arguments)
     assert found[0] == code, found
     assert re.search(said, found[1]), found[1]
     assert finished(project) == []
@@ -159,7 +137,7 @@ def test_a_bad_list_stops_ingestion_and_leaves_no_lists(
     if said == r"val|test":
         shutil.rmtree(project / "lists here" / "val")
         said = r"neither val_list\.txt nor a folder val/"
-    code, line = run(*LISTED)
+    code, line = run_here(*LISTED)
     assert code == 3, line
     assert re.search(said, line), line
     assert finished(project) == []
@@ -167,7 +145,7 @@ def test_a_bad_list_stops_ingestion_and_leaves_no_lists(
 
 def test_an_unreadable_image_within_max_bad_is_left_out_and_counted(project: Path) -> None:
     cut(project / "lists here")
-    code, line = run(*LISTED, "--params", "data.max_bad=0.2")
+    code, line = run_here(*LISTED, "--params", "data.max_bad=0.2")
     assert code == 0, line
     kept = project / "data" / "02_intermediate" / "listed"
     assert len((kept / "train_list.txt").read_text("utf-8").splitlines()) == 7
@@ -176,11 +154,11 @@ def test_an_unreadable_image_within_max_bad_is_left_out_and_counted(project: Pat
 
 
 def test_a_failure_leaves_the_finished_lists_in_use(project: Path) -> None:
-    assert run(*LISTED)[0] == 0
+    assert run_here(*LISTED)[0] == 0
     before = finished(project)
     assert "02_intermediate/listed/train_list.txt" in before
     relabel(project / "lists here")
-    assert run(*LISTED)[0] == 3
+    assert run_here(*LISTED)[0] == 3
     assert finished(project) == before
 
 
@@ -188,12 +166,12 @@ def test_a_class_with_one_image_cannot_be_split(project: Path) -> None:
     lone = project / "my images" / "lone"
     lone.mkdir()
     draw(2, np.random.default_rng(1)).save(lone / "1.png")
-    code, line = run(*MINE, "ingestion", "--params", "data.min_per_class=1")
+    code, line = run_here(*MINE, "ingestion", "--params", "data.min_per_class=1")
     assert code == 3
     assert re.search("class 'lone' has one image and cannot be split.*data.min_per_class", line)
     assert finished(project) == []
     # With the template's min_per_class it is refused, said so, and the rest goes on.
-    assert run(*MINE, "ingestion")[0] == 0
+    assert run_here(*MINE, "ingestion")[0] == 0
     kept = (project / "data/02_intermediate/mine/class_map.txt").read_text("utf-8")
     assert kept == "0 birnen\n1 Äpfel\n"
     refused = (project / "data/02_intermediate/mine/quarantine.csv").read_text("utf-8")
@@ -204,36 +182,41 @@ def test_a_class_with_one_image_cannot_be_split(project: Path) -> None:
     ("model", "code", "said"),
     [
         ("train/b0/seed=3", 4, "no finished run 'train/b0/seed=3' of dataset mine; there are: non"),
-        ("b4.ssld_stage2", 4, "b4.ssld_stage2 are not here; put PPHGNetV2_B4_ssld_pretrained.pdpa"),
+        ("b4.ssld_stage2", 4, "b4.ssld_stage2 are not here: put PPHGNetV2_B4_ssld_pretrained.pdpa"),
         ("b4.ssld_stage3", 2, "unknown model 'b4.ssld_stage3' .did you mean 'b4.ssld_stage2'"),
         ("../x/y", 2, "model '../x/y' is no run id"),
     ],
 )
 def test_a_model_that_is_not_there(project: Path, model: str, code: int, said: str) -> None:
-    found = run(*MINE, "export", "--params", f"model={model}")
+    found = run_here(*MINE, "export", "--params", f"model={model},download=false")
     assert found[0] == code, found
     assert re.search(said, found[1]), found[1]
     assert not [name for name in finished(project) if name.startswith("07_")]
 
 
 def test_weights_to_fine_tune_from_need_no_pool(project: Path) -> None:
-    code, line = run(*MINE, "finetune")
+    code, line = run_here(*MINE, "finetune", "--params", "download=false")
     assert code == 4
-    assert re.search("b0.ssld_stage1 are not here; put PPHGNetV2_B0_ssld_stage1", line)
+    assert re.search("b0.ssld_stage1 are not here: put PPHGNetV2_B0_ssld_stage1", line)
 
 
 def test_without_a_pool_one_trains_evaluates_and_exports(project: Path) -> None:
     short = "train.epochs=2,train.threads=1"
     model = "model=train/b0/seed=0"
-    assert run(*MINE, "train", "--params", short) == (0, "")
-    assert run(*MINE, "evaluation", "--params", model) == (0, "")
-    assert run(*MINE, "export", "--params", model) == (0, "")
+    assert run_here(*MINE, "train", "--params", short) == (0, "")
+    assert run_here(*MINE, "evaluation", "--params", model) == (0, "")
+    resized = f"{model},evaluation.resize_short=40"
+    assert run_here(*MINE, "evaluation", "--params", resized) == (0, "")
+    assert run_here(*MINE, "export", "--params", model) == (0, "")
     made = finished(project)
     assert "08_reporting/mine/evaluation/train/b0/seed=0/test-torch-fp32.json" in made
+    results = project / "data/08_reporting/mine/evaluation/train/b0/seed=0"
+    other_size = json.loads((results / "test-torch-fp32-resize=40.json").read_text())
+    assert other_size["preprocess"]["resize_short"] == 40
     assert "07_model_output/mine/train/b0/seed=0/model.onnx" in made
     # A plan of another recipe leaves the finished run in its place.
     other = f"{short},train.lr=0.1,plan_only=true"
-    assert run(*MINE, "train", "--params", other)[0] == 0
+    assert run_here(*MINE, "train", "--params", other)[0] == 0
     assert finished(project) == made
 
 

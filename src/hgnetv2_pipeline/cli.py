@@ -53,10 +53,8 @@ def _run(debug: bool, **options: Any) -> Any:
         try:
             for name in sorted(wanted - set(pipelines)):
                 raise unknown_name("pipeline", name, sorted(pipelines), "--pipeline ...")
-            if wanted and not options["tags"] and _needs_no_training(wanted, options):
-                # What runs on the exported model needs the export, which is made or reused.
-                exported = ["export"] if wanted & {"latency", "prediction"} else []
-                options["tags"] = [*sorted(wanted), "ingestion", *exported]
+            if wanted and not options["tags"]:
+                options["tags"] = _parts(wanted, options)
             return kedro_run.callback(**options)  # type: ignore[misc]
         except Exception as error:
             if debug:
@@ -66,12 +64,17 @@ def _run(debug: bool, **options: Any) -> Any:
             sys.exit(code)
 
 
-def _needs_no_training(wanted: set[str], options: Mapping[str, Any]) -> bool:
-    """Whether what these pipelines start from is named, so that nothing upstream is wanted."""
-    if wanted <= _TAKES_MODEL:
-        return bool(options["params"].get("model"))
+def _parts(wanted: set[str], options: Mapping[str, Any]) -> list[str]:
+    """The tags of what these pipelines really need; none: all that is upstream of them.
+
+    Where the weights they start from are named, nothing is trained to make others.
+    """
+    if wanted <= _TAKES_MODEL and options["params"].get("model"):
+        # What runs on the exported model needs the export, which is made or reused.
+        exported = ["export"] if wanted & {"latency", "prediction"} else []
+        return ["ingestion", *sorted(wanted), *exported]
     if wanted != {"finetune"}:
-        return False
+        return []
     project = find_kedro_project(Path.cwd()) or Path.cwd()
     conf = ProjectConfigLoader(
         options["conf_source"] or project / settings.CONF_SOURCE,
@@ -80,7 +83,11 @@ def _needs_no_training(wanted: set[str], options: Mapping[str, Any]) -> bool:
         **settings.CONFIG_LOADER_ARGS,
     )
     start = Path(conf["parameters"]["finetune"]["init"])
-    return start != conf.identity.folder("ssld_stage1").relative_to(conf.identity.folder("models"))
+    models = conf.identity.folder("models")
+    if models / start == conf.identity.folder("ssld_stage1"):
+        return ["ingestion", "train_teacher", "mining", "ssld_stage1", "finetune"]
+    imported = (models / start).is_relative_to(conf.identity.folder("import_weights"))
+    return ["ingestion", *(["import_weights"] if imported else []), "finetune"]
 
 
 @contextmanager

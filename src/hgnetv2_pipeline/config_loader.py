@@ -9,9 +9,9 @@ from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.pipelines.identity import Identity, resolve
+from hgnetv2_pipeline.pipelines.identity import Identity, resolve, result_name
 
-_IDENTITY_KEYS = ("variant", "dataset", "seed", "teacher", "run", "model")
+_IDENTITY_KEYS = ("variant", "dataset", "seed", "teacher", "download", "run", "model")
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -57,8 +57,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def _result_name(self, pipeline: str) -> str:
         """The name that a pipeline gives its result file: evaluation's says set and engine."""
         params = self["parameters"]
-        parts = (params["split"], params[pipeline]["engine"], params[pipeline]["precision"])
-        return "-".join(parts)
+        own = params[pipeline]
+        return result_name(params["split"], own["engine"], own["precision"], own["resize_short"])
 
     def _register(self) -> None:
         # Several loaders can live in one process (Kedro-Viz, tests); resolvers are global there.

@@ -263,7 +263,7 @@ def init(
         "FINETUNE_INIT": (
             "ssld_stage1/${identity:variant}/${identity:run}"
             if pool
-            else "${identity:variant}.ssld_stage1"
+            else "import_weights/${identity:variant}/ssld_stage1"
         ),
         "SUMMARY": (
             f"{found.labelled:,} labelled images of {len(found.per_class)} classes (largest "

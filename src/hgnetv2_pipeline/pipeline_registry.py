@@ -21,7 +21,7 @@ from hgnetv2_pipeline.pipelines.training.pipeline import training_pipeline
 def register_pipelines() -> dict[str, Pipeline]:
     """Each pipeline with its upstream, so that every name runs alone on a fresh clone."""
     ingested = ingestion.create_pipeline()
-    imported = ingested + import_weights.create_pipeline()
+    imported = import_weights.create_pipeline()
     teacher = ingested + train_teacher.create_pipeline()
     mined = teacher + mining.create_pipeline()
     stage1 = mined + training_pipeline(
@@ -44,7 +44,10 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ssld_stage1": stage1,
         "ssld_stage2": stage2,
         "train": ingested + training_pipeline("train"),
-        "finetune": stage1 + training_pipeline("finetune", upstream=("ssld_stage1.run",)),
+        # Both of what it may start from; the command line leaves out the one that is not named.
+        "finetune": stage1
+        + imported
+        + training_pipeline("finetune", upstream=("ssld_stage1.run", "import_weights.weights")),
         "evaluation": evaluated,
         "prediction": predicted,
         "export": exported,

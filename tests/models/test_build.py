@@ -13,7 +13,7 @@ import torch
 from hgnetv2_pipeline import models
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import build
+from hgnetv2_pipeline.models import zoo
 from hgnetv2_pipeline.models.formula import formula_tensor
 from hgnetv2_pipeline.models.weights import save_weights, to_paddle, write_pdparams
 from hgnetv2_pipeline.models.zoo import ZOO
@@ -84,7 +84,7 @@ def test_a_zoo_name_is_looked_up_below_the_root(root, b0):
 def test_absent_weights_say_where_they_belong_and_are_fetched_only_on_request(
     root, b0, monkeypatch
 ):
-    with pytest.raises(WeightsError, match=r"PPHGNetV2_B0_ssld_stage1.*weights.*import_weights"):
+    with pytest.raises(WeightsError, match=r"PPHGNetV2_B0_ssld_stage1.*weights.*download=true"):
         models.build_from("b0.ssld_stage1", num_classes=3, root=root)
     asked = []
 
@@ -93,7 +93,7 @@ def test_absent_weights_say_where_they_belong_and_are_fetched_only_on_request(
         write_pdparams(folder / entry.filename, to_paddle(b0))
         return folder / entry.filename
 
-    monkeypatch.setattr(build, "fetch", fake)
+    monkeypatch.setattr(zoo, "fetch", fake)
     model, _ = models.build_from("b0.ssld_stage1", num_classes=3, root=root, download=True)
     assert asked == [("b0.ssld_stage1", root / "weights")]
     assert equal(model, b0)

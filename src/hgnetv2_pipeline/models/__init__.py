@@ -31,6 +31,8 @@ _HOME = {
     "ZOO": "zoo",
     "ZooEntry": "zoo",
     "fetch": "zoo",
+    "provide": "zoo",
+    "agree": "imagenet",
 }
 __all__ = sorted(_HOME)
 

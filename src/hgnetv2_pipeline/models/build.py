@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.models import imagenet
 from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
 from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone, HGNetV2, PoolPadding
 from hgnetv2_pipeline.models.weights import Head, load_state, read_state
-from hgnetv2_pipeline.models.zoo import ZOO, fetch, weights_file
+from hgnetv2_pipeline.models.zoo import ZOO, provide
 
 _log = logging.getLogger(__name__)
 
@@ -95,16 +96,13 @@ def build_from(
         return _from_timm(name, num_classes=num_classes, head=head)
     if spec in ZOO:
         entry = ZOO[spec]
-        path = weights_file(entry, root)
-        if path is None and download:
-            path = fetch(entry, Path(root) / "weights")
-        if path is None:
-            raise WeightsError(
-                f"the weights {spec} are not here; put {entry.filename} into "
-                f"{Path(root) / 'weights'} (from {entry.url}), or let the pipeline import_weights "
-                "fetch it"
-            )
-        known = {"variant": entry.variant, "stage": entry.stage, "preprocess": entry.preprocess}
+        path = provide(entry, root, download=download)
+        known = {
+            "variant": entry.variant,
+            "stage": entry.stage,
+            "preprocess": entry.preprocess,
+            "published": True,
+        }
         return _from_file(path, spec, known, num_classes=num_classes, head=head)
     path = Path(root) / spec
     if path.is_dir() and not (path / "inference.pdiparams").is_file():
@@ -151,6 +149,8 @@ def _from_file(
     )
     if head == "strict":  # names of classes belong to the head that was loaded
         info["classes"] = _json(meta, "classes", path)
+        if known.get("published") and num_classes == imagenet.COUNT:
+            info["classes"] = imagenet.class_names()
     _log.info(
         "%s: %s from %s, sha256 %s, head %s",
         source, variant, path, read.sha256[:8], info["head"],

@@ -119,6 +119,23 @@ def weights_file(entry: ZooEntry, root: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def provide(entry: ZooEntry, root: Path, *, download: bool) -> Path:
+    """The file of ``entry`` in ``root/weights``; a missing one is fetched, if ``download`` allows.
+
+    Raises ``WeightsError`` that says how to get it, or what ``fetch`` raises.
+    """
+    found = weights_file(entry, root)
+    if found is not None:
+        return found
+    folder = Path(root) / "weights"
+    if not download:
+        raise WeightsError(
+            f"the weights {entry.name} are not here: put {entry.filename} into {folder} (from "
+            f"{entry.url}), or allow the download with --params download=true"
+        )
+    return fetch(entry, folder)
+
+
 def fetch(
     entry: ZooEntry, folder: Path, *, attempts: int = 5, timeout: float = 30.0, pause: float = 1.0
 ) -> Path:

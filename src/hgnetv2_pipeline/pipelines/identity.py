@@ -61,6 +61,7 @@ class Identity(BaseModel):
     seed: int = Field(ge=0, lt=2**31)
     teacher: str = Field(description="name of the teacher, a folder of train_teacher/")
     model: str = Field(description="the model that evaluation, export, latency, prediction take")
+    download: bool = Field(description="whether published weights that are missing are fetched")
 
     @field_validator("dataset", "run", "teacher")
     @classmethod
@@ -124,11 +125,22 @@ def model_id(model: str) -> str:
     return model
 
 
+def result_name(split: str, engine: str, precision: str, resize_short: int | None) -> str:
+    """The name of an evaluation's files below its model's folder; it says what was measured.
+
+    >>> result_name("val", "torch", "fp32", None), result_name("val", "ort", "fp32", 232)
+    ('val-torch-fp32', 'val-ort-fp32-resize=232')
+    """
+    name = f"{split}-{engine}-{precision}"
+    return name if resize_short is None else f"{name}-resize={resize_short}"
+
+
 def resolve(names: Mapping[str, Any], *, project: Path, environment: str) -> Identity:
     """Make the identity from merged globals and runtime parameters.
 
-    ``names`` needs variant, dataset, seed and teacher; ``run`` and ``model`` have defaults that
-    follow from them. Raises ``ParameterError`` naming what is wrong and where to set it.
+    ``names`` needs variant, dataset, seed, teacher and download; ``run`` and ``model`` have
+    defaults that follow from them. Raises ``ParameterError`` naming what is wrong and where to
+    set it.
     """
     try:
         seed = int(names["seed"])
@@ -151,6 +163,7 @@ def resolve(names: Mapping[str, Any], *, project: Path, environment: str) -> Ide
             seed=seed,
             teacher=str(names["teacher"]),
             model=str(model),
+            download=names.get("download"),
         )
     except ValidationError as error:
         first = error.errors()[0]

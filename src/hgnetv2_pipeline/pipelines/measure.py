@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 def model_source(identity: Identity, model: str) -> str:
     """``model`` as ``models.build_from`` takes it: a run id becomes the run's folder.
 
-    Raises ``WeightsError`` for a run that is not there, naming those that are.
+    Published weights that are missing are fetched, if ``identity.download`` allows. Raises
+    ``WeightsError`` for a run that is not there, naming those that are.
     """
+    from hgnetv2_pipeline.models.zoo import ZOO, provide
+
+    if model in ZOO:
+        provide(ZOO[model], identity.project, download=identity.download)
+        return model
     if model.startswith("timm:") or "/" not in model or Path(model).suffix:
         return model
     folder = identity.run_folder(model)
@@ -47,14 +53,22 @@ class Loaded:
 
 
 def load_model(
-    identity: Identity, model: str, *, classes: list[str] | None, image_size: int | None = None
+    identity: Identity,
+    model: str,
+    *,
+    classes: list[str] | None,
+    image_size: int | None = None,
+    resize_short: int | None = None,
 ) -> Loaded:
     """Build ``model``; ``classes`` None takes the weights' own.
 
     A timm model carries no preprocessing of ours; it gets the published one at ``image_size``.
+    ``resize_short`` replaces what the weights say.
     """
+    import dataclasses
+
     from hgnetv2_pipeline.data import Preprocess
-    from hgnetv2_pipeline.models import build_from
+    from hgnetv2_pipeline.models import agree, build_from
 
     network, info = build_from(
         model_source(identity, model),
@@ -62,7 +76,7 @@ def load_model(
         root=identity.project,
     )
     known = info.get("classes")
-    if classes is not None and known and list(known) != classes:
+    if classes is not None and not agree(known, classes):
         raise WeightsError(
             f"{model} knows {len(known)} classes ({', '.join(map(str, known[:3]))}, ...), the "
             f"lists of {identity.dataset} have {len(classes)} ({', '.join(classes[:3])}, ...)"
@@ -72,6 +86,8 @@ def load_model(
     else:
         size = image_size or 224
         preprocess = Preprocess(resize_short=round(size * 232 / 224), crop=size)
+    if resize_short is not None:
+        preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
     names = classes or known or [str(number) for number in range(info["num_classes"])]
     return Loaded(network, list(names), preprocess, info)
 
@@ -99,14 +115,17 @@ def evaluate(
     max_bad: float,
     engine: str = "torch",
     precision: str = "fp32",
+    resize_short: int | None = None,
 ) -> Evaluation:
     """Measure ``model`` on a set of the dataset; every listed image counts."""
+    import dataclasses
+
     from hgnetv2_pipeline.evaluation import evaluate_samples
 
     samples = lists.frame(split)
     inputs = {"split": split}
     if engine == "torch":
-        loaded = load_model(identity, model, classes=lists.classes)
+        loaded = load_model(identity, model, classes=lists.classes, resize_short=resize_short)
         place = resolve_device(device)
         predictor: Any = loaded.network.eval().to(place)
         preprocess = loaded.preprocess
@@ -121,6 +140,8 @@ def evaluate(
             )
         loaded_engine = load_engine(exported, engine=engine)
         predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
+        if resize_short is not None:
+            preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
         place = "cpu"
     return evaluate_samples(
         predictor,
@@ -179,12 +200,21 @@ def mean_probability(
     }
 
 
+def weights_input(identity: Identity, model: str) -> Path | str:
+    """The file that holds the weights of ``model``, to be hashed; its name where there is none."""
+    from hgnetv2_pipeline.models.zoo import ZOO, weights_file
+
+    source = model_source(identity, model)
+    if source in ZOO:
+        return weights_file(ZOO[source], identity.project) or source
+    path = identity.project / source
+    if (path / "student.safetensors").is_file():
+        return path / "student.safetensors"
+    return path if path.exists() else source
+
+
 def model_inputs(identity: Identity, engine: str = "torch") -> dict[str, Path | str]:
     """What a result about ``identity.model`` depends on: the file of its weights, or its name."""
     if engine != "torch":
         return {"model": identity.folder("export") / "model.onnx"}
-    source = model_source(identity, identity.model)
-    path = identity.project / source
-    if path.is_dir():
-        return {"model": path / "student.safetensors"}
-    return {"model": path if path.is_file() else source}
+    return {"model": weights_input(identity, identity.model)}

@@ -153,6 +153,10 @@ class EvaluationParams(_Block):
     batch_size: Count
     workers: Annotated[int, Field(ge=0)]
     max_bad: Share = Field(description="0: one unreadable image fails the evaluation")
+    resize_short: Count | None = Field(
+        description="short side before the crop; null: as the weights say (236 for SSLD's); timm "
+        "measures them at 232"
+    )
 
 
 class PredictionParams(_Block):
@@ -182,9 +186,14 @@ class LatencyParams(_Block):
 
 
 class ImportParams(_Block):
-    """Official weights."""
+    """Weights of others."""
 
-    download: bool = Field(description="false: only what lies in weights/ or the sample")
+    part: Literal["student", "teacher"] = Field(
+        description="which network of a distillation checkpoint, which holds both"
+    )
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        description="what the file must hash to; null: whatever it is, recorded"
+    )
 
 
 _Split = Literal["train", "val", "test"]
@@ -198,6 +207,7 @@ class RunParams(_Block):
     run: str
     seed: int
     teacher: str
+    download: bool = Field(description="whether published weights that are missing are fetched")
     model: str | None
     split: _Split = Field(description="what evaluation measures on")
     weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")

@@ -172,7 +172,7 @@ def make_view(preprocess: Preprocess, *, channels_last: bool, erasing: float = 0
 
 
 def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
-    from hgnetv2_pipeline.models import build_from
+    from hgnetv2_pipeline.models import agree, build_from
 
     init = spec.config.init
     source = f"scratch:{spec.variant}" if init == "scratch" else init
@@ -184,7 +184,7 @@ def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
             f"training.init {init!r} is a {info['variant']}, but variant is {spec.variant!r}; "
             "name weights of the same variant"
         )
-    if spec.config.head == "strict" and info["classes"] not in (None, spec.classes):
+    if spec.config.head == "strict" and not agree(info["classes"], spec.classes):
         raise WeightsError(
             f"training.init {init!r} knows other classes ({_first(info['classes'])}) than the data "
             f"({_first(spec.classes)}); set training.head to 'reinit'"
@@ -203,12 +203,12 @@ def _objective(
             weights = torch.from_numpy(class_weights(_labels(train), spec.num_classes)).to(device)
         return Supervised(view, config.loss.label_smoothing, weights), {}
 
-    from hgnetv2_pipeline.models import build_from, reparameterize
+    from hgnetv2_pipeline.models import agree, build_from, reparameterize
 
     members, sources = [], {}
     for index, member in enumerate(spec.teacher.members):
         network, info = build_from(member, num_classes=spec.num_classes, root=spec.root)
-        if info["classes"] not in (None, spec.classes):
+        if not agree(info["classes"], spec.classes):
             raise WeightsError(
                 f"teacher {member!r} knows other classes ({_first(info['classes'])}) than the data "
                 f"({_first(spec.classes)})"

@@ -8,7 +8,7 @@ from typing import Any
 
 from hgnetv2_pipeline.datasets import Unchanged
 from hgnetv2_pipeline.durable import read_json, write_json
-from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.identity import Identity, result_name
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.measure import model_inputs
 from hgnetv2_pipeline.pipelines.params import EvaluationParams
@@ -30,7 +30,7 @@ def evaluate(
 
     ``trained`` is the run that the default model is; it is there for the order of the nodes.
     """
-    name = f"{split}-{params.engine}-{params.precision}"
+    name = result_name(split, params.engine, params.precision, params.resize_short)
     folder = identity.folder("evaluation")
     known = Lists(lists)
 
@@ -48,6 +48,7 @@ def evaluate(
             max_bad=params.max_bad,
             engine=params.engine,
             precision=params.precision,
+            resize_short=params.resize_short,
         )
         write_json(aside / f"{name}.json", found.metrics)
         found.rows.to_parquet(aside / f"{name}.parquet", index=False)
@@ -59,7 +60,8 @@ def evaluate(
         pipeline="evaluation",
         inputs=inputs,
         params={"model": identity.model, "split": split, "engine": params.engine,
-                "precision": params.precision, "classes": known.classes},
+                "precision": params.precision, "resize_short": params.resize_short,
+                "classes": known.classes},
         outputs=[f"{name}.json", f"{name}.parquet"],
         make=make,
     )  # fmt: skip

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import DataParams, ImportParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
 
+_log = logging.getLogger(__name__)
 
-def provide_weights(identity: Identity, data: DataParams, redo: list[str], raw: Path) -> Path:
+SUFFIXES = (".pdparams", ".tar", ".safetensors", ".pth", ".pt")
+
+
+def provide_weights(identity: Identity, data: DataParams, redo: list[str]) -> Path:
     """For the sample alone: a ``.pdparams`` filled by formula, so that import_weights has a file.
 
     Its values mean nothing; its format is that of PaddleClas, with the sample's ten classes.
     """
+    from hgnetv2_pipeline.data.sample import CLASSES
+
     folder = identity.folder("raw_weights")
     name = f"PPHGNetV2_{identity.variant.upper()}_ssld_stage1_pretrained.pdparams"
     if data.layout != "sample":
@@ -25,14 +31,15 @@ def provide_weights(identity: Identity, data: DataParams, redo: list[str], raw: 
     def make(aside: Path) -> None:
         from hgnetv2_pipeline.models import create_model, formula_state, write_pdparams
 
-        write_pdparams(aside / name, formula_state(create_model(identity.variant, num_classes=10)))
+        model = create_model(identity.variant, num_classes=len(CLASSES))
+        write_pdparams(aside / name, formula_state(model))
 
     Reuse(identity.project, redo).produce(
         folder,
         name=identity.variant,
-        pipeline="ingestion",
+        pipeline="import_weights",
         inputs={},
-        params={"variant": identity.variant, "num_classes": 10},
+        params={"variant": identity.variant, "num_classes": len(CLASSES)},
         outputs=[name],
         make=make,
     )
@@ -44,81 +51,101 @@ def import_weights(
     params: ImportParams,
     weights: str,
     redo: list[str],
-    lists: Path,
     sample_weights: Path,
 ) -> Path:
     """Read the weights safely, check every tensor, and write ``student.safetensors``."""
-    source = _find(identity, params, weights, sample_weights)
+    from hgnetv2_pipeline.data.sample import CLASSES
+
+    source = _find(identity, weights, sample_weights)
     name = weights if "/" not in weights and not Path(weights).suffix else Path(weights).stem
     folder = identity.folder("import_weights") / name
+    # The sample's file has the sample's classes; official files have ImageNet's.
+    classes = list(CLASSES) if source.parent == sample_weights else None
 
     def make(aside: Path) -> None:
-        _convert(source, aside, identity.variant, weights, _names(source, sample_weights, lists))
+        _convert(source, aside, identity.variant, weights, params, classes)
 
-    Reuse(identity.project, redo).produce(
+    result = Reuse(identity.project, redo).produce(
         folder,
         pipeline="import_weights",
         inputs={"weights": source},
-        params={"variant": identity.variant, "weights": weights},
+        params={
+            "variant": identity.variant,
+            "weights": weights,
+            "classes": classes,
+            **params.model_dump(),
+        },
         outputs=["student.safetensors", "load_report.txt"],
         make=make,
     )
+    said = (folder / "load_report.txt").read_text(encoding="utf-8").strip()
+    _log.info("%s%s", "as imported before: " if result.reused else "imported ", said)
     return identity.folder("import_weights")
 
 
-def _find(identity: Identity, params: ImportParams, weights: str, sample: Path) -> Path:
+def _find(identity: Identity, weights: str, sample: Path) -> Path:
     """The file behind ``weights``: a path, the sample's own, one in weights/, or a download."""
-    from hgnetv2_pipeline.models.zoo import ZOO, fetch, weights_file
+    from hgnetv2_pipeline.models.zoo import ZOO, provide
 
-    given = (identity.project / weights).expanduser()
-    if given.is_file():
+    given = (identity.project / Path(weights).expanduser()).absolute()
+    if given.is_file() or (given.is_dir() and any(given.glob("*.pdiparams"))):
         return given
     own = sorted(sample.glob(f"PPHGNetV2_{identity.variant.upper()}_{weights}*.pdparams"))
     if own:
         return own[0]
+    if "/" in weights or Path(weights).suffix in SUFFIXES:
+        raise WeightsError(f"there is no weight file at {given} (--params weights=...)")
     entry = ZOO.get(f"{identity.variant}.{weights}")
     if entry is None:
         known = sorted(name.split(".", 1)[1] for name in ZOO if name.startswith(identity.variant))
         raise WeightsError(
             f"weights={weights!r} is no file and no published stage of {identity.variant}; "
-            f"published: {', '.join(known)}"
+            f"published: {', '.join(known)} (--params weights=...)"
         )
-    found = weights_file(entry, identity.project)
-    if found is not None:
-        return found
-    if params.download:
-        return fetch(entry, identity.project / "weights")
-    raise WeightsError(
-        f"{entry.filename} is not in weights/: put it there, or allow the download with "
-        f"--params import_weights.download=true (from {entry.url})"
-    )
-
-
-def _names(source: Path, sample: Path, lists: Path) -> list[str] | None:
-    """The sample's file has the sample's classes; official files have ImageNet's."""
-    return Lists(lists).classes if source.parent == sample else None
+    return provide(entry, identity.project, download=identity.download)
 
 
 def _convert(
-    source: Path, aside: Path, variant: str, stage: str, classes: list[str] | None
+    source: Path,
+    aside: Path,
+    variant: str,
+    weights: str,
+    params: ImportParams,
+    classes: list[str] | None,
 ) -> None:
     """Load the file into the network it claims to be for, and save that with its metadata."""
     import json
 
     from hgnetv2_pipeline.data import Preprocess
-    from hgnetv2_pipeline.models import create_model, load_weights, save_weights
+    from hgnetv2_pipeline.models import create_model, imagenet, load_weights, save_weights
     from hgnetv2_pipeline.models.weights import read_state
     from hgnetv2_pipeline.models.zoo import ZOO
 
-    read = read_state(source)
+    read = read_state(source, params.part)
+    if params.sha256 not in (None, read.sha256):
+        raise WeightsError(
+            f"{source} has SHA-256 {read.sha256}, not {params.sha256} (import_weights.sha256)"
+        )
     head = read.tensors.get("fc.weight")
     if head is None:
-        raise WeightsError(f"{source} has no fc.weight: it holds no classifier")
+        raise WeightsError(
+            f"{source} has no fc.weight: it holds no classifier. As a start for training it can be "
+            f"named itself: --params finetune.init={weights}"
+        )
     number = int(head.shape[0])
     model = create_model(variant, num_classes=number)
-    report = load_weights(model, source)
-    entry = ZOO.get(f"{variant}.{stage}")
-    preprocess = Preprocess(resize_short=entry.resize_short) if entry else Preprocess()
+    report = load_weights(model, source, part=params.part)
+    entry = ZOO.get(f"{variant}.{weights}")
+    if entry is not None:
+        preprocess = Preprocess(resize_short=entry.resize_short)
+    elif "preprocess" in read.metadata:
+        preprocess = Preprocess.from_dict(json.loads(read.metadata["preprocess"]))
+    else:
+        preprocess = Preprocess()
+    if classes is None and "classes" in read.metadata:
+        classes = json.loads(read.metadata["classes"])
+    if classes is None and entry is not None and number == imagenet.COUNT:
+        classes = imagenet.class_names()
     if classes is None or len(classes) != number:
         classes = [str(label) for label in range(number)]
     save_weights(
@@ -127,15 +154,16 @@ def _convert(
         {
             "format": "hgnetv2_pipeline/1",
             "variant": variant,
-            "stage": stage,
+            "stage": entry.stage if entry else read.metadata.get("stage", "import_weights"),
             "classes": json.dumps(classes, ensure_ascii=False),
             "num_classes": str(number),
             "preprocess": json.dumps(preprocess.to_dict()),
+            "source": entry.url if entry else source.name,
             "inputs": json.dumps({source.name: report.sha256}),
         },
     )
-    (aside / "load_report.txt").write_text(
-        f"{source.name}: {report.n_tensors} tensors under {report.style} names, "
-        f"sha256 {report.sha256}, head {report.head}\n",
-        encoding="utf-8",
-    )
+    lines = [f"{source.name}: {report.n_tensors} tensors under {report.style} names,"]
+    lines.append(f"sha256 {report.sha256}, head {report.head}")
+    if report.ignored:
+        lines.append(f"(left aside: {len(report.ignored)}, such as {report.ignored[0]})")
+    (aside / "load_report.txt").write_text(" ".join(lines) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 provide_weights,
-                inputs=["params:identity", "params:data", "params:redo", "ingestion.raw"],
+                inputs=["params:identity", "params:data", "params:redo"],
                 outputs="import_weights.file",
                 name="provide_weights",
                 tags=["import_weights"],
@@ -29,7 +29,6 @@ def create_pipeline() -> Pipeline:
                     "params:import_weights",
                     "params:weights",
                     "params:redo",
-                    "ingestion.lists",
                     "import_weights.file",
                 ],
                 outputs="import_weights.weights",

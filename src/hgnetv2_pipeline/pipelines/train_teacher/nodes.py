@@ -10,6 +10,7 @@ from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
 from hgnetv2_pipeline.errors import DataError, ParameterError, PlanPrinted
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.measure import weights_input
 from hgnetv2_pipeline.pipelines.params import TeacherParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD
@@ -42,8 +43,7 @@ def train_members(
 
     inputs: dict[str, Path | str] = {"val": Lists(lists).index("val")}
     for member in members:
-        trained = identity.run_folder(member) / "student.safetensors"
-        inputs[member] = trained if trained.is_file() else member
+        inputs[member] = weights_input(identity, member)
     reuse.produce(
         folder,
         name="teacher",

@@ -10,6 +10,7 @@ from typing import Any
 
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import PlanPrinted
+from hgnetv2_pipeline.models.zoo import ZOO, provide
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
@@ -37,7 +38,10 @@ def run_spec(
     variant: str,
 ) -> RunSpec:
     """Everything one training process needs to know, as JSON-able values."""
-    if config.init != "scratch" and identity.run_folder(config.init).is_dir():
+    if config.init in ZOO:
+        path = provide(ZOO[config.init], identity.project, download=identity.download)
+        config = config.model_copy(update={"init": str(path)})
+    elif config.init != "scratch" and identity.run_folder(config.init).is_dir():
         config = config.model_copy(update={"init": str(identity.run_folder(config.init))})
     return RunSpec(
         variant=variant,
