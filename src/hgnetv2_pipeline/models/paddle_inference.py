@@ -102,12 +102,16 @@ def _open(path: Path) -> tuple[dict[str, Member], Program]:
     member = members[programs[0]]
     try:
         if programs[0] == PIR:
-            return members, read_pir(member.read(_MAX_TEXT))
-        return members, read_pdmodel(member.read(_MAX_PDMODEL))
+            program = read_pir(member.read(_MAX_TEXT))
+        else:
+            program = read_pdmodel(member.read(_MAX_PDMODEL))
+        if not program.parameters:
+            raise ValueError("it has no parameters")
     except WeightsError:
         raise
     except (ValueError, RecursionError) as reason:
         raise WeightsError(f"{member} is refused: {reason}") from None
+    return members, program
 
 
 def _read_info(member: Member) -> Any:
@@ -127,8 +131,6 @@ def _read_info(member: Member) -> Any:
 def _read_tensors(member: Member, declared: Mapping[str, Declared]) -> dict[str, np.ndarray]:
     """The tensors of ``.pdiparams``, of which the program declares name, shape and type."""
     tensors = {}
-    if not declared:
-        raise WeightsError(f"{member}: its program has no parameters")
     with member.path.open("rb") as file:
         file.seek(member.offset)
         left = member.size
