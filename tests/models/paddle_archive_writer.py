@@ -121,7 +121,9 @@ def _name_parameters(net: Net, model: nn.Module, first: Mapping[str, int], shuff
     for name, module in model.named_modules():
         if module._parameters:
             kind, parts = next((k, p) for t, k, p in _LAYERS if isinstance(module, t))
-            own = {part: end for part, end in parts.items() if part[0] == "_" or part in _of(module)}
+            own = {
+                part: end for part, end in parts.items() if part[0] == "_" or part in _of(module)
+            }
             layers.setdefault(kind, []).append((name, own))
     numbers = {kind: list(range(first.get(kind, 0), 10_000)) for kind in layers}
     for kind, found in layers.items():
@@ -198,7 +200,7 @@ def pdmodel(net: Net, variables: Arrays) -> bytes:
         op = b"".join(_slot(1, slot, slots[slot]) for slot in sorted(slots))
         op += b"".join(_slot(2, slot, values) for slot, values in outputs.items())
         op += part(3, node.kind)
-        op += part(4, part(1, "op_callstack") + part(2, 5) + part(8, "  File \"x.py\", line 1"))
+        op += part(4, part(1, "op_callstack") + part(2, 5) + part(8, '  File "x.py", line 1'))
         block += part(4, op)
     return part(1, block) + part(4, part(1, 0)) + part(5, part(1, part(1, "conv2d")))
 
@@ -230,7 +232,9 @@ def pir(net: Net, variables: Arrays) -> bytes:
         array = variables[name]
         numbers[name] = len(numbers) + 1
         value = _pir_value(numbers[name], list(array.shape), _PIR_TYPES[array.dtype.str])
-        ops.append({"#": "p", "A": [0, 1, 1, name], "DA": [], "O": value, "OA": [1, 0, 1], "QA": []})
+        ops.append(
+            {"#": "p", "A": [0, 1, 1, name], "DA": [], "O": value, "OA": [1, 0, 1], "QA": []}
+        )
     count = len(numbers) + 1
     numbers["x"] = count
     ops.append({"#": "1.data", "A": [], "I": [], "O": [_pir_value(count, [-1, 3, 8, 8])], "OA": []})

@@ -63,8 +63,7 @@ def shapes_only(model: torch.nn.Module) -> dict[str, np.ndarray]:
     from hgnetv2_pipeline.models.weights import paddle_shapes
 
     return {
-        name: np.broadcast_to(np.float32(0), shape)
-        for name, shape in paddle_shapes(model).items()
+        name: np.broadcast_to(np.float32(0), shape) for name, shape in paddle_shapes(model).items()
     }
 
 
@@ -97,7 +96,9 @@ def test_tensors_of_an_unknown_network_come_under_their_framework_names(folder):
 
 
 def test_a_network_that_is_none_of_ours_is_named_by_where_it_departs():
-    with pytest.raises(WeightsError, match=r"after 0 of 7 parameters the program has conv2d_0\.w_0"):
+    with pytest.raises(
+        WeightsError, match=r"after 0 of 7 parameters the program has conv2d_0\.w_0"
+    ):
         read_inference(GOLDEN / "tiny_pir")
 
 
@@ -293,7 +294,9 @@ def test_tensors_of_equal_shape_in_another_role_do_not_pass_for_each_other():
 
 
 @pytest.mark.parametrize(
-    "kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["ustar", "gnu", "pax"]
+    "kind",
+    [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT],
+    ids=["ustar", "gnu", "pax"],
 )
 @pytest.mark.parametrize("folder", ["", ".", "a/" * 60 + "ümlaut"], ids=["bare", "dot", "long"])
 def test_every_common_form_of_tar_is_read_in_place(kind, folder, tmp_path):
@@ -314,4 +317,3 @@ def test_the_hash_of_a_folder_follows_its_content_alone(tmp_path):
     assert archive_sha256(one) == archive_sha256(other) == archive_sha256(GOLDEN / "tiny_pir")
     write_folder(other, {"inference.json": files["inference.json"] + b"\n"})
     assert archive_sha256(one) != archive_sha256(other)
-

@@ -139,7 +139,10 @@ TARS = {
         with_header(PLAIN, "inference.pdmodel", 124, b"12x45678901\0"),
         "garbled number",
     ),
-    "a wrong checksum": (PLAIN[:700].replace(b"tiny", b"Tiny") + PLAIN[700:], "begins no tar header"),
+    "a wrong checksum": (
+        PLAIN[:700].replace(b"tiny", b"Tiny") + PLAIN[700:],
+        "begins no tar header",
+    ),
     "a cut in a member": (PLAIN[: header_at(PLAIN, "inference.pdmodel") + 900], "ends inside"),
     "a cut between members": (PLAIN[: header_at(PLAIN, "inference.pdmodel")], "no end mark"),
     "nothing": (b"", "not a tar archive"),

@@ -10,20 +10,20 @@ is run or unpacked to disk.
 
 from __future__ import annotations
 
+import io
 import math
-import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
 from hgnetv2_pipeline.durable import sha256_file, sha256_json
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models import paddle_pickle
 from hgnetv2_pipeline.models.paddle_names import Layouts, names_from_info, names_from_program
-from hgnetv2_pipeline.models.paddle_pickle import read_object
+from hgnetv2_pipeline.models.paddle_pickle import read_stream
 from hgnetv2_pipeline.models.paddle_program import (
     Declared,
     Program,
@@ -68,17 +68,13 @@ def read_inference(path: Path, layouts: Layouts | None = None) -> dict[str, np.n
     """
     members, program = _open(Path(path))
     if INFO in members:
-        try:
-            names = names_from_info(_read_info(members[INFO]), program)
-        except WeightsError:
-            raise
-        except ValueError as reason:
-            raise WeightsError(f"{members[INFO]} is refused: {reason}") from None
+        with _refused(members[INFO]):
+            table = members[INFO].read(_MAX_TEXT)
+            info = read_stream(io.BytesIO(table), len(table), members[INFO])
+            names = names_from_info(info, program)
     else:
-        try:
+        with _refused(path):
             names = names_from_program(program, layouts)
-        except ValueError as reason:
-            raise WeightsError(f"{path}: {reason}") from None
     tensors = _read_tensors(members[TENSORS], program.parameters)
     return {names[variable]: tensors[variable] for variable in names}
 
@@ -89,8 +85,22 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
     return _read_tensors(members[TENSORS], program.parameters)
 
 
+@contextmanager
+def _refused(what: object) -> Iterator[None]:
+    """Turns what readers raise into a ``WeightsError`` that names ``what``."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except OSError as error:
+        raise WeightsError(f"{what} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as reason:
+        raise WeightsError(f"{what} is refused: {reason}") from None
+
+
 def _open(path: Path) -> tuple[dict[str, Member], Program]:
-    members = find_members(path, _ALL)
+    with _refused(path):
+        members = find_members(path, _ALL)
     programs = [name for name in (PDMODEL, PIR) if name in members]
     if TENSORS not in members or not programs:
         raise WeightsError(
@@ -100,73 +110,54 @@ def _open(path: Path) -> tuple[dict[str, Member], Program]:
     if len(programs) > 1:
         raise WeightsError(f"{path} holds two programs, {PDMODEL} and {PIR}; leave one of them")
     member = members[programs[0]]
-    try:
+    with _refused(member):
         if programs[0] == PIR:
             program = read_pir(member.read(_MAX_TEXT))
         else:
             program = read_pdmodel(member.read(_MAX_PDMODEL))
         if not program.parameters:
             raise ValueError("it has no parameters")
-    except WeightsError:
-        raise
-    except (ValueError, RecursionError) as reason:
-        raise WeightsError(f"{member} is refused: {reason}") from None
     return members, program
-
-
-def _read_info(member: Member) -> Any:
-    """The table of names, interpreted by ``paddle_pickle``; from a tar by way of memory alone."""
-    if not member.name:
-        return read_object(member.path)
-    data = member.read(_MAX_TEXT)
-    with mmap.mmap(-1, max(len(data), 1)) as source:
-        source.write(data)
-        source.seek(0)
-        try:
-            return paddle_pickle._Resolver()(paddle_pickle._Interpreter(len(source)).run(source))
-        except (paddle_pickle._Refused, ValueError, OverflowError, struct.error) as reason:
-            raise WeightsError(f"{member} is refused: {reason}") from None
 
 
 def _read_tensors(member: Member, declared: Mapping[str, Declared]) -> dict[str, np.ndarray]:
     """The tensors of ``.pdiparams``, of which the program declares name, shape and type."""
     tensors = {}
-    with member.path.open("rb") as file:
+    with _refused(member), member.path.open("rb") as file:
         file.seek(member.offset)
-        left = member.size
-
-        def take(count: int, what: str) -> bytearray:
-            nonlocal left
-            if count > left:
-                raise ValueError(f"it is cut short: {what} needs {count:,} bytes of {left:,}")
-            left -= count
-            data = bytearray(count)
-            if file.readinto(data) != count:
-                raise ValueError("it changed while it was read")
-            return data
-
-        try:
-            for variable in sorted(declared):
-                name = brief(variable)
-                form, levels, version, length = _HEADER.unpack(take(_HEADER.size, name))
-                if (form, levels, version) != (0, 0, 0):
-                    raise ValueError(
-                        f"{name} begins with {form}, {levels}, {version}, not three zeros"
-                    )
-                if not 0 < length <= _MAX_DESC:
-                    raise ValueError(f"{name} has a description of {length} bytes")
-                found = read_tensor_desc(memoryview(take(length, name)), name)
-                wanted = declared[variable]
-                if found != wanted:
-                    raise ValueError(
-                        f"{name} is {found.dtype} {list(found.shape)} where the program has "
-                        f"{wanted.dtype} {list(wanted.shape)}"
-                    )
-                kind = np.dtype(found.dtype).newbyteorder("<")
-                data = take(math.prod(found.shape) * kind.itemsize, name)
-                tensors[variable] = np.frombuffer(data, kind).reshape(found.shape)
-            if left:
-                raise ValueError(f"{left:,} bytes follow its last tensor, {name}")
-        except ValueError as reason:
-            raise WeightsError(f"{member} is refused: {reason}") from None
+        source = _Source(file, member.size)
+        for variable in sorted(declared):
+            name, wanted = brief(variable), declared[variable]
+            form, levels, version, length = _HEADER.unpack(source.take(_HEADER.size, name))
+            if (form, levels, version) != (0, 0, 0):
+                raise ValueError(f"{name} begins with {form}, {levels}, {version}, not three zeros")
+            if not 0 < length <= _MAX_DESC:
+                raise ValueError(f"{name} has a description of {length} bytes")
+            found = read_tensor_desc(memoryview(source.take(length, name)), name)
+            if found != wanted:
+                raise ValueError(
+                    f"{name} is {found.dtype} {list(found.shape)} where the program has "
+                    f"{wanted.dtype} {list(wanted.shape)}"
+                )
+            kind = np.dtype(found.dtype).newbyteorder("<")
+            data = source.take(math.prod(found.shape) * kind.itemsize, name)
+            tensors[variable] = np.frombuffer(data, kind).reshape(found.shape)
+        if source.left:
+            raise ValueError(f"{source.left:,} bytes follow its last tensor, {name}")
     return tensors
+
+
+class _Source:
+    """The bytes of a member, handed out in order; never more memory than it has bytes."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self.left = file, size
+
+    def take(self, count: int, name: str) -> bytearray:
+        if count > self.left:
+            raise ValueError(f"it is cut short: {name} needs {count:,} bytes of {self.left:,}")
+        self.left -= count
+        data = bytearray(count)
+        if self._file.readinto(data) != count:  # type: ignore[attr-defined]
+            raise ValueError("it changed while it was read")
+        return data

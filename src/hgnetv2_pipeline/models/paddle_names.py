@@ -1,4 +1,4 @@
-"""From a program's framework names (``conv2d_12.w_0``) to the names people know (``stem.stem1...``).
+"""From framework names (``conv2d_12.w_0``) to structured ones (``stem.stem1.conv.weight``).
 
 The counters in framework names depend on what was built before in the same process, so they say
 nothing. What does not lie is the way of the data: in all our networks every operation that has
@@ -68,8 +68,7 @@ def names_from_program(program: Program, layouts: Layouts | None = None) -> dict
             same += 1
         if same == len(used) == len(expected):
             return {
-                variable: name
-                for (_, variable), (_, name, _) in zip(used, expected, strict=True)
+                variable: name for (_, variable), (_, name, _) in zip(used, expected, strict=True)
             }
         if same > agreed:
             best, agreed = network, same

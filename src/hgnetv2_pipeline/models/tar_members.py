@@ -18,7 +18,7 @@ from hgnetv2_pipeline.errors import WeightsError
 _BLOCK = 512
 _MAX_HEADERS = 10_000
 _MAX_EXTENDED = 1 << 20  # bytes of one extended header (a long name, pax records)
-_REGULAR, _DIRECTORY, _LINK_OR_DEVICE = b"\0" b"07", b"5", b"12346"
+_REGULAR, _DIRECTORY, _LINK_OR_DEVICE = b"07\0", b"5", b"12346"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd", b"PK": "zip"}
 
 
@@ -61,7 +61,7 @@ def find_members(path: Path, wanted: Collection[str]) -> dict[str, Member]:
     try:
         for kind, member in _members(path):
             place = PurePosixPath(member.name)
-            if place.name not in wanted or (kind in _DIRECTORY):
+            if place.name not in wanted or kind in _DIRECTORY:
                 continue
             name = _brief(member.name)
             if place.is_absolute() or ".." in place.parts:

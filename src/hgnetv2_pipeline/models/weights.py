@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import sha256_file, written_aside
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 from hgnetv2_pipeline.models.paddle_inference import archive_sha256, is_archive, read_inference
 from hgnetv2_pipeline.models.paddle_pickle import read_pdparams
@@ -176,7 +176,8 @@ def read_state(path: Path, part: Part = "student") -> ReadState:
     else:
         style = "ours"
     state = {key: _as_float32(key, value, path) for key, value in state.items()}
-    return ReadState(state, style, archive_sha256(path), ignored, metadata)
+    sha256 = archive_sha256(path) if is_archive(path) else sha256_file(path)
+    return ReadState(state, style, sha256, ignored, metadata)
 
 
 def _read_tensors(path: Path) -> tuple[State, dict[str, str]]:
