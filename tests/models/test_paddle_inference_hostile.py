@@ -424,3 +424,8 @@ def test_what_the_hostile_cases_start_from_is_whole(tmp_path):
     for name, data in ((PDMODEL, pdmodel(NET, VARIABLES)), (PIR, pir(NET, VARIABLES))):
         folder = write_folder(tmp_path / name, {name: data, TENSORS: pdiparams(VARIABLES)})
         assert read_inference(folder, LAYOUT).keys() == VALUES.keys()
+
+
+def test_a_path_that_the_system_refuses_is_named_too(tmp_path):
+    with pytest.raises(WeightsError, match=r"a\.tar cannot be read: File name too long"):
+        read_inference(tmp_path / ("a" * 300 + ".tar"))
