@@ -86,6 +86,8 @@ def _guess(start: bytes) -> str:
         return " (it is a Git LFS pointer: the file itself was not fetched)"
     if start.startswith(b"PK\x03\x04"):
         return " (it is a zip archive: a PyTorch .pth?)"
+    if start.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"):
+        return " (it is a PyTorch file of before 1.6)"
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")):
         return " (it is compressed: unpack it first)"
     if start[257:262] == b"ustar":
