@@ -287,7 +287,7 @@ def test_damaged_missing_and_unknown_files_are_refused_by_path(b0, tmp_path):
         "x.safetensors": "not a whole safetensors file",
         "absent.safetensors": "no weight file at",
         "w.onnx": "weights end in one of .pdparams",
-        "infer.tar": "give the .pdparams",
+        "infer.tar": "not a tar archive",
     }.items():
         with pytest.raises(WeightsError, match=reason):
             load_weights(b0, tmp_path / name)

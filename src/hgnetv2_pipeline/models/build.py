@@ -15,6 +15,7 @@ from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models import imagenet
 from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
 from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone, HGNetV2, PoolPadding
+from hgnetv2_pipeline.models.paddle_inference import is_archive
 from hgnetv2_pipeline.models.weights import Head, load_state, read_state
 from hgnetv2_pipeline.models.zoo import ZOO, provide
 
@@ -77,7 +78,8 @@ def build_from(
     ``spec`` is one of
     - a zoo name, ``b4.ssld_stage1``: the file is looked for in ``root/weights`` and fetched only
       with ``download=True``;
-    - a weight file, or a run's folder that holds ``student.safetensors``, relative to ``root``;
+    - a weight file, an inference model of Paddle's (a .tar, or a folder with its files), or a
+      run's folder that holds ``student.safetensors``, relative to ``root``;
     - ``timm:NAME``: any model of timm, random weights; ``timm:NAME:pretrained`` with its published
       ones, which timm takes from its cache or downloads: writing it is the request to do so;
     - ``scratch:VARIANT`` ours with fresh weights.
@@ -105,7 +107,7 @@ def build_from(
         }
         return _from_file(path, spec, known, num_classes=num_classes, head=head)
     path = Path(root) / spec
-    if path.is_dir() and not (path / "inference.pdiparams").is_file():
+    if path.is_dir() and not is_archive(path):
         path = path / "student.safetensors"
         if not path.is_file():
             raise WeightsError(f"{path.parent} is no finished run: it has no student.safetensors")

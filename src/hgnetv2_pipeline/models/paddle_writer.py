@@ -15,7 +15,8 @@ import numpy as np
 
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models.paddle_pickle import DTYPES, NAMES_KEY
+from hgnetv2_pipeline.models.paddle_pickle import NAMES_KEY
+from hgnetv2_pipeline.models.pickle_machine import DTYPES
 
 
 class _Writer:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hgnetv2_pipeline.durable import sha256_file, written_aside
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
+from hgnetv2_pipeline.models.paddle_inference import archive_sha256, is_archive, read_inference
 from hgnetv2_pipeline.models.paddle_pickle import read_pdparams
 from hgnetv2_pipeline.models.paddle_writer import write_pdparams
 
@@ -44,7 +45,7 @@ __all__ = [
 Head = Literal["strict", "reinit"]
 Part = Literal["student", "teacher"]
 State = dict[str, Tensor]
-SUFFIXES = (".pdparams", ".safetensors", ".pth", ".pt")
+SUFFIXES = (".pdparams", ".safetensors", ".pth", ".pt", ".tar")
 _HEAD = ("fc.weight", "fc.bias")
 _log = logging.getLogger(__name__)
 
@@ -175,15 +176,13 @@ def read_state(path: Path, part: Part = "student") -> ReadState:
     else:
         style = "ours"
     state = {key: _as_float32(key, value, path) for key, value in state.items()}
-    return ReadState(state, style, sha256_file(path), ignored, metadata)
+    sha256 = archive_sha256(path) if is_archive(path) else sha256_file(path)
+    return ReadState(state, style, sha256, ignored, metadata)
 
 
 def _read_tensors(path: Path) -> tuple[State, dict[str, str]]:
-    if path.suffix == ".tar" or (path / "inference.pdiparams").is_file():
-        raise WeightsError(
-            f"{path} is an inference archive, which is not a training weight file; give the "
-            ".pdparams of the same model"
-        )
+    if is_archive(path):
+        return {key: _tensor(value) for key, value in read_inference(path).items()}, {}
     if not path.is_file():
         raise WeightsError(f"there is no weight file at {path}")
     if path.suffix == ".pdparams":
@@ -200,7 +199,10 @@ def _read_tensors(path: Path) -> tuple[State, dict[str, str]]:
             raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
     if path.suffix in (".pth", ".pt"):
         return _read_pth(path), {}
-    raise WeightsError(f"{path}: weights end in one of {', '.join(SUFFIXES)}")
+    raise WeightsError(
+        f"{path}: weights end in one of {', '.join(SUFFIXES)}, or are a folder with "
+        "inference.pdiparams"
+    )
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -1,0 +1,456 @@
+"""The opcodes of Paddle's pickles, interpreted; nothing of the file is run.
+
+A pickle is a program. ``pickle.load`` runs it, and guarding the names it may import is not enough:
+BUILD still hands hostile state to whatever those names return. Here the few globals that Paddle
+writes become inert symbols, REDUCE and BUILD accept them with exactly the arguments Paddle gives,
+and every other opcode, name or form is refused. Nothing is imported, looked up or called on behalf
+of the file.
+
+Time and memory are bounded by constants and by the file's own size: a length is compared with what
+is left of the file before anything is allocated, memo entries are written in order and once, and
+what sharing unfolds to is counted. The bytes of a tensor are read once, from the file into the
+memory that its array keeps. The file is read, not mapped: if another process cuts it short
+meanwhile, the read fails, where a map would kill this process.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
+
+_MAX_OPCODES = 500_000  # a B6 state dict needs 25,000; this many take about half a second
+_MAX_VALUES = 100_000
+_MAX_DEPTH = 64
+_MAX_KEY = 512  # characters; a nested file's names are as long as all the keys on their way
+_MAX_SHARING = 4  # what the arrays may add up to, each counted as often as it is named, over size
+_SMALL = 1 << 16  # bytes that may be asked of the file without looking how many it has
+
+_GLOBALS = {
+    ("numpy.core.multiarray", "_reconstruct"): "reconstruct",  # written under numpy 1
+    ("numpy._core.multiarray", "_reconstruct"): "reconstruct",  # written under numpy 2
+    ("numpy.core.multiarray", "scalar"): "scalar",
+    ("numpy._core.multiarray", "scalar"): "scalar",
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): "dtype",
+    ("_codecs", "encode"): "encode",  # bytes in protocol 2
+    ("__builtin__", "bytes"): "bytes",  # empty bytes in protocol 2
+    ("builtins", "tuple"): "tuple",  # a tensor outside a flat state dict: (name, array)
+    ("__builtin__", "tuple"): "tuple",
+    ("collections", "OrderedDict"): "ordered_dict",
+}
+_HINTS = {
+    "eval": "Paddle writes it for static-graph tensors and attackers for anything; "
+    "save layer.state_dict() instead",
+    "complex": "complex numbers are no weights",
+}
+
+
+class Refused(Exception):  # noqa: N818 - becomes a WeightsError with the file's name
+    """The pickle is not one that Paddle writes."""
+
+
+@dataclass(frozen=True)
+class _Symbol:
+    """A global of the file: a name, nothing behind it."""
+
+    role: str
+
+
+@dataclass(eq=False)
+class _Dtype:
+    """``numpy.dtype(code)`` on its way: usable once BUILD has given its byte order."""
+
+    code: str
+    built: bool = False
+
+
+@dataclass(eq=False)
+class _Array:
+    """``numpy.ndarray`` on its way: ``value`` is set by BUILD."""
+
+    value: np.ndarray | None = None
+
+
+_SYMBOLS = {name: _Symbol(role) for name, role in _GLOBALS.items()}
+_BEGUN_ARRAY = (_Symbol("ndarray"), (0,), b"b")
+_KINDS = {code: np.dtype(code).newbyteorder("<") for code in DTYPES}
+
+
+def brief(value: Any) -> str:
+    """A value of the file in a message; never the repr of a container, which may be a bomb."""
+    return ascii(value[:80]).strip("'\"") if isinstance(value, str) else type(value).__name__
+
+
+def interpret(stream: BinaryIO, size: int) -> Any:
+    """The value of the pickle that fills ``stream``, ``size`` bytes from here to its end.
+
+    Dicts with text keys, lists, tuples, numbers, text, bytes, None and read-only arrays. Raises
+    ``Refused`` for everything else; ``OSError`` and ``MemoryError`` are left to the caller.
+    """
+    return _Resolver(size)(_Machine(stream, size).run())
+
+
+class _Machine:
+    """A stack machine for the opcodes Paddle's files consist of."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream, self._size = stream, size
+        self._read = stream.read
+        self._start = stream.tell()
+        self._frame_end = 0
+        self._stack: list[Any] = []
+        self._marks: list[list[Any]] = []  # the stacks below each open MARK
+        self._memo: list[Any] = []
+        self._payload_left = size  # bytes of tensors that a file of this size can hold
+        self._encoded_left = size
+
+    def run(self) -> Any:
+        if self._read(1) != b"\x80" or self._read(1) not in (b"\x02", b"\x03", b"\x04"):
+            raise Refused("it does not begin as a pickle of protocol 2, 3 or 4")
+        read, opcodes = self._read, _OPCODES
+        for _ in range(_MAX_OPCODES):
+            code = read(1)
+            action = opcodes.get(code)
+            if action is not None:
+                action(self)
+            elif code == b".":
+                return self._stop()
+            else:
+                raise Refused(self._about(code))
+        raise Refused(f"more than {_MAX_OPCODES:,} opcodes")
+
+    def _about(self, code: bytes) -> str:
+        if not code:
+            return "it is cut short: the pickle does not end"
+        name = _KNOWN.get(code.decode("latin1"), f"{code.hex()} (none that exists)")
+        return f"opcode {name} at byte {self._position() - 1}, where no Paddle file has it"
+
+    def _stop(self) -> Any:
+        left = self._size - self._position()
+        if left or self._read(1):
+            raise Refused(f"{left} bytes follow the end of the pickle")
+        if len(self._stack) != 1 or self._marks:
+            raise Refused("the pickle ends in the middle of something")
+        return self._stack[0]
+
+    # --- bytes of the file
+    def _position(self) -> int:
+        return self._stream.tell() - self._start
+
+    def _take(self, count: int) -> bytes:
+        if count > _SMALL and count > self._size - self._position():
+            raise Refused(f"it is cut short: {count:,} bytes are announced and not there")
+        data = self._read(count)
+        if len(data) != count:
+            raise Refused(f"it is cut short: {count:,} bytes are announced and not there")
+        return data
+
+    def frame(self) -> None:
+        """A hint for buffered readers; the opcodes are the same. A lie is refused all the same."""
+        (length,) = _U8.unpack(self._take(8))
+        at = self._position()
+        if at < self._frame_end or length > self._size - at:
+            raise Refused(f"a frame of {length:,} bytes at byte {at} that cannot be")
+        self._frame_end = at + length
+
+    def number(self, form: struct.Struct) -> None:
+        self._stack.append(form.unpack(self._take(form.size))[0])
+
+    def long(self) -> None:
+        data = self._take(self._take(1)[0])
+        self._stack.append(int.from_bytes(data, "little", signed=True))
+
+    def data(self, form: struct.Struct) -> None:
+        self._stack.append(self._take(form.unpack(self._take(form.size))[0]))
+
+    def text(self, form: struct.Struct) -> None:
+        data = self._take(form.unpack(self._take(form.size))[0])
+        try:
+            self._stack.append(data.decode("utf-8"))
+        except UnicodeDecodeError:  # lone surrogates too, which pickle itself would let through
+            raise Refused("text that is not UTF-8") from None
+
+    # --- stack and memo
+    def mark(self) -> None:
+        if len(self._marks) >= _MAX_DEPTH:
+            raise Refused(f"nested deeper than {_MAX_DEPTH}")
+        self._marks.append(self._stack)
+        self._stack = []
+
+    def _pop_mark(self) -> list[Any]:
+        if not self._marks:
+            raise Refused("a group ends that never began")
+        items, self._stack = self._stack, self._marks.pop()
+        return items
+
+    def _pop(self, count: int) -> list[Any]:
+        if len(self._stack) < count:
+            raise Refused("the stack is empty where a value is needed")
+        items = self._stack[-count:]
+        del self._stack[-count:]
+        return items
+
+    def _top(self) -> Any:
+        if not self._stack:
+            raise Refused("the stack is empty where a value is needed")
+        return self._stack[-1]
+
+    def put(self, form: struct.Struct) -> None:
+        (index,) = form.unpack(self._take(form.size))
+        if index != len(self._memo):  # every pickler numbers in order and overwrites nothing
+            raise Refused(f"memo entry {index} is written where {len(self._memo)} is due")
+        self._memo.append(self._top())
+
+    def memoize(self) -> None:
+        self._memo.append(self._top())
+
+    def get(self, form: struct.Struct) -> None:
+        (index,) = form.unpack(self._take(form.size))
+        if index >= len(self._memo):
+            raise Refused(f"memo entry {index} is read before it is written")
+        self._stack.append(self._memo[index])
+
+    # --- containers
+    def tuple_of(self, count: int) -> None:
+        self._stack.append(tuple(self._pop(count)))
+
+    def tuple_from_mark(self) -> None:
+        items = self._pop_mark()
+        self._stack.append(tuple(items))
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self._top()
+        if not isinstance(target, list):
+            raise Refused("values are appended to something that is not a list")
+        target.extend(items)
+
+    def append(self) -> None:
+        self._extend(self._pop(1))
+
+    def appends(self) -> None:
+        self._extend(self._pop_mark())
+
+    def _set(self, items: list[Any]) -> None:
+        target = self._top()
+        if not isinstance(target, dict) or len(items) % 2:
+            raise Refused("keys and values are set on something that is not a dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str):
+                raise Refused(f"a dict key that is not text but {brief(key)}")
+            if len(key) > _MAX_KEY:
+                raise Refused(f"a dict key of {len(key):,} characters; {_MAX_KEY} are allowed")
+            if not key.isprintable():  # it will stand in messages, logs and tables
+                raise Refused(f"a dict key with control characters: {brief(key)}")
+            if key in target:
+                raise Refused(f"the key {brief(key)} twice")
+            target[key] = value
+
+    def setitem(self) -> None:
+        self._set(self._pop(2))
+
+    def setitems(self) -> None:
+        self._set(self._pop_mark())
+
+    # --- globals, and the two opcodes that act on them
+    def find(self, module: str, name: str) -> None:
+        symbol = _SYMBOLS.get((module, name))
+        if symbol is None:
+            hint = "no weight file of Paddle names it; it may be an attack"
+            if module in ("builtins", "__builtin__"):
+                hint = _HINTS.get(name, hint)
+            dotted = f"{brief(module)}.{brief(name)}"
+            raise Refused(f"it asks for {dotted}, which is never run here: {hint}")
+        self._stack.append(symbol)
+
+    def global_name(self) -> None:
+        lines = [self._stream.readline(256), self._stream.readline(256)]
+        if not all(line.endswith(b"\n") for line in lines):
+            raise Refused("a global whose name does not end")
+        module, name = (line[:-1].decode("utf-8", "replace") for line in lines)
+        self.find(module, name)
+
+    def stack_global(self) -> None:
+        module, name = self._pop(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise Refused("a global whose name is not text")
+        self.find(module, name)
+
+    def reduce(self) -> None:
+        function, arguments = self._pop(2)
+        if not isinstance(function, _Symbol) or not isinstance(arguments, tuple):
+            raise Refused("a call of something that is not a known global")
+        call = _CALLS.get(function.role)
+        if call is None:
+            raise Refused(f"a call of {function.role}")
+        self._stack.append(call(self, arguments))
+
+    def make_array(self, arguments: tuple[Any, ...]) -> _Array:
+        if arguments != _BEGUN_ARRAY:
+            raise Refused("an array begun with unusual arguments")
+        return _Array()
+
+    def make_dtype(self, arguments: tuple[Any, ...]) -> _Dtype:
+        # numpy before 1.17 wrote 0 and 1 for False and True; they compare equal.
+        if len(arguments) != 3 or arguments[1:] != (False, True) or arguments[0] not in DTYPES:
+            kind = brief(arguments[0]) if arguments else "none"
+            raise Refused(f"a tensor of type {kind}; known are {', '.join(DTYPES)}")
+        return _Dtype(arguments[0])
+
+    def make_scalar(self, arguments: tuple[Any, ...]) -> Any:
+        if len(arguments) != 2:
+            raise Refused("a scalar of unusual form")
+        return self._decode(arguments[0], (), False, arguments[1])[()]
+
+    def make_bytes(self, arguments: tuple[Any, ...]) -> bytes:
+        if arguments == ():
+            return b""
+        if len(arguments) != 2 or not isinstance(arguments[0], str) or arguments[1] != "latin1":
+            raise Refused("bytes of unusual form")
+        self._encoded_left -= len(arguments[0])
+        if self._encoded_left < 0:
+            raise Refused("more bytes decoded than the file holds")
+        try:
+            return arguments[0].encode("latin1")
+        except UnicodeEncodeError:
+            raise Refused("bytes that are not latin1") from None
+
+    def make_tuple(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(arguments) != 1 or not isinstance(arguments[0], tuple) or len(arguments[0]) != 2:
+            raise Refused("a tuple that is not (name, array)")
+        name, value = arguments[0]
+        if not isinstance(name, str) or not isinstance(value, _Array):
+            raise Refused("a tuple that is not (name, array)")
+        return arguments[0]
+
+    def make_dict(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        if arguments != ():
+            raise Refused("an OrderedDict with arguments")
+        return {}
+
+    def build(self) -> None:
+        (state,) = self._pop(1)
+        target = self._top()
+        if isinstance(target, _Dtype) and not target.built:
+            order = "|" if target.code.endswith("1") else "<"
+            if state != (3, order, None, None, None, -1, -1, 0):
+                raise Refused(f"a {target.code} type with unusual state (big-endian?)")
+            target.built = True
+        elif isinstance(target, _Array) and target.value is None:
+            if not isinstance(state, tuple) or len(state) != 5 or state[0] != 1:
+                raise Refused("an array with unusual state")
+            _, shape, dtype, fortran, data = state
+            target.value = self._decode(dtype, shape, fortran, data)
+        else:
+            raise Refused("state is set on something that takes none")
+
+    def _decode(self, dtype: Any, shape: Any, fortran: Any, data: Any) -> np.ndarray:
+        if not isinstance(dtype, _Dtype) or not dtype.built:
+            raise Refused("a tensor without a type")
+        if not isinstance(data, bytes) or not isinstance(fortran, bool):
+            raise Refused("a tensor without plain bytes")
+        if not isinstance(shape, tuple) or len(shape) > 8:
+            raise Refused("a tensor whose shape is not a short tuple")
+        if any(type(n) is not int or not 0 <= n < 2**40 for n in shape):
+            raise Refused("a tensor with an impossible shape")
+        kind = _KINDS[dtype.code]
+        if math.prod(shape) * kind.itemsize != len(data):
+            raise Refused(f"{len(data)} bytes for a {dtype.code} tensor of shape {list(shape)}")
+        self._payload_left -= len(data)
+        if self._payload_left < 0:
+            raise Refused("tensors larger than the file that holds them")
+        try:
+            return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+        except ValueError:  # an empty tensor whose other sides numpy cannot count
+            raise Refused(f"a tensor of the impossible shape {list(shape)}") from None
+
+
+class _Resolver:
+    """Replaces the unfinished things of the machine by arrays; refuses cycles and bombs."""
+
+    def __init__(self, size: int) -> None:
+        self._values_left = _MAX_VALUES
+        self._bytes_left = _MAX_SHARING * size
+
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        self._values_left -= 1
+        if self._values_left < 0:
+            raise Refused(f"more than {_MAX_VALUES:,} values")
+        if depth > _MAX_DEPTH:  # a container inside itself ends here too
+            raise Refused(f"nested deeper than {_MAX_DEPTH}")
+        if isinstance(value, _Array):
+            if value.value is None:
+                raise Refused("an array without values")
+            # Whoever copies what is returned copies a tensor as often as the file names it.
+            self._bytes_left -= value.value.nbytes
+            if self._bytes_left < 0:
+                raise Refused("the same tensor under too many names")
+            return value.value
+        if isinstance(value, dict):
+            return {key: self(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self(item, depth + 1) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self(item, depth + 1) for item in value)
+        if isinstance(value, _Symbol | _Dtype):
+            raise Refused("a bare global where a value is expected")
+        return value
+
+
+_U1, _U2, _U4, _U8 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<Q"))
+_I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
+_KNOWN = {opcode.code: opcode.name for opcode in pickletools.opcodes}  # for messages alone
+_OPCODES: dict[bytes, Callable[[_Machine], None]] = {
+    b"\x95": _Machine.frame,
+    b"N": lambda machine: machine._stack.append(None),
+    b"\x88": lambda machine: machine._stack.append(True),
+    b"\x89": lambda machine: machine._stack.append(False),
+    b"K": lambda machine: machine.number(_U1),
+    b"M": lambda machine: machine.number(_U2),
+    b"J": lambda machine: machine.number(_I4),
+    b"G": lambda machine: machine.number(_F8),
+    b"\x8a": _Machine.long,
+    b"C": lambda machine: machine.data(_U1),
+    b"B": lambda machine: machine.data(_U4),
+    b"\x8e": lambda machine: machine.data(_U8),
+    b"\x8c": lambda machine: machine.text(_U1),
+    b"X": lambda machine: machine.text(_U4),
+    b"\x8d": lambda machine: machine.text(_U8),
+    b"(": _Machine.mark,
+    b"q": lambda machine: machine.put(_U1),
+    b"r": lambda machine: machine.put(_U4),
+    b"\x94": _Machine.memoize,
+    b"h": lambda machine: machine.get(_U1),
+    b"j": lambda machine: machine.get(_U4),
+    b")": lambda machine: machine._stack.append(()),
+    b"t": _Machine.tuple_from_mark,
+    b"\x85": lambda machine: machine.tuple_of(1),
+    b"\x86": lambda machine: machine.tuple_of(2),
+    b"\x87": lambda machine: machine.tuple_of(3),
+    b"]": lambda machine: machine._stack.append([]),
+    b"a": _Machine.append,
+    b"e": _Machine.appends,
+    b"}": lambda machine: machine._stack.append({}),
+    b"s": _Machine.setitem,
+    b"u": _Machine.setitems,
+    b"c": _Machine.global_name,
+    b"\x93": _Machine.stack_global,
+    b"R": _Machine.reduce,
+    b"b": _Machine.build,
+}
+_CALLS: dict[str, Callable[[_Machine, tuple[Any, ...]], Any]] = {
+    "reconstruct": _Machine.make_array,
+    "scalar": _Machine.make_scalar,
+    "dtype": _Machine.make_dtype,
+    "encode": _Machine.make_bytes,
+    "bytes": _Machine.make_bytes,
+    "tuple": _Machine.make_tuple,
+    "ordered_dict": _Machine.make_dict,
+}
