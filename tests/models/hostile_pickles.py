@@ -63,6 +63,7 @@ F4 = (
     b"cnumpy\ndtype\n" + text("f4") + b"\x89\x88\x87R(K\x03" + text("<") + b"NNN"
     b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 )
+STATE = b"(K\x01K\x02\x85" + F4 + b"\x89C\x08" + bytes(8) + b"t"
 
 
 def array(
@@ -224,7 +225,7 @@ def executions(marker: Path) -> Iterator[tuple[str, bytes]]:
         "BUILD on a symbol": of(b"cnumpy\nndarray\n}" + text("shape") + b"K\x01sb"),
         "BUILD on a dict": of(b"}}" + text("x") + b"K\x01sb"),
         "BUILD on text": of(text("x") + b"}b"),
-        "BUILD twice": of(array() + b"(K\x01K\x02\x85Ntb"),
+        "BUILD twice": of(array() + STATE + b"b"),
         "BUILD of a dtype twice": of(
             F4 + b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         ),
@@ -324,7 +325,7 @@ def structures() -> Iterator[tuple[str, bytes]]:
         "a memoised symbol, called with another": of(
             b"cnumpy\nndarray\nq\x00h\x00\x85R"
         ),
-        "a memoised array, built again": of(array() + b"q\x00h\x00(K\x01K\x02\x85Ntb"),
+        "a memoised array, built again": of(b"](" + array() + b"q\x00h\x00" + STATE + b"be"),
         "POP": b"\x80\x03}}0.",
         "POP_MARK": b"\x80\x03}(}1.",
         "DUP": b"\x80\x03}2.",

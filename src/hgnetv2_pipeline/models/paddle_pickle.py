@@ -16,12 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models.pickle_machine import Refused, brief, interpret
+from hgnetv2_pipeline.models.pickle_machine import MAX_KEY, Refused, brief, interpret
 
 NAMES_KEY = "StructuredToParameterName@@"  # Paddle's table of structured -> framework names
-_SPLIT_KEY = "UnpackBigParamInfor@@"
+SPLIT_KEY = "UnpackBigParamInfor@@"
 _MAX_FILE = 4 << 30  # the largest of our networks with two moments and master weights needs 1.2 GB
-_MAX_NAME = 512
 _log = logging.getLogger(__name__)
 
 
@@ -145,11 +144,11 @@ def _leaves(
     """Dotted names and arrays; None in place of what is harmless and no tensor."""
     for key, value in state.items():
         name = f"{prefix}{key}"
-        if len(name) > _MAX_NAME:
-            raise WeightsError(f"{path} nests its names to over {_MAX_NAME} characters")
-        if key == _SPLIT_KEY:
+        if len(name) > MAX_KEY:
+            raise WeightsError(f"{path} nests its names to over {MAX_KEY} characters")
+        if key == SPLIT_KEY:
             raise WeightsError(
-                f"{path} splits tensors over 4 GB ({_SPLIT_KEY}); save it again with protocol 4"
+                f"{path} splits tensors over 4 GB ({SPLIT_KEY}); save it again with protocol 4"
             )
         if key == NAMES_KEY:
             if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):

@@ -15,8 +15,8 @@ import numpy as np
 
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models.paddle_pickle import NAMES_KEY
-from hgnetv2_pipeline.models.pickle_machine import DTYPES
+from hgnetv2_pipeline.models.paddle_pickle import NAMES_KEY, SPLIT_KEY
+from hgnetv2_pipeline.models.pickle_machine import DTYPES, key_problem
 
 
 class _Writer:
@@ -230,12 +230,18 @@ def write_pdparams(path: Path, tensors: Mapping[str, np.ndarray], protocol: int 
     """Write ``tensors`` as ``paddle.save(layer.state_dict(), path)`` does, whole or not at all.
 
     Names and layout must already be Paddle's (``weights.to_paddle`` makes them). ``protocol`` is
-    2, 3 or 4; Paddle's default is 4.
+    2, 3 or 4; Paddle's default is 4. bfloat16 goes in as uint16. Names and types that
+    ``read_pdparams`` would refuse are a ``ParameterError`` here.
     """
     if protocol not in (2, 3, 4):
         raise ParameterError(f"pickle protocol {protocol!r}; Paddle reads 2, 3 or 4")
+    if not tensors:
+        raise ParameterError(f"there are no tensors to write to {path}")
     plain: dict[str, np.ndarray] = {}
     for key, value in tensors.items():
+        problem = "that is Paddle's own" if key in (NAMES_KEY, SPLIT_KEY) else key_problem(key)
+        if problem is not None:
+            raise ParameterError(f"a tensor has a name {problem}")
         array = np.asarray(value, order="C")
         if array.dtype.str[1:] not in DTYPES or array.dtype.str[0] == ">":
             raise ParameterError(f"{key} has the type {array.dtype}, which Paddle's files have not")

@@ -29,7 +29,7 @@ DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"
 _MAX_OPCODES = 500_000  # a B6 state dict needs 25,000; this many take about half a second
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 64
-_MAX_KEY = 512  # characters; a nested file's names are as long as all the keys on their way
+MAX_KEY = 512  # characters, of a nested tensor's dotted name as well
 _MAX_SHARING = 4  # what the arrays may add up to, each counted as often as it is named, over size
 _SMALL = 1 << 16  # bytes that may be asked of the file without looking how many it has
 
@@ -87,6 +87,17 @@ _KINDS = {code: np.dtype(code).newbyteorder("<") for code in DTYPES}
 def brief(value: Any) -> str:
     """A value of the file in a message; never the repr of a container, which may be a bomb."""
     return ascii(value[:80]).strip("'\"") if isinstance(value, str) else type(value).__name__
+
+
+def key_problem(key: Any) -> str | None:
+    """What keeps ``key`` from being a name in a file, if anything does."""
+    if not isinstance(key, str):
+        return f"that is not text but {brief(key)}"
+    if len(key) > MAX_KEY:
+        return f"of {len(key):,} characters; {MAX_KEY} are allowed"
+    if not key.isprintable():  # it will stand in messages, logs and tables
+        return f"with control characters: {brief(key)}"
+    return None
 
 
 def interpret(stream: BinaryIO, size: int) -> Any:
@@ -243,12 +254,8 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise Refused("keys and values are set on something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str):
-                raise Refused(f"a dict key that is not text but {brief(key)}")
-            if len(key) > _MAX_KEY:
-                raise Refused(f"a dict key of {len(key):,} characters; {_MAX_KEY} are allowed")
-            if not key.isprintable():  # it will stand in messages, logs and tables
-                raise Refused(f"a dict key with control characters: {brief(key)}")
+            if (problem := key_problem(key)) is not None:
+                raise Refused(f"a dict key {problem}")
             if key in target:
                 raise Refused(f"the key {brief(key)} twice")
             target[key] = value

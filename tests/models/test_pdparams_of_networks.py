@@ -1,0 +1,93 @@
+"""All ten networks through Paddle's files in three protocols, bit for bit, and Paddle's logits."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hgnetv2_pipeline import models
+from hgnetv2_pipeline.models.paddle_pickle import read_pdparams
+from hgnetv2_pipeline.models.paddle_writer import write_pdparams
+from hgnetv2_pipeline.models.weights import from_paddle, load_state, load_weights, paddle_shapes
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paddle_logits.json").read_text())
+ALL = [*models.VARIANTS, *models.TEACHERS]
+PADDLES_NAMES = {
+    variant: f"PPHGNetV2_{variant.upper()}" if variant in models.VARIANTS
+    else variant.replace("hgnet", "PPHGNet")
+    for variant in ALL
+}  # fmt: skip
+SMALL = ("b0", "b1", "hgnet_tiny")
+DRAWN = np.random.RandomState(11).normal(size=65_537).astype(np.float32)  # prime: rows differ
+PRUNED = np.where(np.arange(len(DRAWN)) % 8, np.float32(0), DRAWN)  # quicker in protocol 2
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch) -> None:
+    """Gigabytes are written here only to be read again at once."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def empty(variant: str) -> torch.nn.Module:
+    with torch.device("meta"):  # fresh weights would be overwritten at once
+        model = models.create_model(variant, GOLDEN["classes"])
+    return model.to_empty(device="cpu").eval()
+
+
+def quick_values(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A formula as ``formula_tensor``, much quicker: one draw, begun elsewhere for each name."""
+    drawn = PRUNED if len(shape) > 1 else DRAWN
+    values = np.resize(np.roll(drawn, zlib.crc32(key.encode()) % len(drawn)), shape)
+    if key.endswith("_variance"):
+        return np.abs(values) + np.float32(0.5)
+    if len(shape) == 4:
+        values *= np.float32(math.sqrt(2 * 8 / math.prod(shape[1:])))
+    return values
+
+
+def bits(value: np.ndarray | torch.Tensor) -> np.ndarray:
+    return np.asarray(value).view(np.uint32)
+
+
+@pytest.mark.parametrize("variant", ALL)
+def test_a_network_through_a_file_of_any_protocol_is_the_network_itself(variant, tmp_path):
+    direct = empty(variant)
+    state = {key: quick_values(key, shape) for key, shape in paddle_shapes(direct).items()}
+    load_state(direct, from_paddle(state), source="formula")
+    assert all(value.any() for value in state.values())
+    path = tmp_path / "w.pdparams"
+    for protocol in (2, 3, 4):
+        write_pdparams(path, state, protocol)
+        read = read_pdparams(path)
+        assert list(read) == list(state)
+        assert all(np.array_equal(bits(read[key]), bits(value)) for key, value in state.items())
+    through = empty(variant)
+    load_state(through, from_paddle(read), source=str(path))
+    image = torch.from_numpy(np.random.RandomState(1).normal(size=(1, 3, 32, 32)).astype("f4"))
+    with torch.inference_mode():
+        expected, found = direct(image), through(image)
+    assert torch.isfinite(expected).all()
+    assert expected.abs().max() > 1e-3
+    assert np.array_equal(bits(expected), bits(found))
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(v, marks=() if v in SMALL else pytest.mark.slow) for v in ALL],
+)
+def test_paddles_logits_hold_through_a_written_and_reread_file(variant, tmp_path):
+    model = empty(variant)
+    write_pdparams(tmp_path / "w.pdparams", models.formula_state(model), protocol=4)
+    load_weights(model, tmp_path / "w.pdparams")
+    image = np.random.RandomState(2026).normal(0, 1, (2, 3, 64, 96)).astype(np.float32)
+    with torch.inference_mode():
+        found = model(torch.from_numpy(image)).numpy()
+    expected = np.array(GOLDEN["networks"][PADDLES_NAMES[variant]]["logits"])
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
