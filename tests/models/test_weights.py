@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hgnetv2_pipeline import models
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import weights
+from hgnetv2_pipeline.models import names, weights
 from hgnetv2_pipeline.models.weights import (
     from_paddle,
     load_state,
@@ -23,7 +23,6 @@ from hgnetv2_pipeline.models.weights import (
     read_state,
     save_weights,
     to_paddle,
-    to_timm,
     write_pdparams,
 )
 
@@ -35,6 +34,11 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
         for key, value in a.state_dict().items()
         if not key.endswith("num_batches_tracked")
     )
+
+
+def to_timm(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    state = model.state_dict()
+    return names.to_theirs(state, names.style_for("timm", state))[0]
 
 
 def images() -> torch.Tensor:
