@@ -30,6 +30,7 @@ _FORMATS = {
     ".pdstates": "Paddle training state",
     ".onnx": "ONNX",
 }
+_NOT_LOADED = (".pdopt", ".pdstates", ".onnx")  # looked into, never loaded
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -37,8 +38,9 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
     ``path``, ``format``, ``bytes``, ``sha256`` (None for a folder), ``metadata``, ``tensors`` (one
     dict each: name, shape, dtype, nonfinite), ``networks`` (one dict each: prefix, style, variant,
-    n_tensors, parameters, num_classes, loads: 'yes', what it takes or what stands against it) and
-    ``left_aside``, the names of everything else in it. Raises ``WeightsError`` for what is refused.
+    n_tensors, parameters, num_classes, loads: 'yes', what it takes or what stands against it),
+    ``may_load`` (False for what is looked into but never loaded), ``left_aside``: the names of
+    everything else in it. Raises ``WeightsError`` for what is refused.
     """
     path = Path(path)
     if (path / "student.safetensors").is_file():
@@ -65,6 +67,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
             for key, value in file.tensors.items()
         ],
         "networks": _networks(file.tensors),
+        "may_load": path.suffix not in _NOT_LOADED,
         "left_aside": list(file.left_aside),
     }
 
@@ -169,6 +172,11 @@ def _onnx(path: Path) -> WeightFile:
     for item in model.graph.initializer:
         if item.data_location == onnx.TensorProto.EXTERNAL:
             rest.append(f"{item.name} (in another file)")
-        else:
+            continue
+        try:
             tensors[item.name] = torch.from_numpy(numpy_helper.to_array(item).copy())
+        except TypeError:  # a type that NumPy itself has not, such as int4
+            rest.append(f"{item.name} ({onnx.TensorProto.DataType.Name(item.data_type)})")
+        except ValueError as error:
+            raise WeightsError(f"{path}: {item.name} is damaged: {error}") from error
     return WeightFile(tensors, {p.key: p.value for p in model.metadata_props}, tuple(rest))
