@@ -56,7 +56,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
         "format": _format(path),
         "bytes": path.stat().st_size if path.is_file() else None,
         "sha256": sha256_file(path) if path.is_file() else None,
-        "metadata": file.metadata,
+        "metadata": dict(sorted(file.metadata.items())),
         "tensors": [
             {
                 "name": key,
@@ -73,7 +73,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
 
 def _format(path: Path) -> str:
-    name = _FORMATS.get(path.suffix, "inference archive" if not path.is_dir() else "folder")
+    name = _FORMATS.get(path.suffix, "inference archive" + (", unpacked" if path.is_dir() else ""))
     if path.suffix.startswith(".pd"):
         with path.open("rb") as file:
             name += f", pickle protocol {file.read(2)[1]}"

@@ -47,6 +47,7 @@ class Style:
     counters: bool = True  # torch's BN counts its batches; Paddle's does not
     transposed: bool = False  # fc.weight is [in, out]
     zero_pad: bool = False  # the 2x2 max-pool of its stem counts the border as zero
+    lab_switch: str = ""  # the setting over there that gives b0 to b3 their learnable affines
     remark: str = ""  # what its user must know besides
 
     def to_theirs(self, key: str) -> str:
@@ -102,13 +103,13 @@ STYLES: tuple[Style, ...] = (
         _AGGREGATION,
         (r"\.aggregation\.0\.conv\.",),
         (".pth",), classifier=False, zero_pad=True,
-        remark="for b0 to b3 its configuration says use_lab: True",
+        lab_switch="use_lab",
     ),
     Style(
         "rtdetr", "RT-DETR in PyTorch", (2,),
         (("^stem.stem2a.conv", "stem.stem2a.conv.1"), ("^stem.stem2b.conv", "stem.stem2b.conv.1")),
         (r"^stem\.stem2a\.conv\.1\.",),
-        (".pth",), classifier=False, zero_pad=True,
+        (".pth",), classifier=False, zero_pad=True, lab_switch="use_lab",
         remark="RT-DETR itself has b4, b5 and b6, which it calls L, X and H",
     ),
     Style(
@@ -117,6 +118,7 @@ STYLES: tuple[Style, ...] = (
          ("conv", "convolution"), ("bn", "normalization")),
         (r"^embedder\.stem1\.convolution\.",),
         (".safetensors", ".pth"), classifier=False, zero_pad=True,
+        lab_switch="use_learnable_affine_block",
     ),
     Style(
         "ours", "this project", (1, 2),
@@ -268,7 +270,11 @@ def chosen_part(
             f"{source} holds {len(prefixes)} networks, below {named}; save the wanted one by itself"
         )
     prefix = prefixes[0] if prefixes else ""
-    inside = {key: key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
+    inside = {
+        key: key.removeprefix(prefix)
+        for key in keys
+        if key.startswith(prefix) and (_role(key) or part) == part
+    }
     outside = tuple(key for key in keys if key not in inside)
     if outside and not (roles or _INNER.search(prefix)):
         return inside | {key: key for key in outside}, ()

@@ -85,8 +85,13 @@ def export_weights(
         with written_aside(path) as aside:
             torch.save(plain, aside)
     remarks = [target.remark] if target.remark else []
-    if target.zero_pad and any(".lab." in key for key in state):
-        remarks.append(POOL_REMARK)
+    if any(".lab." in key for key in state):
+        if target.lab_switch:
+            remarks.append(
+                f"this network has learnable affines: set {target.lab_switch}: True there"
+            )
+        if target.zero_pad:
+            remarks.append(POOL_REMARK)
     left_out = tuple(dict.fromkeys(key.partition(".")[0] for key in left))
     return ExportReport(
         path, style, len(names.uncounted(tensors)), sha256_file(path), left_out, tuple(remarks)
