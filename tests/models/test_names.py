@@ -320,7 +320,7 @@ def test_a_backbone_alone_starts_the_whole_classifier_afresh_and_only_when_asked
                        b0.stages[3].blocks[0].layers[0].conv1.conv.weight)  # fmt: skip
     assert (model.lab.scale.item(), model.lab.bias.item()) == (1, 0)
     # Kaiming normal by fan-in: 1024 channels come in.
-    assert float(model.last_conv.weight.std()) == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
+    assert model.last_conv.weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
     built, info = models.build_from(str(path), num_classes=5, root=tmp_path, head="reinit")
     assert (info["variant"], info["head"], built.fc.out_features) == ("b0", "reinitialised", 5)
     for options in ({"num_classes": 5}, {"num_classes": None}):

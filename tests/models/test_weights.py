@@ -120,7 +120,7 @@ def test_metadata_must_be_strings_and_a_failed_write_leaves_nothing(b0, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("variant", ["b0", "b4", "hgnet_tiny"])
+@pytest.mark.parametrize("variant", ["b0", "hgnet_tiny"])
 def test_names_to_timm_and_back_are_an_identity(variant, filled, tmp_path):
     model = filled(variant)
     save_file({k: v.contiguous() for k, v in to_timm(model).items()}, tmp_path / "t.safetensors")

@@ -11,6 +11,7 @@ hgnetv2.py, transformers models/hgnet_v2.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -61,11 +62,16 @@ class Style:
         return key
 
 
+@functools.cache
+def _pattern(part: str, tied: bool) -> re.Pattern[str]:
+    return re.compile(("^" if tied else r"(?:^|(?<=\.))") + re.escape(part) + r"(?=\.|$)")
+
+
 def _replaced(key: str, part: str, by: str) -> str:
     """``key`` with the whole dotted part(s) ``part`` replaced."""
-    start = "^" if part.startswith("^") or by.startswith("^") else r"(?:^|(?<=\.))"
-    by = by.removeprefix("^")
-    return re.sub(rf"{start}{re.escape(part.removeprefix('^'))}(?=\.|$)", by, key)
+    tied = part.startswith("^") or by.startswith("^")
+    part, by = part.removeprefix("^"), by.removeprefix("^")
+    return _pattern(part, tied).sub(by, key) if part in key else key
 
 
 _AGGREGATION = (
