@@ -72,14 +72,14 @@ def test_models_shows_cost_accuracy_and_the_state_of_every_file(here, b0):
     lines = said("models").splitlines()
     assert len(lines) == len(ZOO) + 2
     assert lines[0].split() == [
-        "variant", "stage", "params", "GMACs", "top-1", "top-5", "timm", "V100", "ms", "weights",
+        "name", "params", "GMACs", "top-1", "top-5", "timm", "V100", "ms", "weights",
     ]  # fmt: skip
-    assert lines[1].split()[:8] == [
-        "b0", "ssld_stage1", "6.00M", "0.32", "-", "-", "76.87", "0.52",
+    assert lines[1].split()[:7] == [
+        "b0.ssld_stage1", "6.00M", "0.32", "-", "-", "76.87", "0.52",
     ]  # fmt: skip
     assert lines[1].endswith(f"{good}: 0.2 MB, sha256 ok")
     assert lines[2].endswith(f"{changed}: 0.2 MB, SHA256 DIFFERS")
-    assert lines[2].split()[4:8] == ["77.77", "93.91", "77.36", "0.52"]
+    assert lines[2].split()[3:7] == ["77.77", "93.91", "77.36", "0.52"]
     assert lines[3].endswith(f"{unknown}: 0.2 MB, sha256 not recorded")
     assert lines[4].endswith(": not here")
     assert lines[-1] == f"3 of {len(ZOO)} files are in {weights}"

@@ -49,7 +49,7 @@ def models(urls: bool) -> None:
 
     root = _root()
     click.echo(
-        f"{'variant':12} {'stage':21} {'params':>7} {'GMACs':>6} {'top-1':>6} {'top-5':>6} "
+        f"{'name':25} {'params':>7} {'GMACs':>6} {'top-1':>6} {'top-5':>6} "
         f"{'timm':>6} {'V100 ms':>7}  weights"
     )
     found = 0
@@ -63,11 +63,11 @@ def models(urls: bool) -> None:
         found += here is not None
         state = f"{_size(here.stat().st_size)}, {_hash_state(entry, here)}" if here else "not here"
         click.echo(
-            f"{entry.variant:12} {entry.stage:21} {parameters / 1e6:6.2f}M {macs / 1e9:6.2f} "
+            f"{entry.name:25} {parameters / 1e6:6.2f}M {macs / 1e9:6.2f} "
             f"{top1:>6} {top5:>6} {timm:>6} {latency:>7}  {entry.filename}: {state}"
         )
         if urls:
-            click.echo(f"{'':12} {entry.url}")
+            click.echo(f"{'':25} {entry.url}")
     click.echo(f"{found} of {len(ZOO)} files are in {root / 'weights'}")
 
 
