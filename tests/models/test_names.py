@@ -359,6 +359,14 @@ def test_a_stray_tensor_is_refused_unless_it_belongs_to_another_network(b0, tmp_
         load_weights(models.create_model("b0", 3), tmp_path / "w.pth")
 
 
+def test_a_checkpoint_inside_itself_is_refused(tmp_path):
+    checkpoint: dict[str, object] = {"epoch": 1}
+    checkpoint["model"] = checkpoint
+    torch.save(checkpoint, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds more than tensors: epoch, model"):
+        read_state(tmp_path / "w.pth")
+
+
 def test_two_networks_without_roles_are_refused_by_their_prefixes(b0, tmp_path):
     state = b0.state_dict()
     both = {f"{name}.{key}": value for name in ("left", "right") for key, value in state.items()}

@@ -6,6 +6,7 @@ whether it would load.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _FORMATS = {
     ".pdstates": "Paddle training state",
     ".onnx": "ONNX",
 }
+_MAX_NETWORKS = 16  # what a person reads; a hostile file may claim thousands
 _NOT_LOADED = (".pdopt", ".pdstates", ".onnx")  # looked into, never loaded
 
 
@@ -87,14 +89,14 @@ def _nonfinite(value: Tensor) -> int:
 def _networks(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """Every network of ours in a file, below its prefix."""
     found = []
-    prefixes = names.network_prefixes(tensors)
-    for prefix in prefixes:
-        inner = [other for other in prefixes if other != prefix and other.startswith(prefix)]
-        raw = {
-            key.removeprefix(prefix): value
-            for key, value in tensors.items()
-            if key.startswith(prefix) and not key.startswith(tuple(inner))
-        }
+    inside: dict[str, dict[str, Tensor]] = {p: {} for p in names.network_prefixes(tensors)}
+    for key, value in tensors.items():
+        starts = [key[: dot.end()] for dot in re.finditer(r"\.", key)]
+        # Of networks inside one another, such as a teacher beside a student, the inner one.
+        prefix = next((start for start in [*reversed(starts), ""] if start in inside), None)
+        if prefix is not None:
+            inside[prefix][key.removeprefix(prefix)] = value
+    for prefix, raw in list(inside.items())[:_MAX_NETWORKS]:
         style = names.recognise(raw)
         if style is None:
             continue

@@ -143,6 +143,7 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("state_dict",),  # timm, mmengine
     ("model",),  # D-FINE, RT-DETR, PyTorch's examples
 )
+_MAX_LAYOUTS = 4  # one inside another; a hostile file may hold itself
 _ROLE = re.compile(
     r"(?:^|[._])(student|teacher)\.", re.IGNORECASE
 )  # PaddleClas's DistillationModel
@@ -217,7 +218,8 @@ def unwrapped(checkpoint: Any) -> tuple[Any, tuple[str, ...]]:
     """The state dict inside a training program's checkpoint, and the names of the rest."""
     rest: list[str] = []
     above = ""
-    while layout := next((path for path in LAYOUTS if _below(checkpoint, path)), None):
+    for _ in range(_MAX_LAYOUTS):
+        layout = next((path for path in LAYOUTS if _below(checkpoint, path)), ())
         for part in layout:
             rest.extend(f"{above}{key}" for key in checkpoint if key != part)
             checkpoint = checkpoint[part]
