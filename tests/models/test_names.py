@@ -232,6 +232,7 @@ def test_a_written_file_is_read_back_exactly(style, suffix, b0, tmp_path):
         style not in ("paddle", "ours")
     )
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert export_weights(b0, path, style).sha256 == report.sha256  # the same bytes again
 
 
 def test_timm_takes_the_written_file_strictly_and_gives_our_outputs(b0, tmp_path):

@@ -82,8 +82,9 @@ def export_weights(
         _write_safetensors(path, tensors, metadata or {})
     else:
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        with written_aside(path) as aside:
-            torch.save(plain, aside)
+        # Through an open file: given a path, torch would write its random name into the archive.
+        with written_aside(path) as aside, aside.open("wb") as file:
+            torch.save(plain, file)
     remarks = [target.remark] if target.remark else []
     if any(".lab." in key for key in state):
         if target.lab_switch:
