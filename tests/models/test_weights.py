@@ -183,6 +183,9 @@ def test_a_distillation_checkpoint_gives_the_student_or_the_teacher(b0, filled, 
     write_pdparams(path, {k: v for k, v in both.items() if k.startswith("Teacher")})
     with pytest.raises(WeightsError, match="without a student"):
         load_weights(again, path)
+    write_pdparams(path, {k: v for k, v in both.items() if k.startswith("Student")})
+    with pytest.raises(WeightsError, match="without a teacher"):
+        load_weights(again, path, part="teacher")
     write_pdparams(path, to_paddle(b0))
     with pytest.raises(WeightsError, match="holds one network"):
         load_weights(again, path, part="teacher")

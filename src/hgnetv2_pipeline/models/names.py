@@ -260,7 +260,7 @@ def chosen_part(
     keys = list(keys)
     prefixes = network_prefixes(keys)
     roles = {role for key in keys if (role := _role(key))}
-    if part == "teacher" and "teacher" not in roles:
+    if part == "teacher" and not roles:
         raise WeightsError(f"{source} holds one network, so it has no teacher beside a student")
     if roles:
         # Beside a teacher, a network without such a name is the student.
