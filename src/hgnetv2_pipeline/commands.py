@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from hgnetv2_pipeline import weight_commands
 from hgnetv2_pipeline.errors import ParameterError
 
 
@@ -43,15 +44,6 @@ def main(debug: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
 
-def _project() -> Path:
-    """The project's folder: this one or the nearest above with conf/base."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "conf" / "base" / "globals.yml").is_file():
-            return folder
-    raise ParameterError(f"{here} is not inside an hgnetv2_pipeline project (no conf/base above)")
-
-
 @main.command()
 @click.argument("name")
 @click.option("--labelled", type=click.Path(path_type=Path), required=True,
@@ -73,7 +65,7 @@ def init(
     """
     from hgnetv2_pipeline.own import init as write_environment
 
-    project = _project()
+    project = weight_commands.project_folder()
     folder, found, chosen = write_environment(
         project, name, labelled=labelled, pool=pool, test=test, variant=variant
     )
@@ -175,26 +167,5 @@ def benchmark(model: Path, engine: str, batch_size: int, warmup: int, runs: int)
     click.echo(json.dumps(result))
 
 
-@main.command()
-def models() -> None:
-    """The published models: accuracy, V100 latency, and whether their weights are here.
-
-    Accuracies are ImageNet-1k top-1 in percent; latency is PaddleClas's, V100 with TensorRT 8.5.
-    """
-    from hgnetv2_pipeline.models.zoo import ZOO, weights_file
-
-    try:
-        root = _project()
-    except ParameterError:
-        root = Path.cwd()
-    click.echo(f"{'name':30} {'top-1':>6} {'top-5':>6} {'timm':>6} {'V100 ms':>8}  weights")
-    for name, entry in ZOO.items():
-        numbers = [
-            f"{value:.2f}" if value is not None else "-"
-            for value in (entry.top1, entry.top5, entry.timm_top1, entry.latency_v100_ms)
-        ]
-        here = weights_file(entry, root)
-        click.echo(
-            f"{name:30} {numbers[0]:>6} {numbers[1]:>6} {numbers[2]:>6} {numbers[3]:>8}  "
-            f"{here.name if here else 'not here'}"
-        )
+for command in (weight_commands.models, weight_commands.inspect, weight_commands.export_weights):
+    main.add_command(command)

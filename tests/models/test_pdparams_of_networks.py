@@ -1,12 +1,10 @@
-"""All ten networks through Paddle's files in three protocols, bit for bit, and Paddle's logits."""
+"""All ten networks through Paddle's files in three protocols, bit for bit."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,16 +13,10 @@ import torch
 from hgnetv2_pipeline import models
 from hgnetv2_pipeline.models.paddle_pickle import read_pdparams
 from hgnetv2_pipeline.models.paddle_writer import write_pdparams
-from hgnetv2_pipeline.models.weights import from_paddle, load_state, load_weights, paddle_shapes
+from hgnetv2_pipeline.models.weights import from_paddle, load_state, paddle_shapes
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paddle_logits.json").read_text())
+CLASSES = 7
 ALL = [*models.VARIANTS, *models.TEACHERS]
-PADDLES_NAMES = {
-    variant: f"PPHGNetV2_{variant.upper()}" if variant in models.VARIANTS
-    else variant.replace("hgnet", "PPHGNet")
-    for variant in ALL
-}  # fmt: skip
-SMALL = ("b0", "b1", "hgnet_tiny")
 DRAWN = np.random.RandomState(11).normal(size=65_537).astype(np.float32)  # prime: rows differ
 PRUNED = np.where(np.arange(len(DRAWN)) % 8, np.float32(0), DRAWN)  # quicker in protocol 2
 
@@ -37,7 +29,7 @@ def no_waiting_for_the_disk(monkeypatch) -> None:
 
 def empty(variant: str) -> torch.nn.Module:
     with torch.device("meta"):  # fresh weights would be overwritten at once
-        model = models.create_model(variant, GOLDEN["classes"])
+        model = models.create_model(variant, CLASSES)
     return model.to_empty(device="cpu").eval()
 
 
@@ -76,18 +68,3 @@ def test_a_network_through_a_file_of_any_protocol_is_the_network_itself(variant,
     assert torch.isfinite(expected).all()
     assert expected.abs().max() > 1e-3
     assert np.array_equal(bits(expected), bits(found))
-
-
-@pytest.mark.parametrize(
-    "variant",
-    [pytest.param(v, marks=() if v in SMALL else pytest.mark.slow) for v in ALL],
-)
-def test_paddles_logits_hold_through_a_written_and_reread_file(variant, tmp_path):
-    model = empty(variant)
-    write_pdparams(tmp_path / "w.pdparams", models.formula_state(model), protocol=4)
-    load_weights(model, tmp_path / "w.pdparams")
-    image = np.random.RandomState(2026).normal(0, 1, (2, 3, 64, 96)).astype(np.float32)
-    with torch.inference_mode():
-        found = model(torch.from_numpy(image)).numpy()
-    expected = np.array(GOLDEN["networks"][PADDLES_NAMES[variant]]["logits"])
-    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hgnetv2_pipeline import models
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import weights
+from hgnetv2_pipeline.models import names, weights
 from hgnetv2_pipeline.models.weights import (
     from_paddle,
     load_state,
@@ -23,7 +23,6 @@ from hgnetv2_pipeline.models.weights import (
     read_state,
     save_weights,
     to_paddle,
-    to_timm,
     write_pdparams,
 )
 
@@ -35,6 +34,11 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
         for key, value in a.state_dict().items()
         if not key.endswith("num_batches_tracked")
     )
+
+
+def to_timm(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    state = model.state_dict()
+    return names.to_theirs(state, names.style_for("timm", state))[0]
 
 
 def images() -> torch.Tensor:
@@ -116,7 +120,7 @@ def test_metadata_must_be_strings_and_a_failed_write_leaves_nothing(b0, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("variant", ["b0", "b4", "hgnet_tiny"])
+@pytest.mark.parametrize("variant", ["b0", "hgnet_tiny"])
 def test_names_to_timm_and_back_are_an_identity(variant, filled, tmp_path):
     model = filled(variant)
     save_file({k: v.contiguous() for k, v in to_timm(model).items()}, tmp_path / "t.safetensors")
@@ -179,6 +183,9 @@ def test_a_distillation_checkpoint_gives_the_student_or_the_teacher(b0, filled, 
     write_pdparams(path, {k: v for k, v in both.items() if k.startswith("Teacher")})
     with pytest.raises(WeightsError, match="without a student"):
         load_weights(again, path)
+    write_pdparams(path, {k: v for k, v in both.items() if k.startswith("Student")})
+    with pytest.raises(WeightsError, match="without a teacher"):
+        load_weights(again, path, part="teacher")
     write_pdparams(path, to_paddle(b0))
     with pytest.raises(WeightsError, match="holds one network"):
         load_weights(again, path, part="teacher")

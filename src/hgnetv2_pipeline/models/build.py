@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models import imagenet
 from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
 from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone, HGNetV2, PoolPadding
+from hgnetv2_pipeline.models.names import CLASSIFIER
 from hgnetv2_pipeline.models.paddle_inference import is_archive
-from hgnetv2_pipeline.models.weights import Head, load_state, read_state
+from hgnetv2_pipeline.models.weights import Head, load_read, read_state
 from hgnetv2_pipeline.models.zoo import ZOO, provide
-
-_log = logging.getLogger(__name__)
 
 
 def create_model(
@@ -56,10 +54,18 @@ def _shapes(variant: str) -> dict[str, tuple[int, ...]]:
 
 
 def identify(state: Mapping[str, torch.Tensor]) -> str | None:
-    """The variant whose tensors, apart from ``fc``, have our names and shapes as in ``state``."""
+    """The variant whose tensors have our names and shapes as in ``state``.
+
+    ``fc`` does not count, nor does the whole classifier where ``state`` is a backbone alone.
+    """
     given = {k: tuple(v.shape) for k, v in state.items() if not k.startswith("fc.")}
+    whole = any(key.partition(".")[0] in CLASSIFIER for key in state)
     for variant in [*VARIANTS, *TEACHERS]:
-        known = {k: v for k, v in _shapes(variant).items() if "num_batches" not in k}
+        known = {
+            k: v
+            for k, v in _shapes(variant).items()
+            if "num_batches" not in k and (whole or k.partition(".")[0] not in CLASSIFIER)
+        }
         if known == given:
             return variant
     return None
@@ -85,10 +91,10 @@ def build_from(
     - ``scratch:VARIANT`` ours with fresh weights.
 
     ``num_classes`` None takes the file's own count (1000 for timm and scratch). ``head='reinit'``
-    starts ``fc`` afresh. The information: ``variant``, ``stage``, ``classes`` (names or None),
-    ``num_classes``, ``preprocess`` (fields of ``data.Preprocess`` or None), ``source``, ``sha256``
-    (None without a file), ``head`` ('loaded' or 'reinitialised'). Raises ``ParameterError`` or
-    ``WeightsError``.
+    starts ``fc`` afresh, and of a file that is a backbone alone the whole classifier. The
+    information: ``variant``, ``stage``, ``classes`` (names or None), ``num_classes``,
+    ``preprocess`` (fields of ``data.Preprocess`` or None), ``source``, ``sha256`` (None without a
+    file), ``head`` ('loaded' or 'reinitialised'). Raises ``ParameterError`` or ``WeightsError``.
     """
     kind, _, name = spec.partition(":")
     if kind == "scratch":
@@ -139,7 +145,7 @@ def _from_file(
             raise ParameterError(f"{path} has no fc; say how many classes it is for")
         num_classes = read.tensors["fc.bias"].numel()
     model = create_model(variant, num_classes)
-    load_state(model, read.tensors, head, source=str(path))
+    report = load_read(model, read, path, head)
     info = _info(
         source,
         variant=variant,
@@ -147,16 +153,12 @@ def _from_file(
         num_classes=num_classes,
         preprocess=_json(meta, "preprocess", path) or known.get("preprocess"),
         sha256=read.sha256,
-        head="loaded" if head == "strict" else "reinitialised",
+        head=report.head,
     )
     if head == "strict":  # names of classes belong to the head that was loaded
         info["classes"] = _json(meta, "classes", path)
         if known.get("published") and num_classes == imagenet.COUNT:
             info["classes"] = imagenet.class_names()
-    _log.info(
-        "%s: %s from %s, sha256 %s, head %s",
-        source, variant, path, read.sha256[:8], info["head"],
-    )  # fmt: skip
     return model, info
 
 

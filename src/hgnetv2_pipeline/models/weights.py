@@ -1,15 +1,12 @@
-"""Weight files in and out: the one place that knows other people's names for our tensors.
+"""Weight files in: read without running anything, loaded strictly. ``weight_writing``: out.
 
-Inside, a state is a dict of our names (PaddleClas's attribute names with torch's BN statistics).
-``read_state`` turns any supported file into it; loading is strict and says what it did.
+Inside, a state is a dict of our names; ``names`` knows everyone else's. ``read_state`` turns any
+supported file into a state, and loading is strict and says what it did.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,133 +16,65 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgnetv2_pipeline.durable import sha256_file, written_aside
+from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
+from hgnetv2_pipeline.models import names
+from hgnetv2_pipeline.models.names import CLASSIFIER, Part, State
 from hgnetv2_pipeline.models.paddle_inference import archive_sha256, is_archive, read_inference
-from hgnetv2_pipeline.models.paddle_pickle import read_pdparams
+from hgnetv2_pipeline.models.paddle_pickle import read_paddle_state, read_pdparams
 from hgnetv2_pipeline.models.paddle_writer import write_pdparams
+from hgnetv2_pipeline.models.weight_writing import (
+    ExportReport,
+    export_weights,
+    paddle_shapes,
+    save_weights,
+    to_paddle,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "ExportReport",
     "LoadReport",
+    "WeightFile",
+    "export_weights",
     "from_paddle",
     "load_state",
     "load_weights",
+    "paddle_shapes",
+    "read_file",
     "read_metadata",
     "read_pdparams",
     "read_state",
     "save_weights",
     "to_paddle",
-    "to_timm",
     "write_pdparams",
 ]
 
 Head = Literal["strict", "reinit"]
-Part = Literal["student", "teacher"]
-State = dict[str, Tensor]
 SUFFIXES = (".pdparams", ".safetensors", ".pth", ".pt", ".tar")
-_HEAD = ("fc.weight", "fc.bias")
+_FC = ("fc.weight", "fc.bias")
+_PADDLE = names.style_for("paddle", ())
+_OURS = names.style_for("ours", ())
 _log = logging.getLogger(__name__)
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-_PADDLE = (("running_mean", "_mean"), ("running_var", "_variance"))
-_TIMM = (
-    ("aggregation_squeeze_conv", "aggregation.0"),
-    ("aggregation_excitation_conv", "aggregation.1"),
-    ("last_conv.", "head.last_conv.0."),
-    ("fc.", "head.fc."),
-)
-_TIMM_V1 = (("aggregation_conv", "aggregation.0"), (".att.", ".aggregation.1."))
-
-
-def _own(state: Mapping[str, Tensor]) -> State:
-    # The count of batches is torch's own; with a fixed momentum nothing depends on it.
-    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-
-
-def to_paddle(state: Mapping[str, Tensor] | nn.Module) -> dict[str, np.ndarray]:
-    """Our tensors under Paddle's names and in Paddle's layout (``fc.weight`` is [in, out])."""
-    named: dict[str, np.ndarray] = {}
-    for key, value in _own(_state_of(state)).items():
-        for ours, theirs in _PADDLE:
-            key = key.replace(ours, theirs)
-        value = value.detach().cpu()
-        named[key] = (value.t() if key == "fc.weight" else value).contiguous().numpy()
-    return named
-
-
-def paddle_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Paddle's name and shape of every tensor of ``model``; a model on 'meta' will do."""
-    shapes = {}
-    for key, value in _own(model.state_dict()).items():
-        for ours, theirs in _PADDLE:
-            key = key.replace(ours, theirs)
-        shapes[key] = tuple(reversed(value.shape)) if key == "fc.weight" else tuple(value.shape)
-    return shapes
 
 
 def from_paddle(arrays: Mapping[str, np.ndarray]) -> State:
     """Paddle's arrays as tensors (copies) under our names and in our layout."""
-    return _from_paddle({key: _tensor(value) for key, value in arrays.items()})
-
-
-def _from_paddle(state: Mapping[str, Tensor]) -> State:
-    named = {}
-    for key, value in state.items():
-        for ours, theirs in _PADDLE:
-            key = re.sub(rf"\.{theirs}$", f".{ours}", key)
-        named[key] = value.t() if key == "fc.weight" and value.ndim == 2 else value
-    return named
-
-
-def to_timm(state: Mapping[str, Tensor] | nn.Module) -> State:
-    """Our tensors under the names of timm's ``hgnetv2_b*`` (or ``hgnet_*``), ready for strict load.
-
-    timm counts its BN batches, so those counters are there, at 0.
-    """
-    own = _own(_state_of(state))
-    first = any(key.startswith("stem.0.") for key in own)
-    named = {}
-    for key, value in own.items():
-        for ours, theirs in _TIMM_V1 if first else ():
-            key = key.replace(ours, theirs)
-        for ours, theirs in _TIMM:
-            key = key.replace(ours, theirs)
-        if first and key.startswith("stem."):
-            key = f"stem.{key}"
-        if key.startswith("lab."):
-            key = f"head.last_conv.2.{key.removeprefix('lab.')}"
-        named[key] = value
-        if key.endswith("running_var"):
-            counter = key.replace("running_var", "num_batches_tracked")
-            named[counter] = torch.zeros((), dtype=torch.int64)
-    return named
-
-
-def _from_timm(state: Mapping[str, Tensor]) -> State:
-    first = any(key.startswith("stem.stem.") for key in state)
-    named = {}
-    for key, value in state.items():
-        key = re.sub(r"^head\.last_conv\.2\.", "lab.", key)
-        if first:
-            key = re.sub(r"^stem\.stem\.", "stem.", key)
-            for ours, theirs in _TIMM_V1:
-                key = key.replace(theirs, ours)
-        for ours, theirs in _TIMM:
-            key = key.replace(theirs, ours)
-        named[key] = value
-    return named
-
-
-def _state_of(state: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:
-    return state if isinstance(state, Mapping) else state.state_dict()
+    return names.to_ours({key: _tensor(value) for key, value in arrays.items()}, _PADDLE)
 
 
 # --- reading --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file's tensors as they lie in it: its own names, types and layout, nothing checked."""
+
+    tensors: State
+    metadata: dict[str, str]
+    left_aside: tuple[str, ...]  # what a checkpoint holds beside the state dict, and non-tensors
 
 
 @dataclass(frozen=True)
@@ -153,52 +82,71 @@ class ReadState:
     """A file's tensors under our names, and where they came from."""
 
     tensors: State
-    style: str  # whose names the file uses: ours, paddle or timm
+    style: str  # whose names the file uses: one of names.STYLE_NAMES, or unknown
     sha256: str
-    ignored: tuple[str, ...]  # tensors of the part that was not asked for
+    ignored: tuple[str, ...]  # what the file holds beside the network that was asked for
     metadata: dict[str, str]
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether any tensor behind the four stages is there; a detector's backbone has none."""
+        return any(_module(key) in CLASSIFIER for key in self.tensors)
 
 
 def read_state(path: Path, part: Part = "student") -> ReadState:
-    """Read any weight file: .pdparams, .safetensors, .pth; names of Paddle, timm or ours.
+    """Read the network in any weight file, under whatever names ``names.STYLES`` knows.
 
-    A distillation checkpoint holds two networks; ``part`` says which one is wanted. Nothing in the
-    file is executed. Raises ``WeightsError``, naming NaN, infinite and negative-variance tensors.
+    ``module.`` and other prefixes are removed. A distillation checkpoint holds two networks;
+    ``part`` says which one is wanted. Of a detector's checkpoint the backbone is read. Everything
+    else in the file is in ``ignored``. Nothing in it is executed. Raises ``WeightsError``, naming
+    NaN, infinite and negative-variance tensors.
     """
     path = Path(path)
-    raw, metadata = _read_tensors(path)
-    raw, ignored = _choose_part(raw, part, path)
-    state = _own(raw)
-    if any(key.endswith("._mean") for key in state):
-        style, state = "paddle", _from_paddle(state)
-    elif any(key.startswith("head.") or ".aggregation.0." in key for key in state):
-        style, state = "timm", _from_timm(state)
-    else:
-        style = "ours"
+    file = read_file(path)
+    chosen, outside = names.chosen_part(file.tensors, part, path)
+    raw = {name: file.tensors[key] for key, name in chosen.items()}
+    style = names.recognise(raw)
+    state = names.to_ours(raw, style or _OURS)
     state = {key: _as_float32(key, value, path) for key, value in state.items()}
-    sha256 = archive_sha256(path) if is_archive(path) else sha256_file(path)
-    return ReadState(state, style, sha256, ignored, metadata)
+    return ReadState(
+        state,
+        style.name if style else "unknown",
+        file_sha256(path),
+        (*outside, *file.left_aside),
+        file.metadata,
+    )
 
 
-def _read_tensors(path: Path) -> tuple[State, dict[str, str]]:
+def read_file(path: Path) -> WeightFile:
+    """Read a weight file as it is, for looking into it. Raises ``WeightsError`` if refused."""
+    return WeightFile(*_read_tensors(Path(path)))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a weight file; of an unpacked inference archive, over the files that are read."""
+    return archive_sha256(path) if is_archive(path) else sha256_file(path)
+
+
+def _read_tensors(path: Path) -> tuple[State, dict[str, str], tuple[str, ...]]:
     if is_archive(path):
-        return {key: _tensor(value) for key, value in read_inference(path).items()}, {}
+        return {key: _tensor(value) for key, value in read_inference(path).items()}, {}, ()
     if not path.is_file():
         raise WeightsError(f"there is no weight file at {path}")
     if path.suffix == ".pdparams":
         # A copy: what the reader returns is read-only, and torch tensors are not.
-        arrays = read_pdparams(path)
-        return {key: _tensor(value) for key, value in arrays.items()}, {}
+        state = read_paddle_state(path)
+        return {key: _tensor(value) for key, value in state.tensors.items()}, {}, state.leftovers
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            return load_file(path), read_metadata(path)
+            return load_file(path), read_metadata(path), ()
         except SafetensorError as error:
             raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
     if path.suffix in (".pth", ".pt"):
-        return _read_pth(path), {}
+        tensors, left = _read_pth(path)
+        return tensors, {}, left
     raise WeightsError(
         f"{path}: weights end in one of {', '.join(SUFFIXES)}, or are a folder with "
         "inference.pdiparams"
@@ -211,38 +159,19 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _read_pth(path: Path) -> State:
+def _read_pth(path: Path) -> tuple[State, tuple[str, ...]]:
     try:
         value: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is damaged or hostile
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is refused by torch's safe loader: {reason}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(value, Mapping) and isinstance(value.get(wrapper), Mapping):
-            value = value[wrapper]
+    value, left = names.unwrapped(value)
     if not isinstance(value, Mapping) or not value:
         raise WeightsError(f"{path} holds no state dict")
     strangers = [str(key) for key, item in value.items() if not isinstance(item, Tensor)]
     if strangers:
         raise WeightsError(f"{path} holds more than tensors: {_first(strangers)}")
-    if all(str(key).startswith("module.") for key in value):  # DistributedDataParallel's prefix
-        return {str(key).removeprefix("module."): item for key, item in value.items()}
-    return {str(key): item for key, item in value.items()}
-
-
-def _choose_part(state: State, part: Part, path: Path) -> tuple[State, tuple[str, ...]]:
-    if part not in ("student", "teacher"):
-        raise unknown_name("part", part, ("student", "teacher"), "load_weights(part=...)")
-    parts = {name: f"{name.capitalize()}." for name in ("student", "teacher")}
-    if not any(key.startswith(tuple(parts.values())) for key in state):
-        if part == "teacher":
-            raise WeightsError(f"{path} holds one network, so it has no teacher beside a student")
-        return state, ()
-    prefix = parts[part]
-    chosen = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-    if not chosen:
-        raise WeightsError(f"{path} is a distillation checkpoint without a {part}")
-    return chosen, tuple(key for key in state if not key.startswith(prefix))
+    return {str(key): item for key, item in value.items()}, left
 
 
 def _as_float32(key: str, value: Tensor, path: Path) -> Tensor:
@@ -254,6 +183,19 @@ def _as_float32(key: str, value: Tensor, path: Path) -> Tensor:
     if key.endswith("running_var") and (value < 0).any():
         raise WeightsError(f"{path}: {key} is a variance with negative values")
     return value
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty if it has none. Reads the header only."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise WeightsError(f"there is no weight file at {path}")
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 # --- loading --------------------------------------------------------------------------------------
@@ -270,13 +212,15 @@ class LoadReport:
     head: Literal["loaded", "reinitialised"]
     ignored: tuple[str, ...]
     metadata: dict[str, str]
+    fresh: tuple[str, ...] = ()  # modules that start afresh: fc, or the whole classifier
 
     def __str__(self) -> str:
         line = (
             f"{self.path}: {self.n_tensors} tensors ({self.style} names, sha256 {self.sha256[:8]})"
         )
-        if self.head == "reinitialised":
-            line += "; the head (fc) starts afresh, as head: reinit says"
+        if self.fresh:
+            verb = "start" if len(self.fresh) > 1 else "starts"
+            line += f"; {' and '.join(self.fresh)} {verb} afresh, as head: reinit says"
         if self.ignored:
             line += f"; left aside {len(self.ignored)}: {_first(self.ignored)}"
         return line
@@ -287,31 +231,50 @@ def load_weights(
 ) -> LoadReport:
     """Load a weight file into ``model``; every tensor must be there, fit and be used.
 
-    ``head='reinit'`` gives ``fc`` fresh weights instead of the file's, the only relaxation; any
-    other disagreement raises ``WeightsError`` with the first five tensors.
+    ``head='reinit'`` is the only relaxation: ``fc`` gets fresh weights whatever the file holds,
+    because it is for other classes. ``last_conv`` (and, in B0-B3, the ``lab`` behind it) are
+    features and come from the file; only where it holds none of the three, as a detector's
+    backbone does, all of them start afresh, and the report says so. Any other disagreement raises
+    ``WeightsError`` with the first five tensors, and the model is as it was.
     """
-    read = read_state(path, part)
+    return load_read(model, read_state(path, part), Path(path), head)
+
+
+def load_read(model: nn.Module, read: ReadState, path: Path, head: Head = "strict") -> LoadReport:
+    """Load what ``read_state`` gave for ``path``, as ``load_weights`` does."""
     loaded = load_state(model, read.tensors, head, source=str(path))
     report = LoadReport(
-        Path(path),
+        path,
         read.sha256,
         read.style,
         loaded,
         "loaded" if head == "strict" else "reinitialised",
         read.ignored,
         read.metadata,
+        fresh_modules(model, read.tensors, head),
     )
     _log.info("loaded %s", report)
     return report
+
+
+def fresh_modules(model: nn.Module, state: Mapping[str, Tensor], head: Head) -> tuple[str, ...]:
+    """The modules of ``model`` that do not come from ``state`` under ``head``."""
+    if head == "strict":
+        return ()
+    if any(_module(key) in CLASSIFIER for key in state):
+        return ("fc",)
+    own = {_module(key) for key in model.state_dict()}
+    return tuple(module for module in CLASSIFIER if module in own)
 
 
 def load_state(model: nn.Module, state: State, head: Head = "strict", *, source: str) -> int:
     """Load a state of our names strictly; the number of tensors. ``source`` is for messages."""
     if head not in ("strict", "reinit"):
         raise unknown_name("head", head, ("strict", "reinit"), "head: ...")
-    own = _own(model.state_dict())
-    expected = {k: tuple(v.shape) for k, v in own.items() if head == "strict" or k not in _HEAD}
-    given = {k: v for k, v in state.items() if head == "strict" or k not in _HEAD}
+    fresh = fresh_modules(model, state, head)
+    own = names.uncounted(model.state_dict())
+    expected = {k: tuple(v.shape) for k, v in own.items() if _module(k) not in fresh}
+    given = {k: v for k, v in state.items() if _module(k) not in fresh}
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected]
     misshaped = [
@@ -326,75 +289,44 @@ def load_state(model: nn.Module, state: State, head: Head = "strict", *, source:
             *(f"{key} is missing" for key in missing),
             *(f"{key} is unknown to the network" for key in unexpected),
         ]
-        only_head = set(missing) | set(unexpected) | set(misshaped) <= set(_HEAD)
-        hint = "; for a new set of classes say head: reinit" if only_head else ""
         raise WeightsError(
             f"{source} does not fit {getattr(model, 'variant', '') or type(model).__name__}: "
-            f"{_first(problems)}{hint}"
+            f"{_first(problems)}{_hint({*missing, *unexpected, *misshaped}, given)}"
         )
     model.load_state_dict(given, strict=False)  # strictness was checked above, counters aside
-    if head == "reinit":
-        model.reset_head()
+    if fresh:
+        _start_afresh(model, fresh)
     return len(given)
+
+
+def _hint(wrong: set[str], given: Mapping[str, Tensor]) -> str:
+    """What ``head: reinit`` would do about it, where that is all it takes."""
+    if wrong <= set(_FC):
+        return "; for a new set of classes say head: reinit"
+    if {_module(key) for key in wrong} <= set(CLASSIFIER) and not any(
+        _module(key) in CLASSIFIER for key in given
+    ):
+        return (
+            "; it is a backbone without a classifier: to start the whole classifier afresh say "
+            "head: reinit"
+        )
+    return ""
+
+
+def _start_afresh(model: nn.Module, fresh: tuple[str, ...]) -> None:
+    """As in a new network: convolution Kaiming normal by fan-in, LAB doing nothing, fc Xavier."""
+    if "last_conv" in fresh:
+        torch.nn.init.kaiming_normal_(model.last_conv.weight, mode="fan_in", nonlinearity="relu")
+    if "lab" in fresh:
+        torch.nn.init.ones_(model.lab.scale)
+        torch.nn.init.zeros_(model.lab.bias)
+    model.reset_head()
+
+
+def _module(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def _first(names: list[str] | tuple[str, ...], count: int = 5) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-_SAFETENSORS_TYPES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-}
-
-
-def save_weights(
-    path: Path, state: Mapping[str, Tensor] | nn.Module, metadata: Mapping[str, str]
-) -> None:
-    """Write a safetensors file, whole or not at all; the same state gives the same bytes.
-
-    The library's own writer puts the metadata in random order, which would change the SHA-256 of
-    an unchanged result; the format is small enough to be written here. ``metadata`` maps strings
-    to strings; structured values go in as JSON.
-    """
-    wrong = [k for k, v in metadata.items() if not isinstance(k, str) or not isinstance(v, str)]
-    if wrong:
-        raise TypeError(f"metadata of safetensors are strings; these are not: {wrong}")
-    tensors = sorted(_own(_state_of(state)).items())
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    offset = 0
-    for key, value in tensors:
-        size = value.numel() * value.element_size()
-        header[key] = {
-            "dtype": _SAFETENSORS_TYPES[value.dtype],
-            "shape": list(value.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with written_aside(Path(path)) as aside, aside.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        for _, value in tensors:
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().tobytes())
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; empty if it has none. Reads the header only."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise WeightsError(f"there is no weight file at {path}")
-    try:
-        with safe_open(path, "np") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error

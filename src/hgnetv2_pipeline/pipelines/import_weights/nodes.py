@@ -114,11 +114,12 @@ def _convert(
     classes: list[str] | None,
 ) -> None:
     """Load the file into the network it claims to be for, and save that with its metadata."""
+    import dataclasses
     import json
 
     from hgnetv2_pipeline.data import Preprocess
-    from hgnetv2_pipeline.models import create_model, imagenet, load_weights, save_weights
-    from hgnetv2_pipeline.models.weights import read_state
+    from hgnetv2_pipeline.models import create_model, imagenet, save_weights
+    from hgnetv2_pipeline.models.weights import load_read, read_state
     from hgnetv2_pipeline.models.zoo import ZOO
 
     read = read_state(source, params.part)
@@ -134,7 +135,7 @@ def _convert(
         )
     number = int(head.shape[0])
     model = create_model(variant, num_classes=number)
-    report = load_weights(model, source, part=params.part)
+    report = load_read(model, read, source)
     entry = ZOO.get(f"{variant}.{weights}")
     if entry is not None:
         preprocess = Preprocess(resize_short=entry.resize_short)
@@ -162,8 +163,6 @@ def _convert(
             "inputs": json.dumps({source.name: report.sha256}),
         },
     )
-    lines = [f"{source.name}: {report.n_tensors} tensors under {report.style} names,"]
-    lines.append(f"sha256 {report.sha256}, head {report.head}")
-    if report.ignored:
-        lines.append(f"(left aside: {len(report.ignored)}, such as {report.ignored[0]})")
-    (aside / "load_report.txt").write_text(" ".join(lines) + "\n", encoding="utf-8")
+    # Without the place, which differs between machines: the result is the same everywhere.
+    said = dataclasses.replace(report, path=Path(source.name))
+    (aside / "load_report.txt").write_text(f"{said}\n", encoding="utf-8")
