@@ -20,6 +20,7 @@ _HOME = {
     "Profile": "cost",
     "profile": "cost",
     "reparameterize": "fold",
+    "freeze": "frozen",
     "formula_tensor": "formula",
     "formula_state": "formula",
     "LoadReport": "weights",
