@@ -21,6 +21,7 @@ _HOME = {
     "profile": "cost",
     "reparameterize": "fold",
     "freeze": "frozen",
+    "FeatureDict": "feature_dict",
     "formula_tensor": "formula",
     "formula_state": "formula",
     "LoadReport": "weights",

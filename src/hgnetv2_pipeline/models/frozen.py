@@ -1,7 +1,7 @@
 """Parts of a network that do not learn: the stem and the first stages, and every batch norm.
 
-The count is detectron2's (detectron2/modeling/backbone/resnet.py, ``ResNet.freeze``): 1 is the stem,
-2 the stem and one stage. What other projects call the same is in docs/backbone.md.
+The count is detectron2's (``ResNet.freeze`` in detectron2/modeling/backbone/resnet.py): 1 is the
+stem, 2 the stem and one stage. What other projects call the same is in docs/backbone.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models.hgnetv2 import Backbone
+from hgnetv2_pipeline.models.hgnetv2 import Trunk
 
 _log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ def freeze(model: nn.Module, at: int = 0, norm: bool = False) -> nn.Module:
     ``model.train()``. Freezing adds up: nothing that is fixed is let go. State dicts keep their
     names. Raises ``ParameterError`` for another ``at`` or a network that is not ours.
     """
-    if not isinstance(model, Backbone):
+    if not isinstance(model, Trunk):
         raise ParameterError(
-            f"freeze takes an HGNetV2 or a PPHGNet, not a {type(model).__name__}; "
-            "give it the network that create_model or build_from made"
+            f"freeze takes an HGNetV2, a PPHGNet or a FeatureDict, not a {type(model).__name__}; "
+            "give it the network before it becomes part of another"
         )
     if isinstance(at, bool) or not isinstance(at, int) or not 0 <= at <= DEEPEST:
         raise ParameterError(

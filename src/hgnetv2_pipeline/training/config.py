@@ -131,7 +131,7 @@ class TrainConfig(_Frozen):
     head: Literal["strict", "reinit"]
     """What to do when the weights have other classes: refuse, or start fc anew."""
     freeze_at: Annotated[int, Field(ge=0, le=5)]
-    """Parts that do not learn: 0 none, 1 the stem, 2 the stem and stage 1, ... 5 all but the head."""
+    """What does not learn: 0 nothing, 1 the stem, 2 also stage 1, ... 5 all but the head."""
     freeze_norm: bool
     """Whether every BN layer keeps its statistics, weight and bias."""
 
