@@ -276,3 +276,8 @@ def test_stages_that_do_not_exist_are_refused(out_indices: tuple[object, ...]) -
         model = models.create_model("b0", 2)
     with pytest.raises(ParameterError, match="must be some of 0, 1, 2, 3"):
         models.FeatureDict(model, out_indices)
+
+
+def test_another_network_has_no_features_to_give() -> None:
+    with pytest.raises(ParameterError, match="not a Sequential"):
+        models.FeatureDict(nn.Sequential())

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models.hgnetv2 import Backbone, Trunk, check_out_indices
 
 
@@ -19,6 +20,11 @@ class FeatureDict(Trunk):
     """
 
     def __init__(self, model: Backbone, out_indices: Iterable[int] = (0, 1, 2, 3)) -> None:
+        if not isinstance(model, Backbone):
+            raise ParameterError(
+                f"FeatureDict takes an HGNetV2 or a PPHGNet, not a {type(model).__name__}; give it "
+                "what create_model, build_from or reparameterize made of one"
+            )
         indices = check_out_indices(out_indices, len(model.stages))
         super().__init__(model.stem, model.stages[: indices[-1] + 1])
         self.out_indices = indices
