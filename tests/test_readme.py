@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from doc_pages import blocks, fenced
 from hgnetv2_pipeline import own
 from hgnetv2_pipeline.cli import cli as kedro_cli
 from hgnetv2_pipeline.commands import main as hgnetv2
@@ -38,28 +39,6 @@ TOP = ("benchmarks", "conf", "data", "deploy", "docs", "notebooks", "src", "test
 
 def shown(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
-
-
-def fenced(text: str) -> tuple[list[tuple[str, str]], str]:
-    """The fenced blocks of a page, each with its language, and the text outside of them."""
-    found: list[tuple[str, str]] = []
-    outside: list[str] = []
-    inside: list[str] | None = None
-    for line in text.splitlines():
-        if not line.startswith("```"):
-            (outside if inside is None else inside).append(line)
-        elif inside is None:
-            language, inside = line[3:], []
-        else:
-            found.append((language, "\n".join(inside)))
-            inside = None
-    assert inside is None, "a block is not closed"
-    return found, "\n".join(outside)
-
-
-def blocks(page: Path, *languages: str) -> list[str]:
-    found, _ = fenced(page.read_text(encoding="utf-8"))
-    return [text for language, text in found if language in languages]
 
 
 def inline_code(text: str) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from train_recipes import NANO, make_job
 from hgnetv2_pipeline.data import scan_list, write_index
 from hgnetv2_pipeline.models import VARIANTS
 from hgnetv2_pipeline.training import RunSpec
+from hgnetv2_pipeline.training.step import Step
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,3 +54,19 @@ def job(pictures: Path, tmp_path: Path) -> Callable[..., RunSpec]:
         return make_job(pictures, tmp_path, name, **changes)
 
     return make
+
+
+@pytest.fixture
+def sigterm_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """``sigterm_in(n)``: this process gets SIGTERM in the middle of its ``n``-th step from 0."""
+    take = Step.__call__
+
+    def arm(number: int) -> None:
+        def call(self: Step, batch: Any) -> Any:
+            if batch.step == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return take(self, batch)
+
+        monkeypatch.setattr(Step, "__call__", call)
+
+    return arm

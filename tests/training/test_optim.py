@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from train_recipes import ADAMW, SGD
 
-from hgnetv2_pipeline.models import TEACHERS, VARIANTS, create_model
+from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.models import TEACHERS, VARIANTS, FeatureDict, create_model, freeze
 from hgnetv2_pipeline.training import Schedule, build_optimizer, group_table, param_groups
 from hgnetv2_pipeline.training.config import OptimizerConfig
-from hgnetv2_pipeline.training.optim import set_lr
+from hgnetv2_pipeline.training.optim import PARTS, set_lr
 
 MULT = [0.1, 0.2, 0.3, 0.4, 0.5]
 
@@ -52,10 +53,40 @@ def test_groups_of_b0_are_named_and_in_the_order_of_the_network() -> None:
     assert "0.005" in table[names.index("stages.1 lab") + 1]
 
 
-def test_frozen_parameters_are_in_no_group() -> None:
-    model = create_model("b0", 7)
-    model.stem.requires_grad_(False)
-    assert not any("stem" in group["name"] for group in param_groups(model, 0.5, 0.0))
+@pytest.mark.parametrize(("at", "norm"), [(1, False), (3, False), (2, True), (5, True)])
+def test_frozen_parameters_are_in_no_group(at: int, norm: bool) -> None:
+    model = freeze(create_model("b0", 7), at=at, norm=norm)
+    names = {group["name"] for group in param_groups(model, 0.5, 0.0)}
+    kinds = ["weights", "lab"] if norm else ["weights", "bn", "lab"]
+    assert names == {f"{part} {kind}" for part in PARTS[at:] for kind in kinds} | {
+        "head weights", "head lab",
+    }  # fmt: skip
+
+
+def test_the_multipliers_reach_our_network_inside_another() -> None:
+    trunk = freeze(FeatureDict(create_model("b0", 7), (1, 2)), at=1)
+    detector = nn.Sequential(nn.Sequential(trunk, nn.Identity()), nn.Conv2d(4, 4, 1))
+    groups = {group["name"]: group for group in param_groups(detector, 0.5, 2e-5, MULT)}
+    assert [name for name in groups if name.endswith("weights")] == [
+        "stages.0 weights", "stages.1 weights", "stages.2 weights", "head weights",
+    ]  # fmt: skip
+    assert [groups[f"stages.{stage} bn"]["lr"] for stage in range(3)] == pytest.approx(
+        [0.1, 0.15, 0.2]
+    )
+    assert groups["head weights"]["params"] == list(detector[1].parameters())
+    with pytest.raises(ParameterError, match="stage_lr_mult needs a stem and stages"):
+        param_groups(detector[1], 0.5, 2e-5, MULT)
+
+
+def test_the_table_names_stem_stages_and_head_with_their_rates() -> None:
+    table = group_table(param_groups(create_model("b4", 7), 0.5, 2e-5, MULT)).splitlines()
+    rates = {" ".join(line.split()[:-4]): line.split()[-2] for line in table[1:]}
+    expected = {
+        f"{part} {kind}": f"{0.5 * factor:.4g}"
+        for part, factor in zip(PARTS, MULT, strict=True)
+        for kind in ("weights", "bn")
+    }
+    assert rates == expected | {"head weights": "0.5"}
 
 
 class Tiny(nn.Module):

@@ -52,6 +52,9 @@ def spec_values(**changes: Any) -> dict[str, Any]:
         ({"lr": -0.1}, r"training\.lr: .*greater than 0 \(given: -0\.1\)"),
         ({"lr": float("inf")}, r"training\.lr"),
         ({"learning_rate": 0.1}, r"training\.learning_rate: Extra inputs"),
+        ({"freeze_at": 6, "init": "b0.ssld_stage1"}, "less than or equal to 5"),
+        ({"freeze_at": 1}, "weights that nobody trained; start init from weights"),
+        ({"freeze_norm": True, "init": "scratch:b0"}, "weights that nobody trained"),
         ({"amp": "int8"}, "'off', 'bf16' or 'fp16'"),
     ],
 )

@@ -22,7 +22,6 @@ from hgnetv2_pipeline.models import build_from, read_metadata
 from hgnetv2_pipeline.training import RunSpec, run, train_run
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint
 from hgnetv2_pipeline.training.state import COLUMNS
-from hgnetv2_pipeline.training.step import Step
 
 Job = Callable[..., RunSpec]
 # Everything that has state: momentum, averaged weights, evaluations on the way, both best weights.
@@ -73,22 +72,6 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = make_job(pictures, tmp_path_factory.mktemp("straight"), "run", **FULL)
     train_run(spec)
     return spec.out
-
-
-@pytest.fixture
-def sigterm_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """``sigterm_in(n)``: this process gets SIGTERM in the middle of its ``n``-th step from 0."""
-    take = Step.__call__
-
-    def arm(number: int) -> None:
-        def call(self: Step, batch: Any) -> Any:
-            if batch.step == number:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return take(self, batch)
-
-        monkeypatch.setattr(Step, "__call__", call)
-
-    return arm
 
 
 def test_run_learns_and_writes_what_the_contract_names(job: Job) -> None:

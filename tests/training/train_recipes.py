@@ -47,6 +47,8 @@ def values(**changes: Any) -> dict[str, Any]:
         "max_bad": 0.0,
         "init": "scratch",
         "head": "strict",
+        "freeze_at": 0,
+        "freeze_norm": False,
     }
     return base | changes
 

@@ -20,6 +20,8 @@ _HOME = {
     "Profile": "cost",
     "profile": "cost",
     "reparameterize": "fold",
+    "freeze": "frozen",
+    "FeatureDict": "feature_dict",
     "formula_tensor": "formula",
     "formula_state": "formula",
     "ExportReport": "weights",

@@ -208,8 +208,50 @@ class DownscaleInInfer(nn.Module):
         return F.dropout(x, self.p, self.training) * (1 - self.p) if self.p else x
 
 
-class Backbone(nn.Module):
-    """What both generations share: a stem (to 1/4), four stages (to 1/32) and the classifier."""
+class Trunk(nn.Module):
+    """A stem (to 1/4) and its stages (to 1/32): everything before the classifier.
+
+    ``feature_channels`` and ``feature_strides`` tell, stage by stage, what ``features`` gives.
+    """
+
+    feature_channels: tuple[int, ...]
+    feature_strides: tuple[int, ...]
+
+    def __init__(self, stem: nn.Module, stages: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+
+    def features(self, x: Tensor, out_indices: Iterable[int] = (0, 1, 2, 3)) -> list[Tensor]:
+        """Outputs of the stages named in ``out_indices``, shallow first: [N, C_i, H/s_i, W/s_i].
+
+        Channels C_i and strides s_i are in ``feature_channels`` and ``feature_strides``; sizes that
+        the stride does not divide are rounded up. Stages beyond the deepest one asked for are not
+        run.
+        """
+        wanted = check_out_indices(out_indices, len(self.stages))
+        x = self.stem(x)
+        outputs = []
+        for index in range(wanted[-1] + 1):
+            x = self.stages[index](x)
+            if index in wanted:
+                outputs.append(x)
+        return outputs
+
+
+def check_out_indices(given: Iterable[int], stages: int) -> tuple[int, ...]:
+    """``given`` without repeats and in order, if it names some of the stages."""
+    wanted = set(given)
+    if not wanted or not wanted <= set(range(stages)):
+        raise ParameterError(
+            f"out_indices {sorted(wanted, key=str)} must be some of "
+            f"{', '.join(map(str, range(stages)))} (features(out_indices=))"
+        )
+    return tuple(sorted(wanted))
+
+
+class Backbone(Trunk):
+    """What both generations share: the trunk, with four stages, and the classifier."""
 
     def __init__(
         self,
@@ -221,11 +263,9 @@ class Backbone(nn.Module):
         dropout: float,
         lab: bool,
     ) -> None:
-        super().__init__()
+        super().__init__(stem, stages)
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ParameterError(f"num_classes {num_classes!r} is not a whole number above 0")
-        self.stem = stem
-        self.stages = nn.ModuleList(stages)
         self.last_conv = nn.Conv2d(out[-1], EXPAND, 1, bias=False)
         self.act = nn.ReLU(inplace=True)
         self.lab = LearnableAffine() if lab else nn.Identity()
@@ -247,25 +287,6 @@ class Backbone(nn.Module):
         """Give ``fc`` fresh weights: Xavier uniform, bias 0."""
         nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
-
-    def features(self, x: Tensor, out_indices: Iterable[int] = (0, 1, 2, 3)) -> list[Tensor]:
-        """Outputs of the stages named in ``out_indices``, shallow first: [N, C_i, H/s_i, W/s_i].
-
-        Channels C_i and strides s_i are in ``feature_channels`` and ``feature_strides``. Stages
-        beyond the deepest one asked for are not run.
-        """
-        wanted = set(out_indices)
-        if not wanted or not wanted <= set(range(len(self.stages))):
-            raise ParameterError(
-                f"out_indices {sorted(wanted)} must be some of 0, 1, 2, 3 (features(out_indices=))"
-            )
-        x = self.stem(x)
-        outputs = []
-        for index in range(max(wanted) + 1):
-            x = self.stages[index](x)
-            if index in wanted:
-                outputs.append(x)
-        return outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalised images [N, 3, H, W], H and W at least 32."""

@@ -130,6 +130,10 @@ class TrainConfig(_Frozen):
     """'scratch', a zoo name, a weight file or a run folder."""
     head: Literal["strict", "reinit"]
     """What to do when the weights have other classes: refuse, or start fc anew."""
+    freeze_at: Annotated[int, Field(ge=0, le=5)]
+    """What does not learn: 0 nothing, 1 the stem, 2 also stage 1, ... 5 all but the head."""
+    freeze_norm: bool
+    """Whether every BN layer keeps its statistics, weight and bias."""
 
     @field_validator("stage_lr_mult")
     @classmethod
@@ -161,6 +165,11 @@ class TrainConfig(_Frozen):
             raise ValueError(
                 "class_balance 'weights' weighs labels, which a distillation loss does not use; "
                 "choose 'sampler' or 'none'"
+            )
+        if (self.freeze_at or self.freeze_norm) and self.init.partition(":")[0] == "scratch":
+            raise ValueError(
+                "freeze_at and freeze_norm would keep weights that nobody trained; start init from "
+                "weights, or set them to 0 and false"
             )
         return self
 

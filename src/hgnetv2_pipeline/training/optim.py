@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.training.config import OptimizerConfig
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
 
@@ -26,9 +27,17 @@ def param_groups(
 
     Weight decay falls on everything but the weights and biases of BN layers: convolutions, fc
     weight and bias, LAB. LAB learns at 0.01 x lr. ``stage_lr_mult`` (five factors) multiplies the
-    stem and the four stages; the head (``last_conv``, ``fc``) always learns at lr. A parameter
-    that is frozen (``requires_grad`` false) is in no group.
+    stem and the four stages; the head (``last_conv``, ``fc``) always learns at lr. ``model`` may
+    hold our network anywhere inside (a detector): whatever is not its stem or stages counts as
+    head. A parameter that is frozen (``requires_grad`` false) is in no group.
     """
+    trunk = _trunk(model)
+    if trunk is None and stage_lr_mult is not None:
+        raise ParameterError(
+            f"stage_lr_mult needs a stem and stages, which {type(model).__name__} does not have; "
+            "give param_groups one of our networks, or what holds one"
+        )
+    prefix = trunk or ""
     factors = dict(zip(PARTS, stage_lr_mult or [1.0] * len(PARTS), strict=True))
     groups: dict[str, dict[str, Any]] = {}
     for module_name, module in model.named_modules():
@@ -36,7 +45,7 @@ def param_groups(
             if not parameter.requires_grad:
                 continue
             name = f"{module_name}.{own_name}"
-            part = next((part for part in PARTS if name.startswith(f"{part}.")), "head")
+            part = next((part for part in PARTS if name.startswith(f"{prefix}{part}.")), "head")
             factor, decay, kind = factors.get(part, 1.0), weight_decay, "weights"
             if isinstance(module, _BatchNorm):
                 decay, kind = 0.0, "bn"
@@ -53,6 +62,14 @@ def param_groups(
             )
             group["params"].append(parameter)
     return list(groups.values())
+
+
+def _trunk(model: nn.Module) -> str | None:
+    """What stands before ``stem`` and ``stages`` in the names of ``model``; None without them."""
+    for name, module in model.named_modules():
+        if {"stem", "stages"} <= {child for child, _ in module.named_children()}:
+            return f"{name}." if name else ""
+    return None
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

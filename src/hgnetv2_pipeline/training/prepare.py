@@ -172,7 +172,7 @@ def make_view(preprocess: Preprocess, *, channels_last: bool, erasing: float = 0
 
 
 def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
-    from hgnetv2_pipeline.models import agree, build_from
+    from hgnetv2_pipeline.models import agree, build_from, freeze
 
     init = spec.config.init
     source = f"scratch:{spec.variant}" if init == "scratch" else init
@@ -189,6 +189,8 @@ def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
             f"training.init {init!r} knows other classes ({_first(info['classes'])}) than the data "
             f"({_first(spec.classes)}); set training.head to 'reinit'"
         )
+    if spec.config.freeze_at or spec.config.freeze_norm:
+        freeze(student, at=spec.config.freeze_at, norm=spec.config.freeze_norm)
     return student, {"init": info["sha256"]} if info["sha256"] else {}
 
 
