@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.archives import index_archive
 from hgnetv2_pipeline.data.index import ARCHIVE_MARK
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _THREADS = 16
 # Below this share of a folder's files it is quicker to ask for each listed file by itself.
@@ -82,52 +90,91 @@ def split_key(key: str) -> tuple[str, str]:
     return before + ARCHIVE_MARK[:-1], member
 
 
-def check_files(paths: pd.Series, root: Path, trusted_roots: Sequence[Path]) -> list[Problem]:
+def check_files(
+    paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path]
+) -> list[Problem]:
     """The unusable ones among listed paths, in the order of the list.
 
     Args:
-        paths: relative to ``root``; ``archive.tar!member`` names a member of an archive.
+        paths: strings relative to ``root``; ``archive.tar!member`` names a member of an archive.
     """
+    import pyarrow.compute as pc
+
     fence = Fence(root, trusted_roots)
-    in_archive = paths.str.contains(ARCHIVE_MARK, regex=False)
-    plain = paths[~in_archive]
-    split = plain.str.rpartition("/")
-    folders = pd.DataFrame({"folder": split[0], "name": split[2]}).groupby("folder", sort=True)
-    jobs = [(str(folder), group["name"]) for folder, group in folders]
-    members = paths[in_archive]
+    in_archive = pc.match_substring(paths, ARCHIVE_MARK).to_numpy()
+    rows = np.flatnonzero(~in_archive)
+    jobs = _by_folder(paths.filter(~in_archive), rows)
+    members = pd.Series(paths.filter(in_archive).to_pylist(), index=np.flatnonzero(in_archive))
     tars = members.map(lambda key: split_key(key)[0])
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda job: _check_folder(fence, *job), jobs))
-        found += list(
-            pool.map(
-                lambda tar: _check_archive(fence, str(tar), members[tars == tar]),
-                tars.drop_duplicates(),
-            )
-        )
-    problems = [problem for part in found for problem in part]
+    problems: list[Problem] = []
+    with (
+        Progress(len(paths), "look up", "files") as progress,
+        ThreadPoolExecutor(_THREADS) as pool,
+    ):
+        for listed, found in pool.map(lambda job: _check_folder(fence, *job), jobs):
+            problems += found
+            progress.advance(listed)
+        for listed, found in pool.map(
+            lambda group: _check_archive(fence, str(group[0]), group[1]), members.groupby(tars)
+        ):
+            problems += found
+            progress.advance(listed)
     return sorted(problems, key=lambda problem: problem.position)
 
 
-def _check_folder(fence: Fence, folder: str, names: pd.Series) -> list[Problem]:
+_Job = tuple[str, "pa.ChunkedArray", npt.NDArray[np.int64]]
+
+
+def _by_folder(paths: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> Iterator[_Job]:
+    """The folder, the names in it and the places in the list; a folder's files together."""
+    import pyarrow.compute as pc
+
+    if not len(paths):
+        return
+    folders = pc.replace_substring_regex(paths, r"(?:^|/)[^/]*$", "").dictionary_encode()
+    folders = folders.unify_dictionaries()
+    known = folders.chunk(0).dictionary
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in folders.chunks])
+    order = np.argsort(codes, kind="stable")
+    bounds = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
+    for first, last in pairwise(bounds):
+        members = order[first:last]
+        folder = known[int(codes[members[0]])].as_py()
+        yield folder, paths.take(members), rows[members]
+
+
+def _check_folder(
+    fence: Fence, folder: str, listed: pa.ChunkedArray, rows: npt.NDArray[np.int64]
+) -> tuple[int, list[Problem]]:
     place = str(fence.root / folder)
-    prefix = f"{folder}/" if folder else ""
-    doubtful = names
-    if len(names) > _FEW and fence.holds(place):
+    paths: list[str] = listed.to_pylist()
+    regular: set[str] = set()
+    present: set[str] | None = None
+    if len(paths) > _FEW and fence.holds(place):
         try:
             with os.scandir(place) as entries:
-                regular = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-            doubtful = names[~names.isin(regular)]
+                found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
+            present = set(found)
+            regular = {name for name, is_file in found.items() if is_file}
+        except FileNotFoundError:
+            present = set()
         except OSError:
-            doubtful = names  # each file is looked up by itself and gives its own reason
+            pass  # each file is looked up by itself and gives its own reason
+    skip = len(folder) + 1 if folder else 0
     problems = []
-    for position, name in zip(doubtful.index, doubtful, strict=True):
-        reason = fence.why_unusable(f"{place}/{name}")
+    for row, path in zip(rows, paths, strict=True):
+        name = path[skip:]
+        if name in regular:
+            continue
+        # A name that the folder does not have needs no look-up of its own.
+        gone = present is not None and name not in present
+        reason = MISSING if gone else fence.why_unusable(f"{place}/{name}")
         if reason is not None:
-            problems.append(Problem(int(position), prefix + name, reason))
-    return problems
+            problems.append(Problem(int(row), path, reason))
+    return len(paths), problems
 
 
-def _check_archive(fence: Fence, tar: str, members: pd.Series) -> list[Problem]:
+def _check_archive(fence: Fence, tar: str, members: pd.Series) -> tuple[int, list[Problem]]:
     reason = fence.why_unusable(str(fence.root / tar))
     present: set[str] = set()
     if reason is None:
@@ -140,4 +187,4 @@ def _check_archive(fence: Fence, tar: str, members: pd.Series) -> list[Problem]:
         if reason is not None or key[len(tar) + 1 :] not in present:
             why = reason or "the archive has no such member"
             problems.append(Problem(int(position), key, why))
-    return problems
+    return len(members), problems

@@ -1,0 +1,139 @@
+"""Paths that a list names twice: found by hashes, in little memory, then decided by the paths."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hgnetv2_pipeline.data.grammar import LONGEST_LINE, ParsedList
+from hgnetv2_pipeline.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
+
+# One random odd number for each place of a byte in a path: a path's hash is the sum of its bytes
+# times these. Two different paths agree by chance once in about 2^56, and are then told apart.
+_FACTORS = np.random.default_rng(20240501).integers(0, 2**63, LONGEST_LINE, np.uint64) * 2 + 1
+
+
+def without_repeats(
+    path: Path, parsed: ParsedList, duplicates: str, shown: Callable[[int], str] = str
+) -> ParsedList:
+    """``parsed`` with no path named twice; warns of paths that differ in case alone.
+
+    Args:
+        path: the list file, for messages.
+        duplicates: ``refuse`` or ``drop`` lines that repeat a path with the same label.
+        shown: how a label is written in a message.
+
+    Raises:
+        DataError: a path has two labels, or is named twice and ``duplicates`` is ``refuse``.
+    """
+    if duplicates not in ("refuse", "drop"):
+        raise ParameterError(f"duplicates {duplicates!r}: 'refuse' or 'drop' (data.duplicates)")
+    candidates, n_distinct = _candidates(parsed)
+    if len(candidates):
+        names = parsed.paths.take(candidates).to_pandas().to_numpy()
+        frame = pd.DataFrame({"path": names, "label": parsed.labels[candidates]}, index=candidates)
+        _refuse_conflicts(path, frame, parsed, shown)
+        twice = frame["path"].duplicated(keep="first")
+        count = int(twice.sum())
+        if count and duplicates == "refuse":
+            name = frame["path"][twice].iloc[0]
+            earlier, later = frame.index[frame["path"] == name][:2]
+            raise DataError(
+                f"{path}:{parsed.lines[later]}: {name!r} is listed already in line "
+                f"{parsed.lines[earlier]} ({count:,} such lines); remove it, or set "
+                "data.duplicates: drop"
+            )
+        if count:
+            _log.warning("%s: %d lines that repeat an earlier one are left out", path, count)
+            mask = np.ones(len(parsed.labels), bool)
+            mask[frame.index[twice]] = False
+            parsed = ParsedList(
+                parsed.paths.filter(mask), parsed.labels[mask], parsed.lines[mask], parsed.skipped
+            )
+    collisions = n_distinct - _distinct(_hashes(parsed.paths, lower=True))
+    if collisions > 0:
+        _log.warning(
+            "%s: %d paths differ from another only in upper and lower case; they are different "
+            "images here and one image on a file system that ignores case",
+            path,
+            collisions,
+        )
+    return parsed
+
+
+def _candidates(parsed: ParsedList) -> tuple[npt.NDArray[np.int64], int]:
+    """Rows whose hash another row shares, and the number of distinct hashes."""
+    hashes = _hashes(parsed.paths, lower=False)
+    ordered = np.sort(hashes)
+    again = ordered[1:] == ordered[:-1]
+    shared = ordered[1:][again]
+    n_distinct = len(ordered) - int(again.sum())
+    del ordered, again
+    if not len(shared):
+        return np.zeros(0, np.int64), n_distinct
+    return np.flatnonzero(np.isin(hashes, np.unique(shared))), n_distinct
+
+
+def _distinct(hashes: npt.NDArray[np.uint64]) -> int:
+    hashes.sort()
+    return len(hashes) - int((hashes[1:] == hashes[:-1]).sum())
+
+
+def _hashes(paths: pa.ChunkedArray, *, lower: bool) -> npt.NDArray[np.uint64]:
+    """uint64 [N]: a hash of each path, of its lower case if asked."""
+    import pyarrow.compute as pc
+
+    found = np.empty(len(paths), np.uint64)
+    at = 0
+    for chunk in paths.chunks:
+        texts = pc.utf8_lower(chunk) if lower else chunk
+        found[at : at + len(chunk)] = _hashes_of(texts)
+        at += len(chunk)
+    return found
+
+
+def _hashes_of(texts: Any) -> npt.NDArray[np.uint64]:
+    """uint64 [N] of an Arrow array of large strings, none of them empty."""
+    _, offsets, data = texts.buffers()
+    n = len(texts)
+    if n == 0:
+        return np.zeros(0, np.uint64)
+    bounds = np.frombuffer(offsets, np.int64, n + 1, texts.offset * 8)
+    start = bounds[0]
+    letters = np.frombuffer(data, np.uint8)[start : bounds[-1]]
+    firsts = bounds[:-1] - start
+    lengths = np.diff(bounds)
+    places = np.arange(len(letters)) - np.repeat(firsts, lengths)
+    # A letter is at most 255, so sums overflow only as integers modulo 2^64 do, which is wanted.
+    # Lower case of rare letters can be longer than the letters themselves.
+    return np.add.reduceat((letters + np.uint64(1)) * _FACTORS[places % LONGEST_LINE], firsts)
+
+
+def _refuse_conflicts(
+    path: Path, frame: pd.DataFrame, parsed: ParsedList, shown: Callable[[int], str]
+) -> None:
+    again = frame[frame["path"].duplicated(keep=False)]
+    kinds = again.groupby("path", sort=False)["label"].nunique()
+    conflicts = kinds[kinds > 1]
+    if len(conflicts):
+        name = conflicts.index[0]
+        rows = again[again["path"] == name]
+        first = rows.iloc[0]
+        other = rows[rows["label"] != first["label"]].iloc[0]
+        lines = parsed.lines[[first.name, other.name]]
+        raise DataError(
+            f"{path}:{lines[1]}: {name!r} has label {shown(int(other['label']))} here and "
+            f"{shown(int(first['label']))} in line {lines[0]} ({len(conflicts):,} such paths); "
+            "keep the right one"
+        )
