@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hgnetv2_pipeline.data.grammar import LONGEST_LINE, ParsedList
+from hgnetv2_pipeline.data.grammar import ParsedList
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# One random odd number for each place of a byte in a path: a path's hash is the sum of its bytes
-# times these. Two different paths agree by chance once in about 2^56, and are then told apart.
-_FACTORS = np.random.default_rng(20240501).integers(0, 2**63, LONGEST_LINE, np.uint64) * 2 + 1
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio, as in Fibonacci hashing
+# The first 0 to 8 bytes of a little-endian word.
+_MASKS = np.array([(1 << (8 * count)) - 1 for count in range(9)], np.uint64)
 
 
 def without_repeats(
@@ -103,21 +103,22 @@ def _hashes(paths: pa.ChunkedArray, *, lower: bool) -> npt.NDArray[np.uint64]:
     return found
 
 
-def _hashes_of(texts: Any) -> npt.NDArray[np.uint64]:
-    """uint64 [N] of an Arrow array of large strings, none of them empty."""
+def _hashes_of(texts: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
+    """uint64 [N]: eight bytes of every text at a time are added, multiplied and folded."""
     _, offsets, data = texts.buffers()
-    n = len(texts)
-    if n == 0:
-        return np.zeros(0, np.uint64)
-    bounds = np.frombuffer(offsets, np.int64, n + 1, texts.offset * 8)
-    start = bounds[0]
-    letters = np.frombuffer(data, np.uint8)[start : bounds[-1]]
-    firsts = bounds[:-1] - start
-    lengths = np.diff(bounds)
-    places = np.arange(len(letters)) - np.repeat(firsts, lengths)
-    # A letter is at most 255, so sums overflow only as integers modulo 2^64 do, which is wanted.
-    # Lower case of rare letters can be longer than the letters themselves.
-    return np.add.reduceat((letters + np.uint64(1)) * _FACTORS[places % LONGEST_LINE], firsts)
+    bounds = np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8)
+    letters = np.concatenate([np.frombuffer(data, np.uint8)[: bounds[-1]], np.zeros(8, np.uint8)])
+    # The eight bytes from each byte on.
+    words = np.ndarray((len(letters) - 7,), "<u8", letters, strides=(1,))
+    hashes = np.diff(bounds).astype(np.uint64)
+    rows, at, left = np.arange(len(texts)), bounds[:-1], np.diff(bounds)
+    while len(rows):
+        taken = words[at] & _MASKS[np.minimum(left, 8)]
+        mixed = (hashes[rows] ^ taken) * _FACTOR
+        hashes[rows] = mixed ^ (mixed >> np.uint64(29))
+        more = left > 8
+        rows, at, left = rows[more], at[more] + 8, left[more] - 8
+    return hashes
 
 
 def _refuse_conflicts(
