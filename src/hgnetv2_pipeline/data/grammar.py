@@ -29,6 +29,7 @@ _LABEL = re.compile(rb"[0-9]{1,9}")
 _EXTRA_COLUMN = re.compile(rb"\.(jpe?g|png|webp|bmp|tiff?|gif) +-?[0-9][0-9.]*$", re.IGNORECASE)
 # Path parts that are empty, . or .., and drive letters.
 _DOUBTFUL_MARKS = (b"//", b"/.", b"/ ", b"/\n", b"/\r", b":/", b":\\")
+_DIGIT_VALUES = bytes.maketrans(b"01", b"\0\1")
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -157,10 +158,11 @@ def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
         return None
     shown = printable(line[:80].decode("utf-8", "replace"))
     if b"\t" in line:
-        raise DataError(f"a tab in {shown!r}; put one space between path and label")
-    for byte in line:
-        if byte < 32 or byte == 127:
-            raise DataError(f"control character 0x{byte:02x} in {shown!r}; remove it")
+        raise DataError(
+            f"a tab in {shown!r}; put one space between path and label (lines of several labels, "
+            "'path<TAB>0,1,0', are read with multi_label)"
+        )
+    _refuse_control_characters(line, shown)
     name, label = line, -1
     if labelled:
         name, space, last = line.rpartition(b" ")
@@ -182,6 +184,36 @@ def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
     if labelled and _EXTRA_COLUMN.search(name):
         raise DataError(f"more than one number after the path in {shown!r}; keep the label alone")
     return _inside(name.decode("utf-8"), shown), label
+
+
+def parse_multi_label_line(line: bytes) -> tuple[str, bytes] | None:
+    """Path and labels (bytes 0 and 1, one a class) of ``path<TAB>0,1,0``; None if blank or comment.
+
+    Raises:
+        DataError: what is wrong, and the remedy, without the place.
+    """
+    if not line.strip(b" \t") or line.startswith(b"#"):
+        return None
+    shown = printable(line[:80].decode("utf-8", "replace"))
+    name, tab, last = line.rpartition(b"\t")
+    if not tab:
+        raise DataError(f"no tab in {shown!r}; write 'path<TAB>0,1,0', a 0 or 1 for every class")
+    _refuse_control_characters(name, shown)
+    if name != name.strip(b" "):
+        raise DataError(f"a space around the path in {shown!r}; put one tab after the path alone")
+    labels = last[::2]
+    if labels.strip(b"01") or last[1::2].strip(b",") or len(last) % 2 == 0:
+        raise DataError(
+            f"labels {printable(last[:40].decode('utf-8', 'replace'))!r} in {shown!r} are not 0 or "
+            "1 for every class, joined by commas without spaces"
+        )
+    return _inside(name.decode("utf-8"), shown), labels.translate(_DIGIT_VALUES)
+
+
+def _refuse_control_characters(text: bytes, shown: str) -> None:
+    for byte in text:
+        if byte < 32 or byte == 127:
+            raise DataError(f"control character 0x{byte:02x} in {shown!r}; remove it")
 
 
 def _inside(name: str, shown: str) -> str:

@@ -63,6 +63,14 @@ class Fence:
         real = os.path.realpath(place)
         return not _below(real, self._real) and self.holds(real)
 
+    def why_folder_unusable(self, folder: str) -> str | None:
+        """Why no file below ``folder`` (relative to the root) can be used; None if one may."""
+        place = os.path.realpath(self.root / folder)
+        plain = os.path.normpath(os.path.join(self._real, folder))  # noqa: PTH118
+        if place != plain and _below(place, self._real):
+            return "a link to a folder inside the root; list the files by their own paths"
+        return None
+
     def why_unusable(self, place: str) -> str | None:
         """Why a listed file cannot be used; None if it can. Follows links, opens nothing."""
         try:
@@ -148,6 +156,10 @@ def _check_folder(
 ) -> tuple[int, list[Problem]]:
     place = str(fence.root / folder)
     paths: list[str] = listed.to_pylist()
+    reason = fence.why_folder_unusable(folder)
+    if reason is not None:
+        found_bad = [Problem(int(row), path, reason) for row, path in zip(rows, paths, strict=True)]
+        return len(paths), found_bad
     regular: set[str] = set()
     present: set[str] | None = None
     if len(paths) > _FEW and fence.holds(place):

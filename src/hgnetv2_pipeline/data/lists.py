@@ -20,7 +20,7 @@ from hgnetv2_pipeline.data.listing import check_files
 from hgnetv2_pipeline.data.quarantine import printable, quarantine_frame, write_quarantine
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.data.repeats import without_repeats
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _log = logging.getLogger(__name__)
 _SHOWN = 20
@@ -32,6 +32,7 @@ def read_list(
     num_classes: int | None = None,
     *,
     labelled: bool = True,
+    multi_label: bool = False,
     duplicates: str = "refuse",
     every_class: bool = False,
     trusted_roots: Sequence[Path] = (),
@@ -45,6 +46,7 @@ def read_list(
             ``archive.tar!member``) and lie inside it.
         num_classes: if given, labels must be below it.
         labelled: False for a list of paths alone (a pool); labels are then NA.
+        multi_label: True for lines ``path<TAB>0,1,0``, a 0 or 1 for every class.
         duplicates: what to do with a path listed twice with one label: ``refuse`` or ``drop``.
             Two labels for one path are always refused.
         every_class: refuse a list in which a class 0..num_classes-1 has no image (without
@@ -53,11 +55,21 @@ def read_list(
         missing_to: where to write all unusable files (CSV: key, reason, line) before raising.
 
     Returns:
-        DataFrame [path (str), label (Int64)], in the order of the list.
+        DataFrame [path (str), label (Int64)], in the order of the list; if ``multi_label``
+        [path (str), labels (Arrow list of uint8 [classes])], see ``multilabel.label_matrix``.
 
     Raises:
         DataError: with file, line number and remedy.
     """
+    if multi_label:
+        from hgnetv2_pipeline.data.multilabel import read_multi_label_list
+
+        if not labelled:
+            raise ParameterError("multi_label and labelled=False: a list has labels or has none")
+        return read_multi_label_list(
+            path, root, num_classes, duplicates=duplicates, every_class=every_class,
+            trusted_roots=trusted_roots, missing_to=missing_to,
+        )  # fmt: skip
     parsed = checked_list(
         path,
         root,
@@ -175,10 +187,14 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
     labelled = not unknown.any()
     lines = []
     for name, label in zip(names, frame["label"], strict=True):
-        written = f"./{name}" if name.startswith("#") else name
-        line = f"{written} {label}" if labelled else written
-        reason = why_unlistable(name)
-        if reason is not None:
-            raise DataError(f"{path}: {printable(name)!r} cannot stand in a list: {reason}")
-        lines.append(line)
-    return write_text(path, "".join(f"{line}\n" for line in lines))
+        written = spelled(path, name)
+        lines.append(f"{written} {label}\n" if labelled else f"{written}\n")
+    return write_text(path, "".join(lines))
+
+
+def spelled(path: Path, name: str) -> str:
+    """``name`` as it is written in the list ``path``; DataError if no list can hold it."""
+    reason = why_unlistable(name)
+    if reason is not None:
+        raise DataError(f"{path}: {printable(name)!r} cannot stand in a list: {reason}")
+    return f"./{name}" if name.startswith("#") else name
