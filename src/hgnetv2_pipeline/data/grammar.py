@@ -42,12 +42,14 @@ class ParsedList:
         labels: int32 [N], -1 throughout if the list has no labels.
         lines: int32 [N], the line numbers, from 1.
         skipped: number of blank and comment lines.
+        dropped: path and line of what was left out because an earlier line names the same path.
     """
 
     paths: pa.ChunkedArray
     labels: npt.NDArray[np.int32]
     lines: npt.NDArray[np.int32]
     skipped: int
+    dropped: tuple[tuple[str, int], ...] = ()
 
 
 def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
@@ -114,7 +116,7 @@ def _parse_block(path: Path, block: bytes, done: int, place: int, labelled: bool
     starts = np.concatenate(([0], ends[:-1] + 1))
     if (ends - starts).max() > LONGEST_LINE:
         raise _too_long(path, done + int((ends - starts).argmax()) + 1)
-    _check_utf8(path, block, starts, done, place)
+    check_utf8(path, block, starts, done, place)
 
     stops = ends - ((ends > starts) & (data[ends - 1] == 13))  # without CRLF's carriage return
     doubtful = _doubtful(block, data, starts, stops)
@@ -295,7 +297,9 @@ def _strings(data: npt.NDArray[np.uint8], starts: Any, splits: Any, keep: Any) -
     )
 
 
-def _check_utf8(path: Path, block: bytes, starts: Any, done: int, place: int) -> None:
+def check_utf8(path: Path, block: bytes, starts: Any, done: int, place: int) -> None:
+    """Refuse bytes that are no text, with the line: ``starts`` are the places of lines in ``block``,
+    ``done`` the lines and ``place`` the bytes before it."""
     at = block.find(b"\0")
     reason = "a NUL byte"
     try:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hgnetv2_pipeline.data.grammar import ParsedList, parse_multi_label_line
+from hgnetv2_pipeline.data.grammar import ParsedList, check_utf8, parse_multi_label_line
 from hgnetv2_pipeline.data.lists import refuse_unusable, spelled
 from hgnetv2_pipeline.data.repeats import without_repeats
 from hgnetv2_pipeline.durable import write_text
@@ -22,6 +22,7 @@ from hgnetv2_pipeline.errors import DataError
 
 # More classes than any known set of labels; a longer line is a broken file.
 _MOST_CLASSES = 1_000_000
+_ONE_LINE = np.zeros(1, np.int64)
 
 
 def read_multi_label_list(
@@ -136,7 +137,7 @@ def _lines(path: Path) -> Any:
                     raise DataError(f"{path}:1: UTF-16 text; save the list as UTF-8")
                 if len(line) == 2 * _MOST_CLASSES:
                     raise DataError(f"{path}:{number}: the line is longer than {len(line):,} bytes")
-                _check_utf8(path, number, place, line)
+                check_utf8(path, line, _ONE_LINE, number - 1, place)
                 place += len(line)
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
@@ -145,14 +146,3 @@ def _lines(path: Path) -> Any:
         raise DataError(f"{path}: the list is missing") from error
     except IsADirectoryError as error:
         raise DataError(f"{path}: a directory, not a list") from error
-
-
-def _check_utf8(path: Path, number: int, place: int, line: bytes) -> None:
-    at, reason = line.find(b"\0"), "a NUL byte"
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if at < 0 or error.start < at:
-            at, reason = error.start, f"byte 0x{line[error.start]:02x} is not UTF-8"
-    if at >= 0:
-        raise DataError(f"{path}:{number}: {reason} at byte {place + at}; save the list as UTF-8")

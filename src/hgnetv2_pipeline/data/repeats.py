@@ -58,8 +58,13 @@ def without_repeats(
             _log.warning("%s: %d lines that repeat an earlier one are left out", path, count)
             mask = np.ones(len(parsed.labels), bool)
             mask[frame.index[twice]] = False
+            left_out = zip(frame["path"][twice], parsed.lines[frame.index[twice]], strict=True)
             parsed = ParsedList(
-                parsed.paths.filter(mask), parsed.labels[mask], parsed.lines[mask], parsed.skipped
+                parsed.paths.filter(mask),
+                parsed.labels[mask],
+                parsed.lines[mask],
+                parsed.skipped,
+                tuple((str(name), int(line)) for name, line in left_out),
             )
     collisions = n_distinct - _distinct(_hashes(parsed.paths, lower=True))
     if collisions > 0:

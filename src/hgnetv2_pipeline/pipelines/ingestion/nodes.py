@@ -18,7 +18,9 @@ from hgnetv2_pipeline.pipelines.params import DataParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data import Scan
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import Ledger, Scan
 
 _log = logging.getLogger(__name__)
 SETS = ("train", "val", "test", "pool")
@@ -85,6 +87,7 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
         },
         outputs=[
             "class_map.txt",
+            "leaks.csv",
             "quarantine.csv",
             *(f"index_{name}.parquet" for name in sets),
             *(f"{name}_list.txt" for name in sets),
@@ -102,9 +105,8 @@ def _write_lists(
     from hgnetv2_pipeline import data as room
 
     scans = _scan(data, raw)
-    for name, scan in scans.items():
-        ledger = scan.ledger(data.max_bad)
-        _log.info("%s: %s", name, ledger.summary())
+    ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
+    for ledger in ledgers.values():
         ledger.check(f"data.max_bad (conf/{identity.environment}/parameters.yml)")
     classes = scans["images"].classes
     if not classes:
@@ -123,18 +125,51 @@ def _write_lists(
         ) | ({"test": frames["test"]} if data.test else {})
     else:
         frames["train"] = scans["images"].samples
+    leaks = room.find_leaks(frames, _hashes(scans))
+    left_out = [
+        frame.assign(set=name, fate=fate)
+        for name, scan in scans.items()
+        for fate, frame in (("quarantined", scan.quarantined), ("refused", scan.refused))
+    ]
+    if data.clean:
+        frames, refused = room.clean_sets(frames, leaks, classes)
+        homes = {key: name for name, scan in scans.items() for key in scan.samples["key"]}
+        left_out.append(refused.assign(set=refused["key"].map(homes), fate="refused"))
+        for key, reason in refused[["key", "reason"]].itertuples(index=False):
+            ledgers[homes[key]].refuse(key, reason)
+        leaks = room.find_leaks(frames, _hashes(scans))
     room.write_class_map(aside / "class_map.txt", classes)
     for name in sets:
         room.write_index(aside / f"index_{name}.parquet", frames[name])
         listed = frames[name].rename(columns={"path": "file", "key": "path"})
         # Unlabelled images carry label 0, as PaddleClas's list of mined images has it.
         room.write_list(aside / f"{name}_list.txt", listed.assign(label=listed["label"].fillna(0)))
-    left_out = [
-        frame.assign(set=name, fate=fate)
-        for name, scan in scans.items()
-        for fate, frame in (("quarantined", scan.quarantined), ("refused", scan.refused))
-    ]
+    for name, ledger in ledgers.items():
+        _log.info("%s: %s", name, ledger.summary())
+    if len(leaks):
+        _log.warning(
+            "%d images of train or val stand, at least nearly, in val or test (leaks.csv, "
+            "dataset_report.html); data.clean: true leaves them out",
+            leaks["key"].nunique(),
+        )
+    leaks.to_csv(aside / "leaks.csv", index=False)
     pd.concat(left_out, ignore_index=True).to_csv(aside / "quarantine.csv", index=False)
+    _must_add_up(ledgers, {name: frames[name] for name in sets})
+
+
+def _must_add_up(ledgers: dict[str, Ledger], frames: dict[str, pd.DataFrame]) -> None:
+    """Listed = used + quarantined + refused, with used counted in the lists themselves."""
+    used = sum(ledger.summary()["n_used"] for ledger in ledgers.values())
+    listed = sum(len(frame) for frame in frames.values())
+    assert used == listed, f"{used} images are left over and {listed} are in the lists"
+
+
+def _hashes(scans: dict[str, Scan]) -> pd.Series | None:
+    """Perceptual hashes of all labelled images by key."""
+    import pandas as pd
+
+    known = [scan.phash for scan in scans.values() if scan.phash is not None]
+    return pd.concat(known) if known else None
 
 
 def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
@@ -151,18 +186,19 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 min_per_class=data.min_per_class,
                 trusted_roots=trusted,
                 threads=threads,
-                phash=data.split.near_duplicates,
+                phash=True,
             )
         scans = {"images": _below(raw, images, scan)}
     else:
         scans = {}
-        names = None
+        names = folders = None
         for role, split in (("images", "train"), ("val", "val")):
             with _about("root"):
                 scan = room.scan_imagenet(
-                    images, split, classes=names, trusted_roots=trusted, threads=threads
-                )
-            names = scan.classes
+                    images, split, classes=names, folders=folders, duplicates=data.duplicates,
+                    trusted_roots=trusted, threads=threads, phash=True,
+                )  # fmt: skip
+            names, folders = scan.classes, scan.folders
             scans[role] = _below(raw, images, scan)
     if data.test:
         with _about("test"):
@@ -171,6 +207,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 classes=scans["images"].classes,
                 trusted_roots=trusted,
                 threads=threads,
+                phash=True,
             )
         scans["test"] = _below(raw, raw / "test", scan)
     pool = images / "pool" if data.layout == "sample" else raw / "pool"
