@@ -55,7 +55,8 @@ class ParsedList:
 def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
     """The lines of a list, syntax checked, nothing else.
 
-    Streams the file: memory grows with the samples (16 bytes each and the path), not with the line length.
+    Streams the file: memory grows with the samples (16 bytes each and the path), not with the
+    length of a line.
 
     Raises:
         DataError: file missing; a line malformed, too long or not UTF-8.
@@ -298,8 +299,11 @@ def _strings(data: npt.NDArray[np.uint8], starts: Any, splits: Any, keep: Any) -
 
 
 def check_utf8(path: Path, block: bytes, starts: Any, done: int, place: int) -> None:
-    """Refuse bytes that are no text, with the line: ``starts`` are the places of lines in ``block``,
-    ``done`` the lines and ``place`` the bytes before it."""
+    """Refuse bytes that are no text, with line and place.
+
+    ``starts`` are the places of the lines in ``block``; ``done`` lines and ``place`` bytes of the
+    file come before it.
+    """
     at = block.find(b"\0")
     reason = "a NUL byte"
     try:

@@ -111,7 +111,9 @@ def _class_map(root: Path) -> list[str] | None:
 
 def _names_folders(named: list[str] | None, folder: Path) -> bool:
     """Whether the class map gives the folders (or tars) themselves as names."""
-    present = {entry.name.removesuffix(".tar") for entry in folder.iterdir() if entry.name[0] != "."}
+    present = {
+        entry.name.removesuffix(".tar") for entry in folder.iterdir() if entry.name[0] != "."
+    }
     return named is not None and bool(present & set(named))
 
 

@@ -122,7 +122,9 @@ def clean_sets(
             reasons.setdefault(key, f"has the same bytes as {first} (data.clean)")
     for row in leaks.itertuples(index=False):
         kind = "the same bytes as" if row.same_bytes else f"{row.distance} bits from"
-        reasons.setdefault(str(row.key), f"is {kind} {row.other_key} of {row.other_set} (data.clean)")
+        reasons.setdefault(
+            str(row.key), f"is {kind} {row.other_key} of {row.other_set} (data.clean)"
+        )
     for name in (name for name in _ORDER if name in sets):
         frame = sets[name]
         cleaned[name] = frame[~frame["key"].isin(list(reasons))].reset_index(drop=True)

@@ -98,9 +98,7 @@ def split_key(key: str) -> tuple[str, str]:
     return before + ARCHIVE_MARK[:-1], member
 
 
-def check_files(
-    paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path]
-) -> list[Problem]:
+def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path]) -> list[Problem]:
     """The unusable ones among listed paths, in the order of the list.
 
     Args:

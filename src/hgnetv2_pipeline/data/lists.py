@@ -18,8 +18,8 @@ import pandas as pd
 from hgnetv2_pipeline.data.grammar import ParsedList, parse_list, why_unlistable
 from hgnetv2_pipeline.data.listing import check_files
 from hgnetv2_pipeline.data.quarantine import printable, quarantine_frame, write_quarantine
-from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.data.repeats import without_repeats
+from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _log = logging.getLogger(__name__)

@@ -102,9 +102,7 @@ def label_matrix(frame: pd.DataFrame) -> npt.NDArray[np.uint8]:
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.uint8).reshape(-1, width)
 
 
-def write_multi_label_list(
-    path: Path, paths: Sequence[str], labels: npt.NDArray[np.uint8]
-) -> Path:
+def write_multi_label_list(path: Path, paths: Sequence[str], labels: npt.NDArray[np.uint8]) -> Path:
     """Write ``path<TAB>0,1,0`` a line, whole or not at all.
 
     Args:
@@ -119,7 +117,9 @@ def write_multi_label_list(
             "1 with a row a path and a column a class is needed"
         )
     rows = zip(paths, labels, strict=True)
-    return write_text(path, "".join(f"{spelled(path, name)}\t{_shown(row)}\n" for name, row in rows))
+    return write_text(
+        path, "".join(f"{spelled(path, name)}\t{_shown(row)}\n" for name, row in rows)
+    )
 
 
 def _shown(labels: npt.NDArray[np.uint8]) -> str:
