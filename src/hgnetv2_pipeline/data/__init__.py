@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import loader as loader
+    from hgnetv2_pipeline.data.agreement import check_lists as check_lists
     from hgnetv2_pipeline.data.augment import make_augment as make_augment
     from hgnetv2_pipeline.data.balance import class_weights as class_weights
     from hgnetv2_pipeline.data.balance import sampling_weights as sampling_weights
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.split import split_samples as split_samples
 
 _HOMES = {
+    "agreement": ["check_lists"],
     "augment": ["make_augment"],
     "balance": ["class_weights", "sampling_weights"],
     "classmap": ["read_class_map", "read_synset_map", "write_class_map"],

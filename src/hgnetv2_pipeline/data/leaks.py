@@ -36,7 +36,17 @@ def find_leaks(
     Returns:
         A row for each image and set it leaks into, with its nearest image there: columns set, key,
         other_set, other_key, distance (bits), same_bytes.
+
+    Raises:
+        DataError: one file is listed in two sets.
     """
+    for name, other in combinations([name for name in _ORDER if name in sets], 2):
+        both = sorted(set(sets[name]["key"]) & set(sets[other]["key"]))
+        if both:
+            raise DataError(
+                f"{both[0]!r} is listed in {name} and in {other} ({len(both):,} such images); an "
+                "image belongs to one set, take it out of one list"
+            )
     found = []
     given = [name for name in _ORDER if name in sets]
     for name, other in combinations(given, 2):
@@ -77,7 +87,7 @@ def find_leaks(
 def _nearest(
     less: npt.NDArray[np.uint64], more: npt.NDArray[np.uint64], max_distance: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each hash of ``less`` the row of the nearest in ``more`` (-1 if none) and its distance."""
+    """For each hash of ``less`` the row of the nearest in ``more`` (or -1), and its distance."""
     own, inverse = np.unique(less, return_inverse=True)
     others, rows = np.unique(more, return_index=True)
     # Each hash once on either side: thousands of flat images with one hash are one comparison.
