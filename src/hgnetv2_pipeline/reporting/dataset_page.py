@@ -37,7 +37,7 @@ def build_dataset_page(
         AbsentError: the summary is missing or no JSON object.
     """
     ledger = Ledger()
-    inputs = ReportInputs(dataset=dataset, dataset_summary=summary)
+    inputs = ReportInputs(dataset=dataset, dataset_summary=summary, is_sample=is_sample)
     known = ledger.read_json(summary, "summary of the dataset")
     chapters = (
         sections.section(
@@ -51,6 +51,10 @@ def build_dataset_page(
             lambda: [*_leaks(known), *_sheets(sheets, ledger, leaks=True)],
         ),
         sections.section("Samples", "samples", None, lambda: _sheets(sheets, ledger, leaks=False)),
+        sections.section(
+            "Where this came from", "sources", None,
+            lambda: sections.provenance_blocks(inputs, ledger),
+        ),
     )  # fmt: skip
     cards = Cards(tuple((formats.count(known.get(key)), what, why) for key, what, why in _ADDS_UP))
     report = Report(
@@ -118,7 +122,7 @@ def _left_out(summary: Json) -> list[Block]:
         blocks += [Text("Refused, the first:"), table]
     if not blocks:
         return [Text("Nothing: every image that was listed is used.")]
-    return [*blocks, Text("All of them stand in quarantine/ingestion.csv beside this page.")]
+    return [*blocks, Text("All of them stand in ../quarantine/ingestion.csv.")]
 
 
 def _leaks(summary: Json) -> list[Block]:
