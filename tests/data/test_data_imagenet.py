@@ -132,7 +132,9 @@ def test_of_a_flat_val_what_is_missing_or_superfluous_is_named(root: Path) -> No
 def test_half_a_kit_or_one_that_does_not_fit_is_refused(root: Path) -> None:
     by_devkit(root)
     kit = root / "ILSVRC2012_devkit_t12" / "data"
-    with pytest.raises(DataError, match="names n01440764, which is no class folder .2 such"):
+    with pytest.raises(
+        DataError, match="names n01440764, which is no class folder of train .2 such"
+    ):
         scan_imagenet(root, "val", classes=["n02119789"])
     truth = kit / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("2\n1001\n")
