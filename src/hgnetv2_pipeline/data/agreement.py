@@ -25,8 +25,10 @@ def check_lists(folder: Path) -> None:
     for name in _LABELLED:
         path = folder / f"{name}_list.txt"
         if path.is_file():
-            lists[name] = listed = read_list(path, num_classes=len(classes))
             index = read_index(folder / f"index_{name}.parquet")
+            if len(index) == 0 and path.stat().st_size == 0:
+                continue  # a set of which nothing was asked: data.split.val: 0
+            lists[name] = listed = read_list(path, num_classes=len(classes))
             same = len(index) == len(listed) and (
                 (index["key"].to_numpy() == listed["path"].to_numpy()).all()
                 and (index["label"].to_numpy() == listed["label"].to_numpy()).all()

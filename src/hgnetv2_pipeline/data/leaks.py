@@ -131,10 +131,9 @@ def clean_sets(
         for key, first in zip(known["key"][again], firsts[again], strict=True):
             reasons.setdefault(key, f"has the same bytes as {first} (data.clean)")
     for row in leaks.itertuples(index=False):
-        kind = "the same bytes as" if row.same_bytes else f"{row.distance} bits from"
-        reasons.setdefault(
-            str(row.key), f"is {kind} {row.other_key} of {row.other_set} (data.clean)"
-        )
+        kind = "has the same bytes as" if row.same_bytes else "looks like"
+        why = f"{kind} {row.other_key} of {row.other_set} (data.clean)"
+        reasons.setdefault(str(row.key), why)
     for name in (name for name in _ORDER if name in sets):
         frame = sets[name]
         cleaned[name] = frame[~frame["key"].isin(list(reasons))].reset_index(drop=True)

@@ -129,6 +129,14 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                     trusted_roots=trusted, threads=threads, phash=True,
                 )  # fmt: skip
             names, folders = scan.classes, scan.folders
+            if names is None:
+                names = [str(label) for label in range(int(scan.samples["label"].max()) + 1)]
+                scan = replace(scan, classes=names)
+                _log.warning(
+                    "the classes have no names and are called by their numbers; %s/class_map.txt "
+                    "('id name' a line) names them",
+                    data.root,
+                )
             scans[role] = _below(raw, images, scan)
     if data.test:
         with _about("test"):
