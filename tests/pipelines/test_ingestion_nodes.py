@@ -110,7 +110,7 @@ def test_repeated_lines_are_refused_or_dropped_and_counted(tmp_path: Path) -> No
         ingest(tmp_path, parameters(layout="imagenet"))
     lists, summary, _ = ingest(tmp_path, parameters(layout="imagenet", duplicates="drop"))
     assert (summary["n_listed"], summary["n_used"], summary["n_refused"]) == (18, 16, 2)
-    assert pd.read_csv(lists / "quarantine.csv")["line"].tolist() == [10, 9]
+    assert pd.read_csv(lists / "quarantine.csv")["line"].tolist() == [9, 10]
 
 
 def test_an_image_listed_for_train_and_val_stops_ingestion(tmp_path: Path) -> None:
