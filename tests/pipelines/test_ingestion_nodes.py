@@ -49,9 +49,9 @@ def ingest(project: Path, data: DataParams) -> tuple[Path, dict[str, Any], Path]
     who = identity(project)
     raw = provide_raw(who, data)
     lists = make_lists(who, data, [], raw)
-    summary, _, _ = report_lists(who, [], raw, lists)
+    summary, _, page, _ = report_lists(who, [], raw, lists)
     check_lists(lists)
-    return lists, json.loads(summary.read_text("utf-8")), summary.parent / "dataset_report.html"
+    return lists, json.loads(summary.read_text("utf-8")), page
 
 
 @pytest.fixture

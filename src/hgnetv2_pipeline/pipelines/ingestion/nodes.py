@@ -91,7 +91,7 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
 
 def report_lists(
     identity: Identity, redo: list[str], raw: Path, lists: Path
-) -> tuple[Path, Path, Path]:
+) -> tuple[Path, Path, Path, Path]:
     """What the dataset holds, in numbers and pictures, and what was left out."""
     reuse = Reuse(identity.project, redo)
     known = Lists(lists)
@@ -115,4 +115,9 @@ def report_lists(
         outputs=["ingestion.csv"],
         make=lambda aside: shutil.copyfile(lists / "quarantine.csv", aside / "ingestion.csv"),
     )
-    return report / "summary.json", report / "contact_sheet.png", quarantine / "ingestion.csv"
+    return (
+        report / "summary.json",
+        report / "contact_sheet.png",
+        report / "dataset_report.html",
+        quarantine / "ingestion.csv",
+    )
