@@ -6,6 +6,7 @@ quicker than a million separate look-ups and kind to network disks.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from hgnetv2_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_log = logging.getLogger(__name__)
 
 _THREADS = 16
 # Below this share of a folder's files it is quicker to ask for each listed file by itself.
@@ -109,7 +112,7 @@ def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path
     fence = Fence(root, trusted_roots)
     in_archive = pc.match_substring(paths, ARCHIVE_MARK).to_numpy()
     rows = np.flatnonzero(~in_archive)
-    jobs = _by_folder(paths.filter(~in_archive), rows)
+    plain = paths.filter(~in_archive)
     members = pd.Series(paths.filter(in_archive).to_pylist(), index=np.flatnonzero(in_archive))
     tars = members.map(lambda key: split_key(key)[0])
     problems: list[Problem] = []
@@ -117,22 +120,20 @@ def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path
         Progress(len(paths), "look up", "files") as progress,
         ThreadPoolExecutor(_THREADS) as pool,
     ):
-        for listed, found in pool.map(lambda job: _check_folder(fence, *job), jobs):
-            problems += found
-            progress.advance(listed)
-        for listed, found in pool.map(
+        jobs = _by_folder(plain)
+        for count, found in pool.map(lambda job: _check_folder(fence, plain, *job), jobs):
+            problems += [Problem(int(rows[row]), path, why) for row, path, why in found]
+            progress.advance(count)
+        for count, bad in pool.map(
             lambda group: _check_archive(fence, str(group[0]), group[1]), members.groupby(tars)
         ):
-            problems += found
-            progress.advance(listed)
+            problems += bad
+            progress.advance(count)
     return sorted(problems, key=lambda problem: problem.position)
 
 
-_Job = tuple[str, "pa.ChunkedArray", npt.NDArray[np.int64]]
-
-
-def _by_folder(paths: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> Iterator[_Job]:
-    """The folder, the names in it and the places in the list; a folder's files together."""
+def _by_folder(paths: pa.ChunkedArray) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Each folder with the rows of its files."""
     import pyarrow.compute as pc
 
     if not len(paths):
@@ -145,22 +146,21 @@ def _by_folder(paths: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> Iterator[
     bounds = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
     for first, last in pairwise(bounds):
         members = order[first:last]
-        folder = known[int(codes[members[0]])].as_py()
-        yield folder, paths.take(members), rows[members]
+        yield known[int(codes[members[0]])].as_py(), members
 
 
 def _check_folder(
-    fence: Fence, folder: str, listed: pa.ChunkedArray, rows: npt.NDArray[np.int64]
-) -> tuple[int, list[Problem]]:
+    fence: Fence, paths: pa.ChunkedArray, folder: str, rows: npt.NDArray[np.int64]
+) -> tuple[int, list[tuple[int, str, str]]]:
+    """How many files were listed in a folder, and row, path and reason of the unusable ones."""
+    listed: list[str] = paths.take(rows).to_pylist()
     place = str(fence.root / folder)
-    paths: list[str] = listed.to_pylist()
     reason = fence.why_folder_unusable(folder)
     if reason is not None:
-        found_bad = [Problem(int(row), path, reason) for row, path in zip(rows, paths, strict=True)]
-        return len(paths), found_bad
+        return len(rows), [(row, path, reason) for row, path in zip(rows, listed, strict=True)]
     regular: set[str] = set()
     present: set[str] | None = None
-    if len(paths) > _FEW and fence.holds(place):
+    if len(rows) > _FEW and fence.holds(place):
         try:
             with os.scandir(place) as entries:
                 found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
@@ -168,11 +168,12 @@ def _check_folder(
             regular = {name for name, is_file in found.items() if is_file}
         except FileNotFoundError:
             present = set()
-        except OSError:
-            pass  # each file is looked up by itself and gives its own reason
+        except OSError as error:
+            # Each file is looked up by itself and gives its own reason.
+            _log.debug("%s: %s", place, error)
     skip = len(folder) + 1 if folder else 0
     problems = []
-    for row, path in zip(rows, paths, strict=True):
+    for row, path in zip(rows, listed, strict=True):
         name = path[skip:]
         if name in regular:
             continue
@@ -180,8 +181,8 @@ def _check_folder(
         gone = present is not None and name not in present
         reason = MISSING if gone else fence.why_unusable(f"{place}/{name}")
         if reason is not None:
-            problems.append(Problem(int(row), path, reason))
-    return len(paths), problems
+            problems.append((int(row), path, reason))
+    return len(rows), problems
 
 
 def _check_archive(fence: Fence, tar: str, members: pd.Series) -> tuple[int, list[Problem]]:
