@@ -112,7 +112,8 @@ def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path
     fence = Fence(root, trusted_roots)
     in_archive = pc.match_substring(paths, ARCHIVE_MARK).to_numpy()
     rows = np.flatnonzero(~in_archive)
-    plain = paths.filter(~in_archive)
+    plain = paths.filter(~in_archive) if in_archive.any() else paths
+    whole = plain.combine_chunks()  # rows of one array are quick to take
     members = pd.Series(paths.filter(in_archive).to_pylist(), index=np.flatnonzero(in_archive))
     tars = members.map(lambda key: split_key(key)[0])
     problems: list[Problem] = []
@@ -121,7 +122,7 @@ def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         jobs = _by_folder(plain)
-        for count, found in pool.map(lambda job: _check_folder(fence, plain, *job), jobs):
+        for count, found in pool.map(lambda job: _check_folder(fence, whole, *job), jobs):
             problems += [Problem(int(rows[row]), path, why) for row, path, why in found]
             progress.advance(count)
         for count, bad in pool.map(
@@ -134,12 +135,17 @@ def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path
 
 def _by_folder(paths: pa.ChunkedArray) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     """Each folder with the rows of its files."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     if not len(paths):
         return
-    folders = pc.replace_substring_regex(paths, r"(?:^|/)[^/]*$", "").dictionary_encode()
-    folders = folders.unify_dictionaries()
+    # A chunk at a time: the folders of all files at once are as large as the list.
+    encoded = [
+        pc.replace_substring_regex(chunk, r"(?:^|/)[^/]*$", "").dictionary_encode()
+        for chunk in paths.chunks
+    ]
+    folders = pa.chunked_array(encoded).unify_dictionaries()
     known = folders.chunk(0).dictionary
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in folders.chunks])
     order = np.argsort(codes, kind="stable")
@@ -150,7 +156,7 @@ def _by_folder(paths: pa.ChunkedArray) -> Iterator[tuple[str, npt.NDArray[np.int
 
 
 def _check_folder(
-    fence: Fence, paths: pa.ChunkedArray, folder: str, rows: npt.NDArray[np.int64]
+    fence: Fence, paths: pa.Array, folder: str, rows: npt.NDArray[np.int64]
 ) -> tuple[int, list[tuple[int, str, str]]]:
     """How many files were listed in a folder, and row, path and reason of the unusable ones."""
     listed: list[str] = paths.take(rows).to_pylist()
