@@ -39,7 +39,8 @@ def parameters(**given: Any) -> DataParams:
     values: dict[str, Any] = {
         "layout": "folders", "root": "images", "pool": [], "test": None, "min_per_class": 2,
         "max_bad": 0.0, "duplicates": "refuse", "clean": False, "trusted_roots": [], "workers": 1,
-        "split": {"val": 0.2, "test": 0.0, "group_pattern": None, "near_duplicates": True},
+        "split": {"val": 0.2, "test": 0.0, "group_pattern": None, "groups": None,
+                  "near_duplicates": True},
     }  # fmt: skip
     return DataParams(**(values | given))
 
@@ -91,6 +92,43 @@ def test_near_copies_of_the_test_folder_are_reported_and_left_out_if_asked(folde
     used = [read_list(lists / f"{name}_list.txt") for name in ("train", "val", "test")]
     assert sum(map(len, used)) == 26
     assert "No image of train or val stands in val or test" in page.read_text("utf-8")
+
+
+def grouped(path: str) -> DataParams:
+    split = {"val": 0.3, "test": 0.0, "group_pattern": None, "groups": path}
+    return parameters(max_bad=0.1, split={**split, "near_duplicates": False})
+
+
+def test_images_of_one_group_of_a_table_stay_together(folders: Path) -> None:
+    names = [f"{'ab'[n % 2]}/{n // 2}.png" for n in range(20)]
+    rows = "".join(f"{name},patient {n // 4}\n" for n, name in enumerate(names))
+    (folders / "groups.csv").write_text("path,group\n" + rows)
+    lists, _, _ = ingest(folders, grouped("groups.csv"))
+    side = {
+        path.removeprefix("images/"): name
+        for name in ("train", "val")
+        for path in read_list(lists / f"{name}_list.txt")["path"]
+    }
+    for first in range(0, 20, 4):
+        assert len({side[name] for name in names[first : first + 4]}) == 1
+    assert set(side.values()) == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("file,group\na/1.png,x\n", "has the columns file, group; path .* and group are needed"),
+        ("path,group\na/1.png,x\na/1.png,y\n", "names 'a/1.png' twice"),
+        ("path,group\nimages/a/1.png,x\n", "names none of the images, such as 'a/0.png'"),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_table_of_groups_that_does_not_fit_is_refused(
+    folders: Path, content: str, said: str
+) -> None:
+    (folders / "groups.csv").write_text(content)
+    with pytest.raises(DataError, match=f"data.split.groups: .*{said}"):
+        ingest(folders, grouped("groups.csv"))
 
 
 def write_list_layout(root: Path) -> None:
@@ -168,6 +206,7 @@ def test_an_unreadable_image_within_max_bad_is_left_out_and_counted(tmp_path: Pa
 
 def test_lists_need_no_split_of_their_own(tmp_path: Path) -> None:
     write_list_layout(tmp_path / "images")
-    split = {"val": 0.2, "test": 0.2, "group_pattern": None, "near_duplicates": True}
+    split = {"val": 0.2, "test": 0.2, "group_pattern": None, "groups": None}
+    split["near_duplicates"] = True
     lists, _, _ = ingest(tmp_path, parameters(layout="imagenet", split=split))
     assert not (lists / "test_list.txt").exists()

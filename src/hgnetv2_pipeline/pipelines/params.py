@@ -56,6 +56,10 @@ class SplitParams(_Block):
     group_pattern: str | None = Field(
         description="regular expression on the key; images with the same match stay together"
     )
+    groups: str | None = Field(
+        description="CSV with columns path (below data.root) and group; images of one group stay "
+        "together"
+    )
     near_duplicates: bool = Field(description="keep images that look the same on one side")
 
 

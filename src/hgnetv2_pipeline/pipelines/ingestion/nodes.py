@@ -67,11 +67,13 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
     sets += ["test"] if data.test or (data.layout == "folders" and data.split.test) else []
     sets += ["pool"] if data.pool or data.layout == "sample" else []
     sources = {name: raw / name for name in ("images", "test", "pool") if (raw / name).is_dir()}
+    if data.split.groups is not None and data.layout == "folders":
+        sources["groups"] = identity.project / Path(data.split.groups).expanduser()
     places = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
     Reuse(identity.project, redo).produce(
         folder,
         pipeline="ingestion",
-        inputs=dict(sources),
+        inputs=sources,
         params={
             **data.model_dump(mode="json", exclude=places),
             "seed": identity.seed,

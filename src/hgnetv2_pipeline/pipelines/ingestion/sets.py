@@ -48,6 +48,7 @@ def write_lists(
             test=0.0 if data.test else data.split.test,
             seed=identity.seed,
             group_pattern=data.split.group_pattern,
+            groups=_read_groups(identity, data, labelled.samples),
             near_duplicates=labelled.phash if data.split.near_duplicates else None,
             classes=classes,
         ) | ({"test": frames["test"]} if data.test else {})
@@ -85,6 +86,37 @@ def write_lists(
     for name, ledger in ledgers.items():
         _log.info("%s: %s", name, ledger.summary())
     _must_add_up(ledgers, {name: frames[name] for name in sets})
+
+
+def _read_groups(identity: Identity, data: DataParams, samples: pd.DataFrame) -> pd.Series | None:
+    """The group of each image by key, from the user's table."""
+    import pandas as pd
+
+    if data.split.groups is None:
+        return None
+    path = identity.project / Path(data.split.groups).expanduser()
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.split.groups: {path} cannot be read ({error})") from error
+    if not {"path", "group"} <= set(table.columns):
+        raise DataError(
+            f"data.split.groups: {path} has the columns {', '.join(table.columns)}; path (below "
+            "data.root) and group are needed"
+        )
+    twice = table["path"].duplicated()
+    if twice.any():
+        raise DataError(f"data.split.groups: {path} names {table['path'][twice].iloc[0]!r} twice")
+    groups = table.set_index("images/" + table["path"])["group"]
+    alone = ~samples["key"].isin(groups.index)
+    if alone.all():
+        raise DataError(
+            f"data.split.groups: {path} names none of the images, such as "
+            f"{samples['key'].iloc[0].removeprefix('images/')!r}; give paths below data.root"
+        )
+    if alone.any():
+        _log.warning("%s names no group of %d images; each stands alone", path, int(alone.sum()))
+    return groups
 
 
 def _must_add_up(ledgers: dict[str, Ledger], frames: dict[str, pd.DataFrame]) -> None:
