@@ -23,41 +23,21 @@ def listed(tmp_path):
     return write
 
 
+# The rows of the matrix of faults are in test_data_matrix.py; here is what else can go wrong.
 @pytest.mark.parametrize(
     ("content", "place", "remedy"),
     [
-        (b"a.jpg 0\n../x.JPEG 3\n", ":2:", "leads out of the root"),
         (b"a/../../x.JPEG 3\n", ":1:", "leads out of the root"),
         (b"a/.. 3\n", ":1:", "leads out of the root"),
-        (b"/etc/passwd 3\n", ":1:", "relative to the root"),
         (b"C:\\x.jpg 3\n", ":1:", "relative to the root"),
-        (b"a.jpg -1\n", ":1:", "whole number"),
-        (b"a.jpg -100\n", ":1:", "whole number"),
         (b"a.jpg 0\nb.jpg 7\n", ":2:", "outside the 5 classes 0-4"),
-        (b"a.jpg 99999\n", ":1:", "outside the 5 classes"),
-        (b"a.jpg 3.5\n", ":1:", "whole number"),
-        (b"a.jpg cat\n", ":1:", "whole number"),
-        (b"a.jpg 1_0\n", ":1:", "whole number"),
-        ("a.jpg \u0663\n".encode(), ":1:", "plain digits"),
-        (b"a.jpg 00000000000000000003\n", ":1:", "at most nine"),
-        (b"a.jpg\n", ":1:", "no label"),
         (b"a.jpg 0\n\n\nb.jpg\n", ":4:", "no label"),
-        (b"a.jpg\t3\n", ":1:", "tab"),
-        (b"a.jpg  3\n", ":1:", "exactly one space"),
         (b" a.jpg 3\n", ":1:", "exactly one space"),
         (b"a.jpg 3 \n", ":1:", "space at the end"),
-        (b"a.jpg 3 4\n", ":1:", "more than one number"),
         (b"a\rb.jpg 3\n", ":1:", "control character"),
         (b"a\x07.jpg 3\n", ":1:", "control character"),
-        (b"a.jpg 0\ncaf\xe9.jpg 3\n", ":2:", "byte 11"),
-        (b"a.jpg 0\nb\x00.jpg 3\n", ":2:", "NUL byte at byte 9"),
-        ("a.jpg 3\n".encode("utf-16"), ":1:", "UTF-16"),
-        (b"", "", "0 samples"),
-        (b"# only\n\n# comments\n", "", "0 samples"),
         (b"a.jpg 0\nb.jpg 1\na.jpg 0\n", ":3:", "already in line 1"),
         (b"a.jpg 0\n./a.jpg 0\n", ":2:", "already in line 1"),
-        (b"a.jpg 0\nb.jpg 1\na.jpg 2\n", ":3:", "label 2 here and 0 in line 1"),
-        (b"x" * 10_000_000, ":1:", "longer than"),
         (b"a.jpg 0\n" + b"x" * 9000 + b" 3\n", ":2:", "longer than"),
     ],
 )
@@ -92,11 +72,6 @@ def test_a_class_without_an_image_is_refused_if_asked(listed):
         read_list(path, every_class=True)
     with pytest.raises(DataError, match="2 of 4 classes have no image: 1, 3"):
         read_list(path, num_classes=4, every_class=True)
-
-
-def test_names_that_differ_in_case_alone_are_distinct_and_warned_about(listed, caplog):
-    frame = read_list(listed(b"A.JPEG 0\na.jpeg 1\n"))
-    assert len(frame) == 2 and "upper and lower case" in caplog.text
 
 
 def test_a_list_without_labels(listed):
@@ -141,18 +116,6 @@ def test_with_a_root_every_file_must_be_a_regular_file_inside(tmp_path, listed):
         assert len(read_list(listed(good + line), root, trusted_roots=[outside])) == 4
     with pytest.raises(DataError, match="folder of images"):
         read_list(listed(good), root / "nowhere")
-
-
-def test_all_missing_files_are_counted_and_written_down(tmp_path, listed):
-    root = tmp_path / "root"
-    root.mkdir()
-    for number in range(0, 200, 2):
-        (root / f"{number}.jpg").write_bytes(b"x")
-    path = listed(b"".join(b"%d.jpg 0\n" % number for number in range(200)))
-    with pytest.raises(DataError, match="100 of 200 files cannot be used.*line 2"):
-        read_list(path, root, missing_to=tmp_path / "missing.csv")
-    written = pd.read_csv(tmp_path / "missing.csv")
-    assert list(written["line"]) == list(range(2, 201, 2)) and written["key"][0] == "1.jpg"
 
 
 LINE = st.one_of(

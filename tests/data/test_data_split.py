@@ -107,6 +107,46 @@ def test_near_duplicates_and_exact_copies_stay_on_one_side():
         split_samples(samples, val=0.3, test=0, seed=0, near_duplicates=series.iloc[:5])
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=30, max_size=70),
+    shares=st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.sampled_from([0.0, 0.15, 0.3])),
+    seed=st.integers(0, 99),
+)
+def test_no_group_copy_or_near_duplicate_has_two_sides_and_shares_are_met(sizes, shares, seed):
+    rng = np.random.default_rng(seed)
+    keys, labels, digests, codes, told = [], [], [], [], []
+    for number, size in enumerate(sizes):
+        kind = ("patient", "copies", "near")[number % 3]
+        code = int(rng.integers(0, 2**63))
+        for n in range(size):
+            # A group is told by its name, by its bytes or by its looks, never by two of them.
+            name = f"patient{number}" if kind == "patient" else f"alone{number}x{n}"
+            keys.append(f"{number % 2}/{name}_{n}.png")
+            labels.append(number % 2)
+            digests.append(f"{number}" if kind == "copies" else f"{number}.{n}")
+            near = code ^ sum(1 << int(bit) for bit in rng.choice(64, 2, replace=False))
+            codes.append(near if kind == "near" else int(rng.integers(0, 2**63)))
+            told.append(number)
+    phash = pd.Series(np.array(codes, np.uint64), index=keys)
+    parts = split_samples(
+        frame(keys, labels, digests), val=shares[0], test=shares[1], seed=seed,
+        group_pattern=r"(patient\d+)_", near_duplicates=phash,
+    )  # fmt: skip
+    where = sides(parts)
+    assert sorted(where) == sorted(keys)
+    side = np.array([where[key] for key in keys])
+    for number in range(len(sizes)):
+        assert len(set(side[np.array(told) == number])) == 1
+    a, b = near_pairs(phash.to_numpy(), 4)
+    assert (side[a] == side[b]).all()
+    for label in (0, 1):
+        count = labels.count(label)
+        for name, share in zip(("val", "test"), shares, strict=True):
+            got = int(((side == name) & (np.array(labels) == label)).sum())
+            assert abs(got - share * count) <= 1
+
+
 def test_copies_under_two_labels_are_reported(caplog):
     samples = frame(["a", "b", "c", "d"], [0, 1, 0, 1], ["x", "x", "y", "z"])
     split_samples(samples, val=0.5, test=0, seed=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hgnetv2_pipeline.durable import write_text
@@ -16,16 +16,8 @@ def read_class_map(path: Path) -> list[str]:
     Raises:
         DataError: not 0..n-1 each once, a line without a name, not UTF-8, empty.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: the class map is missing") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     names: dict[int, str] = {}
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in _lines(path):
         found = re.fullmatch(r"([0-9]{1,9}) (\S(?:.*\S)?)\s*", line)
         if found is None or not found[2].isprintable():
             raise DataError(f"{path}:{number}: {line[:80]!r} is not 'id name'")
@@ -37,6 +29,38 @@ def read_class_map(path: Path) -> list[str]:
         what = f"class {gaps[0]} is missing" if gaps else "0 classes"
         raise DataError(f"{path}: {what}; number the classes from 0 without a gap, one a line")
     return [names[label] for label in range(len(names))]
+
+
+def read_synset_map(path: Path) -> dict[str, str]:
+    """Class name by synset from ``n01440764 tench, Tinca tinca`` lines (LOC_synset_mapping.txt).
+
+    Raises:
+        DataError: a line of another form, a synset twice, not UTF-8, empty.
+    """
+    names: dict[str, str] = {}
+    for number, line in _lines(path):
+        found = re.fullmatch(r"(n[0-9]{8}) (\S(?:.*\S)?)\s*", line)
+        if found is None or not found[2].isprintable():
+            raise DataError(f"{path}:{number}: {line[:80]!r} is not 'n01440764 name'")
+        if found[1] in names:
+            raise DataError(f"{path}:{number}: {found[1]} is named twice; keep one line")
+        names[found[1]] = found[2]
+    if not names:
+        raise DataError(f"{path}: 0 classes; one 'n01440764 name' a line is needed")
+    return names
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line that is not blank."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the class map is missing") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        if line.strip():
+            yield number, line
 
 
 def write_class_map(path: Path, classes: Sequence[str]) -> Path:

@@ -3,8 +3,8 @@
 The rules (all without torch):
 
 * Allowed formats: JPEG, PNG, WEBP, BMP, TIFF and GIF, known by their content and never by their
-  name. Of a file with several pictures the first counts. Everything else (EPS, PDF, HEIC, MPO ...)
-  is refused, and no decoder outside the list is ever started.
+  name. Of a file with several pictures (phones' MPO counts as JPEG) the first counts. Everything
+  else (EPS, PDF, HEIC ...) is refused, and no decoder outside the list is ever started.
 * The pixel count is read from the header and checked before any pixel is decoded.
 * EXIF orientation is applied; an unreadable EXIF block is ignored, with one warning a process.
 * Grey is repeated in three channels. Alpha and palette transparency are dropped, the colours below
@@ -25,7 +25,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from hgnetv2_pipeline.errors import DataError
 
@@ -109,6 +109,8 @@ def decode_with_format(
     except Exception as error:  # a damaged header makes Pillow raise almost anything
         raise DataError(f"damaged header: {_short(error)}") from error
     kind = image.format or ""
+    if kind == "MPO":  # a phone's JPEG with more pictures behind the first, which alone is read
+        image, kind = JpegImagePlugin.JpegImageFile(io.BytesIO(content)), "JPEG"
     if kind not in FORMATS:
         raise DataError(f"format {kind} is not allowed; allowed are {', '.join(FORMATS)}")
     width, height = image.size

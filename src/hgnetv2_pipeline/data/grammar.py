@@ -29,6 +29,7 @@ _LABEL = re.compile(rb"[0-9]{1,9}")
 _EXTRA_COLUMN = re.compile(rb"\.(jpe?g|png|webp|bmp|tiff?|gif) +-?[0-9][0-9.]*$", re.IGNORECASE)
 # Path parts that are empty, . or .., and drive letters.
 _DOUBTFUL_MARKS = (b"//", b"/.", b"/ ", b"/\n", b"/\r", b":/", b":\\")
+_DIGIT_VALUES = bytes.maketrans(b"01", b"\0\1")
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -38,21 +39,24 @@ class ParsedList:
 
     Attributes:
         paths: Arrow string array [N].
-        labels: int64 [N], -1 throughout if the list has no labels.
-        lines: int64 [N], the line numbers, from 1.
+        labels: int32 [N], -1 throughout if the list has no labels.
+        lines: int32 [N], the line numbers, from 1.
         skipped: number of blank and comment lines.
+        dropped: path and line of what was left out because an earlier line names the same path.
     """
 
     paths: pa.ChunkedArray
-    labels: npt.NDArray[np.int64]
-    lines: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int32]
+    lines: npt.NDArray[np.int32]
     skipped: int
+    dropped: tuple[tuple[str, int], ...] = ()
 
 
 def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
     """The lines of a list, syntax checked, nothing else.
 
-    Streams the file: memory grows with the samples (about 90 bytes each), not with the line length.
+    Streams the file: memory grows with the samples (16 bytes each and the path), not with the
+    length of a line.
 
     Raises:
         DataError: file missing; a line malformed, too long or not UTF-8.
@@ -60,8 +64,8 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
     import pyarrow as pa
 
     chunks: list[Any] = []
-    labels: list[npt.NDArray[np.int64]] = []
-    lines: list[npt.NDArray[np.int64]] = []
+    labels: list[npt.NDArray[np.int32]] = []
+    lines: list[npt.NDArray[np.int32]] = []
     done, skipped = 0, 0
     try:
         with Path(path).open("rb") as file:
@@ -93,7 +97,7 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
         raise DataError(f"{path}: a directory, not a list") from error
     if skipped:
         _log.info("%s: %d blank or comment lines skipped", path, skipped)
-    empty = np.zeros(0, np.int64)
+    empty = np.zeros(0, np.int32)
     return ParsedList(
         pa.chunked_array(chunks, type=pa.large_string()),
         np.concatenate(labels) if labels else empty,
@@ -113,7 +117,7 @@ def _parse_block(path: Path, block: bytes, done: int, place: int, labelled: bool
     starts = np.concatenate(([0], ends[:-1] + 1))
     if (ends - starts).max() > LONGEST_LINE:
         raise _too_long(path, done + int((ends - starts).argmax()) + 1)
-    _check_utf8(path, block, starts, done, place)
+    check_utf8(path, block, starts, done, place)
 
     stops = ends - ((ends > starts) & (data[ends - 1] == 13))  # without CRLF's carriage return
     doubtful = _doubtful(block, data, starts, stops)
@@ -141,8 +145,8 @@ def _parse_block(path: Path, block: bytes, done: int, place: int, labelled: bool
         for number, name in renamed.items():
             names[positions[number]] = name
         texts = pa.array(names, pa.large_string())
-    numbers = np.flatnonzero(keep) + done + 1
-    return ParsedList(texts, values[keep], numbers, int((~keep).sum()))
+    numbers = (np.flatnonzero(keep) + done + 1).astype(np.int32)
+    return ParsedList(texts, values[keep].astype(np.int32), numbers, int((~keep).sum()))
 
 
 def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
@@ -157,10 +161,11 @@ def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
         return None
     shown = printable(line[:80].decode("utf-8", "replace"))
     if b"\t" in line:
-        raise DataError(f"a tab in {shown!r}; put one space between path and label")
-    for byte in line:
-        if byte < 32 or byte == 127:
-            raise DataError(f"control character 0x{byte:02x} in {shown!r}; remove it")
+        raise DataError(
+            f"a tab in {shown!r}; put one space between path and label (lines of several labels, "
+            "'path<TAB>0,1,0', are read with multi_label)"
+        )
+    _refuse_control_characters(line, shown)
     name, label = line, -1
     if labelled:
         name, space, last = line.rpartition(b" ")
@@ -182,6 +187,36 @@ def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
     if labelled and _EXTRA_COLUMN.search(name):
         raise DataError(f"more than one number after the path in {shown!r}; keep the label alone")
     return _inside(name.decode("utf-8"), shown), label
+
+
+def parse_multi_label_line(line: bytes) -> tuple[str, bytes] | None:
+    """Path and labels (bytes 0 and 1, one a class) of ``path<TAB>0,1,0``; None if blank or comment.
+
+    Raises:
+        DataError: what is wrong, and the remedy, without the place.
+    """
+    if not line.strip(b" \t") or line.startswith(b"#"):
+        return None
+    shown = printable(line[:80].decode("utf-8", "replace"))
+    name, tab, last = line.rpartition(b"\t")
+    if not tab:
+        raise DataError(f"no tab in {shown!r}; write 'path<TAB>0,1,0', a 0 or 1 for every class")
+    _refuse_control_characters(name, shown)
+    if name != name.strip(b" "):
+        raise DataError(f"a space around the path in {shown!r}; put one tab after the path alone")
+    labels = last[::2]
+    if labels.strip(b"01") or last[1::2].strip(b",") or len(last) % 2 == 0:
+        raise DataError(
+            f"labels {printable(last[:40].decode('utf-8', 'replace'))!r} in {shown!r} are not 0 or "
+            "1 for every class, joined by commas without spaces"
+        )
+    return _inside(name.decode("utf-8"), shown), labels.translate(_DIGIT_VALUES)
+
+
+def _refuse_control_characters(text: bytes, shown: str) -> None:
+    for byte in text:
+        if byte < 32 or byte == 127:
+            raise DataError(f"control character 0x{byte:02x} in {shown!r}; remove it")
 
 
 def _inside(name: str, shown: str) -> str:
@@ -263,7 +298,12 @@ def _strings(data: npt.NDArray[np.uint8], starts: Any, splits: Any, keep: Any) -
     )
 
 
-def _check_utf8(path: Path, block: bytes, starts: Any, done: int, place: int) -> None:
+def check_utf8(path: Path, block: bytes, starts: Any, done: int, place: int) -> None:
+    """Refuse bytes that are no text, with line and place.
+
+    ``starts`` are the places of the lines in ``block``; ``done`` lines and ``place`` bytes of the
+    file come before it.
+    """
     at = block.find(b"\0")
     reason = "a NUL byte"
     try:

@@ -6,18 +6,29 @@ quicker than a million separate look-ups and kind to network disks.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.archives import index_archive
 from hgnetv2_pipeline.data.index import ARCHIVE_MARK
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
 
 _THREADS = 16
 # Below this share of a folder's files it is quicker to ask for each listed file by itself.
@@ -55,6 +66,14 @@ class Fence:
         real = os.path.realpath(place)
         return not _below(real, self._real) and self.holds(real)
 
+    def why_folder_unusable(self, folder: str) -> str | None:
+        """Why no file below ``folder`` (relative to the root) can be used; None if one may."""
+        place = os.path.realpath(self.root / folder)
+        plain = os.path.normpath(os.path.join(self._real, folder))  # noqa: PTH118
+        if place != plain and _below(place, self._real):
+            return "a link to a folder inside the root; list the files by their own paths"
+        return None
+
     def why_unusable(self, place: str) -> str | None:
         """Why a listed file cannot be used; None if it can. Follows links, opens nothing."""
         try:
@@ -82,52 +101,97 @@ def split_key(key: str) -> tuple[str, str]:
     return before + ARCHIVE_MARK[:-1], member
 
 
-def check_files(paths: pd.Series, root: Path, trusted_roots: Sequence[Path]) -> list[Problem]:
+def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path]) -> list[Problem]:
     """The unusable ones among listed paths, in the order of the list.
 
     Args:
-        paths: relative to ``root``; ``archive.tar!member`` names a member of an archive.
+        paths: strings relative to ``root``; ``archive.tar!member`` names a member of an archive.
     """
+    import pyarrow.compute as pc
+
     fence = Fence(root, trusted_roots)
-    in_archive = paths.str.contains(ARCHIVE_MARK, regex=False)
-    plain = paths[~in_archive]
-    split = plain.str.rpartition("/")
-    folders = pd.DataFrame({"folder": split[0], "name": split[2]}).groupby("folder", sort=True)
-    jobs = [(str(folder), group["name"]) for folder, group in folders]
-    members = paths[in_archive]
+    in_archive = pc.match_substring(paths, ARCHIVE_MARK).to_numpy()
+    rows = np.flatnonzero(~in_archive)
+    plain = paths.filter(~in_archive) if in_archive.any() else paths
+    whole = plain.combine_chunks()  # rows of one array are quick to take
+    members = pd.Series(paths.filter(in_archive).to_pylist(), index=np.flatnonzero(in_archive))
     tars = members.map(lambda key: split_key(key)[0])
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda job: _check_folder(fence, *job), jobs))
-        found += list(
-            pool.map(
-                lambda tar: _check_archive(fence, str(tar), members[tars == tar]),
-                tars.drop_duplicates(),
-            )
-        )
-    problems = [problem for part in found for problem in part]
+    problems: list[Problem] = []
+    with (
+        Progress(len(paths), "look up", "files") as progress,
+        ThreadPoolExecutor(_THREADS) as pool,
+    ):
+        jobs = _by_folder(plain)
+        for count, found in pool.map(lambda job: _check_folder(fence, whole, *job), jobs):
+            problems += [Problem(int(rows[row]), path, why) for row, path, why in found]
+            progress.advance(count)
+        for count, bad in pool.map(
+            lambda group: _check_archive(fence, str(group[0]), group[1]), members.groupby(tars)
+        ):
+            problems += bad
+            progress.advance(count)
     return sorted(problems, key=lambda problem: problem.position)
 
 
-def _check_folder(fence: Fence, folder: str, names: pd.Series) -> list[Problem]:
+def _by_folder(paths: pa.ChunkedArray) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Each folder with the rows of its files."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not len(paths):
+        return
+    # A chunk at a time: the folders of all files at once are as large as the list.
+    encoded = [
+        pc.replace_substring_regex(chunk, r"(?:^|/)[^/]*$", "").dictionary_encode()
+        for chunk in paths.chunks
+    ]
+    folders = pa.chunked_array(encoded).unify_dictionaries()
+    known = folders.chunk(0).dictionary
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in folders.chunks])
+    order = np.argsort(codes, kind="stable")
+    bounds = np.flatnonzero(np.diff(codes[order], prepend=-1, append=-1))
+    for first, last in pairwise(bounds):
+        members = order[first:last]
+        yield known[int(codes[members[0]])].as_py(), members
+
+
+def _check_folder(
+    fence: Fence, paths: pa.Array, folder: str, rows: npt.NDArray[np.int64]
+) -> tuple[int, list[tuple[int, str, str]]]:
+    """How many files were listed in a folder, and row, path and reason of the unusable ones."""
+    listed: list[str] = paths.take(rows).to_pylist()
     place = str(fence.root / folder)
-    prefix = f"{folder}/" if folder else ""
-    doubtful = names
-    if len(names) > _FEW and fence.holds(place):
+    reason = fence.why_folder_unusable(folder)
+    if reason is not None:
+        return len(rows), [(row, path, reason) for row, path in zip(rows, listed, strict=True)]
+    regular: set[str] = set()
+    present: set[str] | None = None
+    if len(rows) > _FEW and fence.holds(place):
         try:
             with os.scandir(place) as entries:
-                regular = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-            doubtful = names[~names.isin(regular)]
-        except OSError:
-            doubtful = names  # each file is looked up by itself and gives its own reason
+                found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
+            present = set(found)
+            regular = {name for name, is_file in found.items() if is_file}
+        except FileNotFoundError:
+            present = set()
+        except OSError as error:
+            # Each file is looked up by itself and gives its own reason.
+            _log.debug("%s: %s", place, error)
+    skip = len(folder) + 1 if folder else 0
     problems = []
-    for position, name in zip(doubtful.index, doubtful, strict=True):
-        reason = fence.why_unusable(f"{place}/{name}")
+    for row, path in zip(rows, listed, strict=True):
+        name = path[skip:]
+        if name in regular:
+            continue
+        # A name that the folder does not have needs no look-up of its own.
+        gone = present is not None and name not in present
+        reason = MISSING if gone else fence.why_unusable(f"{place}/{name}")
         if reason is not None:
-            problems.append(Problem(int(position), prefix + name, reason))
-    return problems
+            problems.append((int(row), path, reason))
+    return len(rows), problems
 
 
-def _check_archive(fence: Fence, tar: str, members: pd.Series) -> list[Problem]:
+def _check_archive(fence: Fence, tar: str, members: pd.Series) -> tuple[int, list[Problem]]:
     reason = fence.why_unusable(str(fence.root / tar))
     present: set[str] = set()
     if reason is None:
@@ -140,4 +204,4 @@ def _check_archive(fence: Fence, tar: str, members: pd.Series) -> list[Problem]:
         if reason is not None or key[len(tar) + 1 :] not in present:
             why = reason or "the archive has no such member"
             problems.append(Problem(int(position), key, why))
-    return problems
+    return len(members), problems

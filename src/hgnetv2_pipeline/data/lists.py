@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.grammar import ParsedList, parse_list, why_unlistable
-from hgnetv2_pipeline.data.listing import Problem, check_files
+from hgnetv2_pipeline.data.listing import check_files
 from hgnetv2_pipeline.data.quarantine import printable, quarantine_frame, write_quarantine
+from hgnetv2_pipeline.data.repeats import without_repeats
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _log = logging.getLogger(__name__)
+_SHOWN = 20
 
 
 def read_list(
@@ -31,6 +32,7 @@ def read_list(
     num_classes: int | None = None,
     *,
     labelled: bool = True,
+    multi_label: bool = False,
     duplicates: str = "refuse",
     every_class: bool = False,
     trusted_roots: Sequence[Path] = (),
@@ -44,6 +46,7 @@ def read_list(
             ``archive.tar!member``) and lie inside it.
         num_classes: if given, labels must be below it.
         labelled: False for a list of paths alone (a pool); labels are then NA.
+        multi_label: True for lines ``path<TAB>0,1,0``, a 0 or 1 for every class.
         duplicates: what to do with a path listed twice with one label: ``refuse`` or ``drop``.
             Two labels for one path are always refused.
         every_class: refuse a list in which a class 0..num_classes-1 has no image (without
@@ -52,11 +55,21 @@ def read_list(
         missing_to: where to write all unusable files (CSV: key, reason, line) before raising.
 
     Returns:
-        DataFrame [path (str), label (Int64)], in the order of the list.
+        DataFrame [path (str), label (Int64)], in the order of the list; if ``multi_label``
+        [path (str), labels (Arrow list of uint8 [classes])], see ``multilabel.label_matrix``.
 
     Raises:
         DataError: with file, line number and remedy.
     """
+    if multi_label:
+        from hgnetv2_pipeline.data.multilabel import read_multi_label_list
+
+        if not labelled:
+            raise ParameterError("multi_label and labelled=False: a list has labels or has none")
+        return read_multi_label_list(
+            path, root, num_classes, duplicates=duplicates, every_class=every_class,
+            trusted_roots=trusted_roots, missing_to=missing_to,
+        )  # fmt: skip
     parsed = checked_list(
         path,
         root,
@@ -67,7 +80,7 @@ def read_list(
         trusted_roots=trusted_roots,
         missing_to=missing_to,
     )
-    return _frame(parsed, labelled)[["path", "label"]]
+    return list_frame(parsed, labelled)
 
 
 def checked_list(
@@ -82,8 +95,6 @@ def checked_list(
     missing_to: Path | None,
 ) -> ParsedList:
     """As ``read_list``, with the line numbers."""
-    if duplicates not in ("refuse", "drop"):
-        raise ParameterError(f"duplicates {duplicates!r}: 'refuse' or 'drop' (data.duplicates)")
     path = Path(path)
     parsed = parse_list(path, labelled=labelled)
     if len(parsed.labels) == 0:
@@ -91,12 +102,9 @@ def checked_list(
         raise DataError(f"{path}: 0 samples; write one {form} a line")
     if labelled:
         _check_labels(path, parsed, num_classes, every_class)
-    parsed = _without_duplicates(path, parsed, duplicates)
+    parsed = without_repeats(path, parsed, duplicates)
     if root is not None:
-        frame = _frame(parsed, labelled)
-        problems = check_files(frame["path"], Path(root), trusted_roots)
-        if problems:
-            _raise_unusable(path, parsed, problems, missing_to)
+        refuse_unusable(path, parsed, root, trusted_roots, missing_to)
     return parsed
 
 
@@ -123,73 +131,20 @@ def _check_labels(
             )
 
 
-def _without_duplicates(path: Path, parsed: ParsedList, duplicates: str) -> ParsedList:
-    """Refuse or drop lines that repeat a path; warn of paths that differ in case alone."""
-    hashes = _hashes(parsed, lower=False)
-    # Hashes find the few candidates in little memory; the paths themselves then decide.
-    candidates = np.flatnonzero(pd.Series(hashes).duplicated(keep=False))
-    if len(candidates):
-        frame = _frame(parsed, True, candidates)
-        _refuse_conflicts(path, frame, parsed)
-        twice = frame["path"].duplicated(keep="first")
-        count = int(twice.sum())
-        if count and duplicates == "refuse":
-            name = frame["path"][twice].iloc[0]
-            earlier, later = frame.index[frame["path"] == name][:2]
-            raise DataError(
-                f"{path}:{parsed.lines[later]}: {name!r} is listed already in line "
-                f"{parsed.lines[earlier]} ({count:,} such lines); remove it, or set "
-                "data.duplicates: drop"
-            )
-        if count:
-            _log.warning("%s: %d lines that repeat an earlier one are left out", path, count)
-            mask = np.ones(len(parsed.labels), bool)
-            mask[frame.index[twice]] = False
-            parsed = ParsedList(
-                parsed.paths.filter(mask), parsed.labels[mask], parsed.lines[mask], parsed.skipped
-            )
-    collisions = int(pd.Series(_hashes(parsed, lower=True)).duplicated().sum())
-    if collisions:
-        _log.warning(
-            "%s: %d paths differ from another only in upper and lower case; they are different "
-            "images here and one image on a file system that ignores case",
-            path,
-            collisions,
-        )
-    return parsed
-
-
-def _hashes(parsed: ParsedList, *, lower: bool) -> npt.NDArray[np.uint64]:
-    """uint64 [N]: a hash of each path, of its lower case if asked."""
-    import pyarrow.compute as pc
-
-    parts = [np.zeros(0, np.uint64)]
-    for chunk in parsed.paths.chunks:
-        texts = pc.utf8_lower(chunk) if lower else chunk
-        values = texts.to_numpy(zero_copy_only=False)
-        parts.append(pd.util.hash_array(values, categorize=False))
-    return np.concatenate(parts)
-
-
-def _refuse_conflicts(path: Path, frame: pd.DataFrame, parsed: ParsedList) -> None:
-    again = frame[frame["path"].duplicated(keep=False)]
-    kinds = again.groupby("path", sort=False)["label"].nunique()
-    conflicts = kinds[kinds > 1]
-    if len(conflicts):
-        name = conflicts.index[0]
-        rows = again[again["path"] == name]
-        first = rows.iloc[0]
-        other = rows[rows["label"] != first["label"]].iloc[0]
-        lines = parsed.lines[[first.name, other.name]]
-        raise DataError(
-            f"{path}:{lines[1]}: {name!r} has label {other['label']} here and {first['label']} in "
-            f"line {lines[0]} ({len(conflicts):,} such paths); keep the right one"
-        )
-
-
-def _raise_unusable(
-    path: Path, parsed: ParsedList, problems: list[Problem], missing_to: Path | None
+def refuse_unusable(
+    path: Path,
+    parsed: ParsedList,
+    root: Path,
+    trusted_roots: Sequence[Path],
+    missing_to: Path | None,
 ) -> None:
+    """Raise DataError if files of a list are missing, not regular or outside ``root``.
+
+    All of them are written to ``missing_to``; the first ones are in the log and in the message.
+    """
+    problems = check_files(parsed.paths, Path(root), trusted_roots)
+    if not problems:
+        return
     rows: list[tuple[str, str, int | None]] = [
         (problem.path, problem.reason, int(parsed.lines[problem.position])) for problem in problems
     ]
@@ -197,6 +152,8 @@ def _raise_unusable(
     if missing_to is not None:
         write_quarantine(missing_to, quarantine_frame(rows))
         where = f"; all of them are in {missing_to}"
+    for key, reason, line in rows[:_SHOWN]:
+        _log.warning("%s:%d: %s: %s", path, line, printable(key), reason)
     some = "; ".join(f"line {line}: {printable(key)}: {reason}" for key, reason, line in rows[:3])
     raise DataError(
         f"{path}:{rows[0][2]}: {len(rows):,} of {len(parsed.labels):,} files cannot be used: "
@@ -204,22 +161,11 @@ def _raise_unusable(
     )
 
 
-def _frame(
-    parsed: ParsedList, labelled: bool, rows: npt.NDArray[np.int64] | None = None
-) -> pd.DataFrame:
-    """Columns path and label; of all samples, or of these rows (which then are the index)."""
-    index = pd.RangeIndex(len(parsed.labels)) if rows is None else pd.Index(rows)
-    labels = parsed.labels if rows is None else parsed.labels[rows]
-    paths = parsed.paths if rows is None else parsed.paths.take(rows)
-    unknown = np.full(len(labels), not labelled)
-    return pd.DataFrame(
-        {
-            "path": pd.Series(paths.to_pandas().to_numpy(), index=index, dtype="str")
-            if rows is not None
-            else paths.to_pandas().astype("str"),
-            "label": pd.Series(pd.arrays.IntegerArray(labels, unknown), index=index),
-        }
-    )
+def list_frame(parsed: ParsedList, labelled: bool) -> pd.DataFrame:
+    """Columns path and label (NA throughout if not ``labelled``)."""
+    unknown = np.full(len(parsed.labels), not labelled)
+    labels = pd.arrays.IntegerArray(parsed.labels.astype(np.int64), unknown)
+    return pd.DataFrame({"path": parsed.paths.to_pandas().astype("str"), "label": labels})
 
 
 def write_list(path: Path, frame: pd.DataFrame) -> Path:
@@ -241,10 +187,14 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
     labelled = not unknown.any()
     lines = []
     for name, label in zip(names, frame["label"], strict=True):
-        written = f"./{name}" if name.startswith("#") else name
-        line = f"{written} {label}" if labelled else written
-        reason = why_unlistable(name)
-        if reason is not None:
-            raise DataError(f"{path}: {printable(name)!r} cannot stand in a list: {reason}")
-        lines.append(line)
-    return write_text(path, "".join(f"{line}\n" for line in lines))
+        written = spelled(path, name)
+        lines.append(f"{written} {label}\n" if labelled else f"{written}\n")
+    return write_text(path, "".join(lines))
+
+
+def spelled(path: Path, name: str) -> str:
+    """``name`` as it is written in the list ``path``; DataError if no list can hold it."""
+    reason = why_unlistable(name)
+    if reason is not None:
+        raise DataError(f"{path}: {printable(name)!r} cannot stand in a list: {reason}")
+    return f"./{name}" if name.startswith("#") else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hgnetv2_pipeline.data.split import conflicting_copies
 from hgnetv2_pipeline.errors import DataError
 
 _EXAMPLES = 20
+_SIDES = (32, 64, 128, 256, 384, 512, 768, 1024, 2048)
 
 
 def summarise_sets(
@@ -96,6 +97,7 @@ def summarise_samples(
         "formats": {str(k): int(v) for k, v in sorted(samples["format"].value_counts().items())},
         "width": _spread(samples["width"]),
         "height": _spread(samples["height"]),
+        "short_side": _bins(samples[["width", "height"]].min(axis=1)),
         "exact_copies": {
             "n_images": int(copies.sum()),
             "examples": samples["key"][copies].head(_EXAMPLES).tolist(),
@@ -115,6 +117,17 @@ def _spread(values: pd.Series) -> dict[str, int] | None:
     if not len(values):
         return None
     return {"min": int(values.min()), "median": int(values.median()), "max": int(values.max())}
+
+
+def _bins(sides: pd.Series) -> list[tuple[str, int]]:
+    """Images by short side, from the first bin that holds one to the last."""
+    edges = [0, *_SIDES]
+    counts = np.bincount(np.searchsorted(_SIDES, sides, side="right"), minlength=len(edges))
+    names = [f"{a}-{b - 1}" for a, b in pairwise(edges)] + [f"{edges[-1]} or more"]
+    held = np.flatnonzero(counts)
+    return (
+        [(names[at], int(counts[at])) for at in range(held[0], held[-1] + 1)] if len(held) else []
+    )
 
 
 def contact_sheet(

@@ -11,13 +11,12 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from hgnetv2_pipeline.data.archives import index_archive
-from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_with_format
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.listing import Fence, split_key
@@ -44,6 +43,7 @@ class Scan:
         refused: the same columns; usable images left out by a rule (a class too small).
         ignored: number of files that do not claim to be images.
         phash: 64-bit perceptual hash (uint64) by key, if it was asked for.
+        folders: the class folders by label (ImageNet's synsets), where labels come from folders.
     """
 
     samples: pd.DataFrame
@@ -52,6 +52,7 @@ class Scan:
     refused: pd.DataFrame
     ignored: int = 0
     phash: pd.Series | None = None
+    folders: list[str] | None = None
 
     def ledger(self, max_bad: float) -> Ledger:
         """The account of this scan; ``ledger.check()`` raises if too many images are bad."""
@@ -123,8 +124,10 @@ def scan_folder_tree(
         for name, group in named.items()
         for found in group
     ]
-    scan = _examine(Path(root), listed, walk, names, max_pixels, threads, phash)
-    return _with_enough(scan, names, root, named, min_per_class, classes is not None)
+    scan = examine(Path(root), listed, walk, names, max_pixels, threads, phash)
+    return _with_enough(
+        replace(scan, folders=names), names, root, named, min_per_class, classes is not None
+    )
 
 
 def scan_unlabelled(
@@ -147,7 +150,7 @@ def scan_unlabelled(
             f"{root}: 0 images found ({len(walk.bad):,} unusable files, {walk.ignored:,} other "
             f"files); expected {READABLE} or tar archives of them"
         )
-    return _examine(Path(root), walk.found, walk, None, max_pixels, threads, phash)
+    return examine(Path(root), walk.found, walk, None, max_pixels, threads, phash)
 
 
 def scan_list(
@@ -197,97 +200,15 @@ def scan_list(
             offset, length = archives[path][member]
         found.append(Found(key, path, offset, length, int(label) if labelled else None, int(line)))
     names = list(classes) if classes is not None else None
-    return _examine(root, found, Walk(Fence(root)), names, max_pixels, threads, phash)
+    scan = examine(root, found, Walk(Fence(root)), names, max_pixels, threads, phash)
+    again: list[tuple[str, str, int | None]] = [
+        (f"{name} (again in line {line})", "an earlier line of the list names it", line)
+        for name, line in parsed.dropped
+    ]
+    return replace(scan, refused=quarantine_frame(again))
 
 
-def scan_imagenet(
-    root: Path,
-    split: str,
-    *,
-    classes: Sequence[str] | None = None,
-    trusted_roots: Sequence[Path] = (),
-    max_pixels: int = MAX_PIXELS,
-    threads: int | None = None,
-    phash: bool = False,
-) -> Scan:
-    """Scan ``train`` or ``val`` of the ILSVRC2012 layout.
-
-    ``<split>_list.txt`` decides if it is there; otherwise ``<split>/`` is read as a folder (or a
-    tar) a class, numbered in the order of the synsets. Class names come from ``class_map.txt``
-    (``id name``) if it is there, otherwise from the folders of the training images.
-
-    Args:
-        classes: the names found in ``train``; needed for a ``val`` of folders, whose labels must be
-            those of the training set.
-
-    Raises:
-        DataError: neither list nor class folders; anything ``scan_list`` and
-            ``scan_folder_tree`` refuse.
-    """
-    root = Path(root)
-    listed, map_file = root / f"{split}_list.txt", root / "class_map.txt"
-    if map_file.is_file():
-        classes = read_class_map(map_file)
-    if listed.is_file():
-        scan = scan_list(
-            listed,
-            root,
-            classes=classes,
-            every_class=split == "train",
-            trusted_roots=trusted_roots,
-            max_pixels=max_pixels,
-            threads=threads,
-            phash=phash,
-        )
-        if scan.classes is None:
-            return _replaced(scan, classes=_names_from_folders(scan.samples))
-        return scan
-    folder = root / split
-    if not folder.is_dir():
-        raise DataError(f"{root}: neither {split}_list.txt nor a folder {split}/ is there")
-    if not any(entry.is_dir() or entry.suffix == ".tar" for entry in folder.iterdir()):
-        raise DataError(
-            f"{folder}: images without class folders; put {split}_list.txt ('path label' a line) "
-            f"into {root}, or one folder a class into {folder}"
-        )
-    if split != "train" and classes is None:
-        raise DataError(f"{folder}: its labels need the class names of train; scan train first")
-    scan = scan_folder_tree(
-        folder,
-        classes=None if map_file.is_file() and split == "train" else classes,
-        trusted_roots=trusted_roots,
-        max_pixels=max_pixels,
-        threads=threads,
-        phash=phash,
-    )
-    return _below(scan, split)
-
-
-def _replaced(scan: Scan, classes: list[str] | None) -> Scan:
-    return Scan(scan.samples, classes, scan.quarantined, scan.refused, scan.ignored, scan.phash)
-
-
-def _names_from_folders(samples: pd.DataFrame) -> list[str] | None:
-    """The names of the folders, if each label 0..n-1 has one of its own."""
-    folders = samples["key"].str.rsplit("/", n=2).str[-2]
-    pairs = pd.DataFrame({"label": samples["label"], "folder": folders}).drop_duplicates()
-    pairs = pairs.dropna().sort_values("label")
-    whole = list(pairs["label"]) == list(range(len(pairs)))
-    return list(pairs["folder"]) if whole and pairs["folder"].is_unique and len(pairs) else None
-
-
-def _below(scan: Scan, folder: str) -> Scan:
-    """The scan of ``root/folder`` as one of ``root``."""
-    samples = scan.samples.copy()
-    samples["key"] = folder + "/" + samples["key"]
-    samples["path"] = folder + "/" + samples["path"]
-    bad, refused = scan.quarantined.copy(), scan.refused.copy()
-    bad["key"], refused["key"] = folder + "/" + bad["key"], folder + "/" + refused["key"]
-    phash = None if scan.phash is None else scan.phash.rename(lambda key: f"{folder}/{key}")
-    return Scan(samples, scan.classes, bad, refused, scan.ignored, phash)
-
-
-def _examine(
+def examine(
     root: Path,
     found: list[Found],
     walk: Walk,
@@ -296,7 +217,7 @@ def _examine(
     threads: int | None,
     phash: bool,
 ) -> Scan:
-    """Decode each found image once and sort the good from the bad."""
+    """Decode each found image once; what ``walk`` or the decoder refuses is quarantined."""
     rows: list[tuple[object, ...]] = []
     hashes: dict[str, int] = {}
     chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
@@ -413,4 +334,7 @@ def _with_enough(
         for key, label in scan.samples.loc[~stays, ["key", "label"]].itertuples(index=False)
     ]
     phash = None if scan.phash is None else scan.phash[samples["key"]]
-    return Scan(samples, kept, scan.quarantined, quarantine_frame(reasons), scan.ignored, phash)
+    return replace(
+        scan, samples=samples, classes=kept, refused=quarantine_frame(reasons), phash=phash,
+        folders=kept,
+    )  # fmt: skip

@@ -31,6 +31,7 @@ def split_samples(
     test: float,
     seed: int,
     group_pattern: str | None = None,
+    groups: pd.Series | None = None,
     near_duplicates: pd.Series | None = None,
     max_distance: int = 4,
     classes: list[str] | None = None,
@@ -43,6 +44,8 @@ def split_samples(
         group_pattern: regular expression searched in each key, such as ``patient(\\d+)``; equal
             matches (of the capture groups, else of the whole) stay together, and a key without a
             match stands alone.
+        groups: the group of each image by key (a column of a table of the user's); images of one
+            group stay together, and a key that is not there stands alone.
         near_duplicates: uint64 perceptual hash by key (``Scan.phash``); hashes that differ in at
             most ``max_distance`` bits stay together, chains of them too. None: only exact copies.
         classes: class names, for messages.
@@ -67,10 +70,10 @@ def split_samples(
         sides = np.zeros(len(ordered), np.int64)
     else:
         _check_counts(labels, classes)
-        groups = _groups(ordered, group_pattern, near_duplicates, max_distance)
-        _report_large(ordered["key"], groups)
+        together = _groups(ordered, group_pattern, groups, near_duplicates, max_distance)
+        _report_large(ordered["key"], together)
         ranks = _ranks(ordered["key"], seed)
-        sides = _assign(labels, groups, ranks, np.array([1 - val - test, val, test]))
+        sides = _assign(labels, together, ranks, np.array([1 - val - test, val, test]))
         _report_uneven(labels, sides, val, test, classes)
     return {name: ordered[sides == side].reset_index(drop=True) for side, name in enumerate(SIDES)}
 
@@ -107,7 +110,11 @@ def _name(label: int, classes: list[str] | None) -> str:
 
 
 def _groups(
-    ordered: pd.DataFrame, pattern: str | None, phash: pd.Series | None, max_distance: int
+    ordered: pd.DataFrame,
+    pattern: str | None,
+    named: pd.Series | None,
+    phash: pd.Series | None,
+    max_distance: int,
 ) -> npt.NDArray[np.int64]:
     """int64 [N]: the same number for images that must stay together."""
     n = len(ordered)
@@ -125,6 +132,8 @@ def _groups(
 
     if pattern is not None:
         tie(_matches(ordered["key"], pattern))
+    if named is not None:
+        tie(ordered["key"].map(named))
     if (ordered["bytes_sha256"] != "").all():
         tie(ordered["bytes_sha256"])
         conflicts = conflicting_copies(ordered)

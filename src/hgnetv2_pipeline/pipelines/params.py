@@ -56,6 +56,10 @@ class SplitParams(_Block):
     group_pattern: str | None = Field(
         description="regular expression on the key; images with the same match stay together"
     )
+    groups: str | None = Field(
+        description="CSV with columns path (below data.root) and group; images of one group stay "
+        "together"
+    )
     near_duplicates: bool = Field(description="keep images that look the same on one side")
 
 
@@ -72,6 +76,13 @@ class DataParams(_Block):
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")
     max_bad: Share = Field(description="share of unreadable images above which ingestion stops")
+    duplicates: Literal["refuse", "drop"] = Field(
+        description="lines of a list that repeat an earlier one: stop, or leave them out"
+    )
+    clean: bool = Field(
+        description="leave out of train, val and test what has the same bytes as another image "
+        "there, or stands (nearly) in val or test as well"
+    )
     trusted_roots: Names = Field(description="folders that symlinks may lead into")
     workers: Annotated[int, Field(ge=0)] = Field(description="threads that scan; 0: one per core")
 

@@ -34,7 +34,12 @@ def create_pipeline() -> Pipeline:
             node(
                 report_lists,
                 inputs=["params:identity", "params:redo", "ingestion.raw", "ingestion.lists"],
-                outputs=["ingestion.summary", "ingestion.contact_sheet", "ingestion.quarantine"],
+                outputs=[
+                    "ingestion.summary",
+                    "ingestion.contact_sheet",
+                    "ingestion.page",
+                    "ingestion.quarantine",
+                ],
                 name="report_lists",
                 tags=["ingestion"],
                 namespace="ingestion",

@@ -1,0 +1,146 @@
+"""Images that stand in two sets, byte for byte or nearly, and sets without them.
+
+A leak is always charged to the set that is trained or chosen with: of train and val the image in
+train leaks, of val and test the one in val. The pool is mining's, which keeps clear of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hgnetv2_pipeline.data.perceptual import near_pairs
+from hgnetv2_pipeline.data.quarantine import quarantine_frame
+from hgnetv2_pipeline.data.split import conflicting_copies
+from hgnetv2_pipeline.errors import DataError
+
+NEAR = 4
+"""Bits of 64 in which the hashes of two images may differ that count as the same picture."""
+_ORDER = ("train", "val", "test")
+
+
+def find_leaks(
+    sets: Mapping[str, pd.DataFrame], phash: pd.Series | None, max_distance: int = NEAR
+) -> pd.DataFrame:
+    """Images of train and val that stand, at least nearly, in val or test.
+
+    Args:
+        sets: frames of samples by name; train, val and test are compared.
+        phash: uint64 perceptual hash by key, of all of them; None: only the same bytes count.
+        max_distance: bits in which the hashes may differ.
+
+    Returns:
+        A row for each image and set it leaks into, with its nearest image there: columns set, key,
+        other_set, other_key, distance (bits), same_bytes.
+
+    Raises:
+        DataError: one file is listed in two sets.
+    """
+    for name, other in combinations([name for name in _ORDER if name in sets], 2):
+        both = sorted(set(sets[name]["key"]) & set(sets[other]["key"]))
+        if both:
+            raise DataError(
+                f"{both[0]!r} is listed in {name} and in {other} ({len(both):,} such images); an "
+                "image belongs to one set, take it out of one list"
+            )
+    found = []
+    given = [name for name in _ORDER if name in sets]
+    for name, other in combinations(given, 2):
+        less, more = sets[name], sets[other]
+        nearest = np.full(len(less), -1, np.int64)
+        distance = np.zeros(len(less), np.int64)
+        if phash is not None and len(less) and len(more):
+            nearest, distance = _nearest(
+                phash[less["key"]].to_numpy(np.uint64),
+                phash[more["key"]].to_numpy(np.uint64),
+                max_distance,
+            )
+        digests = more[["bytes_sha256"]].reset_index(drop=True).drop_duplicates()
+        digests = digests[digests["bytes_sha256"] != ""]
+        rows = pd.Series(digests.index, index=digests["bytes_sha256"])
+        exact = less["bytes_sha256"].map(rows).fillna(-1).to_numpy(np.int64)
+        same = exact >= 0
+        nearest = np.where(same, exact, nearest)
+        leaking = np.flatnonzero(nearest >= 0)
+        found.append(
+            pd.DataFrame(
+                {
+                    "set": name,
+                    "key": less["key"].to_numpy()[leaking],
+                    "other_set": other,
+                    "other_key": more["key"].to_numpy()[nearest[leaking]],
+                    "distance": np.where(same, 0, distance)[leaking],
+                    "same_bytes": same[leaking],
+                }
+            )
+        )
+    if not found:
+        columns = ["set", "key", "other_set", "other_key", "distance", "same_bytes"]
+        return pd.DataFrame({name: [] for name in columns})
+    return pd.concat(found, ignore_index=True)
+
+
+def _nearest(
+    less: npt.NDArray[np.uint64], more: npt.NDArray[np.uint64], max_distance: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For each hash of ``less`` the row of the nearest in ``more`` (or -1), and its distance."""
+    own, inverse = np.unique(less, return_inverse=True)
+    others, rows = np.unique(more, return_index=True)
+    # Each hash once on either side: thousands of flat images with one hash are one comparison.
+    both = np.concatenate([own, others])
+    a, b = near_pairs(both, max_distance)
+    across = (a < len(own)) & (b >= len(own))
+    a, b = a[across], b[across]
+    apart = np.bitwise_count(both[a] ^ both[b]).astype(np.int64)
+    order = np.lexsort((b, apart, a))
+    a, b, apart = a[order], b[order], apart[order]
+    first = np.unique(a, return_index=True)[1]
+    nearest = np.full(len(own), -1, np.int64)
+    distance = np.zeros(len(own), np.int64)
+    nearest[a[first]], distance[a[first]] = rows[b[first] - len(own)], apart[first]
+    return nearest[inverse], distance[inverse]
+
+
+def clean_sets(
+    sets: Mapping[str, pd.DataFrame], leaks: pd.DataFrame, classes: list[str]
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Train, val and test without copies, contradictions and leaks; other sets stay as they are.
+
+    Of images with the same bytes in one set the first by key stays, and none if their labels
+    differ. Leaking images leave the set that ``find_leaks`` charges.
+
+    Returns:
+        The sets, and what was left out: columns key, reason, line.
+
+    Raises:
+        DataError: a class has no image in train any more.
+    """
+    cleaned = dict(sets)
+    reasons: dict[str, str] = {}
+    for name in (name for name in _ORDER if name in sets):
+        frame = sets[name]
+        known = frame[frame["bytes_sha256"] != ""]
+        for key in conflicting_copies(known)["key"]:
+            reasons[key] = "has the same bytes as an image under another label (data.clean)"
+        firsts = known.groupby("bytes_sha256")["key"].transform("first")
+        again = known["key"] != firsts
+        for key, first in zip(known["key"][again], firsts[again], strict=True):
+            reasons.setdefault(key, f"has the same bytes as {first} (data.clean)")
+    for row in leaks.itertuples(index=False):
+        kind = "has the same bytes as" if row.same_bytes else "looks like"
+        why = f"{kind} {row.other_key} of {row.other_set} (data.clean)"
+        reasons.setdefault(str(row.key), why)
+    for name in (name for name in _ORDER if name in sets):
+        frame = sets[name]
+        cleaned[name] = frame[~frame["key"].isin(list(reasons))].reset_index(drop=True)
+    lost = sorted(set(sets["train"]["label"]) - set(cleaned["train"]["label"]))
+    if lost:
+        raise DataError(
+            f"class {classes[lost[0]]!r} has no image in train once copies and leaks are left out "
+            f"({len(lost)} such classes); add images, or set data.clean: false"
+        )
+    return cleaned, quarantine_frame([(key, why, None) for key, why in sorted(reasons.items())])

@@ -1,0 +1,217 @@
+"""From folders of images to the sets of a dataset, with an account of every image."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.params import DataParams
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import Ledger, Scan
+
+_log = logging.getLogger(__name__)
+
+
+def write_lists(
+    aside: Path, identity: Identity, data: DataParams, raw: Path, sets: list[str]
+) -> None:
+    """Scan, split where that is asked for, clean, and write indexes, lists and what was left out.
+
+    Every image that was found is in a list, or in ``quarantine.csv`` with its reason.
+    """
+    import pandas as pd
+
+    from hgnetv2_pipeline import data as room
+
+    scans = _scan(data, raw)
+    ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
+    for ledger in ledgers.values():
+        ledger.check(f"data.max_bad (conf/{identity.environment}/parameters.yml)")
+    classes = scans["images"].classes
+    if not classes:
+        raise DataError(f"{data.root}: no classes found (data.root, data.layout)")
+    frames = {name: scan.samples for name, scan in scans.items() if name != "images"}
+    if data.layout == "folders":
+        labelled = scans["images"]
+        frames |= room.split_samples(
+            labelled.samples,
+            val=data.split.val,
+            test=0.0 if data.test else data.split.test,
+            seed=identity.seed,
+            group_pattern=data.split.group_pattern,
+            groups=_read_groups(identity, data, labelled.samples),
+            near_duplicates=labelled.phash if data.split.near_duplicates else None,
+            classes=classes,
+        ) | ({"test": frames["test"]} if data.test else {})
+    else:
+        frames["train"] = scans["images"].samples
+    left_out = [
+        frame.assign(set=name, fate=fate)
+        for name, scan in scans.items()
+        for fate, frame in (("quarantined", scan.quarantined), ("refused", scan.refused))
+    ]
+    hashes = _hashes(scans)
+    leaks = room.find_leaks(frames, hashes)
+    if data.clean:
+        frames, refused = room.clean_sets(frames, leaks, classes)
+        for name, scan in scans.items():
+            own = refused[refused["key"].isin(scan.samples["key"])]
+            left_out.append(own.assign(set=name, fate="refused"))
+            for key, reason in own[["key", "reason"]].itertuples(index=False):
+                ledgers[name].refuse(key, reason)
+        leaks = room.find_leaks(frames, hashes)
+    elif len(leaks):
+        _log.warning(
+            "%d images of train or val stand, at least nearly, in val or test (leaks.csv, "
+            "dataset_report.html); data.clean: true leaves them out",
+            leaks["key"].nunique(),
+        )
+    room.write_class_map(aside / "class_map.txt", classes)
+    for name in sets:
+        room.write_index(aside / f"index_{name}.parquet", frames[name])
+        listed = frames[name].rename(columns={"path": "file", "key": "path"})
+        # Unlabelled images carry label 0, as PaddleClas's list of mined images has it.
+        room.write_list(aside / f"{name}_list.txt", listed.assign(label=listed["label"].fillna(0)))
+    leaks.to_csv(aside / "leaks.csv", index=False)
+    pd.concat(left_out, ignore_index=True).to_csv(aside / "quarantine.csv", index=False)
+    for name, ledger in ledgers.items():
+        _log.info("%s: %s", name, ledger.summary())
+    _must_add_up(ledgers, {name: frames[name] for name in sets})
+
+
+def _read_groups(identity: Identity, data: DataParams, samples: pd.DataFrame) -> pd.Series | None:
+    """The group of each image by key, from the user's table."""
+    import pandas as pd
+
+    if data.split.groups is None:
+        return None
+    path = identity.project / Path(data.split.groups).expanduser()
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.split.groups: {path} cannot be read ({error})") from error
+    if not {"path", "group"} <= set(table.columns):
+        raise DataError(
+            f"data.split.groups: {path} has the columns {', '.join(table.columns)}; path (below "
+            "data.root) and group are needed"
+        )
+    twice = table["path"].duplicated()
+    if twice.any():
+        raise DataError(f"data.split.groups: {path} names {table['path'][twice].iloc[0]!r} twice")
+    groups = table.set_index("images/" + table["path"])["group"]
+    alone = ~samples["key"].isin(groups.index)
+    if alone.all():
+        raise DataError(
+            f"data.split.groups: {path} names none of the images, such as "
+            f"{samples['key'].iloc[0].removeprefix('images/')!r}; give paths below data.root"
+        )
+    if alone.any():
+        _log.warning("%s names no group of %d images; each stands alone", path, int(alone.sum()))
+    return groups
+
+
+def _must_add_up(ledgers: dict[str, Ledger], frames: dict[str, pd.DataFrame]) -> None:
+    """Listed = used + quarantined + refused, with used counted in the lists themselves."""
+    used = sum(ledger.summary()["n_used"] for ledger in ledgers.values())
+    listed = sum(len(frame) for frame in frames.values())
+    assert used == listed, f"{used} images are left over and {listed} are in the lists"
+
+
+def _hashes(scans: dict[str, Scan]) -> pd.Series | None:
+    """Perceptual hashes of all labelled images by key."""
+    import pandas as pd
+
+    known = [scan.phash for scan in scans.values() if scan.phash is not None]
+    return pd.concat(known) if known else None
+
+
+def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
+    """Scan each source once; keys and paths become relative to ``raw``."""
+    from hgnetv2_pipeline import data as room
+
+    trusted = [Path(place).expanduser() for place in data.trusted_roots]
+    threads = data.workers or None
+    images = raw / "images"
+    if data.layout == "folders":
+        with _about("root"):
+            scan = room.scan_folder_tree(
+                images,
+                min_per_class=data.min_per_class,
+                trusted_roots=trusted,
+                threads=threads,
+                phash=True,
+            )
+        scans = {"images": _below(raw, images, scan)}
+    else:
+        scans = {}
+        names = folders = None
+        for role, split in (("images", "train"), ("val", "val")):
+            with _about("root"):
+                scan = room.scan_imagenet(
+                    images, split, classes=names, folders=folders, duplicates=data.duplicates,
+                    trusted_roots=trusted, threads=threads, phash=True,
+                )  # fmt: skip
+            names, folders = scan.classes, scan.folders
+            if names is None:
+                names = [str(label) for label in range(int(scan.samples["label"].max()) + 1)]
+                scan = replace(scan, classes=names)
+                _log.warning(
+                    "the classes have no names and are called by their numbers; %s/class_map.txt "
+                    "('id name' a line) names them",
+                    data.root,
+                )
+            scans[role] = _below(raw, images, scan)
+    if data.test:
+        with _about("test"):
+            scan = room.scan_folder_tree(
+                raw / "test",
+                classes=scans["images"].classes,
+                trusted_roots=trusted,
+                threads=threads,
+                phash=True,
+            )
+        scans["test"] = _below(raw, raw / "test", scan)
+    pool = images / "pool" if data.layout == "sample" else raw / "pool"
+    if pool.is_dir():
+        # The pool's own links lead to the folders of data.pool, which are trusted by being named.
+        linked = [path.resolve() for path in pool.iterdir() if path.is_symlink()]
+        with _about("pool"):
+            scan = room.scan_unlabelled(pool, trusted_roots=[*trusted, *linked], threads=threads)
+        scans["pool"] = _below(raw, pool, scan)
+    return scans
+
+
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """Name the parameter that an error is about: paths show links in the project, not its value."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"data.{key}: {error}") from error
+
+
+def _below(raw: Path, root: Path, scan: Scan) -> Scan:
+    """``scan`` of ``root`` with keys and paths relative to ``raw``."""
+    prefix = root.relative_to(raw).as_posix() + "/"
+    samples = scan.samples.assign(
+        key=prefix + scan.samples["key"], path=prefix + scan.samples["path"]
+    )
+    phash = scan.phash
+    if phash is not None:
+        phash = phash.set_axis(prefix + phash.index.astype(str))
+    return replace(
+        scan,
+        samples=samples,
+        phash=phash,
+        quarantined=scan.quarantined.assign(key=prefix + scan.quarantined["key"].astype(str)),
+        refused=scan.refused.assign(key=prefix + scan.refused["key"].astype(str)),
+    )

@@ -1,0 +1,212 @@
+"""The nodes of ingestion on tiny folders, without Kedro around them: lists, ledger, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hgnetv2_pipeline.data import check_lists, read_list
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
+from hgnetv2_pipeline.pipelines.params import DataParams
+
+SIDE = 24
+
+
+def picture(path: Path, seed: int, size: int = SIDE) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC).save(path)
+
+
+def identity(project: Path) -> Identity:
+    return Identity(
+        project=project, environment="mine", dataset="mine", variant="b0", run="seed=0", seed=0,
+        teacher="two_b0", model="train/b0/seed=0",
+    )  # fmt: skip
+
+
+def parameters(**given: Any) -> DataParams:
+    values: dict[str, Any] = {
+        "layout": "folders", "root": "images", "pool": [], "test": None, "min_per_class": 2,
+        "max_bad": 0.0, "duplicates": "refuse", "clean": False, "trusted_roots": [], "workers": 1,
+        "split": {"val": 0.2, "test": 0.0, "group_pattern": None, "groups": None,
+                  "near_duplicates": True},
+    }  # fmt: skip
+    return DataParams(**(values | given))
+
+
+def ingest(project: Path, data: DataParams) -> tuple[Path, dict[str, Any], Path]:
+    """The folder of lists, the summary and the page."""
+    who = identity(project)
+    raw = provide_raw(who, data)
+    lists = make_lists(who, data, [], raw)
+    summary, _, page, _ = report_lists(who, [], raw, lists)
+    check_lists(lists)
+    return lists, json.loads(summary.read_text("utf-8")), page
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Two classes of ten, a test folder of which one image is a near copy and one a copy."""
+    for kind in range(2):
+        for number in range(10):
+            picture(tmp_path / "images" / "ab"[kind] / f"{number}.png", 100 * kind + number)
+        for number in range(3):
+            picture(tmp_path / "final" / "ab"[kind] / f"{number}.png", 1000 + 100 * kind + number)
+    picture(tmp_path / "final" / "a" / "enlarged.png", 3, size=2 * SIDE)
+    shutil.copyfile(tmp_path / "images/b/4.png", tmp_path / "final/b/copied.png")
+    shutil.copyfile(tmp_path / "images/b/5.png", tmp_path / "images/b/again.png")
+    (tmp_path / "images" / "b" / "broken.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_near_copies_of_the_test_folder_are_reported_and_left_out_if_asked(folders: Path) -> None:
+    lists, summary, page = ingest(folders, parameters(test="final", max_bad=0.1))
+    leaks = pd.read_csv(lists / "leaks.csv").set_index("key")
+    assert set(leaks.index) == {"images/a/3.png", "images/b/4.png"}
+    assert leaks.loc["images/b/4.png", "same_bytes"] and leaks["other_set"].eq("test").all()
+    counts = {key: summary[key] for key in ("n_listed", "n_used", "n_quarantined", "n_refused")}
+    assert counts == {"n_listed": 30, "n_used": 29, "n_quarantined": 1, "n_refused": 0}
+    text = page.read_text("utf-8")
+    assert "images/a/3.png" in text and "images/b/broken.png" in text
+
+    lists, summary, page = ingest(folders, parameters(test="final", max_bad=0.1, clean=True))
+    assert pd.read_csv(lists / "leaks.csv").empty
+    counts = {key: summary[key] for key in counts}
+    assert counts == {"n_listed": 30, "n_used": 26, "n_quarantined": 1, "n_refused": 3}
+    left_out = pd.read_csv(lists / "quarantine.csv").set_index("key")
+    assert dict(left_out["fate"]) == {
+        "images/b/broken.png": "quarantined", "images/a/3.png": "refused",
+        "images/b/4.png": "refused", "images/b/again.png": "refused",
+    }  # fmt: skip
+    used = [read_list(lists / f"{name}_list.txt") for name in ("train", "val", "test")]
+    assert sum(map(len, used)) == 26
+    assert "No image of train or val stands in val or test" in page.read_text("utf-8")
+
+
+def grouped(path: str) -> DataParams:
+    split = {"val": 0.3, "test": 0.0, "group_pattern": None, "groups": path}
+    return parameters(max_bad=0.1, split={**split, "near_duplicates": False})
+
+
+def test_images_of_one_group_of_a_table_stay_together(folders: Path) -> None:
+    names = [f"{'ab'[n % 2]}/{n // 2}.png" for n in range(20)]
+    rows = "".join(f"{name},patient {n // 4}\n" for n, name in enumerate(names))
+    (folders / "groups.csv").write_text("path,group\n" + rows)
+    lists, _, _ = ingest(folders, grouped("groups.csv"))
+    side = {
+        path.removeprefix("images/"): name
+        for name in ("train", "val")
+        for path in read_list(lists / f"{name}_list.txt")["path"]
+    }
+    for first in range(0, 20, 4):
+        assert len({side[name] for name in names[first : first + 4]}) == 1
+    assert set(side.values()) == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("file,group\na/1.png,x\n", "has the columns file, group; path .* and group are needed"),
+        ("path,group\na/1.png,x\na/1.png,y\n", "names 'a/1.png' twice"),
+        ("path,group\nimages/a/1.png,x\n", "names none of the images, such as 'a/0.png'"),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_table_of_groups_that_does_not_fit_is_refused(
+    folders: Path, content: str, said: str
+) -> None:
+    (folders / "groups.csv").write_text(content)
+    with pytest.raises(DataError, match=f"data.split.groups: .*{said}"):
+        ingest(folders, grouped("groups.csv"))
+
+
+def write_list_layout(root: Path) -> None:
+    for split, seed in (("train", 0), ("val", 500)):
+        lines = []
+        for number in range(8):
+            picture(root / split / f"{number}.png", seed + number)
+            lines.append(f"{split}/{number}.png {number % 2}\n")
+        (root / f"{split}_list.txt").write_text("".join(lines))
+
+
+def test_repeated_lines_are_refused_or_dropped_and_counted(tmp_path: Path) -> None:
+    write_list_layout(tmp_path / "images")
+    with (tmp_path / "images" / "train_list.txt").open("a") as file:
+        file.write("train/3.png 1\ntrain/3.png 1\n")
+    with pytest.raises(DataError, match="train_list.txt:9: .*listed already in line 4.*duplicates"):
+        ingest(tmp_path, parameters(layout="imagenet"))
+    lists, summary, _ = ingest(tmp_path, parameters(layout="imagenet", duplicates="drop"))
+    assert (summary["n_listed"], summary["n_used"], summary["n_refused"]) == (18, 16, 2)
+    assert pd.read_csv(lists / "quarantine.csv")["line"].tolist() == [9, 10]
+
+
+def test_an_image_listed_for_train_and_val_stops_ingestion(tmp_path: Path) -> None:
+    write_list_layout(tmp_path / "images")
+    with (tmp_path / "images" / "val_list.txt").open("a") as file:
+        file.write("train/3.png 1\n")
+    with pytest.raises(DataError, match="'images/train/3.png' is listed in train and in val"):
+        ingest(tmp_path, parameters(layout="imagenet"))
+    assert not (tmp_path / "data/02_intermediate/mine/train_list.txt").exists()
+
+
+def spoil_cut(root: Path) -> None:
+    path = root / "train" / "1.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def spoil_label(root: Path) -> None:
+    path = root / "train_list.txt"
+    path.write_text(path.read_text().replace("train/3.png 1", "train/3.png 7"))
+    (root / "class_map.txt").write_text("0 a\n1 b\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda root: (root / "train/2.png").unlink(), r"train_list\.txt:3: 1 of 8 files cannot"),
+        (lambda root: (root / "train_list.txt").write_text(""), r"train_list\.txt: 0 samples"),
+        (spoil_label, r"train_list\.txt:4: label 7 is outside the 2 classes 0-1"),
+        (spoil_cut, r"1 of 8 images cannot be used, 0 may.*images/train/1\.png.*raise data\.max_b"),
+        (lambda root: (shutil.rmtree(root / "val"), (root / "val_list.txt").unlink()),
+         r"data\.root: .*neither val_list\.txt nor a folder val/"),
+    ],
+    ids=["a missing image", "an empty list", "a label outside", "an unreadable image", "no val"],
+)  # fmt: skip
+def test_a_bad_list_stops_ingestion_and_leaves_no_lists(
+    tmp_path: Path, spoil: Any, said: str
+) -> None:
+    write_list_layout(tmp_path / "images")
+    spoil(tmp_path / "images")
+    with pytest.raises(DataError, match=said):
+        ingest(tmp_path, parameters(layout="imagenet"))
+    made = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert [path.name for path in made if ".hashes" not in path.name] == []
+
+
+def test_an_unreadable_image_within_max_bad_is_left_out_and_counted(tmp_path: Path) -> None:
+    write_list_layout(tmp_path / "images")
+    spoil_cut(tmp_path / "images")
+    lists, summary, _ = ingest(tmp_path, parameters(layout="imagenet", max_bad=0.2))
+    assert len(read_list(lists / "train_list.txt")) == 7
+    assert (summary["n_listed"], summary["n_quarantined"]) == (16, 1)
+    report = tmp_path / "data/08_reporting/mine/quarantine/ingestion.csv"
+    assert "images/train/1.png" in report.read_text()
+
+
+def test_lists_need_no_split_of_their_own(tmp_path: Path) -> None:
+    write_list_layout(tmp_path / "images")
+    split = {"val": 0.2, "test": 0.2, "group_pattern": None, "groups": None}
+    split["near_duplicates"] = True
+    lists, _, _ = ingest(tmp_path, parameters(layout="imagenet", split=split))
+    assert not (lists / "test_list.txt").exists()
