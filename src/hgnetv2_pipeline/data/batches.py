@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 
 from hgnetv2_pipeline.data.augment import Augment
-from hgnetv2_pipeline.data.decode import decode_image
 from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
+from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import DataError
 
@@ -147,15 +147,16 @@ class TrainMaker:
             if key in bad:
                 continue
             try:
-                image = decode_image(self.source.read(row), self.max_pixels)
+                picture = Picture(self.source.read(row), self.max_pixels)
+                # Balanced draws may show an image twice in an epoch: each time another view.
+                name = key if self.bounds is None else f"{key}@{place}"
+                view = self.transform(picture, keyed_rng(self.seed, epoch, name))
             except DataError as error:
                 bad[key] = str(error)
                 if len(bad) > self.stop_after or len(bad) == n:
                     return Made(None, list(bad.items()))
                 continue
-            # Balanced draws may show an image twice in an epoch: each time another view.
-            name = key if self.bounds is None else f"{key}@{place}"
-            views.append(self.transform(image, keyed_rng(self.seed, epoch, name)))
+            views.append(view)
             rows.append(row)
             keys.append(key)
             if len(rows) == self.batch_size:
