@@ -32,15 +32,15 @@ def jpeg_pixels(content: bytes, size: tuple[int, int], bottom: int) -> Pixels | 
     if not content.endswith(_END):
         return None
     width, height = size
+    rows = height
     simplejpeg, cv2 = _package("simplejpeg"), _package("cv2")
     if simplejpeg is not None:
-        rows = height if bottom == height else min(height, _rows_to_decode(content, bottom, height))
+        content, rows = _shortened(content, bottom, height)
         try:
-            found = simplejpeg.decode_jpeg(_shortened(content, rows, height), strict=False)
+            found = simplejpeg.decode_jpeg(content, strict=False)
         except ValueError:
             return None
-    elif cv2 is not None:
-        rows = height
+    elif hasattr(cv2, "IMREAD_COLOR_RGB"):
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         found = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     else:
@@ -54,22 +54,37 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         return None
-def _rows_to_decode(content,bottom,height):
-    f=_frame(content)
-    if f is None: return height
-    unit=8*f[1]
-    return -(-(bottom+2)//unit)*unit
-def _shortened(content,rows,height):
-    if rows==height: return content
-    at,_=_frame(content)
-    c=bytearray(content); c[at+5:at+7]=rows.to_bytes(2,'big'); return bytes(c)
-def _frame(content):
-    at=2
-    while content[at]==0xFF:
-        kind=content[at+1]
-        if kind in (0xc0,0xc1):
-            n=content[at+9]
-            return at,max(content[at+11+3*i]&15 for i in range(n))
-        if kind in _FRAMES and kind not in _NO_FRAMES or kind==0xDA: return None
-        at+=2+int.from_bytes(content[at+2:at+4],'big')
+
+
+def _shortened(content: bytes, bottom: int, height: int) -> tuple[bytes, int]:
+    """The file with a lower height in its header, so that a decoder stops early; and that height.
+
+    Rows of a baseline file follow one another, so its decoder never looks at what lies below. Whole
+    blocks are kept, and two rows more than asked for: colour at half height is smoothed with its
+    neighbours. A file of another kind stays as it is.
+    """
+    frame = _baseline_frame(content)
+    if frame is None:
+        return content, height
+    at, block = frame
+    rows = -(-(bottom + 2) // block) * block
+    if rows >= height:
+        return content, height
+    return content[:at] + rows.to_bytes(2, "big") + content[at + 2 :], rows
+
+
+def _baseline_frame(content: bytes) -> tuple[int, int] | None:
+    """Where the header of a baseline file of one scan holds the height, and its rows of a block."""
+    place, found, components = 2, None, 0
+    while place + 12 < len(content) and content[place] == 0xFF:
+        kind = content[place + 1]
+        if kind in (0xC0, 0xC1):
+            components = content[place + 9]
+            tallest = max(content[place + 11 : place + 11 + 3 * components : 3]) & 15
+            found = (place + 5, 8 * tallest)
+        elif kind == _SCAN:
+            return found if content[place + 4] == components else None
+        elif kind in _FRAMES and kind not in _NO_FRAMES:
+            return None
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return None
