@@ -168,9 +168,20 @@ class TrainMaker:
 class EvalMaker:
     """Makes evaluation batches: the samples in their order, each once."""
 
-    def __init__(self, source: Source, preprocess: Preprocess, batch_size: int, pad: bool) -> None:
+    def __init__(
+        self, source: Source, preprocess: Preprocess, batch_size: int, pad: bool, fast: bool
+    ) -> None:
         self.source, self.preprocess = source, preprocess
-        self.batch_size, self.pad = batch_size, pad
+        self.batch_size, self.pad, self.fast = batch_size, pad, fast
+
+    def _view(self, content: bytes) -> npt.NDArray[np.uint8]:
+        if not self.fast:
+            return self.preprocess.image(content)
+        from hgnetv2_pipeline.data.fast import evaluation_view
+
+        return evaluation_view(
+            self.preprocess, Picture(content, self.preprocess.max_pixels).pixels()
+        )
 
     def make(self, step: int) -> Made:
         views: list[npt.NDArray[np.uint8]] = []
@@ -181,7 +192,7 @@ class EvalMaker:
         for row in range(start, min(start + self.batch_size, len(self.source))):
             key = self.source.keys[row].as_py()
             try:
-                views.append(self.preprocess.image(self.source.read(row)))
+                views.append(self._view(self.source.read(row)))
             except DataError as error:
                 bad.append((key, str(error)))
                 continue

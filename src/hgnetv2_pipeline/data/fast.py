@@ -31,6 +31,7 @@ Operation = Callable[[Pixels, float, float, Fill], Pixels]
 _PILLOW = int(PIL.__version__.split(".")[0])
 # OpenCV's type stubs know arrays of any kind only.
 _cv: Any = cv2
+INTERPOLATIONS = ("bicubic", "bilinear")
 _LEVELS = np.arange(256)
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 # Pillow cuts the fraction off where OpenCV rounds; not quite a half, so that whole numbers stay.
@@ -40,7 +41,7 @@ _CUT = -0.498
 def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
     """uint8 [height, width, 3]: antialiased like Pillow's, with coarser fixed-point weights.
 
-    ``interpolation`` is bicubic or bilinear.
+    ``interpolation`` is one of ``INTERPOLATIONS``.
     """
     if _PILLOW >= 13 and _vertical_first(pixels.shape, width, height):
         return _transposed(_resize(_transposed(pixels), height, width, interpolation))
@@ -59,16 +60,20 @@ def _vertical_first(shape: tuple[int, ...], width: int, height: int) -> bool:
 def _resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
     # Channels last, as it lies in memory, has a vectorised kernel in torch. The axis of one image
     # comes first: added last, its stride would hide the layout.
-    image = torch.from_numpy(np.require(pixels, requirements="CW"))[None].permute(0, 3, 1, 2)
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     out = functional.interpolate(image, (height, width), mode=interpolation, antialias=True)
-    return out[0].permute(1, 2, 0).contiguous().numpy()
+    resized: Pixels = out[0].permute(1, 2, 0).contiguous().numpy()
+    return resized
 
 
 def evaluation_view(preprocess: Preprocess, pixels: Pixels) -> Pixels:
     """``Preprocess.image`` of decoded pixels with the resizing of this module.
 
-    uint8 [crop, crop, 3]; slivers that would grow beyond ``max_pixels`` are Pillow's.
+    uint8 [crop, crop, 3]; other interpolations, and slivers that would grow beyond ``max_pixels``,
+    are Pillow's.
     """
+    if preprocess.interpolation not in INTERPOLATIONS:
+        return preprocess.cut(pixels)
     height, width = pixels.shape[:2]
     wide, high, left, top = preprocess.geometry(width, height)
     if wide * high > preprocess.max_pixels:
@@ -120,11 +125,12 @@ def _equalised(counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
 
 
 def _posterize(bits: int) -> Table:
-    return (_LEVELS & ~(2 ** (8 - bits) - 1)).astype(np.uint8)
+    kept: Table = (_LEVELS - _LEVELS % 2 ** (8 - bits)).astype(np.uint8)
+    return kept
 
 
 def _solarize(threshold: int) -> Table:
-    return np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS).astype(np.uint8)
+    return np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS).astype(np.uint8)
 
 
 def _solarize_add(add: int) -> Table:
@@ -188,7 +194,8 @@ def _shear_x(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
     margin = int(np.abs(whole[[0, -1]]).max()) + 3
     wide = _cv.copyMakeBorder(pixels, 0, 0, margin, margin, cv2.BORDER_REPLICATE)
     line = 3 * (width + 2 * margin)
-    runs: Pixels = np.ndarray((height, 6 * margin - 8, 3 * width + 9), np.uint8, wide, 0, (line, 1, 1))
+    shape = (height, 6 * margin - 8, 3 * width + 9)
+    runs: Pixels = np.ndarray(shape, np.uint8, wide, 0, (line, 1, 1))
     near = torch.from_numpy(runs[np.arange(height), 3 * (whole - 1 + margin)]).to(torch.int16)
     # Numbers around 0 keep the sums of products within 16 bits.
     near.sub_(128)
@@ -213,17 +220,20 @@ def _translate(pixels: Pixels, shift: float, axis: int, fill: Fill) -> Pixels:
     whole = math.floor(shift)
     kernel = _weights(np.array([shift - whole])).astype(np.float32)
     kernel, anchor = (kernel, (1, 0)) if axis else (kernel.T, (0, 1))
+    # Places up to half a pixel before the edge count as inside: one line more at the start.
+    wider = _cv.copyMakeBorder(pixels, 1 - axis, 0, axis, 0, cv2.BORDER_REPLICATE)
     between = _cv.filter2D(
-        pixels, -1, kernel, anchor=anchor, delta=_CUT, borderType=cv2.BORDER_REPLICATE
+        wider, -1, kernel, anchor=anchor, delta=_CUT, borderType=cv2.BORDER_REPLICATE
     )
-    out = _plain(*pixels.shape[:2], fill).copy()
     first = math.ceil(-0.5 - shift)
-    to = slice(max(first, 0), max(0, min(first + size, size)))
-    out_part, part = (out[:, to], between) if axis else (out[to], between)
-    # Places up to half a pixel beyond the edge are read at the edge.
-    places = np.arange(to.start, to.stop) + whole
-    edge = places.clip(0, size - 1)
-    out_part[:] = part.take(edge, axis=axis)
+    start, stop = max(first, 0), min(first + size, size)
+    out = _plain(*pixels.shape[:2], fill).copy()
+    if start < stop:
+        to, source = slice(start, stop), slice(start + whole + 1, stop + whole + 1)
+        if axis:
+            out[:, to] = between[:, source]
+        else:
+            out[to] = between[source]
     return out
 
 

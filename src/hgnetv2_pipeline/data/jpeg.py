@@ -33,7 +33,7 @@ def jpeg_pixels(content: bytes, size: tuple[int, int], bottom: int) -> Pixels | 
         return None
     width, height = size
     rows = height
-    simplejpeg, cv2 = _package("simplejpeg"), _package("cv2")
+    simplejpeg, cv2 = optional("simplejpeg"), optional("cv2")
     if simplejpeg is not None:
         content, rows = _shortened(content, bottom, height)
         try:
@@ -49,7 +49,8 @@ def jpeg_pixels(content: bytes, size: tuple[int, int], bottom: int) -> Pixels | 
 
 
 @functools.cache
-def _package(name: str) -> Any:
+def optional(name: str) -> Any:
+    """The package ``name``, or None where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -61,7 +61,7 @@ def _beta(alpha: float) -> float:
 def _cut_out(
     height: int, width: int, share: float, down: float, across: float
 ) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of a rectangle of ``1 - share`` of the area around a random place."""
+    """Top, bottom, left, right of ``1 - share`` of the area around a random place."""
     side = math.sqrt(1 - share)
     high, wide = int(height * side), int(width * side)
     y, x = int(down * height), int(across * width)
