@@ -8,7 +8,6 @@ differences. Needs torch and OpenCV.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.randaugment import TOP, Fill, strength, weakening
+from hgnetv2_pipeline.data.slide import plain
 
 Pixels = npt.NDArray[np.uint8]
 Table = npt.NDArray[np.uint8]
@@ -227,7 +227,7 @@ def _translate(pixels: Pixels, shift: float, axis: int, fill: Fill) -> Pixels:
     )
     first = math.ceil(-0.5 - shift)
     start, stop = max(first, 0), min(first + size, size)
-    out = _plain(*pixels.shape[:2], fill).copy()
+    out = plain(*pixels.shape[:2], fill).copy()
     if start < stop:
         to, source = slice(start, stop), slice(start + whole + 1, stop + whole + 1)
         if axis:
@@ -247,12 +247,7 @@ def _translate_y(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixel
 
 def _filled(pixels: Pixels, outside: npt.NDArray[np.bool_], fill: Fill) -> Pixels:
     height, width = pixels.shape[:2]
-    return np.asarray(_cv.copyTo(_plain(height, width, fill), outside.view(np.uint8), pixels))
-
-
-@functools.lru_cache(maxsize=4)
-def _plain(height: int, width: int, fill: Fill) -> Pixels:
-    return np.full((height, width, 3), fill, np.uint8)
+    return np.asarray(_cv.copyTo(plain(height, width, fill), outside.view(np.uint8), pixels))
 
 
 def _transposed(pixels: Pixels) -> Pixels:

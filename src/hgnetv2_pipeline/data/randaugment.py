@@ -7,6 +7,7 @@ and chances are those of timm's ``rand_augment_transform`` (tests compare each w
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,20 +57,40 @@ def _solarize_add(image: Image.Image, add: int) -> Image.Image:
     return image.point(table * 3)
 
 
+def _slide(
+    image: Image.Image, slope: float, shift: float, fill: Fill, along_columns: bool
+) -> Image.Image:
+    quick = _quick_slide()
+    if quick is not None and image.mode == "RGB":
+        return quick(image, slope, shift, fill, along_columns=along_columns)
+    matrix = (1, 0, 0, slope, 1, shift) if along_columns else (1, slope, shift, 0, 1, 0)
+    return _affine(image, matrix, fill)
+
+
+@functools.cache
+def _quick_slide() -> Callable[..., Image.Image] | None:
+    """The same pixels in two thirds of Pillow's time, where torch and OpenCV are installed."""
+    try:
+        from hgnetv2_pipeline.data.slide import slide
+    except ImportError:
+        return None
+    return slide
+
+
 def _shear_x(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1, sign * (level / TOP) * 0.3, 0, 0, 1, 0), fill)
+    return _slide(image, sign * (level / TOP) * 0.3, 0, fill, along_columns=False)
 
 
 def _shear_y(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1, 0, 0, sign * (level / TOP) * 0.3, 1, 0), fill)
+    return _slide(image, sign * (level / TOP) * 0.3, 0, fill, along_columns=True)
 
 
 def _translate_x(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1, 0, sign * (level / TOP) * 0.45 * image.width, 0, 1, 0), fill)
+    return _slide(image, 0, sign * (level / TOP) * 0.45 * image.width, fill, along_columns=False)
 
 
 def _translate_y(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1, 0, 0, 0, 1, sign * (level / TOP) * 0.45 * image.height), fill)
+    return _slide(image, 0, sign * (level / TOP) * 0.45 * image.height, fill, along_columns=True)
 
 
 def _rotate(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
