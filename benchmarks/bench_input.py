@@ -4,8 +4,8 @@ python benchmarks/bench_input.py [--images 100] [--rounds 7] [--size 224]
 
 JPEG files of several sizes and kinds are made from scikit-learn's two photographs and held in
 memory, so that reading is not measured. Every round runs every contender once over all files, one
-thread; the figures are medians over rounds of process time. Then: how far pixels differ from
-Pillow's, before RandAugment and for each of its operations. A table, and the same as a JSON line.
+thread; figures are medians over rounds of process time, ratios medians of each round's ratio. Then:
+how far pixels differ from Pillow's, before RandAugment and for each of its operations. A table, and the same as a JSON line.
 
 simplejpeg is used where it is installed (rows below the crop are then not decoded); the output says
 which decoder was at work. ``--without simplejpeg`` measures without it.
@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import platform
+import random
 import statistics
 import time
 import warnings
@@ -136,8 +137,11 @@ def contenders(size: int) -> dict[str, Callable[[bytes], Any]]:
     }
 
 
-def measure(files: list[bytes], rounds: int, size: int) -> dict[str, float]:
-    """Milliseconds of CPU an image."""
+def measure(files: list[bytes], rounds: int, size: int) -> dict[str, list[float]]:
+    """Milliseconds of CPU an image, in each round."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     every = contenders(size)
     times: dict[str, list[float]] = {name: [] for name in every}
     for each in every.values():
@@ -149,7 +153,12 @@ def measure(files: list[bytes], rounds: int, size: int) -> dict[str, float]:
             for content in files:
                 each(content)
             times[name].append((time.process_time() - began) * 1e3 / len(files))
-    return {name: statistics.median(all_rounds) for name, all_rounds in times.items()}
+    return times
+
+
+def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
+    """Median over rounds of how many times less ``name`` takes than ``base``."""
+    return statistics.median(a / b for a, b in zip(times[base], times[name], strict=True))
 
 
 def off(first: Any, second: Any) -> np.ndarray[Any, Any]:
@@ -233,18 +242,21 @@ def main() -> None:
     found = jpeg.optional
     jpeg.optional = lambda name: None if name in options.without else found(name)
     files = photographs(options.images)
-    ms = measure(files, options.rounds, options.size)
+    times = measure(files, options.rounds, options.size)
+    ms = {name: statistics.median(each) for name, each in times.items()}
     decoder = "simplejpeg" if jpeg.optional("simplejpeg") else "OpenCV"
-    bare, v1, ours = ms["bare libjpeg"], ms["train torchvision v1"], ms["train timm"]
     print(f"{len(files)} files, mean {np.mean([len(f) for f in files]) / 1e3:.0f} kB; {decoder}")
-    print(f"{'contender':<22}{'ms':>7}{'img/s':>7}{'x tv':>6}{'x timm':>8}{'share of bare':>15}")
+    print(f"{'contender':<22}{'ms':>7}{'x tv':>7}{'x timm':>8}{'x timm uint8':>14}{'x bare':>8}")
+    rows: dict[str, dict[str, float]] = {}
     for name, value in ms.items():
-        base = ms["eval torchvision"] if name.startswith("eval") else v1
-        against = f"{ours / value:8.2f}" if name.startswith("train") else " " * 8
-        print(
-            f"{name:<22}{value:7.2f}{1e3 / value:7.0f}{base / value:6.2f}{against}"
-            f"{bare / value:15.2f}"
-        )
+        kind = name.split()[0]
+        bases = {"x tv": {"train": "train torchvision v1", "eval": "eval torchvision"}.get(kind)}
+        if kind == "train":
+            bases |= {"x timm": "train timm", "x timm uint8": "train timm uint8"}
+        bases["x bare"] = "bare libjpeg"
+        rows[name] = {key: round(ratio(times, b, name), 2) for key, b in bases.items() if b}
+        cells = [rows[name].get(key, "") for key in ("x tv", "x timm", "x timm uint8", "x bare")]
+        print(f"{name:<22}{value:7.2f}{cells[0]:>7}{cells[1]:>8}{cells[2]:>14}{cells[3]:>8}")
     pixels = pixel_differences(files, options.size)
     print("\npixels beside Pillow's, before RandAugment (levels of 255)")
     for name, row in pixels.items():
@@ -257,7 +269,13 @@ def main() -> None:
         "python": platform.python_version(),
         **{m.__name__: m.__version__ for m in (torch, torchvision, timm, PIL, cv2, np)},
     }
-    result = {"decoder": decoder, "cpu_ms": ms, "pixels": pixels, "operations": operations}
+    result = {
+        "decoder": decoder,
+        "cpu_ms": ms,
+        "ratios": rows,
+        "pixels": pixels,
+        "operations": operations,
+    }
     print(json.dumps(result | {"versions": versions}))
 
 
