@@ -5,7 +5,8 @@ python benchmarks/bench_input.py [--images 100] [--rounds 7] [--size 224]
 JPEG files of several sizes and kinds are made from scikit-learn's two photographs and held in
 memory, so that reading is not measured. Every round runs every contender once over all files, one
 thread; figures are medians over rounds of process time, ratios medians of each round's ratio. Then:
-how far pixels differ from Pillow's, before RandAugment and for each of its operations. A table, and the same as a JSON line.
+how far pixels differ from Pillow's, before RandAugment and for each of its operations. Tables, and
+the same as a JSON line.
 
 simplejpeg is used where it is installed (rows below the crop are then not decoded); the output says
 which decoder was at work. ``--without simplejpeg`` measures without it.
