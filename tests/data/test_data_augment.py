@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import math
 import pickle
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from PIL import Image
 
 from hgnetv2_pipeline import data
 from hgnetv2_pipeline.data import Preprocess, epoch_order, keyed_rng, make_augment
-from hgnetv2_pipeline.data.augment import crop_box
+from hgnetv2_pipeline.data.augment import BOXES
+from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN, parse_randaugment
 from hgnetv2_pipeline.errors import ParameterError
 
@@ -147,40 +149,47 @@ def test_other_notations_are_refused(text):
 VIEWS = [
     {"name": "published"},
     {"name": "published", "randaugment": None, "mirror": 0, "scale": [0.3, 0.6]},
+    {"name": "published", "fast": True, "box": "paddle"},
     {"name": "affine"},
     {"name": "affine", "mirror": 0.5, "fill": [9, 9, 9], "resize_short": 40},
     {"name": "none", "resize_short": 40},
 ]
 
 
+def decoded(image: Image.Image) -> Picture:
+    return Picture.of(np.asarray(image))
+
+
 @pytest.mark.parametrize("config", VIEWS)
 @pytest.mark.parametrize("size", [(100, 75), (32, 32), (1, 90)])
 def test_a_view_is_a_pure_function_of_image_and_generator(photo, config, size):
     view = make_augment({**config, "image_size": 32})
-    image = photo.resize(size)
-    before = image.tobytes()
+    pixels = np.asarray(photo.resize(size)).copy()
+    image, before = Picture.of(pixels), pixels.tobytes()
     state = np.random.get_state()[1].copy()
     first = view(image, keyed_rng(0, 1, "k"))
     copy = pickle.loads(pickle.dumps(view))  # noqa: S301 - our own bytes, as sent to a worker
     assert first.shape == (32, 32, 3) and first.dtype == np.uint8
     assert np.array_equal(copy(image, keyed_rng(0, 1, "k")), first)
-    assert image.tobytes() == before and np.array_equal(np.random.get_state()[1], state)
+    assert pixels.tobytes() == before and np.array_equal(np.random.get_state()[1], state)
 
 
 def test_the_published_crop_is_cut_then_resized(photo):
     config = {"name": "published", "image_size": 24, "randaugment": None, "mirror": 0.0}
-    got = make_augment(config)(photo, keyed_rng(0, 0, "x"))
-    left, top, w, h = crop_box(100, 75, (0.08, 1.0), (3 / 4, 4 / 3), keyed_rng(0, 0, "x"))
+    got = make_augment(config)(decoded(photo), keyed_rng(0, 0, "x"))
+    draw = BOXES["torchvision"]
+    left, top, w, h = draw(100, 75, (0.08, 1.0), (3 / 4, 4 / 3), keyed_rng(0, 0, "x"))
     expected = photo.crop((left, top, left + w, top + h)).resize((24, 24), Image.BICUBIC)
     assert np.array_equal(got, np.asarray(expected))
-    flipped = make_augment({**config, "mirror": 1.0})(photo, keyed_rng(0, 0, "x"))
+    flipped = make_augment({**config, "mirror": 1.0})(decoded(photo), keyed_rng(0, 0, "x"))
     assert np.array_equal(flipped, got[:, ::-1])
 
 
+@pytest.mark.parametrize("kind", sorted(BOXES))
 @pytest.mark.parametrize("size", [(100, 75), (500, 5), (5, 500), (1, 1)])
-def test_crops_lie_inside_and_keep_to_area_and_ratio(size):
+def test_crops_lie_inside_and_keep_to_area_and_ratio(size, kind):
     boxes = [
-        crop_box(*size, (0.08, 1.0), (3 / 4, 4 / 3), keyed_rng(0, 0, str(n))) for n in range(400)
+        BOXES[kind](*size, (0.08, 1.0), (3 / 4, 4 / 3), keyed_rng(0, 0, str(n))) for n in range(400)
     ]
     for left, top, w, h in boxes:
         assert left >= 0 and top >= 0 and w >= 1 and h >= 1
@@ -192,20 +201,51 @@ def test_crops_lie_inside_and_keep_to_area_and_ratio(size):
         assert ratios.min() > 0.70 and ratios.max() < 1.42
 
 
+class Drawn:
+    """Hands out stated numbers as a generator would."""
+
+    def __init__(self, *numbers: float) -> None:
+        self.numbers = list(numbers)
+
+    def random(self) -> float:
+        return self.numbers.pop(0)
+
+
+def paddle_operator(width, height, ratio, share, down, across):
+    """PaddleClas's RandCropImage on stated draws (PaddleClas draws whole numbers for the place)."""
+    a = math.sqrt(3 / 4 + (4 / 3 - 3 / 4) * ratio)
+    bound = min((width / height) / a**2, (height / width) * a**2)
+    lowest, highest = min(0.08, bound), min(1.0, bound)
+    side = math.sqrt(width * height * (lowest + (highest - lowest) * share))
+    w, h = int(side * a), int(side / a)
+    return int(across * (width - w + 1)), int(down * (height - h + 1)), w, h
+
+
+@pytest.mark.parametrize("size", [(500, 375), (300, 40), (41, 400)])
+def test_paddles_crops_are_those_of_its_operator(size):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        ratio, share, across, down = rng.random(4)
+        drawn = Drawn(ratio, share, across, down)
+        got = BOXES["paddle"](*size, (0.08, 1.0), (3 / 4, 4 / 3), drawn)
+        assert got == paddle_operator(*size, ratio, share, down, across)
+        assert not drawn.numbers
+
+
 def test_the_affine_view_turns_zooms_and_shifts_about_the_centre():
     image = Image.fromarray(np.pad(np.full((8, 8, 3), 255, np.uint8), ((12, 12), (12, 12), (0, 0))))
     still = {"name": "affine", "image_size": 32, "degrees": 0, "scale": 0, "shift": 0}
     plain = np.asarray(image)
-    assert np.array_equal(make_augment(still)(image, keyed_rng(0, 0, "a")), plain)
+    assert np.array_equal(make_augment(still)(decoded(image), keyed_rng(0, 0, "a")), plain)
     for key in "abcdef":
-        shifted = make_augment({**still, "shift": 0.25})(image, keyed_rng(0, 0, key))
+        shifted = make_augment({**still, "shift": 0.25})(decoded(image), keyed_rng(0, 0, key))
         y, x = (np.average(np.indices((32, 32))[i], weights=shifted[..., 0]) for i in (0, 1))
         assert abs(x - 15.5) <= 8.1 and abs(y - 15.5) <= 8.1 and (x, y) != (15.5, 15.5)
         for change in ({"degrees": 45}, {"scale": 0.5}):
-            moved = make_augment({**still, **change})(image, keyed_rng(0, 0, key))
+            moved = make_augment({**still, **change})(decoded(image), keyed_rng(0, 0, key))
             y, x = (np.average(np.indices((32, 32))[i], weights=moved[..., 0]) for i in (0, 1))
             assert abs(x - 15.5) < 0.2 and abs(y - 15.5) < 0.2
-        zoomed = make_augment({**still, "scale": 0.5})(image, keyed_rng(0, 0, key))
+        zoomed = make_augment({**still, "scale": 0.5})(decoded(image), keyed_rng(0, 0, key))
         assert 64 * 0.2 < zoomed[..., 0].sum() / 255 < 64 * 2.4
 
 
@@ -218,14 +258,14 @@ def test_affine_corners_take_the_fill(photo):
         "shift": 0,
         "fill": [1, 2, 3],
     }
-    views = [make_augment(config)(photo, keyed_rng(0, 0, str(n))) for n in range(8)]
+    views = [make_augment(config)(decoded(photo), keyed_rng(0, 0, str(n))) for n in range(8)]
     assert any(view[0, 0].tolist() == [1, 2, 3] for view in views)
 
 
 def test_none_is_the_evaluation_view(photo):
     view = make_augment({"name": "none", "image_size": 32, "resize_short": 40})
     expected = Preprocess(resize_short=40, crop=32).image(photo)
-    assert np.array_equal(view(photo, keyed_rng(0, 0, "a")), expected)
+    assert np.array_equal(view(decoded(photo), keyed_rng(0, 0, "a")), expected)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +281,9 @@ def test_none_is_the_evaluation_view(photo):
         {"name": "published", "image_size": 32, "scale": [0.5, 0.1]},
         {"name": "published", "image_size": 32, "mirror": 2},
         {"name": "none", "image_size": 32, "resize_short": 16},
+        {"name": "affine", "image_size": 32, "fast": True},
+        {"name": "published", "image_size": 32, "fast": True, "interpolation": "lanczos"},
+        {"name": "published", "image_size": 32, "box": "timm"},
     ],
 )
 def test_senseless_configurations_are_refused(config):
@@ -249,9 +292,7 @@ def test_senseless_configurations_are_refused(config):
 
 
 def test_views_of_a_sample_are_pinned(photo):
-    image = Image.fromarray(
-        np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3)
-    )
+    image = Picture.of(np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3))
     digests = {}
     for name in ("published", "affine"):
         view = make_augment({"name": name, "image_size": 32})
@@ -261,8 +302,8 @@ def test_views_of_a_sample_are_pinned(photo):
 
 
 def test_only_the_loader_needs_torch():
-    rooms = "augment balance classmap decode index keyed lists perceptual preprocess quarantine "
-    rooms += "randaugment report sample scan split walk archives grammar listing"
+    rooms = "augment balance classmap decode index jpeg keyed lists perceptual picture preprocess "
+    rooms += "quarantine randaugment report sample scan split walk archives grammar listing"
     lines = [f"import hgnetv2_pipeline.data.{name}" for name in rooms.split()]
     heavy = "{'torch', 'timm', 'sklearn', 'cv2', 'kedro'} & set(sys.modules)"
     code = "; ".join(["import sys", *lines, f"sys.exit(str({heavy}) if {heavy} else 0)"])

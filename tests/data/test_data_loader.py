@@ -22,6 +22,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 
 TRANSFORM = make_augment({"name": "published", "image_size": 16})
+FAST = make_augment({"name": "published", "image_size": 16, "fast": True})
 PREPROCESS = Preprocess(resize_short=18, crop=16)
 
 
@@ -32,10 +33,11 @@ def tree(tmp_path_factory):
     for n in range(22):
         folder = root / f"class {'ab'[n % 11 == 0]}"
         folder.mkdir(exist_ok=True)
-        image = Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8))
+        image = Image.fromarray(rng.integers(0, 256, (40, 24, 3), np.uint8))
         file = io.BytesIO()
-        image.save(file, "PNG")
-        (folder / f"{n:02d}.png").write_bytes(file.getvalue())
+        kind = "JPEG" if n % 2 else "PNG"
+        image.save(file, kind)
+        (folder / f"{n:02d}.{kind.lower()}").write_bytes(file.getvalue())
     return root, scan_folder_tree(root).samples
 
 
@@ -60,9 +62,20 @@ def same(first, second) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])
-def test_batches_do_not_depend_on_workers_or_on_where_the_run_resumed(tree, workers):
-    whole = train(tree, steps=14)
-    assert same(train(tree, start=5, steps=9, workers=workers), whole[5:])
+@pytest.mark.parametrize("transform", [TRANSFORM, FAST], ids=["exact", "fast"])
+def test_batches_do_not_depend_on_workers_or_on_where_the_run_resumed(tree, workers, transform):
+    whole = train(tree, steps=14, transform=transform)
+    later = train(tree, start=5, steps=9, workers=workers, transform=transform)
+    assert same(later, whole[5:])
+
+
+def test_fast_and_exact_batches_show_the_same_crops_and_operations(tree):
+    plain = {"name": "published", "image_size": 16, "randaugment": None}
+    exact, fast = (
+        torch.cat([b.images for b in train(tree, transform=make_augment({**plain, "fast": f}))])
+        for f in (False, True)
+    )
+    assert (exact.int() - fast.int()).abs().max() <= 2
 
 
 def test_a_batch_is_full_uint8_and_channels_last(tree):

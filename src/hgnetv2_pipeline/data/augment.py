@@ -1,6 +1,6 @@
-"""The training view of an image: from a decoded image and its own generator to uint8 pixels.
+"""The training view of an image: from a picture and its own generator to uint8 pixels.
 
-``make_augment`` reads a configuration and gives a callable (PIL RGB, generator) -> uint8
+``make_augment`` reads a configuration and gives a callable (Picture, generator) -> uint8
 [image_size, image_size, 3]. The same generator state gives the same bytes, whatever the process.
 The callables are plain data and travel to worker processes.
 """
@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import RESAMPLING, Preprocess
-from hgnetv2_pipeline.data.randaugment import Fill, RandAugment, parse_randaugment
+from hgnetv2_pipeline.data.randaugment import Choice, Fill, RandAugment, parse_randaugment
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
 View = npt.NDArray[np.uint8]
-Augment = Callable[[Image.Image, np.random.Generator], View]
+Augment = Callable[[Picture, np.random.Generator], View]
+Box = tuple[int, int, int, int]
 
 PUBLISHED_RANDAUGMENT = "rand-m7-mstd0.5-inc1"
 IMAGENET_FILL: Fill = (124, 116, 104)
@@ -33,41 +36,60 @@ class PublishedView:
 
     Attributes:
         image_size: side of the result in pixels.
+        box: how the crop is drawn, a name of ``BOXES``.
         scale: share of the image's area that the crop takes, lowest and highest.
         ratio: width over height of the crop, lowest and highest.
         mirror: chance of a left-right flip.
         randaugment: the operations that follow, or None.
         interpolation: as in ``Preprocess``.
+        fast: the same crops, flips and operations through ``fast`` instead of Pillow.
     """
 
     image_size: int
+    box: str
     scale: tuple[float, float]
     ratio: tuple[float, float]
     mirror: float
     randaugment: RandAugment | None
     interpolation: str
+    fast: bool
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> View:
-        left, top, width, height = crop_box(*image.size, self.scale, self.ratio, rng)
-        size = (self.image_size, self.image_size)
+    def __call__(self, picture: Picture, rng: np.random.Generator) -> View:
         # Crop first, then resize: taps of the filter that reached beyond the crop would give other
         # pixels than PaddleClas, torchvision and timm give.
-        view = image.crop((left, top, left + width, top + height))
-        view = view.resize(size, RESAMPLING[self.interpolation])
-        if rng.random() < self.mirror:
+        piece = picture.crop(*BOXES[self.box](*picture.size, self.scale, self.ratio, rng))
+        flip = rng.random() < self.mirror
+        operations = [] if self.randaugment is None else self.randaugment.choices(rng)
+        return (self._fast if self.fast else self._exact)(piece, flip, operations)
+
+    def _exact(self, piece: View, flip: bool, operations: list[Choice]) -> View:
+        size = (self.image_size, self.image_size)
+        view = Image.fromarray(piece).resize(size, RESAMPLING[self.interpolation])
+        if flip:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.randaugment is not None:
-            view = self.randaugment(view, rng)
+            view = self.randaugment.apply(view, operations)
         return np.asarray(view)
 
+    def _fast(self, piece: View, flip: bool, operations: list[Choice]) -> View:
+        from hgnetv2_pipeline.data import fast
 
-def crop_box(
+        view = fast.resize(piece, self.image_size, self.image_size, self.interpolation)
+        if flip:
+            view = fast.mirror(view)
+        if self.randaugment is not None:
+            for name, level, sign in operations:
+                view = fast.OPERATIONS[name](view, level, sign, self.randaugment.fill)
+        return view
+
+
+def torchvision_box(
     width: int,
     height: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
     rng: np.random.Generator,
-) -> tuple[int, int, int, int]:
+) -> Box:
     """Left, top, width, height of a random crop, drawn as torchvision's RandomResizedCrop does.
 
     Ten attempts at an area and a (log-uniform) ratio that fit; then the largest centre crop whose
@@ -90,6 +112,35 @@ def crop_box(
     return (width - w) // 2, (height - h) // 2, w, h
 
 
+def paddle_box(
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> Box:
+    """Left, top, width, height of a random crop, drawn as PaddleClas's RandCropImage does.
+
+    The ratio is uniform (not log-uniform) and drawn first; the area is then drawn from what fits,
+    so that one attempt is enough. PaddleClas fails on a sliver whose crop is less than a pixel
+    wide; here it is one pixel.
+    """
+    across = math.sqrt(ratio[0] + (ratio[1] - ratio[0]) * rng.random())
+    down = 1 / across
+    fits = min((width / height) / across**2, (height / width) / down**2)
+    low, high = min(scale[0], fits), min(scale[1], fits)
+    side = math.sqrt(width * height * (low + (high - low) * rng.random()))
+    # Rounding may carry a crop that just fits one pixel beyond the image.
+    w = min(max(1, int(side * across)), width)
+    h = min(max(1, int(side * down)), height)
+    left = int(rng.random() * (width - w + 1))
+    top = int(rng.random() * (height - h + 1))
+    return left, top, w, h
+
+
+BOXES = {"torchvision": torchvision_box, "paddle": paddle_box}
+
+
 @dataclass(frozen=True)
 class AffineView:
     """A small random turn, zoom and shift about the centre of the evaluation view.
@@ -110,10 +161,12 @@ class AffineView:
     fill: Fill
     base: Preprocess
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> View:
+    def __call__(self, picture: Picture, rng: np.random.Generator) -> View:
         side = self.base.crop
-        if image.size != (side, side):
-            image = Image.fromarray(self.base.image(image))
+        pixels = picture.pixels()
+        if picture.size != (side, side):
+            pixels = self.base.cut(pixels)
+        image = Image.fromarray(pixels)
         turn, zoom, right, down, flip = rng.random(5)
         angle = math.radians(self.degrees * (2 * turn - 1))
         factor = 1 + self.scale * (2 * zoom - 1)
@@ -147,13 +200,14 @@ class EvaluationView:
 
     base: Preprocess
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> View:
-        return self.base.image(image)
+    def __call__(self, picture: Picture, rng: np.random.Generator) -> View:
+        return self.base.cut(picture.pixels())
 
 
-_PLACE = {"image_size": None, "resize_short": None, "interpolation": "bicubic"}
+_PLACE = {"image_size": None, "resize_short": None, "interpolation": "bicubic", "fast": False}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "published": {
+        "box": "torchvision",
         "scale": (0.08, 1.0),
         "ratio": (3 / 4, 4 / 3),
         "mirror": 0.5,
@@ -170,10 +224,11 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
 
     ``config`` holds ``name`` (published, affine or none), ``image_size`` (side of the result in
     pixels) and, optionally, ``resize_short`` (affine and none: short side before the centre crop,
-    default ``image_size``), ``interpolation`` and the parameters of the named view:
+    default ``image_size``), ``interpolation``, ``fast`` (default False; published only) and the
+    parameters of the named view:
 
-    * published: ``scale``, ``ratio``, ``mirror``, ``fill``, ``randaugment`` (as timm writes it, or
-      None)
+    * published: ``box`` (how the crop is drawn: torchvision or paddle), ``scale``, ``ratio``,
+      ``mirror``, ``fill``, ``randaugment`` (as timm writes it, or None)
     * affine: ``degrees``, ``scale``, ``shift``, ``mirror``, ``fill``
 
     Raises:
@@ -197,6 +252,8 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
         crop=size,
         interpolation=values["interpolation"],
     )
+    if values["fast"]:
+        _check_fast(name, base.interpolation)
     if name == "none":
         return EvaluationView(base)
     mirror = _between("mirror", values["mirror"], 0, 1)
@@ -211,14 +268,31 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
             base=base,
         )
     text = values["randaugment"]
+    if values["box"] not in BOXES:
+        raise unknown_name("way to draw a crop", values["box"], BOXES, "augment.box")
     return PublishedView(
         image_size=size,
+        box=values["box"],
         scale=_range("scale", values["scale"], 1.0),
         ratio=_range("ratio", values["ratio"], math.inf),
         mirror=mirror,
         randaugment=None if text is None else parse_randaugment(text, fill),
         interpolation=values["interpolation"],
+        fast=bool(values["fast"]),
     )
+
+
+def _check_fast(name: str, interpolation: str) -> None:
+    if name != "published" or interpolation not in ("bicubic", "bilinear"):
+        raise ParameterError(
+            f"the fast input path knows augmentation 'published' with interpolation 'bicubic' or "
+            f"'bilinear', not {name!r} with {interpolation!r}; set input.fast to false"
+        )
+    if find_spec("cv2") is None:
+        raise ParameterError(
+            "the fast input path needs OpenCV; install opencv-python-headless, or set input.fast "
+            "to false"
+        )
 
 
 def _between(name: str, value: Any, low: float, high: float) -> float:

@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 
 from hgnetv2_pipeline.data.augment import Augment
-from hgnetv2_pipeline.data.decode import decode_image
 from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
+from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import DataError
 
@@ -147,15 +147,16 @@ class TrainMaker:
             if key in bad:
                 continue
             try:
-                image = decode_image(self.source.read(row), self.max_pixels)
+                picture = Picture(self.source.read(row), self.max_pixels)
+                # Balanced draws may show an image twice in an epoch: each time another view.
+                name = key if self.bounds is None else f"{key}@{place}"
+                view = self.transform(picture, keyed_rng(self.seed, epoch, name))
             except DataError as error:
                 bad[key] = str(error)
                 if len(bad) > self.stop_after or len(bad) == n:
                     return Made(None, list(bad.items()))
                 continue
-            # Balanced draws may show an image twice in an epoch: each time another view.
-            name = key if self.bounds is None else f"{key}@{place}"
-            views.append(self.transform(image, keyed_rng(self.seed, epoch, name)))
+            views.append(view)
             rows.append(row)
             keys.append(key)
             if len(rows) == self.batch_size:
@@ -167,9 +168,20 @@ class TrainMaker:
 class EvalMaker:
     """Makes evaluation batches: the samples in their order, each once."""
 
-    def __init__(self, source: Source, preprocess: Preprocess, batch_size: int, pad: bool) -> None:
+    def __init__(
+        self, source: Source, preprocess: Preprocess, batch_size: int, pad: bool, fast: bool
+    ) -> None:
         self.source, self.preprocess = source, preprocess
-        self.batch_size, self.pad = batch_size, pad
+        self.batch_size, self.pad, self.fast = batch_size, pad, fast
+
+    def _view(self, content: bytes) -> npt.NDArray[np.uint8]:
+        if not self.fast:
+            return self.preprocess.image(content)
+        from hgnetv2_pipeline.data.fast import evaluation_view
+
+        return evaluation_view(
+            self.preprocess, Picture(content, self.preprocess.max_pixels).pixels()
+        )
 
     def make(self, step: int) -> Made:
         views: list[npt.NDArray[np.uint8]] = []
@@ -180,7 +192,7 @@ class EvalMaker:
         for row in range(start, min(start + self.batch_size, len(self.source))):
             key = self.source.keys[row].as_py()
             try:
-                views.append(self.preprocess.image(self.source.read(row)))
+                views.append(self._view(self.source.read(row)))
             except DataError as error:
                 bad.append((key, str(error)))
                 continue

@@ -98,6 +98,16 @@ def decode_with_format(
 ) -> tuple[Image.Image, str]:
     """As ``decode_image``, and the format found in the file (one of ``FORMATS``)."""
     content = source if isinstance(source, bytes) else read_regular_file(Path(source))
+    image = open_image(content, max_pixels)
+    return load_image(image), str(image.format)
+
+
+def open_image(content: bytes, max_pixels: int) -> Image.Image:
+    """The header alone, checked by the rules above; no pixel is decoded yet.
+
+    Raises:
+        DataError: as ``decode_image``.
+    """
     if not content:
         raise DataError("the file is empty (0 bytes)")
     try:
@@ -119,9 +129,18 @@ def decode_with_format(
             f"too many pixels: {width}x{height} in the header, allowed are {max_pixels:,} "
             "(data.max_pixels)"
         )
+    return image
+
+
+def load_image(image: Image.Image) -> Image.Image:
+    """The pixels behind a header from ``open_image``: mode RGB, upright.
+
+    Raises:
+        DataError: as ``decode_image``.
+    """
     try:
         image.load()
-        return _upright(to_rgb(image), _orientation(image)), kind
+        return _upright(to_rgb(image), orientation(image))
     except DataError:
         raise
     except Exception as error:  # a damaged body makes Pillow raise almost anything
@@ -140,8 +159,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1-8 of a loaded image (Pillow has already turned a TIFF)."""
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation 1-8; of a loaded image, for Pillow turns a TIFF as it loads it."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception as error:  # broken EXIF takes many forms and never spoils the pixels

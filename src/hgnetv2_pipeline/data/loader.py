@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from hgnetv2_pipeline.data.augment import Augment
 from hgnetv2_pipeline.data.batches import Batch, EvalMaker, Made, Maker, Source, TrainMaker
 from hgnetv2_pipeline.data.decode import MAX_PIXELS
+from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
@@ -116,8 +117,12 @@ def eval_batches(
     workers: int,
     ledger: Ledger,
     pad: bool = False,
+    fast: bool = False,
 ) -> Iterator[Batch]:
     """All samples in their order, each once, in the evaluation view.
+
+    With ``fast`` the view is resized in coarser fixed point (``fast.evaluation_view``, most pixels
+    equal, at most two levels off): for quick looks, not for numbers that are published.
 
     An unreadable image is left out of its batch and goes to the ledger. With ``pad`` every batch
     has ``batch_size`` images, of which the first ``n_real`` count; labels and keys are not padded.
@@ -127,7 +132,7 @@ def eval_batches(
     """
     if batch_size < 1:
         raise ParameterError(f"batch_size {batch_size}: a whole number from 1 up")
-    maker = EvalMaker(Source(samples, root), preprocess, batch_size, pad)
+    maker = EvalMaker(Source(samples, root), preprocess, batch_size, pad, fast)
     for made in _run(maker, 0, -(-len(samples) // batch_size), workers, ledger):
         if made.batch is not None:
             yield made.batch
@@ -168,6 +173,9 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
 def _one_thread(worker: int) -> None:
     """Workers share the CPUs among themselves: one thread each."""
     torch.set_num_threads(1)
+    cv2 = optional("cv2")
+    if cv2 is not None:
+        cv2.setNumThreads(0)
 
 
 def normalise(

@@ -89,6 +89,13 @@ class Preprocess:
         else:
             given = source if isinstance(source, bytes) else Path(source)
             decoded = decode_image(given, self.max_pixels)
+        return self._cut(decoded)
+
+    def cut(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """uint8 [crop, crop, 3] of decoded, upright pixels, uint8 [H, W, 3]."""
+        return self._cut(Image.fromarray(pixels))
+
+    def _cut(self, decoded: Image.Image) -> npt.NDArray[np.uint8]:
         width, height, left, top = self.geometry(*decoded.size)
         resample = RESAMPLING[self.interpolation]
         if width * height <= self.max_pixels:

@@ -7,6 +7,7 @@ and chances are those of timm's ``rand_augment_transform`` (tests compare each w
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from hgnetv2_pipeline.errors import ParameterError
 
-_TOP = 10.0  # the level that counts as full strength
+TOP = 10.0  # the level that counts as full strength
 _RESAMPLE = Image.Resampling.BICUBIC
 
 Fill = tuple[int, int, int]
+# Name of an operation, level 0..10, sign +1 or -1.
+Choice = tuple[str, float, float]
 # (image, level 0..10, sign +1 or -1, fill colour) -> image
 Operation = Callable[[Image.Image, float, float, Fill], Image.Image]
 
@@ -30,14 +33,14 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.
     )
 
 
-def _strength(level: float, sign: float) -> float:
+def strength(level: float, sign: float) -> float:
     """Factor of a Pillow enhancer that moves away from 1 (no change) as the level grows."""
-    return max(0.1, 1.0 + sign * (level / _TOP) * 0.9)
+    return max(0.1, 1.0 + sign * (level / TOP) * 0.9)
 
 
-def _weakening(level: float) -> float:
+def weakening(level: float) -> float:
     """The factor of the set without ``inc1``: 0.1 at level 0, 1.9 at full level."""
-    return (level / _TOP) * 1.8 + 0.1
+    return (level / TOP) * 1.8 + 0.1
 
 
 def _posterize(image: Image.Image, bits: int) -> Image.Image:
@@ -54,24 +57,44 @@ def _solarize_add(image: Image.Image, add: int) -> Image.Image:
     return image.point(table * 3)
 
 
+def _slide(
+    image: Image.Image, slope: float, shift: float, fill: Fill, along_columns: bool
+) -> Image.Image:
+    quick = _quick_slide()
+    if quick is not None and image.mode == "RGB":
+        return quick(image, slope, shift, fill, along_columns=along_columns)
+    matrix = (1, 0, 0, slope, 1, shift) if along_columns else (1, slope, shift, 0, 1, 0)
+    return _affine(image, matrix, fill)
+
+
+@functools.cache
+def _quick_slide() -> Callable[..., Image.Image] | None:
+    """The same pixels in two thirds of Pillow's time, where torch and OpenCV are installed."""
+    try:
+        from hgnetv2_pipeline.data.slide import slide
+    except ImportError:
+        return None
+    return slide
+
+
 def _shear_x(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1, sign * (level / _TOP) * 0.3, 0, 0, 1, 0), fill)
+    return _slide(image, sign * (level / TOP) * 0.3, 0, fill, along_columns=False)
 
 
 def _shear_y(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1, 0, 0, sign * (level / _TOP) * 0.3, 1, 0), fill)
+    return _slide(image, sign * (level / TOP) * 0.3, 0, fill, along_columns=True)
 
 
 def _translate_x(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1, 0, sign * (level / _TOP) * 0.45 * image.width, 0, 1, 0), fill)
+    return _slide(image, 0, sign * (level / TOP) * 0.45 * image.width, fill, along_columns=False)
 
 
 def _translate_y(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return _affine(image, (1, 0, 0, 0, 1, sign * (level / _TOP) * 0.45 * image.height), fill)
+    return _slide(image, 0, sign * (level / TOP) * 0.45 * image.height, fill, along_columns=True)
 
 
 def _rotate(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
-    return image.rotate(sign * (level / _TOP) * 30.0, resample=_RESAMPLE, fillcolor=fill)
+    return image.rotate(sign * (level / TOP) * 30.0, resample=_RESAMPLE, fillcolor=fill)
 
 
 _SHARED: dict[str, Operation] = {
@@ -80,7 +103,7 @@ _SHARED: dict[str, Operation] = {
     "Invert": lambda image, level, sign, fill: ImageOps.invert(image),
     "Rotate": _rotate,
     "SolarizeAdd": lambda image, level, sign, fill: _solarize_add(
-        image, min(128, int(level / _TOP * 110))
+        image, min(128, int(level / TOP * 110))
     ),
     "ShearX": _shear_x,
     "ShearY": _shear_y,
@@ -92,41 +115,41 @@ _SHARED: dict[str, Operation] = {
 INCREASING: dict[str, Operation] = {
     **_SHARED,
     "PosterizeIncreasing": lambda image, level, sign, fill: _posterize(
-        image, 4 - int(level / _TOP * 4)
+        image, 4 - int(level / TOP * 4)
     ),
     "SolarizeIncreasing": lambda image, level, sign, fill: ImageOps.solarize(
-        image, 256 - min(256, int(level / _TOP * 256))
+        image, 256 - min(256, int(level / TOP * 256))
     ),
     "ColorIncreasing": lambda image, level, sign, fill: ImageEnhance.Color(image).enhance(
-        _strength(level, sign)
+        strength(level, sign)
     ),
     "ContrastIncreasing": lambda image, level, sign, fill: ImageEnhance.Contrast(image).enhance(
-        _strength(level, sign)
+        strength(level, sign)
     ),
     "BrightnessIncreasing": lambda image, level, sign, fill: ImageEnhance.Brightness(image).enhance(
-        _strength(level, sign)
+        strength(level, sign)
     ),
     "SharpnessIncreasing": lambda image, level, sign, fill: ImageEnhance.Sharpness(image).enhance(
-        _strength(level, sign)
+        strength(level, sign)
     ),
 }
 
 # timm's older set, without ``inc1``.
 PLAIN: dict[str, Operation] = {
     **_SHARED,
-    "Posterize": lambda image, level, sign, fill: _posterize(image, int(level / _TOP * 4)),
+    "Posterize": lambda image, level, sign, fill: _posterize(image, int(level / TOP * 4)),
     "Solarize": lambda image, level, sign, fill: ImageOps.solarize(
-        image, min(256, int(level / _TOP * 256))
+        image, min(256, int(level / TOP * 256))
     ),
-    "Color": lambda image, level, sign, fill: ImageEnhance.Color(image).enhance(_weakening(level)),
+    "Color": lambda image, level, sign, fill: ImageEnhance.Color(image).enhance(weakening(level)),
     "Contrast": lambda image, level, sign, fill: ImageEnhance.Contrast(image).enhance(
-        _weakening(level)
+        weakening(level)
     ),
     "Brightness": lambda image, level, sign, fill: ImageEnhance.Brightness(image).enhance(
-        _weakening(level)
+        weakening(level)
     ),
     "Sharpness": lambda image, level, sign, fill: ImageEnhance.Sharpness(image).enhance(
-        _weakening(level)
+        weakening(level)
     ),
 }
 
@@ -149,14 +172,26 @@ class RandAugment:
     fill: Fill
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        table = list((INCREASING if self.increasing else PLAIN).values())
-        for pick in [int(rng.random() * len(table)) for _ in range(self.layers)]:
+        return self.apply(image, self.choices(rng))
+
+    def apply(self, image: Image.Image, operations: list[Choice]) -> Image.Image:
+        """``image`` after the operations that ``choices`` gave."""
+        table = INCREASING if self.increasing else PLAIN
+        for name, level, sign in operations:
+            image = table[name](image, level, sign, self.fill)
+        return image
+
+    def choices(self, rng: np.random.Generator) -> list[Choice]:
+        """What happens to one image: name of the operation, level and sign of each, in order."""
+        names = list(INCREASING if self.increasing else PLAIN)
+        chosen = []
+        for pick in [int(rng.random() * len(names)) for _ in range(self.layers)]:
             if rng.random() > self.probability:
                 continue
             level = self.magnitude + self.magnitude_std * rng.standard_normal()
             sign = -1.0 if rng.random() > 0.5 else 1.0
-            image = table[pick](image, max(0.0, min(level, _TOP)), sign, self.fill)
-        return image
+            chosen.append((names[pick], max(0.0, min(level, TOP)), sign))
+        return chosen
 
 
 def parse_randaugment(text: str, fill: Fill) -> RandAugment:
@@ -176,7 +211,7 @@ def parse_randaugment(text: str, fill: Fill) -> RandAugment:
             name = ""
             break
         numbers[found[1]] = float(found[2])
-    good = name == "rand" and numbers["m"] <= _TOP and numbers["p"] <= 1
+    good = name == "rand" and numbers["m"] <= TOP and numbers["p"] <= 1
     if not good or numbers["n"] % 1 or numbers["inc"] not in (0.0, 1.0):
         raise ParameterError(
             f"RandAugment {text!r} is not understood; write it as timm does, such as "

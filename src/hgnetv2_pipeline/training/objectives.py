@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hgnetv2_pipeline.training import losses
 from hgnetv2_pipeline.training.config import LossConfig
+from hgnetv2_pipeline.training.mixing import Mixing
 
 # From the batch as loaded (uint8) to what one network eats; every network brings its own.
 View = Callable[[Tensor], Tensor]
@@ -32,20 +33,33 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Supervised:
-    """Label smoothing against the labels; logs how many the student got right."""
+    """Label smoothing against the labels; logs how many the student got right.
+
+    With ``mixing`` an image has two labels, and right is the one with the larger share.
+    """
 
     view: View
     epsilon: float
     class_weights: Tensor | None = None
+    mixing: Mixing | None = None
 
     def __call__(
         self, student: nn.Module, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = student(self.view(images))
-        loss = losses.label_smoothing_cross_entropy(
+        x, share = self.view(images), 1.0
+        if self.mixing is not None:
+            x, share = self.mixing(x)
+        logits = student(x)
+        loss = self._loss(logits, labels)
+        if share < 1:
+            loss = share * loss + (1 - share) * self._loss(logits, labels.flip(0))
+        larger = labels if share >= 0.5 else labels.flip(0)
+        return loss, {"train_top1": (logits.detach().argmax(dim=1) == larger).sum()}
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return losses.label_smoothing_cross_entropy(
             logits, labels, self.epsilon, self.class_weights
         )
-        return loss, {"train_top1": (logits.detach().argmax(dim=1) == labels).sum()}
 
 
 class Teacher:

@@ -24,6 +24,7 @@ from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.erasing import random_erasing
+from hgnetv2_pipeline.training.mixing import Mixing
 from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher, View
 from hgnetv2_pipeline.training.optim import build_optimizer, group_table, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
@@ -203,7 +204,8 @@ def _objective(
         weights = None
         if config.class_balance == "weights":
             weights = torch.from_numpy(class_weights(_labels(train), spec.num_classes)).to(device)
-        return Supervised(view, config.loss.label_smoothing, weights), {}
+        mixing = Mixing(**config.mix.model_dump()) if config.mix.probability else None
+        return Supervised(view, config.loss.label_smoothing, weights, mixing), {}
 
     from hgnetv2_pipeline.models import agree, build_from, reparameterize
 

@@ -1,0 +1,318 @@
+"""Resizing and RandAugment on uint8 arrays: the fast path's twins of the Pillow operations.
+
+The operations, levels and random choices are those of ``randaugment``. Whatever maps single levels
+is a table with Pillow's very pixels, shears and shifts are whole-number filters along a line (at
+most 2 levels off), and only the rotation has another kernel; ``docs/results/input.md`` lists the
+differences. Needs torch and OpenCV.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import PIL
+import torch
+from torch.nn import functional
+
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.randaugment import TOP, Fill, strength, weakening
+from hgnetv2_pipeline.data.slide import plain
+
+Pixels = npt.NDArray[np.uint8]
+Table = npt.NDArray[np.uint8]
+# (pixels [H, W, 3], level 0..10, sign +1 or -1, fill colour) -> pixels of the same shape
+Operation = Callable[[Pixels, float, float, Fill], Pixels]
+
+_PILLOW = int(PIL.__version__.split(".")[0])
+# OpenCV's type stubs know arrays of any kind only.
+_cv: Any = cv2
+INTERPOLATIONS = ("bicubic", "bilinear")
+_LEVELS = np.arange(256)
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+# Pillow cuts the fraction off where OpenCV rounds; not quite a half, so that whole numbers stay.
+_CUT = -0.498
+
+
+def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
+    """uint8 [height, width, 3]: antialiased like Pillow's, with coarser fixed-point weights.
+
+    ``interpolation`` is one of ``INTERPOLATIONS``.
+    """
+    if _PILLOW >= 13 and _vertical_first(pixels.shape, width, height):
+        return _transposed(_resize(_transposed(pixels), height, width, interpolation))
+    return _resize(pixels, width, height, interpolation)
+
+
+def _vertical_first(shape: tuple[int, ...], width: int, height: int) -> bool:
+    """Whether Pillow 13 squeezes the height before the width; levels are rounded in between.
+
+    Found by comparing the pixels of both orders with Pillow's for many sizes.
+    """
+    lower, narrower = shape[0] - height, shape[1] - width
+    return lower > 0 and narrower != 0 and lower > 2 * narrower
+
+
+def _resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
+    # Channels last, as it lies in memory, has a vectorised kernel in torch. The axis of one image
+    # comes first: added last, its stride would hide the layout.
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+    out = functional.interpolate(image, (height, width), mode=interpolation, antialias=True)
+    resized: Pixels = out[0].permute(1, 2, 0).contiguous().numpy()
+    return resized
+
+
+def evaluation_view(preprocess: Preprocess, pixels: Pixels) -> Pixels:
+    """``Preprocess.image`` of decoded pixels with the resizing of this module.
+
+    uint8 [crop, crop, 3]; other interpolations, and slivers that would grow beyond ``max_pixels``,
+    are Pillow's.
+    """
+    if preprocess.interpolation not in INTERPOLATIONS:
+        return preprocess.cut(pixels)
+    height, width = pixels.shape[:2]
+    wide, high, left, top = preprocess.geometry(width, height)
+    if wide * high > preprocess.max_pixels:
+        return preprocess.cut(pixels)
+    resized = resize(pixels, wide, high, preprocess.interpolation)
+    return resized[top : top + preprocess.crop, left : left + preprocess.crop]
+
+
+def mirror(pixels: Pixels) -> Pixels:
+    """Left and right exchanged."""
+    return np.asarray(_cv.flip(pixels, 1))
+
+
+def _through(table: Table) -> Callable[[Pixels], Pixels]:
+    return lambda pixels: np.asarray(_cv.LUT(pixels, table))
+
+
+def _through_each(pixels: Pixels, tables: list[npt.NDArray[Any]]) -> Pixels:
+    return np.asarray(_cv.LUT(pixels, np.stack(tables, axis=-1)[None].astype(np.uint8)))
+
+
+def _histograms(pixels: Pixels) -> list[npt.NDArray[np.int64]]:
+    counts = [_cv.calcHist([pixels], [channel], None, [256], [0, 256]) for channel in range(3)]
+    return [count.ravel().astype(np.int64) for count in counts]
+
+
+def _auto_contrast(pixels: Pixels) -> Pixels:
+    return _through_each(pixels, [_stretched(counts) for counts in _histograms(pixels)])
+
+
+def _stretched(counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    seen = np.flatnonzero(counts)
+    low, high = int(seen[0]), int(seen[-1])
+    if high <= low:
+        return _LEVELS
+    scale = 255.0 / (high - low)
+    return (_LEVELS * scale - low * scale).clip(0, 255)
+
+
+def _equalize(pixels: Pixels) -> Pixels:
+    return _through_each(pixels, [_equalised(counts) for counts in _histograms(pixels)])
+
+
+def _equalised(counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    step = int(counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+    if not step:
+        return _LEVELS
+    return ((step // 2 + np.cumsum(counts) - counts) // step).clip(0, 255)
+
+
+def _posterize(bits: int) -> Table:
+    kept: Table = (_LEVELS - _LEVELS % 2 ** (8 - bits)).astype(np.uint8)
+    return kept
+
+
+def _solarize(threshold: int) -> Table:
+    return np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS).astype(np.uint8)
+
+
+def _solarize_add(add: int) -> Table:
+    return np.where(_LEVELS < 128, np.minimum(_LEVELS + add, 255), _LEVELS).astype(np.uint8)
+
+
+def _blend_table(constant: int, factor: float) -> Table:
+    """Pillow's blend of each level with a constant, in float32 as there."""
+    away = (_LEVELS - constant).astype(np.float32)
+    return (np.float32(constant) + np.float32(factor) * away).clip(0, 255).astype(np.uint8)
+
+
+def _blend(pixels: Pixels, other: Pixels, factor: float) -> Pixels:
+    return np.asarray(_cv.addWeighted(pixels, factor, other, 1 - factor, _CUT))
+
+
+def _brightness(pixels: Pixels, factor: float) -> Pixels:
+    return _through(_blend_table(0, factor))(pixels)
+
+
+def _contrast(pixels: Pixels, factor: float) -> Pixels:
+    mean = int(_cv.mean(_cv.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[0] + 0.5)
+    return _through(_blend_table(mean, factor))(pixels)
+
+
+def _color(pixels: Pixels, factor: float) -> Pixels:
+    grey = _cv.cvtColor(_cv.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return _blend(pixels, grey, factor)
+
+
+def _sharpness(pixels: Pixels, factor: float) -> Pixels:
+    smooth = _cv.filter2D(pixels, -1, _SMOOTH)
+    # Pillow's filter leaves the border as it is.
+    smooth[0], smooth[-1] = pixels[0], pixels[-1]
+    smooth[:, 0], smooth[:, -1] = pixels[:, 0], pixels[:, -1]
+    return _blend(pixels, smooth, factor)
+
+
+def _weights(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[N, 4]: weights of the neighbours -1, 0, 1 and 2 at fraction t; Pillow's cubic, a = -1."""
+    taps = [((2 - t) * t - 1) * t, (t - 2) * t * t + 1, ((1 - t) * t + 1) * t, (t - 1) * t * t]
+    return np.stack(taps, axis=-1)
+
+
+def _in_128ths(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
+    whole = np.rint(weights * 128).astype(np.int16)
+    whole[:, 1] += 128 - whole.sum(axis=1, dtype=np.int16)
+    return whole
+
+
+_STEPS = 512
+_TABLE = _in_128ths(_weights((np.arange(_STEPS) + 0.5) / _STEPS))
+
+
+def _shear_x(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
+    """Row y, read at x + shift(y): four taps in whole numbers, other ones in each row."""
+    height, width = pixels.shape[:2]
+    shifts = sign * (level / TOP) * 0.3 * (np.arange(height) + 0.5)
+    steps = np.floor(shifts * _STEPS).astype(np.int64)
+    whole = steps // _STEPS
+    margin = int(np.abs(whole[[0, -1]]).max()) + 3
+    wide = _cv.copyMakeBorder(pixels, 0, 0, margin, margin, cv2.BORDER_REPLICATE)
+    line = 3 * (width + 2 * margin)
+    shape = (height, 6 * margin - 8, 3 * width + 9)
+    runs: Pixels = np.ndarray(shape, np.uint8, wide, 0, (line, 1, 1))
+    near = torch.from_numpy(runs[np.arange(height), 3 * (whole - 1 + margin)]).to(torch.int16)
+    # Numbers around 0 keep the sums of products within 16 bits.
+    near.sub_(128)
+    by = torch.from_numpy(_TABLE[steps % _STEPS])
+    total = near[:, : 3 * width] * by[:, :1]
+    for tap in range(1, 4):
+        total.addcmul_(near[:, 3 * tap : 3 * (width + tap)], by[:, tap : tap + 1])
+    moved = total.bitwise_right_shift_(7).add_(128).clamp_(0, 255).to(torch.uint8).numpy()
+    x = np.arange(width, dtype=np.int16)
+    first = np.ceil(-0.5 - shifts).astype(np.int16)[:, None]
+    outside = (x < first) | (x >= first + np.int16(width))
+    return _filled(moved.reshape(pixels.shape), outside, fill)
+
+
+def _shear_y(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
+    return _transposed(_shear_x(_transposed(pixels), level, sign, fill))
+
+
+def _translate(pixels: Pixels, shift: float, axis: int, fill: Fill) -> Pixels:
+    """Read at place + shift along ``axis``."""
+    size = pixels.shape[axis]
+    whole = math.floor(shift)
+    kernel = _weights(np.array([shift - whole])).astype(np.float32)
+    kernel, anchor = (kernel, (1, 0)) if axis else (kernel.T, (0, 1))
+    # Places up to half a pixel before the edge count as inside: one line more at the start.
+    wider = _cv.copyMakeBorder(pixels, 1 - axis, 0, axis, 0, cv2.BORDER_REPLICATE)
+    between = _cv.filter2D(
+        wider, -1, kernel, anchor=anchor, delta=_CUT, borderType=cv2.BORDER_REPLICATE
+    )
+    first = math.ceil(-0.5 - shift)
+    start, stop = max(first, 0), min(first + size, size)
+    out = plain(*pixels.shape[:2], fill).copy()
+    if start < stop:
+        to, source = slice(start, stop), slice(start + whole + 1, stop + whole + 1)
+        if axis:
+            out[:, to] = between[:, source]
+        else:
+            out[to] = between[source]
+    return out
+
+
+def _translate_x(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
+    return _translate(pixels, sign * (level / TOP) * 0.45 * pixels.shape[1], 1, fill)
+
+
+def _translate_y(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
+    return _translate(pixels, sign * (level / TOP) * 0.45 * pixels.shape[0], 0, fill)
+
+
+def _filled(pixels: Pixels, outside: npt.NDArray[np.bool_], fill: Fill) -> Pixels:
+    height, width = pixels.shape[:2]
+    return np.asarray(_cv.copyTo(plain(height, width, fill), outside.view(np.uint8), pixels))
+
+
+def _transposed(pixels: Pixels) -> Pixels:
+    return np.asarray(_cv.transpose(pixels))
+
+
+def _rotate(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
+    height, width = pixels.shape[:2]
+    angle = -math.radians(sign * (level / TOP) * 30.0)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    # Places in the source of the centres of pixels, both counted from the middle of the image.
+    x = (np.arange(width, dtype=np.float32) + np.float32(0.5 - width / 2))[None]
+    y = (np.arange(height, dtype=np.float32) + np.float32(0.5 - height / 2))[:, None]
+    across = np.float32(cosine) * x + np.float32(sine) * y + np.float32(width / 2)
+    down = np.float32(-sine) * x + np.float32(cosine) * y + np.float32(height / 2)
+    outside = (across < 0) | (across >= width) | (down < 0) | (down >= height)
+    matrix = np.array(
+        [[cosine, sine, across[0, 0] - 0.5], [-sine, cosine, down[0, 0] - 0.5]], np.float64
+    )
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    turned = _cv.warpAffine(
+        pixels, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return _filled(turned, outside, fill)
+
+
+def _keeping(bits: int) -> Callable[[Pixels], Pixels]:
+    return _through(_posterize(bits))
+
+
+# Every operation of both of timm's sets, by the name that ``randaugment`` knows it under.
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": lambda pixels, level, sign, fill: _auto_contrast(pixels),
+    "Equalize": lambda pixels, level, sign, fill: _equalize(pixels),
+    "Invert": lambda pixels, level, sign, fill: np.asarray(_cv.bitwise_not(pixels)),
+    "Rotate": _rotate,
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateXRel": _translate_x,
+    "TranslateYRel": _translate_y,
+    "SolarizeAdd": lambda pixels, level, sign, fill: _through(
+        _solarize_add(min(128, int(level / TOP * 110)))
+    )(pixels),
+    "PosterizeIncreasing": lambda pixels, level, sign, fill: _keeping(4 - int(level / TOP * 4))(
+        pixels
+    ),
+    "Posterize": lambda pixels, level, sign, fill: _keeping(int(level / TOP * 4))(pixels),
+    "SolarizeIncreasing": lambda pixels, level, sign, fill: _through(
+        _solarize(256 - min(256, int(level / TOP * 256)))
+    )(pixels),
+    "Solarize": lambda pixels, level, sign, fill: _through(
+        _solarize(min(256, int(level / TOP * 256)))
+    )(pixels),
+    "ColorIncreasing": lambda pixels, level, sign, fill: _color(pixels, strength(level, sign)),
+    "Color": lambda pixels, level, sign, fill: _color(pixels, weakening(level)),
+    "ContrastIncreasing": lambda pixels, level, sign, fill: _contrast(
+        pixels, strength(level, sign)
+    ),
+    "Contrast": lambda pixels, level, sign, fill: _contrast(pixels, weakening(level)),
+    "BrightnessIncreasing": lambda pixels, level, sign, fill: _brightness(
+        pixels, strength(level, sign)
+    ),
+    "Brightness": lambda pixels, level, sign, fill: _brightness(pixels, weakening(level)),
+    "SharpnessIncreasing": lambda pixels, level, sign, fill: _sharpness(
+        pixels, strength(level, sign)
+    ),
+    "Sharpness": lambda pixels, level, sign, fill: _sharpness(pixels, weakening(level)),
+}

@@ -1,0 +1,91 @@
+"""The short way to the pixels of an ordinary JPEG file, bit for bit those of Pillow.
+
+OpenCV and Pillow both carry libjpeg-turbo and decode alike, but OpenCV copies less around it. With
+the package simplejpeg, where it is installed, the rows below a crop are not decoded at all. What is
+unusual about a file, or goes wrong, is left to Pillow; so is everything where neither is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+_END = b"\xff\xd9"
+_FRAMES = range(0xC0, 0xD0)
+_NO_FRAMES = (0xC4, 0xC8, 0xCC)
+_SCAN = 0xDA
+
+
+def jpeg_pixels(content: bytes, size: tuple[int, int], bottom: int) -> Pixels | None:
+    """uint8 [rows, W, 3] with at least the first ``bottom`` rows, or None: ask Pillow.
+
+    ``content`` is a grey or three-channel JPEG file of ``size`` (width, height); its orientation is
+    not looked at.
+    """
+    # A file that ends early is Pillow's to refuse; other decoders make up the rest.
+    if not content.endswith(_END):
+        return None
+    width, height = size
+    rows = height
+    simplejpeg, cv2 = optional("simplejpeg"), optional("cv2")
+    if simplejpeg is not None:
+        content, rows = _shortened(content, bottom, height)
+        try:
+            found = simplejpeg.decode_jpeg(content, strict=False)
+        except ValueError:
+            return None
+    elif hasattr(cv2, "IMREAD_COLOR_RGB"):
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    else:
+        return None
+    return found if found is not None and found.shape == (rows, width, 3) else None
+
+
+@functools.cache
+def optional(name: str) -> Any:
+    """The package ``name``, or None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _shortened(content: bytes, bottom: int, height: int) -> tuple[bytes, int]:
+    """The file with a lower height in its header, so that a decoder stops early; and that height.
+
+    Rows of a baseline file follow one another, so its decoder never looks at what lies below. Whole
+    blocks are kept, and two rows more than asked for: colour at half height is smoothed with its
+    neighbours. A file of another kind stays as it is.
+    """
+    frame = _baseline_frame(content)
+    if frame is None:
+        return content, height
+    at, block = frame
+    rows = -(-(bottom + 2) // block) * block
+    if rows >= height:
+        return content, height
+    return content[:at] + rows.to_bytes(2, "big") + content[at + 2 :], rows
+
+
+def _baseline_frame(content: bytes) -> tuple[int, int] | None:
+    """Where the header of a baseline file of one scan holds the height, and its rows of a block."""
+    place, found, components = 2, None, 0
+    while place + 12 < len(content) and content[place] == 0xFF:
+        kind = content[place + 1]
+        if kind in (0xC0, 0xC1):
+            components = content[place + 9]
+            tallest = max(content[place + 11 : place + 11 + 3 * components : 3]) & 15
+            found = (place + 5, 8 * tallest)
+        elif kind == _SCAN:
+            return found if content[place + 4] == components else None
+        elif kind in _FRAMES and kind not in _NO_FRAMES:
+            return None
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return None

@@ -1,0 +1,62 @@
+"""An image file whose header has been read and whose pixels are decoded when they are asked for.
+
+A training view cuts a piece out of an image, and draws the piece from the size alone. Knowing the
+piece first, an ordinary JPEG file is decoded by ``jpeg``, faster and no further than needed;
+every other file by ``decode``. The pixels are the same either way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hgnetv2_pipeline.data.decode import MAX_PIXELS, load_image, open_image, orientation
+from hgnetv2_pipeline.data.jpeg import jpeg_pixels
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Picture:
+    """The pixels of a file by the rules of ``decode``, as uint8 [H, W, 3] arrays.
+
+    Attributes:
+        size: width and height of the upright image.
+    """
+
+    def __init__(self, content: bytes, max_pixels: int = MAX_PIXELS) -> None:
+        """Read the header of a file's ``content``.
+
+        Raises:
+            DataError: as ``decode.decode_image``; it may come from the other methods as well.
+        """
+        image = open_image(content, max_pixels)
+        self._content: bytes | None = None
+        self._image = image
+        if image.format == "JPEG" and image.mode in ("L", "RGB") and orientation(image) == 1:
+            self._content = content
+        else:
+            self._image = load_image(image)
+        self.size: tuple[int, int] = self._image.size
+
+    @classmethod
+    def of(cls, pixels: Pixels) -> Picture:
+        """A picture of pixels that are at hand already."""
+        made = cls.__new__(cls)
+        made._content, made._image = None, Image.fromarray(pixels)
+        made.size = made._image.size
+        return made
+
+    def pixels(self) -> Pixels:
+        """uint8 [H, W, 3]: all of it."""
+        width, height = self.size
+        return self.crop(0, 0, width, height)
+
+    def crop(self, left: int, top: int, width: int, height: int) -> Pixels:
+        """uint8 [height, width, 3]: a piece that lies inside the picture."""
+        if self._content is not None:
+            found = jpeg_pixels(self._content, self.size, top + height)
+            if found is not None:
+                return found[top : top + height, left : left + width]
+            self._content, self._image = None, load_image(self._image)
+        return np.asarray(self._image.crop((left, top, left + width, top + height)))
