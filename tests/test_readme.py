@@ -22,6 +22,7 @@ from hgnetv2_pipeline import own
 from hgnetv2_pipeline.cli import cli as kedro_cli
 from hgnetv2_pipeline.commands import main as hgnetv2
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.models.zoo import ZOO
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.pipelines.identity import FOLDERS
 from project_copies import ROOT, quiet_environment
@@ -33,7 +34,7 @@ PAGES = [
     ROOT / "conf" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PROGRAMS = ("make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest")
+PROGRAMS = ("make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest", "python")
 TOP = ("benchmarks", "conf", "data", "deploy", "docs", "notebooks", "src", "tests", "weights")
 
 
@@ -45,9 +46,33 @@ def inline_code(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", fenced(text)[1])
 
 
+def loop_words(line: str) -> tuple[str, list[str]] | None:
+    """The variable and the words of a line ``for NAME in WORDS; do``, braces expanded by bash."""
+    found = re.fullmatch(r"for (\w+) in (.*); do", line)
+    if found is None:
+        return None
+    said = subprocess.run(
+        ["bash", "-c", f"echo {found[2]}"], capture_output=True, text=True, check=True
+    )
+    return found[1], said.stdout.split()
+
+
+def unrolled(block: str) -> Iterator[str]:
+    """The commands of a shell block; of a loop those of its first round."""
+    name, value = "", ""
+    for line in block.splitlines():
+        loop = loop_words(line)
+        if loop is not None:
+            name, value = loop[0], loop[1][0]
+        elif line == "done":
+            name = ""
+        else:
+            yield line.replace(f"${name}", value) if name else line
+
+
 def commands(page: Path) -> list[list[str]]:
     """Every command of a page as words: the lines of its shell blocks, and code in its text."""
-    lines = [line for block in blocks(page, "", "sh") for line in block.splitlines()]
+    lines = [line for block in blocks(page, "", "sh") for line in unrolled(block)]
     text = page.read_text(encoding="utf-8")
     lines += [code for code in inline_code(text) if code.split(" ")[0] in PROGRAMS]
     found = [shlex.split(line, comments=True) for line in lines]
@@ -101,6 +126,15 @@ def test_the_readme_is_short_and_every_page_has_no_unknown_program() -> None:
             assert words[0] in PROGRAMS, f"{shown(page)}: {' '.join(words)}"
 
 
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "weights.md"], ids=shown)
+def test_the_loop_over_published_models_meets_all_fourteen(page: Path) -> None:
+    found = [loop_words(line) for block in blocks(page, "", "sh") for line in block.splitlines()]
+    (loop,) = [loop for loop in found if loop is not None]
+    stages = ("ssld_stage1", "ssld_stage2")
+    assert sorted(loop[1]) == sorted(name for name, e in ZOO.items() if e.stage in stages)
+    assert len(loop[1]) == 14
+
+
 @pytest.mark.parametrize("words", every("kedro"))
 def test_a_kedro_command_is_accepted(words: list[str], conf: Path) -> None:
     if words[0] in ("registry", "ipython"):
@@ -140,11 +174,15 @@ def test_a_make_target_exists(words: list[str]) -> None:
 
 def test_other_programs_are_asked_for_what_exists() -> None:
     stages = set(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    dvc_files = {f"weights/{path.name}" for path in (ROOT / "weights").glob("*.dvc")}
     tracking = (ROOT / "src/hgnetv2_pipeline/tracking.py").read_text(encoding="utf-8")
     for page in PAGES:
         for words in commands(page):
             if words[0] == "dvc":
-                assert words[1] == "repro" and set(words[2:]) <= stages, words
+                known = {"repro": stages, "update": dvc_files}[words[1]]
+                assert set(words[2:]) <= known, words
+            elif words[0] == "python" and words[1] != "-m":
+                assert (ROOT / words[1]).is_file(), words
             elif words[0] == "mlflow":
                 assert " ".join(words) in tracking
             elif words[0] == "torchrun":

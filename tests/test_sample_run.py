@@ -139,6 +139,7 @@ def test_a_run_beside_with_another_learning_rate_leaves_both_readable(
     assert (folder / "student.safetensors").read_bytes() != first
 
 
+@pytest.mark.slow  # test_sample_run_with_dvc.py stops and resumes a run by default
 def test_a_stopped_run_is_resumed_by_the_same_command(sample_run: SampleRun) -> None:
     """SIGTERM saves and exits 75; the same command goes on and gives the uninterrupted bytes."""
     command = ["run", "--pipeline", "train", "--params"]

@@ -173,3 +173,19 @@ def test_mutated_images_decode_or_are_refused_and_nothing_else():
         except DataError:
             outcomes["refused"] += 1
     assert outcomes["decoded"] and outcomes["refused"]
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_a_jpeg_without_its_last_two_bytes_is_refused_and_whole_it_is_not(quality: int) -> None:
+    """Of such files Pillow itself decodes a few in a hundred."""
+    exif = Image.Exif()
+    exif[0x010E] = "an end marker of its own: \xff\xd9"
+    for seed in range(30):
+        noise = np.random.default_rng(seed).integers(0, 256, (40 + seed, 61, 3), np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(noise).save(stream, "JPEG", quality=quality, exif=exif)
+        content = stream.getvalue()
+        assert decode_image(content).size == (61, 40 + seed)
+        assert decode_image(content + b"trailing bytes").size == (61, 40 + seed)
+        with pytest.raises(DataError, match="cannot be decoded"):
+            decode_image(content[:-2])

@@ -193,11 +193,17 @@ def test_variant_and_stage_are_read_from_the_name(model: str, known: tuple[str, 
 
 
 def test_imagenet_results_show_their_gap_and_whether_timm_agrees() -> None:
-    near = evaluation("b4.ssld_stage2", 41_860, n_used=50_000, n_listed=50_000, n_quarantined=0)
+    near = evaluation(
+        "b4.ssld_stage2", 41_860, n_used=50_000, n_listed=50_000, n_quarantined=0,
+        preprocess={"resize_short": 232},
+    )  # fmt: skip
     far = {**near, "model": "b0.ssld_stage1"}
-    table = published.beside_table([near, far], PUBLISHED, comparable=True)
+    larger = {**near, "preprocess": {"resize_short": 236}}
+    table = published.beside_table([near, far, larger], PUBLISHED, comparable=True)
     assert table is not None
-    first, second = table.records()
+    first, second, third = table.records()
+    assert [row["resize"] for row in (first, second, third)] == ["232", "232", "236"]
+    assert third["within 0.1 of timm's"] == "not comparable: timm measures at resize 232"
     assert (first["to published"], first["to timm's"]) == ("+0.15", "+0.02")
     assert first["within 0.1 of timm's"] == "yes"
     assert (second["published top-1 %"], second["within 0.1 of timm's"]) == ("–", "no")

@@ -28,6 +28,8 @@ def model_source(identity: Identity, model: str) -> str:
         return model
     if model.startswith("timm:") or "/" not in model or Path(model).suffix:
         return model
+    if any((identity.project / model).glob("*.pdiparams")):  # Paddle's inference model, unpacked
+        return model
     folder = identity.run_folder(model)
     if (folder / "student.safetensors").is_file():
         return folder.relative_to(identity.project).as_posix()

@@ -102,7 +102,7 @@ def _jsons(folder: Path, identity: Identity) -> tuple[Path, ...]:
         and path.name != "latency.json"
         and "archive" not in path.parts
         and (
-            path.relative_to(folder).parts[0] in ("zoo", "timm", "file")
+            path.relative_to(folder).parts[0] in ("zoo", "timm", "file", "import_weights")
             or path.relative_to(folder).parts[1:3] == (identity.variant, identity.run)
         )
     )
