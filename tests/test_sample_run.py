@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,19 @@ def test_listed_is_used_plus_quarantined_plus_refused(sample_run: SampleRun) -> 
     assert len(counts) >= 3
     for listed, used, quarantined, refused in counts:
         assert int(listed) == int(used) + int(quarantined) + int(refused)
+
+
+def test_the_sums_are_in_mlflow_for_every_step(sample_run: SampleRun) -> None:
+    with closing(sqlite3.connect(sample_run.project / "mlflow.db")) as connection:
+        logged = dict(connection.execute("select key, value from latest_metrics"))
+    sums = {key.removesuffix(".n_listed") for key in logged if key.endswith(".n_listed")}
+    assert sums >= {
+        "ingestion.summary", "mining.audit", "ssld_stage1.run", "ssld_stage2.run",
+        "evaluation.metrics",
+    }  # fmt: skip
+    for name in sums:
+        parts = (f"{name}.n_{part}" for part in ("used", "quarantined", "refused"))
+        assert logged[f"{name}.n_listed"] == sum(logged[part] for part in parts), name
 
 
 def test_the_exported_model_answers_as_torch_does_on_every_validation_image(

@@ -9,6 +9,7 @@ from typing import Any
 from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 
+from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.tracking import tracker
 
@@ -105,6 +106,10 @@ class MLflowHooks:
                     tracker.artifact(name, value)
             elif isinstance(dataset, ResultFolder) and (value / "manifest.json").is_file():
                 tracker.hashes(name, value / "manifest.json")
+                account = value / "result.json"
+                if account.is_file():  # a training: how many images were listed, used, left out
+                    sums = {k: n for k, n in read_json(account).items() if k.startswith("n_")}
+                    tracker.metrics({f"{name}.{key}": count for key, count in sums.items()})
 
     @hook_impl
     def after_pipeline_run(self) -> None:

@@ -18,6 +18,7 @@ from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation import Evaluation, evaluate_samples, predict_logits
 
 PREPROCESS = Preprocess(resize_short=40, crop=32)
+ACCOUNT = ("n_listed", "n_used", "n_quarantined", "n_refused")
 NAMES = {"model_name": "m", "split": "val", "engine": "torch", "precision": "fp32", "inputs": {}}
 
 
@@ -76,7 +77,7 @@ def test_counts_come_before_ratios(folder: tuple[pd.DataFrame, Path]) -> None:
     right = int(found.rows["correct"].sum())
     assert found.metrics["top1_count"] == right
     assert found.metrics["top1"] == right / 11
-    assert [found.metrics[k] for k in ("n_listed", "n_used", "n_quarantined")] == [11, 11, 0]
+    assert [found.metrics[k] for k in ACCOUNT] == [11, 11, 0, 0]
     assert found.metrics["top5_count"] is None
     low, high = found.metrics["top1_interval"]
     assert low < right / 11 < high
@@ -117,7 +118,7 @@ def test_unreadable_image_fails_the_evaluation_or_counts_as_wrong(
     with pytest.raises(DataError, match="1 of 11 images cannot be used"):
         evaluated(engine, broken, root)
     found = evaluated(engine, broken, root, max_bad=0.1)
-    assert [found.metrics[k] for k in ("n_listed", "n_used", "n_quarantined")] == [11, 10, 1]
+    assert [found.metrics[k] for k in ACCOUNT] == [11, 10, 1, 0]
     assert found.metrics["top1"] == found.metrics["top1_count"] / 11
 
 

@@ -241,6 +241,8 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     names = [f"class {label}" for label in range(CLASSES)]
     counts = audit(scores, dedup, mined, classes=names, truth=truth)
     assert counts["pool_listed"] == 31 == counts["scored"] + counts["quarantined"]
+    parts = ("n_used", "n_quarantined", "n_refused")
+    assert counts["n_listed"] == 31 == sum(counts[part] for part in parts)
     removed = (dedup["decision"] == "remove").sum()
     assert counts["removed"] == removed == counts["exact_duplicates"] + counts["near_removed"] >= 2
     assert counts["candidates"] == 28 - removed - counts["review"]

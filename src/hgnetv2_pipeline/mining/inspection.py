@@ -58,6 +58,11 @@ def audit(
     sizes = np.array([row["selected"] for row in per_class])
     k = int(mined["rank"].max()) if len(mined) else 0
     result: dict[str, Any] = {
+        # Every image of the pool: chosen from, unreadable, or kept out by a rule or a person.
+        "n_listed": listed,
+        "n_used": candidates,
+        "n_quarantined": quarantined,
+        "n_refused": scored - candidates,
         "pool_listed": listed,
         "quarantined": quarantined,
         "scored": scored,
