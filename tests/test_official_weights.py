@@ -71,7 +71,7 @@ def test_fine_tuning_fetches_imports_and_starts_from_the_published_stage_1(
     address, bucket = served
     url = f"{address}/{STAGE1.filename}"
     monkeypatch.setitem(ZOO, STAGE1.name, dataclasses.replace(STAGE1, url=url))
-    short = "finetune.epochs=2,finetune.threads=1,finetune.lr=1e-9"
+    short = "finetune.epochs=2,finetune.threads=1,finetune.lr=1e-9,finetune.input.resized=32"
     said = run_here("--env", "mine", "--pipeline", "finetune", "--params", short)
     assert said == (0, ""), said
 
@@ -99,6 +99,11 @@ def test_fine_tuning_fetches_imports_and_starts_from_the_published_stage_1(
     drift = (model.last_conv.weight - start.last_conv.weight).abs().max()
     assert 0 < drift < 1e-6
     assert json.loads(read_metadata(tuned / "student.safetensors")["classes"]) == sorted(CLASSES)
+
+    copied = project / "data" / "03_primary" / "mine" / "resized" / "mine-index_train-32"
+    assert sorted(path.name for path in copied.iterdir()) == [
+        "index.parquet", "shard=00000.bin", "shard=00000.json",
+    ]  # fmt: skip
 
     before = imported.stat().st_mtime_ns
     monkeypatch.undo()  # what is here is not asked for again, nor converted again

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.report import contact_sheet as contact_sheet
     from hgnetv2_pipeline.data.report import summarise_samples as summarise_samples
     from hgnetv2_pipeline.data.report import summarise_sets as summarise_sets
+    from hgnetv2_pipeline.data.resized import resized_copy as resized_copy
     from hgnetv2_pipeline.data.sample import write_sample as write_sample
     from hgnetv2_pipeline.data.scan import Scan as Scan
     from hgnetv2_pipeline.data.scan import scan_folder_tree as scan_folder_tree
@@ -54,6 +55,7 @@ _HOMES = {
     "decode": ["decode_image"],
     "imagenet": ["scan_imagenet"],
     "index": ["read_bytes", "read_index", "write_index"],
+    "resized": ["resized_copy"],
     "keyed": ["epoch_order", "keyed_rng"],
     "leaks": ["clean_sets", "find_leaks"],
     "lists": ["read_list", "write_list"],

@@ -94,7 +94,7 @@ def train_arms(
             # The longest first, so that the last to end is a short one.
             specs.sort(key=lambda spec: -(spec.config.steps or 0))
             _announce(specs, comparison.jobs, plan_only)
-            train_side_by_side(specs, jobs=comparison.jobs, folder=base)
+            train_side_by_side(identity, specs, jobs=comparison.jobs, folder=base)
             for work in works:
                 work.finish()
     return base

@@ -95,7 +95,7 @@ def _train(
             unfinished.append(work)
             specs.append(spec)
     if unfinished:
-        train_side_by_side(specs, jobs=teacher.jobs, folder=base)
+        train_side_by_side(identity, specs, jobs=teacher.jobs, folder=base)
         for work in unfinished:
             work.finish()
     return members

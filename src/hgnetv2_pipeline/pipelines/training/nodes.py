@@ -98,12 +98,27 @@ def begin_run(
     return spec.model_copy(update={"inputs": dict(hashes)}), work
 
 
-def train_side_by_side(specs: Sequence[RunSpec], *, jobs: int, folder: Path) -> None:
+def from_resized(identity: Identity, spec: RunSpec) -> RunSpec:
+    """``spec`` reading a copy of its training images, made here, where ``input.resized`` asks."""
+    short_side = spec.config.input.resized
+    if short_side is None:
+        return spec
+    from hgnetv2_pipeline.data import read_index, resized_copy
+
+    name = f"{spec.train.parent.name}-{spec.train.stem}-{short_side}"
+    folder = identity.folder("resized") / name
+    index = resized_copy(read_index(spec.train), spec.train_root, folder, short_side=short_side)
+    return spec.model_copy(update={"train": index, "train_root": folder})
+
+
+def train_side_by_side(
+    identity: Identity, specs: Sequence[RunSpec], *, jobs: int, folder: Path
+) -> None:
     """Train several runs in processes of their own, ``jobs`` at once; logs in ``folder/logs``."""
     from hgnetv2_pipeline.launch import run_side_by_side
 
     files = []
-    for spec in specs:
+    for spec in (from_resized(identity, spec) for spec in specs):
         files.append(folder / "specs" / f"{spec.out.name}.json")
         write_text(files[-1], spec.model_dump_json(indent=2) + "\n")
     # Processes side by side share the cores; each gets its part unless the recipe says.
@@ -157,7 +172,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             _log.info("%s: %s", pipeline, plan)
             if plan_only:
                 raise PlanPrinted(f"plan_only: {pipeline} was not started")
-            train_run(spec, report=tracker.reporter(pipeline))
+            train_run(from_resized(identity, spec), report=tracker.reporter(pipeline))
             work.finish()
         return spec.out, spec.out / "history.csv"
 
