@@ -58,7 +58,13 @@ class ProjectConfigLoader(OmegaConfigLoader):
         """The name that a pipeline gives its result file: evaluation's says set and engine."""
         params = self["parameters"]
         own = params[pipeline]
-        return result_name(params["split"], own["engine"], own["precision"], own["resize_short"])
+        return result_name(
+            params["split"],
+            own["engine"],
+            own["precision"],
+            resize_short=own["resize_short"],
+            fast=own["fast"],
+        )
 
     def _register(self) -> None:
         # Several loaders can live in one process (Kedro-Viz, tests); resolvers are global there.

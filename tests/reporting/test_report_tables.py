@@ -199,9 +199,11 @@ def test_imagenet_results_show_their_gap_and_whether_timm_agrees() -> None:
     )  # fmt: skip
     far = {**near, "model": "b0.ssld_stage1"}
     larger = {**near, "preprocess": {"resize_short": 236}}
-    table = published.beside_table([near, far, larger], PUBLISHED, comparable=True)
+    quick = {**near, "exact": False}
+    table = published.beside_table([near, far, larger, quick], PUBLISHED, comparable=True)
     assert table is not None
-    first, second, third = table.records()
+    first, second, third, fourth = table.records()
+    assert fourth["within 0.1 of timm's"] == "not comparable: evaluation.fast"
     assert [row["resize"] for row in (first, second, third)] == ["232", "232", "236"]
     assert third["within 0.1 of timm's"] == "not comparable: timm measures at resize 232"
     assert (first["to published"], first["to timm's"]) == ("+0.15", "+0.02")

@@ -126,14 +126,20 @@ def model_id(model: str) -> str:
     return model
 
 
-def result_name(split: str, engine: str, precision: str, resize_short: int | None) -> str:
+def result_name(
+    split: str, engine: str, precision: str, *, resize_short: int | None, fast: bool
+) -> str:
     """The name of an evaluation's files below its model's folder; it says what was measured.
 
-    >>> result_name("val", "torch", "fp32", None), result_name("val", "ort", "fp32", 232)
-    ('val-torch-fp32', 'val-ort-fp32-resize=232')
+    >>> result_name("val", "torch", "fp32", resize_short=None, fast=False)
+    'val-torch-fp32'
+    >>> result_name("val", "ort", "fp32", resize_short=232, fast=True)
+    'val-ort-fp32-resize=232-fast'
     """
     name = f"{split}-{engine}-{precision}"
-    return name if resize_short is None else f"{name}-resize={resize_short}"
+    if resize_short is not None:
+        name += f"-resize={resize_short}"
+    return f"{name}-fast" if fast else name
 
 
 def resolve(names: Mapping[str, Any], *, project: Path, environment: str) -> Identity:

@@ -118,6 +118,7 @@ def evaluate(
     engine: str = "torch",
     precision: str = "fp32",
     resize_short: int | None = None,
+    fast: bool = False,
 ) -> Evaluation:
     """Measure ``model`` on a set of the dataset; every listed image counts."""
     import dataclasses
@@ -160,6 +161,7 @@ def evaluate(
         inputs=inputs,
         device=place,
         max_bad=max_bad,
+        fast=fast,
     )
 
 

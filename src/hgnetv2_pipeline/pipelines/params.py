@@ -168,6 +168,9 @@ class EvaluationParams(_Block):
         description="short side before the crop; null: as the weights say (236 for SSLD's); timm "
         "measures them at 232"
     )
+    fast: bool = Field(
+        description="resize by fixed-point arithmetic, a level off here and there: for a quick look"
+    )
 
 
 class PredictionParams(_Block):

@@ -116,7 +116,8 @@ def beside_table(
         if comparable:
             record["to published"] = _gap(here, claimed)
             record["to timm's"] = _gap(here, timm)
-            record[f"within {TIMM_TOLERANCE} of timm's"] = _within(here, timm, resize)
+            exact = result.get("exact") is not False
+            record[f"within {TIMM_TOLERANCE} of timm's"] = _within(here, timm, resize, exact)
         records.append(record)
     if not records:
         return None
@@ -137,10 +138,12 @@ def _two(value: float | None) -> str:
     return formats.NOTHING if value is None else f"{value:.2f}"
 
 
-def _within(here: float, timm: float | None, resize: object) -> str:
+def _within(here: float, timm: float | None, resize: object, exact: bool) -> str:
     """Whether a figure repeats timm's; at another size it is another quantity."""
     if timm is None:
         return formats.NOTHING
+    if not exact:
+        return "not comparable: evaluation.fast"
     if resize != TIMM_RESIZE:
         return f"not comparable: timm measures at resize {TIMM_RESIZE}"
     return formats.words(abs(here - timm) <= TIMM_TOLERANCE)

@@ -30,7 +30,9 @@ def evaluate(
 
     ``trained`` is the run that the default model is; it is there for the order of the nodes.
     """
-    name = result_name(split, params.engine, params.precision, params.resize_short)
+    name = result_name(
+        split, params.engine, params.precision, resize_short=params.resize_short, fast=params.fast
+    )
     folder = identity.folder("evaluation")
     known = Lists(lists)
 
@@ -49,6 +51,7 @@ def evaluate(
             engine=params.engine,
             precision=params.precision,
             resize_short=params.resize_short,
+            fast=params.fast,
         )
         write_json(aside / f"{name}.json", found.metrics)
         found.rows.to_parquet(aside / f"{name}.parquet", index=False)
@@ -61,6 +64,7 @@ def evaluate(
         inputs=inputs,
         params={"model": identity.model, "split": split, "engine": params.engine,
                 "precision": params.precision, "resize_short": params.resize_short,
+                "fast": params.fast,
                 "classes": known.classes},
         outputs=[f"{name}.json", f"{name}.parquet"],
         make=make,
