@@ -273,3 +273,24 @@ def test_export_weights_refuses_by_name_and_writes_nothing(arguments, code, reas
 @pytest.mark.parametrize("command", ["models", "inspect", "export-weights"])
 def test_help_shows_a_command_to_copy(command):
     assert f"  hgnetv2 {command}" in said(command, "--help")
+
+
+@pytest.mark.parametrize(
+    ("archive", "named"), [("tiny_pir", "conv2d_0.w_0"), ("tiny_legacy", "conv.weight")]
+)
+def test_an_inference_archive_of_another_network_is_looked_into(archive: str, named: str) -> None:
+    folder = Path(__file__).parent / "golden" / "paddle_files" / archive
+    facts = json.loads(said("inspect", folder, "--json"))
+    assert named in {tensor["name"] for tensor in facts["tensors"]}
+    assert len(facts["sha256"]) == 64 and not facts["networks"]
+    assert "none of ours" in said("inspect", folder)
+
+
+def test_a_damaged_inference_archive_is_refused(tmp_path: Path) -> None:
+    source = Path(__file__).parent / "golden" / "paddle_files" / "tiny_pir"
+    for path in source.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = tmp_path / "inference.pdiparams"
+    tensors.write_bytes(tensors.read_bytes()[:-3])
+    done = hgnetv2("inspect", tmp_path)
+    assert done.exit_code == 4 and "inference.pdiparams" in done.output

@@ -89,8 +89,8 @@ def _hash_state(entry: ZooEntry, path: Path) -> str:
 def inspect(file: Path, tensors: bool, as_json: bool) -> None:
     """What a weight file holds, without running anything in it.
 
-    FILE is .pdparams, .pdopt, .pdstates, .safetensors, .pth, an inference archive, .onnx or a
-    run's folder. Ends with 4 and the reason if the file is refused.
+    FILE is .pdparams, .pdopt, .pdstates, .safetensors, .pth, an inference archive (.tar or its
+    folder), .onnx or a run's folder. Ends with 4 and the reason if the file is refused.
 
     \b
     hgnetv2 inspect weights/PPHGNetV2_B4_ssld_stage1_pretrained.pdparams
@@ -117,7 +117,7 @@ def _described(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "format", facts["format"]
     if facts["bytes"] is not None:
         yield "size", f"{_size(facts['bytes'])} ({facts['bytes']:,} bytes)"
-        yield "sha256", facts["sha256"]
+    yield "sha256", facts["sha256"]
     for key, value in facts["metadata"].items():
         yield "metadata", f"{key}: {_shortened(key, value)}"
     rows = facts["tensors"]

@@ -18,6 +18,7 @@ from torch import Tensor
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.models import names
 from hgnetv2_pipeline.models.build import identify
+from hgnetv2_pipeline.models.paddle_inference import is_archive, read_variables
 from hgnetv2_pipeline.models.paddle_pickle import read_object
 from hgnetv2_pipeline.models.weights import WeightFile, file_sha256, read_file
 
@@ -50,6 +51,8 @@ def inspect_file(path: Path) -> dict[str, Any]:
         file = _training_state(path)
     elif path.suffix == ".onnx":
         file = _onnx(path)
+    elif is_archive(path):
+        file = _archive(path)
     else:
         file = read_file(path)
     return {
@@ -153,6 +156,16 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
+
+
+def _archive(path: Path) -> WeightFile:
+    """An inference archive: our network by its names, another one by its program's variables."""
+    try:
+        return read_file(path)
+    except WeightsError as error:
+        variables = read_variables(path)  # raises for what is damaged, not merely unknown
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in variables.items()}
+        return WeightFile(tensors, {}, (f"the reason why it is no network of ours: {error}",))
 
 
 def _onnx(path: Path) -> WeightFile:
