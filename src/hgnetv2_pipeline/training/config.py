@@ -81,6 +81,8 @@ class InputConfig(_Frozen):
     fast: bool
     """Crops, flips and operations of augment 'published' by fixed-point arithmetic (resizing is at
     most 2 levels off) instead of Pillow's; a third to a half less CPU time an image."""
+    device: bool
+    """Decoding, resizing and operations of augment 'published' on the GPU; workers only read."""
 
 
 class MixConfig(_Frozen):
@@ -216,7 +218,11 @@ class TrainConfig(_Frozen):
     def _augment_can_be_made(self) -> Self:
         from hgnetv2_pipeline.data import make_augment
 
-        make_augment(self.view())
+        view = make_augment(self.view())
+        if self.input.device:
+            from hgnetv2_pipeline.data.drawn import on_device
+
+            on_device(view, "cuda")
         return self
 
     def view(self) -> dict[str, Any]:
