@@ -24,6 +24,7 @@ from hgnetv2_pipeline.data.batches import Made, TrainMaker
 from hgnetv2_pipeline.data.deviceops import augment
 from hgnetv2_pipeline.data.drawn import DeviceView, Drawn
 from hgnetv2_pipeline.data.picture import Picture
+from hgnetv2_pipeline.data.preprocess import vertical_first
 from hgnetv2_pipeline.errors import DataError
 
 # Whole images that lie on the device at once: 200 MB.
@@ -109,12 +110,15 @@ class DeviceInput:
         return piece.to(self.device).permute(2, 0, 1)
 
     def _resized(self, piece: Tensor) -> Tensor:
-        # On a GPU torch resizes floats only.
-        size = (self.view.image_size, self.view.image_size)
-        view = functional.interpolate(
-            piece[None].float(), size, mode=self.view.interpolation, antialias=True
-        )
-        return view[0].round_().clamp_(0, 255).to(torch.uint8)
+        side = self.view.image_size
+        height, width = piece.shape[1:]
+        upright = vertical_first(width, height, side, side)
+        # On a GPU torch resizes floats only. One axis at a time, as Pillow rounds in between.
+        view = piece[None].float()
+        for size in ((side, width) if upright else (height, side), (side, side)):
+            view = functional.interpolate(view, size, mode=self.view.interpolation, antialias=True)
+            view = view.round_().clamp_(0, 255)
+        return view[0].to(torch.uint8)
 
 
 def _runs(drawn: Sequence[Drawn]) -> list[tuple[int, int]]:

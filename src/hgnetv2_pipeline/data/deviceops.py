@@ -87,7 +87,8 @@ def _levels(images: Tensor) -> Tensor:
 def _stretching(images: Tensor) -> Tensor:
     low, high = (edge.double()[..., None] for edge in images.flatten(2).aminmax(dim=2))
     levels = _levels(images).double()
-    scale = 255.0 / (high - low)
+    # A number over a tensor would be 255 times the reciprocal, another last bit.
+    scale = torch.full_like(low, 255.0) / (high - low)
     return torch.where(high > low, levels * scale - low * scale, levels).clamp(0, 255)
 
 

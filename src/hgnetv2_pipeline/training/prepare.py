@@ -115,7 +115,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         train=train,
         val=val,
         sample_weights=sampling_weights(_labels(train)) if balanced else None,
-        transform=_transform(config, device),
+        transform=training_view(config, device),
         preprocess=preprocess,
         state=state,
         objective=objective,
@@ -124,7 +124,8 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     )
 
 
-def _transform(config: TrainConfig, device: torch.device) -> Any:
+def training_view(config: TrainConfig, device: torch.device) -> Any:
+    """The training view of a recipe, made by the workers or on ``device`` (``input.device``)."""
     view = make_augment(config.view())
     if not config.input.device:
         return view
