@@ -92,15 +92,15 @@ def test_crops_and_flips_are_those_of_the_cpu_paths(tree, config):
         wanted = train(tree, make_augment({**config, "fast": fast}))
         assert [batch.keys for batch in made] == [batch.keys for batch in wanted]
         gap = levels_off(made, wanted)
-        # Another order of rounding in the resizing, and the other libjpeg's chroma.
-        assert gap.mean() < 0.2 and gap.mean(dim=(2, 3, 4)).max() < 1
+        # In single precision a half may be rounded the other way.
+        assert gap.max() <= 2 and gap.mean() < 0.02
 
 
 def test_whole_views_are_near_the_exact_ones(tree):
     made = train(tree, on_device(make_augment(VIEW), "cpu"))
     gap = levels_off(made, train(tree, make_augment(VIEW)))
-    # Equalize and posterize may make many levels of one, in one picture or another.
-    assert gap.mean(dim=(2, 3, 4)).median() < 0.3 and gap.mean() < 2
+    # An operation may make many levels of one, but of few pixels.
+    assert gap.mean() < 0.05
 
 
 def test_batches_are_uint8_channels_last(tree):

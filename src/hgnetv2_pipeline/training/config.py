@@ -139,7 +139,7 @@ class TrainConfig(_Frozen):
     mix: MixConfig
     """Mixup and CutMix (supervised training)."""
     input: InputConfig
-    """How training images are read and augmented: exactly, or fast."""
+    """How training images are read and augmented: exactly, fast, or by the GPU."""
     image_size: Annotated[int, Field(ge=32, le=2048)]
     """Side of the square training and evaluation crop, pixels."""
     resize_short: Annotated[int, Field(ge=32, le=4096)]
