@@ -57,10 +57,16 @@ class PublishedView:
     def __call__(self, picture: Picture, rng: np.random.Generator) -> View:
         # Crop first, then resize: taps of the filter that reached beyond the crop would give other
         # pixels than PaddleClas, torchvision and timm give.
-        piece = picture.crop(*BOXES[self.box](*picture.size, self.scale, self.ratio, rng))
+        box, flip, operations = self.draw(picture.size, rng)
+        return (self._fast if self.fast else self._exact)(picture.crop(*box), flip, operations)
+
+    def draw(
+        self, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Box, bool, list[Choice]]:
+        """Crop, flip and operations for an image of ``size`` (width, height)."""
+        box = BOXES[self.box](*size, self.scale, self.ratio, rng)
         flip = rng.random() < self.mirror
-        operations = [] if self.randaugment is None else self.randaugment.choices(rng)
-        return (self._fast if self.fast else self._exact)(piece, flip, operations)
+        return box, flip, [] if self.randaugment is None else self.randaugment.choices(rng)
 
     def _exact(self, piece: View, flip: bool, operations: list[Choice]) -> View:
         size = (self.image_size, self.image_size)

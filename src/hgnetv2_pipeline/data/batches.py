@@ -5,8 +5,8 @@ The makers run in worker processes; they hold a table of samples and no state th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from hgnetv2_pipeline.data.augment import Augment
+from hgnetv2_pipeline.data.drawn import DeviceView, Drawn, pack
 from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
 from hgnetv2_pipeline.data.picture import Picture
@@ -75,10 +76,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker sends: a batch, and the images that could not be read."""
+    """What a worker sends: a batch, and the images that could not be read.
+
+    Of a ``DeviceView`` the batch's images are bytes [B] until ``device.DeviceInput`` turns them and
+    ``drawn``, one entry an image, into pixels.
+    """
 
     batch: Batch | None
     bad: list[tuple[str, str]]
+    drawn: list[Drawn] = field(default_factory=list)
 
     def pin_memory(self) -> Made:
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
@@ -95,7 +101,7 @@ class TrainMaker:
     def __init__(
         self,
         source: Source,
-        transform: Augment,
+        transform: Augment | DeviceView,
         seed: int,
         batch_size: int,
         rank: int,
@@ -134,13 +140,17 @@ class TrainMaker:
             yield from range(start, start + self.batch_size)
             step += 1
 
-    def make(self, step: int) -> Made:
+    def make(self, step: int, known_bad: Mapping[str, str] | None = None) -> Made:
+        """The batch of a step; ``known_bad`` (key to reason) are left out unread."""
         n = len(self.source)
         views: list[npt.NDArray[np.uint8]] = []
+        drawn: list[Drawn] = []
         rows: list[int] = []
         keys: list[str] = []
-        bad: dict[str, str] = {}
+        bad = dict(known_bad or {})
         for position in self._positions(step):
+            if len(bad) > self.stop_after or len(bad) == n:
+                return Made(None, list(bad.items()))
             epoch, place = divmod(position, n)
             row = int(self._order(epoch)[place])
             key = self.source.keys[row].as_py()
@@ -153,15 +163,20 @@ class TrainMaker:
                 view = self.transform(picture, keyed_rng(self.seed, epoch, name))
             except DataError as error:
                 bad[key] = str(error)
-                if len(bad) > self.stop_after or len(bad) == n:
-                    return Made(None, list(bad.items()))
                 continue
-            views.append(view)
+            if isinstance(view, Drawn):
+                drawn.append(view)
+            else:
+                views.append(view)
             rows.append(row)
             keys.append(key)
             if len(rows) == self.batch_size:
                 break
         labels = self.source.labels[rows]
+        if drawn:
+            data, rest = pack(drawn)
+            batch = Batch(data, torch.from_numpy(labels), keys, step, len(rows))
+            return Made(batch, list(bad.items()), rest)
         return Made(_batch(views, labels, keys, step, self.batch_size), list(bad.items()))
 
 

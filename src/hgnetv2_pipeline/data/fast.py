@@ -15,11 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import PIL
 import torch
 from torch.nn import functional
 
-from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
 from hgnetv2_pipeline.data.randaugment import TOP, Fill, strength, weakening
 from hgnetv2_pipeline.data.slide import plain
 
@@ -28,7 +27,6 @@ Table = npt.NDArray[np.uint8]
 # (pixels [H, W, 3], level 0..10, sign +1 or -1, fill colour) -> pixels of the same shape
 Operation = Callable[[Pixels, float, float, Fill], Pixels]
 
-_PILLOW = int(PIL.__version__.split(".")[0])
 # OpenCV's type stubs know arrays of any kind only.
 _cv: Any = cv2
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -43,18 +41,9 @@ def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixel
 
     ``interpolation`` is one of ``INTERPOLATIONS``.
     """
-    if _PILLOW >= 13 and _vertical_first(pixels.shape, width, height):
+    if vertical_first(pixels.shape[1], pixels.shape[0], width, height):
         return _transposed(_resize(_transposed(pixels), height, width, interpolation))
     return _resize(pixels, width, height, interpolation)
-
-
-def _vertical_first(shape: tuple[int, ...], width: int, height: int) -> bool:
-    """Whether Pillow 13 squeezes the height before the width; levels are rounded in between.
-
-    Found by comparing the pixels of both orders with Pillow's for many sizes.
-    """
-    lower, narrower = shape[0] - height, shape[1] - width
-    return lower > 0 and narrower != 0 and lower > 2 * narrower
 
 
 def _resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 
-_END = b"\xff\xd9"
+END = b"\xff\xd9"
 _FRAMES = range(0xC0, 0xD0)
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 _SCAN = 0xDA
@@ -29,7 +29,7 @@ def jpeg_pixels(content: bytes, size: tuple[int, int], bottom: int) -> Pixels | 
     not looked at.
     """
     # A file that ends early is Pillow's to refuse; other decoders make up the rest.
-    if not content.endswith(_END):
+    if not content.endswith(END):
         return None
     width, height = size
     rows = height

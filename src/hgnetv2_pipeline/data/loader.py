@@ -8,7 +8,7 @@ out; it is never replaced by another picture under its label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from hgnetv2_pipeline.data.augment import Augment
 from hgnetv2_pipeline.data.batches import Batch, EvalMaker, Made, Maker, Source, TrainMaker
 from hgnetv2_pipeline.data.decode import MAX_PIXELS
+from hgnetv2_pipeline.data.drawn import DeviceView
 from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
@@ -47,7 +48,7 @@ def train_batches(
     samples: pd.DataFrame,
     root: Path,
     *,
-    transform: Augment,
+    transform: Augment | DeviceView,
     seed: int,
     batch_size: int,
     start_step: int,
@@ -64,7 +65,8 @@ def train_batches(
     Args:
         samples: frame of samples, see ``index.SCHEMA``; unlabelled images have label -1.
         root: what the samples' paths are relative to.
-        transform: from ``make_augment``.
+        transform: from ``make_augment``, or a ``DeviceView`` of it: then workers only read and
+            draw, and the images of the batches are made, and lie, on its device.
         seed: of the order and of the views.
         batch_size: images a step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
@@ -99,7 +101,12 @@ def train_batches(
         stop_after=ledger.allowed,
         max_pixels=max_pixels,
     )
-    for made in _run(maker, start_step, steps, workers, ledger):
+    finish = None
+    if isinstance(transform, DeviceView):
+        from hgnetv2_pipeline.data.device import DeviceInput
+
+        finish = DeviceInput(transform, maker)
+    for made in _run(maker, start_step, steps, workers, ledger, finish):
         if made.batch is None:
             key, reason = made.bad[0]
             raise DataError(
@@ -138,9 +145,18 @@ def eval_batches(
             yield made.batch
 
 
-def _run(maker: Maker, start: int, count: int, workers: int, ledger: Ledger) -> Iterator[Made]:
-    """What the maker makes; its bad images are in the ledger, which may stop the run."""
+def _run(
+    maker: Maker,
+    start: int,
+    count: int,
+    workers: int,
+    ledger: Ledger,
+    finish: Callable[[Made], Made] | None = None,
+) -> Iterator[Made]:
+    """What the maker makes, finished in this process; the ledger of bad images may stop the run."""
     for made in _made(maker, start, count, workers):
+        if finish is not None:
+            made = finish(made)
         for key, reason in made.bad:
             ledger.quarantine(key, reason)
         if made.bad:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, load_image, open_image, orientation
-from hgnetv2_pipeline.data.jpeg import jpeg_pixels
+from hgnetv2_pipeline.data.jpeg import END, jpeg_pixels
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -46,6 +46,19 @@ class Picture:
         made._content, made._image = None, Image.fromarray(pixels)
         made.size = made._image.size
         return made
+
+    @property
+    def plain_jpeg(self) -> bytes | None:
+        """The file, if any decoder of JPEG must see Pillow's picture in it (give or take a level).
+
+        None for other formats, four channels, EXIF turns, a missing end marker at the very end,
+        and red, green and blue stored as such, which not every decoder knows to tell.
+        """
+        if self._content is None or not self._content.endswith(END):
+            return None
+        adobe = self._image.info.get("adobe_transform", 1)
+        names = [layer[0] for layer in getattr(self._image, "layer", [])]
+        return None if adobe != 1 or names == list(b"RGB") else self._content
 
     def pixels(self) -> Pixels:
         """uint8 [H, W, 3]: all of it."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image
 
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image, to_rgb
@@ -26,6 +27,7 @@ RESAMPLING: dict[str, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
+_PILLOW = int(PIL.__version__.split(".")[0])
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -159,3 +161,13 @@ class Preprocess:
     def fingerprint(self) -> str:
         """SHA-256 of ``to_dict``: the same exactly if all parameters are the same."""
         return sha256_json(self.to_dict())
+
+
+def vertical_first(width: int, height: int, to_width: int, to_height: int) -> bool:
+    """Whether the installed Pillow resizes the height first; levels are rounded in between.
+
+    Pillow 13 does so at times, older ones never; the rule was found by comparing the pixels of both
+    orders with Pillow's for many sizes.
+    """
+    lower, narrower = height - to_height, width - to_width
+    return _PILLOW >= 13 and lower > 0 and narrower != 0 and lower > 2 * narrower

@@ -84,6 +84,8 @@ class InputConfig(_Frozen):
     resized: Annotated[int, Field(ge=32, le=4096)] | None
     """Short side of a copy of the training images, made once, from which they are then read: less
     to decode, at the price of another generation of JPEG. null = the originals."""
+    device: bool
+    """Decoding, resizing and operations of augment 'published' on the GPU; workers only read."""
 
 
 class MixConfig(_Frozen):
@@ -140,7 +142,7 @@ class TrainConfig(_Frozen):
     mix: MixConfig
     """Mixup and CutMix (supervised training)."""
     input: InputConfig
-    """How training images are read and augmented: exactly, or fast."""
+    """How training images are read and augmented: exactly, fast, or by the GPU."""
     image_size: Annotated[int, Field(ge=32, le=2048)]
     """Side of the square training and evaluation crop, pixels."""
     resize_short: Annotated[int, Field(ge=32, le=4096)]
@@ -219,7 +221,11 @@ class TrainConfig(_Frozen):
     def _augment_can_be_made(self) -> Self:
         from hgnetv2_pipeline.data import make_augment
 
-        make_augment(self.view())
+        view = make_augment(self.view())
+        if self.input.device:
+            from hgnetv2_pipeline.data.drawn import on_device
+
+            on_device(view, "cuda")
         return self
 
     def view(self) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from hgnetv2_pipeline.data import (
     read_index,
     sampling_weights,
 )
+from hgnetv2_pipeline.data.drawn import on_device
 from hgnetv2_pipeline.data.loader import normalise
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
-from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
 from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher, View
@@ -114,13 +115,26 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         train=train,
         val=val,
         sample_weights=sampling_weights(_labels(train)) if balanced else None,
-        transform=make_augment(config.view()),
+        transform=training_view(config, device),
         preprocess=preprocess,
         state=state,
         objective=objective,
         schedule=schedule,
         sources=sources | teachers,
     )
+
+
+def training_view(config: TrainConfig, device: torch.device) -> Any:
+    """The training view of a recipe, made by the workers or on ``device`` (``input.device``)."""
+    view = make_augment(config.view())
+    if not config.input.device:
+        return view
+    if device.type != "cuda":
+        raise ParameterError(
+            "training.input.device is true, but the run is on the CPU; set it to false, or choose "
+            "a GPU (--params device=cuda)"
+        )
+    return on_device(view, device)
 
 
 def identity(spec: RunSpec, *, sources: Mapping[str, str], world_size: int) -> dict[str, Any]:

@@ -1,0 +1,254 @@
+"""Input made on a device: the views of the CPU paths, on 'cpu' in place of a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from data_pictures import blotches, encoded, put
+from PIL import Image
+
+from hgnetv2_pipeline.data import Ledger, keyed_rng, loader, make_augment, scan_folder_tree
+from hgnetv2_pipeline.data import device as device_input
+from hgnetv2_pipeline.data.deviceops import augment
+from hgnetv2_pipeline.data.drawn import on_device
+from hgnetv2_pipeline.data.picture import Picture
+from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN
+from hgnetv2_pipeline.errors import DataError, ParameterError
+
+FILL = (124, 116, 104)
+PLAIN_VIEW = {"name": "published", "image_size": 24, "randaugment": None}
+VIEW = {"name": "published", "image_size": 24, "randaugment": "rand-m7-mstd0.5-inc1-p0.9"}
+
+
+def turned(image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(image, "JPEG", exif=exif, quality=92)
+
+
+def adobe_rgb(image):
+    return encoded(image, "JPEG", quality=92, keep_rgb=True)
+
+
+PLAIN_FILES = {
+    "baseline": lambda image: encoded(image, "JPEG", quality=92),
+    "progressive": lambda image: encoded(image, "JPEG", quality=92, progressive=True),
+    "grey": lambda image: encoded(image.convert("L"), "JPEG", quality=92),
+}
+OTHER_FILES = {
+    "png": encoded,
+    "cmyk": lambda image: encoded(image.convert("CMYK"), "JPEG", quality=92),
+    "turned": turned,
+    "rgb": adobe_rgb,
+    "trailing": lambda image: encoded(image, "JPEG", quality=92) + b"more",
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tree")
+    kinds = list({**PLAIN_FILES, **OTHER_FILES}.values())
+    files = {f"{'ab'[n % 2]}/{n:02d}.jpg": kinds[n % 8](blotches(n, (61, 47))) for n in range(16)}
+    put(root, files)
+    return root, scan_folder_tree(root).samples
+
+
+def train(tree, transform, workers=0, start=0, steps=4, ledger=None):
+    root, samples = tree
+    return list(
+        loader.train_batches(
+            samples,
+            root,
+            transform=transform,
+            seed=3,
+            batch_size=5,
+            start_step=start,
+            steps=steps,
+            workers=workers,
+            ledger=ledger or Ledger(len(samples), 0),
+        )
+    )
+
+
+def same(first, second) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and a.keys == b.keys
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def levels_off(first, second):
+    gaps = [
+        (a.images.int() - b.images.int()).abs().float() for a, b in zip(first, second, strict=True)
+    ]
+    return torch.stack(gaps)
+
+
+@pytest.mark.parametrize("config", [PLAIN_VIEW, {**PLAIN_VIEW, "box": "paddle"}])
+def test_crops_and_flips_are_those_of_the_cpu_paths(tree, config):
+    made = train(tree, on_device(make_augment(config), "cpu"))
+    for fast in (False, True):
+        wanted = train(tree, make_augment({**config, "fast": fast}))
+        assert [batch.keys for batch in made] == [batch.keys for batch in wanted]
+        gap = levels_off(made, wanted)
+        # In single precision a half may be rounded the other way.
+        assert gap.max() <= 2 and gap.mean() < 0.02
+
+
+def test_whole_views_are_near_the_exact_ones(tree):
+    made = train(tree, on_device(make_augment(VIEW), "cpu"))
+    gap = levels_off(made, train(tree, make_augment(VIEW)))
+    # An operation may make many levels of one, but of few pixels.
+    assert gap.mean() < 0.05
+
+
+def test_batches_are_uint8_channels_last(tree):
+    batch = train(tree, on_device(make_augment(VIEW), "cpu"), steps=1)[0]
+    assert batch.images.shape == (5, 3, 24, 24) and batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_do_not_depend_on_workers_or_on_where_the_run_resumed(tree, workers):
+    view = on_device(make_augment(VIEW), "cpu")
+    assert same(train(tree, view, workers, start=1, steps=3), train(tree, view)[1:])
+
+
+@pytest.mark.parametrize("name", [*INCREASING, *(set(PLAIN) - set(INCREASING))])
+def test_an_operation_is_pillow_s_give_or_take_a_level(name):
+    pictures = [blotches(1, (48, 40)), Image.new("RGB", (48, 40), (9, 9, 200))]
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    pictures += [Image.fromarray(noise), Image.fromarray(noise // 3 + 60)]
+    choices = [(name, level, sign) for level in (0.0, 3.3, 7.0, 10.0) for sign in (1.0, -1.0)]
+    pairs = [(picture, choice) for picture in pictures for choice in choices]
+    exact = np.stack(
+        [
+            np.asarray({**INCREASING, **PLAIN}[name](picture, *choice[1:], FILL))
+            for picture, choice in pairs
+        ]
+    )
+    pixels = np.stack([np.asarray(picture) for picture, _ in pairs])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    made = augment(images, [[choice] for _, choice in pairs], FILL).permute(0, 2, 3, 1).numpy()
+    gap = np.abs(made.astype(int) - exact)
+    moves = name in ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+    assert gap.max() <= (1 if moves else 0)
+    assert gap.mean() < 1e-3
+    assert (images.numpy() == pixels.transpose(0, 3, 1, 2)).all(), "the input was written to"
+
+
+def test_operations_follow_each_image_s_own_order():
+    images = torch.from_numpy(np.stack([np.asarray(blotches(n)) for n in range(3)]))
+    images = images.permute(0, 3, 1, 2)
+    lists = [
+        [("Invert", 5.0, 1.0), ("Solarize", 4.0, 1.0)],
+        [],
+        [("Solarize", 4.0, 1.0), ("Invert", 5.0, 1.0), ("Rotate", 7.0, -1.0)],
+    ]
+    together = augment(images, lists, FILL)
+    alone = [augment(images[n : n + 1], [lists[n]], FILL)[0] for n in range(3)]
+    assert torch.equal(together, torch.stack(alone))
+    assert torch.equal(together[1], images[1])
+
+
+@pytest.mark.parametrize("name", [*PLAIN_FILES, *OTHER_FILES])
+def test_only_files_that_every_decoder_reads_alike_reach_the_device_s_decoder(name):
+    image = blotches(5, (61, 47))
+    content = {**PLAIN_FILES, **OTHER_FILES}[name](image)
+    drawn = on_device(make_augment(PLAIN_VIEW), "cpu")(Picture(content), keyed_rng(0, 0, "k"))
+    assert drawn.encoded == (name in PLAIN_FILES)
+    if not drawn.encoded:
+        exact = make_augment(PLAIN_VIEW).draw(Picture(content).size, keyed_rng(0, 0, "k"))
+        piece = Picture(content).crop(*exact[0])
+        assert (drawn.data == piece.reshape(-1)).all()
+
+
+def refuses(files, **options):
+    raise RuntimeError("nvjpeg: not supported")
+
+
+def wrong_size(files, **options):
+    return [torch.zeros(3, 8, 8, dtype=torch.uint8) for _ in files]
+
+
+@pytest.mark.parametrize("decoder", [refuses, wrong_size])
+def test_what_the_decoder_cannot_do_is_done_on_the_cpu(tree, monkeypatch, decoder):
+    view = on_device(make_augment(PLAIN_VIEW), "cpu")
+    monkeypatch.setattr(device_input, "decode_jpeg", decoder)
+    gap = levels_off(train(tree, view), train(tree, make_augment(PLAIN_VIEW)))
+    assert gap.max() <= 1
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_bad_file(tree, monkeypatch):
+    def full(files, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(device_input, "decode_jpeg", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(tree, on_device(make_augment(PLAIN_VIEW), "cpu"))
+
+
+def test_large_pictures_are_decoded_a_few_at_a_time(tree, monkeypatch):
+    view = on_device(make_augment(VIEW), "cpu")
+    wanted, seen = train(tree, view), []
+    decode = device_input.decode_jpeg
+
+    def counting(files, **options):
+        seen.append(len(files))
+        return decode(files, **options)
+
+    monkeypatch.setattr(device_input, "decode_jpeg", counting)
+    monkeypatch.setattr(device_input, "_TOGETHER", 2 * 61 * 47)
+    assert same(train(tree, view), wanted)
+    assert max(seen) == 2
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Ten files, of which one has a header and an end, and nothing that decodes in between."""
+    root = put(
+        tmp_path,
+        {f"a/{n}.jpg": encoded(blotches(n, (61, 47)), "JPEG", quality=92) for n in range(10)},
+    )
+    samples = scan_folder_tree(root).samples
+    whole = (root / "a/4.jpg").read_bytes()
+    # Without its tables of quantisation the header still opens, the body does not.
+    damaged = whole[: whole.index(b"\xff\xdb")] + whole[whole.index(b"\xff\xc0") :]
+    (root / "a/4.jpg").write_bytes(damaged)
+    assert Picture(damaged).plain_jpeg == damaged
+    with pytest.raises(DataError):
+        Picture(damaged).pixels()
+    return root, samples
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_file_is_in_the_ledger_and_its_place_filled_as_on_the_cpu(damaged, workers):
+    ledgers = [Ledger(10, 0.1), Ledger(10, 0.1)]
+    exact = make_augment(PLAIN_VIEW)
+    wanted = train(damaged, exact, ledger=ledgers[0])
+    made = train(damaged, on_device(exact, "cpu"), workers, ledger=ledgers[1])
+    assert [batch.keys for batch in made] == [batch.keys for batch in wanted]
+    assert all(torch.equal(a.labels, b.labels) for a, b in zip(made, wanted, strict=True))
+    assert all(len(batch.images) == 5 and "a/4.jpg" not in batch.keys for batch in made)
+    frames = [ledger.frame() for ledger in ledgers]
+    assert list(frames[1]["key"]) == ["a/4.jpg"] and frames[1].equals(frames[0])
+
+
+def test_too_many_bad_files_stop_the_run(damaged):
+    with pytest.raises(DataError, match=r"1 of 10 images cannot be used.*a/4\.jpg"):
+        train(damaged, on_device(make_augment(PLAIN_VIEW), "cpu"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "affine", "image_size": 24},
+        {"name": "none", "image_size": 24},
+        {**VIEW, "interpolation": "lanczos"},
+        {**VIEW, "fast": True},
+    ],
+)
+def test_views_that_the_device_does_not_know_are_refused(config):
+    with pytest.raises(ParameterError, match=r"input\.(device|fast)"):
+        on_device(make_augment(config), "cpu")
