@@ -37,15 +37,6 @@ def timm_ops():
     return module
 
 
-@pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    rng = np.random.default_rng(0)
-    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
-    noise = rng.integers(-9, 9, (75, 100, 3))
-    pixels = np.asarray(small.resize((100, 75), Image.BICUBIC)).astype(int) + noise
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
 def test_keyed_numbers_are_a_pure_function_of_seed_epoch_and_key():
     first = keyed_rng(1, 2, "a/é.png").random(4)
     assert np.array_equal(first, keyed_rng(1, 2, "a/é.png").random(4))

@@ -2,39 +2,20 @@
 
 import io
 import os
-import zlib
 
 import numpy as np
 import pytest
+from data_pictures import encoded, huge_png
 from PIL import Image
 
 from hgnetv2_pipeline.data.decode import decode_image, decode_with_format
 from hgnetv2_pipeline.errors import DataError
 
 
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def scene(width: int = 40, height: int = 30) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=-1)
     return Image.fromarray(pixels.astype(np.uint8))
-
-
-def huge_png(side: int) -> bytes:
-    """A 1-bit PNG of side x side pixels in a few kilobytes."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        total = zlib.crc32(kind + body).to_bytes(4, "big")
-        return len(body).to_bytes(4, "big") + kind + body + total
-
-    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
-    rows = zlib.compress(bytes(side // 8 + 1) * 64)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    return start + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG"])

@@ -21,15 +21,6 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    rng = np.random.default_rng(0)
-    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
-    noise = rng.integers(-9, 9, (75, 100, 3))
-    pixels = np.asarray(small.resize((100, 75), Image.BICUBIC)).astype(int) + noise
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
 def difference(first, second) -> np.ndarray:
     return np.abs(np.asarray(first).astype(int) - np.asarray(second))
 
