@@ -141,13 +141,15 @@ def _has_end(content: bytes) -> bool:
     Pillow decodes a few files in a hundred that lack it: libjpeg had all pixels by then. Segments
     are stepped over by their lengths, for a thumbnail in one of them has an end of its own.
     """
+    if content.endswith(_JPEG_END):  # nearly always, and there is no need to search for it
+        return True
     place = 2
     while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] not in (
         _JPEG_SCAN,
         b"",
     ):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return content.find(_JPEG_END, place) >= 0
+    return content.rfind(_JPEG_END, place) >= 0
 
 
 def load_image(image: Image.Image) -> Image.Image:
