@@ -8,6 +8,7 @@ are sorted by key.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,8 @@ SCHEMA: dict[str, str] = {
     "bytes_sha256": "str",
 }
 ARCHIVE_MARK = ".tar!"
+# The columns by which an image, where it lies and what it holds are known again.
+IDENTIFYING = ("key", "path", "offset", "length", "bytes_sha256")
 
 
 def samples_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
@@ -101,6 +104,14 @@ def read_index(path: Path) -> pd.DataFrame:
         return sorted_samples(frame)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def images_hash(rows: pd.DataFrame) -> str:
+    """SHA-256 over what identifies the images of ``rows``: key, place and bytes, row by row."""
+    digest = hashlib.sha256()
+    for values in rows[list(IDENTIFYING)].itertuples(index=False):
+        digest.update("\0".join(map(str, values)).encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
 
 
 def read_bytes(row: Any, root: Path) -> bytes:

@@ -10,7 +10,6 @@ random numbers of an image, which are keyed by its name, stay the same.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import logging
@@ -25,7 +24,7 @@ import PIL
 from PIL import Image
 
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image
-from hgnetv2_pipeline.data.index import read_bytes, sorted_samples, write_index
+from hgnetv2_pipeline.data.index import images_hash, read_bytes, sorted_samples, write_index
 from hgnetv2_pipeline.durable import read_json, sha256_json, write_json, written_aside
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 from hgnetv2_pipeline.progress import Progress
@@ -35,7 +34,6 @@ QUALITY = 95
 INDEX = "index.parquet"
 _SHARD_IMAGES = 4096
 _PROBE = 64
-_PLACE = ["key", "path", "offset", "length", "bytes_sha256"]
 
 
 def resized_copy(
@@ -99,10 +97,7 @@ def resized_copy(
 
 def _identity(rows: pd.DataFrame, short_side: int) -> str:
     """What a shard is made from and how: other images, sizes or codecs give another."""
-    digest = hashlib.sha256()
-    for values in rows[_PLACE].itertuples(index=False):
-        digest.update("\0".join(map(str, values)).encode("utf-8", "surrogateescape") + b"\n")
-    return sha256_json([digest.hexdigest(), short_side, QUALITY, PIL.__version__])
+    return sha256_json([images_hash(rows), short_side, QUALITY, PIL.__version__])
 
 
 def _data(folder: Path, number: int) -> Path:
@@ -114,7 +109,11 @@ def _manifest(folder: Path, number: int) -> Path:
 
 
 def _finished(folder: Path, number: int) -> str | None:
-    """The identity of a shard that is whole, or None. The manifest is written last."""
+    """The identity of a shard that is whole, or None. The manifest is written last.
+
+    Whole means of the right size: hashing a copy of hundreds of gigabytes at every start would
+    cost more than it protects, and a damaged picture in it is named by the loader.
+    """
     data, manifest = _data(folder, number), _manifest(folder, number)
     if not data.is_file() or not manifest.is_file():
         return None

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data.index import images_hash
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.mining.ensemble import Ensemble
 from hgnetv2_pipeline.mining.shards import (
     finished,
-    input_hash,
     pool_rows,
     pool_slices,
     remove_beyond,
@@ -157,7 +157,7 @@ def score_pool(
                 continue
             identity = {
                 "format": 1,
-                "inputs_sha256": input_hash(rows),
+                "inputs_sha256": images_hash(rows),
                 "teachers": ensemble.identity,
                 "num_classes": num_classes,
                 "dtype": dtype,

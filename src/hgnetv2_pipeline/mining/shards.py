@@ -6,7 +6,6 @@ of the parquet's bytes. The manifest is written last, so a run that dies leaves 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
+from hgnetv2_pipeline.data.index import IDENTIFYING
 from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, written_aside
 from hgnetv2_pipeline.errors import DataError
 
 _log = logging.getLogger(__name__)
-_INPUT_COLUMNS = ["key", "path", "offset", "length", "bytes_sha256"]
 _PLAN = "plan.json"
 _NAME = re.compile(r"shard=(\d{5,})\.(parquet|json)$")
 
@@ -55,7 +54,7 @@ def pool_slices(samples: pd.DataFrame | Path, shard_rows: int) -> Iterator[pd.Da
     waiting: list[pa.RecordBatch] = []
     held, last_key = 0, ""
     with pq.ParquetFile(samples) as file:
-        for batch in file.iter_batches(shard_rows, columns=_INPUT_COLUMNS):
+        for batch in file.iter_batches(shard_rows, columns=list(IDENTIFYING)):
             keys = batch.column(0).to_pandas()
             if len(keys) and (keys.iloc[0] < last_key or not keys.is_monotonic_increasing):
                 raise DataError(
@@ -71,14 +70,6 @@ def pool_slices(samples: pd.DataFrame | Path, shard_rows: int) -> Iterator[pd.Da
             held += len(batch)
     if held:
         yield pa.Table.from_batches(waiting).to_pandas()
-
-
-def input_hash(rows: pd.DataFrame) -> str:
-    """SHA-256 over what identifies the images of a slice: key, place and bytes, row by row."""
-    digest = hashlib.sha256()
-    for values in rows[_INPUT_COLUMNS].itertuples(index=False):
-        digest.update("\0".join(map(str, values)).encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
 
 
 def finished(out: Path, number: int, identity: dict[str, Any]) -> dict[str, Any] | None:
