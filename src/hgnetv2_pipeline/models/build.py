@@ -17,7 +17,7 @@ from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
 from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone, HGNetV2, PoolPadding
 from hgnetv2_pipeline.models.names import CLASSIFIER
 from hgnetv2_pipeline.models.paddle_inference import is_archive
-from hgnetv2_pipeline.models.weights import Head, load_read, read_state
+from hgnetv2_pipeline.models.weights import SUFFIXES, Head, load_read, read_state
 from hgnetv2_pipeline.models.zoo import ZOO, provide
 
 
@@ -123,7 +123,7 @@ def build_from(
         if not path.is_file():
             raise WeightsError(f"{path.parent} is no finished run: it has no student.safetensors")
     if not path.exists():
-        if "/" in spec or path.suffix in (".safetensors", ".pdparams", ".pth", ".pt", ".tar"):
+        if "/" in spec or path.suffix in SUFFIXES:
             raise WeightsError(f"there is no weight file or run at {path}")
         raise unknown_name(
             "model", spec, [*ZOO, "timm:NAME", "scratch:VARIANT", "a file", "a run"], "model=..."

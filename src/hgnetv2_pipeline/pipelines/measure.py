@@ -21,6 +21,7 @@ def model_source(identity: Identity, model: str) -> str:
     Published weights that are missing are fetched, if ``identity.download`` allows. Raises
     ``WeightsError`` for a run that is not there, naming those that are.
     """
+    from hgnetv2_pipeline.models.paddle_inference import is_archive
     from hgnetv2_pipeline.models.zoo import ZOO, provide
 
     if model in ZOO:
@@ -28,7 +29,7 @@ def model_source(identity: Identity, model: str) -> str:
         return model
     if model.startswith("timm:") or "/" not in model or Path(model).suffix:
         return model
-    if any((identity.project / model).glob("*.pdiparams")):  # Paddle's inference model, unpacked
+    if is_archive(identity.project / model):  # Paddle's inference model, unpacked
         return model
     folder = identity.run_folder(model)
     if (folder / "student.safetensors").is_file():

@@ -12,8 +12,6 @@ from hgnetv2_pipeline.pipelines.reuse import Reuse
 
 _log = logging.getLogger(__name__)
 
-SUFFIXES = (".pdparams", ".tar", ".safetensors", ".pth", ".pt")
-
 
 def provide_weights(identity: Identity, data: DataParams, redo: list[str]) -> Path:
     """For the sample alone: a ``.pdparams`` filled by formula, so that import_weights has a file.
@@ -85,10 +83,12 @@ def import_weights(
 
 def _find(identity: Identity, weights: str, sample: Path) -> Path:
     """The file behind ``weights``: a path, the sample's own, one in weights/, or a download."""
+    from hgnetv2_pipeline.models.paddle_inference import is_archive
+    from hgnetv2_pipeline.models.weights import SUFFIXES
     from hgnetv2_pipeline.models.zoo import ZOO, provide
 
     given = (identity.project / Path(weights).expanduser()).absolute()
-    if given.is_file() or (given.is_dir() and any(given.glob("*.pdiparams"))):
+    if given.is_file() or (given.is_dir() and is_archive(given)):
         return given
     own = sorted(sample.glob(f"PPHGNetV2_{identity.variant.upper()}_{weights}*.pdparams"))
     if own:
