@@ -8,6 +8,7 @@ out; it is never replaced by another picture under its label.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,12 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         for step in range(start, start + count):
             yield maker.make(step)
         return
-    # A process that has a CUDA context must not be forked.
-    context = "forkserver" if torch.cuda.is_initialized() else None
+    context = None
+    if torch.cuda.is_initialized():
+        # A process that has a CUDA context must not be forked. The server that forks instead has
+        # the imports done once: they take seconds, and evaluation starts its workers anew.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
     loader: Any = DataLoader(
         _Steps(maker, start, count),
         batch_size=None,
