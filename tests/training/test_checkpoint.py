@@ -22,6 +22,7 @@ import torch
 
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
+from hgnetv2_pipeline.training.launch import WORKER_IMPORTS
 
 WHO = {"training": {"lr": 0.5, "loss": {"name": "ce"}}, "seed": 0}
 
@@ -184,7 +185,7 @@ def _save_for_ever(folder: Path, told: Connection) -> None:
 def test_kill_while_saving_leaves_the_newest_complete_checkpoint(tmp_path: Path) -> None:
     # A server process that has torch imported makes each kill cheap.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch"])
+    context.set_forkserver_preload([*WORKER_IMPORTS, __name__])
     for attempt in range(6):
         folder = tmp_path / str(attempt)
         folder.mkdir()

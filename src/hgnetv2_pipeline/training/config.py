@@ -247,6 +247,42 @@ class TeacherConfig(_Frozen):
     """Statistics of the frozen BN layers: stored ones, or the batch's as PaddleClas happens to."""
 
 
+class DistributedConfig(_Frozen):
+    """How many processes train one run, started and watched by torch elastic."""
+
+    nproc_per_node: Count | Literal["auto"]
+    """Processes on a machine; auto = one a GPU, one alone on a CPU."""
+    nnodes: Count
+    """Machines; each further one joins by the torchrun command that the first one prints."""
+    rdzv_endpoint: str | None
+    """host:port of the first machine, by which the others find it; null with one machine."""
+    max_restarts: Annotated[int, Field(ge=0)]
+    """Times that all processes start anew, from the newest checkpoint, after one has died."""
+
+    @model_validator(mode="after")
+    def _a_place_to_meet(self) -> Self:
+        if (self.nnodes > 1) != (self.rdzv_endpoint is not None):
+            raise ValueError(
+                f"distributed.nnodes is {self.nnodes} and rdzv_endpoint {self.rdzv_endpoint}: "
+                "several machines meet at host:port of the first, one alone needs null"
+            )
+        return self
+
+    def processes_here(self, device: str) -> int:
+        """Processes on this machine for a run on ``device`` (auto, cpu, cuda, cuda:N)."""
+        if self.nproc_per_node != "auto":
+            return self.nproc_per_node
+        if device not in ("auto", "cuda"):
+            return 1
+        import torch
+
+        return max(1, int(torch.cuda.device_count()))
+
+    def processes(self, device: str) -> int:
+        """Processes on all machines together; all have the same number."""
+        return self.nnodes * self.processes_here(device)
+
+
 class RunSpec(_Frozen):
     """One training run, complete and JSON-able: what a process of its own is started with."""
 

@@ -56,8 +56,8 @@ def fit(
 
     ``batches`` must start at ``state.step``. ``evaluate`` scores a network on val, or returns None
     if a stop was requested meanwhile. ``save`` writes a checkpoint of ``state``; it is called every
-    ``save_seconds``, on a stop and at the end. ``report`` gets every row of the history, ``timing``
-    the seconds.
+    ``save_seconds``, on a stop and at the end, in all processes. ``report`` gets every row of the
+    history, ``timing`` the seconds.
 
     Raises:
         Interrupted: a stop was requested; the state is saved.
@@ -90,9 +90,11 @@ def fit(
                     report(row)
 
             # A checkpoint.
-            stopping = world.any(bool(stop))
+            # All processes together: each has its own clock, and may have got the signal alone.
+            late = time.monotonic() - last_save >= save_seconds
+            stopping, due = (n > 0 for n in world.sum([bool(stop), late]))
             done = state.step == schedule.total_steps
-            if done or stopping or time.monotonic() - last_save >= save_seconds:
+            if done or stopping or due:
                 last_save = time.monotonic()
                 save()
                 timing.saving += time.monotonic() - last_save

@@ -47,16 +47,17 @@ class Plan:
         )
 
 
-def plan_run(spec: RunSpec, probe_steps: int = 3) -> Plan:
+def plan_run(spec: RunSpec, probe_steps: int = 3, *, processes: int = 1) -> Plan:
     """Project a run's time and disk by ``probe_steps`` timed steps; nothing is written.
 
-    One further step before them is not timed: it pays for start-up.
+    One further step before them is not timed: it pays for start-up. Of a run in many ``processes``
+    one is probed: what they wait for each other is not in the time.
     """
     if probe_steps < 1:
         raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
     device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
     with torch_settings(device, config.threads):
-        run = prepare(spec, device=device, world_size=1)
+        run = prepare(spec, device=device, world_size=processes)
         state = run.state
         step = Step(
             state,
@@ -109,7 +110,7 @@ def plan_run(spec: RunSpec, probe_steps: int = 3) -> Plan:
             channels_last=config.channels_last,
             amp=config.amp,
         )
-        an_evaluation = (time.monotonic() - began) / len(few) * len(run.val)
+        an_evaluation = (time.monotonic() - began) / len(few) * len(run.val) / processes
     networks = 1 if config.ema_decay is None else 2
     steps = run.schedule.total_steps
     out = spec.out
@@ -117,7 +118,7 @@ def plan_run(spec: RunSpec, probe_steps: int = 3) -> Plan:
         out = out.parent
     return Plan(
         images=len(run.train),
-        images_seen=steps * config.batch_size,
+        images_seen=steps * config.batch_size * processes,
         steps=steps,
         seconds=steps * (waited + worked) / probe_steps
         + run.schedule.evaluations * networks * an_evaluation,

@@ -22,7 +22,7 @@ AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step came to: its loss, counts out of ``images``, and whether it was applied."""
+    """What a step came to over all processes: mean loss, counts out of ``images``, if applied."""
 
     loss: float
     images: int
@@ -69,10 +69,15 @@ class Step:
         with self.autocast:
             loss, counts = self.objective(self.network, images, labels)
         value = loss.item()
-        if self.world.any(not math.isfinite(value)):
+        own = {name: float(count) for name, count in counts.items()}
+        lost, total, seen, *sums = self.world.sum(
+            [not math.isfinite(value), value, len(images), *own.values()]
+        )
+        value = total / self.world.size
+        if lost:
             if self.buffers:
                 torch._foreach_copy_(self.buffers, self.buffers_before)
-            return Outcome(value, len(images), {}, applied=False)
+            return Outcome(value, int(seen), {}, applied=False)
 
         state.scaler.scale(loss).backward()
         if self.clip_norm is not None:
@@ -83,9 +88,7 @@ class Step:
         state.optimizer.zero_grad(set_to_none=True)
         if state.ema is not None:
             state.ema.update_parameters(state.student)
-        return Outcome(
-            value, len(images), {name: float(count) for name, count in counts.items()}, applied=True
-        )
+        return Outcome(value, int(seen), dict(zip(own, sums, strict=True)), applied=True)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
