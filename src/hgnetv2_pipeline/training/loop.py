@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from hgnetv2_pipeline.errors import Interrupted, ParameterError
+from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest
 from hgnetv2_pipeline.training.optim import set_lr
@@ -108,7 +108,7 @@ def fit(
 
             # One step.
             began = time.monotonic()
-            batch = next(batches)
+            batch = _next(batches, save if world.size == 1 else None)
             assert batch.step == state.step, "loader and run stand at different steps"  # noqa: S101
             waited = time.monotonic()
             set_lr(step.state.optimizer, state.step, schedule)
@@ -135,6 +135,17 @@ def fit(
                         "training.clip_norm, or training.amp=off"
                     )
             progress.advance(note=f"loss {outcome.loss:.3f}")
+
+
+def _next(batches: Iterator[Batch], save: Callable[[], object] | None) -> Batch:
+    """The next batch; if there is none, for bad images or a dead loader, the steps so far stay."""
+    try:
+        return next(batches)
+    except DataError:
+        # Several processes save together, and the others wait for this one's batch.
+        if save is not None:
+            save()
+        raise
 
 
 def _evaluate(

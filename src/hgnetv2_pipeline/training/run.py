@@ -17,7 +17,7 @@ from torch import nn
 
 from hgnetv2_pipeline.data import Ledger
 from hgnetv2_pipeline.data.batches import Batch
-from hgnetv2_pipeline.data.loader import eval_batches, train_batches
+from hgnetv2_pipeline.data.loader import dead_worker, eval_batches, train_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
@@ -65,7 +65,10 @@ def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
     ):
         device = choose_device(spec.device, _local_rank())
         with torch_settings(device, _threads(spec.config.threads)), joined(device) as world:
-            return _train(spec, device, world, stop, report)
+            try:
+                return _train(spec, device, world, stop, report)
+            except RuntimeError as error:
+                raise dead_worker(error) or error from None
 
 
 def _train(
