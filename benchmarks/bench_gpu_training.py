@@ -117,6 +117,7 @@ class Bench:
             "erasing": 0.25 if case.teacher is None else 0.0,
             "amp": case.amp,
             "channels_last": case.channels_last,
+            "compile": case.compiled,
             "workers": self.workers,
             "image_size": self.size,
             "resize_short": self.size + 8,
@@ -140,6 +141,7 @@ class Bench:
                 "seed": 0,
                 "config": recipe,
                 "teacher": teacher,
+                **({"teacher_logits": None} if "teacher_logits" in RunSpec.model_fields else {}),
                 "out": self.folder / "run",
                 "stage": "benchmark",
                 "inputs": {},
@@ -171,7 +173,7 @@ def measure(case: Case, bench: Bench) -> dict[str, Any]:
     from hgnetv2_pipeline.errors import Interrupted
     from hgnetv2_pipeline.stopping import StopRequest
     from hgnetv2_pipeline.training.loop import Timing, fit
-    from hgnetv2_pipeline.training.prepare import prepare
+    from hgnetv2_pipeline.training.prepare import called, prepare
     from hgnetv2_pipeline.training.step import Step
     from hgnetv2_pipeline.training.world import World
 
@@ -180,13 +182,13 @@ def measure(case: Case, bench: Bench) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     torch.backends.cudnn.benchmark = case.autotune
     run = prepare(spec, device=device, world_size=1)
-    network = torch.compile(run.state.student) if case.compiled else run.state.student
+    world = World(0, 1, 0)
     step = Step(
         run.state,
-        network,
+        called(run.state.student, config, device, world),
         run.objective,
         device=device,
-        world=World(0, 1, 0),
+        world=world,
         amp=config.amp,
         clip_norm=config.clip_norm,
         seed=0,

@@ -153,6 +153,13 @@ class TrainConfig(_Frozen):
     """Mixed precision; fp16 needs a GPU."""
     channels_last: bool
     """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
+    compile: bool
+    """Whether torch.compile compiles the student: minutes at the start, then faster steps."""
+    accumulate: Count
+    """Parts that a process works its batch through in, for less memory; the gradient is the same
+    but for BN statistics, which are then each part's own."""
+    sync_bn: bool
+    """Whether BN statistics are those of all processes together; GPUs only."""
     threads: Count | None
     """Threads of one process; null = torch's choice."""
     class_balance: Literal["none", "sampler", "weights"]
@@ -189,6 +196,11 @@ class TrainConfig(_Frozen):
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs "
                 f"({self.epochs:g}): the learning rate would never come down"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into accumulate "
+                f"{self.accumulate} equal parts"
             )
         if self.resize_short < self.image_size:
             raise ValueError(

@@ -14,7 +14,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.optim import set_lr
-from hgnetv2_pipeline.training.prepare import choose_device, prepare
+from hgnetv2_pipeline.training.prepare import called, choose_device, prepare
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step
@@ -61,12 +61,13 @@ def plan_run(spec: RunSpec, probe_steps: int = 3, *, processes: int = 1) -> Plan
         state = run.state
         step = Step(
             state,
-            state.student,
+            called(state.student, config, device, world),
             run.objective,
             device=device,
             world=world,
             amp=config.amp,
             clip_norm=config.clip_norm,
+            accumulate=config.accumulate,
             seed=spec.seed,
         )
         batches = train_batches(

@@ -25,7 +25,13 @@ from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
-from hgnetv2_pipeline.training.prepare import Prepared, choose_device, identity, prepare
+from hgnetv2_pipeline.training.prepare import (
+    Prepared,
+    called,
+    choose_device,
+    identity,
+    prepare,
+)
 from hgnetv2_pipeline.training.state import COLUMNS, Row, Score
 from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.world import World, joined
@@ -93,12 +99,13 @@ def _train(
 
     step = Step(
         state,
-        _wrapped(state.student, device, world),
+        called(state.student, config, device, world),
         run.objective,
         device=device,
         world=world,
         amp=config.amp,
         clip_norm=config.clip_norm,
+        accumulate=config.accumulate,
         seed=spec.seed,
     )
     batches = train_batches(
@@ -249,13 +256,6 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
         result["student_sha256"] = sha256_file(student)
         write_json(spec.out / RESULT, result)
     return TrainResult(student, result, state.history)
-
-
-def _wrapped(student: nn.Module, device: torch.device, world: World) -> nn.Module:
-    if world.size == 1:
-        return student
-    ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(student, device_ids=ids)
 
 
 @contextlib.contextmanager
