@@ -41,6 +41,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "workers": 0,
         "amp": "off",
         "channels_last": True,
+        "mode": "as_set",
         "compile": False,
         "accumulate": 1,
         "sync_bn": False,

@@ -25,6 +25,7 @@ from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
+from hgnetv2_pipeline.training.modes import settled
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
     called,
@@ -72,7 +73,7 @@ def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
         device = choose_device(spec.device, _local_rank())
         with torch_settings(device, _threads(spec.config.threads)), joined(device) as world:
             try:
-                return _train(spec, device, world, stop, report)
+                return _train(settled(spec, device, world), device, world, stop, report)
             except RuntimeError as error:
                 raise dead_worker(error) or error from None
 
