@@ -47,18 +47,20 @@ class Plan:
         )
 
 
-def plan_run(spec: RunSpec, probe_steps: int = 3, *, processes: int = 1) -> Plan:
+def plan_run(spec: RunSpec, probe_steps: int | None = None, *, processes: int = 1) -> Plan:
     """Project a run's time and disk by ``probe_steps`` timed steps; nothing is written.
 
-    One further step before them is not timed: it pays for start-up. Of a run in many ``processes``
+    None: a fiftieth of the run's steps, from 3 to 20 of them. One further step before them is not timed: it pays for start-up. Of a run in many ``processes``
     one is probed: what they wait for each other is not in the time.
     """
-    if probe_steps < 1:
+    if probe_steps is not None and probe_steps < 1:
         raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
     device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
     with torch_settings(device, config.threads):
         run = prepare(spec, device=device, world_size=processes)
         state = run.state
+        if probe_steps is None:
+            probe_steps = min(20, max(3, run.schedule.total_steps // 50))
         step = Step(
             state,
             called(state.student, config, device, world),
