@@ -77,3 +77,22 @@ def apply_review(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:
         out = pd.concat([out, added[list(dedup.columns)].astype(dedup.dtypes.to_dict())])
     _log.info("review: %d decisions of a person obeyed", len(decided))
     return out.sort_values("key", ignore_index=True)
+
+
+def count_decisions(dedup: pd.DataFrame, review: pd.DataFrame) -> dict[str, int]:
+    """What a person decided of the pairs in ``dedup``, which holds the machine's opinion.
+
+    obeyed = kept + removed; changed: those where the machine had decided otherwise; waiting: pairs
+    in doubt that nobody has decided. ``review`` is what ``read_review`` returns.
+    """
+    decided = review[review["decision"] != "review"].set_index("key")["decision"]
+    machine = dedup.set_index("key")["decision"]
+    doubted = machine.index[machine == "review"]
+    before = machine.reindex(decided.index)
+    return {
+        "obeyed": len(decided),
+        "kept": int((decided == "keep").sum()),
+        "removed": int((decided == "remove").sum()),
+        "changed": int(((before != decided) & (before != "review")).sum()),
+        "waiting": int((~doubted.isin(decided.index)).sum()),
+    }

@@ -75,6 +75,16 @@ def path(points: Sequence[tuple[float, float]], colour: int, *, dash: str = "") 
     )
 
 
+def band(
+    upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float]], colour: int
+) -> str:
+    """The area between two lines through points in pixels, from left to right both."""
+    steps = " ".join(
+        f"{'L' if i else 'M'}{n(x)} {n(y)}" for i, (x, y) in enumerate([*upper, *reversed(lower)])
+    )
+    return f'<path d="{steps}Z" fill="{PALETTE[colour]}" fill-opacity="0.16" class="f{colour}"/>'
+
+
 def dot(x: float, y: float, colour: int, *, radius: float = 4.5, title: str = "") -> str:
     """A filled circle, with a text that shows where the pointer rests on it."""
     inner = f"<title>{escape(title)}</title>" if title else ""
