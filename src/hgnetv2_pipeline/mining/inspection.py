@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.mining.candidates import candidate_counts
 from hgnetv2_pipeline.mining.database import database, quoted
 from hgnetv2_pipeline.mining.purity import known_purity
-from hgnetv2_pipeline.mining.selection import candidate_counts, excluded_keys
+from hgnetv2_pipeline.mining.selection import excluded_keys
 from hgnetv2_pipeline.mining.shards import read_manifests
 
 # Channels that are no question of likeness: the same file, the same name, a person's word.

@@ -22,12 +22,8 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline import data
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining.selection import (
-    candidate_counts,
-    candidate_scores,
-    excluded_keys,
-    ranks_of,
-)
+from hgnetv2_pipeline.mining.candidates import candidate_counts, candidate_scores
+from hgnetv2_pipeline.mining.selection import excluded_keys, ranks_of
 from hgnetv2_pipeline.mining.shards import read_manifests
 
 # Scores are millionths and fit below this, so that (class, score) is one sortable number.
@@ -127,7 +123,8 @@ def purity_curve(
     ``top_p`` and ``diversity``.
     """
     barred = excluded_keys(dedup, exclude, exclude_review)
-    sizes = candidate_counts(scores, barred, min_conf=min_conf).to_numpy()
+    counts = candidate_counts(scores, barred, min_conf=min_conf)
+    sizes = counts.to_numpy()
     if not len(sizes):
         raise DataError("no image of the pool is a candidate (mining.min_conf)")
     steps = np.rint(np.geomspace(1, int(sizes.max()), points)).astype(int)
@@ -140,7 +137,9 @@ def purity_curve(
     )
     if truth is None:
         return curve
-    ranked = ranks_of(scores, barred, truth["key"], min_conf=min_conf)
+    ranked = ranks_of(scores, barred, truth["key"])
+    # The best come first, so that those below min_conf are the last of their class.
+    ranked = ranked[ranked["rank"] <= ranked["label"].map(counts).fillna(0)]
     ranked = ranked.merge(truth[["key", "label"]].rename(columns={"label": "truth"}), on="key")
     known = [known_purity(ranked[ranked["rank"] <= step]) for step in curve["k"]]
     return curve.join(pd.DataFrame(known))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hgnetv2_pipeline import data
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
-from hgnetv2_pipeline.mining.database import database, quoted
 from hgnetv2_pipeline.mining.neighbours import hamming
 from hgnetv2_pipeline.mining.shards import read_manifests
 
@@ -77,7 +76,7 @@ def select(
     manifests = read_manifests(scores)
     num_classes = max(int(m["identity"]["num_classes"]) for m in manifests.values())
     barred = excluded_keys(dedup, exclude, exclude_review)
-    least = _least(min_conf)
+    least = int(np.ceil(min_conf * 1e6))
     with _candidates(list(manifests), barred, least, threads, memory_limit) as base:
         sizes = base.sql("select label, count(*) as n from candidates group by label").df()["n"]
         total = int(sizes.sum())
@@ -123,52 +122,18 @@ def ranks_of(
     barred: pd.Series[str],
     keys: pd.Series[str],
     *,
-    min_conf: float = 0.0,
     threads: int = 1,
     memory_limit: str = "1GB",
 ) -> pd.DataFrame:
     """Where the given images stand among all candidates: columns key, label, rank."""
     files = list(read_manifests(scores))
-    with _candidates(files, barred, _least(min_conf), threads, memory_limit) as base:
+    with _candidates(files, barred, 0, threads, memory_limit) as base:
         base.register("asked", pd.DataFrame({"key": keys}))
         found: pd.DataFrame = base.sql(
             f"select key, label, rank from ({_RANKED.format(source='candidates')}) "  # noqa: S608
             "semi join asked using (key) order by label, rank"
         ).df()
         return found
-
-
-def candidate_counts(
-    scores: Path | Sequence[Path],
-    barred: pd.Series[str],
-    *,
-    min_conf: float = 0.0,
-    threads: int = 1,
-    memory_limit: str = "1GB",
-) -> pd.Series[int]:
-    """Candidates of every class that has any, by label."""
-    files = list(read_manifests(scores))
-    with _candidates(files, barred, _least(min_conf), threads, memory_limit) as base:
-        counts = base.sql(
-            "select label, count(*) as n from candidates group by label order by label"
-        )
-        found: pd.Series[int] = counts.df().set_index("label")["n"].astype("int64")
-        return found
-
-
-def candidate_scores(
-    scores: Path | Sequence[Path],
-    barred: pd.Series[str],
-    *,
-    threads: int = 1,
-    memory_limit: str = "1GB",
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Class and score (millionths) of every candidate, some ten thousand at a time, in no order."""
-    files = list(read_manifests(scores))
-    with _candidates(files, barred, 0, threads, memory_limit) as base:
-        for batch in base.sql("select label, score_q from candidates").to_arrow_reader(65_536):
-            label, score_q = (batch.column(place).to_numpy() for place in range(2))
-            yield label.astype(np.int64), score_q.astype(np.int64)
 
 
 _RANKED = """
@@ -181,8 +146,16 @@ def _candidates(
     files: list[Path], barred: pd.Series[str], least: int, threads: int, memory_limit: str
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with the view ``candidates`` (and ``pool``, whatever the class's place)."""
-    with database(threads, memory_limit) as base:
-        names = ", ".join(map(quoted, files))
+    import duckdb
+
+    with (
+        tempfile.TemporaryDirectory(prefix="hgnetv2-mining-") as spill,
+        duckdb.connect(
+            config={"threads": threads, "memory_limit": memory_limit, "temp_directory": spill}
+        ) as base,
+    ):
+        base.execute("set enable_progress_bar = false")
+        names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
         base.register("barred_keys", pd.DataFrame({"key": barred}))
         base.execute("create temp table barred as select key from barred_keys")
         base.execute(
@@ -302,11 +275,6 @@ def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.astype(
         {"key": "str", "label": "int64", "score": "float32", "score_q": "int64", "rank": "int64"}
     )
-
-
-def _least(min_conf: float) -> int:
-    """The lowest score, in millionths, that ``min_conf`` lets through."""
-    return int(np.ceil(min_conf * 1e6))
 
 
 def _smallest_k(sizes: np.ndarray[Any, Any], target: int) -> int:

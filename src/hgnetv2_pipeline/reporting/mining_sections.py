@@ -152,8 +152,8 @@ def _purity_words(rows: Sequence[Row], audit: Json) -> list[Block]:
         "of them is a candidate or can be mined. What this cannot see: "
         "every hidden image belongs to one of the classes, while a pool also holds images of none. "
         "So the estimate is an upper bound, as far as the pool's images of these classes are like "
-        f"those of {hidden}; and a class counts by its hidden images, not by its share of the list. "
-        "Neither mining.top_p nor mining.diversity is in the curve."
+        f"those of {hidden}. A class counts by its hidden images, not by its share of the list; "
+        "neither mining.top_p nor mining.diversity is in the curve."
     )
     if hidden == "train":
         how += (
