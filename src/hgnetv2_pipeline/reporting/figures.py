@@ -127,7 +127,7 @@ def line_chart(
     rows = [line for line in series if line.legend]
     wide, columns = _legend_layout([line.name for line in rows], width)
     legend_height = 17.0 * math.ceil(len(rows) / columns) if rows else 0.0
-    frame = svg.Frame(52, 44, width - 14, 214, x_range, y_range, log_x)
+    frame = svg.Frame(52, 44, width - 22, 214, x_range, y_range, log_x)
     parts = [svg.text(8, 16, svg.clipped(title, width - 16), bold=True)]
     parts += frame.grid(x_label, y_label, 6)
     if mark is not None:

@@ -170,8 +170,9 @@ def _review(folder: Path, audit: Json, ledger: Ledger, review: str, command: str
             (
                 "Set decision to keep (two different pictures: the pool image may be mined) or "
                 "remove (a copy: it may not). Lines left at review stay in doubt.",
-                "Any other image of the pool is removed by a line of its own: its key and remove. "
-                "Images with the bytes or the name of a protected one cannot be kept.",
+                "Any other image of the pool is removed by a line of its own, with its key and "
+                "remove below those headings. Images with the bytes or the name of a protected "
+                "one cannot be kept.",
                 f"Then: {command} --pipeline mining. It sees that the file was edited, mines anew, "
                 "and keeps what you decided for all later runs.",
                 "Until then mining.deduplicate.strict says what becomes of pairs in doubt: "

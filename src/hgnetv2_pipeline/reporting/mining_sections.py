@@ -179,11 +179,11 @@ def class_figures(rows: Sequence[Row]) -> list[Block]:
                 )
                 for row in filled
             ],
-            x_label="the teacher's probability for the images taken",
+            x_label="Probability that the teacher gives the images taken",
         )  # fmt: skip
         caption = (
-            "From the last image that came in to the surest, the stroke at the median. A class "
-            "that begins far left holds images the teacher hardly knows."
+            "From the last image that came in to the surest, with the median. A class whose lowest "
+            "is low holds images the teacher hardly knows."
         )
         blocks.append(Figure((drawing,), caption))
     return blocks

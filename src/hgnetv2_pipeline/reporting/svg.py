@@ -148,9 +148,10 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten between two positive values."""
+    """1, 2 and 5 times the powers of ten between two positive values; over a wide range 1 alone."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [round(factor * 10.0**power, 12) for power in powers for factor in (1, 2, 5)]
+    factors = (1, 2, 5) if high / low < 1e4 else (1,)
+    values = [round(factor * 10.0**power, 12) for power in powers for factor in factors]
     return [value for value in values if low * 0.999 <= value <= high * 1.001]
 
 
