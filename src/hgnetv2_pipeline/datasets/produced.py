@@ -77,8 +77,21 @@ class TableFile(_Produced):
         """The first rows; nothing while the file is not made yet."""
         if not self._exists():
             return TablePreview({})
-        frame = self.load().head(nrows).astype(str)
+        frame = self._first(nrows).astype(str)
         return TablePreview(json.loads(frame.to_json(orient="split")))
+
+    def _first(self, nrows: int) -> Any:
+        """The first rows without the rest: a mined list has millions."""
+        import pandas as pd
+        import pyarrow.parquet as pq
+
+        if self.path.suffix != ".parquet":
+            return pd.read_csv(self.path, nrows=nrows)
+        with pq.ParquetFile(self.path) as file:
+            batch = next(file.iter_batches(nrows), None)
+            return (
+                file.schema_arrow.empty_table().to_pandas() if batch is None else batch.to_pandas()
+            )
 
 
 class JsonFile(_Produced):
