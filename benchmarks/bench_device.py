@@ -29,6 +29,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import closing
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,10 @@ def main() -> None:
     device = torch.device(options.device)
     if device.type == "cuda":
         torch.cuda.init()
+        # Workers read this script again: what it imports is to be there already.
+        used = ["timm", "sklearn.datasets", "torchvision", "hgnetv2_pipeline.data.loader"]
+        forkserver.set_forkserver_preload(used)
+        forkserver.ensure_running()
     files = photographs(options.images, ZOOM)
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -173,7 +173,7 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
     if torch.cuda.is_initialized():
         # A process that has a CUDA context must not be forked. Its stand-in imports once for all.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", __name__])
+        context.set_forkserver_preload([__name__])
     loader: Any = DataLoader(
         _Steps(maker, start, count),
         batch_size=None,
