@@ -79,9 +79,10 @@ class DataParams(_Block):
     duplicates: Literal["refuse", "drop"] = Field(
         description="lines of a list that repeat an earlier one: stop, or leave them out"
     )
-    clean: bool = Field(
-        description="leave out of train, val and test what has the same bytes as another image "
-        "there, or stands (nearly) in val or test as well"
+    leaks: Literal["refuse", "report", "clean"] = Field(
+        description="images of train (val) that stand in val or test (test) as well; refuse: the "
+        "same bytes in two sets stop ingestion, near copies are reported; report: all are; clean: "
+        "all are left out, and so are copies within a set"
     )
     trusted_roots: Names = Field(description="folders that symlinks may lead into")
     workers: Annotated[int, Field(ge=0)] = Field(description="threads that scan; 0: one per core")
