@@ -31,6 +31,7 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
+_NICE = 10
 _TIMEOUT_SECONDS = 120.0
 _PREFETCH = 4
 # Of the loaders that run, for ``dead_worker``.
@@ -206,12 +207,11 @@ def _run(
     count: int,
     workers: int,
     ledger: Ledger,
-    finish: Callable[[Made], Made] | None = None,
+    finish: Callable[[Iterator[Made]], Iterator[Made]] | None = None,
 ) -> Iterator[Made]:
     """What the maker makes, finished in this process; the ledger of bad images may stop the run."""
-    for made in _made(maker, start, count, workers):
-        if finish is not None:
-            made = finish(made)
+    every = _made(maker, start, count, workers)
+    for made in every if finish is None else finish(every):
         for key, reason in made.bad:
             ledger.quarantine(key, reason)
         if made.bad:
@@ -224,10 +224,9 @@ def _made(maker: TrainMaker | EvalMaker, start: int, count: int, workers: int) -
         for step in range(start, start + count):
             yield maker.make(step)
         return
-    context = None
+    context: Any = None
     if torch.cuda.is_initialized():
-        # A process that has a CUDA context must not be forked. The server that forks instead has
-        # the imports done once: they take seconds, and evaluation starts its workers anew.
+        # A process that has a CUDA context must not be forked. Its stand-in imports once for all.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
     steps = _Steps(maker, start, count, workers)
@@ -240,7 +239,7 @@ def _made(maker: TrainMaker | EvalMaker, start: int, count: int, workers: int) -
         prefetch_factor=_PREFETCH,
         timeout=_TIMEOUT_SECONDS,
         pin_memory=torch.cuda.is_initialized(),
-        worker_init_fn=_begin_worker,
+        worker_init_fn=_beside_the_step,
         # Its own, or the loader would draw from the caller's.
         generator=torch.Generator(),
         multiprocessing_context=context,
@@ -260,12 +259,17 @@ def _made(maker: TrainMaker | EvalMaker, start: int, count: int, workers: int) -
         _live.remove(steps)
 
 
-def _begin_worker(worker: int) -> None:
-    """Workers share the CPUs among themselves: one thread each.
+def _beside_the_step(worker: int) -> None:
+    """Workers share the CPUs among themselves, one thread each, and give way to the training.
+
+    The process that starts a GPU's kernels needs a core at once: beside 16 workers on 16 cores a
+    step of B4 took 103 ms instead of 68 on an H200, though its batch lay ready.
 
     A terminal, or what ends a job, sends its signal to every process of the group: the run decides
     what a stop means, and needs its workers until then. torch's own shutdown asks twice.
     """
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))

@@ -50,8 +50,9 @@ class Plan:
 def plan_run(spec: RunSpec, probe_steps: int | None = None, *, processes: int = 1) -> Plan:
     """Project a run's time and disk by ``probe_steps`` timed steps; nothing is written.
 
-    None: a fiftieth of the run's steps, from 3 to 20 of them. One further step before them is not timed: it pays for start-up. Of a run in many ``processes``
-    one is probed: what they wait for each other is not in the time.
+    None: a fiftieth of the run's steps, from 3 to 20 of them. One further step before them is not
+    timed: it pays for start-up. Of a run in many ``processes`` one is probed: what they wait for
+    each other is not in the time.
     """
     if probe_steps is not None and probe_steps < 1:
         raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
