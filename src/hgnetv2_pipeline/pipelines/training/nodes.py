@@ -113,12 +113,31 @@ def from_resized(identity: Identity, spec: RunSpec) -> RunSpec:
     return spec.model_copy(update={"train": index, "train_root": folder})
 
 
+def processes_of_each(distributed: DistributedConfig, device: str, *, jobs: int) -> int:
+    """Processes of one of several runs: those of ``distributed`` where they run one by one."""
+    return distributed.processes(device) if jobs == 1 else 1
+
+
 def train_side_by_side(
-    identity: Identity, specs: Sequence[RunSpec], *, jobs: int, folder: Path
+    identity: Identity,
+    specs: Sequence[RunSpec],
+    *,
+    jobs: int,
+    folder: Path,
+    distributed: DistributedConfig,
 ) -> None:
-    """Train several runs in processes of their own, ``jobs`` at once; logs in ``folder/logs``."""
+    """Train several runs in processes of their own, ``jobs`` at once; logs in ``folder/logs``.
+
+    With one job and several devices each run has them all, one after the other.
+    """
     from hgnetv2_pipeline.launch import run_side_by_side
 
+    if processes_of_each(distributed, specs[0].device, jobs=jobs) > 1:
+        from hgnetv2_pipeline.training import train_many
+
+        for spec in specs:
+            train_many(from_resized(identity, spec), distributed)
+        return
     files = []
     for spec in (from_resized(identity, spec) for spec in specs):
         files.append(folder / "specs" / f"{spec.out.name}.json")
