@@ -116,11 +116,29 @@ class TeacherParams(_Block):
 class DeduplicateParams(_Block):
     """Near-duplicates of validation and test images leave the pool."""
 
-    auto_max: Annotated[int, Field(ge=0, le=64)] = Field(
+    channels: Annotated[
+        list[Literal["bytes", "name", "phash", "features"]],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ] = Field(description="what is compared; features need mining.features")
+    name_pattern: str | None = Field(
+        description="regular expression of the part of a key that names the image, for 'name'"
+    )
+    views: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="hashes of each protected image: whole, mirrored, cut, turned, framed"
+    )
+    auto_max: Annotated[int, Field(ge=0, le=32)] = Field(
         description="64-bit pHash distance up to which a pool image is removed unseen"
     )
-    verify_max: Annotated[int, Field(ge=0, le=64)] = Field(
+    verify_max: Annotated[int, Field(ge=0, le=32)] = Field(
         description="distance up to which a pair is compared pixel by pixel"
+    )
+    verify_budget: Count | None = Field(
+        description="pool images that may be compared pixel by pixel: lowers verify_max; null: all"
+    )
+    feature_min: Share = Field(
+        description="cosine of the teacher's features from which a pair is compared pixel by pixel"
     )
     strict: bool = Field(description="true: pairs in doubt are removed; false: kept")
 

@@ -84,8 +84,9 @@ def deduplicate(
             scores / "pool",
             {name: (known.frame(name), raw) for name in guarded},
             pool=(known.index("pool"), raw),
-            auto_max=params.auto_max,
-            verify_max=params.verify_max,
+            features={name: scores / name for name in guarded if (scores / name).is_dir()},
+            workers=max(mining.workers, 1),
+            **params.model_dump(exclude={"strict"}),
         )
         pairs.to_parquet(aside / "dedup.parquet", index=False)
 
