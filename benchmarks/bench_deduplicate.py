@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import itertools
 import json
 import platform
 import resource
@@ -310,8 +311,8 @@ def closest_negatives(planted: Planted, most: int = 4) -> pd.DataFrame:
     return pd.concat(nearest).drop_duplicates().reset_index(drop=True)
 
 
-def random_hashes(count: int) -> dict[str, float]:
-    """De-duplicate this many random hashes, in shards on disk, against the views of all tiles."""
+def random_hashes(count: int, most: int | None = None) -> dict[str, float]:
+    """De-duplicate this many random hashes, in shards on disk, against the views of the tiles."""
     from hgnetv2_pipeline.mining import VIEW_COUNT, deduplicate
     from hgnetv2_pipeline.mining.neighbours import expected_by_chance
     from hgnetv2_pipeline.mining.shards import write_plan, write_shard
@@ -320,7 +321,7 @@ def random_hashes(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         val, out = Path(folder) / "val", Path(folder) / "scores"
         val.mkdir()
-        for name, tile in tiles():
+        for name, tile in itertools.islice(tiles(), most):
             tile.save(val / f"{name}.png")
         rows = 65_536
         for number in range(write_plan(out, count, rows)):
@@ -340,7 +341,6 @@ def random_hashes(count: int) -> dict[str, float]:
             }  # fmt: skip
             write_shard(out, number, columns, manifest)
         samples = data.scan_unlabelled(val).samples
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         cpu = time.process_time()
         found = deduplicate(
             out, {"val": (samples, val)}, pool=(samples.head(0), val), auto_max=4, verify_max=4
@@ -354,7 +354,6 @@ def random_hashes(count: int) -> dict[str, float]:
         "expected": expected_by_chance(count, entries, 4),
         "cpu_seconds": cpu,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "before_mb": before / 1024,
     }
 
 
@@ -366,10 +365,8 @@ def in_process(*arguments: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(seed: int, side: int, views: int) -> None:
+def report(seed: int, side: int, views: int, *, negatives: bool) -> None:
     """Print the figures of one planted set."""
-    from hgnetv2_pipeline.mining import deduplicate  # noqa: F401  # its import is no work
-
     with tempfile.TemporaryDirectory() as folder:
         planted = plant(Path(folder), seed, side=side)
         counts = planted.plants["kind"].value_counts()
@@ -387,8 +384,9 @@ def report(seed: int, side: int, views: int) -> None:
                 line(edit, fate[(fate["kind"] == kind) & (fate["edit"] == edit)])
         print(f"clean tiles removed: {fate[clean]['removed'].sum()} of {clean.sum()}, ", end="")
         print(f"left to a person: {fate[clean]['review'].sum()}")
-        print("\nnearest pairs of different tiles, all clean against all val:")
-        print(closest_negatives(planted).round(3).to_string(index=False))
+        if negatives:
+            print("\nnearest pairs of different tiles, all clean against all val:")
+            print(closest_negatives(planted).round(3).to_string(index=False))
 
 
 def line(name: str, rows: pd.DataFrame) -> None:
@@ -403,7 +401,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--tile", type=int, default=TILE)
-    parser.add_argument("--views", type=int, nargs="*", default=[64])
+    parser.add_argument("--views", type=int, nargs="*", default=[64, 28])
     parser.add_argument("--hashes", type=int, default=1_000_000)
     parser.add_argument("--only-hashes", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -416,7 +414,7 @@ def main() -> None:
           f"OpenCV {cv2.__version__}")  # fmt: skip
     for seed in arguments.seeds:
         for views in arguments.views:
-            report(seed, arguments.tile, views)
+            report(seed, arguments.tile, views, negatives=views == arguments.views[0])
     if arguments.hashes:
         found = in_process("--only-hashes", "--hashes", str(arguments.hashes))
         print("\n## random hashes\n" + "".join(f"{k}: {v:,.5g}\n" for k, v in found.items()))

@@ -14,7 +14,15 @@ from PIL import Image
 
 from hgnetv2_pipeline import data
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining import Thresholds, apply_review, deduplicate, read_review, write_review
+from hgnetv2_pipeline.mining import (
+    HashIndex,
+    Thresholds,
+    apply_review,
+    deduplicate,
+    read_review,
+    write_review,
+)
+from hgnetv2_pipeline.mining.twins import _reach
 
 Sets = dict[str, tuple[pd.DataFrame, Path]]
 
@@ -100,7 +108,13 @@ def test_digits_planted_copies_all_go_and_one_percent_of_the_rest_at_most(
     root, sets, planted = sample
     pool = data.scan_unlabelled(root).samples
     found = deduplicate(
-        bench.scored(pool, root), sets, pool=(pool, root), auto_max=2, verify_max=10, views=28, workers=2
+        bench.scored(pool, root),
+        sets,
+        pool=(pool, root),
+        auto_max=2,
+        verify_max=10,
+        views=28,
+        workers=2,
     )
     fate = planted.merge(found, on="key", how="left", suffixes=("_planted", ""))
     assert (fate["decision"] == "remove").all()
@@ -193,6 +207,76 @@ def test_impossible_parameters_are_refused(
     pool, root, sets = few
     with pytest.raises(ParameterError):
         deduplicate(bench.scored(pool, root), sets, pool=(pool, root), **wrong)  # type: ignore[arg-type]
+
+
+def test_features_bring_pairs_that_the_pixels_judge(
+    few: tuple[pd.DataFrame, Path, Sets],
+) -> None:
+    pool, root, sets = few
+    rng = np.random.default_rng(0)
+    every = rng.normal(size=(3, 16)).astype(np.float16)
+    # By the teacher's features all three are alike; two have the pixels of a protected image.
+    scores = bench.scored(pool, root).assign(feat=list(every * 0.1 + every[0]))
+    own = {name: frame[["key"]].assign(feat=list(every[:1])) for name, (frame, _) in sets.items()}
+    options = {"pool": (pool, root), "channels": ("features",), "exact_only": ()}
+    found = deduplicate(scores, sets, features=own, feature_min=0.5, **options)
+    assert decisions(found) == {
+        "a_1.png": ("features", "val", "remove"),
+        "b_7.png": ("features", "train", "remove"),
+        "c_9.png": ("features", decisions(found)["c_9.png"][1], "keep"),
+    }
+    assert (found["distance"] == -1).all()
+    alone = scores.assign(feat=list(-every))
+    assert len(deduplicate(alone, sets, features=own, feature_min=0.5, **options)) == 0
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [("pool", "column 'feat'"), ("val", "features of val"), ("size", "features of 16 numbers")],
+)
+def test_missing_features_are_named(
+    few: tuple[pd.DataFrame, Path, Sets], lacking: str, named: str
+) -> None:
+    pool, root, sets = few
+    scores = bench.scored(pool, root).assign(feat=list(np.ones((3, 16), np.float16)))
+    size = 8 if lacking == "size" else 16
+    own = {"val": sets["val"][0][["key"]].assign(feat=list(np.ones((1, size), np.float16)))}
+    if lacking == "pool":
+        scores = scores.drop(columns="feat")
+    with pytest.raises((DataError, ParameterError), match=named):
+        deduplicate(
+            scores, sets, pool=(pool, root), channels=("features",),
+            features={} if lacking == "val" else own,
+        )  # fmt: skip
+
+
+def test_a_budget_lowers_the_distance_up_to_which_pixels_are_compared(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rng = np.random.default_rng(1)
+    hashes = rng.integers(0, 2**64, (20, 4), dtype=np.uint64)
+    scores = pd.DataFrame({"phash64": rng.integers(0, 2**64, 3000, dtype=np.uint64)})
+    with caplog.at_level("INFO"):
+        reach = _reach(scores, HashIndex(hashes), hashes.size, 4, 32, 20)
+    assert "verify_budget 20" in caplog.text and 4 < reach < 32
+    near = HashIndex(hashes).nearest(scores["phash64"].to_numpy())
+    assert (near <= reach).sum() <= 20 < (near <= reach + 1).sum()
+    assert _reach(scores, HashIndex(hashes), hashes.size, 4, 32, None) == 32
+
+
+def test_a_distance_that_takes_images_by_chance_is_named(
+    few: tuple[pd.DataFrame, Path, Sets], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, root, sets = few
+    scores = pd.concat([bench.scored(pool, root)] * 2000, ignore_index=True)
+    scores["phash64"] = np.uint64(0x5A5A5A5A5A5A5A5A)
+    deduplicate(scores, sets, pool=(pool, root), channels=("phash",), auto_max=18, verify_max=18)
+    assert "auto_max 18 removes about" in caplog.text
+
+
+def test_random_hashes_are_left_alone() -> None:
+    found = bench.random_hashes(70_000, most=4)
+    assert found["removed"] == 0 and found["hashes"] == 70_000
 
 
 def test_a_protected_image_that_cannot_be_read_stops_the_run(

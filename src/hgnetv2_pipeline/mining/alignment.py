@@ -19,7 +19,7 @@ from hgnetv2_pipeline.mining.picture import SIDE, Picture
 Matrix = NDArray[np.float64]
 
 # Side, freedom, most steps.
-_PLAN = ((32, 4, 8), (64, 4, 8), (128, 4, 4), (128, 6, 4))
+_PLAN = ((32, 4, 12), (64, 4, 12), (128, 4, 8), (128, 6, 4))
 _LEAST_OVERLAP = 0.3
 _OUTSIDE = -1000.0
 _SETTLED = 0.002  # of half a side at 64 pixels

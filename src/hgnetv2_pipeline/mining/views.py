@@ -92,7 +92,7 @@ def view_hashes(grey: NDArray[np.uint8], count: int = VIEW_COUNT) -> NDArray[np.
 
     if not 1 <= count <= VIEW_COUNT:
         raise ParameterError(
-            f"views must be from 1 to {VIEW_COUNT}, not {count} (--params mining.deduplicate.views=...)"
+            f"views must be from 1 to {VIEW_COUNT}, not {count} (mining.deduplicate.views)"
         )
     whole = (grey, np.ascontiguousarray(grey[:, ::-1]))
     hashes = [phash64(Image.fromarray(one)) for one in whole[:count]]

@@ -7,6 +7,7 @@ missing value is a mistake in conf/, not something to guess.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
@@ -141,6 +143,19 @@ class DeduplicateParams(_Block):
         description="cosine of the teacher's features from which a pair is compared pixel by pixel"
     )
     strict: bool = Field(description="true: pairs in doubt are removed; false: kept")
+
+    @model_validator(mode="after")
+    def _names(self) -> DeduplicateParams:
+        # Found out here, not after days of scoring.
+        if ("name" in self.channels) != (self.name_pattern is not None):
+            raise ValueError("the channel 'name' and name_pattern go together: set both or neither")
+        try:
+            re.compile(self.name_pattern or "")
+        except re.error as error:
+            raise ValueError(f"name_pattern {self.name_pattern!r}: {error}") from error
+        if self.auto_max > self.verify_max:
+            raise ValueError(f"auto_max {self.auto_max} is above verify_max {self.verify_max}")
+        return self
 
 
 class MiningParams(_Block):
