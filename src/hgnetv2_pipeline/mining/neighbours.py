@@ -49,7 +49,7 @@ class HashIndex:
     """Hashes of the views of the protected pictures, uint64 [pictures, views], held in memory.
 
     Searched by faiss where it is installed, else by NumPy: the same answers, bit for bit. Both are
-    exhaustive; faiss takes about half the time.
+    exhaustive.
     """
 
     def __init__(self, hashes: NDArray[np.uint64]) -> None:
@@ -101,7 +101,8 @@ class HashIndex:
                 hits = []
             last = rows.start
             if distance.min() <= reach:
-                row, entry = np.nonzero(distance <= reach)
+                # On one axis, which is several times quicker than nonzero on two.
+                row, entry = np.divmod(np.flatnonzero(distance <= reach), distance.shape[1])
                 hits.append((row + rows.start, entry + start, distance[row, entry]))
         if hits:
             yield _joined(hits)

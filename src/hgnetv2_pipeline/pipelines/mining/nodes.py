@@ -84,7 +84,11 @@ def deduplicate(
             scores / "pool",
             {name: (known.frame(name), raw) for name in guarded},
             pool=(known.index("pool"), raw),
-            features={name: scores / name for name in guarded if (scores / name).is_dir()},
+            features={
+                name: scores.parent / "guarded" / name
+                for name in guarded
+                if (scores.parent / "guarded" / name).is_dir()
+            },
             workers=max(mining.workers, 1),
             **params.model_dump(exclude={"strict"}),
         )
