@@ -23,7 +23,8 @@ _BLOCK = 16
 _LEAST_CONTRAST, _MOST_CONTRAST = 0.5, 20.0
 _LEAST_DETAIL, _MOST_DETAIL = 0.15, 10.0
 _LEAST_BLOCKS = 6
-_LEAST_OVERLAP = 0.4
+# Less would let a repeated pattern be laid on itself a few rows on.
+_LEAST_OVERLAP = 0.55
 _RANSAC_PIXELS = 4.0
 _SCALES = (0.4, 2.5)
 _START_INLIERS = 6
