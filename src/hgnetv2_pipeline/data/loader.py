@@ -8,6 +8,8 @@ out; it is never replaced by another picture under its label.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
+_NICE = 10
 _TIMEOUT_SECONDS = 120.0
 _PREFETCH = 4
 
@@ -151,12 +154,11 @@ def _run(
     count: int,
     workers: int,
     ledger: Ledger,
-    finish: Callable[[Made], Made] | None = None,
+    finish: Callable[[Iterator[Made]], Iterator[Made]] | None = None,
 ) -> Iterator[Made]:
     """What the maker makes, finished in this process; the ledger of bad images may stop the run."""
-    for made in _made(maker, start, count, workers):
-        if finish is not None:
-            made = finish(made)
+    every = _made(maker, start, count, workers)
+    for made in every if finish is None else finish(every):
         for key, reason in made.bad:
             ledger.quarantine(key, reason)
         if made.bad:
@@ -169,8 +171,11 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         for step in range(start, start + count):
             yield maker.make(step)
         return
-    # A process that has a CUDA context must not be forked.
-    context = "forkserver" if torch.cuda.is_initialized() else None
+    context: Any = None
+    if torch.cuda.is_initialized():
+        # A process that has a CUDA context must not be forked. Its stand-in imports once for all.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
     loader: Any = DataLoader(
         _Steps(maker, start, count),
         batch_size=None,
@@ -180,14 +185,20 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         prefetch_factor=_PREFETCH,
         timeout=_TIMEOUT_SECONDS,
         pin_memory=torch.cuda.is_initialized(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_beside_the_step,
         multiprocessing_context=context,
     )
     yield from loader
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the CPUs among themselves: one thread each."""
+def _beside_the_step(worker: int) -> None:
+    """Workers share the CPUs among themselves, one thread each, and give way to the training.
+
+    The process that starts a GPU's kernels needs a core at once: beside 16 workers on 16 cores a
+    step of B4 took 103 ms instead of 68 on an H200, though its batch lay ready.
+    """
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     torch.set_num_threads(1)
     cv2 = optional("cv2")
     if cv2 is not None:
