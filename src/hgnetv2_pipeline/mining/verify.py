@@ -59,7 +59,7 @@ class Thresholds:
     sift_inliers: int = 20
     correlation: float = 0.8
     high_pass: float = 0.3
-    sure_high_pass: float = 0.7
+    sure_high_pass: float = 0.8
     review_inliers: int = 12
     review_correlation: float = 0.7
     small_side: int = 64
