@@ -23,7 +23,8 @@ LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
 class ModelCard:
     """The facts an engine needs beside the graph itself.
 
-    ``macs`` counts the multiply-accumulates of convolutions and matrix products for one image;
+    ``macs`` counts the multiply-accumulates of convolutions and matrix products for one image,
+    ``activations`` the values these read and write besides the ``params`` of the network;
     ``parity_error`` is the largest logit error against float64 PyTorch over the logits' standard
     deviation; ``more`` holds any further text entries (stage, git revision, ...).
     """
@@ -34,6 +35,8 @@ class ModelCard:
     precision: str = "fp32"
     source_sha256: str = ""
     macs: int | None = None
+    params: int | None = None
+    activations: int | None = None
     parity_error: float | None = None
     more: Mapping[str, str] = field(default_factory=dict)
 
@@ -48,8 +51,10 @@ class ModelCard:
             "precision": self.precision,
             "source_sha256": self.source_sha256,
         }
-        if self.macs is not None:
-            props["macs"] = str(self.macs)
+        for name in _COUNTS:
+            count = getattr(self, name)
+            if count is not None:
+                props[name] = str(count)
         if self.parity_error is not None:
             props["parity_error"] = f"{self.parity_error:.2g}"
         return props
@@ -70,7 +75,7 @@ class ModelCard:
                 variant=props.get("variant", ""),
                 precision=props.get("precision", "fp32"),
                 source_sha256=props.get("source_sha256", ""),
-                macs=int(props["macs"]) if "macs" in props else None,
+                **{name: int(props[name]) for name in _COUNTS if name in props},
                 parity_error=float(props["parity_error"]) if "parity_error" in props else None,
                 more={key: text for key, text in props.items() if key not in _OWN_KEYS},
             )
@@ -94,14 +99,15 @@ class ModelCard:
                 variant=manifest.get("variant", ""),
                 precision=manifest.get("precision", "fp32"),
                 source_sha256=manifest.get("source_sha256", ""),
-                macs=manifest.get("macs"),
+                **{name: manifest.get(name) for name in _COUNTS},
                 parity_error=manifest.get("parity_error"),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{folder} has a damaged card: {error!r}") from error
 
 
+_COUNTS = ("macs", "params", "activations")
 _OWN_KEYS = frozenset(
     ("format", "preprocess", "classes", "variant", "precision", "source_sha256")
-    + ("macs", "parity_error")
+    + (*_COUNTS, "parity_error")
 )

@@ -68,13 +68,16 @@ def export_onnx(
     proto = _graph(model, image_size)
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     more = dict(metadata or {})
+    cost = profile(model, image_size)
     card = ModelCard(
         preprocess=preprocess,
         classes=numbered_classes(classes) if class_names is None else tuple(class_names),
         variant=more.pop("variant", "") or str(getattr(model, "variant", "")),
         precision=precision,
         source_sha256=more.pop("source_sha256", ""),
-        macs=profile(model, image_size).macs,
+        macs=cost.macs,
+        params=cost.params,
+        activations=cost.activations,
         more=more,
     )
     check_classes(card, classes, "the exported model")
