@@ -75,7 +75,9 @@ class ModelCard:
                 variant=props.get("variant", ""),
                 precision=props.get("precision", "fp32"),
                 source_sha256=props.get("source_sha256", ""),
-                **{name: int(props[name]) for name in _COUNTS if name in props},
+                macs=_count(props, "macs"),
+                params=_count(props, "params"),
+                activations=_count(props, "activations"),
                 parity_error=float(props["parity_error"]) if "parity_error" in props else None,
                 more={key: text for key, text in props.items() if key not in _OWN_KEYS},
             )
@@ -99,7 +101,9 @@ class ModelCard:
                 variant=manifest.get("variant", ""),
                 precision=manifest.get("precision", "fp32"),
                 source_sha256=manifest.get("source_sha256", ""),
-                **{name: manifest.get(name) for name in _COUNTS},
+                macs=manifest.get("macs"),
+                params=manifest.get("params"),
+                activations=manifest.get("activations"),
                 parity_error=manifest.get("parity_error"),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -111,3 +115,7 @@ _OWN_KEYS = frozenset(
     ("format", "preprocess", "classes", "variant", "precision", "source_sha256")
     + (*_COUNTS, "parity_error")
 )
+
+
+def _count(props: Mapping[str, str], name: str) -> int | None:
+    return int(props[name]) if name in props else None

@@ -204,8 +204,9 @@ def _share_of_peak(engine: Measurable, batch_size: int, seconds: float) -> dict[
     share = moved = None
     if card.macs is not None and peak is not None and seconds > 0:
         share = 100 * 2 * card.macs * batch_size / seconds / (peak * 1e9)
-    if None not in (card.params, card.activations, bandwidth) and seconds > 0:
-        values = card.params + batch_size * card.activations
+    counted = card.params is not None and card.activations is not None
+    if counted and bandwidth is not None and seconds > 0:
+        values = card.params + batch_size * card.activations  # type: ignore[operator]
         moved = 100 * BYTES.get(kind, 4) * values / seconds / (bandwidth * 1e9)
     return {
         "gmacs": None if card.macs is None else card.macs / 1e9,

@@ -101,7 +101,7 @@ class TorchEngine(Engine):
     @property
     def place(self) -> str:
         """Where the arithmetic is done: ``cpu`` or ``cuda``."""
-        return self._place.type
+        return str(self._place.type)
 
     def stopwatch(self) -> Stopwatch:
         """On a GPU with its events."""
