@@ -40,6 +40,11 @@ class ModelCard:
     parity_error: float | None = None
     more: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels: the entry ``task`` says ``multi_label``."""
+        return self.more.get("task") == "multi_label"
+
     def to_props(self) -> dict[str, str]:
         """As text entries for ``metadata_props``; ``from_props`` reads them back."""
         props = {
@@ -105,6 +110,7 @@ class ModelCard:
                 params=manifest.get("params"),
                 activations=manifest.get("activations"),
                 parity_error=manifest.get("parity_error"),
+                more={"task": str(manifest["task"])} if "task" in manifest else {},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{folder} has a damaged card: {error!r}") from error
