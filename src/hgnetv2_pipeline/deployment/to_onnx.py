@@ -57,7 +57,7 @@ def export_onnx(
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS, "export_onnx(precision=...)")
     if preprocess is None:
-        preprocess = _scaled_preprocess(image_size)
+        preprocess = Preprocess.at_size(image_size)
     if preprocess.crop != image_size:
         raise ParameterError(
             f"image_size {image_size} and the preprocessing's crop {preprocess.crop} differ; "
@@ -138,12 +138,6 @@ def verify_onnx(
         "batches": list(batches),
         "tolerance": tolerance,
     }
-
-
-def _scaled_preprocess(image_size: int) -> Preprocess:
-    published = Preprocess()
-    resize = round(image_size * published.resize_short / published.crop)
-    return replace(published, resize_short=resize, crop=image_size)
 
 
 def _graph(model: nn.Module, image_size: int) -> Any:

@@ -177,6 +177,15 @@ class PredictionParams(_Block):
     """How images are answered."""
 
     topk: Count
+    threshold: Share | None = Field(
+        description="least score of a class that is told; null: 0, or 0.5 with several labels"
+    )
+    multi_label: bool | None = Field(
+        description="a score for each class by itself; null: as the model says"
+    )
+    class_map: str | None = Field(
+        description="file of 'id name' lines in place of the model's own class names"
+    )
     batch_size: Count
     engine: str
 

@@ -54,7 +54,9 @@ class Sweep:
         return base / model_id(model)
 
     def _load(self, model: str, engine: str, precision: str) -> Any:
+        from hgnetv2_pipeline.data import Preprocess
         from hgnetv2_pipeline.deployment import load_engine
+        from hgnetv2_pipeline.deployment.benchmark import has_no_preprocess
         from hgnetv2_pipeline.pipelines.measure import model_source
 
         on_weights = engine.startswith("torch")
@@ -65,19 +67,13 @@ class Sweep:
             threads=self.params.threads,
             device=self.device if on_weights else None,
             root=self.identity.project,
-            preprocess=self._preprocess(model) if on_weights else None,
+            preprocess=Preprocess.at_size(self.size)
+            if on_weights and has_no_preprocess(model)
+            else None,
         )
 
-    def _preprocess(self, model: str) -> Any:
-        """The published one at our size for a model without its own; None keeps that."""
-        from hgnetv2_pipeline.data import Preprocess
-
-        if not model.startswith(("timm:", "scratch:")):
-            return None
-        return Preprocess(resize_short=round(self.size * 232 / 224), crop=self.size)
-
     def _exported(self, model: str) -> Path:
-        """A model's ONNX file; random weights are as fast as trained ones."""
+        """A model's ONNX file; random weights are as fast as trained ones, fresh LABs are not."""
         path = self.folder(model, "export") / "model.onnx"
         if model == self.identity.model:
             return path
@@ -85,9 +81,12 @@ class Sweep:
 
         def make(aside: Path) -> None:
             from hgnetv2_pipeline.deployment import export_onnx
+            from hgnetv2_pipeline.deployment.benchmark import is_fresh, unsettle
             from hgnetv2_pipeline.pipelines.measure import load_model
 
             loaded = load_model(self.identity, model, classes=None, image_size=self.size)
+            if is_fresh(model):
+                unsettle(loaded.network)
             export_onnx(
                 loaded.network.eval(), aside / "model.onnx", loaded.preprocess.crop,
                 preprocess=loaded.preprocess, metadata={"variant": loaded.info["variant"] or model},
