@@ -5,35 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
-from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.datasets import Unchanged
-from hgnetv2_pipeline.deployment import write_bundle
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.latency.nodes import measure
 from hgnetv2_pipeline.pipelines.params import LatencyParams
 
 MODEL = "train/b0/seed=0"
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    """A project with nothing but an exported model of 32 pixels."""
-    folder = tmp_path_factory.mktemp("project")
-    who = Identity(
-        project=folder, environment="mine", dataset="mine", variant="b0", run="seed=0", seed=0,
-        teacher="two_b0", model=MODEL, download=False,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    write_bundle(
-        create_model("b0", 3).eval(), who.folder("export"), image_size=32,
-        preprocess=Preprocess(32, 32),
-    )  # fmt: skip
-    return who
 
 
 def parameters(**given: Any) -> LatencyParams:
@@ -49,11 +29,11 @@ def run(who: Identity, params: LatencyParams) -> tuple[dict[str, Any], Any]:
     return read_json(summary), history
 
 
-def test_models_engines_and_batch_sizes_are_swept_and_kept(project: Identity) -> None:
+def test_models_engines_and_batch_sizes_are_swept_and_kept(exported: Identity) -> None:
     params = parameters(
         engines=["ort", "tensorrt"], batch_sizes=[1, 2], beside=["scratch:b0"], turns=1
     )
-    summary, history = run(project, params)
+    summary, history = run(exported, params)
     rows = [row for row in summary["rows"] if "ratios" not in row]
     assert [(row["model"], row["batch_size"], row["n_timed"]) for row in rows] == [
         (MODEL, 1, 3), ("scratch:b0", 1, 3), (MODEL, 2, 3), ("scratch:b0", 2, 3),
@@ -67,21 +47,21 @@ def test_models_engines_and_batch_sizes_are_swept_and_kept(project: Identity) ->
         ("tensorrt", MODEL), ("tensorrt", "scratch:b0"),
     }  # fmt: skip
     assert "tensorrt is not installed" in summary["not_run"][0]["reason"]
-    folder = project.folder("latency")
+    folder = exported.folder("latency")
     assert read_json(folder / "ort-fp32-bs1.json") == rows[0]
     assert read_json(folder.parents[2] / "scratch/b0/ort-fp32-bs2.json") == rows[3]
     assert len(history["rows"]) == 6
-    again, nothing = run(project, params)
+    again, nothing = run(exported, params)
     assert again == summary
     assert isinstance(nothing, Unchanged)
 
 
-def test_pytorch_runs_the_weights_in_the_precision_asked_for(project: Identity) -> None:
+def test_pytorch_runs_the_weights_in_the_precision_asked_for(exported: Identity) -> None:
     params = parameters(engines=["torch"], precisions=["bf16", "tf32"], beside=["scratch:b0"])
-    who = project.model_copy(update={"model": "scratch:b0"})
+    who = exported.model_copy(update={"model": "scratch:b0"})
     (who.folder("latency").parent).mkdir(parents=True, exist_ok=True)
     _, path, _ = measure(who, params.model_copy(update={"beside": []}), "cpu", [],
-                         project.folder("export"))  # fmt: skip
+                         exported.folder("export"))  # fmt: skip
     summary = read_json(path)
     (row,) = summary["rows"]
     assert (row["model"], row["engine"], row["precision"]) == ("scratch:b0", "torch", "bf16")
@@ -89,13 +69,13 @@ def test_pytorch_runs_the_weights_in_the_precision_asked_for(project: Identity) 
     assert "tf32 needs an NVIDIA GPU" in gap["reason"]
 
 
-def test_nothing_to_measure_is_an_error_with_its_reason(project: Identity) -> None:
+def test_nothing_to_measure_is_an_error_with_its_reason(exported: Identity) -> None:
     with pytest.raises(ParameterError, match=r"none of tensorrt can run here.*not installed"):
-        run(project, parameters(engines=["tensorrt"]))
+        run(exported, parameters(engines=["tensorrt"]))
 
 
-def test_a_cold_start_is_timed_on_the_command_itself(project: Identity) -> None:
-    summary, _ = run(project, parameters(cold_starts=1))
+def test_a_cold_start_is_timed_on_the_command_itself(exported: Identity) -> None:
+    summary, _ = run(exported, parameters(cold_starts=1))
     found = summary["rows"][-1]["cold_start"]
     assert found["n_starts"] == 1
     assert 0 < found["min_s"] <= found["median_s"] <= found["max_s"]
