@@ -18,13 +18,15 @@ from hgnetv2_pipeline.errors import ParameterError
 
 _log = logging.getLogger(__name__)
 _EXPORTED = (".onnx", ".engine", ".plan")
+OWN = "own"
+"""The precision of the file itself; fp32 for weights."""
 
 
 def run_benchmark(
     models: Sequence[str],
     *,
     engines: Sequence[str] = ("auto",),
-    precisions: Sequence[str] = ("fp32",),
+    precisions: Sequence[str] = (OWN,),
     batch_sizes: Sequence[int] = (1,),
     threads: int = 1,
     device: str | None = None,
@@ -120,10 +122,10 @@ class _Bench:
                 self._weights(model) if on_weights else self._onnx(model),
                 engine=engine,
                 threads=self.threads,
-                precision=precision,
                 device=self.device,
                 root=self.root,
                 preprocess=self._preprocess(model) if on_weights else None,
+                **({} if precision == OWN else {"precision": precision}),
             )
         except EngineUnavailable as error:
             _log.warning("%s not measured: %s", model, error)
