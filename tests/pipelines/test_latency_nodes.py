@@ -12,6 +12,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.latency.nodes import measure
 from hgnetv2_pipeline.pipelines.params import LatencyParams
+from hgnetv2_pipeline.pipelines.reuse import newly_made
 
 MODEL = "train/b0/seed=0"
 
@@ -51,6 +52,7 @@ def test_models_engines_and_batch_sizes_are_swept_and_kept(exported: Identity) -
     assert read_json(folder / "ort-fp32-bs1.json") == rows[0]
     assert read_json(folder.parents[2] / "scratch/b0/ort-fp32-bs2.json") == rows[3]
     assert len(history["rows"]) == 6
+    assert newly_made(folder / "latency.json")
     again, nothing = run(exported, params)
     assert again == summary
     assert isinstance(nothing, Unchanged)

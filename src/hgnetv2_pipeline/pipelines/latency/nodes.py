@@ -12,7 +12,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.latency.sweep import Sweep, key_figures
 from hgnetv2_pipeline.pipelines.params import LatencyParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse
+from hgnetv2_pipeline.pipelines.reuse import Reuse, note_made
 
 
 def measure(
@@ -42,4 +42,6 @@ def measure(
     }
     if sweep.new or not summary.is_file() or read_json(summary) != record:
         write_json(summary, record)
+    if sweep.new:
+        note_made(summary)  # its figures go to MLflow
     return summary.parent, summary, {"rows": sweep.new} if sweep.new else Unchanged()

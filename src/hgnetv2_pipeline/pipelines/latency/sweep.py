@@ -34,6 +34,7 @@ class Sweep:
     rows: list[dict[str, Any]] = field(default_factory=list)
     new: list[dict[str, Any]] = field(default_factory=list)
     not_run: list[dict[str, str]] = field(default_factory=list)
+    _exports: dict[str, Path] = field(default_factory=dict)
 
     def run(self) -> None:
         """Measure what is not there yet; one line a model, engine and precision that cannot run."""
@@ -74,6 +75,11 @@ class Sweep:
 
     def _exported(self, model: str) -> Path:
         """A model's ONNX file; random weights are as fast as trained ones, fresh LABs are not."""
+        if model not in self._exports:
+            self._exports[model] = self._export(model)
+        return self._exports[model]
+
+    def _export(self, model: str) -> Path:
         path = self.folder(model, "export") / "model.onnx"
         if model == self.identity.model:
             return path
