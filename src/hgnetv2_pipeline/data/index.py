@@ -11,14 +11,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from hgnetv2_pipeline.data.decode import read_regular_file
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA: dict[str, str] = {
     "key": "str",
@@ -32,6 +37,7 @@ SCHEMA: dict[str, str] = {
     "bytes_sha256": "str",
 }
 ARCHIVE_MARK = ".tar!"
+_ROW_GROUP = 131_072
 # The columns by which an image, where it lies and what it holds are known again.
 IDENTIFYING = ("key", "path", "offset", "length", "bytes_sha256")
 
@@ -65,6 +71,71 @@ def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered
 
 
+def arrow_schema() -> pa.Schema:
+    """``SCHEMA`` as pyarrow has it: strings as text, labels and other numbers as integers."""
+    import pyarrow as pa
+
+    kinds = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "int32": pa.int32()}
+    return pa.schema([(name, kinds[kind]) for name, kind in SCHEMA.items()])
+
+
+class IndexWriter:
+    """Writes a parquet index of any length piece by piece, whole or not at all.
+
+    Pieces are tables of ``arrow_schema`` in ascending order of keys, each key once; how the rows
+    are divided among them leaves the file's bytes as they are. A context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> IndexWriter:
+        import pyarrow.parquet as pq
+
+        self._stack = ExitStack()
+        aside = self._stack.enter_context(written_aside(self._path))
+        self._file = pq.ParquetWriter(aside, arrow_schema(), compression="zstd")
+        self._stack.push(self._close)
+        self._waiting: list[pa.Table] = []
+        self._rows, self._last = 0, ""
+        return self
+
+    def write(self, rows: pa.Table) -> None:
+        """Add ``rows``; DataError if they do not follow those before."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not len(rows):
+            return
+        keys = rows["key"].combine_chunks()
+        rising = pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py()
+        if keys[0].as_py() <= self._last or not rising:
+            raise DataError(f"{self._path}: keys do not ascend near {keys[0].as_py()!r}")
+        self._last = keys[-1].as_py()
+        # Without pandas' own metadata, which names the versions of pandas and pyarrow.
+        self._waiting.append(rows.replace_schema_metadata(None))
+        self._rows += len(rows)
+        while self._rows >= _ROW_GROUP:
+            table = pa.concat_tables(self._waiting)
+            self._file.write_table(table[:_ROW_GROUP])
+            self._waiting, self._rows = [table[_ROW_GROUP:]], self._rows - _ROW_GROUP
+
+    def _close(self, kind: type[BaseException] | None, *error: object) -> None:
+        import pyarrow as pa
+
+        if kind is None and self._rows:
+            self._file.write_table(pa.concat_tables(self._waiting))
+        self._file.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
 def write_index(path: Path, samples: pd.DataFrame) -> Path:
     """Write ``samples`` as parquet: the same frame gives the same bytes (for one pyarrow version).
 
@@ -72,15 +143,10 @@ def write_index(path: Path, samples: pd.DataFrame) -> Path:
         DataError: columns are missing or a key occurs twice.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     ordered = sorted_samples(samples)
-    kinds = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "int32": pa.int32()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in SCHEMA.items()])
-    # Without pandas' own metadata, which names the versions of pandas and pyarrow.
-    table = pa.Table.from_pandas(ordered, schema=schema, preserve_index=False)
-    with written_aside(path) as aside:
-        pq.write_table(table.replace_schema_metadata(None), aside, compression="zstd")
+    with IndexWriter(path) as index:
+        index.write(pa.Table.from_pandas(ordered, schema=arrow_schema(), preserve_index=False))
     return Path(path)
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,11 +22,16 @@ from hgnetv2_pipeline.data.grammar import ParsedList, parse_list, why_unlistable
 from hgnetv2_pipeline.data.listing import check_files
 from hgnetv2_pipeline.data.quarantine import printable, quarantine_frame, write_quarantine
 from hgnetv2_pipeline.data.repeats import without_repeats
-from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.durable import write_text, written_aside
 from hgnetv2_pipeline.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _log = logging.getLogger(__name__)
 _SHOWN = 20
+# Names that need a second look before they stand in a list; the others can as they are.
+_ODD = r"^[#./ ]|[\x00-\x1f\x7f]|[^\x00-\x7f]|//|/\.| $|\\"
 
 
 def read_list(
@@ -190,6 +198,49 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
         written = spelled(path, name)
         lines.append(f"{written} {label}\n" if labelled else f"{written}\n")
     return write_text(path, "".join(lines))
+
+
+class ListWriter:
+    """Writes a list of any length piece by piece, whole or not at all. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> ListWriter:
+        self._stack = ExitStack()
+        self._file = self._stack.enter_context(
+            self._stack.enter_context(written_aside(self._path)).open("wb")
+        )
+        return self
+
+    def write(self, names: pa.Array | pa.ChunkedArray, labels: pa.Array | pa.ChunkedArray) -> None:
+        """Add a line a name, with its label; DataError if a name cannot stand in a list."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        odd = pc.match_substring_regex(names, _ODD).to_numpy(zero_copy_only=False)
+        if odd.any():
+            spelt = names.to_pylist()
+            for row in np.flatnonzero(odd):
+                spelt[row] = spelled(self._path, spelt[row])
+            names = pa.array(spelt, pa.string())
+        text = pa.large_string()
+        ends = pc.binary_join_element_wise(
+            pc.cast(labels, text), pa.scalar("\n", text), pa.scalar("", text)
+        )
+        lines = pc.binary_join_element_wise(pc.cast(names, text), ends, pa.scalar(" ", text))
+        for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
+            # The texts of an array lie one behind the other, as they do in a file.
+            stops = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :][: len(chunk) + 1]
+            self._file.write(memoryview(chunk.buffers()[2])[int(stops[0]) : int(stops[-1])])
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
 
 def spelled(path: Path, name: str) -> str:

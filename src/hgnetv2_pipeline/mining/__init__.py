@@ -1,8 +1,8 @@
 """From an unlabelled pool to a training list: score, deduplicate, select, audit.
 
 >>> from hgnetv2_pipeline import mining
->>> mining.default_k(n_pool=2_000_000, n_classes=100)
-8000
+>>> mining.default_target(n_pool=2_000_000, n_classes=100)
+600000
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hgnetv2_pipeline.mining.exclusion import read_exclusions
     from hgnetv2_pipeline.mining.inspection import audit, purity_curve
+    from hgnetv2_pipeline.mining.launch import ScoreSpec, score_in_processes
+    from hgnetv2_pipeline.mining.merging import write_merged
     from hgnetv2_pipeline.mining.neighbours import HashIndex, hamming
     from hgnetv2_pipeline.mining.review import apply_review, read_review, write_review
     from hgnetv2_pipeline.mining.score import score_pool
-    from hgnetv2_pipeline.mining.selection import default_k, select, write_mined_list
+    from hgnetv2_pipeline.mining.selection import Selection, default_target, select
+    from hgnetv2_pipeline.mining.shards import quarantined, write_sources
     from hgnetv2_pipeline.mining.sheets import contact_sheets
     from hgnetv2_pipeline.mining.twins import deduplicate
     from hgnetv2_pipeline.mining.verify import Thresholds
@@ -27,12 +31,18 @@ _HOMES = {
     "HashIndex": "neighbours",
     "hamming": "neighbours",
     "apply_review": "review",
+    "read_exclusions": "exclusion",
     "read_review": "review",
     "write_review": "review",
     "score_pool": "score",
-    "default_k": "selection",
+    "ScoreSpec": "launch",
+    "score_in_processes": "launch",
+    "quarantined": "shards",
+    "write_sources": "shards",
+    "Selection": "selection",
+    "default_target": "selection",
     "select": "selection",
-    "write_mined_list": "selection",
+    "write_merged": "merging",
     "contact_sheets": "sheets",
     "deduplicate": "twins",
     "Thresholds": "verify",
@@ -42,19 +52,25 @@ _HOMES = {
 __all__ = [
     "VIEW_COUNT",
     "HashIndex",
+    "ScoreSpec",
+    "Selection",
     "Thresholds",
     "apply_review",
     "audit",
     "contact_sheets",
     "deduplicate",
-    "default_k",
+    "default_target",
     "hamming",
     "purity_curve",
+    "quarantined",
+    "read_exclusions",
     "read_review",
+    "score_in_processes",
     "score_pool",
     "select",
-    "write_mined_list",
+    "write_merged",
     "write_review",
+    "write_sources",
 ]
 
 
