@@ -2,7 +2,7 @@
 
 >>> from hgnetv2_pipeline import mining
 >>> mining.default_target(n_pool=2_000_000, n_classes=100)
-600000
+560000
 """
 
 from __future__ import annotations

@@ -59,27 +59,27 @@ def score(spec: ScoreSpec) -> None:
     score_pool(values.pop("index"), values.pop("root"), **values)
 
 
-def score_in_processes(spec: ScoreSpec, processes: int) -> None:
+def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:
     """Score a source with one process (this one) or several side by side.
 
-    ``spec.json`` is left beside the shards for ``torchrun`` on further machines. Raises what
-    ``score_pool`` raises.
+    Their specifications and logs lie in ``work``; ``spec.json`` there is the one for ``torchrun``,
+    by which further machines help. Raises what ``score_pool`` raises.
     """
-    write_json(spec.out / "spec.json", spec.model_dump(mode="json"))
+    write_json(work / "spec.json", spec.model_dump(mode="json"))
     if processes == 1:
         score(spec)
         return
     files = []
     for rank in range(processes):
         share = spec.model_copy(update={"rank": rank, "world_size": processes})
-        path = spec.out / "processes" / f"rank={rank}.json"
+        path = work / f"rank={rank}.json"
         files.append(write_json(path, share.model_dump(mode="json")))
     run_side_by_side(
         __name__,
         files,
         jobs=processes,
         threads=max(1, (os.cpu_count() or 1) // processes),
-        logs=spec.out / "processes",
+        logs=work,
     )
 
 

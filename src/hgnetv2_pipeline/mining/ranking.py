@@ -89,10 +89,22 @@ class Order:
 
     def first(self, room: NDArray[np.int64], have: NDArray[np.int64]) -> Picks:
         """The first ``room[class]`` of every class, ranked after the ``have[class]`` it has."""
-        count = np.minimum(self.sizes, room)
-        rank = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-        rows = np.repeat(self._bounds[:-1], count) + rank
-        return self._picks(rows, rank + 1 + np.repeat(have, count))
+        count = np.minimum(self.sizes, np.maximum(room, 0))
+        total = int(count.sum())
+        picks = Picks(
+            np.empty(total, np.int64), np.empty(total, np.int32), np.empty(total, np.uint32),
+            np.empty(total, np.int32),
+        )  # fmt: skip
+        at = 0
+        # A class at a time: whole columns of intermediate numbers would double the memory.
+        for label in np.flatnonzero(count):
+            low, n = self._bounds[label], count[label]
+            here = slice(at, at + n)
+            part = self._picks(np.arange(low, low + n), have[label] + 1 + np.arange(n))
+            for name in ("place", "label", "score_q", "rank"):
+                getattr(picks, name)[here] = getattr(part, name)
+            at += n
+        return picks
 
     def first_apart(
         self, room: NDArray[np.int64], before: Picks | None, phash: NDArray[np.uint64], apart: int

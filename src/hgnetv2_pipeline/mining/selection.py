@@ -32,17 +32,17 @@ def default_target(n_pool: int, n_classes: int) -> int:
     """How many images to mine when neither k nor a target is given.
 
     The rule: the share of the pool that the published mining of ImageNet-22k kept, 28 %, rounded
-    to one digit, but no more than 16,000 a class: beyond that a list reaches images the teacher
+    to two digits, but no more than 16,000 a class: beyond that a list reaches images the teacher
     hardly knows.
 
     >>> default_target(14_197_122, 1000), default_target(14_197_122, 21_841)
     (4000000, 4000000)
     >>> default_target(1_500, 10), default_target(2_000_000, 100), default_target(10**9, 100)
-    (400, 600000, 1600000)
+    (420, 560000, 1600000)
     """
     share = max(1, round(_SHARE * n_pool))
-    digit = 10 ** (len(str(share)) - 1)
-    return int(min(_MOST_A_CLASS * n_classes, round(share / digit) * digit))
+    unit = 10 ** max(0, len(str(share)) - 2)
+    return int(min(_MOST_A_CLASS * n_classes, round(share / unit) * unit))
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ from typing import Any
 
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.lists import Lists, PoolSource
 from hgnetv2_pipeline.pipelines.params import MiningParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
-from hgnetv2_pipeline.pipelines.teacher import read_teacher
+from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
+
+# Parameters that decide how the pool is scored and nothing after it.
+_OF_SCORING = {"workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "exclude"}
 
 
 def score_pool(
@@ -21,16 +24,56 @@ def score_pool(
     lists: Path,
     teacher: Path,
 ) -> Path:
-    """The teacher's answer to every image of the pool, in shards; an interrupted pass goes on."""
-    folder = identity.folder("scores")
-    found = read_teacher(teacher, identity)
-    index = Lists(lists).index("pool")
-    work = Reuse(identity.project, redo).begin(
+    """The teacher's answer to every image of the pool, in shards a source of its own.
+
+    A source that was added is scored, the others are left as they are; an interrupted pass goes on.
+    """
+    from hgnetv2_pipeline import data
+    from hgnetv2_pipeline import mining as room
+
+    folder, known = identity.folder("scores"), Lists(lists)
+    reuse, found = Reuse(identity.project, redo), read_teacher(teacher, identity)
+    sources = known.pool_sources()
+    for source in sources:
+        _score_source(reuse, identity, mining, device, known, found, source)
+    room.write_sources(folder, [source.name for source in sources])
+    bad = room.quarantined(folder)
+    ledger = data.Ledger(sum(source.images for source in sources), mining.max_bad)
+    for key, reason in bad[["key", "reason"]].itertuples(index=False):
+        ledger.quarantine(key, reason)
+    reuse.produce(
+        identity.folder("quarantine"),
+        name="mining",
+        pipeline="mining",
+        inputs={"scores": folder},
+        params={},
+        outputs=["mining.csv"],
+        make=lambda aside: ledger.write(aside / "mining.csv"),
+    )
+    ledger.check(f"mining.max_bad (conf/{identity.environment}/parameters.yml)")
+    return folder
+
+
+def _score_source(
+    reuse: Reuse,
+    identity: Identity,
+    mining: MiningParams,
+    device: str,
+    lists: Lists,
+    teacher: Teacher,
+    source: PoolSource,
+) -> None:
+    folder = identity.folder("scores") / source.name
+    shards = range(-(-source.images // mining.shard_rows))
+    work = reuse.begin(
         folder,
         pipeline="mining",
-        inputs={"pool": index, "teacher": found.record},
-        params={"shard_rows": mining.shard_rows, "batch_size": mining.batch_size},
-        outputs=["pool"],
+        inputs={"pool": source.sha256, "teacher": teacher.record},
+        params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
+        outputs=[
+            "plan.json",
+            *(f"shard={number:05d}.{kind}" for number in shards for kind in ("json", "parquet")),
+        ],
         resumable=True,
     )
     if isinstance(work, Work):
@@ -38,25 +81,37 @@ def score_pool(
         from hgnetv2_pipeline import mining as room
         from hgnetv2_pipeline.pipelines.measure import resolve_device
 
-        members = found.config.members
+        members = teacher.config.members
         # Our weights carry their preprocessing; timm's models get the published one.
         foreign = all(member.startswith("timm:") for member in members)
-        room.score_pool(
-            index,
-            identity.folder("raw"),
+        spec = room.ScoreSpec(
+            index=lists.index("pool"),
+            root=identity.folder("raw"),
+            prefix=source.prefix,
             teachers=members,
-            preprocess=data.Preprocess() if foreign else None,
-            num_classes=len(Lists(lists).classes),
-            out=folder / "pool",
+            num_classes=len(lists.classes),
+            out=folder,
             weights_root=identity.project,
+            preprocess=data.Preprocess().to_dict() if foreign else None,
             shard_rows=mining.shard_rows,
             batch_size=mining.batch_size,
             workers=mining.workers,
+            features=mining.features,
+            dtype="float32",
             device=resolve_device(device),
             max_bad=mining.max_bad,
         )
+        room.score_in_processes(
+            spec, mining.processes, identity.folder("scores") / "processes" / source.name
+        )
         work.finish()
-    return folder
+
+
+def _exclusions(identity: Identity, mining: MiningParams) -> dict[str, Path]:
+    """The lists of images that are not to be mined, by what they were given as."""
+    return {
+        f"exclude {given}": identity.project / Path(given).expanduser() for given in mining.exclude
+    }
 
 
 def guarded_sets(known: Lists) -> list[str]:
@@ -81,7 +136,7 @@ def deduplicate(
 
         raw = identity.folder("raw")
         pairs = room.deduplicate(
-            scores / "pool",
+            scores,
             {name: (known.frame(name), raw) for name in guarded},
             pool=(known.index("pool"), raw),
             auto_max=params.auto_max,
@@ -118,33 +173,31 @@ def select(
     known = Lists(lists)
     folder = identity.folder("mining")
     review = folder / "review.csv"
+    excluded = _exclusions(identity, mining)
 
     def make(aside: Path) -> None:
-        import pandas as pd
-
-        from hgnetv2_pipeline import data
         from hgnetv2_pipeline import mining as room
 
-        pairs = _decided(dedup, review)
         mined = room.select(
-            scores / "pool",
-            pairs,
+            scores,
+            _decided(dedup, review),
             k=mining.k,
             target_total=mining.target_total,
             min_conf=mining.min_conf,
             top_p=mining.top_p,
             diversity=mining.diversity,
+            exclude=room.read_exclusions(list(excluded.values()), scores),
             exclude_review=mining.deduplicate.strict,
         )
-        mined.to_parquet(aside / "mined.parquet", index=False)
-        pool = known.frame("pool").drop(columns="label").merge(mined[["key", "label"]], on="key")
-        if mining.label_mode == "zero":
-            pool["label"] = 0
-        merged = pd.concat([known.frame("train"), pool], ignore_index=True)
-        merged = merged.sort_values("key", kind="stable", ignore_index=True)
-        data.write_index(aside / "train_mined.parquet", merged)
-        listed = merged.assign(path=merged["key"], label=merged["label"].fillna(0))
-        data.write_list(aside / "train_list_mined.txt", listed[["path", "label"]])
+        mined.write(aside / "mined.parquet")
+        room.write_merged(
+            mined,
+            pool=known.index("pool"),
+            labelled=known.index("train"),
+            index=aside / "train_mined.parquet",
+            listed=aside / "train_list_mined.txt",
+            label_mode=mining.label_mode,
+        )
 
     inputs: dict[str, Path | str] = {
         "scores": scores,
@@ -152,13 +205,14 @@ def select(
         "train": known.index("train"),
         "pool": known.index("pool"),
         "review": _edits(review),
+        **excluded,
     }
     result = Reuse(identity.project, redo).produce(
         folder,
         name="mined",
         pipeline="mining",
         inputs=inputs,
-        params=mining.model_dump(mode="json", exclude={"workers", "batch_size", "shard_rows"}),
+        params=mining.model_dump(mode="json", exclude=_OF_SCORING),
         outputs=["mined.parquet", "train_mined.parquet", "train_list_mined.txt"],
         make=make,
     )
@@ -188,6 +242,7 @@ def audit(
         "mined": mined / "mined.parquet",
         "dedup": mined / "dedup.parquet",
         "review": _edits(mined / "review.csv"),
+        **_exclusions(identity, mining),
     }
     # Only the sample knows what its pool holds; a real pool has no labels.
     if truth.is_file():
@@ -223,15 +278,17 @@ def _write_audit(
     from hgnetv2_pipeline import mining as room
 
     pairs = _decided(mined / "dedup.parquet", mined / "review.csv")
+    excluded = room.read_exclusions(list(_exclusions(identity, mining).values()), scores)
     chosen = pd.read_parquet(mined / "mined.parquet")
     extra: dict[str, Any] = {}
     if truth.is_file():
         extra = _sample_truth(truth, planted)
     counts = room.audit(
-        scores / "pool",
+        scores,
         pairs,
         chosen,
         classes=known.classes,
+        exclude=excluded,
         exclude_review=mining.deduplicate.strict,
         **extra,
     )
@@ -239,7 +296,11 @@ def _write_audit(
     (aside / "sheets").mkdir()
     if extra:
         curve = room.purity_curve(
-            scores / "pool", pairs, extra["truth"], exclude_review=mining.deduplicate.strict
+            scores,
+            pairs,
+            extra["truth"],
+            exclude=excluded,
+            exclude_review=mining.deduplicate.strict,
         )
         curve.to_csv(aside / "purity.csv", index=False)
     raw = identity.folder("raw")
