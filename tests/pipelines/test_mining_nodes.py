@@ -58,17 +58,17 @@ class Project:
         teacher = identity(self.root).folder("train_teacher")
         return score_pool(identity(self.root), mining(**given), "cpu", [], lists, teacher)
 
-    def mine(self, **given: Any) -> Mined:
-        return self.mine_from(self.ingest(), **given)
+    def mine(self, audited: bool = False, **given: Any) -> Mined:
+        return self.mine_from(self.ingest(), audited, **given)
 
-    def mine_from(self, lists: Path, **given: Any) -> Mined:
+    def mine_from(self, lists: Path, audited: bool = False, **given: Any) -> Mined:
         scores = self.score(lists, **given)
         who, params = identity(self.root), mining(**given)
         pairs, _ = deduplicate(who, params, [], lists, scores)
         folder, _ = select(who, params, [], lists, scores, pairs)
-        _, counts, _ = audit(who, params, [], lists, scores, folder)
+        counts = read_json(audit(who, params, [], lists, scores, folder)[1]) if audited else {}
         return Mined(
-            Lists(lists), scores, read_json(counts), pd.read_parquet(folder / "mined.parquet"),
+            Lists(lists), scores, counts, pd.read_parquet(folder / "mined.parquet"),
             read_index(folder / "train_mined.parquet"), read_list(folder / "train_list_mined.txt"),
             pd.read_parquet(pairs),
         )  # fmt: skip
@@ -163,7 +163,7 @@ def test_a_source_that_is_added_is_scored_and_the_others_are_left_alone(project:
     }
     alone = read_json(scores / "manifest.json")["outputs"]
     project.pool += ["packed.tar", "more.txt"]
-    grown = project.mine()
+    grown = project.mine(audited=True)
     assert stamps(scores / "web") == before
     assert not (scores / "archive").exists()
     outputs = read_json(scores / "manifest.json")["outputs"]
@@ -175,7 +175,7 @@ def test_a_source_that_is_added_is_scored_and_the_others_are_left_alone(project:
     assert grown.counts["pool_listed"] == len(keys)
 
     project.pool = ["more.txt", "packed.tar"]
-    smaller = project.mine()
+    smaller = project.mine(audited=True)
     assert stamps(scores / "web") == before, "what was scored stays, unused"
     assert not smaller.mined["key"].str.startswith("pool/web/").any()
     assert smaller.counts["pool_listed"] == 22
@@ -292,7 +292,7 @@ def test_a_hundred_bad_images_are_named_and_none_is_mined(project: Project) -> N
             path.unlink()
         else:  # a good picture, but not the one that was ingested
             picture(path, 9000 + number)
-    mined = project.mine_from(lists, k=1000, max_bad=0.9)
+    mined = project.mine_from(lists, audited=True, k=1000, max_bad=0.9)
     planted = {f"pool/web/bad/{number:03d}.png" for number in range(100)}
     at_ingestion = set(pd.read_csv(lists / "quarantine.csv")["key"])
     quarantine = identity(project.root).folder("quarantine")
@@ -366,7 +366,7 @@ def test_excluded_images_stay_out_and_are_counted(usual: Project, plain: Mined) 
     out = plain.mined["key"].iloc[:3].tolist()
     lines = [out[0], out[1].removeprefix("pool/web/"), f"{out[2]} 0", "unknown.png"]
     (usual.root / "out.txt").write_text("\n".join(lines))
-    mined = usual.mine(exclude=["out.txt"])
+    mined = usual.mine(audited=True, exclude=["out.txt"])
     assert not mined.mined["key"].isin(out).any()
     assert mined.counts["excluded"] == 3 and mined.counts["n_refused"] == 4
     assert listed(mined.mined) == by_hand(plain, 8, plain.barred | set(out))

@@ -206,12 +206,17 @@ def write_sources(scores: Path, names: Sequence[str]) -> Path:
 
     The record changes when a shard of these sources does, and only then.
     """
-    shards = {
-        path.relative_to(scores).as_posix(): manifest["parquet_sha256"]
-        for path, manifest in read_manifests([scores / name for name in names]).items()
-    }
+    shards: dict[str, str] = {}
+    images: dict[str, list[str]] = {name: [] for name in names}
+    for path, manifest in read_manifests([scores / name for name in names]).items():
+        shards[path.relative_to(scores).as_posix()] = manifest["parquet_sha256"]
+        images[path.parent.name].append(manifest["identity"]["inputs_sha256"])
     path = scores / _SOURCES
-    record = {"sources": sorted(names), "outputs": shards}
+    record = {
+        "sources": sorted(names),
+        "inputs": {name: sha256_json(known) for name, known in images.items()},
+        "outputs": shards,
+    }
     if not path.is_file() or read_json(path) != record:
         write_json(path, record)
     return path
