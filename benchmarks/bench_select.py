@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -149,14 +148,20 @@ def measure(what: str, base: Path) -> dict[str, object]:
             mined, pool=base / "index_pool.parquet", labelled=base / "index_train.parquet",
             index=made[1], listed=made[2],
         )  # fmt: skip
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu,
-        "peak_mb": usage.ru_maxrss * 1024 / 1e6,
+        "peak_mb": peak_mb(),
         "mined": len(mined),
         "sha256": sha256_file(made[-1]),
     }
+
+
+def peak_mb() -> float:
+    """The most memory this process has had; getrusage would count that of its parent as well."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(line for line in status if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) * 1024 / 1e6
 
 
 CASES = {
