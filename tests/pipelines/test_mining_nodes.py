@@ -162,9 +162,11 @@ def test_a_source_that_is_added_is_scored_and_the_others_are_left_alone(project:
         f"shard=0000{number}.parquet" for number in range(3)
     }
     alone = read_json(scores / "manifest.json")["outputs"]
+    scan = stamps(identity(project.root).folder("pool_index") / "web")
     project.pool += ["packed.tar", "more.txt"]
     grown = project.mine(audited=True)
     assert stamps(scores / "web") == before
+    assert stamps(identity(project.root).folder("pool_index") / "web") == scan
     assert not (scores / "archive").exists()
     outputs = read_json(scores / "manifest.json")["outputs"]
     assert outputs.items() > alone.items()

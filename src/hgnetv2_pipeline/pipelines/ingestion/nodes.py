@@ -9,7 +9,8 @@ from pathlib import Path
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.pages import write_report
-from hgnetv2_pipeline.pipelines.ingestion.sets import listed_files, write_lists
+from hgnetv2_pipeline.pipelines.ingestion.pool import pool_contents, scan_pool
+from hgnetv2_pipeline.pipelines.ingestion.sets import write_lists
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import DataParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
@@ -72,19 +73,20 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
     sources: dict[str, Path | str] = {
         name: raw / name for name in ("images", "test") if (raw / name).is_dir()
     }
-    if data.layout != "sample":
-        for source in pool_sources(data.pool, identity.project):
-            root = raw / "pool" / source.name
-            # Of a list, the files it names: it may lie in a folder of much else.
-            files = listed_files(source, root) if source.kind == "list" else []
-            sources[f"pool/{source.name}"] = reuse.contents(files) if files else root
+    hashes = {} if data.layout == "sample" else pool_contents(reuse, identity, data, raw)
+
+    def make(aside: Path) -> None:
+        if hashes:
+            scan_pool(reuse, identity, data, raw, hashes)
+        write_lists(aside, identity, data, raw, sets)
+
     if data.split.groups is not None and data.layout == "folders":
         sources["groups"] = identity.project / Path(data.split.groups).expanduser()
     places = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
     reuse.produce(
         folder,
         pipeline="ingestion",
-        inputs=sources,
+        inputs=sources | hashes,
         params={
             **data.model_dump(mode="json", exclude=places),
             "seed": identity.seed,
@@ -98,7 +100,7 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
             *(f"{name}_list.txt" for name in sets),
             *(["pool_sources.json"] if "pool" in sets else []),
         ],
-        make=lambda aside: write_lists(aside, identity, data, raw, sets),
+        make=make,
     )
     return folder
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.ingestion.places import about, below
+from hgnetv2_pipeline.pipelines.ingestion.pool import read_pool, together, write_sources
 from hgnetv2_pipeline.pipelines.params import DataParams
-from hgnetv2_pipeline.pipelines.sources import Source, pool_sources
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,9 +33,9 @@ def write_lists(
     from hgnetv2_pipeline import data as room
 
     scans = _scan(data, raw)
-    pool = _scan_pool(identity, data, raw)
+    pool = read_pool(identity, data, raw)
     if pool:
-        scans["pool"] = _together(list(pool.values()))
+        scans["pool"] = together(list(pool.values()))
     ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
     for ledger in ledgers.values():
         ledger.check(f"data.max_bad (conf/{identity.environment}/parameters.yml)")
@@ -86,7 +85,7 @@ def write_lists(
         # Unlabelled images carry label 0, as PaddleClas's list of mined images has it.
         room.write_list(aside / f"{name}_list.txt", listed.assign(label=listed["label"].fillna(0)))
     if pool:
-        _write_sources(aside / "pool_sources.json", frames["pool"], pool)
+        write_sources(aside / "pool_sources.json", frames["pool"], pool)
     leaks.to_csv(aside / "leaks.csv", index=False)
     pd.concat(left_out, ignore_index=True).to_csv(aside / "quarantine.csv", index=False)
     for name, ledger in ledgers.items():
@@ -148,7 +147,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
     threads = data.workers or None
     images = raw / "images"
     if data.layout == "folders":
-        with _about("root"):
+        with about("root"):
             scan = room.scan_folder_tree(
                 images,
                 min_per_class=data.min_per_class,
@@ -156,12 +155,12 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 threads=threads,
                 phash=True,
             )
-        scans = {"images": _below(raw, images, scan)}
+        scans = {"images": below(raw, images, scan)}
     else:
         scans = {}
         names = folders = None
         for role, split in (("images", "train"), ("val", "val")):
-            with _about("root"):
+            with about("root"):
                 scan = room.scan_imagenet(
                     images, split, classes=names, folders=folders, duplicates=data.duplicates,
                     trusted_roots=trusted, threads=threads, phash=True,
@@ -175,9 +174,9 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                     "('id name' a line) names them",
                     data.root,
                 )
-            scans[role] = _below(raw, images, scan)
+            scans[role] = below(raw, images, scan)
     if data.test:
-        with _about("test"):
+        with about("test"):
             scan = room.scan_folder_tree(
                 raw / "test",
                 classes=scans["images"].classes,
@@ -185,110 +184,5 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 threads=threads,
                 phash=True,
             )
-        scans["test"] = _below(raw, raw / "test", scan)
+        scans["test"] = below(raw, raw / "test", scan)
     return scans
-
-
-def _scan_pool(identity: Identity, data: DataParams, raw: Path) -> dict[str, Scan]:
-    """Scan each source of the pool, by what its keys begin with."""
-    import pandas as pd
-
-    from hgnetv2_pipeline import data as room
-
-    trusted = [Path(place).expanduser() for place in data.trusted_roots]
-    threads = data.workers or None
-    if data.layout == "sample":
-        pool = raw / "images" / "pool"
-        return {"images/pool/": _below(raw, pool, room.scan_unlabelled(pool, threads=threads))}
-    scans = {}
-    for source in pool_sources(data.pool, identity.project):
-        root = raw / "pool" / source.name
-        # What data.pool names is trusted by being named.
-        allowed = [*trusted, source.root]
-        with _about("pool"):
-            if source.kind == "list":
-                scan = room.scan_list(
-                    source.given, root, labelled=_has_labels(source.given, root),
-                    duplicates=data.duplicates, trusted_roots=allowed, threads=threads,
-                )  # fmt: skip
-                unlabelled = pd.Series(pd.NA, scan.samples.index, dtype="Int64")
-                scan = replace(scan, samples=scan.samples.assign(label=unlabelled), classes=None)
-            else:
-                scan = room.scan_unlabelled(root, trusted_roots=allowed, threads=threads)
-        scans[f"pool/{source.name}/"] = _below(raw, root, scan)
-    return scans
-
-
-def listed_files(source: Source, root: Path) -> list[Path]:
-    """The list of a source and the files (or archives) that it names below ``root``, each once."""
-    from hgnetv2_pipeline import data as room
-    from hgnetv2_pipeline.data.index import ARCHIVE_MARK
-
-    with _about("pool"):
-        listed = room.read_list(source.given, labelled=_has_labels(source.given, root))
-    names = listed["path"].str.replace(rf"{ARCHIVE_MARK}.*", ARCHIVE_MARK[:-1], regex=True)
-    return [source.given, *(root / name for name in names.unique())]
-
-
-def _has_labels(list_path: Path, root: Path) -> bool:
-    """Whether a list of a pool has labels behind its paths, as PaddleClas's lists of one do."""
-    with list_path.open(encoding="utf-8-sig") as file:
-        lines = (line.strip() for line in file)
-        first = next((line for line in lines if line and not line.startswith("#")), "")
-    path, _, label = first.rpartition(" ")
-    return bool(path) and label.isdecimal() and not (root / first).is_file()
-
-
-def _together(scans: list[Scan]) -> Scan:
-    """Several scans of different places as one."""
-    import pandas as pd
-
-    from hgnetv2_pipeline.data.index import sorted_samples
-
-    return replace(
-        scans[0],
-        samples=sorted_samples(pd.concat([scan.samples for scan in scans])),
-        quarantined=pd.concat([scan.quarantined for scan in scans], ignore_index=True),
-        refused=pd.concat([scan.refused for scan in scans], ignore_index=True),
-        ignored=sum(scan.ignored for scan in scans),
-    )
-
-
-def _write_sources(path: Path, pool: pd.DataFrame, prefixes: Iterable[str]) -> None:
-    """Note what each source holds: by it mining knows which of them has changed."""
-    from hgnetv2_pipeline.data.index import images_hash
-    from hgnetv2_pipeline.durable import write_json
-
-    sources = {}
-    for prefix in prefixes:
-        rows = pool[pool["key"].str.startswith(prefix)]
-        name = prefix.rstrip("/").rpartition("/")[2]
-        sources[name] = {"prefix": prefix, "images": len(rows), "sha256": images_hash(rows)}
-    write_json(path, sources)
-
-
-@contextmanager
-def _about(key: str) -> Iterator[None]:
-    """Name the parameter that an error is about: paths show links in the project, not its value."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"data.{key}: {error}") from error
-
-
-def _below(raw: Path, root: Path, scan: Scan) -> Scan:
-    """``scan`` of ``root`` with keys and paths relative to ``raw``."""
-    prefix = root.relative_to(raw).as_posix() + "/"
-    samples = scan.samples.assign(
-        key=prefix + scan.samples["key"], path=prefix + scan.samples["path"]
-    )
-    phash = scan.phash
-    if phash is not None:
-        phash = phash.set_axis(prefix + phash.index.astype(str))
-    return replace(
-        scan,
-        samples=samples,
-        phash=phash,
-        quarantined=scan.quarantined.assign(key=prefix + scan.quarantined["key"].astype(str)),
-        refused=scan.refused.assign(key=prefix + scan.refused["key"].astype(str)),
-    )
