@@ -182,7 +182,7 @@ def score_pool(
                         "number": number,
                         "identity": identity,
                         "teachers": [member.spec for member in ensemble.members],
-                        "device": str(ensemble.device),
+                        "device": ensemble.device.type,
                         "listed": len(rows),
                         "rows": len(columns["key"]),
                         "quarantined": bad,

@@ -101,9 +101,10 @@ class ContentHashes:
             base = Path(where).relative_to(folder)
             names += [(base / name).as_posix() for name in files if not name.startswith(".")]
         names.sort()
-        return sha256_json(list(zip(names, self.any([folder / n for n in names]), strict=True)))
+        hashes = self.of_any_kind([folder / name for name in names])
+        return sha256_json(list(zip(names, hashes, strict=True)))
 
-    def any(self, paths: Sequence[Path]) -> list[str]:
+    def of_any_kind(self, paths: Sequence[Path]) -> list[str]:
         """As ``files``, with words for what is missing or no regular file (a pipe would block)."""
         hashes = ["no regular file" if path.exists() else "missing" for path in paths]
         regular = [place for place, path in enumerate(paths) if path.is_file()]
@@ -144,7 +145,7 @@ class Reuse:
 
     def contents(self, paths: Sequence[Path]) -> str:
         """One hash of the contents of some files, those that are missing included."""
-        return sha256_json(self._hashes.any(paths))
+        return sha256_json(self._hashes.of_any_kind(paths))
 
     def produce(
         self,
