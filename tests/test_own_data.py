@@ -160,7 +160,7 @@ def test_the_pool_tar_is_read_in_place(chain: Chain) -> None:
     assert "pool/the_pool/archiv mit Ümlaut.tar!räume/图像 0.png" in set(inside["key"])
     raw = chain.data("01_raw", "shapes")
     assert sorted(path.name for path in raw.iterdir()) == ["images", "pool"]
-    assert (raw / "pool" / "0").resolve() == chain.tree.pool.resolve()
+    assert (raw / "pool" / "the_pool").resolve() == chain.tree.pool.resolve()
     assert not list(chain.data().rglob("图像*"))
 
 

@@ -372,6 +372,8 @@ def test_excluded_images_stay_out_and_are_counted(usual: Project, plain: Mined) 
     assert not mined.mined["key"].isin(out).any()
     assert mined.counts["excluded"] == 3 and mined.counts["n_refused"] == 4
     assert listed(mined.mined) == by_hand(plain, 8, plain.barred | set(out))
+    with pytest.raises(DataError, match="mining.exclude: the list nowhere.txt does not exist"):
+        usual.mine(exclude=["nowhere.txt"])
     (usual.root / "out.txt").write_text("")
     pd.testing.assert_frame_equal(usual.mine(exclude=["out.txt"]).mined, plain.mined)
 

@@ -26,6 +26,8 @@ def read_exclusions(files: Sequence[Path], scores: Path | Sequence[Path]) -> pd.
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if not files:
+        return pd.Series([], dtype="str")
     names = []
     for file in files:
         try:
@@ -40,8 +42,7 @@ def read_exclusions(files: Sequence[Path], scores: Path | Sequence[Path]) -> pd.
                 empty = pa.scalar("", pa.large_string())
                 names.append(pc.binary_join_element_wise(before, some, empty))
     pool = ScoredPool(scores)
-    asked = pd.Series(pa.concat_arrays(names).to_pandas() if names else [], dtype="str")
+    asked = pd.Series(pa.concat_arrays(names).to_pandas(), dtype="str")
     found = pool.keys(pool.holding(asked)).to_pandas()
-    if len(files):
-        _log.info("mining.exclude: %d images of the pool are named and left out", len(found))
+    _log.info("mining.exclude: %d images of the pool are named and left out", len(found))
     return pd.Series(found, dtype="str")

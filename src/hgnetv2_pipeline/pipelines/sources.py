@@ -14,7 +14,9 @@ from typing import Literal
 
 from hgnetv2_pipeline.errors import DataError
 
-_ARCHIVE, _TAKEN = ".tar", "archive"
+_ARCHIVE = ".tar"
+# Folders of our own beside those of the sources.
+_TAKEN = ("archive", "processes")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def pool_sources(pool: Sequence[str], project: Path) -> list[Source]:
     A source is called as its folder or file is; a name that is taken gets a number behind it.
     """
     sources: list[Source] = []
-    names = {_TAKEN}
+    names = set(_TAKEN)
     for given in pool:
         path = (project / Path(given).expanduser()).absolute()
         if path.is_dir():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import write_json
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists, PoolSource
 from hgnetv2_pipeline.pipelines.params import MiningParams
@@ -109,9 +110,14 @@ def _score_source(
 
 def _exclusions(identity: Identity, mining: MiningParams) -> dict[str, Path]:
     """The lists of images that are not to be mined, by what they were given as."""
-    return {
-        f"exclude {given}": identity.project / Path(given).expanduser() for given in mining.exclude
-    }
+    lists = {given: identity.project / Path(given).expanduser() for given in mining.exclude}
+    for given, path in lists.items():
+        if not path.is_file():
+            raise DataError(
+                f"mining.exclude: the list {given} does not exist "
+                f"(conf/{identity.environment}/parameters.yml or --params mining.exclude=LIST)"
+            )
+    return {f"exclude {given}": path for given, path in lists.items()}
 
 
 def guarded_sets(known: Lists) -> list[str]:
