@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tiny_project import identity, parameters, picture
 from hgnetv2_pipeline.data import Preprocess, read_index, read_list
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining import default_target
+from hgnetv2_pipeline.mining import default_target, launch
 from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.models.weights import save_weights
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
@@ -204,13 +205,27 @@ def test_another_shard_size_is_scored_anew_and_the_old_result_kept(
     pd.testing.assert_frame_equal(again.mined, plain.mined)
 
 
-def test_several_processes_give_the_list_of_one(project: Project, plain: Mined) -> None:
+def in_turn(module: str, spec_files: Sequence[Path], **_: Any) -> None:
+    """The processes of a pass one after the other in this one, which has torch loaded already."""
+    assert module == "hgnetv2_pipeline.mining.launch"
+    for path in spec_files:
+        assert launch.main([str(path)]) == 0
+
+
+@pytest.mark.parametrize("started", [in_turn, pytest.param(None, marks=pytest.mark.slow)])
+def test_several_processes_give_the_list_of_one(
+    project: Project, plain: Mined, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if started is not None:
+        monkeypatch.setattr(launch, "run_side_by_side", started)
     mined = project.mine(processes=2)
     pd.testing.assert_frame_equal(mined.listed, plain.listed)
-    log = mined.scores / "processes" / "web" / "rank=1.log"
-    assert "1 shards" in log.read_text("utf-8")
-    spec = read_json(mined.scores / "processes" / "web" / "spec.json")
+    work = mined.scores / "processes" / "web"
+    spec, second = read_json(work / "spec.json"), read_json(work / "rank=1.json")
     assert (spec["prefix"], spec["rank"], spec["world_size"]) == ("pool/web/", 0, 1)
+    assert (second["rank"], second["world_size"]) == (1, 2)
+    if started is None:
+        assert "1 shards" in (work / "rank=1.log").read_text("utf-8")
 
 
 def test_features_are_kept_beside_the_scores(project: Project, plain: Mined) -> None:
