@@ -28,7 +28,8 @@ from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.models.weights import save_weights
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
 from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.mining.nodes import audit, deduplicate, score_pool, select
+from hgnetv2_pipeline.pipelines.mining.audit import audit, estimate_purity, score_probes
+from hgnetv2_pipeline.pipelines.mining.nodes import deduplicate, score_pool, select
 from hgnetv2_pipeline.pipelines.params import MiningParams
 
 DEDUP = {"auto_max": 0, "verify_max": 0, "strict": True}
@@ -40,6 +41,7 @@ def mining(**given: Any) -> MiningParams:
         "batch_size": 16, "shard_rows": 25, "workers": 0, "processes": 1, "features": False,
         "k": 8, "target_total": None, "min_conf": 0.0, "top_p": 1, "diversity": None,
         "exclude": [], "label_mode": "teacher_top1", "max_bad": 0.5, "deduplicate": DEDUP,
+        "purity": {"probes": "val", "images": 10},
     }  # fmt: skip
     return MiningParams(**(values | given))
 
@@ -67,12 +69,19 @@ class Project:
         who, params = identity(self.root), mining(**given)
         pairs, _ = deduplicate(who, params, [], lists, scores)
         folder, _ = select(who, params, [], lists, scores, pairs)
-        counts = read_json(audit(who, params, [], lists, scores, folder)[1]) if audited else {}
+        counts = self.audit(lists, scores, folder, params) if audited else {}
         return Mined(
             Lists(lists), scores, counts, pd.read_parquet(folder / "mined.parquet"),
             read_index(folder / "train_mined.parquet"), read_list(folder / "train_list_mined.txt"),
             pd.read_parquet(pairs),
         )  # fmt: skip
+
+    def audit(self, lists: Path, scores: Path, mined: Path, params: MiningParams) -> dict[str, Any]:
+        who, teacher = identity(self.root), identity(self.root).folder("train_teacher")
+        probes = score_probes(who, params, "cpu", [], lists, teacher)
+        purity, _ = estimate_purity(who, params, [], lists, scores, mined, probes)
+        counts: dict[str, Any] = read_json(audit(who, params, [], lists, scores, mined, purity)[1])
+        return counts
 
 
 @dataclass

@@ -81,9 +81,10 @@ class DataParams(_Block):
     duplicates: Literal["refuse", "drop"] = Field(
         description="lines of a list that repeat an earlier one: stop, or leave them out"
     )
-    clean: bool = Field(
-        description="leave out of train, val and test what has the same bytes as another image "
-        "there, or stands (nearly) in val or test as well"
+    leaks: Literal["refuse", "report", "clean"] = Field(
+        description="images of train (val) that stand in val or test (test) as well; refuse: the "
+        "same bytes in two sets stop ingestion, near copies are reported; report: all are; clean: "
+        "all are left out, and so are copies within a set"
     )
     trusted_roots: Names = Field(description="folders that symlinks may lead into")
     workers: Annotated[int, Field(ge=0)] = Field(description="threads that scan; 0: one per core")
@@ -127,6 +128,16 @@ class DeduplicateParams(_Block):
     strict: bool = Field(description="true: pairs in doubt are removed; false: kept")
 
 
+class PurityParams(_Block):
+    """How pure the mined list is, estimated by labelled images hidden among the pool."""
+
+    probes: Literal["val", "train"] = Field(
+        description="which labelled images are hidden; the teacher was trained on those of train, "
+        "which makes them look purer than they are"
+    )
+    images: Count = Field(description="at most so many of them")
+
+
 class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
@@ -136,16 +147,19 @@ class MiningParams(_Block):
     processes: Count = Field(description="that share the scoring, on a GPU each if there are any")
     features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
     k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
-    target_total: Count | None
-    min_conf: Share
+    target_total: Count | None = Field(description="the smallest k that brings so many images")
+    min_conf: Share = Field(description="the least probability the teacher must give")
     top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
     diversity: Annotated[int, Field(ge=0, le=64)] | None = Field(
         description="pHash distance up to which two images of a class count as the same"
     )
     exclude: Names = Field(description="lists of images of the pool that are not to be mined")
-    label_mode: Literal["teacher_top1", "zero"]
-    max_bad: Share
+    label_mode: Literal["teacher_top1", "zero"] = Field(
+        description="what the list says of a mined image; the loss asks the teacher in any case"
+    )
+    max_bad: Share = Field(description="share of unreadable images above which scoring stops")
     deduplicate: DeduplicateParams
+    purity: PurityParams
 
 
 class ComparisonParams(_Block):

@@ -1,11 +1,10 @@
-"""From the pool to the students' training list: score, deduplicate, select, audit."""
+"""From the pool to the students' training list: score, deduplicate, select."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists, PoolSource
@@ -13,8 +12,10 @@ from hgnetv2_pipeline.pipelines.params import MiningParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
 
-# Parameters that decide how the pool is scored and nothing after it.
-_OF_SCORING = {"workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "exclude"}
+# What changes how long mining takes, or what is told of it, and not one line of the list.
+NOT_OF_THE_LIST = {
+    "workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "purity",
+}  # fmt: skip
 
 
 def score_pool(
@@ -78,37 +79,20 @@ def _score_source(
         resumable=True,
     )
     if isinstance(work, Work):
-        from hgnetv2_pipeline import data
-        from hgnetv2_pipeline import mining as room
-        from hgnetv2_pipeline.pipelines.measure import resolve_device
-
-        members = teacher.config.members
-        # Our weights carry their preprocessing; timm's models get the published one.
-        foreign = all(member.startswith("timm:") for member in members)
-        spec = room.ScoreSpec(
-            index=lists.index("pool"),
-            root=identity.folder("raw"),
+        score_images(
+            identity,
+            mining,
+            device,
+            teacher,
+            lists.index("pool"),
+            folder,
             prefix=source.prefix,
-            teachers=members,
-            num_classes=len(lists.classes),
-            out=folder,
-            weights_root=identity.project,
-            preprocess=data.Preprocess().to_dict() if foreign else None,
-            shard_rows=mining.shard_rows,
-            batch_size=mining.batch_size,
-            workers=mining.workers,
             features=mining.features,
-            dtype="float32",
-            device=resolve_device(device),
-            max_bad=mining.max_bad,
-        )
-        room.score_in_processes(
-            spec, mining.processes, identity.folder("scores") / "processes" / source.name
         )
         work.finish()
 
 
-def _exclusions(identity: Identity, mining: MiningParams) -> dict[str, Path]:
+def exclusions(identity: Identity, mining: MiningParams) -> dict[str, Path]:
     """The lists of images that are not to be mined, by what they were given as."""
     lists = {given: identity.project / Path(given).expanduser() for given in mining.exclude}
     for given, path in lists.items():
@@ -118,6 +102,45 @@ def _exclusions(identity: Identity, mining: MiningParams) -> dict[str, Path]:
                 f"(conf/{identity.environment}/parameters.yml or --params mining.exclude=LIST)"
             )
     return {f"exclude {given}": path for given, path in lists.items()}
+
+
+def score_images(
+    identity: Identity,
+    mining: MiningParams,
+    device: str,
+    teacher: Teacher,
+    index: Path,
+    out: Path,
+    *,
+    prefix: str = "",
+    features: bool = False,
+) -> None:
+    """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
+    from hgnetv2_pipeline import data
+    from hgnetv2_pipeline import mining as room
+    from hgnetv2_pipeline.pipelines.measure import resolve_device
+
+    members = teacher.config.members
+    # Our weights carry their preprocessing; timm's models get the published one.
+    foreign = all(member.startswith("timm:") for member in members)
+    spec = room.ScoreSpec(
+        index=index,
+        root=identity.folder("raw"),
+        prefix=prefix,
+        teachers=members,
+        num_classes=len(Lists(identity.folder("lists")).classes),
+        out=out,
+        weights_root=identity.project,
+        preprocess=data.Preprocess().to_dict() if foreign else None,
+        shard_rows=mining.shard_rows,
+        batch_size=mining.batch_size,
+        workers=mining.workers,
+        features=features,
+        dtype="float32",
+        device=resolve_device(device),
+        max_bad=mining.max_bad,
+    )
+    room.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)
 
 
 def guarded_sets(known: Lists) -> list[str]:
@@ -179,14 +202,14 @@ def select(
     known = Lists(lists)
     folder = identity.folder("mining")
     review = folder / "review.csv"
-    excluded = _exclusions(identity, mining)
+    excluded = exclusions(identity, mining)
 
     def make(aside: Path) -> None:
         from hgnetv2_pipeline import mining as room
 
         mined = room.select(
             scores,
-            _decided(dedup, review),
+            decided_pairs(dedup, review),
             k=mining.k,
             target_total=mining.target_total,
             min_conf=mining.min_conf,
@@ -210,7 +233,7 @@ def select(
         "dedup": dedup,
         "train": known.index("train"),
         "pool": known.index("pool"),
-        "review": _edits(review),
+        "review": person_edits(review),
         **excluded,
     }
     result = Reuse(identity.project, redo).produce(
@@ -218,7 +241,7 @@ def select(
         name="mined",
         pipeline="mining",
         inputs=inputs,
-        params=mining.model_dump(mode="json", exclude=_OF_SCORING),
+        params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST | {"exclude"}),
         outputs=["mined.parquet", "train_mined.parquet", "train_list_mined.txt"],
         make=make,
     )
@@ -231,111 +254,7 @@ def select(
     return folder, folder / "mined.parquet"
 
 
-def audit(
-    identity: Identity,
-    mining: MiningParams,
-    redo: list[str],
-    lists: Path,
-    scores: Path,
-    mined: Path,
-) -> tuple[Path, Path, Path]:
-    """Counts that add up, and pictures of what was taken and what was turned away."""
-    known = Lists(lists)
-    truth = identity.folder("raw") / "images" / "pool_truth.csv"
-    planted = identity.folder("raw") / "images" / "planted.csv"
-    inputs: dict[str, Path | str] = {
-        "scores": scores,
-        "mined": mined / "mined.parquet",
-        "dedup": mined / "dedup.parquet",
-        "review": _edits(mined / "review.csv"),
-        **_exclusions(identity, mining),
-    }
-    # Only the sample knows what its pool holds; a real pool has no labels.
-    if truth.is_file():
-        inputs |= {"truth": truth, "planted": planted}
-
-    def make(aside: Path) -> None:
-        _write_audit(aside, identity, mining, known, scores, mined, truth, planted)
-
-    folder = identity.folder("mining_report")
-    Reuse(identity.project, redo).produce(
-        folder,
-        pipeline="mining",
-        inputs=inputs,
-        params={"strict": mining.deduplicate.strict},
-        outputs=["audit.json", "sheets", *(["purity.csv"] if truth.is_file() else [])],
-        make=make,
-    )
-    return folder, folder / "audit.json", folder / "sheets" / "top.png"
-
-
-def _write_audit(
-    aside: Path,
-    identity: Identity,
-    mining: MiningParams,
-    known: Lists,
-    scores: Path,
-    mined: Path,
-    truth: Path,
-    planted: Path,
-) -> None:
-    import pandas as pd
-
-    from hgnetv2_pipeline import mining as room
-
-    pairs = _decided(mined / "dedup.parquet", mined / "review.csv")
-    excluded = room.read_exclusions(list(_exclusions(identity, mining).values()), scores)
-    chosen = pd.read_parquet(mined / "mined.parquet")
-    extra: dict[str, Any] = {}
-    if truth.is_file():
-        extra = _sample_truth(truth, planted)
-    counts = room.audit(
-        scores,
-        pairs,
-        chosen,
-        classes=known.classes,
-        exclude=excluded,
-        exclude_review=mining.deduplicate.strict,
-        **extra,
-    )
-    write_json(aside / "audit.json", counts)
-    (aside / "sheets").mkdir()
-    if extra:
-        curve = room.purity_curve(
-            scores,
-            pairs,
-            extra["truth"],
-            exclude=excluded,
-            exclude_review=mining.deduplicate.strict,
-        )
-        curve.to_csv(aside / "purity.csv", index=False)
-    raw = identity.folder("raw")
-    sheets = room.contact_sheets(
-        chosen,
-        pairs,
-        pool=(known.index("pool"), raw),
-        protected={name: (known.frame(name), raw) for name in guarded_sets(known)},
-        classes=known.classes,
-    )
-    for name, sheet in sheets.items():
-        sheet.save(aside / "sheets" / f"{name}.png")
-
-
-def _sample_truth(truth: Path, planted: Path) -> dict[str, Any]:
-    """What the sample's pool holds, as ``mining.audit`` takes it; used to judge, never to train."""
-    import pandas as pd
-
-    rows = pd.read_csv(truth, dtype=str)
-    # A digit is its own label; a distractor belongs to no class.
-    labels = pd.to_numeric(rows["truth"], errors="coerce").astype("Int64")
-    plants = pd.read_csv(planted, dtype=str)
-    return {
-        "truth": pd.DataFrame({"key": "images/" + rows["key"], "label": labels}),
-        "planted": pd.DataFrame({"key": "images/" + plants["pool_key"], "kind": plants["kind"]}),
-    }
-
-
-def _decided(dedup: Path, review: Path) -> Any:
+def decided_pairs(dedup: Path, review: Path) -> Any:
     """The pairs with a person's decisions in place of the machine's."""
     import pandas as pd
 
@@ -345,7 +264,7 @@ def _decided(dedup: Path, review: Path) -> Any:
     return room.apply_review(pairs, room.read_review(review)) if review.is_file() else pairs
 
 
-def _edits(review: Path) -> str:
+def person_edits(review: Path) -> str:
     """What a person decided in ``review.csv``; rows left in doubt do not count as an edit."""
     if not review.is_file():
         return ""
