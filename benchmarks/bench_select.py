@@ -41,7 +41,7 @@ def write_pool(base: Path, rows: int, train: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from hgnetv2_pipeline.data.index import IndexWriter
+    from hgnetv2_pipeline.data.index import index_writer
     from hgnetv2_pipeline.mining.shards import write_plan, write_shard
 
     rng = np.random.default_rng(SEED)
@@ -51,7 +51,7 @@ def write_pool(base: Path, rows: int, train: int) -> None:
     write_plan(scores, rows, SHARD)
     bank: dict[str, np.ndarray] = {}
     barred = []
-    with IndexWriter(base / "index_pool.parquet") as index:
+    with index_writer(base / "index_pool.parquet") as add_rows:
         for number, first in enumerate(range(0, rows, SHARD)):
             n = min(SHARD, rows - first)
             label = rng.choice(CLASSES, n, p=share).astype(np.int32)
@@ -93,12 +93,12 @@ def write_pool(base: Path, rows: int, train: int) -> None:
                     "listed": n, "rows": n, "quarantined": [],
                 },
             )  # fmt: skip
-            index.write(_index_rows(keys, sha, None, rng))
+            add_rows(_index_rows(keys, sha, None, rng))
             barred += keys[:: max(1, rows // 50_000)]
-    with IndexWriter(base / "index_train.parquet") as index:
+    with index_writer(base / "index_train.parquet") as add_rows:
         names = keys_of(0, train, "images/train")
         sha = pa.array([hashlib.sha256(name.encode()).hexdigest() for name in names])
-        index.write(_index_rows(names, sha, np.arange(train) % CLASSES, rng))
+        add_rows(_index_rows(names, sha, np.arange(train) % CLASSES, rng))
     pq.write_table(
         pa.table({"key": barred, "decision": ["remove"] * len(barred)}), base / "dedup.parquet"
     )

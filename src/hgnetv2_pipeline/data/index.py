@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -79,61 +78,41 @@ def arrow_schema() -> pa.Schema:
     return pa.schema([(name, kinds[kind]) for name, kind in SCHEMA.items()])
 
 
-class IndexWriter:
-    """Writes a parquet index of any length piece by piece, whole or not at all.
+@contextmanager
+def index_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """Yields what adds rows to a parquet index of any length, which is written whole or not at all.
 
-    Pieces are tables of ``arrow_schema`` in ascending order of keys, each key once; how the rows
-    are divided among them leaves the file's bytes as they are. A context manager.
+    It takes tables of ``arrow_schema`` in ascending order of keys, each key once (DataError if
+    not); how the rows are divided among them leaves the file's bytes as they are.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    waiting, last = arrow_schema().empty_table(), ""
+    with (
+        written_aside(path) as aside,
+        pq.ParquetWriter(aside, arrow_schema(), compression="zstd") as file,
+    ):
 
-    def __enter__(self) -> IndexWriter:
-        import pyarrow.parquet as pq
+        def write(rows: pa.Table) -> None:
+            nonlocal waiting, last
+            if not len(rows):
+                return
+            keys = rows["key"].combine_chunks()
+            rising = pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py()
+            if keys[0].as_py() <= last or not rising:
+                raise DataError(f"{path}: keys do not ascend near {keys[0].as_py()!r}")
+            last = keys[-1].as_py()
+            # Without pandas' own metadata, which names the versions of pandas and pyarrow.
+            waiting = pa.concat_tables([waiting, rows.replace_schema_metadata(None)])
+            while len(waiting) >= _ROW_GROUP:
+                file.write_table(waiting[:_ROW_GROUP])
+                waiting = waiting[_ROW_GROUP:]
 
-        self._stack = ExitStack()
-        aside = self._stack.enter_context(written_aside(self._path))
-        self._file = pq.ParquetWriter(aside, arrow_schema(), compression="zstd")
-        self._stack.push(self._close)
-        self._waiting: list[pa.Table] = []
-        self._rows, self._last = 0, ""
-        return self
-
-    def write(self, rows: pa.Table) -> None:
-        """Add ``rows``; DataError if they do not follow those before."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        if not len(rows):
-            return
-        keys = rows["key"].combine_chunks()
-        rising = pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py()
-        if keys[0].as_py() <= self._last or not rising:
-            raise DataError(f"{self._path}: keys do not ascend near {keys[0].as_py()!r}")
-        self._last = keys[-1].as_py()
-        # Without pandas' own metadata, which names the versions of pandas and pyarrow.
-        self._waiting.append(rows.replace_schema_metadata(None))
-        self._rows += len(rows)
-        while self._rows >= _ROW_GROUP:
-            table = pa.concat_tables(self._waiting)
-            self._file.write_table(table[:_ROW_GROUP])
-            self._waiting, self._rows = [table[_ROW_GROUP:]], self._rows - _ROW_GROUP
-
-    def _close(self, kind: type[BaseException] | None, *error: object) -> None:
-        import pyarrow as pa
-
-        if kind is None and self._rows:
-            self._file.write_table(pa.concat_tables(self._waiting))
-        self._file.close()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        yield write
+        if len(waiting):
+            file.write_table(waiting)
 
 
 def write_index(path: Path, samples: pd.DataFrame) -> Path:
@@ -145,8 +124,8 @@ def write_index(path: Path, samples: pd.DataFrame) -> Path:
     import pyarrow as pa
 
     ordered = sorted_samples(samples)
-    with IndexWriter(path) as index:
-        index.write(pa.Table.from_pandas(ordered, schema=arrow_schema(), preserve_index=False))
+    with index_writer(path) as write:
+        write(pa.Table.from_pandas(ordered, schema=arrow_schema(), preserve_index=False))
     return Path(path)
 
 

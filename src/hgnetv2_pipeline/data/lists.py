@@ -9,10 +9,9 @@ line's number and a remedy: nothing is guessed, relabelled or dropped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -200,47 +199,36 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
     return write_text(path, "".join(lines))
 
 
-class ListWriter:
-    """Writes a list of any length piece by piece, whole or not at all. A context manager."""
+@contextmanager
+def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array], None]]:
+    """Yields what adds names with their labels to a list, which is written whole or not at all.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    It takes arrays (or chunked ones); DataError if a name cannot stand in a list.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    def __enter__(self) -> ListWriter:
-        self._stack = ExitStack()
-        self._file = self._stack.enter_context(
-            self._stack.enter_context(written_aside(self._path)).open("wb")
-        )
-        return self
+    text = pa.large_string()
+    with written_aside(path) as aside, aside.open("wb") as file:
 
-    def write(self, names: pa.Array | pa.ChunkedArray, labels: pa.Array | pa.ChunkedArray) -> None:
-        """Add a line a name, with its label; DataError if a name cannot stand in a list."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
+        def write(names: pa.Array, labels: pa.Array) -> None:
+            odd = pc.match_substring_regex(names, _ODD).to_numpy(zero_copy_only=False)
+            if odd.any():
+                spelt = names.to_pylist()
+                for row in np.flatnonzero(odd):
+                    spelt[row] = spelled(path, spelt[row])
+                names = pa.array(spelt, pa.string())
+            ends = pc.binary_join_element_wise(
+                pc.cast(labels, text), pa.scalar("\n", text), pa.scalar("", text)
+            )
+            lines = pc.binary_join_element_wise(pc.cast(names, text), ends, pa.scalar(" ", text))
+            for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
+                # The texts of an array lie one behind the other, as they do in a file.
+                stops = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
+                first, end = int(stops[0]), int(stops[len(chunk)])
+                file.write(memoryview(chunk.buffers()[2])[first:end])
 
-        odd = pc.match_substring_regex(names, _ODD).to_numpy(zero_copy_only=False)
-        if odd.any():
-            spelt = names.to_pylist()
-            for row in np.flatnonzero(odd):
-                spelt[row] = spelled(self._path, spelt[row])
-            names = pa.array(spelt, pa.string())
-        text = pa.large_string()
-        ends = pc.binary_join_element_wise(
-            pc.cast(labels, text), pa.scalar("\n", text), pa.scalar("", text)
-        )
-        lines = pc.binary_join_element_wise(pc.cast(names, text), ends, pa.scalar(" ", text))
-        for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
-            # The texts of an array lie one behind the other, as they do in a file.
-            stops = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :][: len(chunk) + 1]
-            self._file.write(memoryview(chunk.buffers()[2])[int(stops[0]) : int(stops[-1])])
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        yield write
 
 
 def spelled(path: Path, name: str) -> str:

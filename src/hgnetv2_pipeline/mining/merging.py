@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.data.index import IndexWriter, arrow_schema
-from hgnetv2_pipeline.data.lists import ListWriter
+from hgnetv2_pipeline.data.index import arrow_schema, index_writer
+from hgnetv2_pipeline.data.lists import list_writer
 from hgnetv2_pipeline.errors import DataError, unknown_name
 from hgnetv2_pipeline.mining.selection import Selection
 
@@ -50,10 +50,10 @@ def write_merged(
     mined = _mined(selection, pool, label_mode == "zero")
     known = _batches(labelled) if labelled is not None else iter(())
     rows = 0
-    with IndexWriter(index) as merged, ListWriter(listed) as lines:
+    with index_writer(index) as add_rows, list_writer(listed) as add_lines:
         for table in _by_key(known, mined):
-            merged.write(table)
-            lines.write(table["key"], pc.fill_null(table["label"], 0))
+            add_rows(table)
+            add_lines(table["key"], pc.fill_null(table["label"], 0))
             rows += len(table)
     return {"mined": len(selection), "labelled": rows - len(selection)}
 
