@@ -196,6 +196,15 @@ class PredictionParams(_Block):
     """How images are answered."""
 
     topk: Count
+    threshold: Share | None = Field(
+        description="least score of a class that is told; null: 0, or 0.5 with several labels"
+    )
+    multi_label: bool | None = Field(
+        description="a score for each class by itself; null: as the model says"
+    )
+    class_map: str | None = Field(
+        description="file of 'id name' lines in place of the model's own class names"
+    )
     batch_size: Count
     engine: str
 
@@ -211,11 +220,23 @@ class LatencyParams(_Block):
     """The seed's protocol: batch 1, 2100 runs, the first 100 dropped."""
 
     engines: Names
+    precisions: Names = Field(
+        description="PyTorch has fp32, tf32, fp16, bf16, OpenVINO fp32, bf16; what an engine has "
+        "not is told and left out"
+    )
     batch_sizes: Numbers
     warmup: Annotated[int, Field(ge=0)]
     runs: Count
     threads: Count
-    beside: Names = Field(description="models measured beside ours, such as timm:resnet18")
+    beside: Names = Field(
+        description="models measured beside ours: timm:resnet18, scratch:b4, a run, a zoo name"
+    )
+    turns: Annotated[int, Field(ge=0)] = Field(
+        description="rounds in which all models are timed in turns besides; 0: not"
+    )
+    cold_starts: Annotated[int, Field(ge=0)] = Field(
+        description="fresh processes timed from hgnetv2 predict to its answer; 0: none"
+    )
 
 
 class ImportParams(_Block):
