@@ -73,7 +73,9 @@ class DataParams(_Block):
         "train_list.txt and val_list.txt or with train/ and val/"
     )
     root: str = Field(description="labelled images; relative to the project or absolute")
-    pool: Names = Field(description="folders of unlabelled images (tars inside are read in place)")
+    pool: Names = Field(
+        description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
+    )
     test: str | None = Field(description="labelled images of the final test, or null")
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")
@@ -173,8 +175,10 @@ class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
     batch_size: Count
-    shard_rows: Count
+    shard_rows: Count = Field(description="images a shard of scores, what a stop can lose")
     workers: Annotated[int, Field(ge=0)]
+    processes: Count = Field(description="that share the scoring, on a GPU each if there are any")
+    features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
     k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
     target_total: Count | None = Field(description="the smallest k that brings so many images")
     min_conf: Share = Field(description="the least probability the teacher must give")
@@ -182,6 +186,7 @@ class MiningParams(_Block):
     diversity: Annotated[int, Field(ge=0, le=64)] | None = Field(
         description="pHash distance up to which two images of a class count as the same"
     )
+    exclude: Names = Field(description="lists of images of the pool that are not to be mined")
     label_mode: Literal["teacher_top1", "zero"] = Field(
         description="what the list says of a mined image; the loss asks the teacher in any case"
     )
