@@ -194,6 +194,15 @@ class MiningParams(_Block):
     deduplicate: DeduplicateParams
     purity: PurityParams
 
+    @model_validator(mode="after")
+    def _features(self) -> MiningParams:
+        if "features" in self.deduplicate.channels and not self.features:
+            raise ValueError(
+                "the channel 'features' of deduplicate compares what mining.features keeps; set "
+                "mining.features: true"
+            )
+        return self
+
 
 class ComparisonParams(_Block):
     """The honest table: which arms are trained besides the chain itself, with which seeds."""
