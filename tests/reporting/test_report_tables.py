@@ -15,7 +15,7 @@ from report_synthetic import (
 )
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.reporting import data_tables, published, speed_tables, tables
+from hgnetv2_pipeline.reporting import data_tables, mining_tables, published, speed_tables, tables
 
 
 def test_accuracy_is_computed_from_counts_not_copied() -> None:
@@ -140,7 +140,7 @@ def test_sets_come_in_their_usual_order_and_only_shared_bytes_are_listed() -> No
 
 
 def test_mining_steps_are_shares_of_the_pool() -> None:
-    rows = {row["step"]: row for row in data_tables.mining_table(mining_audit()).records()}
+    rows = {row["step"]: row for row in mining_tables.mining_table(mining_audit()).records()}
     assert rows["selected for distillation"]["% of pool"] == "39.4"
     assert rows["listed in the pool"]["images"] == "1,497"
 
@@ -155,27 +155,31 @@ def test_mining_steps_are_shares_of_the_pool() -> None:
 )
 def test_a_mining_audit_that_does_not_add_up_is_refused(changes: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        data_tables.mining_table({**mining_audit(), **changes})
+        mining_tables.mining_table({**mining_audit(), **changes})
 
 
 def test_planted_images_are_shown_by_kind_with_what_else_was_lost() -> None:
-    table = data_tables.planted_table(mining_audit())
+    table = mining_tables.planted_table(mining_audit())
     assert table is not None
     assert table.rows[2] == ("mirrored", "12", "11", "1", "0")
     assert table.rows[3] == ("(everything else, lost with them)", "1,458", "8", "–", "–")
 
 
 def test_a_pool_with_nothing_planted_has_no_such_table() -> None:
-    assert data_tables.planted_table({"pool_listed": 3}) is None
+    assert mining_tables.planted_table({"pool_listed": 3}) is None
 
 
-def test_purity_is_right_of_known_by_k() -> None:
-    rows = [
-        {"k": "60", "known": "100", "distractors": "5", "right": "90"},
-        {"k": "20", "known": "50", "distractors": "0", "right": "50"},
-        {"k": "5", "known": "0", "distractors": "0", "right": "0"},
-    ]
-    assert data_tables.purity_points(rows) == [(20.0, 100.0, 0.0), (60.0, 90.0, 5.0)]
+def test_the_curve_in_numbers_has_the_truth_only_where_it_is_known() -> None:
+    row = {
+        "k": "60", "images": "600", "probes": "50", "right": "49", "estimate": "0.98",
+        "low": "0.895", "high": "0.9965",
+    }  # fmt: skip
+    (shown,) = mining_tables.curve_table([row]).records()
+    assert (shown["estimate, %"], shown["95 %"]) == ("98.0", "89.5 – 99.7")
+    assert not [name for name in shown if "truth" in name]
+    known = {"known": "600", "distractors": "19", "known_right": "575", "purity": "0.958333"}
+    (shown,) = mining_tables.curve_table([{**row, **known}]).records()
+    assert (shown["right (truth)"], shown["purity (truth), %"]) == ("575 of 600", "95.8")
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,16 @@ class DeduplicateParams(_Block):
     strict: bool = Field(description="true: pairs in doubt are removed; false: kept")
 
 
+class PurityParams(_Block):
+    """How pure the mined list is, estimated by labelled images hidden among the pool."""
+
+    probes: Literal["val", "train"] = Field(
+        description="which labelled images are hidden; the teacher was trained on those of train, "
+        "which makes them look purer than they are"
+    )
+    images: Count = Field(description="at most so many of them")
+
+
 class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
@@ -133,15 +143,18 @@ class MiningParams(_Block):
     shard_rows: Count
     workers: Annotated[int, Field(ge=0)]
     k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
-    target_total: Count | None
-    min_conf: Share
+    target_total: Count | None = Field(description="the smallest k that brings so many images")
+    min_conf: Share = Field(description="the least probability the teacher must give")
     top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
     diversity: Annotated[int, Field(ge=0, le=64)] | None = Field(
         description="pHash distance up to which two images of a class count as the same"
     )
-    label_mode: Literal["teacher_top1", "zero"]
-    max_bad: Share
+    label_mode: Literal["teacher_top1", "zero"] = Field(
+        description="what the list says of a mined image; the loss asks the teacher in any case"
+    )
+    max_bad: Share = Field(description="share of unreadable images above which scoring stops")
     deduplicate: DeduplicateParams
+    purity: PurityParams
 
 
 class ComparisonParams(_Block):
