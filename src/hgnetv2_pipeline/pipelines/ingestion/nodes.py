@@ -9,7 +9,7 @@ from pathlib import Path
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.pages import write_report
-from hgnetv2_pipeline.pipelines.ingestion.sets import write_lists
+from hgnetv2_pipeline.pipelines.ingestion.sets import has_test_list, write_lists
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import DataParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
@@ -64,7 +64,8 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
     """Scan every image once, divide the labelled ones, and write indexes and lists."""
     folder = identity.folder("lists")
     sets = ["train", "val"]
-    sets += ["test"] if data.test or (data.layout == "folders" and data.split.test) else []
+    held_out = data.test or (data.layout == "folders" and data.split.test)
+    sets += ["test"] if held_out or has_test_list(data, raw) else []
     sets += ["pool"] if data.pool or data.layout == "sample" else []
     sources = {name: raw / name for name in ("images", "test", "pool") if (raw / name).is_dir()}
     if data.split.groups is not None and data.layout == "folders":
