@@ -157,9 +157,9 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
         scans = {}
         names = folders = None
         splits = {"images": "train", "val": "val"}
-        for role, split in (
-            splits | ({"test": "test"} if has_test_list(data, raw) else {})
-        ).items():
+        if has_test_list(data, raw):
+            splits["test"] = "test"
+        for role, split in splits.items():
             with _about("root"):
                 scan = room.scan_imagenet(
                     images, split, classes=names, folders=folders, duplicates=data.duplicates,
