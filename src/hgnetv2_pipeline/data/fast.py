@@ -78,25 +78,21 @@ def evaluation_view(preprocess: Preprocess, picture: Picture) -> Pixels:
     """``Preprocess.image`` of a picture with the resizing of this module.
 
     uint8 [crop, crop, 3]; other interpolations, and slivers that would grow beyond ``max_pixels``,
-    are Pillow's. What lies below and right of the centre crop is neither decoded nor resized.
+    are Pillow's. What lies below the centre crop is neither decoded nor resized.
     """
     width, height = picture.size
     wide, high, left, top = preprocess.geometry(width, height)
     if preprocess.interpolation not in INTERPOLATIONS or wide * high > preprocess.max_pixels:
         return preprocess.cut(picture.pixels())
-    right, bottom = left + preprocess.crop, top + preprocess.crop
-    columns, rows = _reach(right, width / wide, width), _reach(bottom, height / high, height)
+    bottom = top + preprocess.crop
+    # The cubic filter reaches two pixels of the result, or of the source where those are larger.
+    scale = height / high
+    rows = min(height, math.ceil(bottom * scale + 2 * max(scale, 1)) + 1)
     resized = _resize(
-        picture.crop(0, 0, columns, rows), right, bottom, preprocess.interpolation,
+        picture.crop(0, 0, width, rows), wide, bottom, preprocess.interpolation,
         (wide / width, high / height), vertical_first(width, height, wide, high),
     )  # fmt: skip
-    return resized[top:, left:]
-
-
-def _reach(count: int, scale: float, size: int) -> int:
-    """How much of ``size`` the first ``count`` pixels of the result are made of."""
-    # The cubic filter reaches two pixels of the result, or of the source where that is larger.
-    return min(size, math.ceil(count * scale + 2 * max(scale, 1)) + 1)
+    return resized[top:, left : left + preprocess.crop]
 
 
 def mirror(pixels: Pixels) -> Pixels:
