@@ -16,6 +16,7 @@ from report_synthetic import (
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import data_tables, mining_tables, published, speed_tables, tables
+from hgnetv2_pipeline.reporting.speed_sections import measurements
 
 
 def test_accuracy_is_computed_from_counts_not_copied() -> None:
@@ -75,6 +76,42 @@ def test_many_classes_show_their_most_frequent_mistakes() -> None:
 def test_a_confusion_matrix_of_another_size_is_refused() -> None:
     with pytest.raises(DataError, match="not 10 x 10"):
         tables.confusion_of(evaluation("m", 611, confusion=[[1, 0], [0, 1]]))
+
+
+def test_the_published_v100_figure_stands_beside_our_row_of_its_setting_alone() -> None:
+    rows = [
+        latency("a", 1.0, variant="b4", image_size=224),
+        latency("b", 2.0, variant="b4", image_size=224, batch_size=16),
+        latency("c", 3.0, variant="b4", image_size=32),
+        latency("d", 4.0, variant="", image_size=224),
+    ]
+    table = speed_tables.latency_table(rows, {})
+    at = table.columns.index("V100 ms*")
+    assert [row[at] for row in sorted(table.rows)] == ["1.46", "–", "–", "–"]
+    assert "not measured here" in table.caption
+    assert "V100 ms*" not in speed_tables.latency_table(rows[1:], {}).columns
+
+
+def test_a_gpus_time_is_shown_with_and_without_copies() -> None:
+    row = latency("a", 1.0, gpu_p50_ms=0.5, without_copies={"gpu_p50_ms": 0.25})
+    table = speed_tables.latency_table([row], {})
+    cells = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (cells["GPU p50 ms"], cells["without copies"]) == ("0.500", "0.250")
+
+
+def test_what_was_timed_in_turns_too_is_told_once() -> None:
+    alone = latency("a", 1.0)
+    turns = {"rows": [latency("a", 2.0, label="a"), latency("b", 3.0, label="b")], "ratios": {}}
+    found = measurements([alone, turns])
+    assert [(row["model"], row["p50_ms"]) for row in found] == [("a", 1.0), ("b", 3.0)]
+
+
+def test_cold_starts_have_a_table_of_their_own() -> None:
+    start = {"median_s": 0.5, "min_s": 0.4, "max_s": 0.9, "cpu_s": 0.45, "n_starts": 11}
+    table = speed_tables.cold_start_table([latency("a", 1.0), {"model": "a", "cold_start": start}])
+    assert table is not None
+    assert table.rows == (("a", "0.500", "0.400", "0.900", "0.450", "11"),)
+    assert speed_tables.cold_start_table([latency("a", 1.0)]) is None
 
 
 def test_a_latency_takes_its_accuracy_from_the_same_precision_only() -> None:

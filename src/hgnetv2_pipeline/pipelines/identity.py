@@ -23,6 +23,7 @@ FOLDERS: Mapping[str, str] = {
     "raw_weights": "data/01_raw/{dataset}/weights",
     "lists": "data/02_intermediate/{dataset}",
     "resized": "data/03_primary/{dataset}/resized",
+    "pool_index": "data/03_primary/{dataset}/pool",
     "scores": "data/04_feature/{dataset}/{teacher}/scores",
     "probes": "data/04_feature/{dataset}/{teacher}/probes",
     "mining": "data/05_model_input/{dataset}/{teacher}",
@@ -98,7 +99,7 @@ class Identity(BaseModel):
 
     @property
     def model_id(self) -> str:
-        """The model's name as a path: a run id stays, others become zoo/, timm/ or file/."""
+        """The model's name as a path: a run id stays, others go below zoo/, timm/, ..."""
         return model_id(self.model)
 
     @property
@@ -118,8 +119,9 @@ def model_id(model: str) -> str:
     >>> model_id("ssld_stage2/b0/seed=0"), model_id("timm:resnet18"), model_id("b4.ssld_stage2")
     ('ssld_stage2/b0/seed=0', 'timm/resnet18', 'zoo/b4.ssld_stage2')
     """
-    if model.startswith("timm:"):
-        return "timm/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", model[5:])
+    kind, colon, name = model.partition(":")
+    if colon and kind in ("timm", "scratch"):
+        return f"{kind}/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", name)
     path = Path(model)
     if path.suffix in {".safetensors", ".pdparams", ".pth", ".onnx", ".tar"} or path.is_absolute():
         return "file/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", path.name)

@@ -93,6 +93,9 @@ def report(
     return folder / "report.html", folder / "report.md"
 
 
+_NO_RUNS = ("zoo", "timm", "scratch", "file", "import_weights")
+
+
 def _jsons(folder: Path, identity: Identity) -> tuple[Path, ...]:
     """Results of this variant and run, and of models from elsewhere (zoo, timm, files)."""
     return tuple(
@@ -102,7 +105,7 @@ def _jsons(folder: Path, identity: Identity) -> tuple[Path, ...]:
         and path.name != "latency.json"
         and "archive" not in path.parts
         and (
-            path.relative_to(folder).parts[0] in ("zoo", "timm", "file", "import_weights")
+            path.relative_to(folder).parts[0] in _NO_RUNS
             or path.relative_to(folder).parts[1:3] == (identity.variant, identity.run)
         )
     )
