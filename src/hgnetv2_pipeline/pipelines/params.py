@@ -76,7 +76,10 @@ class DataParams(_Block):
     pool: Names = Field(
         description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
     )
-    test: str | None = Field(description="labelled images of the final test, or null")
+    test: str | None = Field(
+        description="a folder a class of images for the final test, or null; "
+        "of layout imagenet a test_list.txt beside the other lists is taken then"
+    )
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")
     max_bad: Share = Field(description="share of unreadable images above which ingestion stops")
