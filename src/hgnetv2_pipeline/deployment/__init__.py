@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.card import ModelCard
     from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
     from hgnetv2_pipeline.deployment.engines.ladder import ENGINES, load_engine
+    from hgnetv2_pipeline.deployment.gate import ExportError, Validation
     from hgnetv2_pipeline.deployment.latency import compare_latency, measure_latency
+    from hgnetv2_pipeline.deployment.precisions import Calibration, convert_onnx
     from hgnetv2_pipeline.deployment.predict import (
         check_predictions,
         expand_inputs,
@@ -27,16 +29,19 @@ if TYPE_CHECKING:
         write_predictions_csv,
         write_predictions_jsonl,
     )
-    from hgnetv2_pipeline.deployment.to_onnx import ExportError, export_onnx, verify_onnx
+    from hgnetv2_pipeline.deployment.to_onnx import export_onnx, verify_onnx
 
 _HOME = {
+    "Calibration": "precisions",
     "ENGINES": "engines.ladder",
     "Engine": "engines.base",
     "EngineUnavailable": "engines.base",
-    "ExportError": "to_onnx",
+    "ExportError": "gate",
     "ModelCard": "card",
+    "Validation": "gate",
     "check_predictions": "predict",
     "compare_latency": "latency",
+    "convert_onnx": "precisions",
     "expand_inputs": "predict",
     "export_onnx": "to_onnx",
     "format_infer": "prediction_formats",
@@ -52,13 +57,16 @@ _HOME = {
 }
 
 __all__ = [
+    "Calibration",
     "ENGINES",
     "Engine",
     "EngineUnavailable",
     "ExportError",
     "ModelCard",
+    "Validation",
     "check_predictions",
     "compare_latency",
+    "convert_onnx",
     "expand_inputs",
     "export_onnx",
     "format_infer",

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: float32, or bf16 on processors that compute in it."""
+"""OpenVINO on the CPU: float32, bf16 on processors that compute in it, and INT8 files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     choose_card,
 )
 from hgnetv2_pipeline.deployment.engines.with_ort import refuse_external_data
+from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
 from hgnetv2_pipeline.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class OpenVinoEngine(Engine):
-    """OpenVINO's CPU plugin on an ONNX file."""
+    """OpenVINO's CPU plugin on an ONNX file: fp32, the same file in bf16, or an int8 file."""
 
     name = "openvino"
 
@@ -80,11 +81,3 @@ class OpenVinoEngine(Engine):
         # share_inputs saves a copy; the result is copied, because the request reuses its memory.
         result = self._request.infer([images], share_inputs=True)
         return np.array(result[0], np.float32)
-
-
-def onnx_props(path: Path) -> dict[str, str]:
-    """The ``metadata_props`` of an ONNX file."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    return {entry.key: entry.value for entry in model.metadata_props}
