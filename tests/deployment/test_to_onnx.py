@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -142,8 +143,8 @@ def test_an_export_that_strays_leaves_the_earlier_file_alone(
     path.write_bytes(b"earlier")
     right = to_onnx._graph
 
-    def wrong(model: nn.Module, image_size: int) -> onnx.ModelProto:
-        proto = right(model, image_size)
+    def wrong(*given: object, **more: object) -> onnx.ModelProto:
+        proto = right(*given, **more)
         for node in proto.graph.node:
             if node.op_type == "Clip":  # what a careless quantiser does with LAB
                 node.op_type = "Relu"
@@ -164,6 +165,35 @@ def test_nan_weights_do_not_pass_the_comparison(tmp_path: Path) -> None:
     with pytest.raises(ExportError):
         export_onnx(model, tmp_path / "model.onnx", SIDE)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["b0", "b4", "hgnet_tiny"])
+def test_torchs_own_exporter_writes_a_graph_of_the_same_logits(
+    variant: str, tmp_path: Path
+) -> None:
+    """The long way round as a cross-check of the direct writer."""
+    model = formula_model(variant)
+    path = export_onnx(model, tmp_path / "model.onnx", SIDE)
+    theirs = onnxruntime.InferenceSession(
+        to_onnx.through_torch(model, SIDE).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    images = np.random.default_rng(3).standard_normal((3, 3, SIDE, SIDE), np.float32)
+    (expected,) = theirs.run(None, {"images": images})
+    got = load_engine(path, "ort").logits(images)
+    assert np.abs(got - expected).max() <= 5e-5 * expected.std()
+
+
+@pytest.mark.parametrize("lab", ["relu", "affine"])
+def test_the_other_forms_of_lab_give_the_same_logits(
+    lab: Literal["relu", "affine"], b0: nn.Module, tmp_path: Path
+) -> None:
+    path = export_onnx(b0, tmp_path / "model.onnx", SIDE, lab=lab)
+    assert onnx_against_torch(b0, path, 3) <= 5e-5
+    counts = operators(path)
+    assert (counts["Relu"], counts["Conv"]) == ({"relu": 19, "affine": 31}[lab], 43)
+    assert counts["Clip"] == (12 if lab == "relu" else 0)
+    assert counts["Mul"] == (0 if lab == "relu" else 12)
 
 
 def test_any_other_network_goes_through_torchs_exporter(tmp_path: Path) -> None:

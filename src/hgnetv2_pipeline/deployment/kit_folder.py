@@ -88,7 +88,7 @@ def write_kit(
     )  # fmt: skip
     first = folder / graphs[0]["file"]
     engine = OrtEngine(first)
-    _pack(folder / run.VALIDATION, engine, validation, plan.images)
+    packed = _pack(folder / run.VALIDATION, engine, validation, plan.images)
     write_labels_and_preprocessing(folder, engine.card)
     facts = {
         "model": model_name,
@@ -97,7 +97,7 @@ def write_kit(
         "preprocess": preprocess.to_dict(),
         "profile": asdict(plan.profile),
         "batch_sizes": list(plan.batch_sizes),
-        "images": validation.source,
+        "packed": packed,
         "graphs": graphs,
     }
     write_json(folder / run.KIT, facts)
@@ -151,7 +151,7 @@ def _graphs(
             }
 
 
-def _pack(path: Path, engine: OrtEngine, validation: Validation, count: int) -> None:
+def _pack(path: Path, engine: OrtEngine, validation: Validation, count: int) -> int:
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for pixels, truth in validation.batches():
@@ -169,6 +169,7 @@ def _pack(path: Path, engine: OrtEngine, validation: Validation, count: int) -> 
             file, images=packed, labels=np.concatenate(labels)[:count],
             logits=np.concatenate(logits),
         )  # fmt: skip
+    return len(packed)
 
 
 def trtexec_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -203,10 +204,11 @@ Python 3.11 or later):
     pip install -r requirements.txt
     python run.py
 
-It builds every graph of `kit.json` into `plans/`, lets it answer the {facts["images"]} packed in
-`validation.npz`, compares accuracy, top-5 and logits with the stored fp32 ones, times batches of
-{", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped, 2000 timed) and writes one file into
-`results/`. Copy that file into `results/` of the kit where it came from; the report then shows it.
+It builds every graph of `kit.json` into `plans/`, lets it answer the {facts["packed"]} images
+packed in `validation.npz`, compares accuracy, top-5 and logits with the stored fp32 ones, times
+batches of {", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped, 2000 timed) and writes one
+file into `results/`. Copy it into `results/` of the kit where this one came from; the report then
+shows it.
 
 The same graphs by NVIDIA's own tool (`mkdir -p plans` first; version 11 is always strongly typed
 and takes `--stronglyTyped` for granted):

@@ -102,7 +102,7 @@ def convert_onnx(
         save_onnx(rough, card, aside)
     _log.info(
         "wrote %s: %s logits off by %.2g (rms) of their standard deviation on %s%s",
-        path, precision, found["rms_error"], found["images"],
+        path.name, precision, found["rms_error"], found["images"],
         f", top-1 {found['top1_fp32']} -> {found['top1']} of {found['n']}" if "top1" in found
         else "",
     )  # fmt: skip

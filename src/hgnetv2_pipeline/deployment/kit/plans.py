@@ -171,7 +171,7 @@ class PlanRunner:
     """A plan ready to run: float32 images [N, 3, S, S] in, float32 logits [N, classes] out.
 
     Batches beyond the profile are cut up, and smaller ones than its least filled with copies whose
-    answers are dropped. With ``graphs`` the second batch of a size is replayed as a CUDA graph.
+    answers are dropped. With ``graphs`` a batch as large as the one before is run as a CUDA graph.
     """
 
     def __init__(self, plan: bytes, device: Device, *, graphs: bool = True) -> None:
@@ -205,8 +205,7 @@ class PlanRunner:
         self.classes = int(engine.get_tensor_shape(self.output)[1])
         self._context = engine.create_execution_context()
         self._shape: tuple[int, ...] = ()
-        self._ran: set[int] = set()
-        self._graphs: dict[int, Callable[[], None]] = {}
+        self._graph: Callable[[], None] | None = None
         # Room for the largest batch, once: a CUDA graph keeps the addresses it was recorded with.
         self._context.set_tensor_address(
             self.input, device.reserve(self.input, self.most * int(np.prod(self.image_shape)))
@@ -231,24 +230,22 @@ class PlanRunner:
 
     def enqueue(self, batch: int) -> None:
         """Start one run of ``batch`` images that were uploaded before."""
-        if batch in self._graphs:
-            self._graphs[batch]()
-            return
         shape = (batch, *self.image_shape)
         if shape != self._shape:
+            # A graph recorded with another shape may not be run once the context has changed.
+            self._graph, self._shape = None, shape
             self._context.set_input_shape(self.input, shape)
             unresolved = self._context.infer_shapes()
             if unresolved:
                 raise PlanError(f"shapes of {unresolved} stay unknown for {shape}")
-            self._shape = shape
-        if self._graphs_wanted and batch in self._ran:
-            # TensorRT must have run once with a shape before it can be recorded.
-            self.device.synchronize()
-            self._graphs[batch] = self.device.capture(self._execute)
-            self._graphs[batch]()
-            return
-        self._execute()
-        self._ran.add(batch)
+            self._execute()
+        elif not self._graphs_wanted:
+            self._execute()
+        else:
+            if self._graph is None:  # it has run once with this shape, as it must before that
+                self.device.synchronize()
+                self._graph = self.device.capture(self._execute)
+            self._graph()
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self.device.stream):
@@ -256,7 +253,7 @@ class PlanRunner:
 
     def close(self) -> None:
         """Give the GPU's memory back, the context before the engine before the runtime."""
-        self._graphs.clear()
+        self._graph = None
         self._context = self._engine = self._runtime = None
 
 
