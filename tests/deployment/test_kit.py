@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deployment_cases import CLASSES, SIDE, formula_model
+from deployment_cases import CLASSES, formula_model
 
 from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import Calibration, Validation, load_engine
@@ -22,7 +22,8 @@ from hgnetv2_pipeline.reporting import ReportInputs, speed_tables
 from hgnetv2_pipeline.reporting.inputs import Ledger
 from hgnetv2_pipeline.reporting.speed_sections import export_blocks
 
-PREPROCESS = Preprocess(66, SIDE)
+SIDE = 32
+PREPROCESS = Preprocess(SIDE, SIDE)
 PLAN = KitPlan(
     labs=("clip", "affine"), precisions=("fp32", "tf32", "int8"), profile=Profile(1, 1, 4),
     batch_sizes=(1, 4), images=6,

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 MAX_DROP = {"fp16": 0.2, "bf16": 0.2, "int8": 1.0}
 """Points of top-1 accuracy that a precision may lose, unless told otherwise."""
-MAX_RMS = {"fp16": 0.02, "bf16": 0.15, "int8": 0.3}
-"""Root mean square of the logits' error over their standard deviation; several times what sound
-graphs have (0.001, 0.01 and 0.04 for a trained B0), and less than what a lost bound does to one."""
+MAX_RMS = {"fp16": 0.05, "bf16": 0.2, "int8": 0.5}
+"""Root mean square of the logits' error over their standard deviation. A trained B0 has 0.001, 0.01
+and 0.04; a graph that lost its bounds has more than 1. In between accuracy decides."""
 
 Logits = Callable[[np.ndarray], np.ndarray]
 
