@@ -222,9 +222,9 @@ def test_what_onnx_runtimes_own_quantiser_makes_of_clips_does_not_pass(
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.3)
+                module.bias.normal_(-1, 0.3)
             elif isinstance(module, LearnableAffine):
-                module.bias.fill_(0.5)
+                module.bias.fill_(1)
     path, theirs = export_onnx(model, tmp_path / "ours.onnx", SIDE), tmp_path / "theirs.onnx"
     engine = load_engine(path, "ort")
     images = engine.preprocess.normalize(pixels)
@@ -238,22 +238,17 @@ def test_what_onnx_runtimes_own_quantiser_makes_of_clips_does_not_pass(
     assert not [node for node in onnx.load(theirs).graph.node if node.op_type == "Clip"]
     proto = onnx.load(path)
     ranges = activation_ranges(proto, sorted(scale_groups(proto)), lambda: [images], method="max")
-    labels = engine.logits(images).argmax(1)
-    known = Validation(lambda: [(pixels, labels)], "16 pictures")
-    found = [
-        judge(
+    known = Validation(lambda: [(pixels, engine.logits(images).argmax(1))], "16 pictures")
+
+    def judged_as_int8(graph: onnx.ModelProto) -> dict[str, object]:
+        return judge(
             engine.logits, session_logits(graph), known, engine.preprocess, precision="int8",
-            max_drop=100,
-        )
-        for graph in (quantized(proto, ranges), onnx.load(theirs))
-    ]  # fmt: skip
-    assert found[1]["rms_error"] > 3 * found[0]["rms_error"]
-    assert found[1]["top1"] < found[0]["top1"]
-    with pytest.raises(ExportError, match="int8 export fails its gate.*top-1 falls from 16"):
-        judge(
-            engine.logits, session_logits(onnx.load(theirs)), known, engine.preprocess,
-            precision="int8", max_drop=1.0,
+            max_drop=20,
         )  # fmt: skip
+
+    assert judged_as_int8(quantized(proto, ranges))["rms_error"] < 0.15
+    with pytest.raises(ExportError, match="int8 export fails its gate.*logits stray"):
+        judged_as_int8(onnx.load(theirs))
 
 
 def judged(drop: int, max_drop: float, n: int = 1000, bad: float = 0.0) -> dict[str, object]:
