@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,10 @@ def test_trtexec_gets_the_same_profile_and_no_tf32_for_fp32(kit: Path) -> None:
     assert all("--onnx=graphs/" in line and "--stronglyTyped" in line for line in lines)
 
 
-def test_its_script_checks_times_and_reports_without_torch_or_this_package(kit: Path) -> None:
+def test_its_script_checks_times_and_reports_without_torch_or_this_package(
+    kit: Path, tmp_path: Path
+) -> None:
+    kit = shutil.copytree(kit, tmp_path / "kit")
     done = subprocess.run(
         [sys.executable, "-c", EXECUTE], cwd=kit, capture_output=True, text=True, check=False,
         timeout=120,
@@ -122,6 +126,18 @@ def test_its_script_checks_times_and_reports_without_torch_or_this_package(kit: 
     assert check["relative_error"] < 1e-4
     assert rows["clip-int8"]["check"]["rms_error"] > check["rms_error"]
     assert [timing["seen"] for timing in rows["clip-fp32"]["timings"]] == [[1, 7], [4, 7]]
+
+
+@pytest.mark.tensorrt
+def test_its_script_runs_with_tensorrt(kit: Path, tmp_path: Path) -> None:
+    kit = shutil.copytree(kit, tmp_path / "kit")
+    command = [sys.executable, "run.py", "--warmup", "10", "--runs", "100"]
+    subprocess.run(command, cwd=kit, check=True, timeout=1800)
+    (path,) = (kit / "results").glob("*.json")
+    rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    assert rows["clip-fp32"]["check"]["relative_error"] < 1e-3
+    assert rows["clip-int8"]["check"]["rms_error"] < 0.5
+    assert all(row["timings"][0]["gpu"]["p50_ms"] > 0 for row in rows.values())
 
 
 def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_path: Path) -> None:

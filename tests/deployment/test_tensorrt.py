@@ -16,7 +16,7 @@ import pytest
 from fake_tensorrt import CLASSES, SIDE, HostDevice
 
 from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import EngineUnavailable, ModelCard, load_engine
+from hgnetv2_pipeline.deployment import EngineUnavailable, ModelCard, convert_onnx, load_engine
 from hgnetv2_pipeline.deployment.engines import with_tensorrt
 from hgnetv2_pipeline.deployment.kit import cuda_memory, plans
 from hgnetv2_pipeline.deployment.kit.plans import PlanError, PlanRunner, Profile, provide_plan
@@ -308,13 +308,15 @@ def test_memory_events_and_graphs_on_a_real_gpu() -> None:
 
 
 @pytest.mark.tensorrt
-@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_a_real_plan_gives_the_fp32_logits(b0_onnx: Path, precision: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b0_onnx.read_bytes())
     side = load_engine(path, "ort").preprocess.crop
     images = np.random.default_rng(0).standard_normal((3, 3, side, side), np.float32)
     expected = load_engine(path, "ort").logits(images)
+    if precision in ("fp16", "bf16"):
+        convert_onnx(path, tmp_path / f"model.{precision}.onnx", precision)
     engine = load_engine(path, "tensorrt", precision=precision)
     for _ in range(3):  # by itself, recorded, replayed
         error = np.abs(engine.logits(images) - expected).max() / expected.std()

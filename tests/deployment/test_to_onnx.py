@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import json
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,7 @@ from hgnetv2_pipeline.deployment import (
 )
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import profile
+from hgnetv2_pipeline.models import TEACHERS, VARIANTS, profile
 
 
 def operators(path: Path) -> collections.Counter[str]:
@@ -65,6 +66,19 @@ def test_onnx_equals_torch_at_batch_1_3_and_8(
     path = export_onnx(model, tmp_path / "model.onnx", SIDE)
     for batch in (1, 3, 8):
         assert onnx_against_torch(model, path, batch) <= 5e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [*VARIANTS, *TEACHERS])
+def test_every_network_on_every_cpu_engine(variant: str, tmp_path: Path) -> None:
+    model = formula_model(variant)
+    path = export_onnx(model, tmp_path / "model.onnx", SIDE, CLASSES)
+    images = np.random.default_rng(1).standard_normal((2, 3, SIDE, SIDE), np.float32)
+    with torch.inference_mode():
+        wanted = model.double()(torch.from_numpy(images).double()).numpy()
+    for engine in ("ort", "openvino") if importlib.util.find_spec("openvino") else ("ort",):
+        got = load_engine(path, engine, threads=1).logits(images)
+        assert np.abs(got - wanted).max() <= 5e-5 * wanted.std(), engine
 
 
 def test_a_stray_network_is_told_from_the_right_one(b0_onnx: Path) -> None:

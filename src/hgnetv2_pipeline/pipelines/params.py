@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
@@ -207,6 +208,12 @@ class PlanProfileParams(_Block):
     least: Count
     best: Count
     most: Count
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PlanProfileParams:
+        if not self.least <= self.best <= self.most:
+            raise ValueError(f"{self.least}, {self.best}, {self.most} must not fall")
+        return self
 
 
 class KitParams(_Block):
