@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -28,6 +29,7 @@ GIVEN: dict[str, Any] = {
     "precisions": ["fp32"],
     "opset": 18,
     "softmax": False,
+    "lab": "relu",
     "gate": {"images": None, "max_drop": {"fp16": 100, "bf16": 100, "int8": 100}},
     "calibration": {"split": "train", "images": 4, "method": "max", "percentile": 99.99},
     "tensorrt": {"least": 1, "best": 1, "most": 8},
@@ -100,6 +102,8 @@ def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
     folder, card, record = export(identity, params(), [], nowhere, Path())
     assert {path.name for path in folder.iterdir()} >= BASE
     assert record["model"] == "train/b0/seed=0"
+    kinds = [node.op_type for node in onnx.load(folder / "model.onnx").graph.node]
+    assert (kinds.count("Relu"), kinds.count("Clip")) == (19, 12)
     assert json.loads(card.read_text())["tensorrt_profile"] == "1,1,8"
     caplog.set_level("INFO")
     made = run(identity, target="tensorrt-kit", gate={"images": 6, "max_drop": {}})

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from hgnetv2_pipeline.data import Preprocess
     from hgnetv2_pipeline.deployment.gate import Validation
+    from hgnetv2_pipeline.models.fold import Lab
 
 
 def bundle_files(precisions: Sequence[str]) -> list[str]:
@@ -49,6 +50,7 @@ def write_bundle(
     metadata: Mapping[str, str] | None = None,
     opset: int = OPSET,
     softmax: bool = False,
+    lab: Lab = "clip",
     validation: Validation | None = None,
     calibration: Calibration | None = None,
     max_drop: Mapping[str, float] | None = None,
@@ -71,7 +73,7 @@ def write_bundle(
     folder = Path(folder)
     path = export_onnx(
         model, folder / precision_file("fp32"), image_size, class_names, "fp32", preprocess,
-        metadata, opset=opset, softmax=softmax,
+        metadata, opset=opset, softmax=softmax, lab=lab,
     )  # fmt: skip
     gates = {
         precision: convert_onnx(

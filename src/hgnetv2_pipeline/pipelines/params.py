@@ -246,6 +246,10 @@ class ExportParams(_Block):
     ] = Field(description="model.onnx is fp32 and always made; the others beside it")
     opset: Annotated[int, Field(ge=13, le=20)]
     softmax: bool = Field(description="a second output, probabilities")
+    lab: Literal["clip", "relu", "affine"] = Field(
+        description="LAB of B0-B3 as a bound, or folded forward where it can be, leaving ReLU, and "
+        "elsewhere a bound (relu) or multiply-add (affine); the same logits"
+    )
     gate: ExportGateParams
     calibration: CalibrationParams
     tensorrt: PlanProfileParams

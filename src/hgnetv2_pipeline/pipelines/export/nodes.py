@@ -27,7 +27,7 @@ def export(
     folder, known = identity.folder("export"), Lists(lists)
     reuse = Reuse(identity.project, redo)
     judged = params.precisions != ["fp32"]
-    decides = {"precisions", "opset", "softmax", "tensorrt"}
+    decides = {"precisions", "opset", "softmax", "lab", "tensorrt"}
     result = reuse.produce(
         folder,
         name="export",
@@ -49,7 +49,9 @@ def export(
             pipeline="export",
             inputs={**model_inputs(identity), **_images(known, params)},
             params={
-                **params.model_dump(mode="json", exclude={"target", "precisions", "softmax"}),
+                **params.model_dump(
+                    mode="json", exclude={"target", "precisions", "softmax", "lab"}
+                ),
                 "model": identity.model,
             },
             outputs=["tensorrt-kit"],
@@ -78,6 +80,7 @@ def _bundle(folder: Path, identity: Identity, params: ExportParams, lists: Lists
         metadata=_metadata(identity, params, loaded),
         opset=params.opset,
         softmax=params.softmax,
+        lab=params.lab,
         validation=validation(identity, lists, params, loaded.preprocess) if lists else None,
         calibration=calibration(identity, lists, params, loaded.preprocess) if lists else None,
         max_drop={str(name): drop for name, drop in params.gate.max_drop.items()},
