@@ -67,7 +67,7 @@ def kit(b0: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = validation()
     write_kit(
         b0, folder, PLAN, model_name="train/b0/seed=0", class_names=CLASSES, preprocess=PREPROCESS,
-        validation=source, metadata={"tensorrt_profile": "1,1,4"},
+        validation=source, metadata={"tensorrt_profile": "1,1,4", "source_sha256": "ab" * 32},
         calibration=Calibration(lambda: (pixels for pixels, _ in source.batches()), "the same"),
         max_drop={"int8": 100},
     )  # fmt: skip
@@ -81,7 +81,7 @@ def test_it_holds_graphs_images_logits_and_scripts(kit: Path) -> None:
     ]  # fmt: skip
     for graph in facts["graphs"]:
         assert graph["sha256"] == sha256_file(kit / graph["file"])
-    assert facts["model_sha256"] == sha256_file(kit / "graphs" / "clip.fp32.onnx")
+    assert facts["source_sha256"] == "ab" * 32
     packed = np.load(kit / "validation.npz")
     assert packed["images"].shape == (6, SIDE, SIDE, 3)
     assert packed["labels"].tolist() == [0, 1, 2, 3, 4, 5]
@@ -141,7 +141,7 @@ def test_its_script_runs_with_tensorrt(kit: Path, tmp_path: Path) -> None:
 
 
 def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_path: Path) -> None:
-    manifest = {"model": "train/b0/seed=0", "precision": "fp32", "files": {"model.onnx": "ab"}}
+    manifest = {"model": "train/b0/seed=0", "precision": "fp32", "source_sha256": "ab"}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     inputs = ReportInputs(dataset="birds", exports=(tmp_path / "manifest.json",))
     (said,) = [
@@ -149,7 +149,7 @@ def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_pa
     ]
     assert "not run" in said
     result = {
-        "format": "hgnetv2_pipeline.tensorrt/1", "model": "train/b0/seed=0", "model_sha256": "cd",
+        "format": "hgnetv2_pipeline.tensorrt/1", "model": "train/b0/seed=0", "source_sha256": "cd",
         "device": "Some GPU (sm_90)", "versions": {"tensorrt": "11.4"}, "date": "2026-11-26",
         "rows": [
             {"name": "clip-fp16", "check": {"top1_count": 5, "n": 6},
@@ -167,7 +167,7 @@ def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_pa
     path.write_text(json.dumps(result))
     other = ReportInputs(dataset="b", exports=inputs.exports, tensorrt=(path,))
     blocks = export_blocks(other, Ledger())
-    assert any("another export" in vars(block).get("text", "") for block in blocks)
+    assert any("other weights" in vars(block).get("text", "") for block in blocks)
     assert not any("not run" in vars(block).get("text", "") for block in blocks)
 
 

@@ -123,7 +123,7 @@ def test_every_q_and_dq_is_int8_symmetric_and_weights_have_a_scale_a_channel(
         assert values[weight.input[1]].shape == (len(stored),)
         assert [a.i for a in weight.attribute if a.name == "axis"] == [0]
         assert values[node.input[2]].dtype == np.float32  # biases
-    assert sum(node.op_type == "Clip" for node in graph.node) == 31
+    assert sum(node.op_type == "Clip" for node in graph.node) == 12
     assert graphs["int8"].stat().st_size < 0.28 * graphs["fp32"].stat().st_size
 
 

@@ -50,7 +50,7 @@ def write_bundle(
     metadata: Mapping[str, str] | None = None,
     opset: int = OPSET,
     softmax: bool = False,
-    lab: Lab = "clip",
+    lab: Lab = "relu",
     validation: Validation | None = None,
     calibration: Calibration | None = None,
     max_drop: Mapping[str, float] | None = None,

@@ -92,7 +92,7 @@ def write_kit(
     write_labels_and_preprocessing(folder, engine.card)
     facts = {
         "model": model_name,
-        "model_sha256": sha256_file(first),
+        "source_sha256": engine.card.source_sha256,
         "variant": engine.card.variant,
         "preprocess": preprocess.to_dict(),
         "profile": asdict(plan.profile),

@@ -49,7 +49,7 @@ def export_onnx(
     *,
     opset: int = OPSET,
     softmax: bool = False,
-    lab: Lab = "clip",
+    lab: Lab = "relu",
     validation: Validation | None = None,
     calibration: Calibration | None = None,
 ) -> Path:

@@ -247,8 +247,8 @@ class ExportParams(_Block):
     opset: Annotated[int, Field(ge=13, le=20)]
     softmax: bool = Field(description="a second output, probabilities")
     lab: Literal["clip", "relu", "affine"] = Field(
-        description="LAB of B0-B3 as a bound, or folded forward where it can be, leaving ReLU, and "
-        "elsewhere a bound (relu) or multiply-add (affine); the same logits"
+        description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
+        "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"
     )
     gate: ExportGateParams
     calibration: CalibrationParams

@@ -69,18 +69,13 @@ def _tensorrt(inputs: ReportInputs, ledger: Ledger, exports: Sequence[Json]) -> 
             )
         ]
     results, blocks = read_all(inputs.tensorrt, "TensorRT result", ledger)
-    hashes = {
-        str(entry["files"].get("model.onnx"))
-        for entry in exports
-        if isinstance(entry.get("files"), Mapping)
-    }
-    stale = [entry for entry in results if str(entry.get("model_sha256")) not in hashes]
+    weights = {str(entry.get("source_sha256")) for entry in exports}
+    stale = [entry for entry in results if str(entry.get("source_sha256")) not in weights]
     table = speed_tables.tensorrt_table(results)
     if stale:
         blocks.append(
             Notice(
-                "Some TensorRT results were measured with another export of the model than the one "
-                "above",
+                "Some TensorRT results were measured with other weights than the export above has",
                 kind="warning",
             )
         )

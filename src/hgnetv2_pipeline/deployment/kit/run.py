@@ -103,7 +103,7 @@ def measure(
     return {
         "format": FORMAT,
         "model": kit["model"],
-        "model_sha256": kit["model_sha256"],
+        "source_sha256": kit["source_sha256"],
         "device": device,
         "versions": versions,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
