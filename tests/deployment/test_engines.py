@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -238,6 +240,22 @@ def test_openvino_gives_the_logits_of_onnx_runtime(
     assert np.abs(got - expected).max() <= allowed * expected.std()
     if precision == "bf16":
         assert np.abs(got - expected).max() > 1e-4 * expected.std(), "it computed in float32"
+
+
+@needs_openvino
+def test_openvino_does_not_report_that_it_was_imported(b0_onnx: Path, tmp_path: Path) -> None:
+    """By itself it would: a thread that posts to Google Analytics, and a folder in the home."""
+    program = (
+        "import sys, threading\n"
+        "from hgnetv2_pipeline.deployment import load_engine\n"
+        "load_engine(sys.argv[1], 'openvino', threads=1)\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        "assert [thread.name for thread in threading.enumerate()] == ['MainThread']\n"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", program, str(b0_onnx)]
+    subprocess.run(command, check=True, env=environment, timeout=120)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

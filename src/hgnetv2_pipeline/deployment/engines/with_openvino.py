@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,8 +39,7 @@ class OpenVinoEngine(Engine):
         preprocess: Preprocess | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        import openvino
-
+        openvino = _import_openvino()
         path = Path(path)
         refuse_external_data(path)
         # OpenVINO does not hand the ONNX metadata on.
@@ -81,3 +81,15 @@ class OpenVinoEngine(Engine):
         # share_inputs saves a copy; the result is copied, because the request reuses its memory.
         result = self._request.infer([images], share_inputs=True)
         return np.array(result[0], np.float32)
+
+
+def _import_openvino() -> Any:
+    """OpenVINO without its telemetry.
+
+    ``import openvino`` reports itself to Google Analytics without asking; where the package that
+    does it cannot be imported, OpenVINO takes a stub of its own.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
