@@ -31,6 +31,7 @@ from hgnetv2_pipeline.deployment import (  # noqa: E402
     export_onnx,
     load_engine,
 )
+from hgnetv2_pipeline.deployment.benchmark import unsettle  # noqa: E402
 from hgnetv2_pipeline.deployment.calibration import activation_ranges  # noqa: E402
 from hgnetv2_pipeline.deployment.card import ModelCard  # noqa: E402
 from hgnetv2_pipeline.deployment.onnx_wire import onnx_props  # noqa: E402
@@ -41,23 +42,12 @@ from hgnetv2_pipeline.models import build_from, create_model  # noqa: E402
 BASE = "timm-ort"
 
 
-def with_labs(model: torch.nn.Module) -> torch.nn.Module:
-    """LABs as training leaves them: anything but scale 1 and bias 0."""
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if value.numel() == 1:
-                low, high = (0.5, 1.5) if name.endswith("scale") else (-0.4, 0.4)
-                value.uniform_(low, high, generator=draw)
-    return model.eval()
-
-
 def ours(variant: str, folder: Path) -> Path:
     """Our export, made once."""
     path = folder / f"{variant}.onnx"
     if not path.exists():
         torch.manual_seed(0)
-        export_onnx(with_labs(create_model(variant)), path)
+        export_onnx(unsettle(create_model(variant)).eval(), path)
     return path
 
 
@@ -66,7 +56,7 @@ def theirs(variant: str, folder: Path) -> Path:
     path = folder / f"{variant}-timm.onnx"
     if not path.exists():
         stock, _ = build_from(f"timm:hgnetv2_{variant}", num_classes=None, root=folder)
-        export_onnx(with_labs(stock), path)
+        export_onnx(unsettle(stock).eval(), path)
     return path
 
 

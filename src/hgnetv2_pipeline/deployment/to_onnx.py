@@ -85,7 +85,7 @@ def export_onnx(
             convert_onnx(exact, path, precision, validation=validation, calibration=calibration)
         return path
     if preprocess is None:
-        preprocess = _scaled_preprocess(image_size)
+        preprocess = Preprocess.at_size(image_size)
     if preprocess.crop != image_size:
         raise ParameterError(
             f"image_size {image_size} and the preprocessing's crop {preprocess.crop} differ; "
@@ -96,12 +96,15 @@ def export_onnx(
     proto = _graph(model, image_size, opset, softmax=softmax, lab=lab)
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     more = dict(metadata or {})
+    cost = profile(model, image_size)
     card = ModelCard(
         preprocess=preprocess,
         classes=numbered_classes(classes) if class_names is None else tuple(class_names),
         variant=more.pop("variant", "") or str(getattr(model, "variant", "")),
         source_sha256=more.pop("source_sha256", ""),
-        macs=profile(model, image_size).macs,
+        macs=cost.macs,
+        params=cost.params,
+        activations=cost.activations,
         more=more,
     )
     check_classes(card, classes, "the exported model")
@@ -162,12 +165,6 @@ def verify_onnx(
         "batches": list(batches),
         "tolerance": tolerance,
     }
-
-
-def _scaled_preprocess(image_size: int) -> Preprocess:
-    published = Preprocess()
-    resize = round(image_size * published.resize_short / published.crop)
-    return replace(published, resize_short=resize, crop=image_size)
 
 
 def _graph(model: nn.Module, image_size: int, opset: int, *, softmax: bool, lab: Lab) -> Any:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,9 @@ _FILES = {
     "ort-cuda": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16"},
     "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
     "ort": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
-    "torch": {"fp32": ""},
+    "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
 }
+_FILES["torch-compiled"] = _FILES["torch-cuda-graph"] = _FILES["torch"]
 DEVICES = (None, "cpu", "cuda")
 _PLAN_SUFFIXES = (".engine", ".plan")
 _GPU_ONLY, _CPU_ONLY = frozenset(("tensorrt", "ort-cuda")), frozenset(("openvino", "ort"))
@@ -73,10 +75,11 @@ def load_engine(
     it), a plan (``.engine``, ``.plan``), or anything that ``models.build_from`` takes: a weight
     file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
-    together with the reasons of those before it. ``threads``: CPU threads, 0 = the library's
-    choice. ``precision``: None takes that of the file named, fp32 of a folder; ``fp16``, ``int8``
-    and TensorRT's ``bf16`` are ``model.<precision>.onnx`` beside ``model.onnx``, OpenVINO's
-    ``bf16`` and a GPU's ``tf32`` compute so with the fp32 file. Without a plan TensorRT builds one,
+    together with the reasons of those before it (never one of ``ASKED_FOR``). ``threads``: CPU
+    threads, 0 = the library's choice. ``precision``: None takes that of the file named, fp32 of a
+    folder and of weights; ``fp16``, ``int8`` and TensorRT's ``bf16`` are
+    ``model.<precision>.onnx`` beside ``model.onnx``, OpenVINO's ``bf16`` and a GPU's ``tf32``
+    compute so with the fp32 file, PyTorch with the weights. Without a plan TensorRT builds one,
     into ``plans/`` beside the file. ``device``: ``cpu`` or ``cuda`` leaves out the engines of the
     other; None takes a GPU where there is one. ``preprocess`` and ``classes`` replace, or stand in
     for, what the file says.
@@ -110,7 +113,7 @@ def load_engine(
         _log.info("engine %s on %s", loaded.name, loaded.device)
         return loaded
     refused: list[str] = []
-    for name in ENGINES:
+    for name in (name for name in ENGINES if name not in ASKED_FOR):
         try:
             loaded = _open(name, wish)
         except EngineUnavailable as error:
@@ -244,13 +247,14 @@ def _open_ort(wish: _Wish) -> Engine:
     return OrtEngine(path, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes)
 
 
-def _open_torch(wish: _Wish) -> Engine:
+def _open_torch(wish: _Wish, mode: str = "eager") -> Engine:
+    name = "torch" if mode == "eager" else f"torch-{mode}"
     if wish.onnx is not None or wish.plan is not None:
         raise EngineUnavailable(
-            f"torch: runs weights (a run folder, .safetensors, .pdparams, a zoo name, "
+            f"{name}: runs weights (a run folder, .safetensors, .pdparams, a zoo name, "
             f"timm:<name>), and {wish.spec} is an exported model"
         )
-    _need("torch", "torch")
+    _need("torch", name)
     from hgnetv2_pipeline.deployment.engines.with_torch import load_torch_engine
 
     return load_torch_engine(
@@ -260,6 +264,8 @@ def _open_torch(wish: _Wish) -> Engine:
         preprocess=wish.preprocess,
         classes=wish.classes,
         device=wish.device,
+        mode=mode,
+        precision=wish.precision or "fp32",
     )
 
 
@@ -269,6 +275,10 @@ _OPENERS: dict[str, Callable[[_Wish], Engine]] = {
     "openvino": _open_openvino,
     "ort": _open_ort,
     "torch": _open_torch,
+    "torch-compiled": partial(_open_torch, mode="compiled"),
+    "torch-cuda-graph": partial(_open_torch, mode="cuda-graph"),
 }
 ENGINES = tuple(_OPENERS)
 """Engine names, in the order in which ``auto`` tries them."""
+ASKED_FOR = frozenset(("torch-compiled", "torch-cuda-graph"))
+"""Engines that ``auto`` does not take: each new batch size costs them seconds."""
