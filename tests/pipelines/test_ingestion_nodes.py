@@ -7,43 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+from tiny_project import SIDE, identity, parameters, picture
 
 from hgnetv2_pipeline.data import check_lists, read_list
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 from hgnetv2_pipeline.pipelines.params import DataParams
-
-SIDE = 24
-
-
-def picture(path: Path, seed: int, size: int = SIDE) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC).save(path)
-
-
-def identity(project: Path) -> Identity:
-    return Identity(
-        project=project, environment="mine", dataset="mine", variant="b0", run="seed=0", seed=0,
-        teacher="two_b0", model="train/b0/seed=0", download=False,
-    )  # fmt: skip
-
-
-def parameters(**given: Any) -> DataParams:
-    values: dict[str, Any] = {
-        "layout": "folders", "root": "images", "pool": [], "test": None, "min_per_class": 2,
-        "max_bad": 0.0, "duplicates": "refuse", "leaks": "refuse", "trusted_roots": [],
-        "workers": 1,
-        "split": {"val": 0.2, "test": 0.0, "group_pattern": None, "groups": None,
-                  "near_duplicates": True},
-    }  # fmt: skip
-    return DataParams(**(values | given))
 
 
 def ingest(project: Path, data: DataParams) -> tuple[Path, dict[str, Any], Path]:
@@ -150,13 +121,24 @@ def test_a_table_of_groups_that_does_not_fit_is_refused(
         ingest(folders, grouped("groups.csv"))
 
 
-def write_list_layout(root: Path) -> None:
-    for split, seed in (("train", 0), ("val", 500)):
+def write_list_layout(root: Path, splits: dict[str, int] | None = None) -> None:
+    for split, seed in (splits or {"train": 0, "val": 500}).items():
         lines = []
         for number in range(8):
             picture(root / split / f"{number}.png", seed + number)
             lines.append(f"{split}/{number}.png {number % 2}\n")
         (root / f"{split}_list.txt").write_text("".join(lines))
+
+
+def test_a_test_list_beside_the_others_is_the_final_test(tmp_path: Path) -> None:
+    write_list_layout(tmp_path / "images", {"train": 0, "val": 500, "test": 900})
+    lists, summary, _ = ingest(tmp_path, parameters(layout="imagenet"))
+    test = read_list(lists / "test_list.txt")
+    assert list(test["path"]) == [f"images/test/{number}.png" for number in range(8)]
+    assert list(test["label"]) == [0, 1] * 4 and summary["n_used"] == 24
+    shutil.copyfile(tmp_path / "images/val/1.png", tmp_path / "images/test/2.png")
+    with pytest.raises(DataError, match="images/val/1.png of val as images/test/2.png of test"):
+        ingest(tmp_path, parameters(layout="imagenet"))
 
 
 def test_repeated_lines_are_refused_or_dropped_and_counted(tmp_path: Path) -> None:
