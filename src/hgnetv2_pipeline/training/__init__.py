@@ -8,6 +8,7 @@ from typing import Any
 _HOMES = {
     "TrainConfig": "config",
     "TeacherConfig": "config",
+    "DistributedConfig": "config",
     "RunSpec": "config",
     "Schedule": "schedule",
     "lr_at": "schedule",
@@ -19,6 +20,7 @@ _HOMES = {
     "plan_run": "plan",
     "TrainResult": "run",
     "train_run": "run",
+    "train_many": "elastic",
     "fit": "loop",
 }
 

@@ -19,8 +19,13 @@ from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import ComparisonParams, TeacherParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD, read_teacher
-from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec, train_side_by_side
-from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+from hgnetv2_pipeline.pipelines.training.nodes import (
+    begin_run,
+    processes_of_each,
+    run_spec,
+    train_side_by_side,
+)
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +57,7 @@ def train_arms(
     stage1: TrainConfig,
     stage2: TrainConfig,
     device: str,
+    distributed: DistributedConfig,
     redo: list[str],
     plan_only: bool,
     lists: Path,
@@ -86,7 +92,12 @@ def train_arms(
                 seed=arm.seed,
                 variant=identity.variant,
             )
-            spec, work = begin_run(reuse, spec, found if arm.distilled else None)
+            spec, work = begin_run(
+                reuse,
+                spec,
+                found if arm.distilled else None,
+                processes=processes_of_each(distributed, device, jobs=comparison.jobs),
+            )
             if isinstance(work, Work):
                 works.append(work)
                 specs.append(spec)
@@ -94,7 +105,9 @@ def train_arms(
             # The longest first, so that the last to end is a short one.
             specs.sort(key=lambda spec: -(spec.config.steps or 0))
             _announce(specs, comparison.jobs, plan_only)
-            train_side_by_side(identity, specs, jobs=comparison.jobs, folder=base)
+            train_side_by_side(
+                identity, specs, jobs=comparison.jobs, folder=base, distributed=distributed
+            )
             for work in works:
                 work.finish()
     return base

@@ -21,6 +21,7 @@ def create_pipeline() -> Pipeline:
                     "params:ssld_stage1",
                     "params:ssld_stage2",
                     "params:device",
+                    "params:distributed",
                     "params:redo",
                     "params:plan_only",
                     "ingestion.lists",

@@ -26,6 +26,7 @@ def training_pipeline(
                     "params:identity",
                     f"params:{name}",
                     "params:device",
+                    "params:distributed",
                     "params:redo",
                     "params:plan_only",
                     "ingestion.lists",
