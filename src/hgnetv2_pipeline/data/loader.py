@@ -19,12 +19,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hgnetv2_pipeline.data.augment import Augment
-from hgnetv2_pipeline.data.batches import Batch, EvalMaker, Made, Maker, Source, TrainMaker
+from hgnetv2_pipeline.data.batches import (
+    Batch,
+    EvalMaker,
+    Made,
+    Maker,
+    Source,
+    TrainMaker,
+    ViewMaker,
+)
 from hgnetv2_pipeline.data.decode import MAX_PIXELS
 from hgnetv2_pipeline.data.drawn import DeviceView
 from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.teacher_logits import Replayed
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _TIMEOUT_SECONDS = 120.0
@@ -48,7 +57,7 @@ def train_batches(
     samples: pd.DataFrame,
     root: Path,
     *,
-    transform: Augment | DeviceView,
+    transform: Augment | DeviceView | Replayed,
     seed: int,
     batch_size: int,
     start_step: int,
@@ -66,8 +75,9 @@ def train_batches(
         samples: frame of samples, see ``index.SCHEMA``; unlabelled images have label -1.
         root: what the samples' paths are relative to.
         transform: from ``make_augment``, or a ``DeviceView`` of it: then workers only read and
-            draw, and the images of the batches are made, and lie, on its device.
-        seed: of the order and of the views.
+            draw, and the images of the batches are made, and lie, on its device. Or ``Replayed``:
+            then views are those that a teacher saw, and batches bring its answers.
+        seed: of the order and of the views (of ``Replayed``: of the order).
         batch_size: images a step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
         rank, world_size: this process and their number; step ``s`` of all of them together takes
@@ -113,6 +123,32 @@ def train_batches(
                 f"not one of {len(samples):,} images can be read; {key}: {reason}; restore them"
             )
         yield made.batch
+
+
+def view_batches(
+    samples: pd.DataFrame,
+    root: Path,
+    *,
+    view: Augment,
+    seed: int,
+    views: int,
+    images: int,
+    workers: int,
+    ledger: Ledger,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Batch]:
+    """Views 0 to ``views - 1`` of all samples in their order, ``images`` samples a batch.
+
+    View v of a sample is the one of the generator keyed by (seed, v, key). The layout of a batch
+    is described at ``ViewMaker``; a batch of unreadable images alone is left out.
+
+    Raises:
+        DataError: there are no samples, or more are unreadable than the ledger allows.
+    """
+    maker = ViewMaker(Source(samples, root), view, seed, views, images, max_pixels)
+    for made in _run(maker, 0, -(-len(samples) // images), workers, ledger):
+        if made.batch is not None:
+            yield made.batch
 
 
 def eval_batches(

@@ -25,6 +25,7 @@ FOLDERS: Mapping[str, str] = {
     "resized": "data/03_primary/{dataset}/resized",
     "scores": "data/04_feature/{dataset}/{teacher}/scores",
     "mining": "data/05_model_input/{dataset}/{teacher}",
+    "teacher_logits": "data/05_model_input/{dataset}/{teacher}/teacher_logits",
     "models": "data/06_models/{dataset}",
     "import_weights": "data/06_models/{dataset}/import_weights/{variant}",
     "train_teacher": "data/06_models/{dataset}/train_teacher/{teacher}",

@@ -9,6 +9,8 @@ _HOMES = {
     "TrainConfig": "config",
     "TeacherConfig": "config",
     "RunSpec": "config",
+    "StoredLogits": "config",
+    "StoreSpec": "config",
     "Schedule": "schedule",
     "lr_at": "schedule",
     "plan_schedule": "schedule",
@@ -19,6 +21,8 @@ _HOMES = {
     "plan_run": "plan",
     "TrainResult": "run",
     "train_run": "run",
+    "store_teacher_logits": "teacher_pass",
+    "seal_teacher_logits": "teacher_pass",
     "fit": "loop",
 }
 

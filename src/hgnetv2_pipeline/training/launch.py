@@ -9,7 +9,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hgnetv2_pipeline.durable import read_json
@@ -18,10 +18,10 @@ from hgnetv2_pipeline.errors import ParameterError
 _log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the specification; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="hgnetv2_pipeline.training.launch", description=__doc__)
-    parser.add_argument("spec", type=Path, help="JSON of a RunSpec")
+def main(arguments: Sequence[str] | None = None, run: Callable[[Path], None] | None = None) -> int:
+    """Run the specification, by ``run`` if it is another than a RunSpec; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__ if run is None else None)
+    parser.add_argument("spec", type=Path, help="JSON of what to run")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(arguments)
     # Under torchrun every process would say the same; the others speak up only about trouble.
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
-        _run(options.spec)
+        (run or _run)(options.spec)
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if options.debug or code is None:

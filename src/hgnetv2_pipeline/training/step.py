@@ -66,8 +66,9 @@ class Step:
         torch.manual_seed(step_seed(self.seed, state.step, self.world.rank))
         images = batch.images.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
+        answers = None if batch.answers is None else batch.answers.to(self.device)
         with self.autocast:
-            loss, counts = self.objective(self.network, images, labels)
+            loss, counts = self.objective(self.network, images, labels, answers)
         value = loss.item()
         if self.world.any(not math.isfinite(value)):
             if self.buffers:
