@@ -53,8 +53,9 @@ _NAME = re.compile(r"shard=(\d{5,})\.(npy|json)$")
 def record_dtype(classes: int, topk: int) -> np.dtype[np.void]:
     """One record: ``ids`` [K] of the best classes, best first, ``logps`` [K] and ``lse`` float32.
 
-    ``logps`` are float16, and float32 where all classes are kept. ``logps + lse`` are the logits and ``exp(logps)`` the probabilities. A record whose ``lse`` is
-    NaN stands for an image that could not be read.
+    ``logps`` are float16, and float32 where all classes are kept. ``logps + lse`` are the logits
+    and ``exp(logps)`` the probabilities. A record whose ``lse`` is NaN stands for an image that
+    could not be read.
     """
     ids = "<u2" if classes <= 1 << 16 else "<i4"
     # Who keeps all classes of a few wants nothing lost: training amplifies rounding.
