@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from hgnetv2_pipeline.data.loader import train_batches
 from hgnetv2_pipeline.data.teacher_logits import Replayed, TeacherLogits, record_dtype
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
-from hgnetv2_pipeline.training import RunSpec, StoreSpec, train_run
+from hgnetv2_pipeline.training import RunSpec, StoreSpec, teacher_pass, train_run
 from hgnetv2_pipeline.training import losses as functions
 from hgnetv2_pipeline.training.config import parse
 from hgnetv2_pipeline.training.objectives import stored_logits
@@ -198,6 +200,39 @@ def test_the_pass_decodes_once_and_shows_what_the_loader_shows(tmp_path: Path) -
             assert np.array_equal(found[3 * row + number].permute(1, 2, 0).numpy(), pixels)
 
 
+def asked_to_stop(spec: StoreSpec, patch: pytest.MonkeyPatch) -> None:
+    """SIGTERM while the first shard is answered."""
+    answer = teacher_pass.answer
+
+    def stop_then_answer(*given: Any, **more: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return answer(*given, **more)
+
+    patch.setattr(teacher_pass, "answer", stop_then_answer)
+    with pytest.raises(Interrupted):
+        store_teacher_logits(spec)
+
+
+def killed(spec: StoreSpec, patch: pytest.MonkeyPatch) -> None:
+    """SIGKILL while the first shard is written, half of it on disk."""
+
+    def write_half(file: Any, *_: Any, **__: Any) -> None:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        np.save = write_half
+        try:
+            store_teacher_logits(spec)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert list((spec.out / "shards").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("ended", [asked_to_stop, killed])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_shards_do_not_depend_on_processes_nor_on_a_stop(
     pictures: Path,
@@ -205,25 +240,16 @@ def test_shards_do_not_depend_on_processes_nor_on_a_stop(
     store: TeacherLogits,
     tmp_path: Path,
     world_size: int,
+    ended: Callable[[StoreSpec, pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Three shards; the first process is stopped in its first one and started again."""
+    """Three shards; the first process ends in its first one and is started again."""
     specs = [
         store_spec(pictures, teacher, tmp_path / "logits", rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
-    from hgnetv2_pipeline.training import teacher_pass
-
-    answer = teacher_pass.answer
-
-    def stop_then_answer(*given: Any, **more: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return answer(*given, **more)
-
     with monkeypatch.context() as patch:
-        patch.setattr(teacher_pass, "answer", stop_then_answer)
-        with pytest.raises(Interrupted):
-            store_teacher_logits(specs[0])
+        ended(specs[0], patch)
     with pytest.raises(DataError, match=r"3 of 3 shards .* run it again"):
         seal_teacher_logits(specs[0])
     for spec in reversed(specs):
@@ -405,3 +431,10 @@ def test_the_store_says_how_it_was_made(store: TeacherLogits) -> None:
     assert set(values["decode"]) >= {"Pillow", "libjpeg"}
     assert (values["views"], values["topk"], values["seed"]) == (VIEWS, 2, 11)
     assert [shard["images"] for shard in values["shards"]] == [8, 8, 5]
+
+
+def test_a_store_travels_to_a_worker_without_its_records(store: TeacherLogits) -> None:
+    assert store.read(3, 1)["logps"].tolist() == store.read(3, 1)["logps"].tolist()
+    assert b"memmap" not in pickle.dumps(store)
+    # A copy goes the same way, and opens the shards anew.
+    assert copy.deepcopy(store).read(3, 1) == store.read(3, 1)

@@ -265,10 +265,11 @@ def seal_store(
             f"{folder}: {len(missing)} of {len(starts)} shards of teacher logits are not made yet, "
             f"the first is {missing[0]}; run it again, what is finished stays"
         )
-    for path in sorted((folder / SHARDS).glob("shard=*")):
-        match = _NAME.search(path.name)
-        if match and int(match[1]) >= len(starts):
-            path.unlink()  # of a longer list, an earlier try
+    for path in sorted((folder / SHARDS).iterdir()):
+        match = _NAME.fullmatch(path.name)
+        # Of a longer list, an earlier try; or half a file that a killed process left behind.
+        if match is None or int(match[1]) >= len(starts):
+            path.unlink()
     schema = pa.schema(
         [("key", pa.string()), ("length", pa.int64()), ("bytes_sha256", pa.string())]
     )
