@@ -9,6 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_JOBS ?= 2
 
 export DO_NOT_TRACK := true
 export KEDRO_DISABLE_TELEMETRY := true
@@ -22,7 +23,7 @@ run: install  ## the whole chain on the embedded sample: images, SSLD, export, l
 	$(BIN)/kedro run
 
 test: install lint  ## lint and all tests but the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup
 
 test-long: install  ## the slow tests too: larger counts, more kills
 	$(BIN)/python -m pytest -m 'not gpu and not tensorrt and not triton'

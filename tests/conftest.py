@@ -1,7 +1,8 @@
 """What several test files share: a copy of the project, and the one run of the embedded sample.
 
 The sample run is started in a process of its own as soon as it is known that a test needs it, so
-that it works on one core while the other tests use the other; tests marked ``sample`` come last.
+that it works beside the other tests. ``make test`` deals the test files to two workers (xdist);
+all tests marked ``sample`` go to one of them, when the run is about to be finished.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,52 +23,77 @@ import pytest
 from project_copies import SampleRun, copy_project, quiet_environment
 
 SAMPLE_LIMIT = 900.0
+# Workers inherit the environment of the process that starts them.
+SHARED = "HGNETV2_TEST_SAMPLE"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-_running: dict[str, tuple[subprocess.Popen[bytes], Path, float]] = {}
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not _is_worker(config):
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="hgnetv2-sample-")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("sample")]
-    items[:] = [item for item in items if item not in marked] + marked
+    others = [item for item in items if item not in set(marked)]
+    # Alone, they come last; with workers, so that the other has enough left to do meanwhile.
+    place = len(others) * 11 // 20 if _is_worker(config) else len(others)
+    while 0 < place < len(others) and others[place].path == others[place - 1].path:
+        place += 1
+    items[:] = others[:place] + marked + others[place:]
+    for item in items:
+        # A file stays with one worker: its tests share what was costly to make.
+        group = "sample" if item.get_closest_marker("sample") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = any(item.get_closest_marker("sample") for item in session.items)
-    if wanted and not session.config.option.collectonly:
-        import tempfile
-
-        project = copy_project(Path(tempfile.mkdtemp(prefix="hgnetv2-sample-")) / "project")
-        log = (project / "run.log").open("wb")
+    worker = getattr(session.config, "workerinput", {"workerid": "gw0"})["workerid"]
+    if wanted and worker == "gw0" and not session.config.option.collectonly:
+        shared = Path(os.environ[SHARED])
+        project = copy_project(shared / "project")
+        done = 'echo $? > "$1/code.new" && mv "$1/code.new" "$1/code"'
         process = subprocess.Popen(
-            [sys.executable, "-m", "kedro", "run"],
+            ["sh", "-c", f'"$0" -m kedro run > run.log 2>&1; {done}', sys.executable, str(shared)],
             cwd=project,
             env=quiet_environment(),
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-        log.close()
-        _running["sample"] = (process, project, time.monotonic())
+        (shared / "group").write_text(str(process.pid))
 
 
-def pytest_sessionfinish() -> None:
-    if "sample" in _running:
-        process, project, _ = _running.pop("sample")
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-        shutil.rmtree(project.parent, ignore_errors=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not _is_worker(config):
+        shared = Path(os.environ[SHARED])
+        group = shared / "group"
+        if group.is_file() and not (shared / "code").is_file():
+            with suppress(ProcessLookupError):
+                os.killpg(int(group.read_text()), signal.SIGTERM)
+            for _ in range(600):
+                if (shared / "code").is_file():
+                    break
+                time.sleep(0.1)
+        shutil.rmtree(shared, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def sample_run() -> SampleRun:
     """The finished run of the embedded sample."""
-    process, project, began = _running["sample"]
-    process.wait(SAMPLE_LIMIT)
-    output = (project / "run.log").read_text(encoding="utf-8")
-    assert process.returncode == 0, output[-6000:]
-    return SampleRun(project, output, time.monotonic() - began)
+    shared = Path(os.environ[SHARED])
+    until = time.monotonic() + SAMPLE_LIMIT
+    while not (shared / "code").is_file() and time.monotonic() < until:
+        time.sleep(0.2)
+    output = (shared / "project" / "run.log").read_text(encoding="utf-8")
+    assert (shared / "code").is_file(), f"not finished in {SAMPLE_LIMIT} s:\n{output[-6000:]}"
+    assert (shared / "code").read_text().strip() == "0", output[-6000:]
+    return SampleRun(shared / "project", output)
 
 
 @pytest.fixture

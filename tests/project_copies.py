@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Where processes started by tests record any look outside this machine.
-NETWORK_LOG = Path(tempfile.gettempdir()) / f"hgnetv2-network-{os.getpid()}.log"
+# Where processes started by tests record any look outside this machine; one for all test workers.
+NETWORK_LOG = Path(
+    os.environ.setdefault(
+        "HGNETV2_NETWORK_LOG",
+        str(Path(tempfile.gettempdir()) / f"hgnetv2-network-{os.getpid()}.log"),
+    )
+)
 
 
 def copy_project(target: Path) -> Path:
@@ -46,6 +51,7 @@ def kedro(
     )
     if check:
         assert done.returncode == 0, f"kedro {' '.join(arguments)}:\n{done.stdout[-4000:]}"
+    assert not NETWORK_LOG.exists(), NETWORK_LOG.read_text(encoding="utf-8")
     return done
 
 
@@ -81,11 +87,10 @@ def quiet_environment(**more: str) -> dict[str, str]:
 
 @dataclass
 class SampleRun:
-    """The embedded sample after one ``kedro run``: its project, what was printed, how long."""
+    """The embedded sample after one ``kedro run``: its project and what was printed."""
 
     project: Path
     output: str
-    seconds: float
 
     def data(self, *parts: str) -> Path:
         """A path below ``data/``."""

@@ -141,10 +141,22 @@ def test_no_group_copy_or_near_duplicate_has_two_sides_and_shares_are_met(sizes,
     a, b = near_pairs(phash.to_numpy(), 4)
     assert (side[a] == side[b]).all()
     for label in (0, 1):
-        count = labels.count(label)
-        for name, share in zip(("val", "test"), shares, strict=True):
-            got = int(((side == name) & (np.array(labels) == label)).sum())
-            assert abs(got - share * count) <= 1
+        count, of_class = labels.count(label), np.array(labels) == label
+        wanted = [share * count for share in shares]
+        got = [int(((side == name) & of_class).sum()) for name in ("val", "test")]
+        off = max(abs(a - b) for a, b in zip(got, wanted, strict=True))
+        assert off <= 1 or off <= best_possible(sizes[label::2], wanted)
+
+
+def best_possible(sizes, wanted):
+    """The least that val or test can be off, whichever of the groups go there; by trying all."""
+    reachable = {(0, 0)}
+    for size in sizes:
+        reachable |= {(v + size, t) for v, t in reachable} | {(v, t + size) for v, t in reachable}
+        # Far above what is wanted nothing gets nearer again.
+        v_most, t_most = wanted[0] + 4, wanted[1] + 4
+        reachable = {(v, t) for v, t in reachable if v <= v_most and t <= t_most}
+    return max(1e-9, min(max(abs(v - wanted[0]), abs(t - wanted[1])) for v, t in reachable)) + 1e-9
 
 
 def test_copies_under_two_labels_are_reported(caplog):

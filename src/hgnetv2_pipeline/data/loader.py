@@ -8,6 +8,7 @@ out; it is never replaced by another picture under its label.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.teacher_logits import Replayed
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
+_NICE = 10
 _TIMEOUT_SECONDS = 120.0
 _PREFETCH = 4
 
@@ -216,14 +218,20 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         prefetch_factor=_PREFETCH,
         timeout=_TIMEOUT_SECONDS,
         pin_memory=torch.cuda.is_initialized(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_beside_the_step,
         multiprocessing_context=context,
     )
     yield from loader
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the CPUs among themselves: one thread each."""
+def _beside_the_step(worker: int) -> None:
+    """Workers share the CPUs among themselves, one thread each, and give way to the training.
+
+    The process that starts a GPU's kernels needs a core at once: beside 16 workers on 16 cores a
+    step of B4 took 103 ms instead of 68 on an H200, though its batch lay ready.
+    """
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     torch.set_num_threads(1)
     cv2 = optional("cv2")
     if cv2 is not None:

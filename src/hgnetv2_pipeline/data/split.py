@@ -234,7 +234,78 @@ def _assign(
             sides[rows[:test]] = 2
             sides[rows[test : test + val]] = 1
             sides[rows[test + val :]] = 0
+    _exchange(labels, groups, ranks, sides, targets)
     return sides
+
+
+def _exchange(
+    labels: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64],
+    ranks: npt.NDArray[np.int64],
+    sides: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.int64],
+) -> None:
+    """Exchange groups of one class between the sides, in place, while shares come nearer.
+
+    Large groups first can leave a class where no single image is left to fill a side up. Then up to
+    two groups of one side are given for up to two of another. Groups of several classes stay.
+    """
+    filled = np.zeros_like(targets)
+    np.add.at(filled, (sides, labels), 1)
+    uneven = np.flatnonzero((filled != targets).any(axis=0))
+    if not len(uneven):
+        return
+    order = np.lexsort((ranks, groups))
+    bounds = np.flatnonzero(np.diff(groups[order], prepend=-1, append=-1))
+    members = [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    of_class: dict[int, list[npt.NDArray[np.int64]]] = {int(label): [] for label in uneven}
+    for group in members:
+        label = int(labels[group[0]])
+        if label in of_class and (labels[group] == label).all():
+            of_class[label].append(group)
+    for label, own in of_class.items():
+        own.sort(key=lambda group: int(ranks[group[0]]))
+        while found := _best_exchange(own, sides, targets[:, label], filled[:, label]):
+            for group, side in found:
+                filled[sides[group[0]], label] -= len(group)
+                filled[side, label] += len(group)
+                sides[group] = side
+
+
+def _best_exchange(
+    groups: list[npt.NDArray[np.int64]],
+    sides: npt.NDArray[np.int64],
+    target: npt.NDArray[np.int64],
+    filled: npt.NDArray[np.int64],
+) -> list[tuple[npt.NDArray[np.int64], int]]:
+    """The groups of one class to move, each with its new side; empty if nothing comes nearer."""
+    off = filled - target
+    used = [side for side in range(len(SIDES)) if target[side] or filled[side]]
+    # Two of a size are as good as any two, and only how much changes sides matters.
+    bundles: list[dict[int, list[npt.NDArray[np.int64]]]] = []
+    for side in range(len(SIDES)):
+        sample: dict[int, list[npt.NDArray[np.int64]]] = {}
+        for group in groups:
+            if sides[group[0]] == side and len(sample.setdefault(len(group), [])) < 2:
+                sample[len(group)].append(group)
+        few = [group for same in sample.values() for group in same]
+        choices: dict[int, list[npt.NDArray[np.int64]]] = {0: []}
+        for n, one in enumerate(few):
+            for bundle in ([one], *([one, other] for other in few[n + 1 :])):
+                choices.setdefault(sum(map(len, bundle)), bundle)
+        bundles.append(choices)
+    best: list[tuple[npt.NDArray[np.int64], int]] = []
+    gain = 0
+    for a, b in ((a, b) for a in used for b in used if a != b):
+        for out, given in bundles[a].items():
+            for back, taken in bundles[b].items():
+                net = out - back
+                gained = off[a] ** 2 + off[b] ** 2 - (off[a] - net) ** 2 - (off[b] + net) ** 2
+                # A side that has images keeps one.
+                if gained > gain and min(filled[a] - net, filled[b] + net) > 0:
+                    gain = gained
+                    best = [(group, b) for group in given] + [(group, a) for group in taken]
+    return best
 
 
 def _quota(count: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
