@@ -189,7 +189,9 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         if isinstance(work, Work):
             from hgnetv2_pipeline.training import plan_run, train_run
 
-            plan = plan_run(spec)
+            # Stored answers belong to the files that are read, so the plan reads those too.
+            read = spec if spec.teacher_logits is None else from_resized(identity, spec)
+            plan = plan_run(read)
             _log.info("%s: %s", pipeline, plan)
             if plan_only:
                 raise PlanPrinted(f"plan_only: {pipeline} was not started")
