@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,7 @@ def store_spec(pictures: Path, teacher: Path, out: Path, **changes: Any) -> Stor
         "threads": 1,
         "channels_last": True,
         "max_bad": 0.0,
+        "earlier": [],
         "out": out,
         "device": "cpu",
         "rank": 0,
@@ -260,6 +262,43 @@ def test_shards_do_not_depend_on_processes_nor_on_a_stop(
     assert store_teacher_logits(specs[0])["shards_reused"] == len(range(0, 3, world_size))
 
 
+def test_another_list_takes_over_what_was_answered_and_asks_for_the_rest(
+    pictures: Path,
+    teacher: Path,
+    store: TeacherLogits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The earlier store knows 11 of 21 images, one of them with other bytes."""
+    frame = data.read_index(pictures / "train.parquet")
+    first = frame.iloc[::2].copy()
+    first.loc[2, "length"] += 1
+    data.write_index(tmp_path / "first.parquet", first)
+    older = store_spec(pictures, teacher, tmp_path / "older", samples=tmp_path / "first.parquet")
+    made(older)
+    others = store_spec(pictures, teacher, tmp_path / "others", seed=5)
+    made(others)
+    # What was damaged since is not believed.
+    bad = tmp_path / "bad"
+    shutil.copytree(store.folder, bad)
+    other_answers(bad)
+    asked = []
+    answer = teacher_pass.answer
+    monkeypatch.setattr(
+        teacher_pass, "answer", lambda *a, **k: asked.append(len(a[1])) or answer(*a, **k)
+    )
+    spec = store_spec(
+        pictures, teacher, tmp_path / "new", earlier=[others.out, bad, older.out], batch_size=VIEWS
+    )
+    made(spec)
+    assert asked == [VIEWS] * 11
+    for row in range(21):
+        for field in ("ids", "logps", "lse"):
+            known, found = (one.answers_to(row)[field] for one in (store, TeacherLogits(spec.out)))
+            # Answers from batches of 5 and of 15 views differ in the last bit.
+            np.testing.assert_allclose(found.astype(float), known.astype(float), atol=2e-6)
+
+
 def test_a_damaged_shard_is_made_again(
     pictures: Path, teacher: Path, store: TeacherLogits, tmp_path: Path
 ) -> None:
@@ -321,8 +360,6 @@ def test_what_does_not_fit_is_refused_in_one_line_that_helps(
     changes: dict[str, Any],
     said: str,
 ) -> None:
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(store.folder, folder)
     if damage is not None:
@@ -373,8 +410,6 @@ def test_what_cannot_be_stored_is_refused(
 def test_an_image_that_no_teacher_could_read_is_quarantined_by_both(
     job: Job, pictures: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     root = tmp_path / "images"
     shutil.copytree(pictures, root)
     good = (root / "train/05.png").read_bytes()

@@ -119,46 +119,67 @@ class TeacherLogits:
         # NumPy would send a memory map as a copy of everything in it.
         return {**self.__dict__, "_opened": {}}
 
+    def verify(self) -> None:
+        """Read every shard; DataError for one whose bytes are not those that were written."""
+        for number, shard in enumerate(self.made["shards"]):
+            path = shard_path(self.folder, number)
+            if sha256_file(path) != shard["sha256"]:
+                raise DataError(f"{path} was changed since it was made; {REMEDY}")
+
+    def find(self, samples: pd.DataFrame) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """int64 [n]: the place of each sample in the store, -1 where it is not there; and bool [n]:
+        whether the file there had other bytes."""
+        import pyarrow.parquet as pq
+
+        stored = pq.ParquetFile(self.folder / IMAGES).read().to_pandas()
+        found = pd.Index(stored["key"]).get_indexer(pd.Index(samples["key"]))
+        rows: npt.NDArray[np.int64] = np.asarray(found, np.int64)
+        there = stored.iloc[rows].reset_index(drop=True)
+        here = samples[_IMAGE].reset_index(drop=True)
+        hashed = (there["bytes_sha256"] != "") & (here["bytes_sha256"] != "")
+        other = hashed & (there["bytes_sha256"] != here["bytes_sha256"])
+        other |= there["length"] != here["length"]
+        return rows, np.asarray(other, np.bool_) & (rows >= 0)
+
     def rows_of(self, samples: pd.DataFrame) -> npt.NDArray[np.int64]:
         """int64 [n]: the place of each sample in the store, which may hold more images.
 
         Raises:
             DataError: an image is not in it, or has other bytes than the one that was answered.
         """
-        import pyarrow.parquet as pq
-
-        stored = pq.ParquetFile(self.folder / IMAGES).read().to_pandas()
-        found = pd.Index(stored["key"]).get_indexer(pd.Index(samples["key"]))
-        rows: npt.NDArray[np.int64] = np.asarray(found, np.int64)
+        rows, other = self.find(samples)
         missing = samples["key"][rows < 0]
         if len(missing):
             raise DataError(
                 f"{self.folder}: {len(missing):,} of {len(samples):,} images have no stored "
                 f"answers, the first is {missing.iloc[0]}: the list is another; {REMEDY}"
             )
-        here = stored.iloc[rows].reset_index(drop=True)
-        now = samples[_IMAGE].reset_index(drop=True)
-        other = here["length"] != now["length"]
-        hashed = (here["bytes_sha256"] != "") & (now["bytes_sha256"] != "")
-        other |= hashed & (here["bytes_sha256"] != now["bytes_sha256"])
         if other.any():
             raise DataError(
                 f"{self.folder}: {int(other.sum()):,} images are not the files that the teacher "
-                f"saw, the first is {now['key'][other].iloc[0]}; {REMEDY}"
+                f"saw, the first is {samples['key'][other].iloc[0]}; {REMEDY}"
             )
         return rows
 
-    def read(self, row: int, view: int) -> Records:
-        """The record of one view of the image in place ``row``, as an array of no dimensions."""
+    def answers_to(self, row: int) -> Records:
+        """The records [V] of the image in place ``row``."""
         number, place = divmod(row, int(self.made["shard_images"]))
         if number not in self._opened:
             path = shard_path(self.folder, number)
             self._opened[number] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return np.asarray(self._opened[number][view, place])
+        return self._opened[number][:, place]
+
+    def read(self, row: int, view: int) -> Records:
+        """The record of one view of the image in place ``row``, as an array of no dimensions."""
+        return np.asarray(self.answers_to(row)[view])
+
+    def differs_from(self, wanted: Mapping[str, Any]) -> list[str]:
+        """Where ``made`` is not as ``wanted`` says: ``decode.Pillow '12.0.0' -> '13.0.0'``, ..."""
+        return _differences({name: self.made.get(name) for name in wanted}, wanted)
 
     def refuse_others(self, wanted: Mapping[str, Any]) -> None:
-        """Raise DataError where a block of ``made`` is not as ``wanted`` says, naming both."""
-        apart = _differences({name: self.made.get(name) for name in wanted}, wanted)
+        """Raise DataError where ``made`` is not as ``wanted`` says, naming both."""
+        apart = self.differs_from(wanted)
         if apart:
             raise DataError(
                 f"{self.folder} does not fit this run, stored -> now: {'; '.join(apart)}; restore "

@@ -293,6 +293,9 @@ class StoreSpec(_Frozen):
     """Memory format; a speed matter."""
     max_bad: Share
     """Largest share of unreadable images."""
+    earlier: list[Path]
+    """Folders of other stores: answers in them to the same images, made the same way, are taken
+    over instead of made."""
     out: Path
     """Folder of the store."""
     device: str

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from hgnetv2_pipeline.data.teacher_logits import (
     write_shard,
 )
 from hgnetv2_pipeline.durable import read_json
-from hgnetv2_pipeline.errors import DiskFullError, Interrupted
+from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training import launch
@@ -69,6 +70,7 @@ def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
         }
         _check_space(spec, images)
         ledger = Ledger(len(images), spec.max_bad)
+        earlier = _earlier(spec, made)
         totals = {"listed": 0, "quarantined": 0, "shards": len(mine), "shards_reused": 0}
         todo = spec.views * sum(len(rows) for rows in slices.values())
         with Progress(todo, "storing teacher logits", "view") as progress:
@@ -77,7 +79,9 @@ def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
                 manifest = finished_shard(spec.out, number, identity)
                 totals["shards_reused"] += manifest is not None
                 if manifest is None:
-                    records = _records(spec, rows, teacher, ledger, device, stop, progress)
+                    records = _taken_over(spec, rows, earlier)
+                    progress.advance(spec.views * int((~np.isnan(records["lse"][0])).sum()))
+                    _answer_rest(spec, rows, records, teacher, ledger, device, stop, progress)
                     bad = _quarantined(ledger, rows, records)
                     manifest = write_shard(spec.out, number, records, identity, bad)
                 else:
@@ -138,23 +142,53 @@ def _teacher(spec: StoreSpec, device: torch.device) -> tuple[Teacher, dict[str, 
     }  # fmt: skip
 
 
-def _records(
+def _earlier(spec: StoreSpec, made: Mapping[str, Any]) -> list[TeacherLogits]:
+    """The other stores whose records are made as these, and are what they were."""
+    found = []
+    for folder in spec.earlier:
+        try:
+            store = TeacherLogits(folder)
+            if store.differs_from(made):
+                continue
+            store.verify()
+        except DataError as error:
+            _log.warning("%s; nothing is taken over from it", error)
+            continue
+        _log.info("what %s knows is taken over", folder)
+        found.append(store)
+    return found
+
+
+def _taken_over(spec: StoreSpec, rows: pd.DataFrame, earlier: Sequence[TeacherLogits]) -> Records:
+    """Records [V, images] of one shard with what earlier stores know; NaN where they do not."""
+    topk = min(spec.topk, len(spec.classes))
+    records: Records = np.zeros((spec.views, len(rows)), record_dtype(len(spec.classes), topk))
+    records["lse"] = np.nan
+    for store in earlier:
+        places, other = store.find(rows)
+        for column in np.flatnonzero((places >= 0) & ~other & np.isnan(records["lse"][0])):
+            records[:, column] = store.answers_to(int(places[column]))
+    return records
+
+
+def _answer_rest(
     spec: StoreSpec,
     rows: pd.DataFrame,
+    records: Records,
     teacher: Teacher,
     ledger: Ledger,
     device: torch.device,
     stop: StopRequest,
     progress: Progress,
-) -> Records:
-    """Records [V, images] of one shard; NaN where an image could not be read."""
-    topk = min(spec.topk, len(spec.classes))
-    records: Records = np.zeros((spec.views, len(rows)), record_dtype(len(spec.classes), topk))
-    records["lse"] = np.nan
+) -> None:
+    """Fill the records that are NaN; those of images that cannot be read stay so."""
+    left = np.flatnonzero(np.isnan(records["lse"][0]))
+    if not len(left):
+        return
     # Whole images a batch, if it holds that many views; they are decoded once.
     images = max(1, spec.batch_size // spec.views)
     batches = view_batches(
-        rows,
+        rows.iloc[left],
         spec.samples_root,
         view=make_augment(spec.augment),
         seed=spec.seed,
@@ -168,16 +202,15 @@ def _records(
         if stop:
             raise Interrupted("asked to stop while storing teacher logits; run again to go on")
         parts = [
-            answer(teacher, part, topk=topk, amp=spec.amp, device=device)
+            answer(teacher, part, topk=records["ids"].shape[-1], amp=spec.amp, device=device)
             for part in batch.images.split(spec.batch_size)
         ]
         answered = np.concatenate(parts).reshape(images, spec.views)
         places = batch.labels.numpy()
-        records[:, batch.step * images + places] = answered[places].T
+        records[:, left[batch.step * images + places]] = answered[places].T
         progress.advance(spec.views * len(places))
         seen += len(places)
-    progress.advance(spec.views * (len(rows) - seen))
-    return records
+    progress.advance(spec.views * (len(left) - seen))
 
 
 def _quarantined(ledger: Ledger, rows: pd.DataFrame, records: Records) -> list[tuple[str, str]]:

@@ -56,6 +56,7 @@ def store_teacher_logits(
         resized=config.input.resized,
         channels_last=config.channels_last,
         threads=config.threads,
+        earlier=[],
         out=folder,
         device=device,
         rank=0,
@@ -75,7 +76,11 @@ def store_teacher_logits(
         resumable=True,
     )
     if isinstance(work, Work):
-        _make(identity, spec, plan_only=plan_only)
+        # A list that changed a little costs a little: what was answered before is taken over.
+        archived = sorted(folder.parent.glob(f"archive/*/{folder.name}/{STORE}"))
+        redone = "teacher_logits" in redo or "all" in redo
+        earlier = [] if redone else [path.parent for path in archived]
+        _make(identity, spec.model_copy(update={"earlier": earlier}), plan_only=plan_only)
         work.finish()
     return folder
 
