@@ -50,16 +50,17 @@ SIZES = [(500, 375), (375, 500), (500, 333), (333, 500), (640, 480)]
 POLICY = "rand-m7-mstd0.5-inc1"
 
 
-def photographs(count: int) -> list[bytes]:
+def photographs(count: int, zoom: float = 1.0) -> list[bytes]:
     """JPEG files: crops of two photographs with a little noise, near ImageNet in size and bytes.
 
-    One in 20 is progressive, one grey, three without colour subsampling.
+    ``zoom`` times ``SIZES`` in pixels. One in 20 is progressive, one grey, three without colour
+    subsampling.
     """
     rng = np.random.default_rng(0)
     sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     files = []
     for n in range(count):
-        width, height = SIZES[n % len(SIZES)]
+        width, height = (round(zoom * side) for side in SIZES[n % len(SIZES)])
         source = sources[n % 2]
         share = rng.uniform(0.6, 1.0) * min(source.width / width, source.height / height)
         w, h = int(width * share), int(height * share)

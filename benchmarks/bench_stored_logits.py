@@ -123,10 +123,10 @@ def curve(device: torch.device, steps: int = 20, batch: int = 32, size: int = 64
     shape = (steps, batch, 3, size, size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
     torch.manual_seed(1)
-    network = create_model("b0", CLASSES).eval()
-    # Answers of a fresh head are flat; a trained one's are not.
-    network.fc.weight.data *= 10
-    teacher = Teacher([(reparameterize(network).to(device), viewer(NHWC))], "eval")
+    network = create_model("b0", CLASSES).eval().to(device)
+    with torch.no_grad():  # fresh layers make huge logits; a trained network's are a few units
+        network.fc.weight *= 4 / network(viewer(NHWC)(images[0])).std()
+    teacher = Teacher([(reparameterize(network), viewer(NHWC))], "eval")
     torch.manual_seed(0)
     fresh = create_model("b0", CLASSES).to(device)
     labels = torch.full((batch,), -1, device=device)

@@ -64,6 +64,20 @@ def test_mining_keeps_distractors_out_and_validation_copies_too(sample_run: Samp
     assert audit["pool_listed"] == audit["scored"] + audit["quarantined"] == 1517
 
 
+def test_hidden_images_tell_how_pure_the_list_is_among_those_of_a_class(
+    sample_run: SampleRun,
+) -> None:
+    folder = sample_run.data("08_reporting/sample/mining/two_b0")
+    audit = read(folder / "audit.json")
+    found, truth = audit["estimate"], audit["purity"]
+    assert found["set"] == "val" and found["probes"] > 300
+    assert found["low"] - 0.02 <= truth["accuracy"] <= found["high"] + 0.02
+    # An upper bound of the whole list, which holds images of no class as well.
+    assert found["high"] >= truth["right"] / truth["known"]
+    page = (folder / "mining_report.html").read_text(encoding="utf-8")
+    assert "Not shown" not in page and "upper bound" in page
+
+
 def test_listed_is_used_plus_quarantined_plus_refused(sample_run: SampleRun) -> None:
     counts = re.findall(
         r"'n_listed': (\d+), 'n_used': (\d+), 'n_quarantined': (\d+), 'n_refused': (\d+)",

@@ -36,6 +36,17 @@ def test_the_guard_knows_what_is_local(address: object, local: bool) -> None:
     assert guard.is_local(address) is local
 
 
+PREVIEWS = {
+    "mining.mined": "TablePreview",
+    "mining.sheet": "ImagePreview",
+    "mining.sheet_removed": "ImagePreview",
+    "mining.page": "HTMLPreview",
+    "mining.purity_curve": "PlotlyPreview",
+    "ssld_stage1.history": "PlotlyPreview",
+    "mining.audit": "JSONPreview",
+}
+
+
 @pytest.mark.sample
 def test_kedro_viz_builds_a_site_with_layers_stages_and_previews(sample_run: SampleRun) -> None:
     kedro(sample_run.project, "viz", "build", "--include-previews")
@@ -50,14 +61,9 @@ def test_kedro_viz_builds_a_site_with_layers_stages_and_previews(sample_run: Sam
     previews = {
         node["name"]: json.loads((api / "nodes" / node["id"]).read_text(encoding="utf-8"))
         for node in main["nodes"]
-        if node["name"] in ("mining.mined", "mining.sheet", "ssld_stage1.history", "mining.audit")
+        if node["name"] in PREVIEWS
     }
-    assert {name: found.get("preview_type") for name, found in previews.items()} == {
-        "mining.mined": "TablePreview",
-        "mining.sheet": "ImagePreview",
-        "ssld_stage1.history": "PlotlyPreview",
-        "mining.audit": "JSONPreview",
-    }
+    assert {name: found.get("preview_type") for name, found in previews.items()} == PREVIEWS
     assert all(found.get("preview") for found in previews.values())
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from hgnetv2_pipeline import weight_commands
-from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline import deploy_commands, weight_commands
 
 
 class _Group(click.Group):
@@ -97,75 +96,11 @@ def init(
     click.echo(f"      kedro run --env {name}                            all of it, to the report")
 
 
-@main.command()
-@click.argument("inputs", nargs=-1, required=True)
-@click.option("--model", type=click.Path(path_type=Path), required=True,
-              help="model.onnx, an engine file, or a run's folder.")  # fmt: skip
-@click.option("--engine", default="auto", show_default=True,
-              help="auto, tensorrt, ort-cuda, openvino, ort or torch.")  # fmt: skip
-@click.option("--topk", default=5, show_default=True)
-@click.option("--batch-size", default=16, show_default=True)
-@click.option("--format", "style", type=click.Choice(["predict_cls", "infer", "jsonl", "csv"]),
-              default="predict_cls", show_default=True,
-              help="predict_cls and infer print as PaddleClas's two tools do.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="File for jsonl or csv.")
-def predict(
-    inputs: tuple[str, ...],
-    model: Path,
-    engine: str,
-    topk: int,
-    batch_size: int,
-    style: str,
-    out: Path | None,
-) -> None:
-    """Answer images: files, folders, list files or globs.
-
-    \b
-    hgnetv2 predict --model model.onnx picture.jpg
-    hgnetv2 predict --model model.onnx folder/ --format jsonl --out answers.jsonl
-    """
-    from hgnetv2_pipeline import deployment
-
-    if style in ("jsonl", "csv") and out is None:
-        raise ParameterError(f"--format {style} writes a file: give --out FILE")
-    loaded = deployment.load_engine(model, engine=engine)
-    records = deployment.predict_paths(loaded, list(inputs), topk=topk, batch_size=batch_size)
-    if out is not None:
-        if style == "jsonl":
-            deployment.write_predictions_jsonl(out, records)
-        elif style == "csv":
-            deployment.write_predictions_csv(out, records, topk=topk)
-        else:
-            raise ParameterError("--out goes with --format jsonl or csv")
-        click.echo(f"{len(records)} rows in {out}")
-    elif style == "infer":
-        click.echo(deployment.format_infer(records))
-    else:
-        for record in records:
-            click.echo(deployment.format_predict_cls(record))
-    deployment.check_predictions(records)
-
-
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--engine", default="auto", show_default=True)
-@click.option("--batch-size", default=1, show_default=True)
-@click.option("--warmup", default=100, show_default=True)
-@click.option("--runs", default=2000, show_default=True)
-def benchmark(model: Path, engine: str, batch_size: int, warmup: int, runs: int) -> None:
-    """Time a model by the seed page's protocol: 2100 runs at batch 1, the first 100 dropped.
-
-    \b
-    hgnetv2 benchmark data/07_model_output/sample/ssld_stage2/b0/seed=0/model.onnx
-    """
-    import json
-
-    from hgnetv2_pipeline import deployment
-
-    loaded = deployment.load_engine(model, engine=engine)
-    result = deployment.measure_latency(loaded, batch_size=batch_size, warmup=warmup, runs=runs)
-    click.echo(json.dumps(result))
-
-
-for command in (weight_commands.models, weight_commands.inspect, weight_commands.export_weights):
+for command in (
+    deploy_commands.predict,
+    deploy_commands.benchmark,
+    weight_commands.models,
+    weight_commands.inspect,
+    weight_commands.export_weights,
+):
     main.add_command(command)

@@ -84,10 +84,11 @@ class MLflowHooks:
             CurveFile,
             ImageFile,
             JsonFile,
+            PageFile,
             ResultFolder,
             TableFile,
         )
-        from hgnetv2_pipeline.pipelines.reuse import newly_made
+        from hgnetv2_pipeline.pipelines.reuse import flatten, newly_made
 
         for name, value in outputs.items():
             if not isinstance(value, Path) or not newly_made(value):
@@ -96,13 +97,13 @@ class MLflowHooks:
             if isinstance(dataset, JsonFile):
                 loaded = dataset.load()
                 if isinstance(loaded, dict):
-                    tracker.metrics({f"{name}.{key}": item for key, item in loaded.items()})
+                    tracker.metrics(flatten(loaded, f"{name}."))
                 tracker.artifact(name, value)
             elif isinstance(dataset, CurveFile):
-                tracker.history(name.removesuffix(".history"), value)
-            elif isinstance(dataset, ImageFile | TableFile):
+                tracker.history(name.removesuffix(".history"), value, dataset.x)
+            elif isinstance(dataset, ImageFile | TableFile | PageFile):
                 # A pool's index can be gigabytes; it is named by its hash instead.
-                if value.stat().st_size < 1_000_000:
+                if isinstance(dataset, PageFile) or value.stat().st_size < 1_000_000:
                     tracker.artifact(name, value)
             elif isinstance(dataset, ResultFolder) and (value / "manifest.json").is_file():
                 tracker.hashes(name, value / "manifest.json")

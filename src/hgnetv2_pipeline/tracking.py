@@ -91,15 +91,15 @@ class Tracker:
     def metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
         """Log the numbers among ``values``."""
         numbers = {
-            key: float(value)
+            _plain(key): float(value)
             for key, value in values.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and value == value
         }
         if self.enabled and numbers:
             self._mlflow().log_metrics(numbers, step=step)
 
-    def history(self, name: str, file: Path) -> None:
-        """Log a ``history.csv`` that was written by another process."""
+    def history(self, name: str, file: Path, x: str = "step") -> None:
+        """Log the columns of a CSV over its column ``x``, which counts as MLflow's step."""
         if not self.enabled or name in self.reported_live:
             return
         import csv
@@ -109,9 +109,9 @@ class Tracker:
                 numbers = {
                     f"{name}.{key}": float(value)
                     for key, value in row.items()
-                    if key != "step" and value not in ("", None)
+                    if key != x and value not in ("", None)
                 }
-                self.metrics(numbers, int(row["step"]))
+                self.metrics(numbers, int(row[x]))
 
     def artifact(self, name: str, file: Path) -> None:
         """Keep a file with the run."""
@@ -125,13 +125,8 @@ class Tracker:
         record = json.loads(manifest.read_text(encoding="utf-8"))
         tags = {f"{name}.in.{role}": digest for role, digest in record["inputs"].items()}
         tags |= {f"{name}.out.{file}": digest for file, digest in record["outputs"].items()}
-        # A tag's name may hold only these characters; a run folder can have thousands of outputs.
-        self._mlflow().set_tags(
-            {
-                "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)[:250]: value
-                for key, value in list(tags.items())[:100]
-            }
-        )
+        # A run folder can have thousands of outputs.
+        self._mlflow().set_tags({_plain(key): value for key, value in list(tags.items())[:100]})
 
     def end(self, status: str) -> None:
         """Close the run with FINISHED, FAILED or KILLED, if one was started."""
@@ -140,6 +135,11 @@ class Tracker:
 
             mlflow.end_run(status)
             self._run_id = None
+
+
+def _plain(name: str) -> str:
+    """The name with what MLflow allows in names of tags and metrics."""
+    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name)[:250]
 
 
 tracker = Tracker()

@@ -24,7 +24,7 @@ def project_folder() -> Path:
     raise ParameterError(f"{here} is not inside an hgnetv2_pipeline project (no conf/base above)")
 
 
-def _root() -> Path:
+def weights_root() -> Path:
     """Where weights/ is looked for: the project, or this folder outside of one."""
     try:
         return project_folder()
@@ -47,7 +47,7 @@ def models(urls: bool) -> None:
     """
     from hgnetv2_pipeline.models.zoo import COSTS, ZOO, weights_file
 
-    root = _root()
+    root = weights_root()
     click.echo(
         f"{'name':25} {'params':>7} {'GMACs':>6} {'top-1':>6} {'top-5':>6} "
         f"{'timm':>6} {'V100 ms':>7}  weights"
@@ -196,7 +196,7 @@ def export_weights(source: str, style: str, out: Path, protocol: int) -> None:
         raise ParameterError(f"{source} is timm's own network; only ours are written for others")
     given = Path(source)
     spec = str(given.absolute()) if given.exists() else source
-    model, info = build_from(spec, num_classes=None, root=_root())
+    model, info = build_from(spec, num_classes=None, root=weights_root())
     report = write(model, out, style, protocol=protocol, metadata=_metadata(info))
     click.echo(f"wrote {report}")
     for remark in report.remarks:

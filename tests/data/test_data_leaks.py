@@ -73,10 +73,10 @@ def test_the_set_that_is_measured_on_keeps_the_picture_and_every_reason_is_told(
         "train": ["a", "c", "f"], "val": ["g"], "test": ["i", "j"], "pool": ["p"],
     }  # fmt: skip
     assert dict(refused[["key", "reason"]].itertuples(index=False)) == {
-        "b": "has the same bytes as a (data.clean)",
-        "d": "has the same bytes as g of val (data.clean)",
-        "e": "looks like j of test (data.clean)",
-        "h": "has the same bytes as i of test (data.clean)",
+        "b": "has the same bytes as a (data.leaks: clean)",
+        "d": "has the same bytes as g of val (data.leaks: clean)",
+        "e": "looks like j of test (data.leaks: clean)",
+        "h": "has the same bytes as i of test (data.leaks: clean)",
     }
     assert sum(map(len, cleaned.values())) + len(refused) == sum(map(len, sets.values()))
     assert len(find_leaks(cleaned, phash)) == 0
@@ -87,7 +87,9 @@ def test_copies_under_two_labels_all_go_and_no_class_may_vanish() -> None:
     cleaned, refused = clean_sets(sets, find_leaks(sets, None), ["cat", "dog"])
     assert list(cleaned["train"]["key"]) == ["c", "d"] and set(refused["key"]) == {"a", "b"}
     sets = {"train": frame(["a", "b", "c"], [0, 1, 0], ["1", "1", "2"])}
-    with pytest.raises(DataError, match="class 'dog' has no image in train once copies.*clean"):
+    with pytest.raises(
+        DataError, match="class 'dog' has no image in train once copies.*leaks: report"
+    ):
         clean_sets(sets, find_leaks(sets, None), ["cat", "dog"])
 
 

@@ -18,6 +18,7 @@ from hgnetv2_pipeline.data import (
     Ledger,
     find_leaks,
     read_list,
+    report_leaks,
     scan_folder_tree,
     scan_list,
     scan_unlabelled,
@@ -173,13 +174,18 @@ def frame(keys: list[str], digests: list[str] | None = None) -> pd.DataFrame:
     return samples_frame((key, key, -1, 9, 0, 4, 4, "PNG", digest) for key, digest in rows)
 
 
-def test_l15_an_image_listed_in_two_sets_is_refused_and_a_copy_of_its_bytes_named() -> None:
+def test_l15_an_image_of_two_sets_is_refused_by_its_path_and_by_its_bytes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with pytest.raises(DataError, match="'b' is listed in train and in val .1 such"):
         find_leaks({"train": frame(["a", "b"]), "val": frame(["b", "c"])}, None)
     sets = {"train": frame(["a", "b"], ["x", "y"]), "val": frame(["c"], ["y"])}
-    assert find_leaks(sets, None)[["key", "other_key", "same_bytes"]].values.tolist() == [
-        ["b", "c", True]
-    ]
+    leaks = find_leaks(sets, None)
+    assert leaks[["key", "other_key", "same_bytes"]].values.tolist() == [["b", "c", True]]
+    with pytest.raises(DataError, match="1 images .* first b of train as c of val .*data.leaks"):
+        report_leaks(leaks, refuse=True)
+    report_leaks(leaks, refuse=False)
+    assert "b of train has the same bytes as c of val" in caplog.text
 
 
 def test_l17_every_missing_file_is_listed_once_the_first_twenty_in_the_log(

@@ -119,7 +119,9 @@ def test_unknown_names_and_missing_files_are_named(tmp_path: Path) -> None:
         load_engine(tmp_path / "model.onnx", device="gpu")
     with pytest.raises(WeightsError, match="no such model file"):
         load_engine(tmp_path / "model.onnx")
-    assert ENGINES == ("tensorrt", "ort-cuda", "openvino", "ort", "torch")
+    assert [name for name in ENGINES if name not in ladder.ASKED_FOR] == [
+        "tensorrt", "ort-cuda", "openvino", "ort", "torch",
+    ]  # fmt: skip
 
 
 def test_torch_and_onnx_runtime_give_the_same_logits(run_folder: Path, b0_onnx: Path) -> None:
@@ -254,3 +256,48 @@ def test_the_torch_engine_takes_any_module_and_puts_it_in_eval_mode() -> None:
         assert engine.threads == torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "reason"),
+    [("torch", "tf32", "tf32 needs"), ("torch-cuda-graph", "fp32", "cuda-graph needs")],
+)
+def test_what_only_a_gpu_has_is_refused_on_a_cpu(
+    engine: str, precision: str, reason: str, run_folder: Path
+) -> None:
+    with pytest.raises(EngineUnavailable, match=f"{engine}: {reason} an NVIDIA GPU, not a CPU"):
+        load_engine(run_folder, engine, precision=precision, device="cpu")
+
+
+def test_half_precision_is_cast_and_comes_back_as_float32(run_folder: Path) -> None:
+    exact = load_engine(run_folder, "torch", device="cpu").logits(IMAGES)
+    engine = load_engine(run_folder, "torch", precision="bf16", device="cpu")
+    logits = engine.logits(IMAGES)
+    assert (engine.precision, logits.dtype) == ("bf16", np.float32)
+    assert 0 < np.abs(logits - exact).max() <= 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.slow
+def test_the_compiled_engine_gives_the_eager_ones_logits(run_folder: Path) -> None:
+    eager = load_engine(run_folder, "torch", device="cpu").logits(IMAGES)
+    compiled = load_engine(run_folder, "torch-compiled", device="cpu")
+    assert compiled.name == "torch-compiled"
+    assert np.abs(compiled.logits(IMAGES) - eager).max() <= 1e-5 * np.abs(eager).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["torch", "torch-compiled", "torch-cuda-graph"])
+@pytest.mark.parametrize(
+    ("precision", "error"), [("fp32", 1e-4), ("tf32", 0.02), ("fp16", 0.02), ("bf16", 0.1)]
+)
+def test_a_gpus_logits_are_the_cpus(
+    engine: str, precision: str, error: float, run_folder: Path
+) -> None:
+    exact = load_engine(run_folder, "torch", device="cpu").logits(IMAGES)
+    with load_engine(run_folder, engine, precision=precision, device="cuda") as loaded:
+        for images, wanted in ((IMAGES, exact), (IMAGES[:1], exact[:1]), (IMAGES, exact)):
+            logits = loaded.logits(images)
+            assert np.abs(logits - wanted).max() <= error * np.abs(exact).max()
+        bare = loaded.resident(IMAGES)
+        assert bare is not None
+        assert loaded.stopwatch().lap(bare).gpu > 0

@@ -1,124 +1,140 @@
-"""The protocol: what is run, what is counted, what is reported."""
+"""The protocol: what is run, what is counted, what is reported. Time is a clock of the tests'."""
 
 from __future__ import annotations
 
 import json
-import time
+from pathlib import Path
 
-import numpy as np
 import pytest
+from fake_engine import Clock, Fake
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import Engine, ModelCard, compare_latency, measure_latency
+from hgnetv2_pipeline.deployment import compare_latency, machine, measure_latency, stopwatch
 from hgnetv2_pipeline.deployment import latency as latency_module
-from hgnetv2_pipeline.deployment.matmul_peak import peak_gflops
+from hgnetv2_pipeline.deployment.machine_peak import peak_gb_s, peak_gflops
 from hgnetv2_pipeline.errors import ParameterError
 
 SEED_PAGE_KEYS = {
     "model", "engine", "precision", "batch_size", "device", "versions", "n_warmup", "n_timed",
     "mean_ms", "p50_ms", "p90_ms", "p99_ms", "min_ms", "cpu_ms", "percent_of_peak", "gmacs",
+    "percent_of_bandwidth", "clocks", "load_average",
 }  # fmt: skip
 
 
-class Fake(Engine):
-    """Counts its calls, notes them in a shared diary, and sleeps while it 'computes'."""
-
-    name = "fake"
-
-    def __init__(
-        self, seconds: float = 0.0, *, macs: int | None = None, diary: list[str] | None = None,
-        label: str = "fake",
-    ) -> None:  # fmt: skip
-        card = ModelCard(preprocess=Preprocess(8, 8), classes=("a", "b"), variant="b0", macs=macs)
-        super().__init__(model=label, card=card, device="none", threads=1)
-        self.seconds, self.diary, self.shapes = seconds, diary, []
-
-    def _run(self, images: np.ndarray) -> np.ndarray:
-        self.shapes.append(images.shape)
-        if self.diary is not None:
-            self.diary.append(self.model)
-        time.sleep(self.seconds)
-        return np.zeros((len(images), 2), np.float32)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The stopwatch's time, and peaks of 100 GFLOP/s and 10 GB/s."""
+    made = Clock()
+    monkeypatch.setattr(stopwatch, "time", made)
+    monkeypatch.setattr(latency_module, "peak_gflops", lambda *_, **__: 100.0)
+    monkeypatch.setattr(latency_module, "peak_gb_s", lambda _: 10.0)
+    return made
 
 
-def test_the_seed_protocol_is_2100_calls_of_which_2000_count() -> None:
-    engine = Fake()
+def test_the_seed_protocol_is_2100_calls_of_which_2000_count(clock: Clock) -> None:
+    engine = Fake(clock)
     result = measure_latency(engine)
     assert len(engine.shapes) == 2100
     assert set(engine.shapes) == {(1, 3, 8, 8)}
     assert (result["n_warmup"], result["n_timed"], result["batch_size"]) == (100, 2000, 1)
+    # Two looks at the clock for a call that counts, none for one that does not.
+    assert clock.looks == 2 * 2000
 
 
-def test_warm_up_calls_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Fake()
-    clock = iter(np.repeat(np.arange(1000.0), 1))
-
-    # Every look at the clock is one second later; the warm-up must not look.
-    monkeypatch.setattr(
-        latency_module,
-        "time",
-        type("Clock", (), {"perf_counter": lambda: next(clock), "process_time": lambda: 5.0}),
-    )
-    result = measure_latency(engine, warmup=7, runs=3)
-    assert len(engine.shapes) == 10
-    assert (result["p50_ms"], result["mean_ms"], result["min_ms"]) == (1000.0, 1000.0, 1000.0)
-    assert next(clock) == 6.0
-    assert result["cpu_ms"] == 0.0
-
-
-def test_a_sleep_is_wall_time_and_not_cpu_time() -> None:
-    result = measure_latency(Fake(0.02), warmup=1, runs=10)
+def test_a_sleep_is_measured_and_is_wall_time_not_cpu_time(clock: Clock) -> None:
+    result = measure_latency(Fake(clock, 0.02, 0.003), warmup=1, runs=10)
     for name in ("min_ms", "p50_ms", "mean_ms", "p90_ms", "p99_ms"):
-        assert result[name] >= 20
-    assert result["min_ms"] <= result["p50_ms"] <= result["p90_ms"] <= result["p99_ms"]
-    assert result["cpu_ms"] < result["p50_ms"]
+        assert result[name] == pytest.approx(20, rel=0.1)
+    assert result["cpu_ms"] == pytest.approx(3)
+    assert "gpu_p50_ms" not in result
+    assert "without_copies" not in result
 
 
-def test_the_result_is_the_agreed_json() -> None:
-    result = measure_latency(Fake(macs=1_000_000), batch_size=4, warmup=0, runs=2)
+def test_the_percentiles_are_those_of_the_calls(clock: Clock) -> None:
+    engine = Fake(clock)
+    walls = iter([9.0, *range(1, 101)])
+    engine._work = lambda: setattr(clock, "wall", clock.wall + next(walls))  # type: ignore[method-assign]
+    result = measure_latency(engine, warmup=1, runs=100)
+    seconds = [result[f"{name}_ms"] / 1e3 for name in ("min", "mean", "p50", "p90", "p99")]
+    assert seconds == pytest.approx([1, 50.5, 50.5, 90.1, 99.01])
+
+
+def test_on_a_gpu_the_protocol_runs_with_copies_and_again_without(clock: Clock) -> None:
+    engine = Fake(clock, 0.25, gpu=0.125, macs=1_000_000)
+    result = measure_latency(engine, warmup=3, runs=5)
+    assert (len(engine.shapes), engine.resident_calls) == (8, 8)
+    assert (result["p50_ms"], result["gpu_p50_ms"]) == (750, 125)
+    bare = result["without_copies"]
+    assert (bare["p50_ms"], bare["gpu_mean_ms"], bare["gpu_p99_ms"]) == (250, 125, 125)
+    # The share of the peak is the GPU's, while it works.
+    assert result["percent_of_peak"] == pytest.approx(100 * 2e6 / 0.125 / 100e9)
+
+
+def test_the_result_is_the_agreed_json(clock: Clock) -> None:
+    result = measure_latency(Fake(clock, 0.01, macs=1_000_000), batch_size=4, warmup=0, runs=2)
     assert result.keys() >= SEED_PAGE_KEYS
     assert json.loads(json.dumps(result)) == result
     assert (result["engine"], result["variant"], result["image_size"]) == ("fake", "b0", 8)
-    assert result["gmacs"] == 0.001
+    assert (result["gmacs"], result["peak_gflops"], result["peak_gb_s"]) == (0.001, 100, 10)
+    assert result["percent_of_peak"] == pytest.approx(100 * 2 * 1e6 * 4 / 0.01 / 100e9)
+    assert result["percent_of_bandwidth"] == pytest.approx(100 * 4 * (1000 + 4 * 500) / 0.01 / 1e10)
+    unknown = measure_latency(Fake(clock, 0.01), warmup=0, runs=1)
+    assert (unknown["percent_of_peak"], unknown["percent_of_bandwidth"]) == (None, None)
 
 
-def test_percent_of_peak_is_twice_the_macs_over_p50_and_the_measured_peak() -> None:
-    result = measure_latency(Fake(0.001, macs=2_000_000), batch_size=4, warmup=0, runs=5)
-    rate = 2 * 2_000_000 * 4 / (result["p50_ms"] / 1e3)
-    assert result["percent_of_peak"] == pytest.approx(100 * rate / (result["peak_gflops"] * 1e9))
-    assert measure_latency(Fake(), warmup=0, runs=1)["percent_of_peak"] is None
-
-
-def test_the_probe_finds_a_plausible_rate_and_measures_once() -> None:
-    first = peak_gflops("ort", 1)
+def test_the_probes_find_plausible_rates_and_measure_once() -> None:
+    first = peak_gflops("cpu", threads=1)
     assert first is not None
     assert first > 1
-    assert peak_gflops("openvino", 1) == first
+    assert peak_gflops("cpu", threads=1) == first
+    copied = peak_gb_s("cpu")
+    assert copied is not None
+    assert copied > 0.1
 
 
-def test_comparison_runs_in_turn_and_turns_round_every_second_time() -> None:
+def test_comparison_runs_in_turn_and_turns_round_every_second_time(clock: Clock) -> None:
     diary: list[str] = []
-    engines = {name: Fake(diary=diary, label=name) for name in ("x", "y")}
+    engines = {name: Fake(clock, diary=diary, label=name) for name in ("x", "y")}
     compare_latency(engines, warmup=1, rounds=2, runs_per_round=2, untimed_per_round=1)
     assert "".join(diary) == "xy" + "xxx" + "yyy" + "yyy" + "xxx"
 
 
-def test_comparison_gives_a_row_and_a_ratio_each() -> None:
-    engines = {"slow": Fake(0.02), "fast": Fake(0.002)}
+def test_comparison_gives_a_row_and_a_ratio_each(clock: Clock) -> None:
+    engines = {"slow": Fake(clock, 0.02, 0.01), "fast": Fake(clock, 0.004, 0.005)}
     result = compare_latency(engines, warmup=0, rounds=2, runs_per_round=3, untimed_per_round=0)
     assert [row["label"] for row in result["rows"]] == ["slow", "fast"]
     assert all(row["n_timed"] == 6 and row.keys() >= SEED_PAGE_KEYS for row in result["rows"])
-    assert result["ratios"]["slow"]["wall"] == 1.0
-    assert result["ratios"]["fast"]["wall"] > 1
+    assert result["ratios"]["slow"] == {"cpu": 1.0, "wall": 1.0}
+    assert result["ratios"]["fast"] == pytest.approx({"cpu": 2.0, "wall": 5.0})
+
+
+def test_gpus_are_compared_by_their_own_time_too(clock: Clock) -> None:
+    engines = {"a": Fake(clock, 1, 1, gpu=0.5), "b": Fake(clock, 1, 1, gpu=0.125)}
+    ratios = compare_latency(engines, warmup=0, rounds=1, runs_per_round=1)["ratios"]
+    assert ratios["b"] == {"cpu": 1, "wall": 1, "gpu": 4}
 
 
 @pytest.mark.parametrize("counts", [{"runs": 0}, {"warmup": -1}, {"batch_size": 0}])
-def test_counts_that_make_no_sense_are_refused(counts: dict[str, int]) -> None:
+def test_counts_that_make_no_sense_are_refused(counts: dict[str, int], clock: Clock) -> None:
     (name,) = counts
     with pytest.raises(ParameterError, match=f"{name}="):
-        measure_latency(Fake(), **counts)
+        measure_latency(Fake(clock), **counts)
 
 
 def test_a_comparison_of_nothing_is_refused() -> None:
     with pytest.raises(ParameterError, match="no engine"):
         compare_latency({})
+
+
+def test_a_gpus_driver_and_clocks_are_what_nvidia_smi_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\necho "A GPU, 1.2, 1980 MHz, 1980 MHz, 2619 MHz, 700.00 W, 31"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = machine.clocks("cuda")
+    assert (found["name"], found["driver_version"], found["clocks.sm"]) == (
+        "A GPU", "1.2", "1980 MHz",
+    )  # fmt: skip
+    program.write_text("#!/bin/sh\necho no devices were found\n")
+    assert machine.clocks("cuda") == {}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
 import logging
+import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +27,17 @@ from hgnetv2_pipeline.deployment import (
     iter_predictions,
     load_engine,
     predict_paths,
+    prediction_sheet,
     write_predictions_csv,
     write_predictions_jsonl,
+    write_predictions_parquet,
 )
-from hgnetv2_pipeline.deployment.predict import Record, softmax
+from hgnetv2_pipeline.deployment.inputs import Input, Refused, from_stream
+from hgnetv2_pipeline.deployment.predict import Record, sigmoid, softmax
 from hgnetv2_pipeline.errors import DataError, ParameterError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SEED_LINES = (GOLDEN / "seed_predict_cls.txt").read_text().splitlines()
 
 HEN = Record(
     class_ids=[8, 7, 86, 82, 83],
@@ -73,13 +82,20 @@ class Fixed(Engine):
         return np.array(answers, np.float32)
 
 
+@pytest.mark.parametrize("line", SEED_LINES)
+def test_every_predict_cls_line_of_the_seed_page_is_printed_to_the_byte(line: str) -> None:
+    name, ids, scores, labels = re.fullmatch(
+        r"(\S+):    class id\(s\): (\[.*?\]), score\(s\): (\[.*?\]), label_name\(s\): (.*)", line
+    ).groups()  # type: ignore[union-attr]
+    record = Record(
+        class_ids=ast.literal_eval(ids), scores=ast.literal_eval(scores),
+        file_name=f"images/ImageNet/{name}", label_names=ast.literal_eval(labels),
+    )  # fmt: skip
+    assert format_predict_cls(record) == line
+
+
 def test_the_infer_line_is_the_seed_pages_byte_for_byte() -> None:
-    assert format_infer([HEN]) == (
-        "[{'class_ids': [8, 7, 86, 82, 83], 'scores': [0.92473, 0.07478, 0.00025, 7e-05, 6e-05], "
-        "'file_name': 'docs/images/inference_deployment/whl_demo.jpg', 'label_names': ['hen', "
-        "'cock', 'partridge', 'ruffed grouse (also known as partridge, Bonasa umbellus)', "
-        "'prairie chicken (also known as prairie grouse, prairie fowl)']}]"
-    )
+    assert format_infer([HEN]) == (GOLDEN / "seed_infer.txt").read_text().rstrip("\n")
 
 
 def test_the_predict_cls_line_is_the_seed_pages_byte_for_byte() -> None:
@@ -194,6 +210,93 @@ def test_bytes_images_and_sequences_are_inputs_too(pictures: Path) -> None:
     assert [record["file_name"] for record in records] == names
 
 
+def pack(archive: Path, folder: Path) -> Path:
+    """A plain tar of the folder's files, in their order."""
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                tar.add(path, path.relative_to(folder).as_posix())
+    return archive
+
+
+def test_a_tar_gives_its_images_in_its_order_and_a_bad_one_its_reason(
+    pictures: Path, tmp_path: Path
+) -> None:
+    archive = pack(tmp_path / "all.tar", pictures)
+    records = Fixed([[0.0, 1.0]]).predict(archive)
+    inside = ["a.jpg", "b.PNG", "inner dir/c.bmp", "inner dir/é 7.webp", "zz.jpeg"]
+    assert [record["file_name"] for record in records] == [f"{archive}!{name}" for name in inside]
+    assert ["error" in record for record in records] == [False] * 4 + [True]
+    # The answers are those of the files themselves.
+    images = [Fixed([[0.0, 1.0]]).preprocess(pictures / name) for name in inside[:4]]
+    spans = expand_inputs(archive)[:4]
+    for span, image in zip((entry.source for entry in spans), images, strict=True):
+        content = archive.read_bytes()[span.offset : span.offset + span.length]
+        assert np.array_equal(Fixed([[0.0, 1.0]]).preprocess(content), image)
+
+
+def test_a_folders_tars_are_opened_and_a_broken_one_has_a_row(
+    pictures: Path, tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    pack(mixed / "b.tar", pictures)
+    (mixed / "a.tar").write_bytes(b"no tar" * 200)
+    (mixed / "c.jpg").write_bytes((pictures / "a.jpg").read_bytes())
+    records = Fixed([[0.0, 1.0]]).predict(mixed)
+    assert len(records) == 1 + 5 + 1
+    assert records[0]["file_name"] == str(mixed / "a.tar")
+    assert "not a plain tar" in records[0]["error"]
+    assert records[-1]["file_name"] == str(mixed / "c.jpg")
+
+
+def test_a_pipe_holds_an_image_or_paths(pictures: Path) -> None:
+    (image,) = from_stream((pictures / "a.jpg").read_bytes())
+    assert (image.name, image.source[:3]) == ("-", b"\xff\xd8\xff")
+    found = from_stream("a.jpg 3\n\n# remark\ninner dir/é 7.webp\n".encode(), root=pictures)
+    assert [entry.source for entry in found] == [
+        pictures / "a.jpg", pictures / "inner dir/é 7.webp",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="neither an image nor paths"):
+        from_stream(b"\x00\xff\xfe\x01")
+    with pytest.raises(DataError, match="nothing to predict on standard input"):
+        from_stream(b"\n")
+
+
+def test_several_labels_are_sigmoids_above_the_threshold_best_first(pictures: Path) -> None:
+    engine = Fixed([[0.0, 2.0, -1.0, 3.0]])
+    one = pictures / "a.jpg"
+    (record,) = predict_paths(engine, one, topk=None, multi_label=True)
+    assert record["class_ids"] == [3, 1, 0]
+    assert record["scores"] == pytest.approx([0.952574, 0.880797, 0.5], abs=1e-6)
+    (strict,) = predict_paths(engine, one, multi_label=True, threshold=0.9)
+    assert strict["class_ids"] == [3]
+    (none,) = predict_paths(engine, one, multi_label=True, threshold=1.0)
+    assert (none["class_ids"], none["label_names"], "error" in none) == ([], [], False)
+
+
+def test_the_models_card_says_whether_there_are_several_labels(pictures: Path) -> None:
+    engine = Fixed([[0.0, 2.0]])
+    engine.card = ModelCard(
+        preprocess=engine.preprocess, classes=engine.card.classes, more={"task": "multi_label"}
+    )
+    (record,) = predict_paths(engine, pictures / "a.jpg")
+    assert record["scores"] == pytest.approx([0.880797, 0.5], abs=1e-6)
+    (single,) = predict_paths(engine, pictures / "a.jpg", multi_label=False)
+    assert sum(single["scores"]) == pytest.approx(1)
+
+
+def test_a_threshold_leaves_out_unlikely_classes_of_one_label_too(pictures: Path) -> None:
+    (record,) = predict_paths(Fixed([[0.0, 2.0, 1.0]]), pictures / "a.jpg", threshold=0.2)
+    assert record["class_ids"] == [1, 2]
+    with pytest.raises(ParameterError, match=r"threshold=1\.5"):
+        iter_predictions(Fixed([[0.0]]), pictures, threshold=1.5)
+
+
+def test_the_sigmoid_of_huge_logits_is_finite() -> None:
+    assert sigmoid(np.array([-1e4, 0.0, 1e4], np.float32)).tolist() == [0.0, 0.5, 1.0]
+
+
 @pytest.mark.parametrize("what", ["folder", "list", "glob"])
 def test_inputs_that_stand_for_nothing_are_an_error(what: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
@@ -221,6 +324,31 @@ def test_csv_has_a_row_an_input_and_three_columns_a_rank(tmp_path: Path) -> None
     ]  # fmt: skip
     assert rows[1] == [HEN["file_name"], "", "8", "0.924734", "hen", "7", "0.0747756", "cock"]
     assert rows[2] == ["bad,1.jpg", "empty", "", "", "", "", "", ""]
+
+
+def test_parquet_gives_the_records_back_with_the_error_as_a_column(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    bad = Record(class_ids=[], scores=[], file_name="x.jpg", label_names=[], error="empty")
+    path = write_predictions_parquet(tmp_path / "p.parquet", iter([HEN, bad]))
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    assert rows == [{**HEN, "error": None}, dict(bad)]
+
+
+def test_a_sheet_has_a_cell_for_every_file_and_crosses_out_the_bad_ones(
+    pictures: Path, tmp_path: Path
+) -> None:
+    archive = pack(tmp_path / "all.tar", pictures)
+    todo = [*expand_inputs([pictures, archive]), Input("<bytes>", b""), Input("x", Refused("no"))]
+    records = predict_paths(Fixed([[0.0, 1.0]]), todo)
+    sheet = prediction_sheet(todo, records, columns=5, cell=32)
+    assert sheet.size == (5 * 34 + 2, 2 * 48 + 2)
+    red = (178, 34, 34)
+    crossed = [
+        any(sheet.getpixel((2 + 34 * at + step, 2 + step)) == red for step in range(32))
+        for at in range(5)
+    ]
+    assert crossed == [False] * 4 + [True]
 
 
 def test_json_lines_give_the_records_back(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
 from hgnetv2_pipeline.mining import (
     audit,
+    class_table,
     contact_sheets,
     deduplicate,
-    purity_curve,
     score_pool,
     select,
     write_mined_list,
@@ -239,27 +239,34 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     truth = pd.DataFrame({"key": samples["key"], "label": pd.array([0] * 31, dtype="Int64")})
     truth.loc[:9, "label"] = pd.NA
     names = [f"class {label}" for label in range(CLASSES)]
-    counts = audit(scores, dedup, mined, classes=names, truth=truth)
+    listed = tmp_path / "mined.parquet"
+    mined.to_parquet(listed)
+    table = class_table(scores, dedup, listed, classes=names)
+    counts = audit(scores, dedup, listed, table=table, truth=truth)
     assert counts["pool_listed"] == 31 == counts["scored"] + counts["quarantined"]
     parts = ("n_used", "n_quarantined", "n_refused")
     assert counts["n_listed"] == 31 == sum(counts[part] for part in parts)
     removed = (dedup["decision"] == "remove").sum()
     assert counts["removed"] == removed == counts["exact_duplicates"] + counts["near_removed"] >= 2
     assert counts["candidates"] == 28 - removed - counts["review"]
-    assert counts["selected"] == len(mined) == sum(c["selected"] for c in counts["per_class"])
+    assert counts["selected"] == len(mined) == table["selected"].sum()
+    passed_over = counts["same_bytes"] + counts["below_min_conf"] + counts["not_reached"]
+    assert counts["candidates"] == counts["selected"] + passed_over
+    assert sum(row["remove"] for row in counts["by_channel"].values()) == removed
+    per_class = mined.groupby("label")["score"]
+    assert np.allclose(table["median_score"].dropna(), per_class.median(), atol=1e-6)
+    assert counts["short_classes"] == (table["selected"] < counts["k"]).sum()
     assert not mined["key"].isin([*bad, "copy.png", "bild ü00.png"]).any()
     known = mined.merge(truth, on="key", suffixes=("", "_true"))
     assert counts["purity"]["distractors"] == known["label_true"].isna().sum()
-    curve = purity_curve(scores, dedup, truth)
-    assert curve["known"].iloc[-1] == counts["candidates"] and curve["k"].is_monotonic_increasing
-    assert curve["known"].is_monotonic_increasing
     sheets = contact_sheets(
-        mined, dedup, pool=(samples, pool), protected=protected, classes=names, columns=4
+        listed, dedup, pool=(samples, pool), protected=protected, classes=names, columns=4
     )
-    assert {"top", "bottom", "removed"} <= set(sheets)
+    assert list(sheets) == ["top", "bottom", "removed", "review"]
     assert sheets["removed"].width >= 2 * 96
+    select(scores, k=100).to_parquet(listed)
     with pytest.raises(DataError, match="mine again"):
-        audit(scores, dedup, select(scores, k=100), classes=names)
+        audit(scores, dedup, listed, table=class_table(scores, dedup, listed, classes=names))
 
 
 def test_too_many_bad_images_stop_the_run(score: Callable[..., dict[str, Any]], pool: Path) -> None:

@@ -38,7 +38,8 @@ def identity(project: Path) -> Identity:
 def parameters(**given: Any) -> DataParams:
     values: dict[str, Any] = {
         "layout": "folders", "root": "images", "pool": [], "test": None, "min_per_class": 2,
-        "max_bad": 0.0, "duplicates": "refuse", "clean": False, "trusted_roots": [], "workers": 1,
+        "max_bad": 0.0, "duplicates": "refuse", "leaks": "refuse", "trusted_roots": [],
+        "workers": 1,
         "split": {"val": 0.2, "test": 0.0, "group_pattern": None, "groups": None,
                   "near_duplicates": True},
     }  # fmt: skip
@@ -71,7 +72,7 @@ def folders(tmp_path: Path) -> Path:
 
 
 def test_near_copies_of_the_test_folder_are_reported_and_left_out_if_asked(folders: Path) -> None:
-    lists, summary, page = ingest(folders, parameters(test="final", max_bad=0.1))
+    lists, summary, page = ingest(folders, parameters(test="final", max_bad=0.1, leaks="report"))
     leaks = pd.read_csv(lists / "leaks.csv").set_index("key")
     assert set(leaks.index) == {"images/a/3.png", "images/b/4.png"}
     assert leaks.loc["images/b/4.png", "same_bytes"] and leaks["other_set"].eq("test").all()
@@ -80,7 +81,7 @@ def test_near_copies_of_the_test_folder_are_reported_and_left_out_if_asked(folde
     text = page.read_text("utf-8")
     assert "images/a/3.png" in text and "images/b/broken.png" in text
 
-    lists, summary, page = ingest(folders, parameters(test="final", max_bad=0.1, clean=True))
+    lists, summary, page = ingest(folders, parameters(test="final", max_bad=0.1, leaks="clean"))
     assert pd.read_csv(lists / "leaks.csv").empty
     counts = {key: summary[key] for key in counts}
     assert counts == {"n_listed": 30, "n_used": 26, "n_quarantined": 1, "n_refused": 3}
@@ -92,6 +93,24 @@ def test_near_copies_of_the_test_folder_are_reported_and_left_out_if_asked(folde
     used = [read_list(lists / f"{name}_list.txt") for name in ("train", "val", "test")]
     assert sum(map(len, used)) == 26
     assert "No image of train or val stands in val or test" in page.read_text("utf-8")
+
+
+def test_copies_in_the_test_folder_stop_ingestion_and_near_ones_do_not(
+    folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = parameters(test="final", max_bad=0.1)
+    said = (
+        r"1 images of train or val stand byte for byte in val or test as well, first "
+        r"images/b/4\.png of (train|val) as test/b/copied\.png of test \(1 more look alike\).*"
+        r"set data\.leaks: clean to leave them out, report to keep them"
+    )
+    with pytest.raises(DataError, match=said):
+        ingest(folders, data)
+    assert not (folders / "data/02_intermediate/mine/train_list.txt").exists()
+    (folders / "final/b/copied.png").unlink()
+    lists, summary, _ = ingest(folders, data)
+    assert pd.read_csv(lists / "leaks.csv")["key"].tolist() == ["images/a/3.png"]
+    assert "looks like" in caplog.text and summary["n_refused"] == 0
 
 
 def grouped(path: str) -> DataParams:

@@ -219,14 +219,24 @@ def mining_audit() -> dict[str, Any]:
         "review": 4,
         "excluded": 0,
         "candidates": 1447,
+        "same_bytes": 2,
+        "below_min_conf": 0,
+        "not_reached": 855,
         "selected": 590,
         "k": 60,
-        "short_classes": [9],
+        "classes": 10,
+        "short_classes": 1,
+        "empty_classes": 0,
         "gini": 0.013,
-        "per_class": [
-            {"label": place, "name": name, "selected": 60 if place < 9 else 50}
-            for place, name in enumerate(CLASSES)
-        ],
+        "by_channel": {
+            "bytes": {"remove": 12, "review": 0, "keep": 0},
+            "phash": {"remove": 31, "review": 4, "keep": 300},
+        },
+        "estimate": {
+            "set": "val", "probes": 300, "right": 294,
+            "estimate": 0.98, "low": 0.957, "high": 0.991,
+        },
+        "person": {"obeyed": 3, "kept": 1, "removed": 2, "changed": 1, "waiting": 4},
         "purity": {
             "known": 590, "distractors": 28, "right": 551,
             "distractor_share": 28 / 590, "accuracy": 551 / 562,
@@ -242,6 +252,33 @@ def mining_audit() -> dict[str, Any]:
             "clean_lost_share": 8 / 1458,
         },
     }  # fmt: skip
+
+
+def mined_classes(names: Sequence[str], k: int) -> str:
+    """A classes.csv; the last class is short, one in 50 empty where there are many."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["label", "name", "candidates", "selected", "min_score", "median_score", "max_score",
+         "probes", "right"]
+    )  # fmt: skip
+    generator = random.Random(0)
+    for label, name in enumerate(names):
+        taken = k if label < len(names) - 1 else k - 10
+        scores = [round(value, 6) for value in sorted(generator.random() for _ in range(3))]
+        row = [label, name, taken + 40, taken, *scores, 30, generator.randint(20, 30)]
+        if label % 50 == 49:
+            row = [label, name, 0, 0, "", "", "", 0, 0]
+        writer.writerow(row)
+    return file.getvalue()
+
+
+PURITY = """k,images,probes,right,estimate,low,high,known,distractors,known_right,purity
+1,10,0,0,,0.0,1.0,10,0,10,1.0
+20,200,100,100,1.0,0.963,1.0,200,2,198,0.99
+60,590,300,294,0.98,0.957,0.991,590,28,551,0.933898
+130,1200,600,560,0.933333,0.91,0.95,1200,240,920,0.766667
+"""
 
 
 def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = True) -> ReportInputs:
@@ -309,11 +346,10 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
         dataset_summary=_json(report / "ingestion" / "summary.json", dataset_summary()),
         mining_audit=_json(report / "mining" / "audit.json", mining_audit()),
         mining_sheets=tuple(sheets),
-        mining_purity=_text(
-            report / "mining" / "purity.csv",
-            "k,known,distractors,right,distractor_share,accuracy\n"
-            "20,200,2,198,0.01,1.0\n60,590,28,551,0.047,0.98\n130,1200,240,920,0.2,0.958\n",
-        ),
+        mining_classes=_text(report / "mining" / "classes.csv", mined_classes(CLASSES, 60)),
+        mining_page=_text(report / "mining" / "mining_report.html", "<p>"),
+        home=report / "report",
+        mining_purity=_text(report / "mining" / "purity.csv", PURITY),
         comparison=_json(report / "comparison.json", {"rows": comparison_rows()}),
         histories=histories,
         evaluations=tuple(

@@ -27,7 +27,8 @@ def test_the_page_is_whole_small_and_offline(report_inputs: ReportInputs, tmp_pa
     text = html(report_inputs, tmp_path / "out")
     reader = read(text)
     assert len(text) < 2_000_000
-    assert all(link.startswith(("#", "data:")) for link in reader.links)
+    elsewhere = {link for link in reader.links if not link.startswith(("#", "data:"))}
+    assert elsewhere == {"../mining/mining_report.html"}
     assert "http" not in re.sub(r'xmlns="http://www.w3.org/2000/svg"|http-equiv', "", text)
     assert 'class="missing"' not in text
     assert text.count('class="warning"') == 1  # measured and published cannot be compared
@@ -37,7 +38,7 @@ def test_the_page_is_whole_small_and_offline(report_inputs: ReportInputs, tmp_pa
         "Where each number came from",
     ):  # fmt: skip
         assert f"<h2>{title}</h2>" in text
-    assert text.count("<svg") == 18
+    assert text.count("<svg") == 17
     assert text.count("<img") == 4
     assert HOSTILE in reader.cells
 
@@ -109,6 +110,15 @@ def test_a_broken_file_takes_only_its_own_chapter(
     text = html(report_inputs, tmp_path / "out")
     assert text.count('class="missing"') == 1
     assert "From the pool to the mined list" in text
+
+
+def test_the_student_of_the_whole_pool_stands_beside_that_of_the_mined_list(
+    report_inputs: ReportInputs, tmp_path: Path
+) -> None:
+    text = html(report_inputs, tmp_path / "out")
+    mining = text[text.index('<section id="mining">') : text.index('<section id="curves">')]
+    for words in ("Was mining worth it?", "SSLD stage 1, whole pool unmined", "88.1", "85.8"):
+        assert words in mining, words
 
 
 def test_an_unknown_purity_is_said_to_be_unknown(

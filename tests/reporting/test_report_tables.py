@@ -15,7 +15,8 @@ from report_synthetic import (
 )
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.reporting import data_tables, published, speed_tables, tables
+from hgnetv2_pipeline.reporting import data_tables, mining_tables, published, speed_tables, tables
+from hgnetv2_pipeline.reporting.speed_sections import measurements
 
 
 def test_accuracy_is_computed_from_counts_not_copied() -> None:
@@ -75,6 +76,42 @@ def test_many_classes_show_their_most_frequent_mistakes() -> None:
 def test_a_confusion_matrix_of_another_size_is_refused() -> None:
     with pytest.raises(DataError, match="not 10 x 10"):
         tables.confusion_of(evaluation("m", 611, confusion=[[1, 0], [0, 1]]))
+
+
+def test_the_published_v100_figure_stands_beside_our_row_of_its_setting_alone() -> None:
+    rows = [
+        latency("a", 1.0, variant="b4", image_size=224),
+        latency("b", 2.0, variant="b4", image_size=224, batch_size=16),
+        latency("c", 3.0, variant="b4", image_size=32),
+        latency("d", 4.0, variant="", image_size=224),
+    ]
+    table = speed_tables.latency_table(rows, {})
+    at = table.columns.index("V100 ms*")
+    assert [row[at] for row in sorted(table.rows)] == ["1.46", "–", "–", "–"]
+    assert "not measured here" in table.caption
+    assert "V100 ms*" not in speed_tables.latency_table(rows[1:], {}).columns
+
+
+def test_a_gpus_time_is_shown_with_and_without_copies() -> None:
+    row = latency("a", 1.0, gpu_p50_ms=0.5, without_copies={"gpu_p50_ms": 0.25})
+    table = speed_tables.latency_table([row], {})
+    cells = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (cells["GPU p50 ms"], cells["without copies"]) == ("0.500", "0.250")
+
+
+def test_what_was_timed_in_turns_too_is_told_once() -> None:
+    alone = latency("a", 1.0)
+    turns = {"rows": [latency("a", 2.0, label="a"), latency("b", 3.0, label="b")], "ratios": {}}
+    found = measurements([alone, turns])
+    assert [(row["model"], row["p50_ms"]) for row in found] == [("a", 1.0), ("b", 3.0)]
+
+
+def test_cold_starts_have_a_table_of_their_own() -> None:
+    start = {"median_s": 0.5, "min_s": 0.4, "max_s": 0.9, "cpu_s": 0.45, "n_starts": 11}
+    table = speed_tables.cold_start_table([latency("a", 1.0), {"model": "a", "cold_start": start}])
+    assert table is not None
+    assert table.rows == (("a", "0.500", "0.400", "0.900", "0.450", "11"),)
+    assert speed_tables.cold_start_table([latency("a", 1.0)]) is None
 
 
 def test_a_latency_takes_its_accuracy_from_the_same_precision_only() -> None:
@@ -140,7 +177,7 @@ def test_sets_come_in_their_usual_order_and_only_shared_bytes_are_listed() -> No
 
 
 def test_mining_steps_are_shares_of_the_pool() -> None:
-    rows = {row["step"]: row for row in data_tables.mining_table(mining_audit()).records()}
+    rows = {row["step"]: row for row in mining_tables.mining_table(mining_audit()).records()}
     assert rows["selected for distillation"]["% of pool"] == "39.4"
     assert rows["listed in the pool"]["images"] == "1,497"
 
@@ -155,27 +192,31 @@ def test_mining_steps_are_shares_of_the_pool() -> None:
 )
 def test_a_mining_audit_that_does_not_add_up_is_refused(changes: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        data_tables.mining_table({**mining_audit(), **changes})
+        mining_tables.mining_table({**mining_audit(), **changes})
 
 
 def test_planted_images_are_shown_by_kind_with_what_else_was_lost() -> None:
-    table = data_tables.planted_table(mining_audit())
+    table = mining_tables.planted_table(mining_audit())
     assert table is not None
     assert table.rows[2] == ("mirrored", "12", "11", "1", "0")
     assert table.rows[3] == ("(everything else, lost with them)", "1,458", "8", "–", "–")
 
 
 def test_a_pool_with_nothing_planted_has_no_such_table() -> None:
-    assert data_tables.planted_table({"pool_listed": 3}) is None
+    assert mining_tables.planted_table({"pool_listed": 3}) is None
 
 
-def test_purity_is_right_of_known_by_k() -> None:
-    rows = [
-        {"k": "60", "known": "100", "distractors": "5", "right": "90"},
-        {"k": "20", "known": "50", "distractors": "0", "right": "50"},
-        {"k": "5", "known": "0", "distractors": "0", "right": "0"},
-    ]
-    assert data_tables.purity_points(rows) == [(20.0, 100.0, 0.0), (60.0, 90.0, 5.0)]
+def test_the_curve_in_numbers_has_the_truth_only_where_it_is_known() -> None:
+    row = {
+        "k": "60", "images": "600", "probes": "50", "right": "49", "estimate": "0.98",
+        "low": "0.895", "high": "0.9965",
+    }  # fmt: skip
+    (shown,) = mining_tables.curve_table([row]).records()
+    assert (shown["estimate, %"], shown["95 %"]) == ("98.0", "89.5 – 99.7")
+    assert not [name for name in shown if "truth" in name]
+    known = {"known": "600", "distractors": "19", "known_right": "575", "purity": "0.958333"}
+    (shown,) = mining_tables.curve_table([{**row, **known}]).records()
+    assert (shown["right (truth)"], shown["purity (truth), %"]) == ("575 of 600", "95.8")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.keyed import keyed_rng as keyed_rng
     from hgnetv2_pipeline.data.leaks import clean_sets as clean_sets
     from hgnetv2_pipeline.data.leaks import find_leaks as find_leaks
+    from hgnetv2_pipeline.data.leaks import report_leaks as report_leaks
     from hgnetv2_pipeline.data.lists import read_list as read_list
     from hgnetv2_pipeline.data.lists import write_list as write_list
     from hgnetv2_pipeline.data.multilabel import label_matrix as label_matrix
@@ -58,7 +59,7 @@ _HOMES = {
     "index": ["read_bytes", "read_index", "write_index"],
     "resized": ["resized_copy"],
     "keyed": ["epoch_order", "keyed_rng"],
-    "leaks": ["clean_sets", "find_leaks"],
+    "leaks": ["clean_sets", "find_leaks", "report_leaks"],
     "lists": ["read_list", "write_list"],
     "multilabel": ["label_matrix", "write_multi_label_list"],
     "perceptual": ["near_groups", "near_pairs", "phash64"],

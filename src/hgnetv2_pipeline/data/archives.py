@@ -6,6 +6,7 @@ within a tar (ImageNet's training set ships as one tar of a tar a class).
 
 from __future__ import annotations
 
+import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,25 @@ def index_archive(path: Path) -> ArchiveIndex:
     refused: list[tuple[str, str]] = []
     _collect(path, 0, path.stat().st_size, "", 1, members, refused)
     return ArchiveIndex(list(members.values()), refused)
+
+
+def read_member(path: Path, offset: int, length: int) -> bytes:
+    """The bytes of a member of the archive ``path``.
+
+    Raises:
+        DataError: with the reason, free of the path: missing, unreadable, cut short.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            content = os.pread(handle, length, offset)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise DataError(f"the archive cannot be read: {error.strerror or error}") from error
+    if len(content) != length:
+        raise DataError(f"the archive ends early: {len(content):,} of {length:,} bytes")
+    return content
 
 
 def _collect(

@@ -46,6 +46,11 @@ class Answers:
     def pin_memory(self) -> Answers:
         return Answers(self.ids.pin_memory(), self.logps.pin_memory())
 
+    def chunk(self, parts: int) -> list[Answers]:
+        """Those of the images in each of ``parts`` parts of the batch, as ``Tensor.chunk`` cuts."""
+        pieces = zip(self.ids.chunk(parts), self.logps.chunk(parts), strict=True)
+        return [Answers(ids, logps) for ids, logps in pieces]
+
     def to(self, device: torch.device) -> Answers:
         """The same on ``device``."""
         return Answers(
@@ -153,17 +158,20 @@ class TrainMaker:
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        if epoch not in self._orders:
+        order = self._orders.get(epoch)
+        if order is None:
             n = len(self.source)
-            # A batch may span the end of an epoch, so the one before is kept as well.
-            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
             if self.bounds is None:
-                self._orders[epoch] = epoch_order(n, self.seed, epoch)
+                order = epoch_order(n, self.seed, epoch)
             else:
                 draws = keyed_rng(self.seed, epoch, "balanced draws").random(n)
                 picks = np.searchsorted(self.bounds, draws, side="right")
-                self._orders[epoch] = np.minimum(picks, n - 1).astype(np.int64)
-        return self._orders[epoch]
+                order = np.minimum(picks, n - 1).astype(np.int64)
+            # A batch may span the end of an epoch, so the one before is kept as well. A new
+            # dictionary: the thread of ``DeviceInput`` may be reading this one.
+            kept = {e: known for e, known in self._orders.items() if e >= epoch - 1}
+            self._orders = {**kept, epoch: order}
+        return order
 
     def _positions(self, step: int) -> Iterator[int]:
         """Places in the endless order: this rank's of the step, then its of the steps after.

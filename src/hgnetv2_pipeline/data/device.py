@@ -1,8 +1,7 @@
 """Batches decoded, cut, resized and augmented on a GPU (``input.device: true``).
 
-Not run on a GPU so far: the tests run it on the device 'cpu', where torchvision decodes with
-libjpeg-turbo instead of nvJPEG, and no speed is known. The GPU's part is written by the
-documentation of torchvision 0.29.
+It happens beside the training: in a thread and on a stream of its own, two batches ahead. On the
+device 'cpu', a stand-in for tests, torchvision decodes with libjpeg-turbo instead of nvJPEG.
 
 A file that the decoder refuses, or reads as another size than its header says, is decoded by
 ``Picture``; what ``Picture`` refuses is a bad image as anywhere else, and the batch is drawn again
@@ -11,13 +10,18 @@ without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from hgnetv2_pipeline.data.batches import Made, TrainMaker
@@ -27,8 +31,18 @@ from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import vertical_first
 from hgnetv2_pipeline.errors import DataError
 
+_log = logging.getLogger(__name__)
+
 # Whole images that lie on the device at once: 200 MB.
 _TOGETHER = 64_000_000
+# Batches that are made or ready while the training is busy with an earlier one.
+_AHEAD = 2
+# What functional.interpolate calls, in the form that writes into a given tensor: a launch an image
+# instead of two, and less of Python around it.
+_SCALERS: dict[str, Any] = {
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+}
 
 
 class DeviceInput:
@@ -37,42 +51,64 @@ class DeviceInput:
     def __init__(self, view: DeviceView, maker: TrainMaker) -> None:
         self.view, self.maker = view.view, maker
         self.device = view.device
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
-    def __call__(self, made: Made) -> Made:
-        """``made`` with uint8 images [N, 3, image_size, image_size], channels_last, on the device.
+    def __call__(self, every: Iterable[Made]) -> Iterator[Made]:
+        """Each of ``every`` with uint8 images [N, 3, image_size, image_size] on the device.
 
-        A batch with an image that cannot be decoded is made anew without it, by the rule of
-        ``TrainMaker``, so that it is the batch that the CPU would have made.
+        They are channels_last. A batch with an image that cannot be decoded is made anew without
+        it, by the rule of ``TrainMaker``, so that it is the batch that the CPU would have made.
         """
-        while made.batch is not None:
-            data = list(made.batch.images.split([one.length for one in made.drawn]))
-            images, faults = self.pixels(data, made.drawn)
-            if images is not None:
-                return replace(made, batch=replace(made.batch, images=images), drawn=[])
-            bad = dict(made.bad) | {made.batch.keys[n]: why for n, why in faults.items()}
-            made = self.maker.make(made.batch.step, bad)
+        waiting: deque[Future[Made]] = deque()
+        with ThreadPoolExecutor(1, "device-input") as pool:
+            for made in every:
+                waiting.append(pool.submit(self._finished, made))
+                if len(waiting) > _AHEAD:
+                    yield self._handed_over(waiting.popleft().result())
+            while waiting:
+                yield self._handed_over(waiting.popleft().result())
+
+    def _finished(self, made: Made) -> Made:
+        with torch.no_grad(), torch.cuda.stream(self.stream) if self.stream else nullcontext():
+            while made.batch is not None:
+                data = list(made.batch.images.split([one.length for one in made.drawn]))
+                images, faults = self.pixels(data, made.drawn)
+                if images is not None:
+                    if self.stream is not None:
+                        self.stream.synchronize()
+                    return replace(made, batch=replace(made.batch, images=images), drawn=[])
+                bad = dict(made.bad) | {made.batch.keys[n]: why for n, why in faults.items()}
+                made = self.maker.make(made.batch.step, bad)
+        return made
+
+    def _handed_over(self, made: Made) -> Made:
+        """``made``, its memory not to be used again before the caller's stream is done with it."""
+        if self.stream is not None and made.batch is not None:
+            made.batch.images.record_stream(torch.cuda.current_stream(self.device))
         return made
 
     def pixels(
         self, data: Sequence[Tensor], drawn: Sequence[Drawn]
     ) -> tuple[Tensor | None, dict[int, str]]:
         """The images, or None and the reason for each that cannot be decoded."""
-        views: list[Tensor] = []
+        side = self.view.image_size
+        views = torch.empty((len(drawn), 3, side, side), device=self.device)
         faults: dict[int, str] = {}
         for first, last in _runs(drawn):
             part = range(first, last)
             files = [n for n in part if drawn[n].encoded]
             decoded = dict(zip(files, self._decoded([data[n] for n in files]), strict=True))
+            pieces: dict[int, Tensor] = {}
             for n in part:
                 try:
-                    piece = self._piece(data[n], drawn[n], decoded.get(n))
+                    pieces[n] = self._piece(data[n], drawn[n], decoded.get(n))
                 except DataError as error:
                     faults[n] = str(error)
-                else:
-                    views.append(self._resized(piece))
+            if not faults:
+                self._resize(pieces, views)
         if faults:
             return None, faults
-        images = torch.stack(views).contiguous(memory_format=torch.channels_last)
+        images = views.round_().clamp_(0, 255).to(torch.uint8)
         flipped = torch.tensor([one.flip for one in drawn], device=self.device)
         images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         if self.view.randaugment is not None:
@@ -84,18 +120,21 @@ class DeviceInput:
         """uint8 [3, H, W] of each file on the device; None where the decoder gives up."""
         if not files:
             return []
-        if self.device.type == "cuda":
+        if self.stream is not None:
             # torchvision's decoder takes memory that the allocator holds for free on this stream
             # and writes to it from a stream of its own, without waiting for the kernels that still
             # read it (github.com/pytorch/vision/pull/9606). After this there are none.
-            torch.cuda.current_stream(self.device).synchronize()
+            self.stream.synchronize()
         try:
             return list(decode_jpeg(files, mode=ImageReadMode.RGB, device=self.device))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
+        except RuntimeError as error:
             # One file spoils the list; which one, only decoding them singly tells.
-            return [None] if len(files) == 1 else [self._decoded([one])[0] for one in files]
+            if len(files) > 1:
+                return [self._decoded([one])[0] for one in files]
+            _warn_once(str(error).splitlines()[0])
+            return [None]
 
     def _piece(self, data: Tensor, drawn: Drawn, decoded: Tensor | None) -> Tensor:
         """uint8 [3, h, w] on the device: the crop; DataError if nothing decodes the file."""
@@ -107,18 +146,36 @@ class DeviceInput:
             piece = torch.from_numpy(np.ascontiguousarray(found))
         else:
             piece = data.view(height, width, 3)
-        return piece.to(self.device).permute(2, 0, 1)
+        return piece.to(self.device, non_blocking=True).permute(2, 0, 1)
 
-    def _resized(self, piece: Tensor) -> Tensor:
-        side = self.view.image_size
-        height, width = piece.shape[1:]
-        upright = vertical_first(width, height, side, side)
-        # On a GPU torch resizes floats only. One axis at a time, as Pillow rounds in between.
-        view = piece[None].float()
-        for size in ((side, width) if upright else (height, side), (side, side)):
-            view = functional.interpolate(view, size, mode=self.view.interpolation, antialias=True)
-            view = view.round_().clamp_(0, 255)
-        return view[0].to(torch.uint8)
+    def _resize(self, pieces: Mapping[int, Tensor], views: Tensor) -> None:
+        """Each piece into its place of ``views``, in floats that are not rounded yet.
+
+        One axis at a time, rounded in between as Pillow does; what can be done to all of them at
+        once is, for on a GPU a launch costs more than the work on one image.
+        """
+        side, scale = self.view.image_size, _SCALERS[self.view.interpolation]
+        shapes = []
+        for piece in pieces.values():
+            height, width = piece.shape[1:]
+            upright = vertical_first(width, height, side, side)
+            shapes.append((side, width) if upright else (height, side))
+        flat = torch.empty(sum(3 * high * wide for high, wide in shapes), device=self.device)
+        halves = [
+            half.view(1, 3, *shape)
+            for half, shape in zip(flat.split([3 * h * w for h, w in shapes]), shapes, strict=True)
+        ]
+        for piece, half, shape in zip(pieces.values(), halves, shapes, strict=True):
+            # On a GPU torch resizes floats only.
+            scale(piece[None].float(), shape, False, out=half)
+        flat.round_().clamp_(0, 255)
+        for n, half in zip(pieces, halves, strict=True):
+            scale(half, (side, side), False, out=views[n : n + 1])
+
+
+@functools.lru_cache(maxsize=4)
+def _warn_once(reason: str) -> None:
+    _log.warning("the GPU's decoder refused a file, the CPU decodes such ones: %s", reason)
 
 
 def _runs(drawn: Sequence[Drawn]) -> list[tuple[int, int]]:

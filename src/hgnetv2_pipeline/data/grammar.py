@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 LONGEST_LINE = 8192
 _CHUNK = 4 << 20
+_WINDOW = 100_000
 _LABEL = re.compile(rb"[0-9]{1,9}")
 _EXTRA_COLUMN = re.compile(rb"\.(jpe?g|png|webp|bmp|tiff?|gif) +-?[0-9][0-9.]*$", re.IGNORECASE)
 # Path parts that are empty, . or .., and drive letters.
@@ -38,14 +40,14 @@ class ParsedList:
     """The samples of a list file.
 
     Attributes:
-        paths: Arrow string array [N].
+        paths: Arrow string array [N]; one array, so that rows anywhere in it are quick to take.
         labels: int32 [N], -1 throughout if the list has no labels.
         lines: int32 [N], the line numbers, from 1.
         skipped: number of blank and comment lines.
         dropped: path and line of what was left out because an earlier line names the same path.
     """
 
-    paths: pa.ChunkedArray
+    paths: pa.LargeStringArray
     labels: npt.NDArray[np.int32]
     lines: npt.NDArray[np.int32]
     skipped: int
@@ -63,7 +65,8 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
     """
     import pyarrow as pa
 
-    chunks: list[Any] = []
+    # Grown in place: chunks to be joined at the end would be a second copy, half a gigabyte.
+    texts, ends = bytearray(), [np.zeros(1, np.int64)]
     labels: list[npt.NDArray[np.int32]] = []
     lines: list[npt.NDArray[np.int32]] = []
     done, skipped = 0, 0
@@ -83,7 +86,10 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
                     raise _too_long(path, done + block.count(b"\n") + 1)
                 if block:
                     part = _parse_block(path, block, done, place, labelled)
-                    chunks.append(part.paths)
+                    _, bounds, text = part.paths.buffers()
+                    bounds = np.frombuffer(bounds, np.int64, len(part.paths) + 1)
+                    ends.append(bounds[1:] + len(texts))
+                    texts += memoryview(text)[: bounds[-1]]
                     labels.append(part.labels)
                     lines.append(part.lines)
                     skipped += part.skipped
@@ -99,11 +105,18 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
         _log.info("%s: %d blank or comment lines skipped", path, skipped)
     empty = np.zeros(0, np.int32)
     return ParsedList(
-        pa.chunked_array(chunks, type=pa.large_string()),
+        pa.LargeStringArray.from_buffers(
+            sum(map(len, labels)), pa.py_buffer(np.concatenate(ends)), pa.py_buffer(texts)
+        ),
         np.concatenate(labels) if labels else empty,
         np.concatenate(lines) if lines else empty,
         skipped,
     )
+
+
+def windows(paths: pa.LargeStringArray) -> Iterator[pa.LargeStringArray]:
+    """``paths`` in parts, without copying: what is computed of each part stays small."""
+    return (paths.slice(at, _WINDOW) for at in range(0, len(paths), _WINDOW))
 
 
 def _parse_block(path: Path, block: bytes, done: int, place: int, labelled: bool) -> ParsedList:

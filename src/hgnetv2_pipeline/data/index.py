@@ -9,13 +9,13 @@ are sorted by key.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
+from hgnetv2_pipeline.data.archives import read_member
 from hgnetv2_pipeline.data.decode import read_regular_file
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import DataError
@@ -131,17 +131,7 @@ def read_bytes(row: Any, root: Path) -> bytes:
     file = Path(root) / path
     if offset < 0:
         return read_regular_file(file)
-    try:
-        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            content = os.pread(handle, length, offset)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise DataError(f"the archive cannot be read: {error.strerror or error}") from error
-    if len(content) != length:
-        raise DataError(f"the archive ends early: {len(content):,} of {length:,} bytes")
-    return content
+    return read_member(file, offset, length)
 
 
 def _fields(row: Any) -> tuple[str, int, int]:

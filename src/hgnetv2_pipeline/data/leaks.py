@@ -6,6 +6,7 @@ train leaks, of val and test the one in val. The pool is mining's, which keeps c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -18,9 +19,12 @@ from hgnetv2_pipeline.data.quarantine import quarantine_frame
 from hgnetv2_pipeline.data.split import conflicting_copies
 from hgnetv2_pipeline.errors import DataError
 
+_log = logging.getLogger(__name__)
+
 NEAR = 4
 """Bits of 64 in which the hashes of two images may differ that count as the same picture."""
 _ORDER = ("train", "val", "test")
+_SHOWN = 20
 
 
 def find_leaks(
@@ -105,6 +109,38 @@ def _nearest(
     return nearest[inverse], distance[inverse]
 
 
+def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
+    """Warn of what ``find_leaks`` found; with ``refuse`` raise where it has the same bytes.
+
+    Near copies are never refused: whether two images that look alike are one picture is for the
+    user to see, and needs the page that ingestion makes.
+
+    Raises:
+        DataError: ``refuse``, and an image stands byte for byte in two sets.
+    """
+    if not len(leaks):
+        return
+    ordered = leaks.sort_values(["same_bytes", "distance"], ascending=[False, True], kind="stable")
+    same = leaks["key"][leaks["same_bytes"]].nunique()
+    near = leaks["key"].nunique() - same
+    refused = refuse and same > 0
+    for row in ordered.head(_SHOWN if refused else 1).itertuples(index=False):
+        how = "has the same bytes as" if row.same_bytes else f"looks like ({row.distance} bits)"
+        _log.warning("%s of %s %s %s of %s", row.key, row.set, how, row.other_key, row.other_set)
+    count = f"{same:,} images of train or val stand byte for byte in val or test as well"
+    if refused:
+        first = ordered.iloc[0]
+        raise DataError(
+            f"{count}, first {first.key} of {first['set']} as {first.other_key} of "
+            f"{first.other_set} ({near:,} more look alike): figures measured there would be too "
+            "good; remove them, or set data.leaks: clean to leave them out, report to keep them"
+        )
+    _log.warning(
+        "%s, %s nearly: all in leaks.csv and dataset_report.html; data.leaks: clean leaves them "
+        "out", count, f"{near:,}",
+    )  # fmt: skip
+
+
 def clean_sets(
     sets: Mapping[str, pd.DataFrame], leaks: pd.DataFrame, classes: list[str]
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
@@ -125,14 +161,14 @@ def clean_sets(
         frame = sets[name]
         known = frame[frame["bytes_sha256"] != ""]
         for key in conflicting_copies(known)["key"]:
-            reasons[key] = "has the same bytes as an image under another label (data.clean)"
+            reasons[key] = "has the same bytes as an image under another label (data.leaks: clean)"
         firsts = known.groupby("bytes_sha256")["key"].transform("first")
         again = known["key"] != firsts
         for key, first in zip(known["key"][again], firsts[again], strict=True):
-            reasons.setdefault(key, f"has the same bytes as {first} (data.clean)")
+            reasons.setdefault(key, f"has the same bytes as {first} (data.leaks: clean)")
     for row in leaks.itertuples(index=False):
         kind = "has the same bytes as" if row.same_bytes else "looks like"
-        why = f"{kind} {row.other_key} of {row.other_set} (data.clean)"
+        why = f"{kind} {row.other_key} of {row.other_set} (data.leaks: clean)"
         reasons.setdefault(str(row.key), why)
     for name in (name for name in _ORDER if name in sets):
         frame = sets[name]
@@ -141,6 +177,6 @@ def clean_sets(
     if lost:
         raise DataError(
             f"class {classes[lost[0]]!r} has no image in train once copies and leaks are left out "
-            f"({len(lost)} such classes); add images, or set data.clean: false"
+            f"({len(lost)} such classes); add images, or set data.leaks: report"
         )
     return cleaned, quarantine_frame([(key, why, None) for key, why in sorted(reasons.items())])

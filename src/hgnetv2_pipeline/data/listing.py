@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.archives import index_archive
+from hgnetv2_pipeline.data.grammar import windows
 from hgnetv2_pipeline.data.index import ARCHIVE_MARK
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.progress import Progress
@@ -101,7 +102,9 @@ def split_key(key: str) -> tuple[str, str]:
     return before + ARCHIVE_MARK[:-1], member
 
 
-def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path]) -> list[Problem]:
+def check_files(
+    paths: pa.LargeStringArray, root: Path, trusted_roots: Sequence[Path]
+) -> list[Problem]:
     """The unusable ones among listed paths, in the order of the list.
 
     Args:
@@ -110,10 +113,9 @@ def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path
     import pyarrow.compute as pc
 
     fence = Fence(root, trusted_roots)
-    in_archive = pc.match_substring(paths, ARCHIVE_MARK).to_numpy()
+    in_archive = pc.match_substring(paths, ARCHIVE_MARK).to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(~in_archive)
     plain = paths.filter(~in_archive) if in_archive.any() else paths
-    whole = plain.combine_chunks()  # rows of one array are quick to take
     members = pd.Series(paths.filter(in_archive).to_pylist(), index=np.flatnonzero(in_archive))
     tars = members.map(lambda key: split_key(key)[0])
     problems: list[Problem] = []
@@ -122,7 +124,7 @@ def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         jobs = _by_folder(plain)
-        for count, found in pool.map(lambda job: _check_folder(fence, whole, *job), jobs):
+        for count, found in pool.map(lambda job: _check_folder(fence, plain, *job), jobs):
             problems += [Problem(int(rows[row]), path, why) for row, path, why in found]
             progress.advance(count)
         for count, bad in pool.map(
@@ -133,17 +135,17 @@ def check_files(paths: pa.ChunkedArray, root: Path, trusted_roots: Sequence[Path
     return sorted(problems, key=lambda problem: problem.position)
 
 
-def _by_folder(paths: pa.ChunkedArray) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+def _by_folder(paths: pa.LargeStringArray) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     """Each folder with the rows of its files."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if not len(paths):
         return
-    # A chunk at a time: the folders of all files at once are as large as the list.
+    # A part at a time: the folders of all files at once are as large as the list.
     encoded = [
-        pc.replace_substring_regex(chunk, r"(?:^|/)[^/]*$", "").dictionary_encode()
-        for chunk in paths.chunks
+        pc.replace_substring_regex(part, r"(?:^|/)[^/]*$", "").dictionary_encode()
+        for part in windows(paths)
     ]
     folders = pa.chunked_array(encoded).unify_dictionaries()
     known = folders.chunk(0).dictionary
@@ -156,7 +158,7 @@ def _by_folder(paths: pa.ChunkedArray) -> Iterator[tuple[str, npt.NDArray[np.int
 
 
 def _check_folder(
-    fence: Fence, paths: pa.Array, folder: str, rows: npt.NDArray[np.int64]
+    fence: Fence, paths: pa.LargeStringArray, folder: str, rows: npt.NDArray[np.int64]
 ) -> tuple[int, list[tuple[int, str, str]]]:
     """How many files were listed in a folder, and row, path and reason of the unusable ones."""
     listed: list[str] = paths.take(rows).to_pylist()

@@ -8,6 +8,7 @@ out; it is never replaced by another picture under its label.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -189,12 +190,11 @@ def _run(
     count: int,
     workers: int,
     ledger: Ledger,
-    finish: Callable[[Made], Made] | None = None,
+    finish: Callable[[Iterator[Made]], Iterator[Made]] | None = None,
 ) -> Iterator[Made]:
     """What the maker makes, finished in this process; the ledger of bad images may stop the run."""
-    for made in _made(maker, start, count, workers):
-        if finish is not None:
-            made = finish(made)
+    every = _made(maker, start, count, workers)
+    for made in every if finish is None else finish(every):
         for key, reason in made.bad:
             ledger.quarantine(key, reason)
         if made.bad:
@@ -207,8 +207,11 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         for step in range(start, start + count):
             yield maker.make(step)
         return
-    # A process that has a CUDA context must not be forked.
-    context = "forkserver" if torch.cuda.is_initialized() else None
+    context: Any = None
+    if torch.cuda.is_initialized():
+        # A process that has a CUDA context must not be forked. Its stand-in imports once for all.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
     loader: Any = DataLoader(
         _Steps(maker, start, count),
         batch_size=None,

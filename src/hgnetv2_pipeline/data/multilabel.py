@@ -71,7 +71,7 @@ def read_multi_label_list(
         raise DataError(f"{path}: 0 samples; write one 'path<TAB>0,1,0' a line")
     table = np.stack([np.frombuffer(labels, np.uint8) for labels in sets])
     parsed = ParsedList(
-        pa.chunked_array([pa.array(names, pa.large_string())]),
+        pa.array(names, pa.large_string()),
         np.asarray(codes, np.int32),
         np.asarray(lines, np.int32),
         0,

@@ -157,6 +157,11 @@ class Preprocess:
         }
         return cls(**given)
 
+    @classmethod
+    def at_size(cls, crop: int) -> Preprocess:
+        """The published values, both sides scaled to a crop of ``crop`` pixels."""
+        return cls(resize_short=round(crop * cls.resize_short / cls.crop), crop=crop)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of ``to_dict``: the same exactly if all parameters are the same."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hgnetv2_pipeline.data.grammar import ParsedList
+from hgnetv2_pipeline.data.grammar import ParsedList, windows
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
@@ -95,16 +95,15 @@ def _distinct(hashes: npt.NDArray[np.uint64]) -> int:
     return len(hashes) - int((hashes[1:] == hashes[:-1]).sum())
 
 
-def _hashes(paths: pa.ChunkedArray, *, lower: bool) -> npt.NDArray[np.uint64]:
+def _hashes(paths: pa.LargeStringArray, *, lower: bool) -> npt.NDArray[np.uint64]:
     """uint64 [N]: a hash of each path, of its lower case if asked."""
     import pyarrow.compute as pc
 
     found = np.empty(len(paths), np.uint64)
     at = 0
-    for chunk in paths.chunks:
-        texts = pc.utf8_lower(chunk) if lower else chunk
-        found[at : at + len(chunk)] = _hashes_of(texts)
-        at += len(chunk)
+    for part in windows(paths):
+        found[at : at + len(part)] = _hashes_of(pc.utf8_lower(part) if lower else part)
+        at += len(part)
     return found
 
 
@@ -112,10 +111,11 @@ def _hashes_of(texts: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
     """uint64 [N]: eight bytes of every text at a time are added, multiplied and folded."""
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8)
-    letters = np.concatenate([np.frombuffer(data, np.uint8)[: bounds[-1]], np.zeros(8, np.uint8)])
+    text = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
+    letters, bounds = np.concatenate([text, np.zeros(8, np.uint8)]), bounds - bounds[0]
     # The eight bytes from each byte on.
     words = np.ndarray((len(letters) - 7,), "<u8", letters, strides=(1,))
-    hashes = np.diff(bounds).astype(np.uint64)
+    hashes: npt.NDArray[np.uint64] = np.diff(bounds).astype(np.uint64)
     rows, at, left = np.arange(len(texts)), bounds[:-1], np.diff(bounds)
     while len(rows):
         taken = words[at] & _MASKS[np.minimum(left, 8)]

@@ -5,6 +5,7 @@ from hgnetv2_pipeline.datasets.produced import (
     CurveFile,
     ImageFile,
     JsonFile,
+    PageFile,
     ResultFolder,
     TableFile,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "HistoryRecord",
     "ImageFile",
     "JsonFile",
+    "PageFile",
     "ResultFolder",
     "TableFile",
     "Unchanged",

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import ImagePreview, JSONPreview, PlotlyPreview, TablePreview
+from kedro_datasets._typing import (
+    HTMLPreview,
+    ImagePreview,
+    JSONPreview,
+    PlotlyPreview,
+    TablePreview,
+)
 
 
 class _Produced(AbstractDataset[Path, Any]):
@@ -70,8 +77,21 @@ class TableFile(_Produced):
         """The first rows; nothing while the file is not made yet."""
         if not self._exists():
             return TablePreview({})
-        frame = self.load().head(nrows).astype(str)
+        frame = self._first(nrows).astype(str)
         return TablePreview(json.loads(frame.to_json(orient="split")))
+
+    def _first(self, nrows: int) -> Any:
+        """The first rows without the rest: a mined list has millions."""
+        import pandas as pd
+        import pyarrow.parquet as pq
+
+        if self.path.suffix != ".parquet":
+            return pd.read_csv(self.path, nrows=nrows)
+        with pq.ParquetFile(self.path) as file:
+            batch = next(file.iter_batches(nrows), None)
+            return (
+                file.schema_arrow.empty_table().to_pandas() if batch is None else batch.to_pandas()
+            )
 
 
 class JsonFile(_Produced):
@@ -100,8 +120,34 @@ class ImageFile(_Produced):
         return ImagePreview(base64.b64encode(self.path.read_bytes()).decode())
 
 
+class PageFile(_Produced):
+    """An HTML page that loads nothing; loads as its path."""
+
+    def load(self) -> Path:
+        return self.path
+
+    def preview(self) -> HTMLPreview:
+        """The page; nothing while it is not made yet."""
+        return HTMLPreview(self.path.read_text(encoding="utf-8") if self._exists() else "")
+
+
 class CurveFile(_Produced):
-    """A ``history.csv`` of training; loads as a DataFrame, shown as learning curves."""
+    """A CSV of columns over ``x``, such as a ``history.csv`` of training; loads as a DataFrame.
+
+    Args:
+        x: the column that the others are drawn over, whole numbers.
+        shown: the columns to draw, as far as the file has them.
+    """
+
+    def __init__(
+        self,
+        filepath: str,
+        metadata: dict[str, Any] | None = None,
+        x: str = "step",
+        shown: Sequence[str] = ("loss", "val_top1", "lr"),
+    ) -> None:
+        super().__init__(filepath, metadata)
+        self.x, self._shown = x, tuple(shown)
 
     def load(self) -> Any:
         import pandas as pd
@@ -109,20 +155,20 @@ class CurveFile(_Produced):
         return pd.read_csv(self.path)
 
     def preview(self) -> PlotlyPreview:
-        """Loss, learning rate and accuracy over steps; nothing while there are none yet."""
+        """The columns, one below the other; nothing while there are none yet."""
         if not self._exists():
             return PlotlyPreview({})
         frame = self.load()
-        shown = [name for name in ("loss", "val_top1", "lr") if name in frame]
+        shown = [name for name in self._shown if name in frame]
         data, layout = [], {"grid": {"rows": len(shown), "columns": 1, "pattern": "independent"}}
         for number, name in enumerate(shown, start=1):
-            column = frame[["step", name]].dropna()
+            column = frame[[self.x, name]].dropna()
             data.append(
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
                     "name": name,
-                    "x": column["step"].tolist(),
+                    "x": column[self.x].tolist(),
                     "y": column[name].tolist(),
                     "xaxis": f"x{number}",
                     "yaxis": f"y{number}",

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.card import ModelCard
     from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
     from hgnetv2_pipeline.deployment.engines.ladder import ENGINES, load_engine
+    from hgnetv2_pipeline.deployment.inputs import expand_inputs
     from hgnetv2_pipeline.deployment.latency import compare_latency, measure_latency
     from hgnetv2_pipeline.deployment.predict import (
         check_predictions,
-        expand_inputs,
         iter_predictions,
         predict_paths,
     )
     from hgnetv2_pipeline.deployment.prediction_formats import (
         format_infer,
         format_predict_cls,
+        prediction_sheet,
+        write_lines,
         write_predictions_csv,
         write_predictions_jsonl,
+        write_predictions_parquet,
     )
     from hgnetv2_pipeline.deployment.to_onnx import ExportError, export_onnx, verify_onnx
 
@@ -37,7 +40,7 @@ _HOME = {
     "ModelCard": "card",
     "check_predictions": "predict",
     "compare_latency": "latency",
-    "expand_inputs": "predict",
+    "expand_inputs": "inputs",
     "export_onnx": "to_onnx",
     "format_infer": "prediction_formats",
     "format_predict_cls": "prediction_formats",
@@ -45,10 +48,13 @@ _HOME = {
     "load_engine": "engines.ladder",
     "measure_latency": "latency",
     "predict_paths": "predict",
+    "prediction_sheet": "prediction_formats",
     "verify_onnx": "to_onnx",
     "write_bundle": "bundle",
+    "write_lines": "prediction_formats",
     "write_predictions_csv": "prediction_formats",
     "write_predictions_jsonl": "prediction_formats",
+    "write_predictions_parquet": "prediction_formats",
 }
 
 __all__ = [
@@ -67,10 +73,13 @@ __all__ = [
     "load_engine",
     "measure_latency",
     "predict_paths",
+    "prediction_sheet",
     "verify_onnx",
     "write_bundle",
+    "write_lines",
     "write_predictions_csv",
     "write_predictions_jsonl",
+    "write_predictions_parquet",
 ]
 
 

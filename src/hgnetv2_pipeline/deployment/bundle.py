@@ -59,6 +59,8 @@ def write_bundle(
         "image_size": image_size,
         "num_classes": len(card.classes),
         "macs": card.macs,
+        "params": card.params,
+        "activations": card.activations,
         "parity_error": card.parity_error,
         "input": "images float32 [batch, 3, S, S]",
         "output": "logits float32 [batch, classes]",

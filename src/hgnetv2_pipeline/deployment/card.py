@@ -23,7 +23,8 @@ LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
 class ModelCard:
     """The facts an engine needs beside the graph itself.
 
-    ``macs`` counts the multiply-accumulates of convolutions and matrix products for one image;
+    ``macs`` counts the multiply-accumulates of convolutions and matrix products for one image,
+    ``activations`` the values these read and write besides the ``params`` of the network;
     ``parity_error`` is the largest logit error against float64 PyTorch over the logits' standard
     deviation; ``more`` holds any further text entries (stage, git revision, ...).
     """
@@ -34,8 +35,15 @@ class ModelCard:
     precision: str = "fp32"
     source_sha256: str = ""
     macs: int | None = None
+    params: int | None = None
+    activations: int | None = None
     parity_error: float | None = None
     more: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels: the entry ``task`` says ``multi_label``."""
+        return self.more.get("task") == "multi_label"
 
     def to_props(self) -> dict[str, str]:
         """As text entries for ``metadata_props``; ``from_props`` reads them back."""
@@ -48,8 +56,10 @@ class ModelCard:
             "precision": self.precision,
             "source_sha256": self.source_sha256,
         }
-        if self.macs is not None:
-            props["macs"] = str(self.macs)
+        for name in _COUNTS:
+            count = getattr(self, name)
+            if count is not None:
+                props[name] = str(count)
         if self.parity_error is not None:
             props["parity_error"] = f"{self.parity_error:.2g}"
         return props
@@ -70,7 +80,9 @@ class ModelCard:
                 variant=props.get("variant", ""),
                 precision=props.get("precision", "fp32"),
                 source_sha256=props.get("source_sha256", ""),
-                macs=int(props["macs"]) if "macs" in props else None,
+                macs=_count(props, "macs"),
+                params=_count(props, "params"),
+                activations=_count(props, "activations"),
                 parity_error=float(props["parity_error"]) if "parity_error" in props else None,
                 more={key: text for key, text in props.items() if key not in _OWN_KEYS},
             )
@@ -95,13 +107,21 @@ class ModelCard:
                 precision=manifest.get("precision", "fp32"),
                 source_sha256=manifest.get("source_sha256", ""),
                 macs=manifest.get("macs"),
+                params=manifest.get("params"),
+                activations=manifest.get("activations"),
                 parity_error=manifest.get("parity_error"),
+                more={"task": str(manifest["task"])} if "task" in manifest else {},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{folder} has a damaged card: {error!r}") from error
 
 
+_COUNTS = ("macs", "params", "activations")
 _OWN_KEYS = frozenset(
     ("format", "preprocess", "classes", "variant", "precision", "source_sha256")
-    + ("macs", "parity_error")
+    + (*_COUNTS, "parity_error")
 )
+
+
+def _count(props: Mapping[str, str], name: str) -> int | None:
+    return int(props[name]) if name in props else None

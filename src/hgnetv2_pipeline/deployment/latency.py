@@ -8,16 +8,27 @@ share of the machine's measured matrix-product rate, so that it can be judged el
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
-from hgnetv2_pipeline.deployment.matmul_peak import peak_gflops
+from hgnetv2_pipeline.deployment.machine import clocks
+from hgnetv2_pipeline.deployment.machine_peak import peak_gb_s, peak_gflops
+from hgnetv2_pipeline.deployment.stopwatch import (
+    Call,
+    Lap,
+    Stopwatch,
+    median_of,
+    summary,
+    time_calls,
+)
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.progress import Progress
+
+BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+"""Bytes of a value in memory, by precision."""
 
 
 class Measurable(Protocol):
@@ -30,8 +41,18 @@ class Measurable(Protocol):
     versions: dict[str, str]
     card: ModelCard
 
+    @property
+    def place(self) -> str:
+        """``cpu`` or ``cuda``."""
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, 3, H, W] -> float32 [N, C]."""
+
+    def stopwatch(self) -> Stopwatch:
+        """The clocks that time it."""
+
+    def resident(self, images: np.ndarray) -> Call | None:
+        """A call without copies, where there are any."""
 
 
 def measure_latency(
@@ -39,32 +60,51 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Time ``runs`` calls of ``engine.logits`` after ``warmup`` calls that do not count.
 
-    The input is one fixed random batch, float32 [batch_size, 3, crop, crop]; copies to and from
-    a GPU are inside the time. Returns the latency JSON: times in ms for the whole batch,
-    ``cpu_ms`` the median CPU time of the process, ``gmacs`` for one image, ``peak_gflops`` the
-    machine's measured float32 matrix-product rate at the engine's thread count, and
-    ``percent_of_peak = 100 * 2 * MACs * batch / p50 / peak``; the last three are null where
-    unknown.
+    The input is one fixed random batch, float32 [batch_size, 3, crop, crop]. Returns the latency
+    JSON: times in ms for the whole batch (``stopwatch.summary``), of wall time, with copies to
+    and from a GPU inside, and ``cpu_ms`` the median CPU time of the process; on a GPU also
+    ``gpu_*``, its own time of these calls, and ``without_copies``, the same protocol run again on
+    images that lie there. ``gmacs`` is for one image; ``peak_gflops`` is the machine's measured
+    matrix-product rate at the engine's thread count and precision, and ``percent_of_peak = 100 * 2
+    * MACs * batch / time / peak``, of the GPU's median time without copies or else of ``p50_ms``;
+    ``percent_of_bandwidth`` likewise of the measured copy rate ``peak_gb_s``, if every layer read
+    its weights and input and wrote its output once. Null where unknown.
     """
     _check_counts(batch_size=batch_size, warmup=warmup, runs=runs)
-    images = _images(engine, batch_size)
-    wall, cpu = np.empty(runs), np.empty(runs)
+    images = fixed_images(engine, batch_size)
+    stopwatch = engine.stopwatch()
+    bare = engine.resident(images)
     before = _load_average()
-    with Progress(warmup + runs, f"latency {engine.name} batch {batch_size}", "run") as progress:
-        for _ in range(warmup):
-            engine.logits(images)
-            progress.advance()
-        for index in range(runs):
-            wall[index], cpu[index] = _timed(engine, images)
-            progress.advance()
+    total = (warmup + runs) * (1 if bare is None else 2)
+    with Progress(total, f"latency {engine.name} batch {batch_size}", "run") as progress:
+        laps = time_calls(
+            lambda: engine.logits(images), stopwatch, warmup=warmup, runs=runs, progress=progress
+        )
+        bare_laps = (
+            time_calls(bare, stopwatch, warmup=warmup, runs=runs, progress=progress)
+            if bare is not None
+            else None
+        )
     return {
         **_identity(engine, batch_size),
         "n_warmup": warmup,
         "n_timed": runs,
-        **_summary(wall, cpu),
-        **_share_of_peak(engine, batch_size, float(np.median(wall))),
+        **figures(engine, batch_size, laps, bare_laps),
         "load_average": before,
+        "clocks": clocks(engine.place),
     }
+
+
+def figures(
+    engine: Measurable, batch_size: int, laps: Sequence[Lap], bare_laps: Sequence[Lap] | None = None
+) -> dict[str, Any]:
+    """The measured part of the latency JSON, from laps with copies and, on a GPU, without."""
+    found: dict[str, Any] = dict(summary(laps))
+    if bare_laps is not None:
+        found["without_copies"] = summary(bare_laps)
+    best = bare_laps if bare_laps is not None else laps
+    clock = "wall" if best[0].gpu is None else "gpu"
+    return {**found, **_share_of_peak(engine, batch_size, median_of(best, clock))}
 
 
 def compare_latency(
@@ -82,8 +122,8 @@ def compare_latency(
     second round, each makes ``untimed_per_round`` calls to find its weights in the caches again
     and ``runs_per_round`` timed ones. Returns ``{rows, ratios}``: rows as ``measure_latency``
     gives them, with the engine's key as ``label``, and per label the median over the rounds of
-    (first engine's median / its own), of CPU time and of wall time: above 1 is faster than the
-    first.
+    (first engine's median / its own), of CPU time, of wall time and, where all have one, of the
+    GPU's time: above 1 is faster than the first.
     """
     _check_counts(
         batch_size=batch_size, warmup=warmup, rounds=rounds, runs_per_round=runs_per_round,
@@ -92,24 +132,22 @@ def compare_latency(
     if not engines:
         raise ParameterError("compare_latency was given no engine")
     labels = list(engines)
-    batches = {label: _images(engine, batch_size) for label, engine in engines.items()}
-    wall = {label: np.empty((rounds, runs_per_round)) for label in labels}
-    cpu = {label: np.empty((rounds, runs_per_round)) for label in labels}
+    batches = {label: fixed_images(engine, batch_size) for label, engine in engines.items()}
+    stopwatches = {label: engine.stopwatch() for label, engine in engines.items()}
+    laps: dict[str, list[list[Lap]]] = {label: [] for label in labels}
     before = _load_average()
     turns = len(labels) * (1 + rounds)
     with Progress(turns, f"compare {len(labels)} engines, batch {batch_size}", "turn") as progress:
         for label in labels:
-            for _ in range(warmup):
-                engines[label].logits(batches[label])
+            _turn(engines[label], batches[label], stopwatches[label], warmup, 0)
             progress.advance()
         for number in range(rounds):
             for label in labels if number % 2 == 0 else reversed(labels):
-                for _ in range(untimed_per_round):
-                    engines[label].logits(batches[label])
-                for index in range(runs_per_round):
-                    wall[label][number, index], cpu[label][number, index] = _timed(
-                        engines[label], batches[label]
-                    )
+                turn = _turn(
+                    engines[label], batches[label], stopwatches[label], untimed_per_round,
+                    runs_per_round,
+                )  # fmt: skip
+                laps[label].append(turn)
                 progress.advance()
     rows = [
         {
@@ -117,31 +155,29 @@ def compare_latency(
             **_identity(engines[label], batch_size),
             "n_warmup": warmup,
             "n_timed": rounds * runs_per_round,
-            **_summary(wall[label].ravel(), cpu[label].ravel()),
-            **_share_of_peak(engines[label], batch_size, float(np.median(wall[label]))),
+            **figures(engines[label], batch_size, [lap for turn in laps[label] for lap in turn]),
             "load_average": before,
+            "clocks": clocks(engines[label].place),
         }
         for label in labels
     ]
+    on_gpus = all(lap.gpu is not None for turns in laps.values() for turn in turns for lap in turn)
+    ticking = ("cpu", "wall", "gpu") if on_gpus else ("cpu", "wall")
     ratios = {
-        label: {
-            "cpu": _median_ratio(cpu[labels[0]], cpu[label]),
-            "wall": _median_ratio(wall[labels[0]], wall[label]),
-        }
+        label: {clock: _median_ratio(laps[labels[0]], laps[label], clock) for clock in ticking}
         for label in labels
     }
     return {"rows": rows, "ratios": ratios}
 
 
-def _timed(engine: Measurable, images: np.ndarray) -> tuple[float, float]:
-    """(wall, CPU) seconds of one call."""
-    cpu = time.process_time()
-    wall = time.perf_counter()
-    engine.logits(images)
-    return time.perf_counter() - wall, time.process_time() - cpu
+def _turn(
+    engine: Measurable, images: np.ndarray, stopwatch: Stopwatch, warmup: int, runs: int
+) -> list[Lap]:
+    return time_calls(lambda: engine.logits(images), stopwatch, warmup=warmup, runs=runs)
 
 
-def _images(engine: Measurable, batch_size: int) -> np.ndarray:
+def fixed_images(engine: Measurable, batch_size: int) -> np.ndarray:
+    """The batch that every engine of a crop size is timed on, float32 [batch_size, 3, H, W]."""
     side = engine.card.preprocess.crop
     random = np.random.default_rng(0)
     return random.standard_normal((batch_size, 3, side, side), np.float32)
@@ -161,30 +197,32 @@ def _identity(engine: Measurable, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _summary(wall: np.ndarray, cpu: np.ndarray) -> dict[str, float]:
-    p50, p90, p99 = np.percentile(wall, (50, 90, 99))
-    seconds = {
-        "mean_ms": wall.mean(), "p50_ms": p50, "p90_ms": p90, "p99_ms": p99,
-        "min_ms": wall.min(), "cpu_ms": np.median(cpu),
-    }  # fmt: skip
-    return {name: float(value) * 1e3 for name, value in seconds.items()}
-
-
-def _share_of_peak(engine: Measurable, batch_size: int, p50: float) -> dict[str, float | None]:
-    macs = engine.card.macs
-    peak = peak_gflops(engine.name, engine.threads)
-    share = None
-    if macs is not None and peak is not None and p50 > 0:
-        share = 100 * 2 * macs * batch_size / p50 / (peak * 1e9)
+def _share_of_peak(engine: Measurable, batch_size: int, seconds: float) -> dict[str, float | None]:
+    card, kind = engine.card, engine.card.precision
+    peak = peak_gflops(engine.place, threads=engine.threads, precision=kind)
+    bandwidth = peak_gb_s(engine.place)
+    share = moved = None
+    if card.macs is not None and peak is not None and seconds > 0:
+        share = 100 * 2 * card.macs * batch_size / seconds / (peak * 1e9)
+    counted = card.params is not None and card.activations is not None
+    if counted and bandwidth is not None and seconds > 0:
+        values = card.params + batch_size * card.activations  # type: ignore[operator]
+        moved = 100 * BYTES.get(kind, 4) * values / seconds / (bandwidth * 1e9)
     return {
-        "gmacs": None if macs is None else macs / 1e9,
+        "gmacs": None if card.macs is None else card.macs / 1e9,
         "peak_gflops": peak,
         "percent_of_peak": share,
+        "peak_gb_s": bandwidth,
+        "percent_of_bandwidth": moved,
     }
 
 
-def _median_ratio(first: np.ndarray, own: np.ndarray) -> float | None:
-    above, below = np.median(first, axis=1), np.median(own, axis=1)
+def _median_ratio(
+    first: Sequence[Sequence[Lap]], own: Sequence[Sequence[Lap]], clock: str
+) -> float | None:
+    """Median over the rounds of (first's median / own median) on one clock."""
+    above = np.array([median_of(turn, clock) for turn in first])
+    below = np.array([median_of(turn, clock) for turn in own])
     # A call may cost less CPU time than the clock resolves.
     return float(np.median(above / below)) if (below > 0).all() else None
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
+from hgnetv2_pipeline.deployment.inputs import Input, Refused, Span, answers, expand_inputs
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.progress import Progress
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
-LIST_SUFFIXES = frozenset((".txt", ".lst"))
-_GLOB_SIGNS = frozenset("*?[")
+MULTI_LABEL_THRESHOLD = 0.5
 
 
 class Record(TypedDict):
@@ -38,77 +36,28 @@ class Record(TypedDict):
 
 
 @dataclass(frozen=True)
-class Input:
-    """One thing to classify: the name its row bears, and a path, encoded bytes or a PIL image."""
+class _Choice:
+    """Which classes of an image are told."""
 
-    name: str
-    source: Any
+    topk: int
+    threshold: float
+    multi_label: bool
 
-
-def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
-    """Every image that ``inputs`` stands for, in order.
-
-    A folder gives its images (recursively, sorted by path), a list file (.txt, .lst: a path a
-    line, a label after it or not, # for a remark) its lines, relative to ``root`` or else to the
-    list's folder, a glob its sorted matches, anything else itself; a sequence gives those of its
-    members.
-    A missing file is kept, so that its row can say so. DataError when a folder, list or glob
-    holds nothing.
-    """
-    if isinstance(inputs, (list, tuple)):
-        return [one for member in inputs for one in expand_inputs(member, root=root)]
-    if not isinstance(inputs, (str, Path)):
-        return [Input("<bytes>" if isinstance(inputs, bytes) else "<image>", inputs)]
-    path = Path(inputs)
-    if _is(path.is_dir):
-        found = _folder(path)
-    elif path.suffix.lower() in LIST_SUFFIXES:
-        found = _list_file(path, root)
-    elif not _is(path.exists) and _GLOB_SIGNS & set(str(path)):
-        names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute patterns too
-        found = [Input(name, Path(name)) for name in names if Path(name).is_file()]
-    else:
-        # The name is printed as given: './a.jpg' stays './a.jpg'.
-        return [Input(str(inputs), path)]
-    if not found:
-        raise DataError(
-            f"nothing to predict in {inputs}: a folder needs image files "
-            f"({' '.join(sorted(IMAGE_SUFFIXES))}), a list at least one line, a glob a match"
-        )
-    return found
-
-
-def _folder(folder: Path) -> list[Input]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if len(images) < len(files):
-        _log.info("%s: %d files that are no images left out", folder, len(files) - len(images))
-    return [Input(str(path), path) for path in images]
-
-
-def _list_file(path: Path, root: Path | None) -> list[Input]:
-    base = path.parent if root is None else Path(root)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path}: {error}") from error
-    found = []
-    for line in map(str.strip, lines):
-        if not line or line.startswith("#"):
-            continue
-        name, _, label = line.rpartition(" ")
-        # A name may hold spaces, so only a last field that is a number counts as a label.
-        if not name or not label.isdecimal() or (base / line).is_file():
-            name = line
-        found.append(Input(name.strip(), base / name.strip()))
-    return found
+    def of(self, logits: np.ndarray) -> Iterator[tuple[list[int], list[float]]]:
+        """(class ids, scores) of each row, best first; of equal ones the lower class id first."""
+        for row in sigmoid(logits) if self.multi_label else softmax(logits):
+            order = np.argsort(-row, kind="stable")[: self.topk]
+            kept = [int(index) for index in order if row[index] >= self.threshold]
+            yield kept, [float(row[index]) for index in kept]
 
 
 def iter_predictions(
     engine: Engine,
     inputs: Any,
     *,
-    topk: int = 5,
+    topk: int | None = 5,
+    threshold: float | None = None,
+    multi_label: bool | None = None,
     batch_size: int = 16,
     root: Path | None = None,
     label_names: Sequence[str] | None = None,
@@ -116,13 +65,23 @@ def iter_predictions(
 ) -> Iterator[Record]:
     """Yield a record for every input of ``expand_inputs(inputs)``, in order.
 
-    Images are decoded by ``workers`` threads ahead of the engine, at most two batches of them.
-    ``label_names`` replaces the model's own class names. ``topk`` beyond the number of classes
-    gives all of them. ParameterError for a ``topk``, ``batch_size`` or ``workers`` below 1 or a
-    wrong number of names.
+    The classes of an image are its ``topk`` best (None: all) with a score of at least
+    ``threshold`` (None: 0, and ``MULTI_LABEL_THRESHOLD`` for several labels), so there may be
+    none. ``multi_label`` makes scores by a sigmoid for each class instead of a softmax over all;
+    None: as the model's card says. Images are decoded by ``workers`` threads ahead of the engine,
+    at most two batches of them. ``label_names`` replaces the model's own class names.
+    ParameterError for a ``topk``, ``batch_size`` or ``workers`` below 1, a threshold outside 0..1
+    or a wrong number of names.
     """
-    for what, value in (("topk", topk), ("batch_size", batch_size), ("workers", workers)):
-        if value < 1:
+    several = engine.card.multi_label if multi_label is None else multi_label
+    least = threshold
+    if least is None:
+        least = MULTI_LABEL_THRESHOLD if several else 0.0
+    if not 0 <= least <= 1:
+        raise ParameterError(f"threshold={threshold}; a score lies between 0 and 1")
+    counts = {"topk": topk, "batch_size": batch_size, "workers": workers}
+    for what, value in counts.items():
+        if value is not None and value < 1:
             raise ParameterError(f"{what}={value}; it must be at least 1")
     names = list(engine.classes if label_names is None else label_names)
     if len(names) != len(engine.classes):
@@ -130,11 +89,17 @@ def iter_predictions(
             f"{len(names)} label names for the {len(engine.classes)} classes of {engine.model}"
         )
     todo = expand_inputs(inputs, root=root)
-    return _stream(engine, todo, names, topk, batch_size, workers)
+    choice = _Choice(len(names) if topk is None else topk, least, several)
+    return _stream(engine, todo, names, choice, batch_size, workers)
 
 
 def _stream(
-    engine: Engine, todo: list[Input], names: list[str], topk: int, batch_size: int, workers: int
+    engine: Engine,
+    todo: list[Input],
+    names: list[str],
+    choice: _Choice,
+    batch_size: int,
+    workers: int,
 ) -> Iterator[Record]:
     with (
         ThreadPoolExecutor(workers) as pool,
@@ -145,7 +110,7 @@ def _stream(
             decoded = [(entry, future.result()) for entry, future in batch]
             arrays = [image for _, image in decoded if isinstance(image, np.ndarray)]
             # One bad image must not cost the others of its batch, nor a batch of bad ones a call.
-            rows = iter(_top(engine.logits(np.stack(arrays)), topk)) if arrays else iter(())
+            rows = choice.of(engine.logits(np.stack(arrays))) if arrays else iter(())
             for entry, image in decoded:
                 if isinstance(image, str):
                     _log.warning("%s: %s", entry.name, image)
@@ -169,21 +134,20 @@ def _ahead(
 
 def _load(engine: Engine, entry: Input) -> np.ndarray | str:
     """The preprocessed image, float32 [3, H, W], or the reason why there is none."""
-    if isinstance(entry.source, Path) and not _is(entry.source.is_file):
-        return "is a folder" if _is(entry.source.is_dir) else "no such file"
+    source = entry.source
+    if isinstance(source, Refused):
+        return source.reason
+    if isinstance(source, Path) and not answers(source.is_file):
+        return "is a folder" if answers(source.is_dir) else "no such file"
     try:
-        return engine.preprocess(entry.source)
+        if isinstance(source, Span):
+            from hgnetv2_pipeline.data.archives import read_member
+
+            source = read_member(source.path, source.offset, source.length)
+        return engine.preprocess(source)
     except (DataError, OSError) as error:
         # A row names its file already; keep the reason to one line.
         return " ".join(str(error).split()) or type(error).__name__
-
-
-def _is(question: Callable[[], bool]) -> bool:
-    """``path.is_file`` and its like, where a name too long or a closed folder is a no."""
-    try:
-        return question()
-    except OSError:
-        return False
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -193,11 +157,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
-def _top(logits: np.ndarray, topk: int) -> Iterator[tuple[list[int], list[float]]]:
-    """(class ids, scores) of each row, best first; of equal ones the lower class id first."""
-    for row in softmax(logits):
-        order = np.argsort(-row, kind="stable")[:topk]
-        yield [int(index) for index in order], [float(score) for score in row[order]]
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """The sigmoid of each value, in float64."""
+    # By tanh, which does not overflow for large negative values.
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(logits, np.float64))))
 
 
 def _record(name: str, ids: list[int], scores: list[float], names: list[str]) -> Record:
@@ -210,7 +173,9 @@ def predict_paths(
     engine: Engine,
     inputs: Any,
     *,
-    topk: int = 5,
+    topk: int | None = 5,
+    threshold: float | None = None,
+    multi_label: bool | None = None,
     batch_size: int = 16,
     root: Path | None = None,
     label_names: Sequence[str] | None = None,
@@ -222,6 +187,8 @@ def predict_paths(
             engine,
             inputs,
             topk=topk,
+            threshold=threshold,
+            multi_label=multi_label,
             batch_size=batch_size,
             root=root,
             label_names=label_names,
@@ -230,12 +197,34 @@ def predict_paths(
     )
 
 
-def check_predictions(records: Sequence[Record], *, strict: bool = False) -> None:
-    """Raise DataError when no input could be predicted, or with ``strict`` when any could not."""
-    bad = [record for record in records if "error" in record]
-    if bad and (strict or len(bad) == len(records)):
-        first = bad[0]
-        raise DataError(
-            f"{len(bad)} of {len(records)} inputs could not be predicted; the first: "
-            f"{first['file_name']}: {first['error']}"
-        )
+@dataclass
+class Tally:
+    """Counts records that pass by, so that a stream can be judged when it has ended."""
+
+    total: int = 0
+    bad: int = 0
+    first: str = field(default="", repr=False)
+
+    def watch(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The records, counted."""
+        for record in records:
+            self.total += 1
+            if "error" in record:
+                self.first = self.first or f"{record['file_name']}: {record['error']}"
+                self.bad += 1
+            yield record
+
+    def check(self, *, strict: bool = False) -> None:
+        """Raise DataError if no input could be predicted, or with ``strict`` if any could not."""
+        if self.bad and (strict or self.bad == self.total):
+            raise DataError(
+                f"{self.bad} of {self.total} inputs could not be predicted; the first: {self.first}"
+            )
+
+
+def check_predictions(records: Iterable[Record], *, strict: bool = False) -> None:
+    """``Tally.check`` of records that are all there."""
+    tally = Tally()
+    for _ in tally.watch(records):
+        pass
+    tally.check(strict=strict)

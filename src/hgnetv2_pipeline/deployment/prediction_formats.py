@@ -1,16 +1,26 @@
-"""Records as text: the two line formats of the PP-HGNetV2 page, CSV and JSON lines."""
+"""Records as text and files: the two line formats of the PP-HGNetV2 page, CSV, JSON lines, Parquet,
+and a sheet of pictures.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hgnetv2_pipeline.deployment.inputs import Input, Span
 from hgnetv2_pipeline.deployment.predict import Record
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import ParameterError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_ROWS_A_GROUP = 4096
 
 
 def format_infer(records: Iterable[Record]) -> str:
@@ -44,28 +54,101 @@ def format_predict_cls(record: Record) -> str:
     )
 
 
-def write_predictions_csv(path: Path, records: Iterable[Record], *, topk: int) -> Path:
-    """A row an input: ``file_name, error``, then ``id, score, label`` of each of ``topk`` ranks."""
+def csv_lines(records: Iterable[Record], *, topk: int) -> Iterator[str]:
+    """A header and a row an input: ``file_name, error``, then ``id, score, label`` of each of
+    ``topk`` ranks.
+    """
     if topk < 1:
         raise ParameterError(f"topk={topk}; it must be at least 1")
     ranks = range(1, topk + 1)
-    header = [f"{what}_{rank}" for rank in ranks for what in ("id", "score", "label")]
-    with (
-        written_aside(path) as aside,
-        aside.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file_name", "error", *header])
-        for record in records:
-            answers = zip(record["class_ids"], record["scores"], record["label_names"], strict=True)
-            cells = [cell for answer in answers for cell in answer][: 3 * topk]
-            padding = [""] * (3 * topk - len(cells))
-            writer.writerow([record["file_name"], record.get("error", ""), *cells, *padding])
+    yield _csv_line(
+        ["file_name", "error"]
+        + [f"{what}_{rank}" for rank in ranks for what in ("id", "score", "label")]
+    )
+    for record in records:
+        ranked = zip(record["class_ids"], record["scores"], record["label_names"], strict=True)
+        cells = [cell for answer in ranked for cell in answer][: 3 * topk]
+        padding = [""] * (3 * topk - len(cells))
+        yield _csv_line([record["file_name"], record.get("error", ""), *cells, *padding])
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(cells)
+    return buffer.getvalue()
+
+
+def jsonl_lines(records: Iterable[Record]) -> Iterator[str]:
+    """One JSON object a line, the record as it is (full precision, ``error`` for a bad input)."""
+    for record in records:
+        yield json.dumps(record, ensure_ascii=False)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write lines as they come; the file is there when all of them are."""
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"{line}\n" for line in lines)
     return Path(path)
+
+
+def write_predictions_csv(path: Path, records: Iterable[Record], *, topk: int) -> Path:
+    """``csv_lines`` in a file."""
+    return write_lines(path, csv_lines(records, topk=topk))
 
 
 def write_predictions_jsonl(path: Path, records: Iterable[Record]) -> Path:
-    """One JSON object a line, the record as it is (full precision, ``error`` for a bad input)."""
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    """``jsonl_lines`` in a file."""
+    return write_lines(path, jsonl_lines(records))
+
+
+def write_predictions_parquet(path: Path, records: Iterable[Record]) -> Path:
+    """A row an input: ``file_name, class_ids, scores, label_names`` (lists) and ``error``, which is
+    null for a good one; written as the records come.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema(
+        [
+            ("file_name", pa.string()),
+            ("class_ids", pa.list_(pa.int32())),
+            ("scores", pa.list_(pa.float64())),
+            ("label_names", pa.list_(pa.string())),
+            ("error", pa.string()),
+        ]
+    )
+    stream = iter(records)
+    with written_aside(path) as aside, parquet.ParquetWriter(aside, schema) as writer:
+        while rows := list(islice(stream, _ROWS_A_GROUP)):
+            whole = [{"error": None, **record} for record in rows]
+            writer.write_table(pa.Table.from_pylist(whole, schema=schema))
     return Path(path)
+
+
+def prediction_sheet(
+    inputs: Sequence[Input], records: Sequence[Record], *, columns: int = 8, cell: int = 96
+) -> Image.Image:
+    """The images in rows, below each its best class and score; a bad one crossed out, with its
+    reason. Inputs that are no files, such as bytes, are left out; DataError when none is left.
+    """
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import contact_sheet
+
+    places, captions = [], []
+    for entry, record in zip(inputs, records, strict=True):
+        source = entry.source
+        if isinstance(source, Path):
+            source = Span(source, -1, 0)
+        if not isinstance(source, Span):
+            continue
+        # A sheet has one root; files may lie anywhere.
+        places.append((str(source.path.resolve())[1:], source.offset, source.length))
+        if "error" in record:
+            captions.append(record["error"])
+        elif record["class_ids"]:
+            captions.append(f"{record['label_names'][0]} {record['scores'][0]:.2f}")
+        else:
+            captions.append("-")
+    frame = pd.DataFrame(places, columns=["path", "offset", "length"])
+    return contact_sheet(frame, Path("/"), columns=columns, cell=cell, captions=captions)

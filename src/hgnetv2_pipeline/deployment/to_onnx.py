@@ -57,7 +57,7 @@ def export_onnx(
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS, "export_onnx(precision=...)")
     if preprocess is None:
-        preprocess = _scaled_preprocess(image_size)
+        preprocess = Preprocess.at_size(image_size)
     if preprocess.crop != image_size:
         raise ParameterError(
             f"image_size {image_size} and the preprocessing's crop {preprocess.crop} differ; "
@@ -68,13 +68,16 @@ def export_onnx(
     proto = _graph(model, image_size)
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     more = dict(metadata or {})
+    cost = profile(model, image_size)
     card = ModelCard(
         preprocess=preprocess,
         classes=numbered_classes(classes) if class_names is None else tuple(class_names),
         variant=more.pop("variant", "") or str(getattr(model, "variant", "")),
         precision=precision,
         source_sha256=more.pop("source_sha256", ""),
-        macs=profile(model, image_size).macs,
+        macs=cost.macs,
+        params=cost.params,
+        activations=cost.activations,
         more=more,
     )
     check_classes(card, classes, "the exported model")
@@ -135,12 +138,6 @@ def verify_onnx(
         "batches": list(batches),
         "tolerance": tolerance,
     }
-
-
-def _scaled_preprocess(image_size: int) -> Preprocess:
-    published = Preprocess()
-    resize = round(image_size * published.resize_short / published.crop)
-    return replace(published, resize_short=resize, crop=image_size)
 
 
 def _graph(model: nn.Module, image_size: int) -> Any:

@@ -11,22 +11,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.mining.inspection import audit, purity_curve
+    from hgnetv2_pipeline.mining.inspection import audit, class_table
     from hgnetv2_pipeline.mining.neighbours import HashIndex, hamming
-    from hgnetv2_pipeline.mining.review import apply_review, read_review, write_review
+    from hgnetv2_pipeline.mining.purity import choose_probes, purity_curve, rank_probes
+    from hgnetv2_pipeline.mining.review import (
+        apply_review,
+        count_decisions,
+        read_review,
+        write_review,
+    )
     from hgnetv2_pipeline.mining.score import score_pool
     from hgnetv2_pipeline.mining.selection import default_k, select, write_mined_list
-    from hgnetv2_pipeline.mining.sheets import contact_sheets
+    from hgnetv2_pipeline.mining.sheets import contact_sheets, shown_pairs
     from hgnetv2_pipeline.mining.twins import deduplicate
     from hgnetv2_pipeline.mining.verify import Thresholds
     from hgnetv2_pipeline.mining.views import VIEW_COUNT
 
 _HOMES = {
     "audit": "inspection",
-    "purity_curve": "inspection",
+    "class_table": "inspection",
     "HashIndex": "neighbours",
     "hamming": "neighbours",
+    "choose_probes": "purity",
+    "purity_curve": "purity",
+    "rank_probes": "purity",
     "apply_review": "review",
+    "count_decisions": "review",
     "read_review": "review",
     "write_review": "review",
     "score_pool": "score",
@@ -34,6 +44,7 @@ _HOMES = {
     "select": "selection",
     "write_mined_list": "selection",
     "contact_sheets": "sheets",
+    "shown_pairs": "sheets",
     "deduplicate": "twins",
     "Thresholds": "verify",
     "VIEW_COUNT": "views",
@@ -45,14 +56,19 @@ __all__ = [
     "Thresholds",
     "apply_review",
     "audit",
+    "choose_probes",
+    "class_table",
     "contact_sheets",
+    "count_decisions",
     "deduplicate",
     "default_k",
     "hamming",
     "purity_curve",
+    "rank_probes",
     "read_review",
     "score_pool",
     "select",
+    "shown_pairs",
     "write_mined_list",
     "write_review",
 ]

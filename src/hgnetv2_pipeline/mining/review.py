@@ -57,8 +57,9 @@ def read_review(path: Path) -> pd.DataFrame:
 def apply_review(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:
     """``dedup`` with a person's decisions in place of the machine's; ``review`` of read_review.
 
-    A key that ``dedup`` does not hold may be removed (its channel is ``person``). An image with
-    the bytes or the name of a protected one cannot be kept: DataError.
+    What a person removes and the machine would not has the channel ``person``, also a key that
+    ``dedup`` does not hold. An image with the bytes or the name of a protected one cannot be kept:
+    DataError.
     """
     decided = review[review["decision"] != "review"].set_index("key")["decision"]
     certain = dedup[dedup["channel"].isin(_CERTAIN)]
@@ -69,6 +70,8 @@ def apply_review(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:
             )
     out = dedup.copy()
     out["decision"] = out["key"].map(decided).fillna(out["decision"])
+    against = (out["decision"] == "remove") & (dedup["decision"] != "remove")
+    out["channel"] = out["channel"].mask(against, "person")
     new = decided[~decided.index.isin(dedup["key"]) & (decided == "remove")]
     if len(new):
         added = pd.DataFrame({"key": new.index, "channel": "person", "decision": "remove"})
@@ -77,3 +80,22 @@ def apply_review(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:
         out = pd.concat([out, added[list(dedup.columns)].astype(dedup.dtypes.to_dict())])
     _log.info("review: %d decisions of a person obeyed", len(decided))
     return out.sort_values("key", ignore_index=True)
+
+
+def count_decisions(dedup: pd.DataFrame, review: pd.DataFrame) -> dict[str, int]:
+    """What a person decided of the pairs in ``dedup``, which holds the machine's opinion.
+
+    obeyed = kept + removed; changed: those where the machine had decided otherwise; waiting: pairs
+    in doubt that nobody has decided. ``review`` is what ``read_review`` returns.
+    """
+    decided = review[review["decision"] != "review"].set_index("key")["decision"]
+    machine = dedup.set_index("key")["decision"]
+    doubted = machine.index[machine == "review"]
+    before = machine.reindex(decided.index)
+    return {
+        "obeyed": len(decided),
+        "kept": int((decided == "keep").sum()),
+        "removed": int((decided == "remove").sum()),
+        "changed": int(((before != decided) & (before != "review")).sum()),
+        "waiting": int((~doubted.isin(decided.index)).sum()),
+    }

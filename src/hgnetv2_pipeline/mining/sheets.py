@@ -8,50 +8,84 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from hgnetv2_pipeline import data
+from hgnetv2_pipeline.mining.database import database, quoted
 from hgnetv2_pipeline.mining.twins import pool_places
 
+SHEETS = ("top", "bottom", "removed", "review")
 _PLACE = ["key", "path", "offset", "length"]
+_NOTHING = {
+    "top": "no image was mined",
+    "bottom": "no image was mined",
+    "removed": "no image was removed for its likeness to a protected one",
+    "review": "no pair waits for a person",
+}
 
 
 def contact_sheets(
-    mined: pd.DataFrame,
+    mined: Path,
     dedup: pd.DataFrame,
     *,
     pool: tuple[pd.DataFrame | Path, Path],
-    protected: Mapping[str, tuple[pd.DataFrame, Path]],
+    protected: Mapping[str, tuple[pd.DataFrame | Path, Path]],
     classes: Sequence[str],
     columns: int = 10,
     most_rows: int = 20,
 ) -> dict[str, Image.Image]:
-    """Pictures to look at before believing the counts.
+    """Pictures to look at before believing the counts, by the names in ``SHEETS``.
 
     ``top`` and ``bottom``: a row a class (evenly chosen if there are more than ``most_rows``), the
     ``columns`` images the teacher is surest of, and the last ones that came in. ``removed`` and
-    ``review``: the pool image, then its protected twin, the least sure pairs first. A sheet with
-    nothing to show is absent.
+    ``review``: the pairs of ``shown_pairs``, the pool image, then its protected twin, with channel
+    and bits below the one, set and inliers below the other. A sheet with nothing to show says so.
+    ``mined`` (the list as parquet) and indexes given as paths are read row by row as needed.
     """
     samples, root = pool
+    shown = _edges(mined, columns, most_rows)
     sheets = {}
-    labels = np.unique(mined["label"])
-    shown = labels[np.unique(np.linspace(0, len(labels) - 1, most_rows).astype(int))]
-    chosen = mined[mined["label"].isin(shown)].sort_values(["label", "rank"])
-    for name, rows in (
-        ("top", chosen.groupby("label").head(columns)),
-        ("bottom", chosen.groupby("label").tail(columns)),
-    ):
-        if len(rows):
-            sheets[name] = _by_class(rows, samples, root, classes, columns)
+    for name in ("top", "bottom"):
+        rows = shown[shown[name]]
+        sheets[name] = (
+            _by_class(rows, samples, root, classes, columns) if len(rows) else _blank(name)
+        )
     for decision, name in (("remove", "removed"), ("review", "review")):
-        pairs = dedup[(dedup["decision"] == decision) & (dedup["val_key"] != "")]
-        # The farthest hashes first: those the pixels had to decide.
-        pairs = pairs.sort_values(["distance", "key"], ascending=[False, True])
-        pairs = pairs.head(most_rows * columns // 2)
-        if len(pairs):
-            sheets[name] = _pairs(pairs, samples, root, protected, columns)
+        pairs = shown_pairs(dedup, decision, most_rows * (columns // 2))
+        sheets[name] = (
+            _pairs(pairs, samples, root, protected, columns) if len(pairs) else _blank(name)
+        )
     return sheets
+
+
+def shown_pairs(dedup: pd.DataFrame, decision: str, most: int) -> pd.DataFrame:
+    """The ``most`` pairs with this decision that deserve a look: the farthest hashes first, which
+    are those the pixels had to decide."""
+    pairs = dedup[(dedup["decision"] == decision) & (dedup["val_key"] != "")]
+    return pairs.sort_values(["distance", "key"], ascending=[False, True]).head(most)
+
+
+def _edges(mined: Path, columns: int, most_rows: int) -> pd.DataFrame:
+    """The first and the last images of some classes: key, label, score, rank, top, bottom."""
+    source = f"read_parquet({quoted(mined)})"
+    with database() as base:
+        labels = base.sql(f"select distinct label from {source} order by label").df()  # noqa: S608
+        places = np.unique(np.linspace(0, max(0, len(labels) - 1), most_rows).astype(int))
+        base.register("wanted", labels.iloc[places] if len(labels) else labels)
+        rows: pd.DataFrame = base.sql(
+            "select key, label, score, rank, "  # noqa: S608
+            f"rank <= {int(columns)} as top, deepest - rank < {int(columns)} as bottom from "
+            f"(select *, max(rank) over (partition by label) as deepest from {source} "
+            "semi join wanted using (label)) where top or bottom order by label, rank"
+        ).df()
+    return rows
+
+
+def _blank(name: str) -> Image.Image:
+    """A sheet that says why it shows nothing."""
+    sheet = Image.new("RGB", (480, 40), "white")
+    ImageDraw.Draw(sheet).text((8, 12), f"Nothing to show: {_NOTHING[name]}.", fill="black")
+    return sheet
 
 
 def _by_class(
@@ -66,7 +100,7 @@ def _by_class(
     strips = []
     for label, group in rows.groupby("label"):
         cells = places.loc[group["key"]].reset_index()
-        captions = [f"{classes[int(str(label))]} {score:.3f}" for score in group["score"]]
+        captions = [f"{score:.3f} {classes[int(str(label))]}" for score in group["score"]]
         strips.append(data.contact_sheet(cells, root, columns=columns, captions=captions))
     sheet = Image.new(
         "RGB",
@@ -84,7 +118,7 @@ def _pairs(
     pairs: pd.DataFrame,
     samples: pd.DataFrame | Path,
     root: Path,
-    protected: Mapping[str, tuple[pd.DataFrame, Path]],
+    protected: Mapping[str, tuple[pd.DataFrame | Path, Path]],
     columns: int,
 ) -> Image.Image:
     places = pool_places(samples, pairs["key"].to_numpy())
@@ -92,7 +126,10 @@ def _pairs(
     roots = {name: Path(where).absolute() for name, (_, where) in protected.items()}
     home = Path(root).absolute()
     common = Path(os.path.commonpath([home, *roots.values()]))
-    twins = {name: frame.set_index("key")[_PLACE[1:]] for name, (frame, _) in protected.items()}
+    twins = {
+        str(name): pool_places(protected[str(name)][0], rows["val_key"].unique())
+        for name, rows in pairs.groupby("protected", observed=True)
+    }
     cells, captions = [], []
     for pair in pairs.to_dict("records"):
         name = pair["protected"]
@@ -102,7 +139,8 @@ def _pairs(
         ):
             path = (where / place["path"]).relative_to(common).as_posix()
             cells.append((path, path, place["offset"], place["length"]))
-        how = f" {pair['distance']} bits" if pair["channel"] == "phash" else ""
-        captions += [f"{pair['channel']}{how}", f"= {name}"]
+        bits = f" {pair['distance']} bits" if pair["distance"] >= 0 else ""
+        inliers = f", {pair['inliers']} inliers" if pair["inliers"] else ""
+        captions += [f"{pair['channel']}{bits}", f"= {name}{inliers}"]
     frame = pd.DataFrame(cells, columns=_PLACE)
     return data.contact_sheet(frame, common, columns=columns - columns % 2, captions=captions)

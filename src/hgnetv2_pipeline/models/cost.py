@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Profile:
-    """Trainable parameters, and multiply-accumulates of one image (convolutions and fc only)."""
+    """Trainable parameters; of one image, and of convolutions and fc only, the
+    multiply-accumulates and the values that these read and write besides their weights.
+    """
 
     params: int
     macs: int
+    activations: int
 
 
 def profile(model: nn.Module, image_size: int = 224) -> Profile:
@@ -24,10 +27,11 @@ def profile(model: nn.Module, image_size: int = 224) -> Profile:
 
     Additions, pooling, normalisation and activations are not counted, as is usual for GMACs.
     """
-    macs = 0
+    macs = activations = 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal macs
+        nonlocal macs, activations
+        activations += inputs[0].numel() + output.numel()
         # Every output value of either layer takes one multiplication for each weight of its row.
         macs += output.numel() * math.prod(module.weight.shape[1:])
 
@@ -37,4 +41,5 @@ def profile(model: nn.Module, image_size: int = 224) -> Profile:
             module.register_forward_hook(count)
     with torch.no_grad():
         ghost(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return Profile(sum(p.numel() for p in model.parameters() if p.requires_grad), macs)
+    params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Profile(params, macs, activations)

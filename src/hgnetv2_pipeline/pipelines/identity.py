@@ -24,6 +24,7 @@ FOLDERS: Mapping[str, str] = {
     "lists": "data/02_intermediate/{dataset}",
     "resized": "data/03_primary/{dataset}/resized",
     "scores": "data/04_feature/{dataset}/{teacher}/scores",
+    "probes": "data/04_feature/{dataset}/{teacher}/probes",
     "mining": "data/05_model_input/{dataset}/{teacher}",
     "teacher_logits": "data/05_model_input/{dataset}/{teacher}/teacher_logits",
     "models": "data/06_models/{dataset}",
@@ -40,6 +41,7 @@ FOLDERS: Mapping[str, str] = {
     "prediction": "data/08_reporting/{dataset}/prediction/{model}",
     "comparison_report": "data/08_reporting/{dataset}/comparison/{variant}/{run}",
     "mining_report": "data/08_reporting/{dataset}/mining/{teacher}",
+    "purity": "data/08_reporting/{dataset}/purity/{teacher}",
     "dataset_report": "data/08_reporting/{dataset}/ingestion",
     "quarantine": "data/08_reporting/{dataset}/quarantine",
     "histories": "data/08_reporting/{dataset}/history/{model}",
@@ -97,8 +99,14 @@ class Identity(BaseModel):
 
     @property
     def model_id(self) -> str:
-        """The model's name as a path: a run id stays, others become zoo/, timm/ or file/."""
+        """The model's name as a path: a run id stays, others go below zoo/, timm/, ..."""
         return model_id(self.model)
+
+    @property
+    def run_command(self) -> str:
+        """How this environment is run; the sample is the default."""
+        sample = self.environment == "sample"
+        return "kedro run" if sample else f"kedro run --env {self.environment}"
 
     def run_folder(self, run_id: str) -> Path:
         """Folder of the trained model ``<pipeline>/<variant>/<run>`` of this dataset."""
@@ -111,8 +119,9 @@ def model_id(model: str) -> str:
     >>> model_id("ssld_stage2/b0/seed=0"), model_id("timm:resnet18"), model_id("b4.ssld_stage2")
     ('ssld_stage2/b0/seed=0', 'timm/resnet18', 'zoo/b4.ssld_stage2')
     """
-    if model.startswith("timm:"):
-        return "timm/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", model[5:])
+    kind, colon, name = model.partition(":")
+    if colon and kind in ("timm", "scratch"):
+        return f"{kind}/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", name)
     path = Path(model)
     if path.suffix in {".safetensors", ".pdparams", ".pth", ".onnx", ".tar"} or path.is_absolute():
         return "file/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", path.name)

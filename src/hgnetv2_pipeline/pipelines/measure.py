@@ -87,8 +87,7 @@ def load_model(
     if info.get("preprocess"):
         preprocess = Preprocess.from_dict(info["preprocess"])
     else:
-        size = image_size or 224
-        preprocess = Preprocess(resize_short=round(size * 232 / 224), crop=size)
+        preprocess = Preprocess.at_size(image_size or 224)
     if resize_short is not None:
         preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
     names = classes or known or [str(number) for number in range(info["num_classes"])]

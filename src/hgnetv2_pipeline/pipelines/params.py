@@ -79,9 +79,10 @@ class DataParams(_Block):
     duplicates: Literal["refuse", "drop"] = Field(
         description="lines of a list that repeat an earlier one: stop, or leave them out"
     )
-    clean: bool = Field(
-        description="leave out of train, val and test what has the same bytes as another image "
-        "there, or stands (nearly) in val or test as well"
+    leaks: Literal["refuse", "report", "clean"] = Field(
+        description="images of train (val) that stand in val or test (test) as well; refuse: the "
+        "same bytes in two sets stop ingestion, near copies are reported; report: all are; clean: "
+        "all are left out, and so are copies within a set"
     )
     trusted_roots: Names = Field(description="folders that symlinks may lead into")
     workers: Annotated[int, Field(ge=0)] = Field(description="threads that scan; 0: one per core")
@@ -125,6 +126,16 @@ class DeduplicateParams(_Block):
     strict: bool = Field(description="true: pairs in doubt are removed; false: kept")
 
 
+class PurityParams(_Block):
+    """How pure the mined list is, estimated by labelled images hidden among the pool."""
+
+    probes: Literal["val", "train"] = Field(
+        description="which labelled images are hidden; the teacher was trained on those of train, "
+        "which makes them look purer than they are"
+    )
+    images: Count = Field(description="at most so many of them")
+
+
 class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
@@ -132,15 +143,18 @@ class MiningParams(_Block):
     shard_rows: Count
     workers: Annotated[int, Field(ge=0)]
     k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
-    target_total: Count | None
-    min_conf: Share
+    target_total: Count | None = Field(description="the smallest k that brings so many images")
+    min_conf: Share = Field(description="the least probability the teacher must give")
     top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
     diversity: Annotated[int, Field(ge=0, le=64)] | None = Field(
         description="pHash distance up to which two images of a class count as the same"
     )
-    label_mode: Literal["teacher_top1", "zero"]
-    max_bad: Share
+    label_mode: Literal["teacher_top1", "zero"] = Field(
+        description="what the list says of a mined image; the loss asks the teacher in any case"
+    )
+    max_bad: Share = Field(description="share of unreadable images above which scoring stops")
     deduplicate: DeduplicateParams
+    purity: PurityParams
 
 
 class TeacherLogitsParams(_Block):
@@ -200,6 +214,15 @@ class PredictionParams(_Block):
     """How images are answered."""
 
     topk: Count
+    threshold: Share | None = Field(
+        description="least score of a class that is told; null: 0, or 0.5 with several labels"
+    )
+    multi_label: bool | None = Field(
+        description="a score for each class by itself; null: as the model says"
+    )
+    class_map: str | None = Field(
+        description="file of 'id name' lines in place of the model's own class names"
+    )
     batch_size: Count
     engine: str
 
@@ -215,11 +238,23 @@ class LatencyParams(_Block):
     """The seed's protocol: batch 1, 2100 runs, the first 100 dropped."""
 
     engines: Names
+    precisions: Names = Field(
+        description="PyTorch has fp32, tf32, fp16, bf16, OpenVINO fp32, bf16; what an engine has "
+        "not is told and left out"
+    )
     batch_sizes: Numbers
     warmup: Annotated[int, Field(ge=0)]
     runs: Count
     threads: Count
-    beside: Names = Field(description="models measured beside ours, such as timm:resnet18")
+    beside: Names = Field(
+        description="models measured beside ours: timm:resnet18, scratch:b4, a run, a zoo name"
+    )
+    turns: Annotated[int, Field(ge=0)] = Field(
+        description="rounds in which all models are timed in turns besides; 0: not"
+    )
+    cold_starts: Annotated[int, Field(ge=0)] = Field(
+        description="fresh processes timed from hgnetv2 predict to its answer; 0: none"
+    )
 
 
 class ImportParams(_Block):

@@ -424,6 +424,11 @@ def code_hash() -> str:
 _made: set[Path] = set()
 
 
+def note_made(path: Path) -> None:
+    """Count ``path``, a summary of results that were made now, among what this process made."""
+    _made.add(path)
+
+
 def newly_made(path: Path) -> bool:
     """Whether this process made the result that ``path`` belongs to, rather than reused it."""
     return any(folder == path or folder in path.parents for folder in _made)

@@ -22,6 +22,16 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A sentence with a link to a file beside the page; ``href`` is a relative path."""
+
+    before: str
+    text: str
+    href: str
+    after: str = ""
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something the reader must know: a hole and the command that fills it, or a warning."""
 
@@ -82,7 +92,7 @@ class Fold:
     open: bool = False
 
 
-Block: TypeAlias = Text | Bullets | Notice | Table | Figure | Picture | Cards | Fold
+Block: TypeAlias = Text | Link | Bullets | Notice | Table | Figure | Picture | Cards | Fold
 
 
 @dataclass(frozen=True)

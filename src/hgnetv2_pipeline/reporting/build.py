@@ -10,6 +10,7 @@ from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.reporting import (
     curve_sections,
     formats,
+    mining_sections,
     model_sections,
     sections,
     speed_sections,
@@ -68,7 +69,7 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
         ),
         sections.section(
             "What was mined", "mining", f"{run} --pipeline mining",
-            lambda: sections.mining_blocks(inputs, ledger),
+            lambda: mining_sections.mining_blocks(inputs, ledger),
         ),
         sections.section(
             "Learning curves", "curves", f"{run} --pipeline ssld_stage2",

@@ -154,7 +154,7 @@ def explain(summaries: Sequence[ArmSummary]) -> list[str]:
     if student and "supervised_equal_steps" in arms:
         said.append(_equal_steps(student, arms["supervised_equal_steps"]))
     if student and "stage1_unmined" in arms:
-        said.append(_mining(student, arms["stage1_unmined"]))
+        said.append(mining_gain(student, arms["stage1_unmined"]))
     if student and "stage2" in arms:
         said.append(_stage2(arms["stage2"], student))
     if student and "teacher" in arms:
@@ -194,7 +194,8 @@ def _equal_steps(student: ArmSummary, longer: ArmSummary) -> str:
     )
 
 
-def _mining(student: ArmSummary, unmined: ArmSummary) -> str:
+def mining_gain(student: ArmSummary, unmined: ArmSummary) -> str:
+    """What mining added to the accuracy, in a sentence."""
     given = difference(student, unmined)
     same = bool(student.steps) and student.steps == unmined.steps
     steps = "in the same number of steps" if same else "in its own number of steps"

@@ -148,7 +148,7 @@ def _leaks(summary: Json) -> list[Block]:
             ("set", "also in", "same bytes", "nearly the same"),
             rows,
             caption="Images by the set that should not hold them; nearly the same: their 64-bit "
-            "perceptual hashes differ in at most 4 bits. data.clean: true leaves them out.",
+            "perceptual hashes differ in at most 4 bits. data.leaks: clean leaves them out.",
             left=("set", "also in"),
         ),
         Fold(

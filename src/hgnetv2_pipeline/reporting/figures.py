@@ -27,13 +27,14 @@ class Dots:
 
 @dataclass(frozen=True)
 class Series:
-    """A named line through (x, y) points."""
+    """A named line through (x, y) points; ``band`` gives a (low, high) around each of them."""
 
     name: str
     points: tuple[tuple[float, float], ...]
     dashed: bool = False
     colour: int = 0
     legend: bool = True
+    band: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,19 +112,39 @@ def line_chart(
     y_label: str,
     width: float = PANEL,
     dots: bool = False,
+    log_x: bool = False,
+    mark: tuple[float, str] | None = None,
 ) -> str:
-    """Lines over one axis; a line of a single point is drawn as a dot, as are all with ``dots``."""
+    """Lines over one axis; a line of a single point is drawn as a dot, as are all with ``dots``.
+
+    ``mark`` is an x with a word for it, drawn as an upright dashed line.
+    """
     points = [point for line in series for point in line.points]
-    x_range = svg.padded([x for x, _ in points], 0.0, 0.5)
-    y_range = svg.padded([y for _, y in points], least=1e-3)
+    bounds = [bound for line in series for pair in line.band for bound in pair]
+    xs = [x for x, _ in points]
+    x_range = (min(xs), max(xs) * 1.05) if log_x else svg.padded(xs, 0.0, 0.5)
+    y_range = svg.padded([*(y for _, y in points), *bounds], least=1e-3)
     rows = [line for line in series if line.legend]
     wide, columns = _legend_layout([line.name for line in rows], width)
     legend_height = 17.0 * math.ceil(len(rows) / columns) if rows else 0.0
-    frame = svg.Frame(52, 44, width - 14, 214, x_range, y_range)
+    frame = svg.Frame(52, 44, width - 22, 214, x_range, y_range, log_x)
     parts = [svg.text(8, 16, svg.clipped(title, width - 16), bold=True)]
     parts += frame.grid(x_label, y_label, 6)
+    if mark is not None:
+        at = frame.x(mark[0])
+        parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
+        parts.append(svg.text(at + 5, frame.bottom - 7, mark[1], size=11, faint=True))
     for line in series:
         colour = line.colour % len(svg.PALETTE)
+        if line.band:
+            ends = list(zip(line.points, line.band, strict=True))
+            parts.append(
+                svg.band(
+                    [(frame.x(x), frame.y(high)) for (x, _), (_, high) in ends],
+                    [(frame.x(x), frame.y(low)) for (x, _), (low, _) in ends],
+                    colour,
+                )
+            )
         pixels = [(frame.x(x), frame.y(y)) for x, y in thinned(line.points)]
         if len(pixels) > 1:
             parts.append(svg.path(pixels, colour, dash="5 3" if line.dashed else ""))

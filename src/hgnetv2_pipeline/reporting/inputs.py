@@ -27,8 +27,9 @@ class ReportInputs:
     ``comparable`` says that the evaluated images are ImageNet-1k's validation set, so that
     measured and published accuracies are the same quantity. ``root`` is the folder against which
     paths are shown; ``run_command`` is how this project is run (``kedro run --env NAME``), used
-    where the page says how to make what is missing. ``revision`` and ``versions`` are printed as
-    given, nothing is looked up.
+    where the page says how to make what is missing. ``home`` is the folder where the report
+    will lie in the end: links to other pages start there. ``revision`` and ``versions`` are printed
+    as given, nothing is looked up.
     """
 
     dataset: str
@@ -36,10 +37,13 @@ class ReportInputs:
     comparable: bool = False
     run_command: str = "kedro run"
     root: Path | None = None
+    home: Path | None = None
     revision: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     dataset_summary: Path | None = None
     mining_audit: Path | None = None
+    mining_classes: Path | None = None
+    mining_page: Path | None = None
     mining_sheets: tuple[Path, ...] = ()
     mining_purity: Path | None = None
     comparison: Path | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from hgnetv2_pipeline.reporting.blocks import (
     Block,
@@ -10,6 +11,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     Cards,
     Figure,
     Fold,
+    Link,
     Notice,
     Picture,
     Report,
@@ -67,6 +69,9 @@ def _block_html(block: Block) -> str:
     match block:
         case Text(text):
             return f"<p>{escape(text)}</p>"
+        case Link(before, text, href, after):
+            link = f'<a href="{escape(quote(href))}">{escape(text)}</a>'
+            return f"<p>{escape(before)}{link}{escape(after)}</p>"
         case Bullets(items):
             return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
         case Notice(text, command, kind):
@@ -147,6 +152,10 @@ def _block_markdown(block: Block) -> str:
     match block:
         case Text(text):
             return escape_markdown(text)
+        case Link(before, text, href, after):
+            link = f"[{escape_markdown(text)}]({quote(href)})"
+            # A space at the end of what is escaped would go with it.
+            return " ".join(filter(None, [escape_markdown(before), link, escape_markdown(after)]))
         case Bullets(items):
             return "\n".join(f"- {escape_markdown(item)}" for item in items)
         case Notice(text, command, _):

@@ -1,4 +1,4 @@
-"""The chapters about the comparison of trainings, the data, mining, and where numbers came from.
+"""The chapters about the comparison of trainings, the data, and where numbers came from.
 
 Each takes the inputs and the ledger and gives blocks. What is missing raises ``AbsentError``, what
 does not add up another ``DataError``; ``section`` turns either into a sentence on the page, so that
@@ -26,7 +26,6 @@ from hgnetv2_pipeline.reporting.blocks import (
     Text,
 )
 from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
-from hgnetv2_pipeline.reporting.pictures import embed
 
 Json = Mapping[str, Any]
 # What a JSON of another shape than its writer's contract raises when it is read.
@@ -145,7 +144,7 @@ def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
         blocks.append(Notice(said, kind="warning"))
     train = data_tables.class_counts(data_tables.sets_of(summary).get("train", {}))
     if any(count for _, count in train):
-        blocks.append(_class_sizes([n for n, _ in train], [c for _, c in train], "train"))
+        blocks.append(class_sizes([n for n, _ in train], [c for _, c in train], "train"))
     shared = data_tables.shared_table(summary)
     if shared is not None:
         blocks.append(shared)
@@ -155,7 +154,7 @@ def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     return blocks
 
 
-def _class_sizes(labels: Sequence[str], counts: Sequence[int], name: str) -> Block:
+def class_sizes(labels: Sequence[str], counts: Sequence[int], name: str) -> Block:
     """Images by class: a sentence where all are equal, bars for few classes, a curve for many."""
     if min(counts) == max(counts):
         return Text(
@@ -177,56 +176,6 @@ def _class_sizes(labels: Sequence[str], counts: Sequence[int], name: str) -> Blo
         (drawing,),
         f"Images a class in {name}, {len(counts)} classes: from {formats.count(counts[high])} "
         f"({labels[high]}) down to {formats.count(counts[low])} ({labels[low]}).",
-    )
-
-
-def mining_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
-    """From pool to mined list, by class, purity, what was planted, contact sheets."""
-    audit = ledger.read_json(inputs.mining_audit, "mining audit")
-    blocks: list[Block] = [data_tables.mining_table(audit)]
-    for table in (data_tables.planted_table(audit), data_tables.mining_facts_table(audit)):
-        if table is not None:
-            blocks.append(table)
-    mined = data_tables.mined_by_class(audit)
-    if any(value for _, value in mined):
-        blocks.append(_class_sizes([n for n, _ in mined], [v for _, v in mined], "the mined list"))
-    blocks.append(_purity(inputs, ledger))
-    blocks += embed(inputs.mining_sheets, "Contact sheet", ledger)
-    if not inputs.mining_sheets:
-        command = f"{inputs.run_command} --pipeline mining"
-        blocks.append(Notice("Contact sheets: none were given to the report", command))
-    return blocks
-
-
-def _purity(inputs: ReportInputs, ledger: Ledger) -> Block:
-    if inputs.mining_purity is None or not inputs.mining_purity.is_file():
-        return Text(
-            "How pure the mined list is, is not known: that takes a pool with images whose labels "
-            "are known and were hidden from mining, as the embedded sample has."
-        )
-    try:
-        rows = ledger.read_csv(inputs.mining_purity, "purity by k")
-    except AbsentError as error:
-        return Notice(str(error), kind="warning")
-    points = data_tables.purity_points(rows)
-    if not points:
-        return Notice("Purity by k: the file has no k with a purity", kind="warning")
-    lines = [
-        ("Right pseudo-labels", tuple((k, right) for k, right, _ in points)),
-        ("Images of no class", tuple((k, o) for k, _, o in points if o is not None)),
-    ]
-    drawings = [
-        figures.line_chart(
-            [figures.Series(title, line, colour=place, legend=False)], title=title,
-            x_label="k, images kept a class", y_label="% of the mined list", dots=True,
-        )
-        for place, (title, line) in enumerate(lines)
-        if line
-    ]  # fmt: skip
-    return Figure(
-        tuple(drawings),
-        "How pure the mined list would be at other k, on the images whose truth was hidden and is "
-        "known; a real pool has no labels. The axes do not start at 0.",
     )
 
 

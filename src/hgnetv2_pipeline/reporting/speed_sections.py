@@ -60,6 +60,8 @@ def latency_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
         )
     blocks.append(speed_tables.latency_table(found, accuracy))
     blocks += [table for table in map(speed_tables.ratios_table, files) if table is not None]
+    started = speed_tables.cold_start_table(files)
+    blocks += [] if started is None else [started]
     blocks.append(_devices(found))
     unknown = sorted(
         {
@@ -81,6 +83,8 @@ def latency_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
 def measurements(files: Sequence[Json]) -> list[Json]:
     """One entry a measurement: a file holds one, or several as ``rows`` timed in turns.
 
+    What was timed in turns as well as by itself is told once, by itself.
+
     Raises:
         AbsentError: no file holds one with a median.
     """
@@ -88,7 +92,13 @@ def measurements(files: Sequence[Json]) -> list[Json]:
     found = [row for row in entries if formats.number(row.get("p50_ms"))]
     if not found:
         raise AbsentError("latency: no file holds a median time")
-    return found
+    alone = {_case(row) for row in found if "label" not in row}
+    return [row for row in found if "label" not in row or _case(row) not in alone]
+
+
+def _case(row: Json) -> tuple[str, ...]:
+    keys = ("model", "engine", "precision", "batch_size", "device")
+    return tuple(str(row.get(key)) for key in keys)
 
 
 def _accuracy(

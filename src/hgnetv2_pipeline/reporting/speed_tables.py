@@ -7,6 +7,7 @@ from typing import Any
 
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import Table, table_of
+from hgnetv2_pipeline.reporting.published import published_models
 
 Json = Mapping[str, Any]
 
@@ -53,7 +54,12 @@ def export_table(manifests: Sequence[Json]) -> Table:
 def latency_table(
     results: Sequence[Json], accuracy: Mapping[tuple[str, str], tuple[int, int]]
 ) -> Table:
-    """A row a measurement, fastest first on each device, beside what ``accuracies`` found."""
+    """A row a measurement, fastest first on each device, beside what ``accuracies`` found.
+
+    What PaddleClas published for a V100 stands beside our rows of the same setting (224 pixels,
+    batch 1), for reference.
+    """
+    reference = {known.variant: known.latency_v100_ms for known in published_models()}
     ordered = sorted(
         results,
         key=lambda row: (
@@ -75,7 +81,11 @@ def latency_table(
             "p90 ms": formats.significant(row.get("p90_ms")),
             "p99 ms": formats.significant(row.get("p99_ms")),
             "CPU ms": formats.significant(row.get("cpu_ms")),
+            "GPU p50 ms": formats.significant(row.get("gpu_p50_ms")),
+            "without copies": formats.significant(_bare(row).get("gpu_p50_ms")),
+            "V100 ms*": _published(row, reference),
             "% of peak": formats.significant(row.get("percent_of_peak"), 2),
+            "% of bandwidth": formats.significant(row.get("percent_of_bandwidth"), 2),
             "GMACs": formats.significant(row.get("gmacs")),
             "warm-up + timed": f"{formats.count(row.get('n_warmup'))} + "
             f"{formats.count(row.get('n_timed'))}",
@@ -91,9 +101,47 @@ def latency_table(
         records,
         columns,
         caption="Latency of one batch without preprocessing, "
-        + (f"on {devices[0]}, fastest first" if len(devices) == 1 else "fastest first a device"),
+        + (f"on {devices[0]}, fastest first" if len(devices) == 1 else "fastest first a device")
+        + (
+            " (* published by PaddleClas: V100, TensorRT 8.5 FP32; not measured here)"
+            if any(record["V100 ms*"] != formats.NOTHING for record in records)
+            else ""
+        ),
         left=("model", "engine", "precision", "device"),
-        drop_empty=("top-1 %", "px", "threads", "CPU ms", "% of peak", "GMACs"),
+        drop_empty=(
+            "top-1 %",
+            "px",
+            "threads",
+            "CPU ms",
+            "GPU p50 ms",
+            "without copies",
+            "V100 ms*",
+            "% of peak",
+            "% of bandwidth",
+            "GMACs",
+        ),
+    )
+
+
+def cold_start_table(files: Sequence[Json]) -> Table | None:
+    """How long ``hgnetv2 predict`` takes for one image from the start of its process."""
+    records = []
+    for file in files:
+        found = file.get("cold_start")
+        if isinstance(found, Mapping):
+            records.append(
+                {
+                    "model": formats.words(file.get("model")),
+                    "median s": formats.significant(found.get("median_s")),
+                    "fastest s": formats.significant(found.get("min_s")),
+                    "slowest s": formats.significant(found.get("max_s")),
+                    "CPU s": formats.significant(found.get("cpu_s")),
+                    "starts": formats.count(found.get("n_starts")),
+                }
+            )
+    caption = "hgnetv2 predict on one image, from the start of a fresh process to its end"
+    return (
+        table_of(records, list(records[0]), caption=caption, left=("model",)) if records else None
     )
 
 
@@ -118,6 +166,16 @@ def ratios_table(comparison: Json) -> Table | None:
         caption=f"Times as fast as {first} (median of the rounds; above 1 is faster)",
         left=("timed in turns",),
     )
+
+
+def _bare(row: Json) -> Json:
+    found = row.get("without_copies")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _published(row: Json, reference: Mapping[str, float | None]) -> str:
+    same = (row.get("image_size"), row.get("batch_size")) == (224, 1)
+    return formats.significant(reference.get(str(row.get("variant"))) if same else None)
 
 
 def _giga(value: Any) -> str:

@@ -47,7 +47,7 @@ nav a {{ text-decoration: none; }} nav a:hover {{ text-decoration: underline; }}
 .missing {{ background: var(--soft); color: var(--faint); border-left: 4px solid var(--rule);
   padding: 10px 14px; margin: 14px 0; max-width: none; overflow-wrap: anywhere; }}
 .missing code {{ color: var(--ink); }}
-.cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px;
+.cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(158px, 1fr)); gap: 12px;
   margin: 20px 0; padding: 0; }}
 .card {{ border: 1px solid var(--rule); border-radius: 6px; padding: 12px 14px; }}
 .card b {{ display: block; font-size: 25px; line-height: 1.2; letter-spacing: -0.01em;

@@ -75,6 +75,16 @@ def path(points: Sequence[tuple[float, float]], colour: int, *, dash: str = "") 
     )
 
 
+def band(
+    upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float]], colour: int
+) -> str:
+    """The area between two lines through points in pixels, from left to right both."""
+    steps = " ".join(
+        f"{'L' if i else 'M'}{n(x)} {n(y)}" for i, (x, y) in enumerate([*upper, *reversed(lower)])
+    )
+    return f'<path d="{steps}Z" fill="{PALETTE[colour]}" fill-opacity="0.16" class="f{colour}"/>'
+
+
 def dot(x: float, y: float, colour: int, *, radius: float = 4.5, title: str = "") -> str:
     """A filled circle, with a text that shows where the pointer rests on it."""
     inner = f"<title>{escape(title)}</title>" if title else ""
@@ -138,9 +148,10 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten between two positive values."""
+    """1, 2 and 5 times the powers of ten between two positive values; over a wide range 1 alone."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [round(factor * 10.0**power, 12) for power in powers for factor in (1, 2, 5)]
+    factors = (1, 2, 5) if high / low < 1e4 else (1,)
+    values = [round(factor * 10.0**power, 12) for power in powers for factor in factors]
     return [value for value in values if low * 0.999 <= value <= high * 1.001]
 
 

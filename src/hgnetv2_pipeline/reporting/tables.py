@@ -52,6 +52,25 @@ def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
     )
 
 
+def ablation_table(mined: ArmSummary, whole: ArmSummary) -> Table:
+    """Stage 1 on the mined list beside stage 1 on the whole pool."""
+    records = [
+        {
+            "training": arm.label,
+            "runs": str(len(arm.top1)),
+            "steps": " / ".join(map(formats.count, arm.steps)) or "–",
+            "top-1 %, mean": formats.percent(arm.mean, arm.n),
+            "min – max": f"{formats.percent(min(arm.top1), arm.n)} – "
+            f"{formats.percent(max(arm.top1), arm.n)}",
+        }
+        for arm in (mined, whole)
+    ]
+    return table_of(
+        records, list(records[0]), left=("training",),
+        caption=f"Was mining worth it? Top-1 on {mined.split} ({formats.count(mined.n)} images)",
+    )  # fmt: skip
+
+
 def runs_table(rows: Sequence[Json]) -> Table:
     """Every run behind the honest table."""
     records = [

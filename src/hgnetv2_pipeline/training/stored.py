@@ -151,7 +151,8 @@ def answer(
     order = np.lexsort((ids, -values), axis=1)
     records: Records = np.zeros(len(images), record_dtype(logits.shape[1], topk))
     records["ids"] = np.take_along_axis(ids, order, axis=1)
-    records["logps"] = np.take_along_axis(values, order, axis=1)
+    # What is less likely than float16 can say must not become the logarithm of 0.
+    records["logps"] = np.take_along_axis(values, order, axis=1).clip(-6e4)
     records["lse"] = lse[:, 0].cpu().numpy()
     return records
 

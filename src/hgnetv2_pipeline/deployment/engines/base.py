@@ -6,13 +6,13 @@ import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.stopwatch import Call, HostStopwatch, Stopwatch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class EngineUnavailable(ParameterError):
 class Engine(ABC):
     """A loaded model. Subclasses implement ``_run`` for a checked float32 batch.
 
-    name: ``tensorrt | ort-cuda | openvino | ort | torch``; model: what was loaded (path or name);
+    name: one of ``ladder.ENGINES``; model: what was loaded (path or name);
     device: the processor in words; threads: CPU threads, 0 = the library's own choice;
     versions: of the libraries in play; card: preprocessing, classes, variant, precision, MACs.
     """
@@ -60,6 +60,21 @@ class Engine(ABC):
     def precision(self) -> str:
         """Precision of the arithmetic: fp32, tf32, bf16, fp16 or int8."""
         return self.card.precision
+
+    @property
+    def place(self) -> str:
+        """Where the arithmetic is done: ``cpu`` or ``cuda``."""
+        return "cuda" if self.name in ("tensorrt", "ort-cuda") else "cpu"
+
+    def stopwatch(self) -> Stopwatch:
+        """What times this engine's calls; an engine on a GPU has that one's own clock as well."""
+        return HostStopwatch()
+
+    def resident(self, images: np.ndarray) -> Call | None:
+        """A call that runs the model on ``images`` put on the GPU beforehand, leaves the logits
+        there and does not wait for them; None where nothing has to be copied.
+        """
+        return None
 
     @abstractmethod
     def _run(self, images: np.ndarray) -> np.ndarray:
@@ -107,17 +122,6 @@ def check_classes(card: ModelCard, outputs: int, model: str) -> None:
             f"{model} has {outputs} outputs and {len(card.classes)} class names are given "
             "(classes=, labels.txt or the metadata of the file)"
         )
-
-
-@cache
-def cpu_name() -> str:
-    """The processor's name as Linux gives it, else what Python knows."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 DEVICES = (None, "cpu", "cuda")
 _PLAN_SUFFIXES = (".engine", ".plan")
 _GPU_ONLY, _CPU_ONLY = frozenset(("tensorrt", "ort-cuda")), frozenset(("openvino", "ort"))
@@ -62,10 +63,11 @@ def load_engine(
     it), a plan (``.engine``, ``.plan``), or anything that ``models.build_from`` takes: a weight
     file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
-    together with the reasons of those before it. ``threads``: CPU threads, 0 = the library's
-    choice. ``precision``: ``bf16`` is OpenVINO's, on processors that have it; plans and files bring
-    their own. ``device``: ``cpu`` or ``cuda`` leaves out the engines of the other; None takes a GPU
-    where there is one. ``preprocess`` and ``classes`` replace, or stand in for, what the file says.
+    together with the reasons of those before it (never one of ``ASKED_FOR``). ``threads``: CPU
+    threads, 0 = the library's choice. ``precision``: PyTorch has all of ``PRECISIONS``, OpenVINO
+    ``bf16`` on processors that have it; plans and files bring their own. ``device``: ``cpu`` or
+    ``cuda`` leaves out the engines of the other; None takes a GPU where there is one.
+    ``preprocess`` and ``classes`` replace, or stand in for, what the file says.
 
     Raises ParameterError (``EngineUnavailable`` when a named engine cannot run here),
     WeightsError for a missing, damaged or foreign file.
@@ -96,7 +98,7 @@ def load_engine(
         _log.info("engine %s on %s", loaded.name, loaded.device)
         return loaded
     refused: list[str] = []
-    for name in ENGINES:
+    for name in (name for name in ENGINES if name not in ASKED_FOR):
         try:
             loaded = _open(name, wish)
         except EngineUnavailable as error:
@@ -181,6 +183,8 @@ def _open_ort_cuda(wish: _Wish) -> Engine:
 
 def _open_openvino(wish: _Wish) -> Engine:
     path = _need_onnx(wish, "openvino")
+    if wish.precision not in ("fp32", "bf16"):
+        raise EngineUnavailable(f"openvino: no {wish.precision} on this engine")
     _need("openvino", "openvino")
     if wish.auto and wish.precision == "fp32":
         # On our reparameterised graph ONNX Runtime is the faster of the two in float32.
@@ -205,14 +209,14 @@ def _open_ort(wish: _Wish) -> Engine:
     return OrtEngine(path, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes)
 
 
-def _open_torch(wish: _Wish) -> Engine:
+def _open_torch(wish: _Wish, mode: str = "eager") -> Engine:
+    name = "torch" if mode == "eager" else f"torch-{mode}"
     if wish.onnx is not None or wish.plan is not None:
         raise EngineUnavailable(
-            f"torch: runs weights (a run folder, .safetensors, .pdparams, a zoo name, "
+            f"{name}: runs weights (a run folder, .safetensors, .pdparams, a zoo name, "
             f"timm:<name>), and {wish.spec} is an exported model"
         )
-    _need_fp32(wish, "torch")
-    _need("torch", "torch")
+    _need("torch", name)
     from hgnetv2_pipeline.deployment.engines.with_torch import load_torch_engine
 
     return load_torch_engine(
@@ -222,6 +226,8 @@ def _open_torch(wish: _Wish) -> Engine:
         preprocess=wish.preprocess,
         classes=wish.classes,
         device=wish.device,
+        mode=mode,
+        precision=wish.precision,
     )
 
 
@@ -231,6 +237,10 @@ _OPENERS: dict[str, Callable[[_Wish], Engine]] = {
     "openvino": _open_openvino,
     "ort": _open_ort,
     "torch": _open_torch,
+    "torch-compiled": partial(_open_torch, mode="compiled"),
+    "torch-cuda-graph": partial(_open_torch, mode="cuda-graph"),
 }
 ENGINES = tuple(_OPENERS)
 """Engine names, in the order in which ``auto`` tries them."""
+ASKED_FOR = frozenset(("torch-compiled", "torch-cuda-graph"))
+"""Engines that ``auto`` does not take: each new batch size costs them seconds."""

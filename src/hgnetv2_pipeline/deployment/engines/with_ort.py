@@ -14,8 +14,8 @@ from hgnetv2_pipeline.deployment.engines.base import (
     EngineUnavailable,
     check_classes,
     choose_card,
-    cpu_name,
 )
+from hgnetv2_pipeline.deployment.machine import cpu_name
 from hgnetv2_pipeline.deployment.onnx_wire import external_tensors
 from hgnetv2_pipeline.errors import WeightsError
 

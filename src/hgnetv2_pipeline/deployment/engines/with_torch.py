@@ -1,13 +1,19 @@
-"""PyTorch on weights: run folders, weight files, zoo and timm names; on a GPU if it can."""
+"""PyTorch on weights: run folders, weight files, zoo and timm names; on a GPU if it can.
+
+Three modes: eager; compiled by ``torch.compile``; and a CUDA graph, in which a GPU is given all
+kernels of the network at once instead of one after the other by Python.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
@@ -15,22 +21,37 @@ from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
     check_classes,
-    cpu_name,
     numbered_classes,
 )
+from hgnetv2_pipeline.deployment.machine import cpu_name
+from hgnetv2_pipeline.deployment.stopwatch import Call, CudaStopwatch, Stopwatch
+from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.models import build_from, profile, reparameterize
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
+NAMES = {"eager": "torch", "compiled": "torch-compiled", "cuda-graph": "torch-cuda-graph"}
+"""Mode to engine name."""
+KINDS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""Precision to the type of weights and activations."""
+_SHAPES = 4  # captured graphs kept, each with its own memory
+
 
 class TorchEngine(Engine):
-    """A module in eval mode, channels_last, in true float32 (TF32 switched off for its calls).
+    """A module in eval mode, channels_last, in the card's precision; float32 in and out.
 
-    ``device``: ``cpu``, ``cuda``, ``cuda:1``; None = a GPU where there is one. The module is moved
-    there and put in eval mode, in place. ``threads`` sets PyTorch's CPU threads for the process:
-    PyTorch has no narrower switch.
+    fp32 is true float32: TF32 is switched off for its calls, tf32 switches it on. ``device``:
+    ``cpu``, ``cuda``, ``cuda:1``; None = a GPU where there is one. ``mode``: ``eager``;
+    ``compiled`` (on a GPU captured as a graph besides); ``cuda-graph``, which needs a GPU. Both
+    prepare themselves at the first batch of a shape. The module is moved, cast and put in eval
+    mode in place. ``threads`` sets PyTorch's CPU threads for the process: PyTorch has no narrower
+    switch. ``tune`` lets cuDNN time its algorithms at a new shape (seconds, and the choice may
+    differ from run to run); ``channels_last`` false keeps NCHW.
     """
-
-    name = "torch"
 
     def __init__(
         self,
@@ -40,10 +61,23 @@ class TorchEngine(Engine):
         model: str,
         device: str | None = None,
         threads: int = 0,
+        mode: str = "eager",
+        tune: bool = False,
+        channels_last: bool = True,
     ) -> None:
+        if mode not in NAMES:
+            raise unknown_name("mode", mode, NAMES, "mode=...")
+        if card.precision not in KINDS:
+            raise unknown_name("precision", card.precision, KINDS, "precision=...")
+        self.name = NAMES[mode]
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-            raise EngineUnavailable(f"torch: device={device}, and PyTorch sees no NVIDIA GPU here")
+            raise EngineUnavailable(
+                f"{self.name}: device={device}, and PyTorch sees no NVIDIA GPU here"
+            )
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        for wish in (card.precision, mode):
+            if wish in ("tf32", "cuda-graph") and place.type != "cuda":
+                raise EngineUnavailable(f"{self.name}: {wish} needs an NVIDIA GPU, not a CPU")
         if threads:
             torch.set_num_threads(threads)
         super().__init__(
@@ -51,35 +85,96 @@ class TorchEngine(Engine):
             card=card,
             device=torch.cuda.get_device_name(place) if place.type == "cuda" else cpu_name(),
             threads=threads or torch.get_num_threads(),
-            versions={"torch": torch.__version__},
+            versions={"torch": torch.__version__, **_gpu_versions(place)},
         )
-        self._place = place
+        self._place, self._tune = place, tune
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._kind = KINDS[card.precision]
         # torch types `to` with a memory format as returning Any.
-        self._module: Any = module.eval().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module: Any = module.eval().to(place, self._kind, memory_format=self._layout)  # type: ignore[call-overload]
+        self._body: Callable[[Tensor], Tensor] = (
+            torch.compile(self._module, dynamic=False) if mode == "compiled" else self._module
+        )
+        self._captures = mode != "eager" and place.type == "cuda"
+        self._graphs: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
+
+    @property
+    def place(self) -> str:
+        """Where the arithmetic is done: ``cpu`` or ``cuda``."""
+        return str(self._place.type)
+
+    def stopwatch(self) -> Stopwatch:
+        """On a GPU with its events."""
+        return CudaStopwatch() if self._place.type == "cuda" else super().stopwatch()
+
+    def resident(self, images: np.ndarray) -> Call | None:
+        """The model on images already on the GPU; None on a CPU."""
+        if self._place.type != "cuda":
+            return None
+        if self._captures:
+            graph, given, _ = self._graph(images.shape)
+            given.copy_(torch.from_numpy(images))
+            return graph.replay  # type: ignore[no-any-return]
+        batch = torch.from_numpy(images).to(self._place)
+        return lambda: self._forward(batch)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(images).to(self._place, memory_format=torch.channels_last)
-        with torch.inference_mode(), _true_float32(self._place):
-            return np.asarray(self._module(batch).float().cpu().numpy())
+        batch = torch.from_numpy(images)
+        if not self._captures:
+            return np.asarray(self._forward(batch.to(self._place)).cpu().numpy())
+        graph, given, answer = self._graph(images.shape)
+        given.copy_(batch)
+        graph.replay()
+        return np.asarray(answer.cpu().numpy())
+
+    def _forward(self, batch: Tensor) -> Tensor:
+        """float32 logits of float32 NCHW images; the change of layout and type is part of it."""
+        with torch.inference_mode(), self._arithmetic():
+            return self._body(batch.to(self._kind, memory_format=self._layout)).float()
+
+    def _graph(self, shape: tuple[int, ...]) -> tuple[Any, Tensor, Tensor]:
+        """(graph, its input, its output) for batches of ``shape``, captured when first asked."""
+        if shape not in self._graphs:
+            while len(self._graphs) >= _SHAPES:
+                self._graphs.pop(next(iter(self._graphs)))
+            given = torch.zeros(shape, device=self._place)
+            # A capture may not hold what a first run does: choosing algorithms, compiling.
+            aside = torch.cuda.Stream(self._place)
+            aside.wait_stream(torch.cuda.current_stream(self._place))
+            with torch.cuda.stream(aside):
+                for _ in range(3):
+                    self._forward(given)
+            torch.cuda.current_stream(self._place).wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                answer = self._forward(given)
+            self._graphs[shape] = graph, given, answer
+        return self._graphs[shape]
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """TF32 and cuDNN's choice as asked, for the duration; the process's own come back."""
+        if self._place.type != "cuda":
+            yield
+            return
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+        matmul.allow_tf32 = cudnn.allow_tf32 = self.precision == "tf32"
+        cudnn.benchmark = self._tune
+        try:
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        self._graphs.clear()
 
 
-class _true_float32:  # noqa: N801 - reads as a with-statement's phrase
-    """TF32 off on a GPU for the duration; the process's own choice comes back."""
-
-    def __init__(self, place: torch.device) -> None:
-        self._cuda = place.type == "cuda"
-
-    def __enter__(self) -> None:
-        if self._cuda:
-            self._before = (
-                torch.backends.cuda.matmul.allow_tf32,
-                torch.backends.cudnn.allow_tf32,
-            )
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-    def __exit__(self, *exc: object) -> None:
-        if self._cuda:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
+def _gpu_versions(place: torch.device) -> dict[str, str]:
+    if place.type != "cuda":
+        return {}
+    return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
 
 
 def load_torch_engine(
@@ -91,6 +186,8 @@ def load_torch_engine(
     classes: Sequence[str] | None = None,
     device: str | None = None,
     reparameterized: bool = True,
+    mode: str = "eager",
+    precision: str = "fp32",
 ) -> TorchEngine:
     """The engine for whatever ``models.build_from`` takes (relative to ``root``).
 
@@ -102,14 +199,18 @@ def load_torch_engine(
     if preprocess is None:
         preprocess = Preprocess.from_dict(info["preprocess"] or {})
     names = info["classes"] if classes is None else classes
+    cost = profile(module, preprocess.crop)
     card = ModelCard(
         preprocess=preprocess,
         classes=tuple(names) if names else numbered_classes(info["num_classes"]),
         variant=info["variant"] or "",
+        precision=precision,
         source_sha256=info["sha256"] or "",
-        macs=profile(module, preprocess.crop).macs,
+        macs=cost.macs,
+        params=cost.params,
+        activations=cost.activations,
     )
     check_classes(card, info["num_classes"], spec)
     if reparameterized and isinstance(module, Backbone):
         module = reparameterize(module.eval())
-    return TorchEngine(module, card, model=spec, device=device, threads=threads)
+    return TorchEngine(module, card, model=spec, device=device, threads=threads, mode=mode)

@@ -61,7 +61,7 @@ def write_lists(
     ]
     hashes = _hashes(scans)
     leaks = room.find_leaks(frames, hashes)
-    if data.clean:
+    if data.leaks == "clean":
         frames, refused = room.clean_sets(frames, leaks, classes)
         for name, scan in scans.items():
             own = refused[refused["key"].isin(scan.samples["key"])]
@@ -69,12 +69,8 @@ def write_lists(
             for key, reason in own[["key", "reason"]].itertuples(index=False):
                 ledgers[name].refuse(key, reason)
         leaks = room.find_leaks(frames, hashes)
-    elif len(leaks):
-        _log.warning(
-            "%d images of train or val stand, at least nearly, in val or test (leaks.csv, "
-            "dataset_report.html); data.clean: true leaves them out",
-            leaks["key"].nunique(),
-        )
+    else:
+        room.report_leaks(leaks, refuse=data.leaks == "refuse")
     room.write_class_map(aside / "class_map.txt", classes)
     for name in sets:
         room.write_index(aside / f"index_{name}.parquet", frames[name])

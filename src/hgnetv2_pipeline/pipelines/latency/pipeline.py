@@ -13,7 +13,13 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 measure,
-                inputs=["params:identity", "params:latency", "params:redo", "export.bundle"],
+                inputs=[
+                    "params:identity",
+                    "params:latency",
+                    "params:device",
+                    "params:redo",
+                    "export.bundle",
+                ],
                 outputs=["latency.results", "latency.summary", "latency.latency_history"],
                 name="measure_latency",
                 tags=["latency"],

@@ -1,16 +1,21 @@
-"""From the pool to the students' training list: score, deduplicate, select, audit."""
+"""From the pool to the students' training list: score, deduplicate, select."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import MiningParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
-from hgnetv2_pipeline.pipelines.teacher import read_teacher
+from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What changes how long mining takes, or what is told of it, and not one line of the list.
+NOT_OF_THE_LIST = {"workers", "batch_size", "shard_rows", "purity"}
 
 
 def score_pool(
@@ -34,29 +39,41 @@ def score_pool(
         resumable=True,
     )
     if isinstance(work, Work):
-        from hgnetv2_pipeline import data
-        from hgnetv2_pipeline import mining as room
-        from hgnetv2_pipeline.pipelines.measure import resolve_device
-
-        members = found.config.members
-        # Our weights carry their preprocessing; timm's models get the published one.
-        foreign = all(member.startswith("timm:") for member in members)
-        room.score_pool(
-            index,
-            identity.folder("raw"),
-            teachers=members,
-            preprocess=data.Preprocess() if foreign else None,
-            num_classes=len(Lists(lists).classes),
-            out=folder / "pool",
-            weights_root=identity.project,
-            shard_rows=mining.shard_rows,
-            batch_size=mining.batch_size,
-            workers=mining.workers,
-            device=resolve_device(device),
-            max_bad=mining.max_bad,
-        )
+        score_images(identity, mining, device, found, index, folder / "pool")
         work.finish()
     return folder
+
+
+def score_images(
+    identity: Identity,
+    mining: MiningParams,
+    device: str,
+    teacher: Teacher,
+    samples: pd.DataFrame | Path,
+    out: Path,
+) -> None:
+    """The teacher's answer to ``samples``, as shards in ``out``."""
+    from hgnetv2_pipeline import data
+    from hgnetv2_pipeline import mining as room
+    from hgnetv2_pipeline.pipelines.measure import resolve_device
+
+    members = teacher.config.members
+    # Our weights carry their preprocessing; timm's models get the published one.
+    foreign = all(member.startswith("timm:") for member in members)
+    room.score_pool(
+        samples,
+        identity.folder("raw"),
+        teachers=members,
+        preprocess=data.Preprocess() if foreign else None,
+        num_classes=len(Lists(identity.folder("lists")).classes),
+        out=out,
+        weights_root=identity.project,
+        shard_rows=mining.shard_rows,
+        batch_size=mining.batch_size,
+        workers=mining.workers,
+        device=resolve_device(device),
+        max_bad=mining.max_bad,
+    )
 
 
 def guarded_sets(known: Lists) -> list[str]:
@@ -125,7 +142,7 @@ def select(
         from hgnetv2_pipeline import data
         from hgnetv2_pipeline import mining as room
 
-        pairs = _decided(dedup, review)
+        pairs = decided_pairs(dedup, review)
         mined = room.select(
             scores / "pool",
             pairs,
@@ -151,14 +168,14 @@ def select(
         "dedup": dedup,
         "train": known.index("train"),
         "pool": known.index("pool"),
-        "review": _edits(review),
+        "review": person_edits(review),
     }
     result = Reuse(identity.project, redo).produce(
         folder,
         name="mined",
         pipeline="mining",
         inputs=inputs,
-        params=mining.model_dump(mode="json", exclude={"workers", "batch_size", "shard_rows"}),
+        params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST),
         outputs=["mined.parquet", "train_mined.parquet", "train_list_mined.txt"],
         make=make,
     )
@@ -171,104 +188,7 @@ def select(
     return folder, folder / "mined.parquet"
 
 
-def audit(
-    identity: Identity,
-    mining: MiningParams,
-    redo: list[str],
-    lists: Path,
-    scores: Path,
-    mined: Path,
-) -> tuple[Path, Path, Path]:
-    """Counts that add up, and pictures of what was taken and what was turned away."""
-    known = Lists(lists)
-    truth = identity.folder("raw") / "images" / "pool_truth.csv"
-    planted = identity.folder("raw") / "images" / "planted.csv"
-    inputs: dict[str, Path | str] = {
-        "scores": scores,
-        "mined": mined / "mined.parquet",
-        "dedup": mined / "dedup.parquet",
-        "review": _edits(mined / "review.csv"),
-    }
-    # Only the sample knows what its pool holds; a real pool has no labels.
-    if truth.is_file():
-        inputs |= {"truth": truth, "planted": planted}
-
-    def make(aside: Path) -> None:
-        _write_audit(aside, identity, mining, known, scores, mined, truth, planted)
-
-    folder = identity.folder("mining_report")
-    Reuse(identity.project, redo).produce(
-        folder,
-        pipeline="mining",
-        inputs=inputs,
-        params={"strict": mining.deduplicate.strict},
-        outputs=["audit.json", "sheets", *(["purity.csv"] if truth.is_file() else [])],
-        make=make,
-    )
-    return folder, folder / "audit.json", folder / "sheets" / "top.png"
-
-
-def _write_audit(
-    aside: Path,
-    identity: Identity,
-    mining: MiningParams,
-    known: Lists,
-    scores: Path,
-    mined: Path,
-    truth: Path,
-    planted: Path,
-) -> None:
-    import pandas as pd
-
-    from hgnetv2_pipeline import mining as room
-
-    pairs = _decided(mined / "dedup.parquet", mined / "review.csv")
-    chosen = pd.read_parquet(mined / "mined.parquet")
-    extra: dict[str, Any] = {}
-    if truth.is_file():
-        extra = _sample_truth(truth, planted)
-    counts = room.audit(
-        scores / "pool",
-        pairs,
-        chosen,
-        classes=known.classes,
-        exclude_review=mining.deduplicate.strict,
-        **extra,
-    )
-    write_json(aside / "audit.json", counts)
-    (aside / "sheets").mkdir()
-    if extra:
-        curve = room.purity_curve(
-            scores / "pool", pairs, extra["truth"], exclude_review=mining.deduplicate.strict
-        )
-        curve.to_csv(aside / "purity.csv", index=False)
-    raw = identity.folder("raw")
-    sheets = room.contact_sheets(
-        chosen,
-        pairs,
-        pool=(known.index("pool"), raw),
-        protected={name: (known.frame(name), raw) for name in guarded_sets(known)},
-        classes=known.classes,
-    )
-    for name, sheet in sheets.items():
-        sheet.save(aside / "sheets" / f"{name}.png")
-
-
-def _sample_truth(truth: Path, planted: Path) -> dict[str, Any]:
-    """What the sample's pool holds, as ``mining.audit`` takes it; used to judge, never to train."""
-    import pandas as pd
-
-    rows = pd.read_csv(truth, dtype=str)
-    # A digit is its own label; a distractor belongs to no class.
-    labels = pd.to_numeric(rows["truth"], errors="coerce").astype("Int64")
-    plants = pd.read_csv(planted, dtype=str)
-    return {
-        "truth": pd.DataFrame({"key": "images/" + rows["key"], "label": labels}),
-        "planted": pd.DataFrame({"key": "images/" + plants["pool_key"], "kind": plants["kind"]}),
-    }
-
-
-def _decided(dedup: Path, review: Path) -> Any:
+def decided_pairs(dedup: Path, review: Path) -> Any:
     """The pairs with a person's decisions in place of the machine's."""
     import pandas as pd
 
@@ -278,7 +198,7 @@ def _decided(dedup: Path, review: Path) -> Any:
     return room.apply_review(pairs, room.read_review(review)) if review.is_file() else pairs
 
 
-def _edits(review: Path) -> str:
+def person_edits(review: Path) -> str:
     """What a person decided in ``review.csv``; rows left in doubt do not count as an edit."""
     if not review.is_file():
         return ""

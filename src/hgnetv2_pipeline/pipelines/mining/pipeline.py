@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from hgnetv2_pipeline.pipelines.mining.nodes import audit, deduplicate, score_pool, select
+from hgnetv2_pipeline.pipelines.mining.audit import audit, estimate_purity, score_probes
+from hgnetv2_pipeline.pipelines.mining.nodes import deduplicate, score_pool, select
 
 
 def create_pipeline() -> Pipeline:
-    """Score, deduplicate, select, audit."""
+    """Score, deduplicate, select, estimate the purity, audit."""
     return pipeline(
         [
             node(
@@ -56,6 +57,37 @@ def create_pipeline() -> Pipeline:
                 namespace="mining",
             ),
             node(
+                score_probes,
+                inputs=[
+                    "params:identity",
+                    "params:mining",
+                    "params:device",
+                    "params:redo",
+                    "ingestion.lists",
+                    "train_teacher.teacher",
+                ],
+                outputs="mining.probes",
+                name="score_probes",
+                tags=["mining"],
+                namespace="mining",
+            ),
+            node(
+                estimate_purity,
+                inputs=[
+                    "params:identity",
+                    "params:mining",
+                    "params:redo",
+                    "ingestion.lists",
+                    "mining.scores",
+                    "mining.result",
+                    "mining.probes",
+                ],
+                outputs=["mining.purity", "mining.purity_curve"],
+                name="estimate_purity",
+                tags=["mining"],
+                namespace="mining",
+            ),
+            node(
                 audit,
                 inputs=[
                     "params:identity",
@@ -64,8 +96,17 @@ def create_pipeline() -> Pipeline:
                     "ingestion.lists",
                     "mining.scores",
                     "mining.result",
+                    "mining.purity",
                 ],
-                outputs=["mining.report", "mining.audit", "mining.sheet"],
+                outputs=[
+                    "mining.report",
+                    "mining.audit",
+                    "mining.page",
+                    "mining.sheet",
+                    "mining.sheet_bottom",
+                    "mining.sheet_removed",
+                    "mining.sheet_review",
+                ],
                 name="audit",
                 tags=["mining"],
                 namespace="mining",

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import PredictionParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
 
+_FILES = ("jsonl", "txt", "infer.txt", "csv", "parquet", "png")
+_SHOWN = 64
+
 
 def predict(
     identity: Identity,
     params: PredictionParams,
     images: list[str],
+    device: str,
     redo: list[str],
     lists: Path,
     bundle: Path,
 ) -> tuple[Path, Path]:
-    """Write ``predictions.jsonl``, ``predictions.txt`` (as PaddleClas prints them) and a sheet."""
+    """Write the answers in every format: rows, PaddleClas's two kinds of line, and a sheet."""
     folder = identity.folder("prediction")
     given = [str((identity.project / image).expanduser()) for image in images]
     if not given:
@@ -27,51 +30,59 @@ def predict(
         frame = Lists(lists).frame("val")
         chosen = frame.iloc[:: max(1, len(frame) // 16)].head(16)
         given = [str(identity.folder("raw") / path) for path in chosen["path"]]
-
-    def make(aside: Path) -> None:
-        from hgnetv2_pipeline import deployment as room
-
-        engine = room.load_engine(bundle / "model.onnx", engine=params.engine)
-        records = room.predict_paths(
-            engine, given, topk=min(params.topk, len(engine.classes)), batch_size=params.batch_size
-        )
-        for record in records:
-            path = Path(record["file_name"])
-            if path.is_relative_to(identity.project):
-                record["file_name"] = path.relative_to(identity.project).as_posix()
-        room.write_predictions_jsonl(aside / "predictions.jsonl", records)
-        lines = [room.format_predict_cls(record) for record in records]
-        (aside / "predictions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        room.check_predictions(records)
-        _sheet(identity, records).save(aside / "predictions.png")
-
+    class_map = identity.project / params.class_map if params.class_map else None
+    named = {
+        f"image {number}": Path(path) for number, path in enumerate(given) if Path(path).exists()
+    }
     Reuse(identity.project, redo).produce(
         folder,
         pipeline="prediction",
         inputs={
             "model": bundle / "model.onnx",
-            **{
-                f"image {number}": Path(path)
-                for number, path in enumerate(given)
-                if Path(path).exists()
-            },
+            **named,
+            **({"class map": class_map} if class_map else {}),
         },
         params={**params.model_dump(mode="json"), "images": images or ["val"]},
-        outputs=["predictions.jsonl", "predictions.txt", "predictions.png"],
-        make=make,
+        outputs=[f"predictions.{ending}" for ending in _FILES],
+        make=lambda aside: _answer(identity, params, given, device, class_map, bundle, aside),
     )
     return folder / "predictions.jsonl", folder / "predictions.png"
 
 
-def _sheet(identity: Identity, records: list[Any]) -> Any:
-    """The first answers as pictures with the best class and its score."""
-    import pandas as pd
+def _answer(
+    identity: Identity,
+    params: PredictionParams,
+    given: list[str],
+    device: str,
+    class_map: Path | None,
+    bundle: Path,
+    aside: Path,
+) -> None:
+    from hgnetv2_pipeline import deployment as room
+    from hgnetv2_pipeline.data import read_class_map
 
-    from hgnetv2_pipeline.data import contact_sheet
-
-    good = [record for record in records if "error" not in record][:64]
-    paths = [(identity.project / record["file_name"]).resolve() for record in good]
-    # A sheet has one root; files to answer may lie anywhere.
-    places = pd.DataFrame({"path": [str(path)[1:] for path in paths], "offset": -1, "length": 0})
-    captions = [f"{record['label_names'][0]} {record['scores'][0]:.2f}" for record in good]
-    return contact_sheet(places, Path("/"), columns=8, cell=96, captions=captions)
+    todo = room.expand_inputs(given)
+    place = None if device == "auto" else device
+    with room.load_engine(bundle / "model.onnx", engine=params.engine, device=place) as engine:
+        topk = min(params.topk, len(engine.classes))
+        records = room.predict_paths(
+            engine,
+            todo,
+            topk=topk,
+            threshold=params.threshold,
+            multi_label=params.multi_label,
+            batch_size=params.batch_size,
+            label_names=read_class_map(class_map) if class_map else None,
+        )
+    for record in records:
+        path = Path(record["file_name"])
+        if path.is_relative_to(identity.project):
+            record["file_name"] = path.relative_to(identity.project).as_posix()
+    room.check_predictions(records)
+    room.write_predictions_jsonl(aside / "predictions.jsonl", records)
+    room.write_predictions_csv(aside / "predictions.csv", records, topk=topk)
+    room.write_predictions_parquet(aside / "predictions.parquet", records)
+    room.write_lines(aside / "predictions.txt", map(room.format_predict_cls, records))
+    room.write_lines(aside / "predictions.infer.txt", [room.format_infer(records)])
+    sheet = room.prediction_sheet(todo[:_SHOWN], records[:_SHOWN])
+    sheet.save(aside / "predictions.png")

@@ -17,6 +17,7 @@ def create_pipeline() -> Pipeline:
                     "params:identity",
                     "params:prediction",
                     "params:images",
+                    "params:device",
                     "params:redo",
                     "ingestion.lists",
                     "export.bundle",

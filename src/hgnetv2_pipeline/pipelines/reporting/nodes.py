@@ -23,26 +23,26 @@ def report(
     from hgnetv2_pipeline.tracking import git_revision
 
     base = identity.folder("report").parent
-    command = "kedro run"
-    if identity.environment != "sample":
-        command += f" --env {identity.environment}"
     teacher = identity.folder("train_teacher")
     inputs = ReportInputs(
         dataset=identity.dataset,
         is_sample=identity.dataset == "sample",
         comparable=identity.dataset == "imagenet",
-        run_command=command,
+        run_command=identity.run_command,
         root=identity.project,
+        home=identity.folder("report"),
         revision=git_revision(identity.project),
         versions=_versions(),
         dataset_summary=identity.folder("dataset_report") / "summary.json",
         mining_audit=identity.folder("mining_report") / "audit.json",
+        mining_classes=identity.folder("mining_report") / "classes.csv",
+        mining_page=identity.folder("mining_report") / "mining_report.html",
         mining_sheets=tuple(
             path
             for name in ("top", "bottom", "removed", "review")
             if (path := identity.folder("mining_report") / "sheets" / f"{name}.png").is_file()
         ),
-        mining_purity=identity.folder("mining_report") / "purity.csv",
+        mining_purity=identity.folder("purity") / "purity.csv",
         comparison=identity.folder("comparison_report") / "comparison.json",
         histories={
             path.parent.relative_to(identity.folder("models")).as_posix(): path
@@ -93,6 +93,9 @@ def report(
     return folder / "report.html", folder / "report.md"
 
 
+_NO_RUNS = ("zoo", "timm", "scratch", "file", "import_weights")
+
+
 def _jsons(folder: Path, identity: Identity) -> tuple[Path, ...]:
     """Results of this variant and run, and of models from elsewhere (zoo, timm, files)."""
     return tuple(
@@ -102,7 +105,7 @@ def _jsons(folder: Path, identity: Identity) -> tuple[Path, ...]:
         and path.name != "latency.json"
         and "archive" not in path.parts
         and (
-            path.relative_to(folder).parts[0] in ("zoo", "timm", "file", "import_weights")
+            path.relative_to(folder).parts[0] in _NO_RUNS
             or path.relative_to(folder).parts[1:3] == (identity.variant, identity.run)
         )
     )

@@ -1,0 +1,174 @@
+"""What a user names to be answered, as a list of images in order: files, folders, tars, lists."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
+LIST_SUFFIXES = frozenset((".txt", ".lst"))
+_GLOB_SIGNS = frozenset("*?[")
+# How the formats that are read begin; a text does not.
+_IMAGE_SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+
+
+@dataclass(frozen=True)
+class Span:
+    """An image inside an archive: where its bytes lie."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An input that cannot be read at all, with the reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing to classify: the name its row bears, and a path, a span of an archive, encoded
+    bytes, a PIL image, or why there is none.
+    """
+
+    name: str
+    source: Any
+
+
+def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
+    """Every image that ``inputs`` stands for, in order.
+
+    A folder gives its images and those of its archives (recursively, sorted by path), a plain tar
+    its members as ``archive.tar!member``, a list file (.txt, .lst: a path a line, a label after it
+    or not, # for a remark) its lines, relative to ``root`` or else to the list's folder, a glob
+    its sorted matches, anything else itself; a sequence gives those of its members. A missing file
+    is kept, so that its row can say so. DataError when a folder, tar, list or glob holds nothing.
+    """
+    if isinstance(inputs, Input):
+        return [inputs]
+    if isinstance(inputs, (list, tuple)):
+        return [one for member in inputs for one in expand_inputs(member, root=root)]
+    if not isinstance(inputs, (str, Path)):
+        return [Input("<bytes>" if isinstance(inputs, bytes) else "<image>", inputs)]
+    path = Path(inputs)
+    if answers(path.is_dir):
+        found = _folder(path)
+    elif path.suffix.lower() in LIST_SUFFIXES:
+        found = _list_file(path, root)
+    elif path.suffix.lower() == ".tar" and answers(path.is_file):
+        found = _archive(path)
+    elif not answers(path.exists) and _GLOB_SIGNS & set(str(path)):
+        names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute patterns too
+        found = [Input(name, Path(name)) for name in names if Path(name).is_file()]
+    else:
+        # The name is printed as given: './a.jpg' stays './a.jpg'.
+        return [Input(str(inputs), path)]
+    if not found:
+        raise DataError(
+            f"nothing to predict in {inputs}: a folder or tar needs image files "
+            f"({' '.join(sorted(IMAGE_SUFFIXES))}), a list at least one line, a glob a match"
+        )
+    return found
+
+
+def from_stream(content: bytes, *, root: Path | None = None) -> list[Input]:
+    """What came through a pipe: the bytes of one image, named ``-``, or paths, one a line.
+
+    The lines are as in a list file, relative to ``root`` or else to the current folder. DataError
+    when there is nothing, or neither of the two.
+    """
+    if content.startswith(_IMAGE_SIGNS):
+        return [Input("-", content)]
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "standard input (-) is neither an image nor paths in UTF-8, one a line"
+        ) from error
+    found = _listed(text, Path() if root is None else Path(root))
+    if not found:
+        raise DataError("nothing to predict on standard input (-): an image, or a path a line")
+    return found
+
+
+def _folder(folder: Path) -> list[Input]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found: list[Input] = []
+    others = 0
+    for path in files:
+        if path.suffix.lower() == ".tar":
+            found += _archive(path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            found.append(Input(str(path), path))
+        else:
+            others += 1
+    if others:
+        _log.info("%s: %d files that are no images left out", folder, others)
+    return found
+
+
+def _archive(path: Path) -> list[Input]:
+    """The images of a plain tar, in its order; what of it cannot be read, with the reason."""
+    from hgnetv2_pipeline.data.archives import index_archive
+
+    try:
+        index = index_archive(path)
+    except (DataError, OSError) as error:
+        return [Input(str(path), Refused(" ".join(str(error).split())))]
+    members = [member for member in index.members if _claims_image(member.name)]
+    if len(members) < len(index.members):
+        _log.info(
+            "%s: %d files that are no images left out", path, len(index.members) - len(members)
+        )
+    refused = [
+        Input(f"{path}!{name}", Refused(reason))
+        for name, reason in index.refused
+        if _claims_image(name) or name.endswith("(rest)")
+    ]
+    spans = [Input(f"{path}!{m.name}", Span(path, m.offset, m.length)) for m in members]
+    return spans + refused
+
+
+def _claims_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - a member's name
+
+
+def _list_file(path: Path, root: Path | None) -> list[Input]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list {path}: {error}") from error
+    return _listed(text, path.parent if root is None else Path(root))
+
+
+def _listed(text: str, base: Path) -> list[Input]:
+    found = []
+    for line in map(str.strip, text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        name, _, label = line.rpartition(" ")
+        # A name may hold spaces, so only a last field that is a number counts as a label.
+        if not name or not label.isdecimal() or answers((base / line).is_file):
+            name = line
+        found.append(Input(name.strip(), base / name.strip()))
+    return found
+
+
+def answers(question: Callable[[], bool]) -> bool:
+    """``path.is_file`` and its like, where a name too long or a closed folder is a no."""
+    try:
+        return question()
+    except (OSError, ValueError):
+        return False

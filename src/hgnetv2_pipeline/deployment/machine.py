@@ -1,0 +1,49 @@
+"""What measured: processor, GPU, driver and clocks, as text for the record."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+_NVIDIA = (
+    "name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit",
+    "temperature.gpu",
+)  # fmt: skip
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
+
+
+def clocks(place: str) -> dict[str, str]:
+    """Driver and clocks of the first GPU for ``cuda`` as nvidia-smi says, else the CPU's clock.
+
+    Empty where nothing tells them. Clocks move with load and heat: ask right after the work.
+    """
+    if place != "cuda":
+        found = _cpu_field("cpu MHz")
+        return {"cpu_mhz": found} if found else {}
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {}
+    asked = [program, f"--query-gpu={','.join(_NVIDIA)}", "--format=csv,noheader", "--id=0"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    values = [value.strip() for value in done.stdout.strip().split(",")]
+    return dict(zip(_NVIDIA, values, strict=True)) if len(values) == len(_NVIDIA) else {}
+
+
+def _cpu_field(name: str) -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(name):
+                return line.split(":", 1)[1].strip()
+    return ""

@@ -1,0 +1,167 @@
+"""How pure the mined list is at every k, told by labelled images hidden among the pool.
+
+A pool has no labels. So labelled images, the probes, are scored as if they lay in the pool: a probe
+has the rank it would have taken in its class, and a list of k images a class would hold those with
+rank k or better. The share of these whose class is right is the estimate. Probes only get a rank;
+they are never candidates and push no image off the list.
+
+What the estimate leaves out: every probe belongs to one of the classes, and a pool also holds what
+belongs to none. It is therefore an upper bound of the list's purity, as far as the pool's images of
+the classes resemble the probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hgnetv2_pipeline import data
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.mining.candidates import candidate_counts, candidate_scores
+from hgnetv2_pipeline.mining.selection import excluded_keys, ranks_of
+from hgnetv2_pipeline.mining.shards import read_manifests
+
+# Scores are millionths and fit below this, so that (class, score) is one sortable number.
+_SCORES = 1 << 20
+
+
+def choose_probes(samples: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
+    """At most ``most`` labelled rows of ``samples``, drawn by ``seed``, in their order."""
+    labelled = samples[samples["label"].notna()].reset_index(drop=True)
+    if labelled.empty:
+        raise DataError("no labelled image can serve as a probe (mining.purity.probes)")
+    return labelled.iloc[np.sort(data.epoch_order(len(labelled), seed, 0)[:most])]
+
+
+def rank_probes(
+    scores: Path | Sequence[Path],
+    dedup: pd.DataFrame,
+    probes: Path,
+    labels: pd.DataFrame,
+    *,
+    exclude: Collection[str] = (),
+    exclude_review: bool = True,
+    min_conf: float = 0.0,
+) -> pd.DataFrame:
+    """Where each probe would stand among the candidates of the pool.
+
+    ``probes`` is a folder of score shards of labelled images, ``labels`` (key, label) says what
+    they are. Returns key, truth, label (the teacher's class), score_q, rank (from 1, best first
+    within the class; ties go to the probe), sorted by key; probes below ``min_conf``, which no list
+    would hold, have rank 0. The pool is streamed: memory grows with the probes alone.
+    """
+    parts = [_first_class(path) for path in sorted(read_manifests(probes))]
+    found = pd.concat(parts, ignore_index=True).merge(labels[["key", "label"]], on="key")
+    found = found.rename(columns={"label": "truth"}).sort_values("key", ignore_index=True)
+    if found.empty:
+        raise DataError(f"none of the probes in {probes} has a label; score them again")
+    barred = excluded_keys(dedup, exclude, exclude_review)
+    ranks = _ranks(
+        found["guess"].to_numpy(np.int64) * _SCORES + found["score_q"].to_numpy(np.int64),
+        (label * _SCORES + score_q for label, score_q in candidate_scores(scores, barred)),
+    )
+    ranks[found["score_q"].to_numpy() < np.ceil(min_conf * 1e6)] = 0
+    found = found.rename(columns={"guess": "label"}).assign(rank=ranks)
+    return found[["key", "truth", "label", "score_q", "rank"]].astype({"truth": "int64"})
+
+
+def _first_class(shard: Path) -> pd.DataFrame:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(shard, columns=["key", "top_ids", "score_q"])
+    guess = pc.list_element(table["top_ids"], 0)
+    return pd.DataFrame(
+        {
+            "key": table["key"].to_pandas(),
+            "guess": guess.to_numpy(),
+            "score_q": table["score_q"].to_numpy(),
+        }
+    )
+
+
+def _ranks(probes: NDArray[np.int64], pool: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """1 + the pool images above each probe in its class; numbers are class * _SCORES + score."""
+    ordered = np.sort(probes)
+    # A pool image at place p is above the first p probes and no other.
+    places = np.zeros(len(ordered) + 1, dtype=np.int64)
+    # Those of higher classes are above too, and must not count.
+    next_class = (ordered // _SCORES + 1) * _SCORES
+    beyond = np.zeros(len(ordered), dtype=np.int64)
+    for some in pool:
+        some = np.sort(some)
+        places += np.bincount(np.searchsorted(ordered, some), minlength=len(places))
+        beyond += len(some) - np.searchsorted(some, next_class)
+    above = places[::-1].cumsum()[::-1][1:] - beyond
+    return 1 + above[np.searchsorted(ordered, probes)]
+
+
+def purity_curve(
+    scores: Path | Sequence[Path],
+    dedup: pd.DataFrame,
+    probes: pd.DataFrame,
+    *,
+    k: int,
+    truth: pd.DataFrame | None = None,
+    exclude: Collection[str] = (),
+    exclude_review: bool = True,
+    min_conf: float = 0.0,
+    points: int = 20,
+) -> pd.DataFrame:
+    """How pure lists of 1 to all images a class would be; ``k``, that of the list, among them.
+
+    ``probes`` is what ``rank_probes`` returns. A row a k: k, images (length of such a list), probes
+    (hidden images that it would hold), right (those whose class is right), estimate (their share),
+    low and high (Wilson's 95 % interval of it). With ``truth`` (key, label; NA = belongs to no
+    class), the hidden labels of a pool that has some, also known (images with known truth on such a
+    list), distractors (of no class), known_right, purity (known_right of known). Neither knows of
+    ``top_p`` and ``diversity``.
+    """
+    barred = excluded_keys(dedup, exclude, exclude_review)
+    counts = candidate_counts(scores, barred, min_conf=min_conf)
+    sizes = counts.to_numpy()
+    if not len(sizes):
+        raise DataError("no image of the pool is a candidate (mining.min_conf)")
+    steps = np.rint(np.geomspace(1, int(sizes.max()), points)).astype(int)
+    curve = pd.DataFrame(
+        [
+            {"k": int(step), "images": int(np.minimum(sizes, step).sum())}
+            | _estimate(probes[probes["rank"].between(1, step)])
+            for step in np.unique([*steps, k])
+        ]
+    )
+    if truth is None:
+        return curve
+    ranked = ranks_of(scores, barred, truth["key"])
+    # The best come first, so that those below min_conf are the last of their class.
+    ranked = ranked[ranked["rank"] <= ranked["label"].map(counts).fillna(0)]
+    ranked = ranked.merge(truth[["key", "label"]].rename(columns={"label": "truth"}), on="key")
+    known = [known_purity(ranked[ranked["rank"] <= step]) for step in curve["k"]]
+    return curve.join(pd.DataFrame(known))
+
+
+def _estimate(taken: pd.DataFrame) -> dict[str, Any]:
+    from scipy.stats import binomtest
+
+    n, right = len(taken), int((taken["truth"] == taken["label"]).sum())
+    if not n:
+        return {"probes": 0, "right": 0, "estimate": np.nan, "low": 0.0, "high": 1.0}
+    interval = binomtest(right, n).proportion_ci(method="wilson")
+    low, high = (round(float(bound), 6) for bound in interval)
+    return {"probes": n, "right": right, "estimate": round(right / n, 6), "low": low, "high": high}
+
+
+def known_purity(listed: pd.DataFrame) -> dict[str, Any]:
+    """Counts of images with label and truth (NA = of no class), and the share that is right."""
+    right = int((listed["truth"] == listed["label"]).sum())
+    return {
+        "known": len(listed),
+        "distractors": int(listed["truth"].isna().sum()),
+        "known_right": right,
+        "purity": round(right / len(listed), 6) if len(listed) else np.nan,
+    }

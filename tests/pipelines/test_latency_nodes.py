@@ -1,0 +1,84 @@
+"""The latency pipeline's node: what is measured, kept, reused, and told when it cannot run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hgnetv2_pipeline.datasets import Unchanged
+from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.latency.nodes import measure
+from hgnetv2_pipeline.pipelines.params import LatencyParams
+from hgnetv2_pipeline.pipelines.reuse import newly_made
+
+MODEL = "train/b0/seed=0"
+
+
+def parameters(**given: Any) -> LatencyParams:
+    values: dict[str, Any] = {
+        "engines": ["ort"], "precisions": ["fp32"], "batch_sizes": [1], "warmup": 1, "runs": 3,
+        "threads": 1, "beside": [], "turns": 0, "cold_starts": 0,
+    }  # fmt: skip
+    return LatencyParams(**(values | given))
+
+
+def run(who: Identity, params: LatencyParams) -> tuple[dict[str, Any], Any]:
+    _, summary, history = measure(who, params, "cpu", [], who.folder("export"))
+    return read_json(summary), history
+
+
+def test_models_engines_and_batch_sizes_are_swept_and_kept(exported: Identity) -> None:
+    params = parameters(
+        engines=["ort", "tensorrt"], batch_sizes=[1, 2], beside=["scratch:b0"], turns=1
+    )
+    summary, history = run(exported, params)
+    rows = [row for row in summary["rows"] if "ratios" not in row]
+    assert [(row["model"], row["batch_size"], row["n_timed"]) for row in rows] == [
+        (MODEL, 1, 3), ("scratch:b0", 1, 3), (MODEL, 2, 3), ("scratch:b0", 2, 3),
+    ]  # fmt: skip
+    assert {row["image_size"] for row in rows} == {32}
+    turns = [row for row in summary["rows"] if "ratios" in row]
+    assert [set(both["ratios"]) for both in turns] == [{MODEL, "scratch:b0"}] * 2
+    assert summary["ort-fp32-bs2.p50_ms"] == rows[2]["p50_ms"]
+    # What cannot run here is named, with the reason, and costs the others nothing.
+    assert {(gap["engine"], gap["model"]) for gap in summary["not_run"]} == {
+        ("tensorrt", MODEL), ("tensorrt", "scratch:b0"),
+    }  # fmt: skip
+    assert "tensorrt is not installed" in summary["not_run"][0]["reason"]
+    folder = exported.folder("latency")
+    assert read_json(folder / "ort-fp32-bs1.json") == rows[0]
+    assert read_json(folder.parents[2] / "scratch/b0/ort-fp32-bs2.json") == rows[3]
+    assert len(history["rows"]) == 6
+    assert newly_made(folder / "latency.json")
+    again, nothing = run(exported, params)
+    assert again == summary
+    assert isinstance(nothing, Unchanged)
+
+
+def test_pytorch_runs_the_weights_in_the_precision_asked_for(exported: Identity) -> None:
+    params = parameters(engines=["torch"], precisions=["bf16", "tf32"], beside=["scratch:b0"])
+    who = exported.model_copy(update={"model": "scratch:b0"})
+    (who.folder("latency").parent).mkdir(parents=True, exist_ok=True)
+    _, path, _ = measure(who, params.model_copy(update={"beside": []}), "cpu", [],
+                         exported.folder("export"))  # fmt: skip
+    summary = read_json(path)
+    (row,) = summary["rows"]
+    assert (row["model"], row["engine"], row["precision"]) == ("scratch:b0", "torch", "bf16")
+    (gap,) = summary["not_run"]
+    assert "tf32 needs an NVIDIA GPU" in gap["reason"]
+
+
+def test_nothing_to_measure_is_an_error_with_its_reason(exported: Identity) -> None:
+    with pytest.raises(ParameterError, match=r"none of tensorrt can run here.*not installed"):
+        run(exported, parameters(engines=["tensorrt"]))
+
+
+def test_a_cold_start_is_timed_on_the_command_itself(exported: Identity) -> None:
+    summary, _ = run(exported, parameters(cold_starts=1))
+    found = summary["rows"][-1]["cold_start"]
+    assert found["n_starts"] == 1
+    assert 0 < found["min_s"] <= found["median_s"] <= found["max_s"]
+    assert summary["cold_start_s"] == found["median_s"]

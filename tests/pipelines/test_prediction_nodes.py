@@ -1,0 +1,64 @@
+"""The prediction pipeline's node: every format, every input, and what makes it answer anew."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+from PIL import Image
+
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.params import PredictionParams
+from hgnetv2_pipeline.pipelines.prediction.nodes import predict
+
+
+def parameters(**given: Any) -> PredictionParams:
+    values: dict[str, Any] = {
+        "topk": 5, "threshold": None, "multi_label": None, "class_map": None, "batch_size": 2,
+        "engine": "auto",
+    }  # fmt: skip
+    return PredictionParams(**(values | given))
+
+
+def test_the_answers_are_written_in_every_format_and_reused(exported: Identity) -> None:
+    pictures = exported.project / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{number}.png")
+    (pictures / "bad.jpg").write_text("no picture")
+    (exported.project / "names.txt").write_text("0 eins\n1 zwei\n2 drei\n", encoding="utf-8")
+
+    def answers(params: PredictionParams) -> Path:
+        lists = exported.folder("lists")  # not looked at: images are given
+        bundle = exported.folder("export")
+        return predict(exported, params, ["pictures"], "auto", [], lists, bundle)[0].parent
+
+    folder = answers(parameters(class_map="names.txt", threshold=0.2))
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    names = ["pictures/0.png", "pictures/1.png", "pictures/2.png", "pictures/bad.jpg"]
+    assert [row["file_name"] for row in rows] == names
+    assert {name for row in rows for name in row["label_names"]} <= {"eins", "zwei", "drei"}
+    assert all(score >= 0.2 for row in rows for score in row["scores"])
+    assert "not an image" in rows[3]["error"]
+    table = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
+    assert [{"error": None, **row} for row in rows] == table
+    lines = (folder / "predictions.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["0.png", "1.png", "2.png", "bad.jpg"]
+    infer = ast.literal_eval((folder / "predictions.infer.txt").read_text(encoding="utf-8"))
+    assert [row["file_name"] for row in infer] == names
+    head = (folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert head.endswith("label_3")  # the model has no more than three classes
+    with Image.open(folder / "predictions.png") as sheet:
+        assert sheet.size[0] == 4 * 98 + 2
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("predictions.*")}
+    assert len(before) == 6
+    answers(parameters(class_map="names.txt", threshold=0.2))
+    assert {p.name: p.stat().st_mtime_ns for p in folder.glob("predictions.*")} == before
+    (exported.project / "names.txt").write_text("0 un\n1 deux\n2 trois\n", encoding="utf-8")
+    answers(parameters(class_map="names.txt", threshold=0.2))
+    assert "eins" not in (folder / "predictions.jsonl").read_text()
