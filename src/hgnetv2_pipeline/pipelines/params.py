@@ -286,7 +286,9 @@ class RunParams(_Block):
     weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")
     images: Names = Field(description="what prediction answers: files, folders, lists; empty: val")
     device: Literal["auto", "cpu", "cuda"]
-    redo: Names = Field(description="pipelines, and teacher_logits, whose results are made anew; or all")
+    redo: Names = Field(
+        description="pipelines, and teacher_logits, whose results are made anew; or all"
+    )
     plan_only: bool = Field(description="stop after the printed plan")
     mlflow: bool
     data: DataParams
