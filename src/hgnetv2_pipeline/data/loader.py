@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hgnetv2_pipeline.data.augment import Augment
 from hgnetv2_pipeline.data.batches import (
     Batch,
     EvalMaker,
     Made,
-    Maker,
     Source,
     TrainMaker,
     ViewMaker,
@@ -41,19 +42,73 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 _NICE = 10
 _TIMEOUT_SECONDS = 120.0
 _PREFETCH = 4
+# Of the loaders that run, for ``dead_worker``.
+_live: list[_Steps] = []
+
+
+_Maker = TrainMaker | EvalMaker | ViewMaker
 
 
 class _Steps(Dataset[Made]):
-    """Step numbers as a map-style dataset for torch's DataLoader."""
+    """Step numbers as a map-style dataset for torch's DataLoader.
 
-    def __init__(self, maker: Maker, start: int, count: int) -> None:
+    Each worker leaves its process id and the row it reads in ``at`` [workers, 2], in shared memory:
+    a process that dies or hangs can no longer say where it was.
+    """
+
+    def __init__(self, maker: _Maker, start: int, count: int, workers: int) -> None:
         self.maker, self.start, self.count = maker, start, count
+        self.at = torch.zeros((workers, 2), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Made:
         return self.maker.make(self.start + index)
+
+    def watch(self, worker: int) -> None:
+        """From now on, in this worker, what is read is noted first."""
+        place, source = self.at[worker], self.maker.source
+        place[0], read = os.getpid(), source.read
+
+        def noted(row: int) -> bytes:
+            place[1] = row
+            return read(row)
+
+        source.read = noted  # type: ignore[method-assign]
+
+    def key(self, worker: int) -> str:
+        """The image that a worker was last seen at."""
+        return str(self.maker.source.keys[int(self.at[worker, 1])].as_py())
+
+    def late(self, step: int) -> DataError:
+        """A step that did not come in time; workers are handed steps in turn."""
+        return DataError(
+            f"a loader process gave nothing for {_TIMEOUT_SECONDS:g} s; it stands at image "
+            f"{self.key((step - self.start) % len(self.at))}: see whether its disk answers"
+        )
+
+
+def dead_worker(error: RuntimeError) -> DataError | None:
+    """What torch says of a worker that died, with the image it was at; None of other errors.
+
+    torch notices in a signal handler, so that its error may come up wherever the caller is.
+    """
+    found = re.search(r"DataLoader worker .pid\D*([\d, ]+)", str(error))
+    pids = {int(pid) for pid in found[1].split(",")} if found else set()
+    keys = [
+        steps.key(worker)
+        for steps in _live
+        for worker, (pid, _) in enumerate(steps.at.tolist())
+        if pid in pids
+    ]
+    if not keys:
+        return None
+    reason = str(error).splitlines()[0]
+    return DataError(
+        f"a loader process died, often by the out-of-memory killer, at image {', '.join(keys)}: "
+        f"lower the number of workers, or see whether that file kills it again ({reason})"
+    )
 
 
 def train_batches(
@@ -185,7 +240,7 @@ def eval_batches(
 
 
 def _run(
-    maker: Maker,
+    maker: _Maker,
     start: int,
     count: int,
     workers: int,
@@ -202,7 +257,7 @@ def _run(
         yield made
 
 
-def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
+def _made(maker: _Maker, start: int, count: int, workers: int) -> Iterator[Made]:
     if workers == 0:
         for step in range(start, start + count):
             yield maker.make(step)
@@ -212,8 +267,9 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         # A process that has a CUDA context must not be forked. Its stand-in imports once for all.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
+    steps = _Steps(maker, start, count, workers)
     loader: Any = DataLoader(
-        _Steps(maker, start, count),
+        steps,
         batch_size=None,
         shuffle=False,
         num_workers=workers,
@@ -222,9 +278,23 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         timeout=_TIMEOUT_SECONDS,
         pin_memory=torch.cuda.is_initialized(),
         worker_init_fn=_beside_the_step,
+        # Its own, or the loader would draw from the caller's.
+        generator=torch.Generator(),
         multiprocessing_context=context,
     )
-    yield from loader
+    _live.append(steps)
+    try:
+        batches = iter(loader)
+        for step in range(start, start + count):
+            try:
+                made = next(batches)
+            except RuntimeError as error:
+                if "DataLoader timed out" in str(error):
+                    raise steps.late(step) from None
+                raise dead_worker(error) or error from None
+            yield made
+    finally:
+        _live.remove(steps)
 
 
 def _beside_the_step(worker: int) -> None:
@@ -232,10 +302,17 @@ def _beside_the_step(worker: int) -> None:
 
     The process that starts a GPU's kernels needs a core at once: beside 16 workers on 16 cores a
     step of B4 took 103 ms instead of 68 on an H200, though its batch lay ready.
+
+    A terminal, or what ends a job, sends its signal to every process of the group: the run decides
+    what a stop means, and needs its workers until then. torch's own shutdown asks twice.
     """
     if hasattr(os, "nice"):
         os.nice(_NICE)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
+    info: Any = get_worker_info()
+    info.dataset.watch(worker)
     cv2 = optional("cv2")
     if cv2 is not None:
         cv2.setNumThreads(0)

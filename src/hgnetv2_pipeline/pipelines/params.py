@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.training.config import TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
 
 
 def _split_plus(value: Any) -> Any:
@@ -286,6 +286,7 @@ class RunParams(_Block):
     weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")
     images: Names = Field(description="what prediction answers: files, folders, lists; empty: val")
     device: Literal["auto", "cpu", "cuda"]
+    distributed: DistributedConfig
     redo: Names = Field(
         description="pipelines, and teacher_logits, whose results are made anew; or all"
     )

@@ -8,6 +8,7 @@ from typing import Any
 _HOMES = {
     "TrainConfig": "config",
     "TeacherConfig": "config",
+    "DistributedConfig": "config",
     "RunSpec": "config",
     "StoredLogits": "config",
     "StoreSpec": "config",
@@ -23,6 +24,7 @@ _HOMES = {
     "train_run": "run",
     "store_teacher_logits": "teacher_pass",
     "seal_teacher_logits": "teacher_pass",
+    "train_many": "elastic",
     "fit": "loop",
 }
 

@@ -153,6 +153,16 @@ class TrainConfig(_Frozen):
     """Mixed precision; fp16 needs a GPU."""
     channels_last: bool
     """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
+    mode: Literal["as_set", "auto"]
+    """auto: amp, channels_last and compile are replaced by the fastest that a probe of some steps
+    finds sound, and the run says which; two machines may choose differently."""
+    compile: bool
+    """Whether torch.compile compiles the student: minutes at the start, then faster steps."""
+    accumulate: Count
+    """Parts that a process works its batch through in, for less memory; the gradient is the same
+    but for BN statistics, which are then each part's own."""
+    sync_bn: bool
+    """Whether BN statistics are those of all processes together; GPUs only."""
     threads: Count | None
     """Threads of one process; null = torch's choice."""
     class_balance: Literal["none", "sampler", "weights"]
@@ -189,6 +199,11 @@ class TrainConfig(_Frozen):
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs "
                 f"({self.epochs:g}): the learning rate would never come down"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into accumulate "
+                f"{self.accumulate} equal parts"
             )
         if self.resize_short < self.image_size:
             raise ValueError(
@@ -319,6 +334,42 @@ def _only_eval(teacher: TeacherConfig) -> None:
             f"teacher.bn is {teacher.bn!r}, so an answer depends on the other images of its batch "
             "and cannot be stored; set train_teacher.bn=eval or teacher_logits.source=online"
         )
+
+
+class DistributedConfig(_Frozen):
+    """How many processes train one run, started and watched by torch elastic."""
+
+    nproc_per_node: Count | Literal["auto"]
+    """Processes on a machine; auto = one a GPU, one alone on a CPU."""
+    nnodes: Count
+    """Machines; each further one joins by the torchrun command that the first one prints."""
+    rdzv_endpoint: str | None
+    """host:port of the first machine, by which the others find it; null with one machine."""
+    max_restarts: Annotated[int, Field(ge=0)]
+    """Times that all processes start anew, from the newest checkpoint, after one has died."""
+
+    @model_validator(mode="after")
+    def _a_place_to_meet(self) -> Self:
+        if (self.nnodes > 1) != (self.rdzv_endpoint is not None):
+            raise ValueError(
+                f"distributed.nnodes is {self.nnodes} and rdzv_endpoint {self.rdzv_endpoint}: "
+                "several machines meet at host:port of the first, one alone needs null"
+            )
+        return self
+
+    def processes_here(self, device: str) -> int:
+        """Processes on this machine for a run on ``device`` (auto, cpu, cuda, cuda:N)."""
+        if self.nproc_per_node != "auto":
+            return self.nproc_per_node
+        if device not in ("auto", "cuda"):
+            return 1
+        import torch
+
+        return max(1, int(torch.cuda.device_count()))
+
+    def processes(self, device: str) -> int:
+        """Processes on all machines together; all have the same number."""
+        return self.nnodes * self.processes_here(device)
 
 
 class RunSpec(_Frozen):

@@ -31,6 +31,7 @@ from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervise
 from hgnetv2_pipeline.training.optim import build_optimizer, group_table, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
 from hgnetv2_pipeline.training.state import State, averaged
+from hgnetv2_pipeline.training.world import World
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +99,8 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
 
     torch.manual_seed(spec.seed)
     student, sources = _student(spec)
+    if config.sync_bn and world_size > 1:
+        student = synchronised(student, device)
     student.to(device, memory_format=_layout(config.channels_last))
     groups = param_groups(
         student, schedule.base_lr, config.optimizer.weight_decay, config.stage_lr_mult
@@ -132,6 +135,27 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         schedule=schedule,
         sources=sources | teachers,
     )
+
+
+def called(
+    student: nn.Module, config: TrainConfig, device: torch.device, world: World
+) -> nn.Module:
+    """The student as a step calls it: with gradients exchanged, and compiled, where asked for."""
+    network = student
+    if world.size > 1:
+        ids = [device.index] if device.type == "cuda" else None
+        network = nn.parallel.DistributedDataParallel(student, device_ids=ids)
+    return torch.compile(network) if config.compile else network
+
+
+def synchronised(student: nn.Module, device: torch.device) -> nn.Module:
+    """``student`` with BN over all processes; names and tensors stay what they are."""
+    if device.type != "cuda":
+        raise ParameterError(
+            "training.sync_bn is true, but torch shares BN statistics between GPUs only; set it to "
+            "false"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(student)
 
 
 def training_view(config: TrainConfig, device: torch.device) -> Any:

@@ -25,11 +25,12 @@ from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD, read_teacher
 from hgnetv2_pipeline.pipelines.training.nodes import (
     begin_run,
+    processes_of_each,
     run_spec,
     stored_logits,
     train_side_by_side,
 )
-from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def train_arms(
     stage2: TrainConfig,
     logits: TeacherLogitsParams,
     device: str,
+    distributed: DistributedConfig,
     redo: list[str],
     plan_only: bool,
     lists: Path,
@@ -99,7 +101,12 @@ def train_arms(
                 seed=arm.seed,
                 variant=identity.variant,
             )
-            spec, work = begin_run(reuse, spec, found if arm.distilled else None)
+            spec, work = begin_run(
+                reuse,
+                spec,
+                found if arm.distilled else None,
+                processes=processes_of_each(distributed, device, jobs=comparison.jobs),
+            )
             if isinstance(work, Work):
                 works.append(work)
                 specs.append(spec)
@@ -107,7 +114,9 @@ def train_arms(
             # The longest first, so that the last to end is a short one.
             specs.sort(key=lambda spec: -(spec.config.steps or 0))
             _announce(specs, comparison.jobs, plan_only)
-            train_side_by_side(identity, specs, jobs=comparison.jobs, folder=base)
+            train_side_by_side(
+                identity, specs, jobs=comparison.jobs, folder=base, distributed=distributed
+            )
             for work in works:
                 work.finish()
     return base

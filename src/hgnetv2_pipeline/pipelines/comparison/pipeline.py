@@ -22,6 +22,7 @@ def create_pipeline() -> Pipeline:
                     "params:ssld_stage2",
                     "params:teacher_logits",
                     "params:device",
+                    "params:distributed",
                     "params:redo",
                     "params:plan_only",
                     "ingestion.lists",

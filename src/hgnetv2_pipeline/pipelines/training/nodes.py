@@ -17,7 +17,7 @@ from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
 from hgnetv2_pipeline.tracking import tracker
-from hgnetv2_pipeline.training.config import RunSpec, StoredLogits, TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, StoredLogits, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -66,11 +66,12 @@ def run_spec(
 
 
 def begin_run(
-    reuse: Reuse, spec: RunSpec, teacher: Teacher | None
+    reuse: Reuse, spec: RunSpec, teacher: Teacher | None, *, processes: int = 1
 ) -> tuple[RunSpec, Result | Work]:
     """Find the finished run of ``spec``, or clear its folder for making it.
 
-    The returned spec carries the hashes of its inputs, which travel with the weights.
+    The returned spec carries the hashes of its inputs, which travel with the weights. The number of
+    ``processes`` decides the global batch, and with it the result.
     """
     config = spec.config.model_dump(mode="json")
     # These change speed, not results: the random numbers of a sample are keyed by its name.
@@ -95,6 +96,7 @@ def begin_run(
             "seed": spec.seed,
             "device": spec.device,
             "config": config,
+            **({"processes": processes} if processes > 1 else {}),
         },
         outputs=OUTPUTS,
         resumable=True,
@@ -129,12 +131,31 @@ def stored_logits(identity: Identity, params: TeacherLogitsParams) -> StoredLogi
     return StoredLogits(folder=identity.folder("teacher_logits"), check=params.check)
 
 
+def processes_of_each(distributed: DistributedConfig, device: str, *, jobs: int) -> int:
+    """Processes of one of several runs: those of ``distributed`` where they run one by one."""
+    return distributed.processes(device) if jobs == 1 else 1
+
+
 def train_side_by_side(
-    identity: Identity, specs: Sequence[RunSpec], *, jobs: int, folder: Path
+    identity: Identity,
+    specs: Sequence[RunSpec],
+    *,
+    jobs: int,
+    folder: Path,
+    distributed: DistributedConfig,
 ) -> None:
-    """Train several runs in processes of their own, ``jobs`` at once; logs in ``folder/logs``."""
+    """Train several runs in processes of their own, ``jobs`` at once; logs in ``folder/logs``.
+
+    With one job and several devices each run has them all, one after the other.
+    """
     from hgnetv2_pipeline.launch import run_side_by_side
 
+    if processes_of_each(distributed, specs[0].device, jobs=jobs) > 1:
+        from hgnetv2_pipeline.training import train_many
+
+        for spec in specs:
+            train_many(from_resized(identity, spec), distributed)
+        return
     files = []
     for spec in (from_resized(identity, spec) for spec in specs):
         files.append(folder / "specs" / f"{spec.out.name}.json")
@@ -163,6 +184,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         config: TrainConfig,
         logits: TeacherLogitsParams,
         device: str,
+        distributed: DistributedConfig,
         redo: list[str],
         plan_only: bool,
         lists: Path,
@@ -185,17 +207,22 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             seed=identity.seed,
             variant=identity.variant,
         )
-        spec, work = begin_run(Reuse(identity.project, redo, dry=plan_only), spec, teacher)
+        processes = distributed.processes(device)
+        reuse = Reuse(identity.project, redo, dry=plan_only)
+        spec, work = begin_run(reuse, spec, teacher, processes=processes)
         if isinstance(work, Work):
-            from hgnetv2_pipeline.training import plan_run, train_run
+            from hgnetv2_pipeline.training import plan_run, train_many, train_run
 
             # Stored answers belong to the files that are read, so the plan reads those too.
             read = spec if spec.teacher_logits is None else from_resized(identity, spec)
-            plan = plan_run(read)
+            plan = plan_run(read, processes=processes)
             _log.info("%s: %s", pipeline, plan)
             if plan_only:
                 raise PlanPrinted(f"plan_only: {pipeline} was not started")
-            train_run(from_resized(identity, spec), report=tracker.reporter(pipeline))
+            if processes == 1:
+                train_run(from_resized(identity, spec), report=tracker.reporter(pipeline))
+            else:
+                train_many(from_resized(identity, spec), distributed)
             work.finish()
         return spec.out, spec.out / "history.csv"
 

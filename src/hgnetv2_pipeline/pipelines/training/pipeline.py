@@ -28,6 +28,7 @@ def training_pipeline(
                     f"params:{name}",
                     "params:teacher_logits",
                     "params:device",
+                    "params:distributed",
                     "params:redo",
                     "params:plan_only",
                     "ingestion.lists",
