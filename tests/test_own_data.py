@@ -108,7 +108,7 @@ def test_unusable_files_are_named_with_their_reason(chain: Chain) -> None:
     assert set(reasons.index) == {
         "images/Bob's tiles/broken.jpg",
         "images/blue rings/empty.png",
-        "pool/0/archiv mit Ümlaut.tar!räume/kaputt.png",
+        "pool/the_pool/archiv mit Ümlaut.tar!räume/kaputt.png",
     }
     assert reasons.str.len().min() > 5
 
@@ -157,10 +157,10 @@ def test_the_pool_tar_is_read_in_place(chain: Chain) -> None:
     pool = chain.index("pool")
     inside = pool[pool["offset"] >= 0]
     assert len(inside) == 60 + len(chain.tree.copied)
-    assert "pool/0/archiv mit Ümlaut.tar!räume/图像 0.png" in set(inside["key"])
+    assert "pool/the_pool/archiv mit Ümlaut.tar!räume/图像 0.png" in set(inside["key"])
     raw = chain.data("01_raw", "shapes")
     assert sorted(path.name for path in raw.iterdir()) == ["images", "pool"]
-    assert (raw / "pool" / "0").resolve() == chain.tree.pool.resolve()
+    assert (raw / "pool" / "the_pool").resolve() == chain.tree.pool.resolve()
     assert not list(chain.data().rglob("图像*"))
 
 
@@ -347,7 +347,7 @@ def test_five_thousand_images_show_stage_1_no_more_than_a_cpu_can_take() -> None
     values, with_gpu = chosen(found, cuda=False), chosen(found, cuda=True)
     assert "adamw" in values["OPTIMIZER"]
     assert (values["BATCH"], values["EPOCHS"], with_gpu["EPOCHS"]) == (64, 90, 200)
-    assert values["STAGE1_EPOCHS"] * 23_500 <= 310_000
+    assert values["STAGE1_EPOCHS"] * 17_500 <= 310_000
     assert with_gpu["STAGE1_EPOCHS"] == 60
     assert (with_gpu["VARIANT"], with_gpu["AMP"]) == ("b4", "bf16")
 
@@ -361,16 +361,15 @@ def test_fifty_thousand_images_get_the_published_recipe() -> None:
     assert (values["STAGE2_LR"], values["FINETUNE_LR"]) == (0.005, 0.05)
 
 
-@pytest.mark.parametrize(("images", "classes", "pool", "k"), [
-    (100, 3, 200, 30), (5_000, 20, 50_000, 1_000), (50_000, 200, 2_000_000, 4_000),
+@pytest.mark.parametrize(("images", "classes", "pool", "mined"), [
+    (100, 3, 200, 56), (5_000, 20, 50_000, 14_000), (50_000, 200, 2_000_000, 560_000),
 ])  # fmt: skip
-def test_the_rule_for_k_takes_about_two_fifths_of_the_pool(
-    images: int, classes: int, pool: int, k: int
+def test_the_rule_of_mining_takes_the_published_share_of_the_pool(
+    images: int, classes: int, pool: int, mined: int
 ) -> None:
-    from hgnetv2_pipeline.mining.selection import default_k
+    from hgnetv2_pipeline.mining.selection import default_target
 
-    assert default_k(pool, classes) == k
-    assert 0.3 <= k * classes / pool <= 0.5
+    assert default_target(pool, classes) == mined
 
 
 def test_official_teacher_weights_are_fine_tuned_not_trained_from_scratch() -> None:

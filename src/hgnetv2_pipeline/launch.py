@@ -6,6 +6,7 @@ of one leaves the others standing, and none outlives the process that started it
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import logging
 import os
@@ -160,3 +161,25 @@ def _failure(job: _Job) -> Exception:
     tail = "\n".join(lines[-TAIL_LINES:])
     message = f"run {job.spec.stem} ended with {how}{hint}; the end of {job.log}:\n{tail}"
     return ERRORS.get(code, RuntimeError)(message)
+
+
+def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | None = None) -> int:
+    """What ``python -m MODULE SPEC.json`` does: log, run, and say by exit code how it went."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("spec", type=Path, help="JSON file of what to do")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(arguments)
+    # Under torchrun every process would say the same; the others speak up only about trouble.
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    try:
+        run(options.spec)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if options.debug or code is None:
+            raise
+        _log.error("%s", error)
+        return int(code)
+    return 0

@@ -162,17 +162,20 @@ def choose(
     - epochs from scratch: 200 as published with a GPU, 90 without, and up to 240 for a data set so
       small that fewer would not show it 9,600 images. Stage 1: 60, fewer without a GPU where that
       would be more than 300,000 images, but at least 10. Stage 2: 20.
-    - k is left to the rule of mining, two fifths of the pool spread over the classes.
+    - how much is mined is left to the rule of mining, 28 % of the pool.
     - classes are drawn equally often when the largest is more than 3 times the smallest.
     - loader processes: 16 at most with a GPU, 2 without, where they would take the network's cores;
       none for images so small that starting them costs more than they do.
     """
+    from hgnetv2_pipeline.mining.selection import default_target
+
     train = max(1, round(found.labelled * (0.85 if test else 0.7)))
     large, medium = found.labelled >= LARGE, found.labelled >= 2_000
     chosen = variant or ("b4" if cuda else "b0")
     size = 224 if found.short_side >= 224 else max(32, found.short_side // 32 * 32)
     scratch = max(200 if cuda else 90, min(240, round(9_600 / train)))
-    mined = train + round(0.4 * found.pool_images)
+    pool = found.pool_images
+    mined = train + (default_target(pool, len(found.per_class)) if pool else 0)
     stage1 = 60 if cuda else max(10, min(60, round(300_000 / mined)))
     batch = 128 if large else min(64, max(8, train // 3))
     lr, lower, lowest = (0.5, 0.05, 0.005) if large else (2.0e-3, 5.0e-4, 2.0e-4)

@@ -32,7 +32,7 @@ def test_a_probe_stands_where_it_would_in_the_pool(tmp_path: Path, min_conf: flo
     barred = DEDUP.assign(key=pool["key"].iloc[:50], decision="remove")
     found = rank_probes(scores, barred, probes, labels, min_conf=min_conf)
     assert found["key"].is_monotonic_increasing and len(found) == 200
-    taken = select(scores, barred, k=10_000)  # all candidates, in order
+    taken = select(scores, barred, k=10_000).frame()  # all candidates, in order
     for row in found.itertuples():
         above = (taken["label"] == row.label) & (taken["score_q"] > row.score_q)
         held = row.score_q >= min_conf * 1e6
@@ -49,7 +49,7 @@ def test_the_estimate_counts_the_probes_that_the_list_would_hold(tmp_path: Path)
     curve = purity_curve(scores, DEDUP, ranked, k=13, truth=truth).set_index("k")
     assert 13 in curve.index and curve.index.is_monotonic_increasing
     for k in (1, 13, int(curve.index[-1])):
-        row, mined = curve.loc[k], select(scores, k=k)
+        row, mined = curve.loc[k], select(scores, k=k).frame()
         lowest = mined.groupby("label")["score_q"].min()
         full = mined["label"].value_counts() == k
         # On the list: above the last one of a full class, or anywhere in one that is not full.

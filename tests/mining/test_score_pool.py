@@ -26,7 +26,6 @@ from hgnetv2_pipeline.mining import (
     deduplicate,
     score_pool,
     select,
-    write_mined_list,
 )
 from hgnetv2_pipeline.mining import score as score_module
 
@@ -197,7 +196,7 @@ def test_the_mined_list_is_the_same_for_any_shards_processes_and_workers(
                 samples.sample(frac=1, random_state=shard_rows),
                 out=out, shard_rows=shard_rows, workers=workers, rank=rank, world_size=world_size,
             )  # fmt: skip
-        path = write_mined_list(tmp_path / "list.txt", select(out, k=4))
+        path = select(out, k=4).write(tmp_path / "mined.parquet")
         hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
     assert len(hashes) == 1
 
@@ -235,7 +234,7 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     (tmp_path / "val" / "v.png").write_bytes((pool / "copy.png").read_bytes())
     protected = {"val": (data.scan_unlabelled(tmp_path / "val").samples, tmp_path / "val")}
     dedup = deduplicate(scores, protected, pool=(samples, pool), auto_max=2, verify_max=4)
-    mined = select(scores, dedup, k=6)
+    mined = select(scores, dedup, k=6).frame()
     truth = pd.DataFrame({"key": samples["key"], "label": pd.array([0] * 31, dtype="Int64")})
     truth.loc[:9, "label"] = pd.NA
     names = [f"class {label}" for label in range(CLASSES)]
@@ -264,7 +263,7 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     )
     assert list(sheets) == ["top", "bottom", "removed", "review"]
     assert sheets["removed"].width >= 2 * 96
-    select(scores, k=100).to_parquet(listed)
+    select(scores, k=100).write(listed)
     with pytest.raises(DataError, match="mine again"):
         audit(scores, dedup, listed, table=class_table(scores, dedup, listed, classes=names))
 

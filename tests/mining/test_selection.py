@@ -9,9 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hgnetv2_pipeline.data import read_index, read_list, write_index
+from hgnetv2_pipeline.data.index import samples_frame
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining import default_k, select, write_mined_list
-from hgnetv2_pipeline.mining.shards import write_plan, write_shard
+from hgnetv2_pipeline.mining import default_target, read_exclusions, select, write_merged
+from hgnetv2_pipeline.mining.shards import (
+    read_manifests,
+    write_plan,
+    write_shard,
+    write_sources,
+)
 
 CLASSES, KEPT = 7, 5
 
@@ -40,9 +47,9 @@ def random_pool(seed: int, rows: int = 600) -> pd.DataFrame:
     )
 
 
-def write_scores(out: Path, pool: pd.DataFrame, shards: int) -> Path:
+def write_scores(out: Path, pool: pd.DataFrame, shards: int, prefix: str = "") -> Path:
     size = -(-len(pool) // shards)
-    assert write_plan(out, len(pool), size) == shards
+    assert write_plan(out, len(pool), size, prefix) == shards
     for number in range(shards):
         rows = pool.iloc[number * size : (number + 1) * size]
         write_shard(
@@ -96,30 +103,61 @@ def test_the_list_equals_a_plain_recomputation(tmp_path: Path, seed: int, min_co
     waiting = [key for key in waiting if key not in removed]
     named = list(rng.choice(pool["key"], 20, replace=False))
     dedup = pd.concat([decisions(removed, "remove"), decisions(waiting, "review")])
-    mined = select(scores, dedup, k=25, min_conf=min_conf, exclude=named)
+    mined = select(scores, dedup, k=25, min_conf=min_conf, exclude=named).frame()
     expected = plain_selection(pool, 25, min_conf, {*removed, *waiting, *named})
     assert as_lines(mined) == expected
-    kept = select(scores, dedup, k=25, min_conf=min_conf, exclude=named, exclude_review=False)
+    kept = select(
+        scores, dedup, k=25, min_conf=min_conf, exclude=named, exclude_review=False
+    ).frame()
     assert as_lines(kept) == plain_selection(pool, 25, min_conf, {*removed, *named})
 
 
-def test_the_list_does_not_depend_on_shards_or_threads(tmp_path: Path) -> None:
-    pool = random_pool(5)
-    hashes = set()
+def test_the_list_does_not_depend_on_the_number_or_order_of_shards(tmp_path: Path) -> None:
+    pool, hashes = random_pool(5), set()
     for shards in (1, 2, 7):
         scores = write_scores(tmp_path / str(shards), pool, shards)
-        for threads in (1, 2):
-            path = write_mined_list(
-                tmp_path / "list.txt", select(scores, k=30, threads=threads, top_p=3)
-            )
-            hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
+        files = list(read_manifests(scores))
+        assert len(files) == shards
+        path = select(scores, k=30, top_p=3, diversity=2).write(tmp_path / "mined.parquet")
+        hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
     assert len(hashes) == 1
+
+
+def test_several_sources_give_the_list_of_one(tmp_path: Path) -> None:
+    pool = random_pool(6)
+    whole = select(write_scores(tmp_path / "whole", pool, 3), k=30).frame()
+    # Sources are stretches of the keys, here in the opposite order of their folders' names.
+    first = write_scores(tmp_path / "parts" / "z", pool.iloc[:250], 2)
+    second = write_scores(tmp_path / "parts" / "a", pool.iloc[250:], 3)
+    for scores in ([first, second], [second, first], tmp_path / "parts"):
+        pd.testing.assert_frame_equal(select(scores, k=30).frame(), whole)
+    write_sources(tmp_path / "parts", ["z"])
+    assert len(select(tmp_path / "parts", k=1000)) < 250
+    second = write_scores(tmp_path / "b", pool.iloc[100:400], 1)
+    with pytest.raises(DataError, match="folder of its own"):
+        select([first, second], k=30)
+
+
+def test_an_exclusion_list_names_keys_or_paths_below_a_source(tmp_path: Path) -> None:
+    pool = random_pool(7)
+    pool["key"] = "pool/web/" + pool["key"]
+    scores = write_scores(tmp_path / "scores", pool, 2, prefix="pool/web/")
+    keys = pool["key"].tolist()
+    lines = [keys[3], keys[50].removeprefix("pool/web/"), f"{keys[70]} 4", "no such image.jpg"]
+    (tmp_path / "out.txt").write_text("# left out\n\n" + "\r\n".join(lines), "utf-8")
+    named = read_exclusions([tmp_path / "out.txt"], scores)
+    assert named.tolist() == [keys[3], keys[50], keys[70]]
+    mined = select(scores, k=1000, exclude=named).frame()
+    assert not mined["key"].isin(named).any()
+    assert len(mined) >= len(select(scores, k=1000)) - 3
+    with pytest.raises(DataError, match="nowhere.txt"):
+        read_exclusions([tmp_path / "nowhere.txt"], scores)
 
 
 @pytest.mark.parametrize("target", [1, 7, 150, 300, 10_000])
 def test_target_total_finds_the_smallest_k(tmp_path: Path, target: int) -> None:
     pool = random_pool(6)
-    mined = select(write_scores(tmp_path, pool, 2), target_total=target)
+    mined = select(write_scores(tmp_path, pool, 2), target_total=target).frame()
     everything = plain_selection(pool, len(pool), 0.0, set())
     sizes = pd.Series([line.split()[-3] for line in everything]).value_counts()
     k = 1
@@ -131,7 +169,7 @@ def test_target_total_finds_the_smallest_k(tmp_path: Path, target: int) -> None:
 @pytest.mark.parametrize("apart", [0, 6, 20])
 def test_diversity_keeps_copies_out_and_fills_their_places(tmp_path: Path, apart: int) -> None:
     pool = random_pool(7)
-    mined = select(write_scores(tmp_path, pool, 2), k=25, diversity=apart)
+    mined = select(write_scores(tmp_path, pool, 2), k=25, diversity=apart).frame()
     hashes = pool.set_index("key")["phash64"]
     expected: list[str] = []
     for label in range(CLASSES):
@@ -150,7 +188,7 @@ def test_diversity_keeps_copies_out_and_fills_their_places(tmp_path: Path, apart
 def test_top_p_fills_short_classes_with_images_not_chosen_before(tmp_path: Path) -> None:
     pool = random_pool(8)
     scores = write_scores(tmp_path, pool, 2)
-    first, filled = select(scores, k=60), select(scores, k=60, top_p=3)
+    first, filled = select(scores, k=60).frame(), select(scores, k=60, top_p=3).frame()
     assert (first["label"].value_counts() < 60).any()
     assert len(filled) > len(first) and filled["key"].is_unique
     both = filled.merge(first[["key", "label"]], on="key", suffixes=("", "_first"))
@@ -164,27 +202,78 @@ def test_top_p_fills_short_classes_with_images_not_chosen_before(tmp_path: Path)
         assert rows["rank"].tolist() == list(range(1, len(rows) + 1))
 
 
-def test_label_mode_zero_writes_paddles_list(tmp_path: Path) -> None:
-    mined = select(write_scores(tmp_path, random_pool(9), 1), k=2)
-    zero = write_mined_list(tmp_path / "zero.txt", mined, "zero").read_text().splitlines()
-    top = write_mined_list(tmp_path / "top.txt", mined).read_text().splitlines()
-    assert {line.rsplit(" ", 1)[1] for line in zero} == {"0"}
-    assert top == [f"{m.key} {m.label}" for m in mined.itertuples()]
+def indexes(folder: Path, pool: pd.DataFrame) -> tuple[Path, Path]:
+    """The pool's index and that of some labelled images whose keys lie between the pool's."""
+    samples = samples_frame(
+        (key, key, -1, 10, None, 8, 8, "PNG", digest)
+        for key, digest in zip(pool["key"], pool["bytes_sha256"], strict=True)
+    )
+    labelled = samples.iloc[::40].assign(label=3)
+    labelled = labelled.assign(key=labelled["key"] + "x", path=labelled["path"] + "x")
+    return (
+        write_index(folder / "index_pool.parquet", samples),
+        write_index(folder / "index_train.parquet", labelled),
+    )
+
+
+@pytest.mark.parametrize("label_mode", ["teacher_top1", "zero"])
+def test_mined_and_labelled_images_stand_in_one_list_by_key(
+    tmp_path: Path, label_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hgnetv2_pipeline.mining.merging._ROWS", 37)
+    pool = random_pool(9)
+    pool.loc[5, "key"] = "#" + pool["key"][5][1:]
+    pool = pool.sort_values("key", ignore_index=True)
+    mined = select(write_scores(tmp_path / "scores", pool, 3), k=20)
+    unlabelled, labelled = indexes(tmp_path, pool)
+    index, listed = tmp_path / "merged.parquet", tmp_path / "list.txt"
+    counts = write_merged(
+        mined, pool=unlabelled, labelled=labelled, index=index, listed=listed, label_mode=label_mode
+    )
+    assert counts == {"mined": len(mined), "labelled": 15}
+    chosen = mined.frame()
+    expected = dict(zip(chosen["key"], chosen["label"] * (label_mode != "zero"), strict=True))
+    expected |= dict.fromkeys(read_index(labelled)["key"], 3)
+    merged = read_index(index)
+    assert dict(zip(merged["key"], merged["label"], strict=True)) == expected
+    lines = read_list(listed)
+    assert (lines["path"] == merged["key"]).all() and (lines["label"] == merged["label"]).all()
+    whole = read_index(unlabelled).drop(columns="label")
+    pd.testing.assert_frame_equal(
+        merged[merged["key"].isin(chosen["key"])].drop(columns="label").reset_index(drop=True),
+        whole[whole["key"].isin(chosen["key"])].reset_index(drop=True),
+    )
+
+
+def test_a_list_of_another_pool_or_with_another_label_mode_is_refused(tmp_path: Path) -> None:
+    pool = random_pool(9)
+    mined = select(write_scores(tmp_path / "scores", pool, 1), k=20)
+    unlabelled, labelled = indexes(tmp_path, pool.iloc[30:])
+    places = {"index": tmp_path / "merged.parquet", "listed": tmp_path / "list.txt"}
+    with pytest.raises(DataError, match="score and mine again"):
+        write_merged(mined, pool=unlabelled, labelled=labelled, **places)
     with pytest.raises(ParameterError, match="teacher_top1"):
-        write_mined_list(tmp_path / "x.txt", mined, "teacher")
+        write_merged(mined, pool=unlabelled, labelled=None, label_mode="teacher", **places)
+    assert not any(path.exists() for path in places.values())
 
 
 def test_without_k_and_target_the_default_rule_holds(tmp_path: Path) -> None:
     pool = random_pool(10)
-    mined = select(write_scores(tmp_path, pool, 1))
-    assert mined["rank"].max() == default_k(len(pool), CLASSES) == 30
+    scores = write_scores(tmp_path, pool, 1)
+    target = default_target(len(pool), CLASSES)
+    assert target == 170
+    assert as_lines(select(scores).frame()) == as_lines(select(scores, target_total=170).frame())
 
 
-def test_default_k_follows_pool_and_classes() -> None:
-    assert default_k(1_500, 10) == 60
-    assert default_k(2_000_000, 100) == 8_000
-    assert default_k(3, 10) == 1
-    assert default_k(10**9, 2) == 16_000
+@pytest.mark.parametrize(
+    ("images", "classes", "target"),
+    [
+        (14_197_122, 1000, 4_000_000), (14_197_122, 21_841, 4_000_000), (2_000_000, 100, 560_000),
+        (1_500, 10, 420), (3, 10, 1), (10**9, 2, 32_000),
+    ],
+)  # fmt: skip
+def test_the_default_follows_pool_and_classes(images: int, classes: int, target: int) -> None:
+    assert default_target(images, classes) == target
 
 
 @pytest.mark.parametrize(

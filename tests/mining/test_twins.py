@@ -2,124 +2,91 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from hgnetv2_pipeline import data
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining import Thresholds, apply_review, deduplicate, read_review, write_review
+from hgnetv2_pipeline.mining import (
+    HashIndex,
+    Thresholds,
+    apply_review,
+    deduplicate,
+    read_review,
+    write_review,
+)
+from hgnetv2_pipeline.mining.twins import _reach
 
 Sets = dict[str, tuple[pd.DataFrame, Path]]
 
 
-def jpeg(image: Image.Image, quality: int) -> Image.Image:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+def load_benchmark() -> ModuleType:
+    """The planted set and its edits are those of the benchmark."""
+    path = Path(__file__).parents[2] / "benchmarks" / "bench_deduplicate.py"
+    spec = importlib.util.spec_from_file_location("bench_deduplicate", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def crop(image: Image.Image, share: float, x: float = 0.5, y: float = 0.5) -> Image.Image:
-    side = image.width * share
-    left, top = (image.width - side) * x, (image.height - side) * y
-    return image.crop((round(left), round(top), round(left + side), round(top + side)))
+bench = load_benchmark()
 
 
-def frame(image: Image.Image, pixels: int, grey: int, text: str = "") -> Image.Image:
-    side = image.width + 2 * pixels
-    out = Image.new("RGB", (side, side), (grey, grey, grey))
-    out.paste(image, (pixels, pixels))
-    ImageDraw.Draw(out).text((pixels + 4, pixels + 4), text, fill=(255, 255, 255))
-    return out.resize(image.size, Image.Resampling.BICUBIC)
-
-
-def scored(samples: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """What scoring writes of a pool, without a teacher."""
-    hashes = [
-        data.phash64(data.decode_image(data.read_bytes(row, root))) for _, row in samples.iterrows()
-    ]
-    return samples[["key", "bytes_sha256"]].assign(phash64=np.array(hashes, dtype=np.uint64))
-
-
-def tiles() -> Iterator[Image.Image]:
-    """Disjoint 80-pixel tiles of scikit-learn's photographs, shown at 160 pixels."""
-    from sklearn.datasets import load_sample_images
-
-    for photograph in load_sample_images().images:
-        for top in range(0, photograph.shape[0] - 79, 80):
-            for left in range(0, photograph.shape[1] - 79, 80):
-                tile = Image.fromarray(photograph[top : top + 80, left : left + 80])
-                yield tile.resize((160, 160), Image.Resampling.BICUBIC)
-
-
-def edits(rng: np.random.Generator, image: Image.Image) -> dict[str, Image.Image]:
-    """An image under fixed edits, and (in capitals) under random ones off the views' grid."""
-    grey = image.convert("L").convert("RGB")
-    place = (rng.uniform(), rng.uniform())
-    return {
-        "exact": image,
-        "jpeg40": jpeg(image, 40),
-        "half": image.resize((80, 80), Image.Resampling.BICUBIC),
-        "bright": image.point(lambda value: min(255, int(value * 1.25 + 10))),
-        "crop90": crop(image, 0.9),
-        "crop75": crop(image, 0.75),
-        "mirror": image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        "turn8": image.rotate(8, Image.Resampling.BICUBIC),
-        "grey": grey,
-        "frame": frame(image, 12, 255, "sample 2024"),
-        "crop80jpeg50": jpeg(crop(image, 0.8), 50),
-        "CROP": crop(image, rng.uniform(0.7, 0.95), *place),
-        "TURN": image.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC),
-        "FRAME": frame(image, int(rng.integers(4, 29)), int(rng.integers(256))),
-        "CROPJPEG": jpeg(crop(image, rng.uniform(0.75, 0.95), *place), 60),
-    }
+def shares(fate: pd.DataFrame, kind: str) -> pd.Series:
+    """The removed share of every edit of a kind."""
+    rows = fate[fate["kind"] == kind]
+    return rows.groupby("edit")["removed"].mean()
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, Path]:
-    """Root of val tiles, planted and clean pool tiles; the plants; root of the pool."""
-    home = tmp_path_factory.mktemp("tiles")
-    rng = np.random.default_rng(0)
-    every = list(tiles())
-    order = rng.permutation(len(every))
-    plants = []
-    for folder in ("val", "pool"):
-        (home / folder).mkdir()
-    for number in order[::2]:
-        every[number].save(home / "val" / f"{number:03d}.png")
-        for kind, image in edits(rng, every[number]).items():
-            image.save(home / "pool" / f"{number:03d}-{kind}.png")
-            plants.append((f"{number:03d}-{kind}.png", f"{number:03d}.png", kind))
-    for number in order[1::2]:
-        every[number].save(home / "pool" / f"{number:03d}.png")
-    columns = ["key", "twin", "kind"]
-    return home / "val", pd.DataFrame(plants, columns=columns), home / "pool"
+def fate(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    planted = bench.plant(
+        tmp_path_factory.mktemp("few") / "set", seed=0, kinds=("fixed", "random"), most=8
+    )
+    return bench.fates(planted)
+
+
+@pytest.mark.parametrize("edit", ["exact", "mirror", "grey", "turn 8", "crop 0.75"])
+def test_copies_that_differ_little_all_go(fate: pd.DataFrame, edit: str) -> None:
+    assert shares(fate, "fixed")[edit] == 1.0
+
+
+@pytest.mark.parametrize(("kind", "least"), [("fixed", 0.93), ("random", 0.83)])
+def test_most_edited_copies_go(fate: pd.DataFrame, kind: str, least: float) -> None:
+    assert fate.loc[fate["kind"] == kind, "removed"].mean() >= least
+
+
+def test_other_pictures_stay_and_copies_meet_their_own_twin(fate: pd.DataFrame) -> None:
+    assert not fate.loc[fate["kind"] == "clean", ["removed", "review"]].any(axis=None)
+    removed = fate[fate["removed"]]
+    assert removed["right"].mean() >= 0.99
 
 
 @pytest.mark.slow
-def test_photographs_copies_are_found_and_others_kept(
-    photographs: tuple[Path, pd.DataFrame, Path],
-) -> None:
-    val_root, plants, pool_root = photographs
-    val, pool = data.scan_unlabelled(val_root).samples, data.scan_unlabelled(pool_root).samples
-    found = deduplicate(
-        scored(pool, pool_root), {"val": (val, val_root)}, pool=(pool, pool_root), verify_max=16
-    )
-    fate = plants.merge(found, on="key", how="left").fillna({"decision": "keep"})
-    removed = fate[fate["decision"] == "remove"]
-    share = (fate["decision"] == "remove").groupby(fate["kind"]).mean()
-    assert (share[["exact", "mirror", "grey", "half", "turn8"]] == 1.0).all()
-    assert share[[kind for kind in share.index if kind.islower()]].mean() >= 0.85
-    assert share[[kind for kind in share.index if kind.isupper()]].mean() >= 0.7
-    assert (removed["twin"] == removed["val_key"]).mean() >= 0.99
-    clean = found[~found["key"].isin(plants["key"])]
-    assert not (clean["decision"] == "remove").any()
-    assert (clean["decision"] == "review").sum() <= 1
+@pytest.mark.parametrize(("seed", "views"), [(0, 64), (1, 64), (2, 64), (3, 64), (1, 28)])
+def test_planted_photographs_in_full(tmp_path: Path, seed: int, views: int) -> None:
+    planted = bench.plant(tmp_path / "set", seed)
+    fate = bench.fates(planted, views=views)
+    fixed, held_out = shares(fate, "fixed"), shares(fate, "held out")
+    assert (fixed[["exact", "mirror", "grey"]] == 1.0).all()
+    assert fate.loc[fate["kind"] == "fixed", "removed"].mean() >= 0.96
+    assert fate.loc[fate["kind"] == "random", "removed"].mean() >= 0.9
+    assert (held_out[["perspective", "colour shift"]] >= 0.9).all()
+    clean = fate[fate["kind"] == "clean"]
+    assert len(clean) >= 60 and not clean["removed"].any()
+    removed = fate[fate["removed"] & fate["kind"].isin(["fixed", "random"])]
+    assert removed["right"].mean() >= 0.99
+    nearest = bench.closest_negatives(planted)
+    assert nearest["inliers"].max() < 20 and nearest["correlation"].max() < 0.8
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +108,13 @@ def test_digits_planted_copies_all_go_and_one_percent_of_the_rest_at_most(
     root, sets, planted = sample
     pool = data.scan_unlabelled(root).samples
     found = deduplicate(
-        scored(pool, root), sets, pool=(pool, root), auto_max=2, verify_max=6, workers=2
+        bench.scored(pool, root),
+        sets,
+        pool=(pool, root),
+        auto_max=2,
+        verify_max=10,
+        views=28,
+        workers=2,
     )
     fate = planted.merge(found, on="key", how="left", suffixes=("_planted", ""))
     assert (fate["decision"] == "remove").all()
@@ -162,7 +135,7 @@ def few(tmp_path: Path) -> tuple[pd.DataFrame, Path, Sets]:
     images[0].save(tmp_path / "val" / "v_1.png")
     images[1].save(tmp_path / "train" / "t_7.png")
     images[0].save(tmp_path / "pool" / "a_1.png")
-    jpeg(images[1], 90).save(tmp_path / "pool" / "b_7.png")
+    bench.jpeg(images[1], 90).save(tmp_path / "pool" / "b_7.png")
     images[2].save(tmp_path / "pool" / "c_9.png")
     sets: Sets = {
         name: (data.scan_unlabelled(tmp_path / name).samples, tmp_path / name)
@@ -182,7 +155,7 @@ def test_train_is_protected_by_bytes_and_name_but_not_by_looks(
     few: tuple[pd.DataFrame, Path, Sets],
 ) -> None:
     pool, root, sets = few
-    scores = scored(pool, root)
+    scores = bench.scored(pool, root)
     assert decisions(deduplicate(scores, sets, pool=(pool, root))) == {
         "a_1.png": ("bytes", "val", "remove")
     }
@@ -202,8 +175,10 @@ def test_hashes_missing_from_a_protected_index_are_computed(
 ) -> None:
     pool, root, sets = few
     bare = {name: (frame.assign(bytes_sha256=None), where) for name, (frame, where) in sets.items()}
-    whole = deduplicate(scored(pool, root), sets, pool=(pool, root))
-    pd.testing.assert_frame_equal(deduplicate(scored(pool, root), bare, pool=(pool, root)), whole)
+    whole = deduplicate(bench.scored(pool, root), sets, pool=(pool, root))
+    pd.testing.assert_frame_equal(
+        deduplicate(bench.scored(pool, root), bare, pool=(pool, root)), whole
+    )
 
 
 def test_without_resemblance_the_frame_is_empty_but_typed(
@@ -211,7 +186,7 @@ def test_without_resemblance_the_frame_is_empty_but_typed(
 ) -> None:
     pool, root, sets = few
     rest = pool[pool["key"] == "c_9.png"]
-    found = deduplicate(scored(rest, root), sets, pool=(pool, root), verify_max=6)
+    found = deduplicate(bench.scored(rest, root), sets, pool=(pool, root), verify_max=6)
     assert len(found) == 0 and found["distance"].dtype == np.int16
 
 
@@ -222,7 +197,8 @@ def test_without_resemblance_the_frame_is_empty_but_typed(
         {"channels": ("bytes", "sift")},
         {"channels": ("name",)},
         {"name_pattern": "x"},
-        {"views": 40},
+        {"views": 65},
+        {"channels": ("features",)},
     ],
 )
 def test_impossible_parameters_are_refused(
@@ -230,14 +206,84 @@ def test_impossible_parameters_are_refused(
 ) -> None:
     pool, root, sets = few
     with pytest.raises(ParameterError):
-        deduplicate(scored(pool, root), sets, pool=(pool, root), **wrong)  # type: ignore[arg-type]
+        deduplicate(bench.scored(pool, root), sets, pool=(pool, root), **wrong)  # type: ignore[arg-type]
+
+
+def test_features_bring_pairs_that_the_pixels_judge(
+    few: tuple[pd.DataFrame, Path, Sets],
+) -> None:
+    pool, root, sets = few
+    rng = np.random.default_rng(0)
+    every = rng.normal(size=(3, 16)).astype(np.float16)
+    # By the teacher's features all three are alike; two have the pixels of a protected image.
+    scores = bench.scored(pool, root).assign(feat=list(every * 0.1 + every[0]))
+    own = {name: frame[["key"]].assign(feat=list(every[:1])) for name, (frame, _) in sets.items()}
+    options = {"pool": (pool, root), "channels": ("features",), "exact_only": ()}
+    found = deduplicate(scores, sets, features=own, feature_min=0.5, **options)
+    assert decisions(found) == {
+        "a_1.png": ("features", "val", "remove"),
+        "b_7.png": ("features", "train", "remove"),
+        "c_9.png": ("features", decisions(found)["c_9.png"][1], "keep"),
+    }
+    assert (found["distance"] == -1).all()
+    alone = scores.assign(feat=list(-every))
+    assert len(deduplicate(alone, sets, features=own, feature_min=0.5, **options)) == 0
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [("pool", "column 'feat'"), ("val", "features of val"), ("size", "features of 16 numbers")],
+)
+def test_missing_features_are_named(
+    few: tuple[pd.DataFrame, Path, Sets], lacking: str, named: str
+) -> None:
+    pool, root, sets = few
+    scores = bench.scored(pool, root).assign(feat=list(np.ones((3, 16), np.float16)))
+    size = 8 if lacking == "size" else 16
+    own = {"val": sets["val"][0][["key"]].assign(feat=list(np.ones((1, size), np.float16)))}
+    if lacking == "pool":
+        scores = scores.drop(columns="feat")
+    with pytest.raises((DataError, ParameterError), match=named):
+        deduplicate(
+            scores, sets, pool=(pool, root), channels=("features",),
+            features={} if lacking == "val" else own,
+        )  # fmt: skip
+
+
+def test_a_budget_lowers_the_distance_up_to_which_pixels_are_compared(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rng = np.random.default_rng(1)
+    hashes = rng.integers(0, 2**64, (20, 4), dtype=np.uint64)
+    scores = pd.DataFrame({"phash64": rng.integers(0, 2**64, 3000, dtype=np.uint64)})
+    with caplog.at_level("INFO"):
+        reach = _reach(scores, HashIndex(hashes), hashes.size, 4, 32, 20)
+    assert "verify_budget 20" in caplog.text and 4 < reach < 32
+    near = HashIndex(hashes).nearest(scores["phash64"].to_numpy())
+    assert (near <= reach).sum() <= 20 < (near <= reach + 1).sum()
+    assert _reach(scores, HashIndex(hashes), hashes.size, 4, 32, None) == 32
+
+
+def test_a_distance_that_takes_images_by_chance_is_named(
+    few: tuple[pd.DataFrame, Path, Sets], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, root, sets = few
+    scores = pd.concat([bench.scored(pool, root)] * 2000, ignore_index=True)
+    scores["phash64"] = np.uint64(0x5A5A5A5A5A5A5A5A)
+    deduplicate(scores, sets, pool=(pool, root), channels=("phash",), auto_max=18, verify_max=18)
+    assert "auto_max 18 removes about" in caplog.text
+
+
+def test_random_hashes_are_left_alone() -> None:
+    found = bench.random_hashes(70_000, most=4)
+    assert found["removed"] == 0 and found["hashes"] == 70_000
 
 
 def test_a_protected_image_that_cannot_be_read_stops_the_run(
     few: tuple[pd.DataFrame, Path, Sets],
 ) -> None:
     pool, root, sets = few
-    scores = scored(pool, root)
+    scores = bench.scored(pool, root)
     (sets["val"][1] / "v_1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"v_1\.png"):
         deduplicate(scores, sets, pool=(pool, root))
@@ -249,7 +295,7 @@ def test_what_falls_between_the_limits_is_left_to_a_person_who_is_obeyed(
     pool, root, sets = few
     limits = Thresholds(correlation=1.1, sift_inliers=10_000, review_correlation=0.9)
     found = deduplicate(
-        scored(pool, root), sets, pool=(pool, root), auto_max=0, thresholds=limits,
+        bench.scored(pool, root), sets, pool=(pool, root), auto_max=0, thresholds=limits,
         channels=("phash",), exact_only=(), views=1,
     )  # fmt: skip
     assert decisions(found)["b_7.png"][2] in ("review", "remove")
@@ -270,7 +316,7 @@ def test_an_exact_copy_cannot_be_kept_and_odd_words_are_named(
     few: tuple[pd.DataFrame, Path, Sets], tmp_path: Path
 ) -> None:
     pool, root, sets = few
-    found = deduplicate(scored(pool, root), sets, pool=(pool, root))
+    found = deduplicate(bench.scored(pool, root), sets, pool=(pool, root))
     with pytest.raises(DataError, match="a_1.png is a protected image itself"):
         apply_review(found, pd.DataFrame({"key": ["a_1.png"], "decision": ["keep"]}))
     path = tmp_path / "review.csv"

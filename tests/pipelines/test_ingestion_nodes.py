@@ -7,43 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+from tiny_project import SIDE, identity, parameters, picture
 
 from hgnetv2_pipeline.data import check_lists, read_list
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 from hgnetv2_pipeline.pipelines.params import DataParams
-
-SIDE = 24
-
-
-def picture(path: Path, seed: int, size: int = SIDE) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC).save(path)
-
-
-def identity(project: Path) -> Identity:
-    return Identity(
-        project=project, environment="mine", dataset="mine", variant="b0", run="seed=0", seed=0,
-        teacher="two_b0", model="train/b0/seed=0", download=False,
-    )  # fmt: skip
-
-
-def parameters(**given: Any) -> DataParams:
-    values: dict[str, Any] = {
-        "layout": "folders", "root": "images", "pool": [], "test": None, "min_per_class": 2,
-        "max_bad": 0.0, "duplicates": "refuse", "leaks": "refuse", "trusted_roots": [],
-        "workers": 1,
-        "split": {"val": 0.2, "test": 0.0, "group_pattern": None, "groups": None,
-                  "near_duplicates": True},
-    }  # fmt: skip
-    return DataParams(**(values | given))
 
 
 def ingest(project: Path, data: DataParams) -> tuple[Path, dict[str, Any], Path]:

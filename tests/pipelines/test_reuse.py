@@ -207,3 +207,22 @@ def test_a_tree_is_hashed_by_names_and_contents(tmp_path: Path) -> None:
     assert hashes.tree(tree) == first
     (tree / "sub" / "a").rename(tree / "sub" / "b")
     assert hashes.tree(tree) != first
+
+
+def test_a_tree_with_broken_links_pipes_and_loops_is_hashed_and_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    tree = tmp_path / "project" / "tree"
+    tree.mkdir(parents=True)
+    (tree / "a").write_text("a")
+    hashes = ContentHashes(tmp_path / "hashes.sqlite")
+    seen = [hashes.tree(tree)]
+    (tree / "gone").symlink_to(tree / "nowhere")
+    seen.append(hashes.tree(tree))
+    os.mkfifo(tree / "pipe")
+    seen.append(hashes.tree(tree))
+    (tree / "up").symlink_to(tmp_path / "project")
+    assert hashes.tree(tree) == seen[-1], "a link upwards shows nothing new"
+    (tree / "nowhere").write_text("there now")
+    seen.append(hashes.tree(tree))
+    assert len(set(seen)) == 4

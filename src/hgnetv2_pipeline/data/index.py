@@ -9,9 +9,10 @@ are sorted by key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,6 +20,9 @@ from hgnetv2_pipeline.data.archives import read_member
 from hgnetv2_pipeline.data.decode import read_regular_file
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA: dict[str, str] = {
     "key": "str",
@@ -32,6 +36,7 @@ SCHEMA: dict[str, str] = {
     "bytes_sha256": "str",
 }
 ARCHIVE_MARK = ".tar!"
+_ROW_GROUP = 131_072
 # The columns by which an image, where it lies and what it holds are known again.
 IDENTIFYING = ("key", "path", "offset", "length", "bytes_sha256")
 
@@ -65,6 +70,51 @@ def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered
 
 
+def arrow_schema() -> pa.Schema:
+    """``SCHEMA`` as pyarrow has it: strings as text, labels and other numbers as integers."""
+    import pyarrow as pa
+
+    kinds = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "int32": pa.int32()}
+    return pa.schema([(name, kinds[kind]) for name, kind in SCHEMA.items()])
+
+
+@contextmanager
+def index_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """Yields what adds rows to a parquet index of any length, which is written whole or not at all.
+
+    It takes tables of ``arrow_schema`` in ascending order of keys, each key once (DataError if
+    not); how the rows are divided among them leaves the file's bytes as they are.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    waiting, last = arrow_schema().empty_table(), ""
+    with (
+        written_aside(path) as aside,
+        pq.ParquetWriter(aside, arrow_schema(), compression="zstd") as file,
+    ):
+
+        def write(rows: pa.Table) -> None:
+            nonlocal waiting, last
+            if not len(rows):
+                return
+            keys = rows["key"].combine_chunks()
+            rising = pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py()
+            if keys[0].as_py() <= last or not rising:
+                raise DataError(f"{path}: keys do not ascend near {keys[0].as_py()!r}")
+            last = keys[-1].as_py()
+            # Without pandas' own metadata, which names the versions of pandas and pyarrow.
+            waiting = pa.concat_tables([waiting, rows.replace_schema_metadata(None)])
+            while len(waiting) >= _ROW_GROUP:
+                file.write_table(waiting[:_ROW_GROUP])
+                waiting = waiting[_ROW_GROUP:]
+
+        yield write
+        if len(waiting):
+            file.write_table(waiting)
+
+
 def write_index(path: Path, samples: pd.DataFrame) -> Path:
     """Write ``samples`` as parquet: the same frame gives the same bytes (for one pyarrow version).
 
@@ -72,15 +122,10 @@ def write_index(path: Path, samples: pd.DataFrame) -> Path:
         DataError: columns are missing or a key occurs twice.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     ordered = sorted_samples(samples)
-    kinds = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "int32": pa.int32()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in SCHEMA.items()])
-    # Without pandas' own metadata, which names the versions of pandas and pyarrow.
-    table = pa.Table.from_pandas(ordered, schema=schema, preserve_index=False)
-    with written_aside(path) as aside:
-        pq.write_table(table.replace_schema_metadata(None), aside, compression="zstd")
+    with index_writer(path) as write:
+        write(pa.Table.from_pandas(ordered, schema=arrow_schema(), preserve_index=False))
     return Path(path)
 
 

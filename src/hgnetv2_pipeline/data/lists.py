@@ -9,8 +9,10 @@ line's number and a remedy: nothing is guessed, relabelled or dropped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,11 +21,16 @@ from hgnetv2_pipeline.data.grammar import ParsedList, parse_list, why_unlistable
 from hgnetv2_pipeline.data.listing import check_files
 from hgnetv2_pipeline.data.quarantine import printable, quarantine_frame, write_quarantine
 from hgnetv2_pipeline.data.repeats import without_repeats
-from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.durable import write_text, written_aside
 from hgnetv2_pipeline.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _log = logging.getLogger(__name__)
 _SHOWN = 20
+# Names that need a second look before they stand in a list; the others can as they are.
+_ODD = r"^[#./ ]|[\x00-\x1f\x7f]|[^\x00-\x7f]|//|/\.| $|\\"
 
 
 def read_list(
@@ -190,6 +197,38 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
         written = spelled(path, name)
         lines.append(f"{written} {label}\n" if labelled else f"{written}\n")
     return write_text(path, "".join(lines))
+
+
+@contextmanager
+def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array], None]]:
+    """Yields what adds names with their labels to a list, which is written whole or not at all.
+
+    It takes arrays (or chunked ones); DataError if a name cannot stand in a list.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = pa.large_string()
+    with written_aside(path) as aside, aside.open("wb") as file:
+
+        def write(names: pa.Array, labels: pa.Array) -> None:
+            odd = pc.match_substring_regex(names, _ODD).to_numpy(zero_copy_only=False)
+            if odd.any():
+                spelt = names.to_pylist()
+                for row in np.flatnonzero(odd):
+                    spelt[row] = spelled(path, spelt[row])
+                names = pa.array(spelt, pa.string())
+            ends = pc.binary_join_element_wise(
+                pc.cast(labels, text), pa.scalar("\n", text), pa.scalar("", text)
+            )
+            lines = pc.binary_join_element_wise(pc.cast(names, text), ends, pa.scalar(" ", text))
+            for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
+                # The texts of an array lie one behind the other, as they do in a file.
+                stops = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
+                first, end = int(stops[0]), int(stops[len(chunk)])
+                file.write(memoryview(chunk.buffers()[2])[first:end])
+
+        yield write
 
 
 def spelled(path: Path, name: str) -> str:

@@ -1,8 +1,8 @@
 """From an unlabelled pool to a training list: score, deduplicate, select, audit.
 
 >>> from hgnetv2_pipeline import mining
->>> mining.default_k(n_pool=2_000_000, n_classes=100)
-8000
+>>> mining.default_target(n_pool=2_000_000, n_classes=100)
+560000
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hgnetv2_pipeline.mining.exclusion import read_exclusions
     from hgnetv2_pipeline.mining.inspection import audit, class_table
+    from hgnetv2_pipeline.mining.launch import ScoreSpec, score_in_processes
+    from hgnetv2_pipeline.mining.merging import write_merged
     from hgnetv2_pipeline.mining.neighbours import HashIndex, hamming
     from hgnetv2_pipeline.mining.purity import choose_probes, purity_curve, rank_probes
     from hgnetv2_pipeline.mining.review import (
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
         write_review,
     )
     from hgnetv2_pipeline.mining.score import score_pool
-    from hgnetv2_pipeline.mining.selection import default_k, select, write_mined_list
+    from hgnetv2_pipeline.mining.selection import Selection, default_target, select
+    from hgnetv2_pipeline.mining.shards import quarantined, write_sources
     from hgnetv2_pipeline.mining.sheets import contact_sheets, shown_pairs
     from hgnetv2_pipeline.mining.twins import deduplicate
     from hgnetv2_pipeline.mining.verify import Thresholds
@@ -36,13 +40,19 @@ _HOMES = {
     "purity_curve": "purity",
     "rank_probes": "purity",
     "apply_review": "review",
+    "read_exclusions": "exclusion",
     "count_decisions": "review",
     "read_review": "review",
     "write_review": "review",
     "score_pool": "score",
-    "default_k": "selection",
+    "ScoreSpec": "launch",
+    "score_in_processes": "launch",
+    "quarantined": "shards",
+    "write_sources": "shards",
+    "Selection": "selection",
+    "default_target": "selection",
     "select": "selection",
-    "write_mined_list": "selection",
+    "write_merged": "merging",
     "contact_sheets": "sheets",
     "shown_pairs": "sheets",
     "deduplicate": "twins",
@@ -53,6 +63,8 @@ _HOMES = {
 __all__ = [
     "VIEW_COUNT",
     "HashIndex",
+    "ScoreSpec",
+    "Selection",
     "Thresholds",
     "apply_review",
     "audit",
@@ -61,16 +73,20 @@ __all__ = [
     "contact_sheets",
     "count_decisions",
     "deduplicate",
-    "default_k",
+    "default_target",
     "hamming",
     "purity_curve",
+    "quarantined",
+    "read_exclusions",
     "rank_probes",
     "read_review",
+    "score_in_processes",
     "score_pool",
     "select",
     "shown_pairs",
-    "write_mined_list",
+    "write_merged",
     "write_review",
+    "write_sources",
 ]
 
 

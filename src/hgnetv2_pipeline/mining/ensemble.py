@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class Scores:
 
     ``top_logits`` are logarithms of the mean probability, so their log-sum-exp over all classes is
     zero up to rounding; ``lse`` holds it all the same, and ``exp(top_logits - lse)`` is exact.
+    ``features``, if asked for, are what each member's classifier sees, scaled to length 1 and put
+    side by side [N, D].
     ``score_q`` is the best probability in millionths: noise in the last bits cannot reorder it.
     """
 
@@ -35,6 +37,7 @@ class Scores:
     top_logits: NDArray[np.float32]
     lse: NDArray[np.float32]
     score_q: NDArray[np.uint32]
+    features: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,17 @@ class Ensemble:
         ]
 
     @torch.inference_mode()
-    def score(self, images: Mapping[str, torch.Tensor]) -> Scores:
+    def score(self, images: Mapping[str, torch.Tensor], *, features: bool = False) -> Scores:
         """Score a batch: ``images`` is uint8 [N, 3, H, W], once by preprocessing fingerprint."""
-        logs = []
+        logs, seen = [], []
         for member in self.members:
             how = member.preprocess
             pixels = images[how.fingerprint].to(self.device, non_blocking=True)
             batch = normalise(pixels, how.mean, how.std, torch.float32)
-            with self._precision():
+            with self._precision(), _watched(member) as before:
                 logits = member.model(batch)
+            if features:
+                seen.append(torch.nn.functional.normalize(before[-1].float().flatten(1)))
             if not bool(torch.isfinite(logits).all()):
                 raise WeightsError(
                     f"teacher {member.spec} answers with numbers that are not finite: "
@@ -110,6 +115,7 @@ class Ensemble:
             top_logits=values,
             lse=lse,
             score_q=np.rint(best * 1e6).astype(np.uint32),
+            features=torch.cat(seen, dim=1).half().cpu().numpy() if features else None,
         )
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -118,6 +124,18 @@ class Ensemble:
             self.device.type, dtype=self.dtype, enabled=narrow
         )
         return autocast
+
+
+@contextmanager
+def _watched(member: _Member) -> Iterator[list[torch.Tensor]]:
+    """The inputs that the classifier of a network gets: its last linear layer, or 1x1 conv."""
+    seen: list[torch.Tensor] = []
+    layers = [m for m in member.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    watch = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        watch.remove()
 
 
 def _load(spec: str, num_classes: int, root: Path, preprocess: Preprocess | None) -> _Member:

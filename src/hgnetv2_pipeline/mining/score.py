@@ -102,9 +102,11 @@ def score_pool(
     out: Path,
     weights_root: Path | None = None,
     preprocess: data.Preprocess | None = None,
+    prefix: str = "",
     shard_rows: int = 65_536,
     batch_size: int = 64,
     workers: int = 0,
+    features: bool = False,
     dtype: str = "float32",
     device: str = "cpu",
     max_bad: float = 0.01,
@@ -114,7 +116,8 @@ def score_pool(
 ) -> dict[str, Any]:
     """Score a pool with one teacher or the mean of several; resumable, shard by shard.
 
-    ``samples`` is the pool's frame or the path of its parquet index (streamed; sorted by key).
+    ``samples`` is the pool's frame or the path of its parquet index (streamed; sorted by key), of
+    which the images whose keys begin with ``prefix`` are scored: those of one source.
     ``teachers`` are specs of ``models.build_from``, looked up below ``weights_root`` (``root`` of
     the weights). With ``preprocess`` None every teacher uses the preprocessing of its weights.
     Shards are slices of ``shard_rows`` images of the sorted pool; process ``rank`` of
@@ -122,15 +125,16 @@ def score_pool(
 
     Writes ``out/shard=00000.parquet`` and ``.json``: key, top_ids int32 [K], top_logits
     float32 [K], lse, score_q (best probability in millionths), phash64, bytes_sha256, for every
-    image that could be read; the others are in the manifest and in ``ledger``. A finished shard
-    with the same images, teachers and preprocessing is kept as it is.
+    image that could be read; the others are in the manifest and in ``ledger``. With ``features``
+    also feat float16 [D], see ``ensemble.Scores``. A finished shard with the same images, teachers
+    and preprocessing is kept as it is.
 
     Returns counts over the shards of this process: listed, scored, quarantined, shards,
     shards_reused, and the teachers. Raises DataError when the pool is empty or more than
     ``max_bad`` of it is unreadable, Interrupted when asked to stop: the shard in work is lost,
     the finished ones stay.
     """
-    listed = pool_rows(samples)
+    listed = pool_rows(samples, prefix)
     if not listed:
         raise DataError("the pool is empty; there is nothing to score (set data.pool)")
     for name, number in (("shard_rows", shard_rows), ("batch_size", batch_size)):
@@ -147,27 +151,28 @@ def score_pool(
         device=device,
     )
     ledger = data.Ledger(listed, max_bad) if ledger is None else ledger
-    count = write_plan(out, listed, shard_rows)
+    count = write_plan(out, listed, shard_rows, prefix)
     totals = {"listed": 0, "scored": 0, "quarantined": 0, "shards": 0, "shards_reused": 0}
     mine = range(rank, count, world_size)
     todo = sum(min(shard_rows, listed - number * shard_rows) for number in mine)
     with stop_on_signal() as stop, _exact(), Progress(todo, "scoring the pool", "img") as progress:
-        for number, rows in enumerate(pool_slices(samples, shard_rows)):
+        for number, rows in enumerate(pool_slices(samples, shard_rows, prefix)):
             if number not in mine:
                 continue
             identity = {
-                "format": 1,
+                "format": 2,
                 "inputs_sha256": images_hash(rows),
                 "teachers": ensemble.identity,
                 "num_classes": num_classes,
                 "dtype": dtype,
                 "batch_size": batch_size,
+                "features": features,
             }
             manifest = finished(out, number, identity)
             reused = manifest is not None
             if manifest is None:
                 columns, bad = _score_rows(
-                    rows, root, ensemble, batch_size, workers, stop, progress
+                    rows, root, ensemble, batch_size, workers, features, stop, progress
                 )
                 manifest = write_shard(
                     out,
@@ -177,7 +182,7 @@ def score_pool(
                         "number": number,
                         "identity": identity,
                         "teachers": [member.spec for member in ensemble.members],
-                        "device": str(ensemble.device),
+                        "device": ensemble.device.type,
                         "listed": len(rows),
                         "rows": len(columns["key"]),
                         "quarantined": bad,
@@ -206,6 +211,7 @@ def _score_rows(
     ensemble: Ensemble,
     batch_size: int,
     workers: int,
+    features: bool,
     stop: StopRequest,
     progress: Progress,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
@@ -221,16 +227,14 @@ def _score_rows(
         pin_memory=ensemble.device.type == "cuda",
     )
     keys: list[str] = rows["key"].tolist()
-    columns: dict[str, list[Any]] = {
-        name: []
-        for name in ("key", "top_ids", "top_logits", "lse", "score_q", "phash64", "bytes_sha256")
-    }
+    names = ["key", "top_ids", "top_logits", "lse", "score_q", "phash64", "bytes_sha256"]
+    columns: dict[str, list[Any]] = {name: [] for name in [*names, *(["feat"] * features)]}
     bad: list[dict[str, str]] = []
     first = 0
     for reads, images in loader:
         if stop:
             raise Interrupted("asked to stop while scoring the pool; run again to go on")
-        scores = ensemble.score(images)
+        scores = ensemble.score(images, features=features)
         for place, read in enumerate(reads):
             key = keys[first + place]
             if read.reason:
@@ -243,6 +247,8 @@ def _score_rows(
             columns["score_q"].append(scores.score_q[place])
             columns["phash64"].append(read.phash)
             columns["bytes_sha256"].append(read.sha256)
+            if scores.features is not None:
+                columns["feat"].append(scores.features[place])
         first += len(reads)
         progress.advance(len(reads))
     return columns, bad

@@ -1,45 +1,101 @@
-"""The best k of every class, from the score shards to a list: DuckDB does it out of memory."""
+"""The best images of every class, from the score shards to a list."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
-from hgnetv2_pipeline.mining.neighbours import hamming
-from hgnetv2_pipeline.mining.shards import read_manifests
+from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.mining.columns import ScoredPool
+from hgnetv2_pipeline.mining.ranking import Order, Picks, look_alikes, repeats
 
 if TYPE_CHECKING:
-    import duckdb
+    import pyarrow as pa
 
 _log = logging.getLogger(__name__)
 
-LABEL_MODES = ("zero", "teacher_top1")
-MINED_COLUMNS = ["key", "label", "score", "score_q", "rank"]
+# Published: about 4 of the 14.2 million images of ImageNet-22k were mined.
+_SHARE = 0.28
+_MOST_A_CLASS = 16_000
+_ROWS = 131_072
 
 
-def default_k(n_pool: int, n_classes: int, *, share: float = 0.4, most: int = 16_000) -> int:
-    """Images a class to mine when neither k nor a target is given.
+def default_target(n_pool: int, n_classes: int) -> int:
+    """How many images to mine when neither k nor a target is given.
 
-    The rule: ``share`` of the pool, spread evenly over the classes and rounded to one digit, but
-    no more than ``most``. Two fifths is where a pool of digits and distractors was still pure;
-    the published mining of ImageNet-22k kept 28 %. Beyond some 16,000 a class the list reaches
-    images the teacher hardly knows.
+    The rule: the share of the pool that the published mining of ImageNet-22k kept, 28 %, rounded
+    to two digits, but no more than 16,000 a class: beyond that a list reaches images the teacher
+    hardly knows.
 
-    >>> default_k(1_500, 10), default_k(2_000_000, 100), default_k(14_197_122, 1000)
-    (60, 8000, 6000)
+    >>> default_target(14_197_122, 1000), default_target(14_197_122, 21_841)
+    (4000000, 4000000)
+    >>> default_target(1_500, 10), default_target(2_000_000, 100), default_target(10**9, 100)
+    (420, 560000, 1600000)
     """
-    even = max(1, round(share * n_pool / max(1, n_classes)))
-    digit = 10 ** (len(str(even)) - 1)
-    return int(min(most, round(even / digit) * digit))
+    share = max(1, round(_SHARE * n_pool))
+    unit = 10 ** max(0, len(str(share)) - 2)
+    return int(min(_MOST_A_CLASS * n_classes, round(share / unit) * unit))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The mined images: class, millionths and rank by class and rank, ``keys`` ascending.
+
+    ``keys[at_key[i]]`` is the key of image ``i``.
+    """
+
+    label: NDArray[np.int32]
+    score_q: NDArray[np.uint32]
+    rank: NDArray[np.int32]
+    at_key: NDArray[np.uint32]
+    keys: pa.LargeStringArray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def frame(self) -> pd.DataFrame:
+        """Columns key, label, score (probability), score_q (millionths), rank (from 1)."""
+        frame: pd.DataFrame = self._table(slice(None)).to_pandas()
+        return frame.astype({"key": "str"})
+
+    def write(self, path: Path) -> Path:
+        """Write the same columns as parquet, a stretch at a time."""
+        import pyarrow.parquet as pq
+
+        with written_aside(path) as aside:
+            schema = self._table(slice(0, 0)).schema
+            with pq.ParquetWriter(aside, schema, compression="zstd") as file:
+                for first in range(0, len(self), _ROWS):
+                    file.write_table(self._table(slice(first, first + _ROWS)))
+        return Path(path)
+
+    @property
+    def labels_by_key(self) -> NDArray[np.int64]:
+        """The class of each of ``keys``."""
+        labels = np.empty(len(self), dtype=np.int64)
+        labels[self.at_key] = self.label
+        return labels
+
+    def _table(self, rows: slice) -> pa.Table:
+        import pyarrow as pa
+
+        return pa.table(
+            {
+                "key": self.keys.take(pa.array(self.at_key[rows])).cast(pa.string()),
+                "label": self.label[rows].astype(np.int64),
+                "score": (self.score_q[rows] / 1e6).astype(np.float32),
+                "score_q": self.score_q[rows].astype(np.int64),
+                "rank": self.rank[rows].astype(np.int64),
+            }
+        )
 
 
 def select(
@@ -53,14 +109,12 @@ def select(
     diversity: int | None = None,
     exclude: Collection[str] = (),
     exclude_review: bool = True,
-    threads: int = 1,
-    memory_limit: str = "1GB",
-) -> pd.DataFrame:
+) -> Selection:
     """The mined list: of every class the ``k`` images the teacher is surest of.
 
     The order is total: class, quantised score descending, key; so neither the number of shards nor
-    of processes nor of threads can change the list. ``target_total`` asks for the smallest k that
-    brings that many images (as far as the pool goes); with neither, ``default_k``.
+    of processes can change the list. ``target_total`` asks for the smallest k that brings that many
+    images (as far as the pool goes); with neither, ``default_target`` images.
 
     Left out: images that ``dedup`` decides to ``remove`` (and, with ``exclude_review``, those that
     wait for a person), the keys in ``exclude``, images below ``min_conf`` (probability), all but
@@ -69,215 +123,116 @@ def select(
     ``top_p`` above 1, classes that stay short are filled with images not chosen yet that have the
     class second, third, ... to ``top_p``-th; an image is listed once in any case.
 
-    Returns columns key, label, score (probability), score_q (millionths), rank (from 1), sorted
-    by label and rank. Raises ParameterError for impossible limits, DataError if nothing is left.
+    Memory: about 30 bytes an image of the pool and a key for each that is chosen. Raises
+    ParameterError for impossible limits, DataError if nothing is left.
     """
     _check(k, target_total, min_conf, top_p, diversity)
-    manifests = read_manifests(scores)
-    num_classes = max(int(m["identity"]["num_classes"]) for m in manifests.values())
+    pool = ScoredPool(scores)
+    least = _millionths(min_conf)
     barred = excluded_keys(dedup, exclude, exclude_review)
-    least = int(np.ceil(min_conf * 1e6))
-    with _candidates(list(manifests), barred, least, threads, memory_limit) as base:
-        sizes = base.sql("select label, count(*) as n from candidates group by label").df()["n"]
-        total = int(sizes.sum())
-        if not total:
-            raise DataError(
-                "no image of the pool is left to mine: all are excluded or below min_conf "
-                f"{min_conf} (mining.min_conf)"
-            )
-        if k is None:
-            scored = sum(int(manifest["rows"]) for manifest in manifests.values())
-            k = default_k(scored, num_classes)
-            if target_total is not None:
-                k = _smallest_k(sizes.to_numpy(), target_total)
-        mined = _take(base, "candidates", k, diversity)
-        for place in range(2, top_p + 1):
-            mined = _fill(base, mined, place, k, least, num_classes, diversity)
-    _log.info("mined %d of %d candidates, at most %d a class", len(mined), total, k)
-    return mined[MINED_COLUMNS]
+    picks = _pick(pool, ~pool.holding(barred), k, target_total, least, top_p, diversity)
+    label, score_q, rank = picks.label, picks.score_q, picks.rank
+    wanted, at_key = _marked(pool.rows, picks.place)
+    del picks  # before millions of keys are read
+    return Selection(label, score_q, rank, at_key, pool.keys(wanted))
 
 
-def write_mined_list(path: Path, mined: pd.DataFrame, label_mode: str = "teacher_top1") -> Path:
-    """Write ``path label`` lines: the teacher's class, or 0 for all (what PaddleClas expects)."""
-    if label_mode not in LABEL_MODES:
-        raise unknown_name("label_mode", label_mode, LABEL_MODES, "mining.label_mode")
-    labels = mined["label"] if label_mode == "teacher_top1" else 0
-    data.write_list(path, pd.DataFrame({"path": mined["key"], "label": labels}))
-    return Path(path)
+def _pick(
+    pool: ScoredPool,
+    free: NDArray[np.bool_],
+    k: int | None,
+    target_total: int | None,
+    least: int,
+    top_p: int,
+    diversity: int | None,
+) -> Picks:
+    order = _order(pool, 1, free, least)
+    total = int(order.sizes.sum())
+    if not total:
+        raise DataError(
+            "no image of the pool is left to mine: all are excluded or below min_conf "
+            f"{least / 1e6:g} (mining.min_conf)"
+        )
+    if k is None:
+        k = _smallest_k(order.sizes, target_total or default_target(pool.rows, pool.num_classes))
+    phash = None if diversity is None else pool.numbers("phash64")
+    chosen: Picks | None = None
+    have = np.zeros(pool.num_classes, dtype=np.int64)
+    for place in range(1, min(top_p, pool.kept) + 1):
+        if chosen is not None:
+            if have.min() >= k:
+                break
+            free[chosen.place] = False
+            order = _order(pool, place, free, least)
+        if phash is None or diversity is None:
+            more = order.first(k - have, have)
+        else:
+            more = order.first_apart(k - have, chosen, phash, diversity)
+        chosen = Picks.joined([more] if chosen is None else [chosen, more])
+        have = np.bincount(chosen.label, minlength=pool.num_classes)
+    assert chosen is not None  # noqa: S101 - top_p is at least 1
+    _log.info("mined %d of %d candidates, at most %d a class", len(chosen), total, k)
+    return chosen
+
+
+def _order(pool: ScoredPool, place: int, free: NDArray[np.bool_], least: int) -> Order:
+    """The order of the free images by their ``place``-th class; the first also settles copies."""
+    if place > 1:
+        labels, score_q = pool.best(place)
+        return Order(labels, score_q, free & (score_q >= least), pool.num_classes)
+    # Before the other columns: this one is the largest.
+    alike = look_alikes(pool, free)
+    labels, score_q = pool.best(place)
+    free &= score_q >= least
+    free[repeats(pool, labels, score_q, alike & free)] = False
+    return Order(labels, score_q, free, pool.num_classes)
+
+
+def _marked(rows: int, places: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
+    """A mask of the places among ``rows``, and which of those marked each place is."""
+    wanted = np.zeros(rows, dtype=bool)
+    wanted[places] = True
+    at = np.empty(len(places), dtype=np.uint32)
+    at[np.argsort(places)] = np.arange(len(places), dtype=np.uint32)
+    return wanted, at
 
 
 def excluded_keys(
     dedup: pd.DataFrame | None, exclude: Collection[str], exclude_review: bool
 ) -> pd.Series[str]:
     """Keys that may not be mined: removed, waiting for a person, or excluded by name."""
-    keys = pd.Series(sorted(exclude), dtype="str")
+    keys = pd.Series(list(exclude), dtype="str")
     if dedup is not None:
         barring = ["remove", "review"] if exclude_review else ["remove"]
         keys = pd.concat([keys, dedup.loc[dedup["decision"].isin(barring), "key"]])
     return keys.drop_duplicates().reset_index(drop=True)
 
 
+def candidates(pool: ScoredPool, barred: pd.Series[str], min_conf: float = 0.0) -> Order:
+    """All images that may be mined, in the order of mining."""
+    return _order(pool, 1, ~pool.holding(barred), _millionths(min_conf))
+
+
 def ranks_of(
-    scores: Path | Sequence[Path],
-    barred: pd.Series[str],
-    keys: pd.Series[str],
-    *,
-    threads: int = 1,
-    memory_limit: str = "1GB",
+    scores: Path | Sequence[Path], barred: pd.Series[str], keys: pd.Series[str]
 ) -> pd.DataFrame:
     """Where the given images stand among all candidates: columns key, label, rank."""
-    files = list(read_manifests(scores))
-    with _candidates(files, barred, 0, threads, memory_limit) as base:
-        base.register("asked", pd.DataFrame({"key": keys}))
-        found: pd.DataFrame = base.sql(
-            f"select key, label, rank from ({_RANKED.format(source='candidates')}) "  # noqa: S608
-            "semi join asked using (key) order by label, rank"
-        ).df()
-        return found
+    pool = ScoredPool(scores)
+    picks = candidates(pool, barred).ranks_of(pool.holding(keys))
+    found, at_key = _marked(pool.rows, picks.place)
+    names = pool.keys(found).to_numpy(zero_copy_only=False)
+    return pd.DataFrame(
+        {"key": pd.Series(names[at_key], dtype="str"), "label": picks.label.astype(np.int64),
+         "rank": picks.rank.astype(np.int64)}
+    )  # fmt: skip
 
 
-_RANKED = """
-select *, row_number() over (partition by label order by score_q desc, key) as rank
-from {source}"""
+def _millionths(min_conf: float) -> int:
+    """The lowest score that ``min_conf`` lets through."""
+    return int(np.ceil(min_conf * 1e6))
 
 
-@contextmanager
-def _candidates(
-    files: list[Path], barred: pd.Series[str], least: int, threads: int, memory_limit: str
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the view ``candidates`` (and ``pool``, whatever the class's place)."""
-    import duckdb
-
-    with (
-        tempfile.TemporaryDirectory(prefix="hgnetv2-mining-") as spill,
-        duckdb.connect(
-            config={"threads": threads, "memory_limit": memory_limit, "temp_directory": spill}
-        ) as base,
-    ):
-        base.execute("set enable_progress_bar = false")
-        names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-        base.register("barred_keys", pd.DataFrame({"key": barred}))
-        base.execute("create temp table barred as select key from barred_keys")
-        base.execute(
-            f"create temp view pool as select * from read_parquet([{names}]) "  # noqa: S608
-            "anti join barred using (key)"
-        )
-        base.execute(
-            "create temp view top as select key, top_ids[1] as label, score_q, "  # noqa: S608
-            "exp(top_logits[1] - lse)::float as score, phash64, bytes_sha256 "
-            f"from pool where score_q >= {least}"
-        )
-        # Same bytes, same class: only the best-placed counts. Same bytes have the same picture's
-        # hash, so that comparing the bytes' hashes is left for a few rows of millions.
-        base.execute(
-            "create temp table twice as select phash64 from top group by phash64 "
-            "having count(*) > 1"
-        )
-        base.execute(
-            "create temp table repeats as select key from (select key, row_number() over "
-            "(partition by label, bytes_sha256 order by score_q desc, key) as n from top "
-            "semi join twice using (phash64)) where n > 1"
-        )
-        base.execute(
-            "create temp view candidates as select * from top anti join repeats using (key)"
-        )
-        yield base
-
-
-def _take(
-    base: duckdb.DuckDBPyConnection,
-    source: str,
-    k: int,
-    diversity: int | None,
-    taken: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """The first ``k`` of every class of a view, as a frame of MINED_COLUMNS and phash64."""
-    columns = ", ".join([*MINED_COLUMNS, "phash64"])
-    ranked = _RANKED.format(source=source)
-    ordered = f"select {columns} from ({ranked}) where rank <= {{deepest}} order by label, rank"  # noqa: S608
-    if diversity is None:
-        return _typed(base.sql(ordered.format(deepest=int(k))).df())
-    reader = base.sql(ordered.format(deepest=2**40)).to_arrow_reader(65_536)
-    chosen: dict[int, _Diverse] = {}
-    if taken is not None:
-        for label, rows in taken.groupby("label"):
-            chosen[int(str(label))] = _Diverse(k, diversity, rows["phash64"].to_numpy(np.uint64))
-    parts = []
-    for batch in reader:
-        rows = batch.to_pandas()
-        keep = np.zeros(len(rows), dtype=bool)
-        hashes = rows["phash64"].to_numpy(np.uint64)
-        for label, places in rows.groupby("label", sort=False).indices.items():
-            one = chosen.setdefault(int(str(label)), _Diverse(k, diversity))
-            keep[places] = one.accept(hashes[places])
-        parts.append(rows[keep])
-    return _typed(pd.concat(parts, ignore_index=True))
-
-
-class _Diverse:
-    """Accepts hashes in order, up to ``k``, each more than ``apart`` bits from all before it."""
-
-    def __init__(self, k: int, apart: int, first: Any = ()) -> None:
-        self._held = np.zeros(k, dtype=np.uint64)
-        self._count, self._apart = len(first), apart
-        self._held[: len(first)] = first
-
-    def accept(self, hashes: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, Any]:
-        keep = np.zeros(len(hashes), dtype=bool)
-        for place, value in enumerate(hashes):
-            if self._count == len(self._held):
-                break
-            near = hamming(self._held[: self._count], value)
-            if not len(near) or near.min() > self._apart:
-                self._held[self._count] = value
-                self._count += 1
-                keep[place] = True
-        return keep
-
-
-def _fill(
-    base: duckdb.DuckDBPyConnection,
-    mined: pd.DataFrame,
-    place: int,
-    k: int,
-    least: int,
-    num_classes: int,
-    diversity: int | None,
-) -> pd.DataFrame:
-    """Fill classes with fewer than ``k`` images from those that have the class in ``place``."""
-    have = mined["label"].value_counts().reindex(range(num_classes), fill_value=0)
-    room = pd.DataFrame({"label": have.index, "room": k - have.to_numpy()})
-    room = room[room["room"] > 0]
-    if room.empty:
-        return mined
-    base.register("room_now", room)
-    base.register("chosen_now", mined[["key"]])
-    base.execute(
-        "create or replace temp view filling as "  # noqa: S608 - numbers of ours
-        "select key, label, score_q, score, phash64 from ("
-        f"select key, top_ids[{place}] as label, exp(top_logits[{place}] - lse)::float as score, "
-        f"round(exp(top_logits[{place}] - lse) * 1e6)::uinteger as score_q, phash64 "
-        "from pool anti join repeats using (key) anti join chosen_now using (key)) "
-        f"semi join room_now using (label) where score_q >= {least}"
-    )
-    more = _take(base, "filling", k, diversity, mined)
-    more["rank"] = more.groupby("label").cumcount() + 1
-    limits = room.set_index("label")["room"].reindex(more["label"]).to_numpy()
-    more = more[more["rank"].to_numpy() <= limits]
-    more = more.assign(rank=more["rank"] + have.reindex(more["label"]).to_numpy())
-    both = pd.concat([mined, more], ignore_index=True)
-    return _typed(both.sort_values(["label", "rank"], ignore_index=True))
-
-
-def _typed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows in order of label and rank, with ranks that count what was kept, and plain types."""
-    rows["rank"] = rows.groupby("label").cumcount() + 1
-    return rows.astype(
-        {"key": "str", "label": "int64", "score": "float32", "score_q": "int64", "rank": "int64"}
-    )
-
-
-def _smallest_k(sizes: np.ndarray[Any, Any], target: int) -> int:
+def _smallest_k(sizes: NDArray[np.int64], target: int) -> int:
     """The smallest k with ``sum(min(size, k)) >= target``; the largest class if none reaches."""
     low, high = 1, int(sizes.max())
     while low < high:

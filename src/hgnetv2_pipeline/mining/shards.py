@@ -10,16 +10,22 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from hgnetv2_pipeline.data.index import IDENTIFYING
+from hgnetv2_pipeline.data.quarantine import quarantine_frame
 from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, written_aside
 from hgnetv2_pipeline.errors import DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
 _log = logging.getLogger(__name__)
 _PLAN = "plan.json"
+_SOURCES = "manifest.json"
 _NAME = re.compile(r"shard=(\d{5,})\.(parquet|json)$")
 
 
@@ -28,21 +34,28 @@ def shard_path(out: Path, number: int) -> Path:
     return out / f"shard={number:05d}.parquet"
 
 
-def pool_rows(samples: pd.DataFrame | Path) -> int:
-    """How many images a pool lists, without reading it."""
+def pool_rows(samples: pd.DataFrame | Path, prefix: str = "") -> int:
+    """How many images a pool lists whose keys begin with ``prefix``."""
     if isinstance(samples, pd.DataFrame):
-        return len(samples)
+        return int(samples["key"].str.startswith(prefix).sum())
     import pyarrow.parquet as pq
 
-    return int(pq.read_metadata(samples).num_rows)
+    if not prefix:
+        return int(pq.read_metadata(samples).num_rows)
+    with pq.ParquetFile(samples) as file:
+        return sum(len(batch) for batch in _of_source(file, ["key"], prefix, 65_536))
 
 
-def pool_slices(samples: pd.DataFrame | Path, shard_rows: int) -> Iterator[pd.DataFrame]:
+def pool_slices(
+    samples: pd.DataFrame | Path, shard_rows: int, prefix: str = ""
+) -> Iterator[pd.DataFrame]:
     """The pool in slices of ``shard_rows`` rows by ascending key, the last one shorter.
 
     A frame is sorted if need be; a parquet index must be sorted already, since it is streamed.
+    With ``prefix`` only the images of that source: those whose keys begin so.
     """
     if isinstance(samples, pd.DataFrame):
+        samples = samples[samples["key"].str.startswith(prefix)]
         if not samples["key"].is_monotonic_increasing:
             samples = samples.sort_values("key", kind="stable")
         for first in range(0, len(samples), shard_rows):
@@ -54,7 +67,7 @@ def pool_slices(samples: pd.DataFrame | Path, shard_rows: int) -> Iterator[pd.Da
     waiting: list[pa.RecordBatch] = []
     held, last_key = 0, ""
     with pq.ParquetFile(samples) as file:
-        for batch in file.iter_batches(shard_rows, columns=list(IDENTIFYING)):
+        for batch in _of_source(file, list(IDENTIFYING), prefix, shard_rows):
             keys = batch.column(0).to_pandas()
             if len(keys) and (keys.iloc[0] < last_key or not keys.is_monotonic_increasing):
                 raise DataError(
@@ -70,6 +83,22 @@ def pool_slices(samples: pd.DataFrame | Path, shard_rows: int) -> Iterator[pd.Da
             held += len(batch)
     if held:
         yield pa.Table.from_batches(waiting).to_pandas()
+
+
+def _of_source(
+    file: pq.ParquetFile, columns: list[str], prefix: str, rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Batches of an index sorted by key, of the images whose keys begin with ``prefix``."""
+    import pyarrow.compute as pc
+
+    for group in range(file.num_row_groups):
+        limits = file.metadata.row_group(group).column(0).statistics
+        known = limits is not None and limits.has_min_max
+        # Stretches of other sources need not be read.
+        if known and (limits.max < prefix or limits.min[: len(prefix)] > prefix):
+            continue
+        for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+            yield batch.filter(pc.starts_with(batch["key"], prefix)) if prefix else batch
 
 
 def finished(out: Path, number: int, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -90,10 +119,11 @@ def finished(out: Path, number: int, identity: dict[str, Any]) -> dict[str, Any]
     return dict(manifest)
 
 
-def write_plan(out: Path, listed: int, shard_rows: int) -> int:
+def write_plan(out: Path, listed: int, shard_rows: int, prefix: str = "") -> int:
     """Note how many shards the pool makes, so that a missing one is missed; returns the count."""
     count = -(-listed // shard_rows)
-    write_json(out / _PLAN, {"listed": listed, "shard_rows": shard_rows, "shards": count})
+    plan = {"listed": listed, "shard_rows": shard_rows, "shards": count, "prefix": prefix}
+    write_json(out / _PLAN, plan)
     return count
 
 
@@ -115,10 +145,17 @@ def write_shard(
             "bytes_sha256": pa.string(),
         }
     )
+    if "feat" in columns:
+        width = len(columns["feat"][0]) if len(columns["feat"]) else 1
+        schema = schema.append(pa.field("feat", pa.list_(pa.float16(), width)))
     path = shard_path(out, number)
+    # Only this process writes this shard, so what lies aside was left by one that was killed.
+    for left in out.glob(f".{path.stem}.*.tmp"):
+        left.unlink()
     with written_aside(path) as aside:
         pq.write_table(pa.table(columns, schema=schema), aside, compression="zstd")
     sealed = manifest | {
+        "first_key": str(columns["key"][0]) if len(columns["key"]) else None,
         "identity_sha256": sha256_json(manifest["identity"]),
         "parquet_sha256": sha256_file(path),
     }
@@ -135,22 +172,79 @@ def remove_beyond(out: Path, count: int) -> None:
             path.unlink()
 
 
+def score_folders(scores: Path | Sequence[Path]) -> list[Path]:
+    """The folders of shards, one a source of the pool.
+
+    ``scores`` is such a folder, or one that holds a folder a source (all of them, or those that
+    its record of sources names), or several of either kind. Raises DataError when there is none.
+    """
+    folders = []
+    for folder in [scores] if isinstance(scores, Path) else scores:
+        if (folder / _PLAN).is_file():
+            folders.append(folder)
+        elif (folder / _SOURCES).is_file():
+            folders += [folder / name for name in read_json(folder / _SOURCES)["sources"]]
+        else:
+            plans = sorted(folder.glob(f"*/{_PLAN}"))
+            folders += [plan.parent for plan in plans if plan.parent.name != "archive"]
+    if not folders:
+        given = [scores] if isinstance(scores, Path) else scores
+        raise DataError(f"no scores in {', '.join(map(str, given))}: score the pool first")
+    for folder in folders:
+        if not (folder / _PLAN).is_file():
+            raise DataError(f"no scores in {folder}: score the pool first")
+    return folders
+
+
+def score_prefixes(scores: Path | Sequence[Path]) -> list[str]:
+    """What the keys of each source begin with."""
+    return [read_json(folder / _PLAN)["prefix"] for folder in score_folders(scores)]
+
+
+def write_sources(scores: Path, names: Sequence[str]) -> Path:
+    """Record which sources the pool has now, and their contents; older ones stay, unused.
+
+    The record changes when a shard of these sources does, and only then.
+    """
+    shards: dict[str, str] = {}
+    images: dict[str, list[str]] = {name: [] for name in names}
+    for path, manifest in read_manifests([scores / name for name in names]).items():
+        shards[path.relative_to(scores).as_posix()] = manifest["parquet_sha256"]
+        images[path.parent.name].append(manifest["identity"]["inputs_sha256"])
+    path = scores / _SOURCES
+    record = {
+        "sources": sorted(names),
+        "inputs": {name: sha256_json(known) for name, known in images.items()},
+        "outputs": shards,
+    }
+    if not path.is_file() or read_json(path) != record:
+        write_json(path, record)
+    return path
+
+
+def quarantined(scores: Path | Sequence[Path]) -> pd.DataFrame:
+    """Images of the pool that could not be read: columns key, reason, line (NA); by key."""
+    rows = [
+        (entry["key"], entry["reason"], None)
+        for manifest in read_manifests(scores).values()
+        for entry in manifest["quarantined"]
+    ]
+    return quarantine_frame(sorted(rows))
+
+
 def read_manifests(scores: Path | Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """Manifests of every shard below one or several score folders, by the parquet's path.
 
     Raises DataError when there is none, or when a folder lacks one of its shards: a list mined
     from half a pool would look like any other.
     """
-    folders = [scores] if isinstance(scores, Path) else list(scores)
     manifests: dict[Path, dict[str, Any]] = {}
-    for folder in folders:
-        for path in sorted(folder.rglob("shard=*.json")):
-            manifests[path.with_suffix(".parquet")] = read_json(path)
-    if not manifests:
-        raise DataError(f"no scores in {', '.join(map(str, folders))}: score the pool first")
-    for folder in sorted({path.parent for path in manifests}):
-        here = [manifest for path, manifest in manifests.items() if path.parent == folder]
+    for folder in score_folders(scores):
         wanted = read_json(folder / _PLAN)["shards"]
+        here = []
+        for path in sorted(folder.glob("shard=*.json")):
+            here.append(read_json(path))
+            manifests[path.with_suffix(".parquet")] = here[-1]
         kinds = {sha256_json(m["identity"] | {"inputs_sha256": ""}) for m in here}
         if len(kinds) != 1 or sorted(m["number"] for m in here) != list(range(wanted)):
             raise DataError(

@@ -1,18 +1,15 @@
 """Pool images that are copies of protected ones: exact bytes, same name, edited copies.
 
 The protected side (val, test, train) is the index and the pool streams past it: apart from the
-rows found, only hashes of the protected images are held.
+rows found, only hashes (and features) of the protected images are held.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +17,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline import data
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
-from hgnetv2_pipeline.mining.neighbours import HashIndex
-from hgnetv2_pipeline.mining.shards import read_manifests
-from hgnetv2_pipeline.mining.verify import Evidence, Picture, Thresholds, compare
+from hgnetv2_pipeline.mining.features import FeatureIndex, feature_pairs, features_of
+from hgnetv2_pipeline.mining.judging import COLUMNS, judge, pair_row
+from hgnetv2_pipeline.mining.neighbours import HashIndex, expected_by_chance
+from hgnetv2_pipeline.mining.protected import Protected, gather
+from hgnetv2_pipeline.mining.stream import groups, pool_chunks, pool_size
+from hgnetv2_pipeline.mining.verify import Evidence, Thresholds
 from hgnetv2_pipeline.mining.views import VIEW_COUNT, view_hashes
 from hgnetv2_pipeline.progress import Progress
 
 _log = logging.getLogger(__name__)
 
-CHANNELS = ("bytes", "name", "phash")
-COLUMNS = [
-    "key", "val_key", "protected", "channel", "distance", "inliers", "correlation", "high_pass",
-    "decision",
-]  # fmt: skip
-_CHUNK = 8192
-_HELD_PICTURES = 2048
-
-
-@dataclass(frozen=True)
-class _Protected:
-    """Protected images in one order, each row with its set's name, and the sets' roots."""
-
-    rows: pd.DataFrame
-    roots: dict[str, Path]
-
-    def read(self, position: int) -> NDArray[np.uint8]:
-        row = self.rows.iloc[position]
-        return _grey(row, self.roots[row["protected"]])
+CHANNELS = ("bytes", "name", "phash", "features")
+_PAIR = ["key", "position", "view", "distance"]
+_SURVEYED = 16_384
 
 
 def deduplicate(
@@ -57,12 +40,15 @@ def deduplicate(
     *,
     pool: tuple[pd.DataFrame | Path, Path],
     auto_max: int = 4,
-    verify_max: int = 10,
+    verify_max: int = 20,
+    verify_budget: int | None = None,
     views: int = VIEW_COUNT,
     candidates: int = 5,
     exact_only: Collection[str] = ("train",),
     channels: Collection[str] = ("bytes", "phash"),
     name_pattern: str | None = None,
+    features: Mapping[str, Path | pd.DataFrame] | None = None,
+    feature_min: float = 0.8,
     thresholds: Thresholds | None = None,
     workers: int = 1,
 ) -> pd.DataFrame:
@@ -78,7 +64,12 @@ def deduplicate(
       for other data names mean little, so the channel needs a pattern;
     - ``phash``: for the sets not in ``exact_only``. Hashes of ``views`` views of each protected
       image; a pool image within ``auto_max`` bits of one is removed, the nearest ``candidates``
-      within ``verify_max`` are compared pixel by pixel (``thresholds``).
+      within ``verify_max`` are compared pixel by pixel (``thresholds``). In a big pool nearly every
+      image has some hash this near: with a ``verify_budget`` the distance is lowered until about
+      that many images are left to compare, by the distances of a few thousand of them;
+    - ``features``: for the same sets, the nearest ``candidates`` with a cosine of ``feature_min``
+      or more to the teacher's features are compared pixel by pixel too. The pool's scores must
+      hold ``feat``, and ``features`` maps each set to scores of its own (key, feat).
 
     Returns one row a resembling pool image, sorted by key: key, val_key (its twin), protected (the
     twin's set), channel, distance (bits; -1 if the channel has none), inliers, correlation,
@@ -87,33 +78,43 @@ def deduplicate(
     """
     for channel in channels:
         if channel not in CHANNELS:
-            raise unknown_name("channel", channel, CHANNELS, "mining.dedup.channels")
+            raise unknown_name("channel", channel, CHANNELS, "mining.deduplicate.channels")
     if ("name" in channels) != (name_pattern is not None):
         raise ParameterError(
             "the channel 'name' and name_pattern go together: set both or neither "
-            "(mining.dedup.channels, mining.dedup.name_pattern)"
+            "(mining.deduplicate.channels, mining.deduplicate.name_pattern)"
         )
     if not 0 <= auto_max <= verify_max <= 32:
         raise ParameterError(
             f"auto_max {auto_max} and verify_max {verify_max} must satisfy "
-            "0 <= auto_max <= verify_max <= 32 (mining.dedup)"
+            "0 <= auto_max <= verify_max <= 32 (mining.deduplicate)"
         )
-    guarded = _gather(protected)
+    guarded = gather(protected)
     rows: list[dict[str, Any]] = []
     if "bytes" in channels:
-        rows += _equal(scores, guarded, "bytes", "")
+        rows += _equal(scores, guarded, "bytes_sha256", "bytes", lambda values: values)
     if "name" in channels:
-        rows += _equal(scores, guarded, "name", name_pattern or "")
-    settled = {row["key"] for row in rows}
+        rows += _equal(scores, guarded, "key", "name", _named(name_pattern or ""))
     rows = list({row["key"]: row for row in reversed(rows)}.values())  # bytes before name
-    if "phash" in channels:
-        limits = thresholds or Thresholds()
-        near = _Protected(
-            guarded.rows[~guarded.rows["protected"].isin(list(exact_only))].reset_index(drop=True),
-            guarded.roots,
-        )
-        found = _near(scores, near, settled, views, auto_max, verify_max, candidates, workers)
-        rows += _verified(found, near, pool, auto_max, limits, workers)
+    settled = {row["key"] for row in rows}
+    near = guarded.without(exact_only)
+    found: dict[str, pd.DataFrame] = {}
+    if "phash" in channels and len(near.rows):
+        limits = (auto_max, verify_max, verify_budget)
+        found["phash"] = _by_hash(scores, near, views, limits, candidates, workers)
+    if "features" in channels and len(near.rows):
+        found["features"] = _by_features(scores, near, features or {}, feature_min, candidates)
+    samples, root = pool
+    rows += judge(
+        found,
+        settled,
+        near,
+        lambda keys: pool_places(samples, keys),
+        root,
+        auto_max,
+        thresholds or Thresholds(),
+        workers,
+    )
     frame = pd.DataFrame(rows, columns=COLUMNS).sort_values("key", ignore_index=True)
     counts = frame["decision"].value_counts().to_dict()
     _log.info("near-duplicates of protected images: %s", counts or "none")
@@ -122,67 +123,44 @@ def deduplicate(
     )
 
 
-def _gather(protected: Mapping[str, tuple[pd.DataFrame, Path]]) -> _Protected:
-    """The protected sets as one frame in the order given, every image with its bytes' hash."""
-    frames = []
-    for name, (samples, root) in protected.items():
-        rows = samples[["key", "path", "offset", "length", "bytes_sha256"]].copy()
-        unknown = ~rows["bytes_sha256"].map(lambda value: isinstance(value, str) and bool(value))
-        rows.loc[unknown, "bytes_sha256"] = [
-            hashlib.sha256(data.read_bytes(row, root)).hexdigest()
-            for _, row in rows[unknown].iterrows()
-        ]
-        frames.append(rows.assign(protected=name))
-    if not frames:
-        raise ParameterError("no protected set given; mining must know val at least")
-    roots = {name: root for name, (_, root) in protected.items()}
-    return _Protected(pd.concat(frames, ignore_index=True), roots)
-
-
 def _equal(
-    scores: Path | pd.DataFrame, guarded: _Protected, channel: str, pattern: str
+    scores: Path | pd.DataFrame,
+    guarded: Protected,
+    column: str,
+    channel: str,
+    identities: Callable[[pd.Series[str]], pd.Series[Any]],
 ) -> list[dict[str, Any]]:
     """Pool images that share their bytes, or their name, with a protected image."""
-    column = "bytes_sha256" if channel == "bytes" else "key"
-
-    def identities(values: pd.Series[str]) -> pd.Series[str]:
-        return values if channel == "bytes" else values.map(_name(pattern))
-
     known = identities(guarded.rows[column]).dropna().drop_duplicates()
     index = pd.Index(known)  # its hash table is made once, for all chunks
     rows = []
-    for chunk in _pool_chunks(scores, ["key", "bytes_sha256"]):
+    for chunk in pool_chunks(scores, list({"key", column})):
         found = index.get_indexer(pd.Index(identities(chunk[column])))
         for place in np.flatnonzero(found >= 0):
             twin = guarded.rows.loc[known.index[found[place]]]
-            rows.append(_row(chunk["key"].iloc[place], twin, channel, -1, Evidence(), "remove"))
+            rows.append(pair_row(chunk["key"].iloc[place], twin, channel, -1, Evidence(), "remove"))
     return rows
 
 
-def _name(pattern: str) -> Any:
+def _named(pattern: str) -> Callable[[pd.Series[str]], pd.Series[Any]]:
     compiled = re.compile(pattern)
 
     def identity(key: str) -> str | None:
         match = compiled.search(key)
         return match[match.lastindex or 0] if match else None
 
-    return identity
+    return lambda keys: keys.map(identity)
 
 
-def _near(
+def _by_hash(
     scores: Path | pd.DataFrame,
-    near: _Protected,
-    settled: set[str],
+    near: Protected,
     views: int,
-    auto_max: int,
-    verify_max: int,
+    limits: tuple[int, int, int | None],
     candidates: int,
     workers: int,
 ) -> pd.DataFrame:
-    """Candidate pairs by hash: key, position (of the twin), view, distance; best first a key."""
-    columns = ["key", "position", "view", "distance"]
-    if not len(near.rows):
-        return pd.DataFrame(columns=columns)
+    """Pairs whose hashes are near: key, position of the twin, view, distance; best first."""
 
     def hashed(position: int) -> NDArray[np.uint64]:
         return view_hashes(near.read(position), views)
@@ -194,153 +172,79 @@ def _near(
                 hashes.append(one)
                 progress.advance()
         index = HashIndex(np.stack(hashes))
+        reach = _reach(scores, index, len(near.rows) * views, *limits)
 
         def searched(chunk: pd.DataFrame) -> pd.DataFrame:
-            found = index.search(chunk["phash64"].to_numpy(np.uint64), verify_max, candidates)
-            return pd.DataFrame(
-                {
-                    "key": chunk["key"].to_numpy()[found.query],
-                    "position": found.picture,
-                    "view": found.view,
-                    "distance": found.distance,
-                }
-            )
+            found = index.search(chunk["phash64"].to_numpy(np.uint64), reach, candidates)
+            keys = chunk["key"].to_numpy()[found.query]
+            columns = (keys, found.picture, found.view, found.distance.astype(np.int16))
+            return pd.DataFrame(dict(zip(_PAIR, columns, strict=True)))
 
-        parts = []
-        total = _pool_size(scores)
-        with Progress(total, "comparing hashes", "img") as progress:
-            chunks = _pool_chunks(scores, ["key", "phash64"])
-            for group in _groups(chunks, workers):
+        parts = [pd.DataFrame(columns=_PAIR)]
+        with Progress(pool_size(scores), "comparing hashes", "img") as progress:
+            for group in groups(pool_chunks(scores, ["key", "phash64"]), workers):
                 for chunk, part in zip(group, threads.map(searched, group), strict=True):
-                    parts.append(part[~part["key"].isin(settled)])
+                    parts.append(part)
                     progress.advance(len(chunk))
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
-def _verified(
-    found: pd.DataFrame,
-    near: _Protected,
-    pool: tuple[pd.DataFrame | Path, Path],
+def _reach(
+    scores: Path | pd.DataFrame,
+    index: HashIndex,
+    entries: int,
     auto_max: int,
-    limits: Thresholds,
-    workers: int,
-) -> list[dict[str, Any]]:
-    """One row a pool image with candidates: the pixels decide wherever the hash alone may not."""
-    if found.empty:
-        return []
-    samples, root = pool
-    places = pool_places(samples, found["key"].unique())
-    shelf = _Shelf(near)
-
-    def judged(item: tuple[str, pd.DataFrame]) -> dict[str, Any]:
-        key, pairs = item
-        columns = (pairs[name].tolist() for name in ("position", "view", "distance"))
-        tried = list(zip(*columns, strict=True))
-        position, _, distance = tried[0]
-        if distance <= auto_max:
-            twin = near.rows.iloc[position]
-            return _row(key, twin, "phash", distance, Evidence(), "remove")
-        picture = Picture(_grey(places.loc[key], root))
-        best: dict[str, Any] | None = None
-        for position, view, distance in tried:
-            evidence = compare(picture, shelf.get(position), view, limits)
-            decision = evidence.decision(limits)
-            row = _row(key, near.rows.iloc[position], "phash", distance, evidence, decision)
-            if best is None or _weight(row) > _weight(best):
-                best = row
-            if row["decision"] == "remove":
-                break
-        assert best is not None  # noqa: S101
-        return best
-
-    items = [(str(key), pairs) for key, pairs in found.groupby("key", sort=True)]
-    rows = []
-    with (
-        ThreadPoolExecutor(workers) as threads,
-        Progress(len(items), "verifying near-duplicates", "img") as progress,
-    ):
-        for row in threads.map(judged, items):
-            rows.append(row)
-            progress.advance()
-    return rows
-
-
-class _Shelf:
-    """The protected pictures lately compared, ready made; a bounded number of them."""
-
-    def __init__(self, near: _Protected) -> None:
-        self._near = near
-        self._held: OrderedDict[int, Picture] = OrderedDict()
-
-    def get(self, position: int) -> Picture:
-        picture = self._held.get(position)
-        if picture is None:
-            picture = Picture(self._near.read(position))
-            self._held[position] = picture
-            if len(self._held) > _HELD_PICTURES:
-                self._held.popitem(last=False)
-        return picture
-
-
-def _weight(row: Mapping[str, Any]) -> tuple[int, float]:
-    return (("keep", "review", "remove").index(row["decision"]), row["correlation"])
-
-
-def _row(
-    key: str,
-    twin: pd.Series[Any],
-    channel: str,
-    distance: int,
-    evidence: Evidence,
-    decision: str,
-) -> dict[str, Any]:
-    values = (
-        key, twin["key"], twin["protected"], channel, distance, evidence.inliers,
-        evidence.correlation, evidence.high_pass, decision,
+    verify_max: int,
+    budget: int | None,
+) -> int:
+    """The distance up to which pairs are compared: ``verify_max``, or less to keep the budget."""
+    size = pool_size(scores)
+    chance = expected_by_chance(size, entries, auto_max)
+    if chance > 2:
+        _log.warning(
+            "auto_max %d removes about %.0f of %d pool images by chance alone; lower it "
+            "(mining.deduplicate.auto_max)", auto_max, chance, size,
+        )  # fmt: skip
+    if budget is None or size <= budget:
+        return verify_max
+    every = -(-size // _SURVEYED)
+    distances, first = [], 0
+    for chunk in pool_chunks(scores, ["phash64"]):
+        picked = chunk["phash64"].to_numpy(np.uint64)[-first % every :: every]
+        distances.append(index.nearest(picked))
+        first += len(chunk)
+    nearest = np.concatenate(distances)
+    reach = verify_max
+    while reach > auto_max and (nearest <= reach).mean() * size > budget:
+        reach -= 1
+    _log.info(
+        "pairs up to %d bits are compared pixel by pixel: about %.0f of %d pool images "
+        "(verify_budget %d)", reach, (nearest <= reach).mean() * size, size, budget,
     )  # fmt: skip
-    return dict(zip(COLUMNS, values, strict=True))
+    return reach
 
 
-def _grey(row: Any, root: Path) -> NDArray[np.uint8]:
-    try:
-        image = data.decode_image(data.read_bytes(row, root))
-    except (DataError, OSError) as error:
-        raise DataError(
-            f"{row['path']} below {root} could be read before and cannot now: {error}"
-        ) from error
-    return np.asarray(image.convert("L"))
-
-
-def _pool_size(scores: Path | pd.DataFrame) -> int:
-    if isinstance(scores, pd.DataFrame):
-        return len(scores)
-    return sum(int(manifest["rows"]) for manifest in read_manifests(scores).values())
-
-
-def _pool_chunks(scores: Path | pd.DataFrame, columns: list[str]) -> Iterator[pd.DataFrame]:
-    """The scored pool, a few thousand rows at a time."""
-    if isinstance(scores, pd.DataFrame):
-        for first in range(0, len(scores), _CHUNK):
-            yield scores.iloc[first : first + _CHUNK][columns].reset_index(drop=True)
-        return
-    import pyarrow.parquet as pq
-
-    for path in sorted(read_manifests(scores)):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_CHUNK, columns=columns):
-                yield batch.to_pandas()
-
-
-def _groups(chunks: Iterator[pd.DataFrame], size: int) -> Iterator[list[pd.DataFrame]]:
-    """Chunks in groups, so that no more of the pool is read ahead than there are threads."""
-    group: list[pd.DataFrame] = []
-    for chunk in chunks:
-        group.append(chunk)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+def _by_features(
+    scores: Path | pd.DataFrame,
+    near: Protected,
+    features: Mapping[str, Path | pd.DataFrame],
+    least: float,
+    candidates: int,
+) -> pd.DataFrame:
+    """Pairs whose features are alike, each as it is and mirrored: no view is known."""
+    parts = []
+    for name, rows in near.rows.groupby("protected", sort=False):
+        if name not in features:
+            raise ParameterError(
+                f"the channel 'features' needs the teacher's features of {name}, and they were not "
+                "made; set mining.features: true (or leave 'features' out of "
+                "mining.deduplicate.channels)"
+            )
+        parts.append(features_of(features[str(name)], rows["key"]))
+    index = FeatureIndex(np.concatenate(parts))
+    found = pd.concat(feature_pairs(scores, index, least, candidates), ignore_index=True)
+    both = [found.assign(view=view, distance=-1) for view in (0, 1)]
+    return pd.concat(both).sort_index(kind="stable").reset_index(drop=True)[_PAIR]
 
 
 def pool_places(samples: pd.DataFrame | Path, keys: NDArray[Any]) -> pd.DataFrame:

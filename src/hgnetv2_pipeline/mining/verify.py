@@ -1,49 +1,67 @@
 """Is this pool picture a copy of that protected one? Two independent looks at the pixels.
 
-Photographs: an affine alignment (ECC) that starts from the view whose hash matched, judged by the
-correlation of the aligned pictures and of their fine detail; where that does not settle it, SIFT
-key points under a similarity (RANSAC). Small pictures have no key points, and an affine warp makes
-different small shapes alike, so those are compared in place, pixel by pixel.
+Photographs: the protected picture is laid on the pool picture, starting from the view whose hash
+matched, and the two are correlated block by block. Where that does not settle it, SIFT key points
+under a similarity (RANSAC) do, or name another place to start from. Small pictures have no key
+points, and an affine move makes different small shapes alike, so those are compared in place.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.mining.views import square, view_matrix
+from hgnetv2_pipeline.mining.alignment import Matrix, alignments, warped
+from hgnetv2_pipeline.mining.picture import SIDE, Picture
+from hgnetv2_pipeline.mining.views import view_matrix
 
-_LEVELS = (48, 128)
-_SIFT_SIDE = 256
-_DETAIL_SIGMA, _SMALL_DETAIL_SIGMA = 4.0, 2.0
-_ITERATIONS = 40
+_SMALL_DETAIL_SIGMA = 2.0
+_BLOCK = 16
+_LEAST_CONTRAST, _MOST_CONTRAST = 0.5, 20.0
+_LEAST_DETAIL, _MOST_DETAIL = 0.15, 10.0
+_LEAST_BLOCKS = 6
+# Less would let a repeated pattern be laid on itself a few rows on.
+_LEAST_OVERLAP = 0.55
 _RANSAC_PIXELS = 4.0
 _SCALES = (0.4, 2.5)
-_LEAST_OVERLAP = 0.35
+_START_INLIERS = 6
+
+
+def _shadings(*rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An orthonormal base, float32 [256, k], of the shadings that a block may lose."""
+    return np.linalg.qr(np.stack(rows, axis=1))[0].astype(np.float32)
+
+
+_EVEN = np.ones(_BLOCK * _BLOCK, dtype=np.float32)
+_RAMP = np.arange(_BLOCK, dtype=np.float32)
+_FLAT = _shadings(_EVEN)
+_SLOPED = _shadings(_EVEN, np.tile(_RAMP, _BLOCK), np.repeat(_RAMP, _BLOCK))
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """When a look at the pixels makes two pictures the same.
 
-    A pair is a copy if its ``inliers`` reach ``sift_inliers``, or its correlation and its
-    correlation of fine detail both reach their limits; it is left to a person if it reaches the
-    ``review_`` limits. Pictures whose shorter side is at most ``small_side`` pixels, compared in
-    place, have limits of their own. The limits lie above the nearest pairs of different pictures
-    met: smooth tiles of photographs (0.974 with a detail of 0.72, 13 key points that agree) and
-    handwritten digits (two of 1,457 above 0.99 with 0.97).
+    A pair is a copy if its ``inliers`` reach ``sift_inliers``, or if its ``correlation`` and its
+    ``high_pass`` reach their limits: skies are alike in their shading, but not in their detail.
+    Where the detail reaches ``sure_high_pass``, ``review_correlation`` will do. What reaches only a
+    ``review_`` limit is left to a person. Pictures whose shorter side is at most ``small_side``
+    pixels, compared in place, have limits of their own.
+
+    Chosen on planted copies of photographs and on handwritten digits (two of 1,457 pairs of
+    different digits lie above 0.99 with 0.97). How near different photographs come is printed by
+    ``benchmarks/bench_deduplicate.py``.
     """
 
-    sift_inliers: int = 16
-    correlation: float = 0.97
-    high_pass: float = 0.75
+    sift_inliers: int = 20
+    correlation: float = 0.8
+    high_pass: float = 0.3
+    sure_high_pass: float = 0.8
     review_inliers: int = 12
-    review_correlation: float = 0.95
-    review_high_pass: float = 0.5
+    review_correlation: float = 0.7
     small_side: int = 64
     small_correlation: float = 0.99
     small_high_pass: float = 0.97
@@ -53,7 +71,13 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the pixels say: matching key points, correlation, correlation of fine detail."""
+    """What the pixels say.
+
+    ``inliers``: key points that agree on one similarity. ``correlation``: of the aligned pictures,
+    block by block (16 x 16 pixels of 128 x 128), the mean by the blocks' contrast; ``high_pass``:
+    the same of what is left when each block loses its slope too. A small picture is one block, and
+    its ``high_pass`` what a blur takes away. Each is 0 where too little is left to compare.
+    """
 
     inliers: int = 0
     correlation: float = 0.0
@@ -63,54 +87,36 @@ class Evidence:
     def decision(self, limits: Thresholds) -> str:
         """``remove``, ``review`` or ``keep``."""
         if self.small:
-            sure = (limits.small_correlation, limits.small_high_pass)
-            unsure = (limits.small_review_correlation, limits.small_review_high_pass)
-        else:
-            sure = (limits.correlation, limits.high_pass)
-            unsure = (limits.review_correlation, limits.review_high_pass)
-        if self._reaches(sure) or (not self.small and self.inliers >= limits.sift_inliers):
+            if self._both(limits.small_correlation, limits.small_high_pass):
+                return "remove"
+            unsure = self._both(limits.small_review_correlation, limits.small_review_high_pass)
+            return "review" if unsure else "keep"
+        if (
+            self.inliers >= limits.sift_inliers
+            or self._both(limits.correlation, limits.high_pass)
+            or self._both(limits.review_correlation, limits.sure_high_pass)
+        ):
             return "remove"
-        if self._reaches(unsure) or (not self.small and self.inliers >= limits.review_inliers):
-            return "review"
-        return "keep"
+        unsure = (
+            self.inliers >= limits.review_inliers or self.correlation >= limits.review_correlation
+        )
+        return "review" if unsure else "keep"
 
-    def _reaches(self, limits: tuple[float, float]) -> bool:
-        return self.correlation >= limits[0] and self.high_pass >= limits[1]
-
-
-class Picture:
-    """A grey picture, uint8 [H, W], with what comparing it needs, each made once."""
-
-    def __init__(self, grey: NDArray[np.uint8]) -> None:
-        self.grey = grey
-
-    @cached_property
-    def aligned_size(self) -> NDArray[np.uint8]:
-        """The whole picture at the size of the alignment."""
-        return square(self.grey, _LEVELS[-1])
-
-    def key_points(self, mirrored: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """SIFT key points [n, 2] and descriptors [n, 128] of the picture or its mirror image."""
-        return self._mirrored_points if mirrored else self._points
-
-    @cached_property
-    def _points(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return _sift(self.grey)
-
-    @cached_property
-    def _mirrored_points(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return _sift(np.ascontiguousarray(self.grey[:, ::-1]))
+    def _both(self, correlation: float, high_pass: float) -> bool:
+        return self.correlation >= correlation and self.high_pass >= high_pass
 
 
 def compare(pool: Picture, protected: Picture, view: int, limits: Thresholds) -> Evidence:
     """Evidence that ``pool`` is a copy of ``protected``, whose ``view`` has a hash like its own."""
     if min(pool.grey.shape + protected.grey.shape) <= limits.small_side:
         return _in_place(pool, protected, mirrored=bool(view % 2))
-    correlation, high_pass = _aligned(pool, protected, view)
-    found = Evidence(0, correlation, high_pass)
+    found = _aligned(pool, protected, view_matrix(view, SIDE))
     if found.decision(limits) == "remove":
         return found
-    return Evidence(_inliers(pool, protected, bool(view % 2)), correlation, high_pass)
+    inliers, start = _key_points(pool, protected, mirrored=bool(view % 2))
+    if start is not None and _START_INLIERS <= inliers < limits.sift_inliers:
+        found = max(found, _aligned(pool, protected, start), key=lambda one: one.correlation)
+    return Evidence(inliers, found.correlation, found.high_pass)
 
 
 def _in_place(pool: Picture, protected: Picture, *, mirrored: bool) -> Evidence:
@@ -122,116 +128,77 @@ def _in_place(pool: Picture, protected: Picture, *, mirrored: bool) -> Evidence:
     if grey.shape != twin.shape:
         sized = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
         grey = np.asarray(sized, dtype=np.uint8)
-    correlation, high_pass = _alike(
-        grey, twin, np.ones(twin.shape, dtype=bool), _SMALL_DETAIL_SIGMA
-    )
-    return Evidence(correlation=correlation, high_pass=high_pass, small=True)
+    pair = [picture.astype(np.float32) for picture in (grey, twin)]
+    detail = [one - cv2.GaussianBlur(one, (0, 0), _SMALL_DETAIL_SIGMA) for one in pair]
+    return Evidence(correlation=_correlation(*pair), high_pass=_correlation(*detail), small=True)
 
 
-def _aligned(pool: Picture, protected: Picture, view: int) -> tuple[float, float]:
-    """Correlation of the pictures and of their fine detail after an affine alignment."""
-    import cv2
-
-    template, image = pool.aligned_size, protected.aligned_size
-    side = _LEVELS[-1]
-    warp = view_matrix(view, side)
-    # Where the view shows a frame, the pool picture's frame must not draw the alignment.
-    _, footprint = _warped(image, warp)
-    calm = np.where(footprint, template, template[footprint].mean()).astype(np.uint8)
-    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _ITERATIONS, 1e-4)
-    for level in _LEVELS:
-        everywhere = np.full((level, level), 255, np.uint8)
-        try:
-            _, found = cv2.findTransformECC(
-                square(calm, level),
-                square(image, level),
-                _rescaled(warp, level / side).astype(np.float32),
-                cv2.MOTION_AFFINE,
-                criteria,
-                everywhere,
-                5,
-            )
-        except cv2.error:
-            continue  # it did not converge: the next level, or the judgement, takes what there is
-        warp = _rescaled(np.asarray(found, dtype=np.float64), side / level)
-    moved, mask = _warped(image, warp)
-    if mask.mean() < _LEAST_OVERLAP:
-        return 0.0, 0.0
-    return _alike(template, moved, mask, _DETAIL_SIGMA)
+def _aligned(pool: Picture, protected: Picture, start: Matrix) -> Evidence:
+    """The best of the alignments that begin at ``start``."""
+    best = Evidence()
+    for move in alignments(pool, protected, start):
+        seen, mask = warped(protected.squared, move)
+        if mask.mean() < _LEAST_OVERLAP:
+            continue
+        inside = _blocks(mask).all(axis=1)
+        pair = [_blocks(picture)[inside] for picture in (pool.squared, seen)]
+        correlation = _block_correlation(pair, _FLAT, _LEAST_CONTRAST, _MOST_CONTRAST)
+        if correlation > best.correlation:
+            high_pass = _block_correlation(pair, _SLOPED, _LEAST_DETAIL, _MOST_DETAIL)
+            best = Evidence(correlation=correlation, high_pass=high_pass)
+    return best
 
 
-def _warped(
-    image: NDArray[np.uint8], warp: NDArray[np.float64]
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The picture seen through a warp, and where it has pixels well inside itself."""
-    import cv2
+def _block_correlation(
+    pair: list[NDArray[np.float32]], shading: NDArray[np.float32], least: float, most: float
+) -> float:
+    """Mean correlation of the blocks [n, 256] that have contrast, less their shading.
 
-    size = image.shape[::-1]
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(image, warp, size, flags=how)
-    inside = cv2.warpAffine(np.full_like(image, 255), warp, size, flags=how)
-    mask = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255) == 255
-    return np.asarray(moved, dtype=np.uint8), np.asarray(mask)
-
-
-def _rescaled(warp: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
-    """The same warp for pictures ``factor`` times as large (pixel centres lie at halves)."""
-    linear, shift = warp[:, :2], warp[:, 2]
-    half = np.full(2, 0.5)
-    return np.column_stack([linear, factor * (shift + half - linear @ half) - half + linear @ half])
+    Contrast, in grey levels, is that of the duller of the two blocks; a block counts by it, up to
+    ``most``. A block's correlation ignores its brightness and contrast, so that a shadow, a
+    watermark or a text spoils the blocks it lies on and no others.
+    """
+    a, b = (blocks - blocks @ shading @ shading.T for blocks in pair)
+    contrast = [np.sqrt((blocks * blocks).mean(axis=1)) for blocks in (a, b)]
+    weight = np.minimum(*contrast)
+    kept = weight >= least
+    if kept.sum() < _LEAST_BLOCKS:
+        return 0.0
+    each = (a * b).mean(axis=1)[kept] / (contrast[0] * contrast[1])[kept]
+    return float(np.average(each, weights=np.minimum(weight[kept], most)))
 
 
-def _inliers(pool: Picture, protected: Picture, mirrored: bool) -> int:
-    """Key points that agree on one similarity between the pictures."""
+def _blocks(picture: NDArray[Any]) -> NDArray[Any]:
+    count = SIDE // _BLOCK
+    cut = picture.reshape(count, _BLOCK, count, _BLOCK)
+    return cut.transpose(0, 2, 1, 3).reshape(count * count, _BLOCK * _BLOCK)
+
+
+def _key_points(pool: Picture, protected: Picture, *, mirrored: bool) -> tuple[int, Matrix | None]:
+    """Key points that agree on one similarity between the pictures, and that similarity."""
     import cv2
 
     points, words = pool.key_points(False)
     twin_points, twin_words = protected.key_points(mirrored)
     if len(points) < 3 or len(twin_points) < 3:
-        return 0
+        return 0, None
     pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(words, twin_words, k=2)
     good = [best for best, second in pairs if best.distance < 0.75 * second.distance]
     if len(good) < 3:
-        return 0
+        return 0, None
     matrix, inside = cv2.estimateAffinePartial2D(
         points[[match.queryIdx for match in good]],
         twin_points[[match.trainIdx for match in good]],
         method=cv2.RANSAC,
         ransacReprojThreshold=_RANSAC_PIXELS,
     )
-    if matrix is None:
-        return 0
-    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    return int(inside.sum()) if _SCALES[0] <= scale <= _SCALES[1] else 0
-
-
-def _sift(grey: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    import cv2
-
-    scale = _SIFT_SIDE / max(grey.shape)
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    sized = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=how)
-    create: Any = cv2.SIFT_create  # type: ignore[attr-defined]  # absent from the stubs only
-    detector = create(nfeatures=400, contrastThreshold=0.01)
-    points, words = detector.detectAndCompute(sized, None)
-    if words is None:
-        return np.empty((0, 2), np.float32), np.empty((0, 128), np.float32)
-    return np.array([point.pt for point in points], dtype=np.float32), words
-
-
-def _alike(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], mask: NDArray[np.bool_], sigma: float
-) -> tuple[float, float]:
-    """Correlation inside the mask of two pictures, and of what a blur of ``sigma`` takes away."""
-    import cv2
-
-    plain, detail = [], []
-    for picture in (first, second):
-        # What lies outside must not leak in through the blur.
-        filled = np.where(mask, picture, picture[mask].mean()).astype(np.float32)
-        plain.append(filled[mask])
-        detail.append((filled - cv2.GaussianBlur(filled, (0, 0), sigma))[mask])
-    return _correlation(*plain), _correlation(*detail)
+    if matrix is None or not _SCALES[0] <= float(np.hypot(*matrix[:, 0])) <= _SCALES[1]:
+        return 0, None
+    between = np.vstack([matrix, [0.0, 0.0, 1.0]])
+    width = protected.key_size[0]
+    unmirror = np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]) if mirrored else np.eye(3)
+    start = protected.key_square @ unmirror @ between @ np.linalg.inv(pool.key_square)
+    return int(inside.sum()), start[:2]
 
 
 def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:

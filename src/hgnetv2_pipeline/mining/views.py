@@ -16,7 +16,7 @@ from PIL import Image
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.errors import ParameterError
 
-VIEW_COUNT = 28
+VIEW_COUNT = 64
 _INSET = 0.86
 _ROTATION_DEGREES = 8.0
 _CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
@@ -45,6 +45,13 @@ _SHAPES = (
     _Shape(scale=0.78),
     *(_Shape(scale=0.86, place=corner) for corner in _CORNERS),
     *(_Shape(scale=0.76, place=edge) for edge in _EDGES),
+    # The denser half: between and beyond these.
+    *(_Shape(scale=1 / inset, outside=grey) for inset in (0.91, 0.82) for grey in (0, 255)),
+    _Shape(scale=1 / _INSET, outside=128),
+    *(_Shape(degrees=degrees) for degrees in (-12.0, -4.0, 4.0, 12.0)),
+    *(_Shape(scale=0.76, place=corner) for corner in _CORNERS),
+    *(_Shape(scale=0.93, place=corner) for corner in _CORNERS),
+    _Shape(scale=0.76, place=(0.5, 1.0)),
 )
 assert 2 * len(_SHAPES) == VIEW_COUNT  # noqa: S101
 
@@ -85,7 +92,7 @@ def view_hashes(grey: NDArray[np.uint8], count: int = VIEW_COUNT) -> NDArray[np.
 
     if not 1 <= count <= VIEW_COUNT:
         raise ParameterError(
-            f"views must be from 1 to {VIEW_COUNT}, not {count} (--params mining.dedup.views=...)"
+            f"views must be from 1 to {VIEW_COUNT}, not {count} (mining.deduplicate.views)"
         )
     whole = (grey, np.ascontiguousarray(grey[:, ::-1]))
     hashes = [phash64(Image.fromarray(one)) for one in whole[:count]]

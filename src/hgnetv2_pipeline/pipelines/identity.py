@@ -23,6 +23,7 @@ FOLDERS: Mapping[str, str] = {
     "raw_weights": "data/01_raw/{dataset}/weights",
     "lists": "data/02_intermediate/{dataset}",
     "resized": "data/03_primary/{dataset}/resized",
+    "pool_index": "data/03_primary/{dataset}/pool",
     "scores": "data/04_feature/{dataset}/{teacher}/scores",
     "probes": "data/04_feature/{dataset}/{teacher}/probes",
     "mining": "data/05_model_input/{dataset}/{teacher}",

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class PoolSource:
+    """What ingestion found in a source of the pool; its keys begin with ``prefix``."""
+
+    name: str
+    prefix: str
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Lists:
     """The folder ``02_intermediate/<dataset>``: indexes, lists and class names."""
 
@@ -44,6 +54,14 @@ class Lists:
         from hgnetv2_pipeline.data import read_index
 
         return read_index(self.index(which))
+
+    def pool_sources(self) -> list[PoolSource]:
+        """The sources of the pool, by name."""
+        from hgnetv2_pipeline.durable import read_json
+
+        self.index("pool")
+        values = read_json(self._existing("pool_sources.json"))
+        return [PoolSource(name=name, **known) for name, known in sorted(values.items())]
 
     def _existing(self, name: str) -> Path:
         path = self.folder / name

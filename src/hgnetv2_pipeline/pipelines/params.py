@@ -7,6 +7,7 @@ missing value is a mistake in conf/, not something to guess.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
@@ -71,7 +73,9 @@ class DataParams(_Block):
         "train_list.txt and val_list.txt or with train/ and val/"
     )
     root: str = Field(description="labelled images; relative to the project or absolute")
-    pool: Names = Field(description="folders of unlabelled images (tars inside are read in place)")
+    pool: Names = Field(
+        description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
+    )
     test: str | None = Field(description="labelled images of the final test, or null")
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")
@@ -117,13 +121,44 @@ class TeacherParams(_Block):
 class DeduplicateParams(_Block):
     """Near-duplicates of validation and test images leave the pool."""
 
-    auto_max: Annotated[int, Field(ge=0, le=64)] = Field(
+    channels: Annotated[
+        list[Literal["bytes", "name", "phash", "features"]],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ] = Field(description="what is compared; features need mining.features")
+    name_pattern: str | None = Field(
+        description="regular expression of the part of a key that names the image, for 'name'"
+    )
+    views: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="hashes of each protected image: whole, mirrored, cut, turned, framed"
+    )
+    auto_max: Annotated[int, Field(ge=0, le=32)] = Field(
         description="64-bit pHash distance up to which a pool image is removed unseen"
     )
-    verify_max: Annotated[int, Field(ge=0, le=64)] = Field(
+    verify_max: Annotated[int, Field(ge=0, le=32)] = Field(
         description="distance up to which a pair is compared pixel by pixel"
     )
+    verify_budget: Count | None = Field(
+        description="pool images that may be compared pixel by pixel: lowers verify_max; null: all"
+    )
+    feature_min: Share = Field(
+        description="cosine of the teacher's features from which a pair is compared pixel by pixel"
+    )
     strict: bool = Field(description="true: pairs in doubt are removed; false: kept")
+
+    @model_validator(mode="after")
+    def _names(self) -> DeduplicateParams:
+        # Found out here, not after days of scoring.
+        if ("name" in self.channels) != (self.name_pattern is not None):
+            raise ValueError("the channel 'name' and name_pattern go together: set both or neither")
+        try:
+            re.compile(self.name_pattern or "")
+        except re.error as error:
+            raise ValueError(f"name_pattern {self.name_pattern!r}: {error}") from error
+        if self.auto_max > self.verify_max:
+            raise ValueError(f"auto_max {self.auto_max} is above verify_max {self.verify_max}")
+        return self
 
 
 class PurityParams(_Block):
@@ -140,8 +175,10 @@ class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
     batch_size: Count
-    shard_rows: Count
+    shard_rows: Count = Field(description="images a shard of scores, what a stop can lose")
     workers: Annotated[int, Field(ge=0)]
+    processes: Count = Field(description="that share the scoring, on a GPU each if there are any")
+    features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
     k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
     target_total: Count | None = Field(description="the smallest k that brings so many images")
     min_conf: Share = Field(description="the least probability the teacher must give")
@@ -149,6 +186,7 @@ class MiningParams(_Block):
     diversity: Annotated[int, Field(ge=0, le=64)] | None = Field(
         description="pHash distance up to which two images of a class count as the same"
     )
+    exclude: Names = Field(description="lists of images of the pool that are not to be mined")
     label_mode: Literal["teacher_top1", "zero"] = Field(
         description="what the list says of a mined image; the loss asks the teacher in any case"
     )

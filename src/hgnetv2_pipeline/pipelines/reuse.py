@@ -95,14 +95,24 @@ class ContentHashes:
     def tree(self, folder: Path) -> str:
         """SHA-256 over all files below ``folder``: their relative names and contents."""
         # os.walk rather than rglob: it follows symlinked folders (DVC makes them) and is faster.
-        names = sorted(
-            (Path(where) / name).relative_to(folder).as_posix()
-            for where, _, files in os.walk(folder, followlinks=True)
-            for name in files
-            if not name.startswith(".")
-        )
-        hashes = self.files([folder / name for name in names])
+        names: list[str] = []
+        for where, folders, files in os.walk(folder, followlinks=True):
+            folders[:] = [name for name in folders if not _leads_up(Path(where) / name)]
+            base = Path(where).relative_to(folder)
+            names += [(base / name).as_posix() for name in files if not name.startswith(".")]
+        names.sort()
+        hashes = self.of_any_kind([folder / name for name in names])
         return sha256_json(list(zip(names, hashes, strict=True)))
+
+    def of_any_kind(self, paths: Sequence[Path]) -> list[str]:
+        """As ``files``, with words for what is missing or no regular file (a pipe would block)."""
+        hashes = ["no regular file" if path.exists() else "missing" for path in paths]
+        regular = [place for place, path in enumerate(paths) if path.is_file()]
+        for place, digest in zip(
+            regular, self.files([paths[place] for place in regular]), strict=True
+        ):
+            hashes[place] = digest
+        return hashes
 
 
 class Reuse:
@@ -132,6 +142,10 @@ class Reuse:
         if not value.exists():
             raise DataError(f"{value} is needed and does not exist")
         return self._hashes.file(value)
+
+    def contents(self, paths: Sequence[Path]) -> str:
+        """One hash of the contents of some files, those that are missing included."""
+        return sha256_json(self._hashes.of_any_kind(paths))
 
     def produce(
         self,
@@ -341,6 +355,11 @@ class Work:
         (self.folder / _CLAIM).unlink(missing_ok=True)
         _made.update([self.folder] if self.manifest.name == "manifest.json" else paths)
         return Result(self.folder, reused=False, fingerprint=self.record["fingerprint"])
+
+
+def _leads_up(folder: Path) -> bool:
+    """Whether a link leads to a folder that it lies in itself, and so for ever round."""
+    return folder.is_symlink() and folder.resolve() in (folder.parent.resolve() / "x").parents
 
 
 def _nothing() -> None:

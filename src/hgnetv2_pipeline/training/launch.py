@@ -5,21 +5,18 @@ Also under ``torchrun``, which starts it several times. Exit codes are those of 
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.launch import die_with
-
-_log = logging.getLogger(__name__)
+from hgnetv2_pipeline.launch import die_with, run_spec
 
 # What a process needs before its first step (an optimiser imports the compiler); imported once for
 # all processes of a machine.
@@ -28,34 +25,18 @@ WORKER_IMPORTS = ["hgnetv2_pipeline.training.run", "torch._dynamo"]
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
 
 
-def main(arguments: Sequence[str] | None = None, run: Callable[[Path], None] | None = None) -> int:
-    """Run the specification, by ``run`` if it is another than a RunSpec; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__ if run is None else None)
-    parser.add_argument("spec", type=Path, help="JSON of what to run")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse_args(arguments)
-    rank = os.environ.get("RANK", "0")
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    if rank != "0":
+class PeerGoneError(RuntimeError):
+    """Another process of the run is dead; this one cannot go on alone."""
+
+    exit_code = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the specification; returns the exit code."""
+    if _rank() != "0":
         # Every process would say the same; the others speak up only about trouble.
         logging.disable(logging.INFO)
-    if refused := _refused_before(options.spec):
-        return refused
-    try:
-        (run or _run)(options.spec)
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None and _peer_is_gone(error):
-            _log.error("process %s: another process is gone (%s)", rank, _first_line(error))
-            return 1
-        if options.debug or code is None:
-            raise
-        _log.error("%s", error)
-        _tell_agent(options.spec, int(code), str(error))
-        return int(code)
-    return 0
+    return run_spec(_run, "One training run from the JSON of a RunSpec.", arguments)
 
 
 def work(spec: str) -> None:
@@ -103,15 +84,30 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
+
+
 def _run(path: Path) -> None:
     from hgnetv2_pipeline.training.config import RunSpec, parse
     from hgnetv2_pipeline.training.run import train_run
 
+    if refused := _refused_before(path):
+        sys.exit(refused)
     try:
-        values = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"{path} is not a readable JSON file: {error}") from error
-    train_run(parse(RunSpec, values, where="spec"))
+        try:
+            values = read_json(path)
+        except (OSError, ValueError) as error:
+            raise ParameterError(f"{path} is not a readable JSON file: {error}") from error
+        train_run(parse(RunSpec, values, where="spec"))
+    except Exception as error:
+        if _peer_is_gone(error):
+            raise PeerGoneError(
+                f"process {_rank()}: another process is gone ({_first_line(error)})"
+            ) from error
+        if code := getattr(error, "exit_code", None):
+            _tell_agent(path, int(code), str(error))
+        raise
 
 
 if __name__ == "__main__":

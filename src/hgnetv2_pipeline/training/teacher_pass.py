@@ -28,9 +28,9 @@ from hgnetv2_pipeline.data.teacher_logits import (
 )
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted
+from hgnetv2_pipeline.launch import run_spec
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
-from hgnetv2_pipeline.training import launch
 from hgnetv2_pipeline.training.config import StoreSpec, parse
 from hgnetv2_pipeline.training.prepare import build_teacher, choose_device
 from hgnetv2_pipeline.training.run import torch_settings
@@ -242,4 +242,4 @@ def _run(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(launch.main(run=_run))
+    sys.exit(run_spec(_run, "A teacher's pass from the JSON of a StoreSpec."))

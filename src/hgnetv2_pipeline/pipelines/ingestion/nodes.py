@@ -9,10 +9,12 @@ from pathlib import Path
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.pages import write_report
+from hgnetv2_pipeline.pipelines.ingestion.pool import pool_contents, scan_pool
 from hgnetv2_pipeline.pipelines.ingestion.sets import write_lists
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import DataParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
+from hgnetv2_pipeline.pipelines.sources import pool_sources
 
 _log = logging.getLogger(__name__)
 SETS = ("train", "val", "test", "pool")
@@ -35,10 +37,11 @@ def provide_raw(identity: Identity, data: DataParams) -> Path:
             aside.rename(raw / "images")
             _log.info("the embedded sample was written to %s", identity.relative("raw"))
         return raw
-    places = {"images": data.root}
+    places: dict[str, str | Path] = {"images": data.root}
     if data.test:
         places["test"] = data.test
-    places |= {f"pool/{number}": place for number, place in enumerate(data.pool)}
+    for source in pool_sources(data.pool, identity.project):
+        places[f"pool/{source.link}"] = source.root
     for name, given in places.items():
         target = (identity.project / Path(given).expanduser()).resolve()
         link = raw / name
@@ -66,14 +69,24 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
     sets = ["train", "val"]
     sets += ["test"] if data.test or (data.layout == "folders" and data.split.test) else []
     sets += ["pool"] if data.pool or data.layout == "sample" else []
-    sources = {name: raw / name for name in ("images", "test", "pool") if (raw / name).is_dir()}
+    reuse = Reuse(identity.project, redo)
+    sources: dict[str, Path | str] = {
+        name: raw / name for name in ("images", "test") if (raw / name).is_dir()
+    }
+    hashes = {} if data.layout == "sample" else pool_contents(reuse, identity, data, raw)
+
+    def make(aside: Path) -> None:
+        if hashes:
+            scan_pool(reuse, identity, data, raw, hashes)
+        write_lists(aside, identity, data, raw, sets)
+
     if data.split.groups is not None and data.layout == "folders":
         sources["groups"] = identity.project / Path(data.split.groups).expanduser()
     places = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
-    Reuse(identity.project, redo).produce(
+    reuse.produce(
         folder,
         pipeline="ingestion",
-        inputs=sources,
+        inputs=sources | hashes,
         params={
             **data.model_dump(mode="json", exclude=places),
             "seed": identity.seed,
@@ -85,8 +98,9 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
             "quarantine.csv",
             *(f"index_{name}.parquet" for name in sets),
             *(f"{name}_list.txt" for name in sets),
+            *(["pool_sources.json"] if "pool" in sets else []),
         ],
-        make=lambda aside: write_lists(aside, identity, data, raw, sets),
+        make=make,
     )
     return folder
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.ingestion.places import about, below
+from hgnetv2_pipeline.pipelines.ingestion.pool import read_pool, together, write_sources
 from hgnetv2_pipeline.pipelines.params import DataParams
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ def write_lists(
     from hgnetv2_pipeline import data as room
 
     scans = _scan(data, raw)
+    pool = read_pool(identity, data, raw)
+    if pool:
+        scans["pool"] = together(list(pool.values()))
     ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
     for ledger in ledgers.values():
         ledger.check(f"data.max_bad (conf/{identity.environment}/parameters.yml)")
@@ -77,6 +80,8 @@ def write_lists(
         listed = frames[name].rename(columns={"path": "file", "key": "path"})
         # Unlabelled images carry label 0, as PaddleClas's list of mined images has it.
         room.write_list(aside / f"{name}_list.txt", listed.assign(label=listed["label"].fillna(0)))
+    if pool:
+        write_sources(aside / "pool_sources.json", frames["pool"], pool)
     leaks.to_csv(aside / "leaks.csv", index=False)
     pd.concat(left_out, ignore_index=True).to_csv(aside / "quarantine.csv", index=False)
     for name, ledger in ledgers.items():
@@ -138,7 +143,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
     threads = data.workers or None
     images = raw / "images"
     if data.layout == "folders":
-        with _about("root"):
+        with about("root"):
             scan = room.scan_folder_tree(
                 images,
                 min_per_class=data.min_per_class,
@@ -146,12 +151,12 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 threads=threads,
                 phash=True,
             )
-        scans = {"images": _below(raw, images, scan)}
+        scans = {"images": below(raw, images, scan)}
     else:
         scans = {}
         names = folders = None
         for role, split in (("images", "train"), ("val", "val")):
-            with _about("root"):
+            with about("root"):
                 scan = room.scan_imagenet(
                     images, split, classes=names, folders=folders, duplicates=data.duplicates,
                     trusted_roots=trusted, threads=threads, phash=True,
@@ -165,9 +170,9 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                     "('id name' a line) names them",
                     data.root,
                 )
-            scans[role] = _below(raw, images, scan)
+            scans[role] = below(raw, images, scan)
     if data.test:
-        with _about("test"):
+        with about("test"):
             scan = room.scan_folder_tree(
                 raw / "test",
                 classes=scans["images"].classes,
@@ -175,39 +180,5 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 threads=threads,
                 phash=True,
             )
-        scans["test"] = _below(raw, raw / "test", scan)
-    pool = images / "pool" if data.layout == "sample" else raw / "pool"
-    if pool.is_dir():
-        # The pool's own links lead to the folders of data.pool, which are trusted by being named.
-        linked = [path.resolve() for path in pool.iterdir() if path.is_symlink()]
-        with _about("pool"):
-            scan = room.scan_unlabelled(pool, trusted_roots=[*trusted, *linked], threads=threads)
-        scans["pool"] = _below(raw, pool, scan)
+        scans["test"] = below(raw, raw / "test", scan)
     return scans
-
-
-@contextmanager
-def _about(key: str) -> Iterator[None]:
-    """Name the parameter that an error is about: paths show links in the project, not its value."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"data.{key}: {error}") from error
-
-
-def _below(raw: Path, root: Path, scan: Scan) -> Scan:
-    """``scan`` of ``root`` with keys and paths relative to ``raw``."""
-    prefix = root.relative_to(raw).as_posix() + "/"
-    samples = scan.samples.assign(
-        key=prefix + scan.samples["key"], path=prefix + scan.samples["path"]
-    )
-    phash = scan.phash
-    if phash is not None:
-        phash = phash.set_axis(prefix + phash.index.astype(str))
-    return replace(
-        scan,
-        samples=samples,
-        phash=phash,
-        quarantined=scan.quarantined.assign(key=prefix + scan.quarantined["key"].astype(str)),
-        refused=scan.refused.assign(key=prefix + scan.refused["key"].astype(str)),
-    )

@@ -14,6 +14,7 @@ from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.mining.nodes import (
     NOT_OF_THE_LIST,
     decided_pairs,
+    exclusions,
     guarded_sets,
     person_edits,
     score_images,
@@ -51,10 +52,12 @@ def score_probes(
         resumable=True,
     )
     if isinstance(work, Work):
+        from hgnetv2_pipeline import data
         from hgnetv2_pipeline import mining as room
 
         probes = room.choose_probes(known.frame(params.probes), params.images, identity.seed)
-        score_images(identity, mining, device, found, probes, folder / "probes")
+        index = data.write_index(folder / "index_probes.parquet", probes)
+        score_images(identity, mining, device, found, index, folder / "probes")
         work.finish()
     return folder
 
@@ -70,7 +73,7 @@ def estimate_purity(
 ) -> tuple[Path, Path]:
     """How pure lists of other lengths would be: by the probes, and by the truth if there is one."""
     labels = Lists(lists).index(mining.purity.probes)
-    inputs = _inputs(identity, scores, mined) | {"probes": probes, "labels": labels}
+    inputs = _inputs(identity, mining, scores, mined) | {"probes": probes, "labels": labels}
 
     def make(aside: Path) -> None:
         import pandas as pd
@@ -79,11 +82,12 @@ def estimate_purity(
 
         pairs = decided_pairs(mined / "dedup.parquet", mined / "review.csv")
         how: dict[str, Any] = {
+            "exclude": room.read_exclusions(list(exclusions(identity, mining).values()), scores),
             "exclude_review": mining.deduplicate.strict,
             "min_conf": mining.min_conf,
         }
         ranked = room.rank_probes(
-            scores / "pool",
+            scores,
             pairs,
             probes / "probes",
             pd.read_parquet(labels, columns=["key", "label"]),
@@ -91,7 +95,7 @@ def estimate_purity(
         )
         ranked.to_parquet(aside / "probes.parquet", index=False)
         curve = room.purity_curve(
-            scores / "pool",
+            scores,
             pairs,
             ranked,
             k=_depth(mined / "mined.parquet"),
@@ -133,13 +137,13 @@ def audit(
         folder,
         pipeline="mining",
         inputs={
-            **_inputs(identity, scores, mined),
+            **_inputs(identity, mining, scores, mined),
             "purity": purity,
             "pool": known.index("pool"),
             "classes": known.folder / "class_map.txt",
             **{name: known.index(name) for name in guarded},
         },
-        params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST - {"purity"}),
+        params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST - {"purity"} | {"exclude"}),
         outputs=OUTPUTS,
         make=make,
     )
@@ -163,16 +167,17 @@ def _write_audit(
 
     machine = pd.read_parquet(mined / "dedup.parquet")
     pairs = decided_pairs(mined / "dedup.parquet", mined / "review.csv")
-    listed, shards, raw = mined / "mined.parquet", scores / "pool", identity.folder("raw")
+    listed, raw = mined / "mined.parquet", identity.folder("raw")
     how: dict[str, Any] = {
+        "exclude": room.read_exclusions(list(exclusions(identity, mining).values()), scores),
         "exclude_review": mining.deduplicate.strict,
         "min_conf": mining.min_conf,
     }
     probes = pd.read_parquet(purity / "probes.parquet")
-    table = room.class_table(shards, pairs, listed, classes=known.classes, probes=probes, **how)
+    table = room.class_table(scores, pairs, listed, classes=known.classes, probes=probes, **how)
     curve = pd.read_csv(purity / "purity.csv")
     hidden = _sample_truth(identity)
-    counts = room.audit(shards, pairs, listed, table=table, curve=curve, **hidden, **how)
+    counts = room.audit(scores, pairs, listed, table=table, curve=curve, **hidden, **how)
     counts["estimate"]["set"] = mining.purity.probes
     counts["person"] = room.count_decisions(machine, room.read_review(mined / "review.csv"))
     write_json(aside / "audit.json", counts)
@@ -214,13 +219,16 @@ def _parameters(block: BaseModel, prefix: str = "mining.") -> list[tuple[str, An
     return rows
 
 
-def _inputs(identity: Identity, scores: Path, mined: Path) -> dict[str, Path | str]:
+def _inputs(
+    identity: Identity, mining: MiningParams, scores: Path, mined: Path
+) -> dict[str, Path | str]:
     """What purity and audit both depend on."""
     inputs: dict[str, Path | str] = {
         "scores": scores,
         "mined": mined / "mined.parquet",
         "dedup": mined / "dedup.parquet",
         "review": person_edits(mined / "review.csv"),
+        **exclusions(identity, mining),
     }
     for name, path in _hidden(identity).items():
         inputs[name] = path

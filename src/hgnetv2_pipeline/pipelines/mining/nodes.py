@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.lists import Lists, PoolSource
 from hgnetv2_pipeline.pipelines.params import MiningParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # What changes how long mining takes, or what is told of it, and not one line of the list.
-NOT_OF_THE_LIST = {"workers", "batch_size", "shard_rows", "purity"}
+NOT_OF_THE_LIST = {
+    "workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "purity",
+}  # fmt: skip
 
 
 def score_pool(
@@ -26,22 +26,82 @@ def score_pool(
     lists: Path,
     teacher: Path,
 ) -> Path:
-    """The teacher's answer to every image of the pool, in shards; an interrupted pass goes on."""
-    folder = identity.folder("scores")
-    found = read_teacher(teacher, identity)
-    index = Lists(lists).index("pool")
-    work = Reuse(identity.project, redo).begin(
+    """The teacher's answer to every image of the pool, in shards a source of its own.
+
+    A source that was added is scored, the others are left as they are; an interrupted pass goes on.
+    """
+    from hgnetv2_pipeline import data
+    from hgnetv2_pipeline import mining as room
+
+    folder, known = identity.folder("scores"), Lists(lists)
+    reuse, found = Reuse(identity.project, redo), read_teacher(teacher, identity)
+    sources = known.pool_sources()
+    for source in sources:
+        _score_source(reuse, identity, mining, device, known, found, source)
+    room.write_sources(folder, [source.name for source in sources])
+    bad = room.quarantined(folder)
+    ledger = data.Ledger(sum(source.images for source in sources), mining.max_bad)
+    for key, reason in bad[["key", "reason"]].itertuples(index=False):
+        ledger.quarantine(key, reason)
+    reuse.produce(
+        identity.folder("quarantine"),
+        name="mining",
+        pipeline="mining",
+        inputs={"scores": folder},
+        params={},
+        outputs=["mining.csv"],
+        make=lambda aside: ledger.write(aside / "mining.csv"),
+    )
+    ledger.check(f"mining.max_bad (conf/{identity.environment}/parameters.yml)")
+    return folder
+
+
+def _score_source(
+    reuse: Reuse,
+    identity: Identity,
+    mining: MiningParams,
+    device: str,
+    lists: Lists,
+    teacher: Teacher,
+    source: PoolSource,
+) -> None:
+    folder = identity.folder("scores") / source.name
+    shards = range(-(-source.images // mining.shard_rows))
+    work = reuse.begin(
         folder,
         pipeline="mining",
-        inputs={"pool": index, "teacher": found.record},
-        params={"shard_rows": mining.shard_rows, "batch_size": mining.batch_size},
-        outputs=["pool"],
+        inputs={"pool": source.sha256, "teacher": teacher.record},
+        params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
+        outputs=[
+            "plan.json",
+            *(f"shard={number:05d}.{kind}" for number in shards for kind in ("json", "parquet")),
+        ],
         resumable=True,
     )
     if isinstance(work, Work):
-        score_images(identity, mining, device, found, index, folder / "pool")
+        score_images(
+            identity,
+            mining,
+            device,
+            teacher,
+            lists.index("pool"),
+            folder,
+            prefix=source.prefix,
+            features=mining.features,
+        )
         work.finish()
-    return folder
+
+
+def exclusions(identity: Identity, mining: MiningParams) -> dict[str, Path]:
+    """The lists of images that are not to be mined, by what they were given as."""
+    lists = {given: identity.project / Path(given).expanduser() for given in mining.exclude}
+    for given, path in lists.items():
+        if not path.is_file():
+            raise DataError(
+                f"mining.exclude: the list {given} does not exist "
+                f"(conf/{identity.environment}/parameters.yml or --params mining.exclude=LIST)"
+            )
+    return {f"exclude {given}": path for given, path in lists.items()}
 
 
 def score_images(
@@ -49,10 +109,13 @@ def score_images(
     mining: MiningParams,
     device: str,
     teacher: Teacher,
-    samples: pd.DataFrame | Path,
+    index: Path,
     out: Path,
+    *,
+    prefix: str = "",
+    features: bool = False,
 ) -> None:
-    """The teacher's answer to ``samples``, as shards in ``out``."""
+    """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
     from hgnetv2_pipeline import data
     from hgnetv2_pipeline import mining as room
     from hgnetv2_pipeline.pipelines.measure import resolve_device
@@ -60,20 +123,24 @@ def score_images(
     members = teacher.config.members
     # Our weights carry their preprocessing; timm's models get the published one.
     foreign = all(member.startswith("timm:") for member in members)
-    room.score_pool(
-        samples,
-        identity.folder("raw"),
+    spec = room.ScoreSpec(
+        index=index,
+        root=identity.folder("raw"),
+        prefix=prefix,
         teachers=members,
-        preprocess=data.Preprocess() if foreign else None,
         num_classes=len(Lists(identity.folder("lists")).classes),
         out=out,
         weights_root=identity.project,
+        preprocess=data.Preprocess().to_dict() if foreign else None,
         shard_rows=mining.shard_rows,
         batch_size=mining.batch_size,
         workers=mining.workers,
+        features=features,
+        dtype="float32",
         device=resolve_device(device),
         max_bad=mining.max_bad,
     )
+    room.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)
 
 
 def guarded_sets(known: Lists) -> list[str]:
@@ -98,11 +165,16 @@ def deduplicate(
 
         raw = identity.folder("raw")
         pairs = room.deduplicate(
-            scores / "pool",
+            scores,
             {name: (known.frame(name), raw) for name in guarded},
             pool=(known.index("pool"), raw),
-            auto_max=params.auto_max,
-            verify_max=params.verify_max,
+            features={
+                name: scores.parent / "guarded" / name
+                for name in guarded
+                if (scores.parent / "guarded" / name).is_dir()
+            },
+            workers=max(mining.workers, 1),
+            **params.model_dump(exclude={"strict"}),
         )
         pairs.to_parquet(aside / "dedup.parquet", index=False)
 
@@ -135,33 +207,31 @@ def select(
     known = Lists(lists)
     folder = identity.folder("mining")
     review = folder / "review.csv"
+    excluded = exclusions(identity, mining)
 
     def make(aside: Path) -> None:
-        import pandas as pd
-
-        from hgnetv2_pipeline import data
         from hgnetv2_pipeline import mining as room
 
-        pairs = decided_pairs(dedup, review)
         mined = room.select(
-            scores / "pool",
-            pairs,
+            scores,
+            decided_pairs(dedup, review),
             k=mining.k,
             target_total=mining.target_total,
             min_conf=mining.min_conf,
             top_p=mining.top_p,
             diversity=mining.diversity,
+            exclude=room.read_exclusions(list(excluded.values()), scores),
             exclude_review=mining.deduplicate.strict,
         )
-        mined.to_parquet(aside / "mined.parquet", index=False)
-        pool = known.frame("pool").drop(columns="label").merge(mined[["key", "label"]], on="key")
-        if mining.label_mode == "zero":
-            pool["label"] = 0
-        merged = pd.concat([known.frame("train"), pool], ignore_index=True)
-        merged = merged.sort_values("key", kind="stable", ignore_index=True)
-        data.write_index(aside / "train_mined.parquet", merged)
-        listed = merged.assign(path=merged["key"], label=merged["label"].fillna(0))
-        data.write_list(aside / "train_list_mined.txt", listed[["path", "label"]])
+        mined.write(aside / "mined.parquet")
+        room.write_merged(
+            mined,
+            pool=known.index("pool"),
+            labelled=known.index("train"),
+            index=aside / "train_mined.parquet",
+            listed=aside / "train_list_mined.txt",
+            label_mode=mining.label_mode,
+        )
 
     inputs: dict[str, Path | str] = {
         "scores": scores,
@@ -169,13 +239,14 @@ def select(
         "train": known.index("train"),
         "pool": known.index("pool"),
         "review": person_edits(review),
+        **excluded,
     }
     result = Reuse(identity.project, redo).produce(
         folder,
         name="mined",
         pipeline="mining",
         inputs=inputs,
-        params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST),
+        params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST | {"exclude"}),
         outputs=["mined.parquet", "train_mined.parquet", "train_list_mined.txt"],
         make=make,
     )
