@@ -77,7 +77,7 @@ def apart(made: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
     return {
         "max": int(gap.max()),
         "mean": round(float(gap.double().mean()), 4),
-        "share of pixels that differ": round(float((gap > 0).double().mean()), 5),
+        "share of values that differ": round(float((gap > 0).double().mean()), 5),
     }
 
 
@@ -251,7 +251,7 @@ def main() -> None:
         result["pixels"] = pixels(files[:64], found, root, options.size, device)
         differences = {k: v for k, v in result["pixels"].items() if k != "operations"}
         differences |= result["pixels"]["operations"]
-        head = ("beside the exact path", "max", "mean", "share of pixels that differ")
+        head = ("beside the exact path", "max", "mean", "share of values that differ")
         print(table(head, [(name, *gap.values()) for name, gap in differences.items()]))
 
         size, first = options.size, options.batch[0]

@@ -135,7 +135,7 @@ def contenders(size: int) -> dict[str, Callable[[bytes], Any]]:
         "train fast": lambda content: quick(Picture(content), keyed_rng(0, 0, str(next(drawn)))),
         "eval torchvision": lambda content: torchvision_eval(opened(content)),
         "eval exact": preprocess.image,
-        "eval fast": lambda content: fast.evaluation_view(preprocess, Picture(content).pixels()),
+        "eval fast": lambda content: fast.evaluation_view(preprocess, Picture(content)),
     }
 
 
@@ -190,7 +190,7 @@ def pixel_differences(files: list[bytes], size: int) -> dict[str, dict[str, floa
         for name in ("exact", "fast"):
             augment = make_augment({**views, "fast": name == "fast"})
             found[name].append(off(augment(Picture(content), keyed_rng(0, 0, str(n))), expected))
-        quick = fast.evaluation_view(preprocess, Picture(content).pixels())
+        quick = fast.evaluation_view(preprocess, Picture(content))
         found["eval fast"].append(off(quick, preprocess.image(content)))
     return {name: summary(each) for name, each in found.items()}
 

@@ -1,10 +1,12 @@
-"""Our exported graph against timm's export of the same network, on ONNX Runtime, interleaved.
+"""Our exported graphs against timm's export of the same networks, one thread, interleaved.
 
 python benchmarks/bench_onnx_against_timm.py [--variants b0 b4] [--batch-sizes 1 16] [--rounds 10]
+    [--engines timm-ort ours-ort timm-openvino ours-openvino ours-bf16 timm-bf16 ours-int8]
 
-One thread, random weights (they do not change speed), 224 pixels. Prints a line a case with the
-median over rounds of CPU time of timm's export over ours (above 1: ours is faster), then the same
-as JSON.
+Random weights, LABs too: a fresh LAB is scale 1 and bias 0, which ONNX Runtime removes as doing
+nothing, and a trained one is not. 224 pixels. The engines of a case are timed in turns, in
+each round in another order; a line an engine gives the median over rounds of the CPU time of timm's
+export on ONNX Runtime over its own (above 1: faster), and at the end the same as JSON.
 """
 
 from __future__ import annotations
@@ -14,36 +16,97 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from hgnetv2_pipeline.deployment import compare_latency, export_onnx, load_engine  # noqa: E402
+from hgnetv2_pipeline.deployment import (  # noqa: E402
+    Engine,
+    compare_latency,
+    export_onnx,
+    load_engine,
+)
+from hgnetv2_pipeline.deployment.benchmark import unsettle  # noqa: E402
+from hgnetv2_pipeline.deployment.calibration import activation_ranges  # noqa: E402
+from hgnetv2_pipeline.deployment.card import ModelCard  # noqa: E402
+from hgnetv2_pipeline.deployment.onnx_wire import onnx_props  # noqa: E402
+from hgnetv2_pipeline.deployment.precisions import save_onnx  # noqa: E402
+from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups  # noqa: E402
 from hgnetv2_pipeline.models import build_from, create_model  # noqa: E402
 
+BASE = "timm-ort"
 
-def measure(variant: str, batch_size: int, rounds: int, folder: Path) -> dict[str, object]:
-    """One case: both files, interleaved."""
-    torch.manual_seed(0)
-    ours, theirs = folder / f"{variant}.onnx", folder / f"{variant}-timm.onnx"
-    if not ours.exists():
-        export_onnx(create_model(variant).eval(), ours)
+
+def ours(variant: str, folder: Path) -> Path:
+    """Our export, made once."""
+    path = folder / f"{variant}.onnx"
+    if not path.exists():
+        torch.manual_seed(0)
+        export_onnx(unsettle(create_model(variant)).eval(), path)
+    return path
+
+
+def theirs(variant: str, folder: Path) -> Path:
+    """timm's network through PyTorch's own exporter, made once."""
+    path = folder / f"{variant}-timm.onnx"
+    if not path.exists():
         stock, _ = build_from(f"timm:hgnetv2_{variant}", num_classes=None, root=folder)
-        export_onnx(stock.eval(), theirs)
-    engines = {
-        "timm": load_engine(theirs, engine="ort", threads=1),
-        "ours": load_engine(ours, engine="ort", threads=1),
-    }
-    runs = max(3, 20 // batch_size)
-    found = compare_latency(engines, batch_size=batch_size, rounds=rounds, runs_per_round=runs)
+        export_onnx(unsettle(stock).eval(), path)
+    return path
+
+
+def int8(variant: str, folder: Path) -> Path:
+    """Our int8 graph without its gate: random weights have no accuracy to lose."""
+    import onnx
+
+    source, path = ours(variant, folder), folder / f"{variant}.int8.onnx"
+    if not path.exists():
+        proto = onnx.load(source)
+        images = np.random.default_rng(0).standard_normal((4, 3, 224, 224), np.float32)
+        ranges = activation_ranges(
+            proto, sorted(scale_groups(proto)), lambda: [images], method="max"
+        )
+        card = replace(ModelCard.from_props(onnx_props(source), source), precision="int8")
+        save_onnx(quantized(proto, ranges), card, path)
+    return path
+
+
+ENGINES: dict[str, tuple[Callable[[str, Path], Path], str, str]] = {
+    BASE: (theirs, "ort", "fp32"),
+    "ours-ort": (ours, "ort", "fp32"),
+    "timm-openvino": (theirs, "openvino", "fp32"),
+    "ours-openvino": (ours, "openvino", "fp32"),
+    "timm-bf16": (theirs, "openvino", "bf16"),
+    "ours-bf16": (ours, "openvino", "bf16"),
+    "ours-int8": (int8, "openvino", "int8"),
+}
+
+
+def measure(
+    variant: str, batch_size: int, names: list[str], rounds: int, folder: Path
+) -> dict[str, object]:
+    """One case: all engines in turns."""
+    loaded: dict[str, Engine] = {}
+    for name in names:
+        make, engine, precision = ENGINES[name]
+        loaded[name] = load_engine(
+            make(variant, folder), engine=engine, precision=precision, threads=1
+        )
+    found = compare_latency(
+        loaded, batch_size=batch_size, rounds=rounds, runs_per_round=max(3, 20 // batch_size)
+    )
     return {
         "variant": variant,
         "batch_size": batch_size,
+        "device": loaded[BASE].device,
         "cpu_ms": {row["label"]: row["cpu_ms"] for row in found["rows"]},
-        "speedup_cpu": found["ratios"]["ours"]["cpu"],
-        "speedup_wall": found["ratios"]["ours"]["wall"],
+        "speedup_cpu": {name: ratio["cpu"] for name, ratio in found["ratios"].items()},
+        "speedup_wall": {name: ratio["wall"] for name, ratio in found["ratios"].items()},
     }
 
 
@@ -52,19 +115,25 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["b0", "b4"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--files", type=Path, help="folder to keep the exported files in")
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    with tempfile.TemporaryDirectory() as name:
+    names = [BASE, *(name for name in options.engines if name != BASE)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.files or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         rows = [
-            measure(variant, batch_size, options.rounds, Path(name))
+            measure(variant, batch_size, names, options.rounds, folder)
             for variant in options.variants
             for batch_size in options.batch_sizes
         ]
     for row in rows:
-        print(
-            f"{row['variant']} batch {row['batch_size']:>2}: {row['speedup_cpu']:.2f}x "
-            f"(CPU ms {row['cpu_ms']})"
-        )
+        for name in names:
+            print(
+                f"{row['variant']} batch {row['batch_size']:>2} {name:14} "
+                f"{row['speedup_cpu'][name]:.2f}x  {row['cpu_ms'][name]:.2f} CPU ms"
+            )
     print(json.dumps(rows))
 
 

@@ -242,6 +242,13 @@ def test_large_pictures_are_decoded_a_few_at_a_time(tree, monkeypatch):
     assert max(seen) == 2
 
 
+def test_what_a_gpu_cannot_shrink_the_cpu_does(tree, monkeypatch):
+    view = on_device(make_augment(VIEW), "cpu")
+    wanted = train(tree, view)
+    monkeypatch.setattr(device_input, "_STEEPEST", 0)
+    assert same(train(tree, view), wanted)
+
+
 @pytest.fixture
 def damaged(tmp_path):
     """Ten files, of which one has a header and an end, and nothing that decodes in between."""

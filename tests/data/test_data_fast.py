@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from data_pictures import encoded
 from PIL import Image
 
 from hgnetv2_pipeline.data import Preprocess, fast, keyed_rng, make_augment
@@ -97,12 +98,18 @@ def test_the_fast_view_applies_the_operations_that_the_exact_one_applies(photo):
     assert np.median([each.mean() for each in off]) < 1.5
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
-def test_the_fast_evaluation_view_is_within_two_levels(photo, interpolation):
-    preprocess = Preprocess(resize_short=40, crop=32, interpolation=interpolation)
-    pixels = np.asarray(photo)
-    off = difference(fast.evaluation_view(preprocess, pixels), preprocess.image(photo))
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize("short", [40, 400])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_fast_evaluation_view_is_within_two_levels(photo, interpolation, short, turned):
+    preprocess = Preprocess(resize_short=short, crop=32, interpolation=interpolation)
+    image = photo.transpose(Image.Transpose.TRANSPOSE) if turned else photo
+    picture = Picture(encoded(image, "JPEG", quality=95))
+    off = difference(fast.evaluation_view(preprocess, picture), preprocess.cut(picture.pixels()))
     assert off.max() <= 2 and off.mean() <= 0.05
+
+
+def test_a_sliver_s_evaluation_view_is_pillow_s(photo):
     sliver = np.asarray(photo)[:1]
     small = Preprocess(resize_short=40, crop=32, max_pixels=10_000)
-    assert np.array_equal(fast.evaluation_view(small, sliver), small.cut(sliver))
+    assert np.array_equal(fast.evaluation_view(small, Picture.of(sliver)), small.cut(sliver))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,7 +17,15 @@ import torch
 from deployment_cases import CLASSES, SIDE
 
 from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import ENGINES, EngineUnavailable, ModelCard, load_engine
+from hgnetv2_pipeline.deployment import (
+    ENGINES,
+    Calibration,
+    EngineUnavailable,
+    ModelCard,
+    Validation,
+    convert_onnx,
+    load_engine,
+)
 from hgnetv2_pipeline.deployment.engines import ladder, with_ort
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
@@ -186,14 +196,107 @@ def test_a_provider_that_fell_back_to_the_cpu_is_no_gpu(
     monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
     with pytest.raises(EngineUnavailable, match="CUDAExecutionProvider did not start"):
         with_ort.OrtCudaEngine(b0_onnx)
-    assert asked[0] == ("CUDAExecutionProvider", {"use_tf32": "0"})
+    with pytest.raises(EngineUnavailable, match="CUDAExecutionProvider did not start"):
+        with_ort.OrtCudaEngine(b0_onnx, tf32=True)
+    assert asked[::2] == [("CUDAExecutionProvider", {"use_tf32": on}) for on in "01"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino not installed")
-def test_openvino_gives_the_same_logits(b0_onnx: Path) -> None:
-    expected = load_engine(b0_onnx, "ort").logits(IMAGES)
-    got = load_engine(b0_onnx, "openvino").logits(IMAGES)
-    assert np.abs(got - expected).max() <= 5e-5 * expected.std()
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def precisions(b0_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export folder with fp32, fp16 and int8."""
+    folder = tmp_path_factory.mktemp("export")
+    pixels = np.random.default_rng(4).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+    (folder / "model.onnx").write_bytes(b0_onnx.read_bytes())
+    judges = Validation(lambda: [(pixels, np.zeros(8, np.int64))], "8 pictures")
+    calibration = Calibration(lambda: [pixels], "8 pictures")
+    for name in ("fp16", "int8"):
+        convert_onnx(
+            folder / "model.onnx", folder / f"model.{name}.onnx", name, validation=judges,
+            calibration=calibration, max_drop=100,
+        )  # fmt: skip
+    return folder
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("precision", "reference", "allowed"),
+    [("fp32", "fp32", 5e-5), ("int8", "int8", 0.1), ("bf16", "fp32", 0.2)],
+)
+def test_openvino_gives_the_logits_of_onnx_runtime(
+    precision: str, reference: str, allowed: float, precisions: Path
+) -> None:
+    images = np.clip(IMAGES, -2, 2)  # as photographs are, and int8's ranges expect
+    expected = load_engine(precisions, "ort", precision=reference).logits(images)
+    try:
+        engine = load_engine(precisions, "openvino", precision=precision, threads=1)
+    except EngineUnavailable as error:
+        assert precision == "bf16"
+        pytest.skip(str(error))
+    got = engine.logits(images)
+    assert engine.precision == precision
+    assert np.abs(got - expected).max() <= allowed * expected.std()
+    if precision == "bf16":
+        assert np.abs(got - expected).max() > 1e-4 * expected.std(), "it computed in float32"
+
+
+@needs_openvino
+def test_openvino_does_not_report_that_it_was_imported(b0_onnx: Path, tmp_path: Path) -> None:
+    """By itself it would: a thread that posts to Google Analytics, and a folder in the home."""
+    program = (
+        "import sys, threading\n"
+        "from hgnetv2_pipeline.deployment import load_engine\n"
+        "load_engine(sys.argv[1], 'openvino', threads=1)\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        "assert [thread.name for thread in threading.enumerate()] == ['MainThread']\n"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", program, str(b0_onnx)]
+    subprocess.run(command, check=True, env=environment, timeout=120)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("named", "precision", "file", "found"),
+    [
+        ("", None, "model.onnx", "fp32"),
+        ("", "fp16", "model.fp16.onnx", "fp16"),
+        ("model.onnx", "int8", "model.int8.onnx", "int8"),
+        ("model.int8.onnx", None, "model.int8.onnx", "int8"),
+        ("model.int8.onnx", "fp32", "model.onnx", "fp32"),
+    ],
+)
+def test_a_precision_names_its_file(
+    named: str, precision: str | None, file: str, found: str, precisions: Path
+) -> None:
+    engine = load_engine(precisions / named, "ort", precision=precision)
+    assert Path(engine.model) == precisions / file
+    assert engine.precision == found
+
+
+def test_int8_goes_to_openvino_first_and_every_refusal_has_its_reason(
+    precisions: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        if importlib.util.find_spec("openvino") is not None:
+            assert load_engine(precisions, precision="int8").name == "openvino"
+            caplog.clear()
+        installed_only(monkeypatch, "onnxruntime", "torch")
+        assert load_engine(precisions, precision="int8").name == "ort"
+    assert "ort-cuda: no int8 on this engine" in caplog.text
+    assert "openvino: openvino is not installed" in caplog.text
+    with pytest.raises(EngineUnavailable, match=r"tensorrt: bf16 needs model\.bf16\.onnx beside"):
+        load_engine(precisions, "tensorrt", precision="bf16")
+    with pytest.raises(EngineUnavailable, match="ort: no tf32 on this engine"):
+        load_engine(precisions, "ort", precision="tf32")
+    with pytest.raises(ParameterError, match="unknown precision 'int4'"):
+        load_engine(precisions, precision="int4")
+    with pytest.raises(EngineUnavailable, match="no engine can run .* openvino: no tf32"):
+        load_engine(precisions, precision="tf32")
 
 
 class FakeOpenVino(ModuleType):

@@ -1,158 +1,323 @@
-"""The calls to TensorRT, in order, against a stand-in that computes and checks what it is given."""
+"""The calls to TensorRT: their names against the 11.4 bindings, their order against a stand-in."""
 
 from __future__ import annotations
 
-import ctypes
+import ast
+import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
+import fake_tensorrt
 import numpy as np
+import onnx
 import pytest
+from fake_tensorrt import CLASSES, SIDE, HostDevice
 
 from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import EngineUnavailable, load_engine
+from hgnetv2_pipeline.deployment import EngineUnavailable, ModelCard, convert_onnx, load_engine
 from hgnetv2_pipeline.deployment.engines import with_tensorrt
+from hgnetv2_pipeline.deployment.kit import cuda_memory, plans
+from hgnetv2_pipeline.deployment.kit.plans import PlanError, PlanRunner, Profile, provide_plan
+from hgnetv2_pipeline.deployment.kit.timing import time_plan
 from hgnetv2_pipeline.errors import WeightsError
 
-SIDE, CLASSES = 8, ("red", "green", "blue")
+NAMES = json.loads((Path(__file__).with_name("tensorrt_names.json")).read_text())["names"]
+# The variables of plans.py and what they hold.
+HOLDS = {
+    "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",
+    "config": "IBuilderConfig", "sizes": "IOptimizationProfile", "given": "ITensor",
+    "engine": "ICudaEngine", "_context": "IExecutionContext",
+    "_runtime": "Runtime",
+}  # fmt: skip
+IMAGES = np.random.default_rng(0).random((9, 3, SIDE, SIDE), np.float32)
 
 
-class HostMemory:
-    """Device memory that lies on the host."""
-
-    stream, device = 7, "stand-in GPU"
-
-    def put(self, images: np.ndarray) -> int:
-        self.images = images.copy()
-        return self.images.ctypes.data
-
-    def reserve(self, shape: tuple[int, ...]) -> int:
-        self.result = np.full(shape, np.nan, np.float32)
-        return self.result.ctypes.data
-
-    def fetch(self) -> np.ndarray:
-        return self.result
+def attributes(path: Path) -> set[tuple[str, str]]:
+    """(owner, name) of every ``owner.name`` and ``self.owner.name``; ``trt.A.B`` as (trt.A, B)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Attribute):
+            continue
+        owner = node.value
+        if isinstance(owner, ast.Name):
+            found.add((owner.id, node.attr))
+        elif isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name):
+            root = "" if owner.value.id == "self" else f"{owner.value.id}."
+            found.add((f"{root}{owner.attr}", node.attr))
+    return found
 
 
-class FakeContext:
-    """Channel means of the images at the address it was given."""
-
-    def __init__(self, calls: list[str], most: int) -> None:
-        self.calls, self.most, self.addresses = calls, most, {}
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.calls.append("shape")
-        assert shape[0] <= self.most
-        self.shape = shape
-        return True
-
-    def infer_shapes(self) -> list[str]:
-        self.calls.append("infer")
-        return []
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self.shape[0], 3)
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.calls.append(f"address {name}")
-        self.addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        self.calls.append(f"execute on {stream}")
-        size = int(np.prod(self.shape))
-        given = (ctypes.c_float * size).from_address(self.addresses["images"])
-        means = np.frombuffer(given, np.float32).reshape(self.shape).mean((2, 3))
-        ctypes.memmove(
-            self.addresses["logits"], np.ascontiguousarray(means).ctypes.data, means.nbytes
-        )
-        return True
+def test_every_name_of_tensorrt_exists_in_the_bindings() -> None:
+    used = attributes(Path(plans.__file__)) | attributes(Path(with_tensorrt.__file__))
+    top = {name for owner, name in used if owner == "trt"}
+    assert {"Builder", "OnnxParser", "Runtime", "Logger", "BuilderFlag"} <= top
+    assert top - {"__version__"} <= set(NAMES)
+    checked = 0
+    for owner, name in used:
+        kind = owner.removeprefix("trt.") if owner.startswith("trt.") else HOLDS.get(owner)
+        if kind is not None:
+            assert name in NAMES[kind].split(), f"{kind} has no {name} ({owner}.{name})"
+            checked += 1
+    assert checked > 20
+    assert {owner for owner, _ in used} >= set(HOLDS), "HOLDS names variables that are gone"
 
 
-def fake_tensorrt(
-    calls: list[str], *, least: int = 2, most: int = 4, loads: bool = True, dtype: str = "float32"
-) -> ModuleType:
-    modes = {"images": "in", "logits": "out"}
-    shape = (3, SIDE, SIDE)
-    engine = SimpleNamespace(
-        num_io_tensors=2,
-        get_tensor_name=lambda index: list(modes)[index],
-        get_tensor_mode=modes.__getitem__,
-        get_tensor_dtype=lambda name: dtype,
-        get_tensor_shape=lambda name: (-1, 3),
-        get_tensor_profile_shape=lambda name, index: [(least, *shape), (2, *shape), (most, *shape)],
-        create_execution_context=lambda: FakeContext(calls, most),
-    )
+def test_every_name_of_cuda_exists_in_its_bindings() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    source = Path(cuda_memory.__file__).read_text(encoding="utf-8")
+    called = {
+        node.args[0].value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "_call"
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert len(called) > 15
+    assert [name for name in called if not hasattr(runtime, name)] == []
+    for owner, name in attributes(Path(cuda_memory.__file__)):
+        if owner == "_cuda" and not name.startswith("__"):
+            assert hasattr(runtime, name), name
+    assert hasattr(runtime.cudaMemcpyKind, "cudaMemcpyHostToDevice")
+    assert hasattr(runtime.cudaStreamCaptureMode, "cudaStreamCaptureModeThreadLocal")
 
-    def deserialize(plan: bytes) -> object:
-        calls.append(f"deserialize {plan.decode()}")
-        return engine if loads else None
 
-    module = ModuleType("tensorrt")
-    module.__dict__.update(
-        __version__="11.4",
-        __spec__=SimpleNamespace(name="tensorrt"),
-        float32="float32",
-        TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
-        Logger=type("Logger", (), {"WARNING": 2, "__init__": lambda self, level: None}),
-        Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=deserialize),
-    )
-    return module
+def test_the_exported_operators_are_in_tensorrts_parser(b0_onnx: Path) -> None:
+    """As its own table lists them for float32, fp16, bf16, and Q/DQ for int8."""
+    table = {
+        "Add", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Flatten", "Gemm",
+        "GlobalAveragePool", "MaxPool", "Mul", "Pad", "QuantizeLinear", "Relu", "Sigmoid",
+        "Softmax",
+    }  # fmt: skip
+    builder = Path(importlib.import_module("hgnetv2_pipeline.deployment.onnx_graph").__file__)
+    written = {
+        node.args[0].value
+        for node in ast.walk(ast.parse(builder.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("_node", "make_node")
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert written >= {node.op_type for node in onnx.load(b0_onnx).graph.node}
+    assert written <= table
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "labels.txt").write_text("\n".join(CLASSES) + "\n")
-    preprocess = Preprocess(SIDE, SIDE).to_dict()
-    (tmp_path / "preprocess.json").write_text(json.dumps(preprocess))
-    (tmp_path / "model.engine").write_bytes(b"plan")
-    monkeypatch.setattr(with_tensorrt, "TorchMemory", HostMemory)
-    return tmp_path / "model.engine"
+def model(tmp_path: Path) -> Path:
+    """An ONNX file as far as its card goes."""
+    card = ModelCard(
+        preprocess=Preprocess(SIDE, SIDE), classes=CLASSES, more={"tensorrt_profile": "2,3,4"}
+    )
+    proto = onnx.helper.make_model(onnx.helper.make_graph([], "none", [], []))
+    onnx.helper.set_model_props(proto, card.to_props())
+    onnx.save(proto, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
 
 
-def test_the_calls_come_in_the_documented_order(
-    plan: Path, monkeypatch: pytest.MonkeyPatch
+def use(monkeypatch: pytest.MonkeyPatch, calls: list[str], **arguments: object) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.module(calls, **arguments))
+
+
+SIZES = Profile(2, 3, 4)
+
+
+def provide(path: Path, precision: str = "fp32", profile: Profile = SIZES) -> Path:
+    return provide_plan(
+        path, path.parent / "plans", precision=precision, profile=profile, gpu="GPU (sm_90)"
+    )
+
+
+def test_a_plan_is_built_strongly_typed_without_tf32_and_noted(
+    model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(calls))
-    engine = load_engine(plan)
-    images = np.random.default_rng(0).random((3, 3, SIDE, SIDE), np.float32)
-    assert engine.logits(images) == pytest.approx(images.mean((2, 3)), abs=1e-6)
+    use(monkeypatch, calls)
+    plan = provide(model)
     assert calls == [
-        "deserialize plan", "shape", "infer", "address images", "address logits", "execute on 7",
+        "network 2", "parse", "limit workspace", "clear TF32", "add profile", "timing cache of 0",
+        "build",
     ]  # fmt: skip
-    assert (engine.name, engine.device, engine.classes) == ("tensorrt", "stand-in GPU", [*CLASSES])
+    note = json.loads(plan.with_suffix(".json").read_text())
+    assert (note["precision"], note["tensorrt"], note["gpu"]) == ("fp32", "11.4", "GPU (sm_90)")
+    assert note["profile"] == {"least": 2, "best": 3, "most": 4}
+    assert json.loads(plan.read_bytes())[2] == [4, 3, SIDE, SIDE]
+    calls.clear()
+    assert provide(model) == plan
+    assert calls == []  # it stands
+    other = provide(model, "tf32")
+    assert other != plan
+    assert "clear TF32" not in calls
+    assert "timing cache of 7" in calls  # what the first build left
+    plan.write_bytes(b"flipped")
+    calls.clear()
+    assert provide(model) == plan
+    assert "build" in calls
+
+
+@pytest.mark.parametrize("changed", ["onnx", "tensorrt", "gpu", "profile", "precision"])
+def test_the_key_of_a_plan_covers_all_it_depends_on(changed: str) -> None:
+    facts = {"tensorrt": "11.4", "gpu": "A", "profile": Profile(), "precision": "fp32"}
+    other = {"tensorrt": "10.9", "gpu": "B", "profile": Profile(1, 2, 3), "precision": "fp16"}
+    first = plans.plan_key("ab", **facts)
+    if changed == "onnx":
+        assert plans.plan_key("cd", **facts) != first
+    else:
+        assert plans.plan_key("ab", **{**facts, changed: other[changed]}) != first
+
+
+def test_what_cannot_be_built_says_why_in_one_line(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, [], takes_cache=False)  # a cache of another GPU gives way to an empty one
+    (model.parent / "plans").mkdir()
+    (model.parent / "plans" / plans.TIMING_CACHE).write_bytes(b"of another GPU")
+    assert provide(model).is_file()
+    with pytest.raises(PlanError, match="does not take the profile"):
+        provide(model, profile=Profile(1, 1, 65))
+    with pytest.raises(PlanError, match="1 <= least <= best <= most"):
+        Profile(2, 1, 3)
+    with pytest.raises(PlanError, match="precision 'fp8'"):
+        provide(model, "fp8")
+    use(monkeypatch, [], builds=False)
+    with pytest.raises(PlanError, match="could not build"):
+        provide(model, "fp16")
+    model.write_bytes(b"broken")
+    with pytest.raises(PlanError, match="cannot read the ONNX model: no such operator$"):
+        provide(model)
+    names = {path.suffix for path in (model.parent / "plans").iterdir()}
+    assert names == {".plan", ".json", ".cache"}
+
+
+def open_engine(
+    model: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str]
+) -> with_tensorrt.TensorRTEngine:
+    use(monkeypatch, calls)
+    monkeypatch.setattr(with_tensorrt, "CudaDevice", lambda: HostDevice(calls))
+    return load_engine(model)
+
+
+def test_auto_builds_loads_and_runs_in_the_documented_order(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    engine = open_engine(model, monkeypatch, calls)
+    assert (engine.name, engine.device, engine.classes) == (
+        "tensorrt", "stand-in GPU (sm_00)", [*CLASSES],
+    )  # fmt: skip
+    place = calls.index("deserialize")
+    assert calls[place:] == [
+        "deserialize", f"reserve images {4 * 3 * SIDE * SIDE}", "address images",
+        "reserve logits 12", "address logits",
+    ]  # fmt: skip
+    calls.clear()
+    for _ in range(3):
+        assert engine.logits(IMAGES[:3]) == pytest.approx(IMAGES[:3].mean((2, 3)), abs=1e-6)
+    assert calls == [
+        "upload 3", "shape 3", "infer", "execute on 7", "download",
+        "upload 3", "synchronize", "capture", "replay", "execute on 7", "download",
+        "upload 3", "replay", "execute on 7", "download",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [1, 4, 9])
 def test_batches_outside_the_profile_are_cut_up_or_filled(
-    count: int, plan: Path, monkeypatch: pytest.MonkeyPatch
+    count: int, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt([], least=2, most=4))
-    images = np.random.default_rng(0).random((count, 3, SIDE, SIDE), np.float32)
-    assert load_engine(plan, "tensorrt").logits(images) == pytest.approx(
-        images.mean((2, 3)), abs=1e-6
-    )
+    engine = open_engine(model, monkeypatch, [])
+    for _ in range(2):
+        assert engine.logits(IMAGES[:count]) == pytest.approx(IMAGES[:count].mean((2, 3)), abs=1e-6)
 
 
-def test_a_plan_of_another_gpu_or_type_is_refused(
-    plan: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_plan_beside_text_files_is_loaded_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt([], loads=False))
-    with pytest.raises(EngineUnavailable, match="cannot load .*build it again here"):
+    (tmp_path / "labels.txt").write_text("\n".join(CLASSES) + "\n")
+    preprocess = tmp_path / "preprocess.json"
+    preprocess.write_text(json.dumps(Preprocess(SIDE, SIDE).to_dict()))
+    plan = tmp_path / "model.engine"
+    plan.write_text(json.dumps([[size, 3, SIDE, SIDE] for size in (1, 1, 4)]))
+    calls: list[str] = []
+    assert open_engine(plan, monkeypatch, calls).logits(IMAGES[:1]).shape == (1, 3)
+    assert "build" not in calls
+    preprocess.write_text(json.dumps(Preprocess(32, 32).to_dict()))
+    with pytest.raises(WeightsError, match="preprocessing gives 32x32"):
+        load_engine(plan)
+    use(monkeypatch, [], loads=False)
+    with pytest.raises(EngineUnavailable, match="cannot load this plan.*build it again here"):
         load_engine(plan, "tensorrt")
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt([], dtype="float16"))
-    with pytest.raises(WeightsError, match="not float32"):
+    use(monkeypatch, [], dtype="float16")
+    with pytest.raises(EngineUnavailable, match="not float32"):
         load_engine(plan, "tensorrt")
 
 
-def test_without_a_gpu_the_reason_is_one_line(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+def test_the_protocol_counts_and_marks_as_it_says(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    use(monkeypatch, calls)
+    plan = provide(model, profile=Profile(1, 1, 4))
+    runner = PlanRunner(plan.read_bytes(), HostDevice(calls))
+    calls.clear()
+    found = time_plan(runner, IMAGES[:1], warmup=3, runs=20)
+    assert (found["batch_size"], found["n_warmup"], found["n_timed"]) == (1, 3, 20)
+    assert calls.count("mark") == 4 * 23
+    # The stand-in's clock counts its calls: replay and execute lie between the inner marks.
+    assert found["gpu"]["p50_ms"] == found["gpu"]["mean_ms"] == 3
+    assert found["gpu_with_copies"]["p50_ms"] == 7
+    assert 0 < found["wall"]["min_ms"] <= found["wall"]["p50_ms"] <= found["wall"]["p99_ms"]
+    runner.close()
 
-    monkeypatch.undo()
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(EngineUnavailable, match="sees no NVIDIA GPU"):
-        with_tensorrt.TorchMemory()
+
+def test_without_a_gpu_the_reason_is_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, [])
+
+    class Status(int):
+        name = "cudaErrorNoDevice"
+
+    fake = SimpleNamespace(cudaGetDeviceCount=lambda: (Status(100), None))
+    bindings = SimpleNamespace(runtime=fake)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    with pytest.raises(
+        EngineUnavailable, match="tensorrt: cannot look for GPUs: CUDA says cudaErr"
+    ):
+        load_engine(model, "tensorrt")
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(EngineUnavailable, match="pip install cuda-bindings"):
+        load_engine(model, "tensorrt")
+
+
+@pytest.mark.gpu
+def test_memory_events_and_graphs_on_a_real_gpu() -> None:
+    device = cuda_memory.CudaDevice()
+    device.reserve("a", 6)
+    values = np.arange(6, dtype=np.float32)
+    device.upload("a", values)
+    assert np.array_equal(device.download("a", (2, 3)), values.reshape(2, 3))
+    replay = device.capture(lambda: device.start_download("a", 6))
+    device.upload("a", values + 1)
+    first = device.mark()
+    replay()
+    last = device.mark()
+    device.synchronize()
+    assert device.between(first, last) > 0
+    assert np.array_equal(device.download("a", (6,)), values + 1)
+    device.forget(first, last)
+    device.close()
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_a_real_plan_gives_the_fp32_logits(b0_onnx: Path, precision: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b0_onnx.read_bytes())
+    side = load_engine(path, "ort").preprocess.crop
+    images = np.random.default_rng(0).standard_normal((3, 3, side, side), np.float32)
+    expected = load_engine(path, "ort").logits(images)
+    if precision in ("fp16", "bf16"):
+        convert_onnx(path, tmp_path / f"model.{precision}.onnx", precision)
+    engine = load_engine(path, "tensorrt", precision=precision)
+    for _ in range(3):  # by itself, recorded, replayed
+        error = np.abs(engine.logits(images) - expected).max() / expected.std()
+        assert error < (1e-3 if precision == "fp32" else 5e-2)

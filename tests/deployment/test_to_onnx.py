@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import importlib.util
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -26,7 +28,7 @@ from hgnetv2_pipeline.deployment import (
 )
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import profile
+from hgnetv2_pipeline.models import TEACHERS, VARIANTS, profile
 
 
 def operators(path: Path) -> collections.Counter[str]:
@@ -66,6 +68,19 @@ def test_onnx_equals_torch_at_batch_1_3_and_8(
         assert onnx_against_torch(model, path, batch) <= 5e-5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [*VARIANTS, *TEACHERS])
+def test_every_network_on_every_cpu_engine(variant: str, tmp_path: Path) -> None:
+    model = formula_model(variant)
+    path = export_onnx(model, tmp_path / "model.onnx", SIDE, CLASSES)
+    images = np.random.default_rng(1).standard_normal((2, 3, SIDE, SIDE), np.float32)
+    with torch.inference_mode():
+        wanted = model.double()(torch.from_numpy(images).double()).numpy()
+    for engine in ("ort", "openvino") if importlib.util.find_spec("openvino") else ("ort",):
+        got = load_engine(path, engine, threads=1).logits(images)
+        assert np.abs(got - wanted).max() <= 5e-5 * wanted.std(), engine
+
+
 def test_a_stray_network_is_told_from_the_right_one(b0_onnx: Path) -> None:
     other = formula_model("b0", pool_padding="zero")
     with pytest.raises(ExportError, match="strays from PyTorch"):
@@ -75,7 +90,7 @@ def test_a_stray_network_is_told_from_the_right_one(b0_onnx: Path) -> None:
 def test_b0_is_85_nodes_without_pad_mul_or_batch_norm(b0_onnx: Path) -> None:
     counts = operators(b0_onnx)
     assert counts == {
-        "Conv": 43, "Clip": 31, "Concat": 6, "MaxPool": 1, "Add": 1,
+        "Conv": 43, "Relu": 19, "Clip": 12, "Concat": 6, "MaxPool": 1, "Add": 1,
         "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1,
     }  # fmt: skip
     assert sum(counts.values()) == 85
@@ -142,8 +157,8 @@ def test_an_export_that_strays_leaves_the_earlier_file_alone(
     path.write_bytes(b"earlier")
     right = to_onnx._graph
 
-    def wrong(model: nn.Module, image_size: int) -> onnx.ModelProto:
-        proto = right(model, image_size)
+    def wrong(*given: object, **more: object) -> onnx.ModelProto:
+        proto = right(*given, **more)
         for node in proto.graph.node:
             if node.op_type == "Clip":  # what a careless quantiser does with LAB
                 node.op_type = "Relu"
@@ -164,6 +179,35 @@ def test_nan_weights_do_not_pass_the_comparison(tmp_path: Path) -> None:
     with pytest.raises(ExportError):
         export_onnx(model, tmp_path / "model.onnx", SIDE)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["b0", "b4", "hgnet_tiny"])
+def test_torchs_own_exporter_writes_a_graph_of_the_same_logits(
+    variant: str, tmp_path: Path
+) -> None:
+    """The long way round as a cross-check of the direct writer."""
+    model = formula_model(variant)
+    path = export_onnx(model, tmp_path / "model.onnx", SIDE)
+    theirs = onnxruntime.InferenceSession(
+        to_onnx.through_torch(model, SIDE).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    images = np.random.default_rng(3).standard_normal((3, 3, SIDE, SIDE), np.float32)
+    (expected,) = theirs.run(None, {"images": images})
+    got = load_engine(path, "ort").logits(images)
+    assert np.abs(got - expected).max() <= 5e-5 * expected.std()
+
+
+@pytest.mark.parametrize("lab", ["clip", "affine"])
+def test_the_other_forms_of_lab_give_the_same_logits(
+    lab: Literal["clip", "affine"], b0: nn.Module, tmp_path: Path
+) -> None:
+    path = export_onnx(b0, tmp_path / "model.onnx", SIDE, lab=lab)
+    assert onnx_against_torch(b0, path, 3) <= 5e-5
+    counts = operators(path)
+    assert (counts["Relu"], counts["Conv"]) == ({"clip": 0, "affine": 31}[lab], 43)
+    assert counts["Clip"] == (31 if lab == "clip" else 0)
+    assert counts["Mul"] == (0 if lab == "clip" else 12)
 
 
 def test_any_other_network_goes_through_torchs_exporter(tmp_path: Path) -> None:

@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from hgnetv2_pipeline import models
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import fold, hgnetv2
 
-ALL = [*models.VARIANTS, "hgnet_tiny", pytest.param("hgnet_base", marks=pytest.mark.slow)]
+ALL = [
+    *models.VARIANTS,
+    "hgnet_tiny",
+    *[pytest.param(name, marks=pytest.mark.slow) for name in ("hgnet_small", "hgnet_base")],
+]
 
 
 def with_signs(model: torch.nn.Module) -> torch.nn.Module:
@@ -38,6 +43,38 @@ def test_outputs_and_features_stay_in_float64(variant, filled):
             for theirs, ours in zip(model.features(x), folded.features(x), strict=True):
                 assert relative(ours, theirs) < 1e-9
     assert folded.feature_channels == model.feature_channels
+
+
+@pytest.mark.parametrize("lab", ["relu", "affine"])
+@pytest.mark.parametrize("variant", ["b0", "b1", "b2", "b3", "b4", "hgnet_tiny"])
+def test_folded_forward_the_logits_stay_in_float64(variant, lab, filled):
+    model = with_signs(filled(variant, dtype=torch.float64))
+    x = torch.randn(2, 3, 32, 64, dtype=torch.float64)
+    folded = models.reparameterize(model, lab)
+    assert next(folded.parameters()).dtype == torch.float64
+    with torch.inference_mode():
+        assert relative(folded(x), model(x)) < 1e-9
+
+
+@pytest.mark.parametrize(("lab", "bounds", "affines"), [("relu", 12, 0), ("affine", 0, 12)])
+def test_of_31_labs_in_b0_19_go_forward(lab, bounds, affines, filled):
+    """The 12: four of the stem, plain layers before another 3x3, and every stage's output but the
+    last (they meet padding, a max-pool or a residual sum)."""
+    folded = models.reparameterize(with_signs(filled("b0")), lab)
+    kinds = [type(module) for module in folded.modules()]
+    assert kinds.count(fold.Clip) == bounds
+    assert kinds.count(hgnetv2.LearnableAffine) == affines
+    assert kinds.count(torch.nn.ReLU) == 31 - bounds
+    other = filled("b4")
+    for lab in ("clip", "relu", "affine"):
+        with torch.inference_mode():
+            x = torch.randn(1, 3, 32, 32)
+            assert relative(models.reparameterize(other, lab)(x), other(x)) < 1e-4
+
+
+def test_an_unknown_form_is_refused(filled):
+    with pytest.raises(ParameterError, match="unknown lab 'relus'"):
+        models.reparameterize(filled("b0"), "relus")
 
 
 @pytest.mark.parametrize("variant", ["b0", "b3", "hgnet_tiny"])

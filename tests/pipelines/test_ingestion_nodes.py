@@ -121,13 +121,24 @@ def test_a_table_of_groups_that_does_not_fit_is_refused(
         ingest(folders, grouped("groups.csv"))
 
 
-def write_list_layout(root: Path) -> None:
-    for split, seed in (("train", 0), ("val", 500)):
+def write_list_layout(root: Path, splits: dict[str, int] | None = None) -> None:
+    for split, seed in (splits or {"train": 0, "val": 500}).items():
         lines = []
         for number in range(8):
             picture(root / split / f"{number}.png", seed + number)
             lines.append(f"{split}/{number}.png {number % 2}\n")
         (root / f"{split}_list.txt").write_text("".join(lines))
+
+
+def test_a_test_list_beside_the_others_is_the_final_test(tmp_path: Path) -> None:
+    write_list_layout(tmp_path / "images", {"train": 0, "val": 500, "test": 900})
+    lists, summary, _ = ingest(tmp_path, parameters(layout="imagenet"))
+    test = read_list(lists / "test_list.txt")
+    assert list(test["path"]) == [f"images/test/{number}.png" for number in range(8)]
+    assert list(test["label"]) == [0, 1] * 4 and summary["n_used"] == 24
+    shutil.copyfile(tmp_path / "images/val/1.png", tmp_path / "images/test/2.png")
+    with pytest.raises(DataError, match="images/val/1.png of val as images/test/2.png of test"):
+        ingest(tmp_path, parameters(layout="imagenet"))
 
 
 def test_repeated_lines_are_refused_or_dropped_and_counted(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ from hgnetv2_pipeline.pipelines.mining.audit import audit, estimate_purity, scor
 from hgnetv2_pipeline.pipelines.mining.nodes import deduplicate, score_pool, select
 from hgnetv2_pipeline.pipelines.params import MiningParams
 
-DEDUP = {"auto_max": 0, "verify_max": 0, "strict": True}
+DEDUP = {
+    "channels": ["bytes", "phash"], "name_pattern": None, "views": 28, "auto_max": 0,
+    "verify_max": 0, "verify_budget": None, "feature_min": 0.9, "strict": True,
+}  # fmt: skip
 WEB = 60
 
 
@@ -243,6 +246,19 @@ def test_features_are_kept_beside_the_scores(project: Project, plain: Mined) -> 
     assert feat.dtype == np.float16 and feat.shape == (WEB + 2, 2048)
     assert np.allclose(np.linalg.norm(feat.astype(np.float32), axis=1), 1, atol=1e-2)
     pd.testing.assert_frame_equal(mined.mined, plain.mined)
+
+
+def test_features_of_the_protected_sets_are_compared_with_the_pools(
+    project: Project, plain: Mined
+) -> None:
+    by_features = DEDUP | {"channels": ["bytes", "features"], "feature_min": 0.0}
+    found = project.mine(features=True, deduplicate=by_features)
+    guarded = identity(project.root).folder("guarded")
+    assert {path.parent.name for path in guarded.glob("*/scores")} == {"train", "val"}
+    assert set(plain.pairs["key"][plain.pairs["channel"] == "bytes"]) <= set(found.pairs["key"])
+    assert "features" in set(found.pairs["channel"])
+    with pytest.raises(ValueError, match="mining.features: true"):
+        mining(deduplicate=by_features)
 
 
 def by_hand(mined: Mined, k: int, gone: set[str], top_p: int = 1) -> list[tuple[int, int, str]]:

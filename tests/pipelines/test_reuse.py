@@ -226,3 +226,23 @@ def test_a_tree_with_broken_links_pipes_and_loops_is_hashed_and_not_waited_for(
     (tree / "nowhere").write_text("there now")
     seen.append(hashes.tree(tree))
     assert len(set(seen)) == 4
+
+
+def test_what_an_older_version_did_not_make_is_made(bakery: Bakery) -> None:
+    bakery.bake(heat=200)
+
+    def make(aside: Path) -> None:
+        for name in ("bread.txt", "crumbs.txt"):
+            (aside / name).write_text(name)
+
+    result = Reuse(bakery.project).produce(
+        bakery.folder,
+        pipeline="baking",
+        inputs={"flour": bakery.flour},
+        params={"heat": 200},
+        outputs=["bread.txt", "crumbs.txt"],
+        make=make,
+    )
+    assert not result.reused
+    assert (bakery.folder / "crumbs.txt").is_file()
+    assert list((bakery.folder.parent / "archive").rglob("bread.txt"))

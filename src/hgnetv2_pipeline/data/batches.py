@@ -299,9 +299,7 @@ class EvalMaker:
             return self.preprocess.image(content)
         from hgnetv2_pipeline.data.fast import evaluation_view
 
-        return evaluation_view(
-            self.preprocess, Picture(content, self.preprocess.max_pixels).pixels()
-        )
+        return evaluation_view(self.preprocess, Picture(content, self.preprocess.max_pixels))
 
     def make(self, step: int) -> Made:
         views: list[npt.NDArray[np.uint8]] = []

@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 _TOGETHER = 64_000_000
 # Batches that are made or ready while the training is busy with an earlier one.
 _AHEAD = 2
+# A pixel's weights lie in a GPU's shared memory, which ends at some 90 pixels made one; a panorama
+# of 20,000 pixels is resized on the CPU.
+_STEEPEST = 48
 # What functional.interpolate calls, in the form that writes into a given tensor: a launch an image
 # instead of two, and less of Python around it.
 _SCALERS: dict[str, Any] = {
@@ -167,7 +170,12 @@ class DeviceInput:
         ]
         for piece, half, shape in zip(pieces.values(), halves, shapes, strict=True):
             # On a GPU torch resizes floats only.
-            scale(piece[None].float(), shape, False, out=half)
+            whole = piece[None].float()
+            steepness = max(whole.shape[2] / shape[0], whole.shape[3] / shape[1])
+            if steepness <= _STEEPEST:
+                scale(whole, shape, False, out=half)
+            else:
+                half.copy_(scale(whole.cpu(), shape, False, out=torch.empty(half.shape)))
         flat.round_().clamp_(0, 255)
         for n, half in zip(pieces, halves, strict=True):
             scale(half, (side, side), False, out=views[n : n + 1])

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
+from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
 from hgnetv2_pipeline.data.randaugment import TOP, Fill, strength, weakening
 from hgnetv2_pipeline.data.slide import plain
@@ -29,7 +29,11 @@ Operation = Callable[[Pixels, float, float, Fill], Pixels]
 
 # OpenCV's type stubs know arrays of any kind only.
 _cv: Any = cv2
-INTERPOLATIONS = ("bicubic", "bilinear")
+_KERNELS: dict[str, Any] = {
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa,
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa,
+}
+INTERPOLATIONS = tuple(_KERNELS)
 _LEVELS = np.arange(256)
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 # Pillow cuts the fraction off where OpenCV rounds; not quite a half, so that whole numbers stay.
@@ -41,34 +45,54 @@ def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixel
 
     ``interpolation`` is one of ``INTERPOLATIONS``.
     """
-    if vertical_first(pixels.shape[1], pixels.shape[0], width, height):
-        return _transposed(_resize(_transposed(pixels), height, width, interpolation))
-    return _resize(pixels, width, height, interpolation)
+    upright = vertical_first(pixels.shape[1], pixels.shape[0], width, height)
+    return _resize(pixels, width, height, interpolation, (None, None), upright)
 
 
-def _resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
+def _resize(
+    pixels: Pixels,
+    width: int,
+    height: int,
+    interpolation: str,
+    factors: tuple[float | None, float | None],
+    upright: bool,
+) -> Pixels:
+    """``factors``: result over source, across and down; None: by the sizes. ``upright``: first
+    down, then across."""
+    if upright:
+        turned = _resize(
+            _transposed(pixels), height, width, interpolation, factors[::-1], upright=False
+        )
+        return _transposed(turned)
     # Channels last, as it lies in memory, has a vectorised kernel in torch. The axis of one image
     # comes first: added last, its stride would hide the layout.
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
-    out = functional.interpolate(image, (height, width), mode=interpolation, antialias=True)
+    across, down = factors
+    # functional.interpolate calls the same, but takes sizes or factors, never both.
+    out = _KERNELS[interpolation](image, (height, width), False, down, across)
     resized: Pixels = out[0].permute(1, 2, 0).contiguous().numpy()
     return resized
 
 
-def evaluation_view(preprocess: Preprocess, pixels: Pixels) -> Pixels:
-    """``Preprocess.image`` of decoded pixels with the resizing of this module.
+def evaluation_view(preprocess: Preprocess, picture: Picture) -> Pixels:
+    """``Preprocess.image`` of a picture with the resizing of this module.
 
     uint8 [crop, crop, 3]; other interpolations, and slivers that would grow beyond ``max_pixels``,
-    are Pillow's.
+    are Pillow's. What lies below the centre crop is neither decoded nor resized.
     """
-    if preprocess.interpolation not in INTERPOLATIONS:
-        return preprocess.cut(pixels)
-    height, width = pixels.shape[:2]
+    width, height = picture.size
     wide, high, left, top = preprocess.geometry(width, height)
-    if wide * high > preprocess.max_pixels:
-        return preprocess.cut(pixels)
-    resized = resize(pixels, wide, high, preprocess.interpolation)
-    return resized[top : top + preprocess.crop, left : left + preprocess.crop]
+    if preprocess.interpolation not in INTERPOLATIONS or wide * high > preprocess.max_pixels:
+        return preprocess.cut(picture.pixels())
+    bottom = top + preprocess.crop
+    # The cubic filter reaches two pixels of the result, or of the source where those are larger.
+    scale = height / high
+    rows = min(height, math.ceil(bottom * scale + 2 * max(scale, 1)) + 1)
+    resized = _resize(
+        picture.crop(0, 0, width, rows), wide, bottom, preprocess.interpolation,
+        (wide / width, high / height), vertical_first(width, height, wide, high),
+    )  # fmt: skip
+    return resized[top:, left : left + preprocess.crop]
 
 
 def mirror(pixels: Pixels) -> Pixels:

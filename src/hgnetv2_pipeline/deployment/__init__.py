@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.card import ModelCard
     from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
     from hgnetv2_pipeline.deployment.engines.ladder import ENGINES, load_engine
+    from hgnetv2_pipeline.deployment.gate import ExportError, Validation
     from hgnetv2_pipeline.deployment.inputs import expand_inputs
     from hgnetv2_pipeline.deployment.latency import compare_latency, measure_latency
+    from hgnetv2_pipeline.deployment.precisions import Calibration, convert_onnx
     from hgnetv2_pipeline.deployment.predict import (
         check_predictions,
         iter_predictions,
@@ -30,16 +32,19 @@ if TYPE_CHECKING:
         write_predictions_jsonl,
         write_predictions_parquet,
     )
-    from hgnetv2_pipeline.deployment.to_onnx import ExportError, export_onnx, verify_onnx
+    from hgnetv2_pipeline.deployment.to_onnx import export_onnx, verify_onnx
 
 _HOME = {
+    "Calibration": "precisions",
     "ENGINES": "engines.ladder",
     "Engine": "engines.base",
     "EngineUnavailable": "engines.base",
-    "ExportError": "to_onnx",
+    "ExportError": "gate",
     "ModelCard": "card",
+    "Validation": "gate",
     "check_predictions": "predict",
     "compare_latency": "latency",
+    "convert_onnx": "precisions",
     "expand_inputs": "inputs",
     "export_onnx": "to_onnx",
     "format_infer": "prediction_formats",
@@ -58,13 +63,16 @@ _HOME = {
 }
 
 __all__ = [
+    "Calibration",
     "ENGINES",
     "Engine",
     "EngineUnavailable",
     "ExportError",
     "ModelCard",
+    "Validation",
     "check_predictions",
     "compare_latency",
+    "convert_onnx",
     "expand_inputs",
     "export_onnx",
     "format_infer",

@@ -19,6 +19,15 @@ FORMAT = "hgnetv2_pipeline.onnx/1"
 LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
 
 
+def precision_file(precision: str) -> str:
+    """Name of the file of one precision in an export folder.
+
+    >>> precision_file("fp32"), precision_file("int8")
+    ('model.onnx', 'model.int8.onnx')
+    """
+    return "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """The facts an engine needs beside the graph itself.

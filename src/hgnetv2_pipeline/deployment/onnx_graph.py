@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 
-OPSET = 18
+OPSET, OPSETS = 18, range(13, 21)
 BATCH = "batch"
+PRODUCER = "hgnetv2_pipeline"
 
 
 class GraphBuilder:
     """Collects nodes and initialisers; ``finish`` makes the model.
 
-    ``pads`` are (top, left, bottom, right): ONNX, unlike ``torch.nn.Conv2d``, takes four.
+    ``pads`` are (top, left, bottom, right): ONNX, unlike ``torch.nn.Conv2d``, takes four. The
+    operators used mean the same in every one of ``OPSETS``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int = OPSET) -> None:
+        self._opset = opset
         self._nodes: list[Any] = []
         self._constants: dict[str, np.ndarray] = {}
 
@@ -70,6 +73,11 @@ class GraphBuilder:
                 bounds[index] = self.constant(f"bound_{number!s}", np.array(number))
         return self._node("Clip", [x, *bounds] if bounds[1] else [x, bounds[0]])
 
+    def affine(self, x: str, name: str, scale: np.ndarray, bias: np.ndarray) -> str:
+        """``x * scale + bias``, one number each."""
+        scaled = self._node("Mul", [x, self.constant(f"{name}.scale", scale)])
+        return self._node("Add", [scaled, self.constant(f"{name}.bias", bias)])
+
     def max_pool(
         self, x: str, kernel: int, *, stride: int = 1, pads: Sequence[int] = (0, 0, 0, 0)
     ) -> str:
@@ -113,12 +121,21 @@ class GraphBuilder:
         inputs = [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
         return self._node("Gemm", inputs, transB=1)
 
-    def finish(self, output: str, *, image_size: int, classes: int) -> Any:
-        """The ModelProto: ``images`` [batch, 3, S, S] in, ``logits`` [batch, classes] out."""
+    def finish(self, output: str, *, image_size: int, classes: int, softmax: bool = False) -> Any:
+        """The ModelProto: ``images`` [batch, 3, S, S] in, ``logits`` [batch, classes] out.
+
+        ``softmax``: a second output ``probabilities`` of the same shape.
+        """
         from onnx import TensorProto, helper, numpy_helper
 
         for node in self._nodes:
             node.output[:] = ["logits" if name == output else name for name in node.output]
+        outputs = ["logits"]
+        if softmax:
+            self._nodes.append(
+                helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1)
+            )
+            outputs.append("probabilities")
         graph = helper.make_graph(
             self._nodes,
             "hgnet",
@@ -127,13 +144,16 @@ class GraphBuilder:
                     "images", TensorProto.FLOAT, [BATCH, 3, image_size, image_size]
                 )
             ],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, classes])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, classes])
+                for name in outputs
+            ],
             [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
         )
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", self._opset)]
         return helper.make_model(
             graph,
             opset_imports=opsets,
             ir_version=helper.find_min_ir_version_for(opsets),
-            producer_name="hgnetv2_pipeline",
+            producer_name=PRODUCER,
         )

@@ -1,4 +1,4 @@
-"""Look into an ONNX file for tensors kept in other files, without importing ``onnx``.
+"""Look into an ONNX file without importing ``onnx``: its text entries, and tensors kept elsewhere.
 
 The wire format of Protocol Buffers is a run of (field number, wire type, value); only the fields
 that can hold a tensor are entered, everything else is skipped by its length. Field numbers are
@@ -6,7 +6,8 @@ those of onnx.proto: ModelProto.graph 7, GraphProto.node 1, GraphProto.initializ
 GraphProto.sparse_initializer 15, NodeProto.attribute 5, AttributeProto.t 5, .g 6, .tensors 10,
 .graphs 11, .sparse_tensor 22, .sparse_tensors 23, ModelProto.functions 25, FunctionProto.node 7,
 .attribute_proto 11, SparseTensorProto.values 1, .indices 2, TensorProto.name 8,
-.external_data 13, .data_location 14 (1 = external).
+.external_data 13, .data_location 14 (1 = external), ModelProto.metadata_props 14,
+StringStringEntryProto.key 1, .value 2.
 """
 
 from __future__ import annotations
@@ -27,7 +28,23 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14
+_METADATA = 14
 _MAX_DEPTH = 40
+
+
+def onnx_props(path: Path) -> dict[str, str]:
+    """The ``metadata_props`` of the ONNX file ``path``; WeightsError when it is no whole one."""
+    try:
+        with Path(path).open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        entries = [
+            {n: bytes(v).decode("utf-8") for n, v in _fields(value) if isinstance(v, memoryview)}
+            for number, value in _fields(data)
+            if number == _METADATA and isinstance(value, memoryview)
+        ]
+    except (IndexError, ValueError) as error:
+        raise WeightsError(f"{path} is not a whole ONNX file ({error})") from error
+    return {entry.get(1, ""): entry.get(2, "") for entry in entries}
 
 
 def external_tensors(path: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +16,26 @@ from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import check_classes, numbered_classes
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
-from hgnetv2_pipeline.deployment.onnx_graph import BATCH, OPSET
+from hgnetv2_pipeline.deployment.gate import ExportError, Validation
+from hgnetv2_pipeline.deployment.onnx_graph import BATCH, OPSET, OPSETS
+from hgnetv2_pipeline.deployment.precisions import (
+    PRECISIONS,
+    Calibration,
+    convert_onnx,
+    save_onnx,
+)
 from hgnetv2_pipeline.durable import written_aside
-from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from hgnetv2_pipeline.models.fold import Lab
+
 _log = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32",)
 TOLERANCE = 5e-5
 """Largest logit error against float64 PyTorch, over the standard deviation of the logits."""
-
-
-class ExportError(WeightsError):
-    """The exported graph does not compute what the network computes; nothing was written."""
 
 
 def export_onnx(
@@ -41,6 +46,12 @@ def export_onnx(
     precision: str = "fp32",
     preprocess: Preprocess | None = None,
     metadata: Mapping[str, str] | None = None,
+    *,
+    opset: int = OPSET,
+    softmax: bool = False,
+    lab: Lab = "relu",
+    validation: Validation | None = None,
+    calibration: Calibration | None = None,
 ) -> Path:
     """Write ``model`` as one ONNX file: ``images`` [batch, 3, S, S] -> ``logits`` [batch, classes].
 
@@ -51,11 +62,28 @@ def export_onnx(
     appears under ``path`` only after the checker and ``verify_onnx`` have passed. The model is not
     changed.
 
-    Raises ParameterError for sizes, names or a precision that do not fit, ExportError when the
-    file's logits stray from PyTorch's by more than ``TOLERANCE``.
+    ``softmax`` adds the output ``probabilities``; ``lab`` as in ``models.reparameterize``.
+    ``precision``, ``validation`` and ``calibration``: the verified fp32 graph goes through
+    ``precisions.convert_onnx``, which see.
+
+    Raises ParameterError for sizes, names, an opset or a precision that do not fit, ExportError
+    when the file's logits stray from PyTorch's by more than ``TOLERANCE`` or a precision fails its
+    gate.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS, "export_onnx(precision=...)")
+    if opset not in OPSETS:
+        raise ParameterError(f"opset {opset} is not in {OPSETS[0]}..{OPSETS[-1]} (export.opset)")
+    if precision != "fp32":
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            exact = export_onnx(
+                model, Path(folder) / "model.onnx", image_size, class_names, "fp32", preprocess,
+                metadata, opset=opset, softmax=softmax, lab=lab,
+            )  # fmt: skip
+            convert_onnx(exact, path, precision, validation=validation, calibration=calibration)
+        return path
     if preprocess is None:
         preprocess = Preprocess.at_size(image_size)
     if preprocess.crop != image_size:
@@ -65,7 +93,7 @@ def export_onnx(
         )
     from hgnetv2_pipeline.models import profile
 
-    proto = _graph(model, image_size)
+    proto = _graph(model, image_size, opset, softmax=softmax, lab=lab)
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     more = dict(metadata or {})
     cost = profile(model, image_size)
@@ -73,7 +101,6 @@ def export_onnx(
         preprocess=preprocess,
         classes=numbered_classes(classes) if class_names is None else tuple(class_names),
         variant=more.pop("variant", "") or str(getattr(model, "variant", "")),
-        precision=precision,
         source_sha256=more.pop("source_sha256", ""),
         macs=cost.macs,
         params=cost.params,
@@ -83,9 +110,9 @@ def export_onnx(
     check_classes(card, classes, "the exported model")
     path = Path(path)
     with written_aside(path) as aside:
-        _save(proto, card, aside)
+        save_onnx(proto, card, aside)
         report = verify_onnx(model, aside)
-        _save(proto, replace(card, parity_error=report["relative_error"]), aside)
+        save_onnx(proto, replace(card, parity_error=report["relative_error"]), aside)
     _log.info(
         "wrote %s: %d nodes, logit error %.1e of their standard deviation",
         path, len(proto.graph.node), report["relative_error"],
@@ -140,7 +167,7 @@ def verify_onnx(
     }
 
 
-def _graph(model: nn.Module, image_size: int) -> Any:
+def _graph(model: nn.Module, image_size: int, opset: int, *, softmax: bool, lab: Lab) -> Any:
     from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
     if image_size < 1:
@@ -148,12 +175,14 @@ def _graph(model: nn.Module, image_size: int) -> Any:
     if isinstance(model, Backbone):
         from hgnetv2_pipeline.deployment.hgnet_to_onnx import hgnet_to_onnx
 
-        return hgnet_to_onnx(model, image_size)
-    return _through_torch(model, image_size)
+        return hgnet_to_onnx(model, image_size, opset=opset, lab=lab, softmax=softmax)
+    if softmax:
+        raise ParameterError("softmax is added to HGNetV2 and PPHGNet only (export.softmax)")
+    return through_torch(model, image_size, opset)
 
 
-def _through_torch(model: nn.Module, image_size: int) -> Any:
-    """Any other module, by PyTorch's own exporter."""
+def through_torch(model: nn.Module, image_size: int, opset: int = OPSET) -> Any:
+    """The ModelProto of any module in inference mode, by PyTorch's own exporter."""
     import torch
 
     plain = copy.deepcopy(model).cpu().float().eval()
@@ -163,20 +192,10 @@ def _through_torch(model: nn.Module, image_size: int) -> Any:
         (torch.zeros(2, 3, image_size, image_size),),
         input_names=["images"],
         output_names=["logits"],
-        opset_version=OPSET,
+        opset_version=opset,
         dynamic_shapes=({0: torch.export.Dim(BATCH)},),
         dynamo=True,
         external_data=False,
         verbose=False,
     )
     return program.model_proto
-
-
-def _save(proto: Any, card: ModelCard, path: Path) -> None:
-    import onnx
-    from onnx import helper
-
-    helper.set_model_props(proto, card.to_props())
-    onnx.checker.check_model(proto, full_check=True)
-    # One file: `save` moves no tensor out of it unless it is asked to.
-    onnx.save(proto, str(path))

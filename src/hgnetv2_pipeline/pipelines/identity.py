@@ -25,6 +25,7 @@ FOLDERS: Mapping[str, str] = {
     "resized": "data/03_primary/{dataset}/resized",
     "pool_index": "data/03_primary/{dataset}/pool",
     "scores": "data/04_feature/{dataset}/{teacher}/scores",
+    "guarded": "data/04_feature/{dataset}/{teacher}/guarded",
     "probes": "data/04_feature/{dataset}/{teacher}/probes",
     "mining": "data/05_model_input/{dataset}/{teacher}",
     "teacher_logits": "data/05_model_input/{dataset}/{teacher}/teacher_logits",

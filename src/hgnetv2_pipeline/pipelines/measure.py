@@ -128,6 +128,11 @@ def evaluate(
     samples = lists.frame(split)
     inputs = {"split": split}
     if engine == "torch":
+        if precision != "fp32":
+            raise ParameterError(
+                f"evaluation.precision={precision} with engine torch, which measures fp32: name "
+                "the engine that runs it (evaluation.engine)"
+            )
         loaded = load_model(identity, model, classes=lists.classes, resize_short=resize_short)
         place = resolve_device(device)
         predictor: Any = loaded.network.eval().to(place)
@@ -141,7 +146,7 @@ def evaluate(
             raise WeightsError(
                 f"{exported} is not there: run kedro run --pipeline export --params model={model}"
             )
-        loaded_engine = load_engine(exported, engine=engine)
+        loaded_engine = load_engine(exported, engine=engine, precision=precision)
         predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
         if resize_short is not None:
             preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
@@ -217,8 +222,14 @@ def weights_input(identity: Identity, model: str) -> Path | str:
     return path if path.exists() else source
 
 
-def model_inputs(identity: Identity, engine: str = "torch") -> dict[str, Path | str]:
+def model_inputs(
+    identity: Identity, engine: str = "torch", precision: str = "fp32"
+) -> dict[str, Path | str]:
     """What a result about ``identity.model`` depends on: the file of its weights, or its name."""
     if engine != "torch":
-        return {"model": identity.folder("export") / "model.onnx"}
+        from hgnetv2_pipeline.deployment.card import precision_file
+
+        folder = identity.folder("export")
+        own = folder / precision_file(precision)
+        return {"model": own if own.is_file() else folder / precision_file("fp32")}
     return {"model": weights_input(identity, identity.model)}

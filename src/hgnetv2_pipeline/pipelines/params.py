@@ -76,7 +76,10 @@ class DataParams(_Block):
     pool: Names = Field(
         description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
     )
-    test: str | None = Field(description="labelled images of the final test, or null")
+    test: str | None = Field(
+        description="a folder a class of images for the final test, or null; "
+        "of layout imagenet a test_list.txt beside the other lists is taken then"
+    )
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")
     max_bad: Share = Field(description="share of unreadable images above which ingestion stops")
@@ -194,6 +197,15 @@ class MiningParams(_Block):
     deduplicate: DeduplicateParams
     purity: PurityParams
 
+    @model_validator(mode="after")
+    def _features(self) -> MiningParams:
+        if "features" in self.deduplicate.channels and not self.features:
+            raise ValueError(
+                "the channel 'features' of deduplicate compares what mining.features keeps; set "
+                "mining.features: true"
+            )
+        return self
+
 
 class TeacherLogitsParams(_Block):
     """How a student of stages 1 and 2 comes to its teacher's answers."""
@@ -265,11 +277,78 @@ class PredictionParams(_Block):
     engine: str
 
 
+class ExportGateParams(_Block):
+    """What a lower precision may cost before it is refused its name."""
+
+    images: Count | None = Field(
+        description="validation images it is judged on, evenly spaced; null: all"
+    )
+    max_drop: dict[Literal["fp16", "bf16", "int8"], Annotated[float, Field(ge=0, le=100)]] = Field(
+        description="points of top-1 accuracy it may lose against fp32"
+    )
+
+
+class CalibrationParams(_Block):
+    """What the ranges of INT8 are taken from."""
+
+    split: Literal["train", "val"]
+    images: Count = Field(description="evenly spaced in the list; fewer where it is shorter")
+    method: Literal["max", "percentile"]
+    percentile: Annotated[float, Field(gt=90, le=100)]
+
+
+class PlanProfileParams(_Block):
+    """Batch sizes a TensorRT plan is built for."""
+
+    least: Count
+    best: Count
+    most: Count
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PlanProfileParams:
+        if not self.least <= self.best <= self.most:
+            raise ValueError(f"{self.least}, {self.best}, {self.most} must not fall")
+        return self
+
+
+class KitParams(_Block):
+    """What the TensorRT kit holds."""
+
+    precisions: Annotated[
+        list[Literal["fp32", "tf32", "fp16", "bf16", "int8"]],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ]
+    labs: Annotated[
+        list[Literal["clip", "relu", "affine"]],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+    ] = Field(description="forms of LAB beside clip, for B0-B3")
+    batch_sizes: Numbers
+    images: Count = Field(description="validation images packed into it")
+
+
 class ExportParams(_Block):
     """What is exported."""
 
-    precision: Literal["fp32"]
+    target: Literal["onnx", "tensorrt-kit"]
+    precisions: Annotated[
+        list[Literal["fp32", "fp16", "bf16", "int8"]],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ] = Field(description="model.onnx is fp32 and always made; the others beside it")
     opset: Annotated[int, Field(ge=13, le=20)]
+    softmax: bool = Field(description="a second output, probabilities")
+    lab: Literal["clip", "relu", "affine"] = Field(
+        description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
+        "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"
+    )
+    gate: ExportGateParams
+    calibration: CalibrationParams
+    tensorrt: PlanProfileParams
+    kit: KitParams
 
 
 class LatencyParams(_Block):
@@ -277,8 +356,8 @@ class LatencyParams(_Block):
 
     engines: Names
     precisions: Names = Field(
-        description="PyTorch has fp32, tf32, fp16, bf16, OpenVINO fp32, bf16; what an engine has "
-        "not is told and left out"
+        description="PyTorch has fp32, tf32, fp16, bf16, OpenVINO fp32, bf16; fp16 and int8 of an "
+        "exported model are files (export.precisions); what an engine has not is told and left out"
     )
     batch_sizes: Numbers
     warmup: Annotated[int, Field(ge=0)]

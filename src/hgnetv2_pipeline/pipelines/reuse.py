@@ -231,7 +231,7 @@ class Reuse:
         clear: Callable[[], None] = _nothing
         if manifest.is_file():
             old = read_json(manifest)
-            reason = self._why_not(folder, old, record, pipeline)
+            reason = self._why_not(folder, old, record, pipeline, outputs)
             if reason is None:
                 _log.info("%s: reused, nothing to do", title)
                 if not _made_by(manifest).is_file():
@@ -257,7 +257,12 @@ class Reuse:
         return f"{where.as_posix()}{'/' + name if name else ''}"
 
     def _why_not(
-        self, folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], pipeline: str
+        self,
+        folder: Path,
+        old: Mapping[str, Any],
+        new: Mapping[str, Any],
+        pipeline: str,
+        outputs: Sequence[str],
     ) -> str | None:
         """Why the finished result does not stand; None when it does."""
         if pipeline in self._redo or "all" in self._redo:
@@ -270,6 +275,9 @@ class Reuse:
                 return f"{relative} is gone"
             if self._hashes.file(path) != digest:
                 return f"{relative} was changed since"
+        for relative in outputs:
+            if not (folder / relative).exists():
+                return f"{relative} is missing, which an older version did not make"
         return None
 
     def _archive(

@@ -51,6 +51,7 @@ class ReportInputs:
     evaluations: tuple[Path, ...] = ()
     exports: tuple[Path, ...] = ()
     latencies: tuple[Path, ...] = ()
+    tensorrt: tuple[Path, ...] = ()  # results that a kit's run.py wrote on a target machine
     predictions: Path | None = None
     prediction_sheet: Path | None = None
 

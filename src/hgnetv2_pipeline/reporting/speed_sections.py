@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.reporting import figures, formats, intervals, speed_tables, tables
@@ -31,15 +32,54 @@ def read_exports(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list
         if model.is_file():
             known["size_bytes"] = model.stat().st_size
         found.append({**known, **manifest})
+        found += _precisions(path.parent, known, manifest)
     if not found:
         raise AbsentError("; ".join(b.text for b in troubles if isinstance(b, Notice)))
     return found, troubles
 
 
+def _precisions(folder: Path, known: Json, manifest: Json) -> list[Json]:
+    """An entry for each file in a lower precision, with what its gate found."""
+    gates = manifest.get("precisions")
+    rows: list[Json] = []
+    for precision, gate in gates.items() if isinstance(gates, Mapping) else ():
+        file = folder / f"model.{precision}.onnx"
+        row = {**manifest, **known, "file": file.name, "precision": precision, "gate": gate}
+        row["parity_error"] = gate.get("relative_error") if isinstance(gate, Mapping) else None
+        row.pop("size_bytes", None)
+        if file.is_file():
+            row["size_bytes"] = file.stat().st_size
+        rows.append(row)
+    return rows
+
+
 def export_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
-    """What was exported and how close it is to torch."""
+    """What was exported and how close it is to torch; TensorRT's figures from a target machine."""
     found, troubles = read_exports(inputs, ledger)
-    return [*troubles, speed_tables.export_table(found)]
+    return [*troubles, speed_tables.export_table(found), *_tensorrt(inputs, ledger, found)]
+
+
+def _tensorrt(inputs: ReportInputs, ledger: Ledger, exports: Sequence[Json]) -> list[Block]:
+    """Only what run.py of a kit measured, with GPU, version and date; otherwise "not run"."""
+    if not inputs.tensorrt:
+        return [
+            Text(
+                "TensorRT: not run. A kit for a machine that has it: "
+                f"{inputs.run_command} --pipeline export --params export.target=tensorrt-kit"
+            )
+        ]
+    results, blocks = read_all(inputs.tensorrt, "TensorRT result", ledger)
+    weights = {str(entry.get("source_sha256")) for entry in exports}
+    stale = [entry for entry in results if str(entry.get("source_sha256")) not in weights]
+    table = speed_tables.tensorrt_table(results)
+    if stale:
+        blocks.append(
+            Notice(
+                "Some TensorRT results were measured with other weights than the export above has",
+                kind="warning",
+            )
+        )
+    return [*blocks, table]
 
 
 def latency_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:

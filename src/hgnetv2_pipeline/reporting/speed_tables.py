@@ -28,6 +28,7 @@ def export_table(manifests: Sequence[Json]) -> Table:
             "parity error": formats.significant(
                 entry.get("parity_error", entry.get("relative_error")), 2
             ),
+            "top-1 of fp32 -> its own": _gate(entry.get("gate")),
             "checked at batch": formats.words(entry.get("batches")),
         }
         for entry in manifests
@@ -35,8 +36,8 @@ def export_table(manifests: Sequence[Json]) -> Table:
     return table_of(
         records,
         list(records[0]) if records else ["model"],
-        caption="Exported models; parity error = largest logit difference from torch, in standard "
-        "deviations of the logits",
+        caption="Exported models; parity error = largest logit difference from torch (of a lower "
+        "precision: from fp32), in standard deviations of the logits",
         left=("model", "file", "precision"),
         drop_empty=(
             "opset",
@@ -46,9 +47,58 @@ def export_table(manifests: Sequence[Json]) -> Table:
             "nodes",
             "size",
             "parity error",
+            "top-1 of fp32 -> its own",
             "checked at batch",
         ),
     )
+
+
+def tensorrt_table(results: Sequence[Json]) -> Table:
+    """A row a graph and batch size of what a kit measured, fastest first on each GPU."""
+    records = []
+    for found in results:
+        versions = found.get("versions")
+        version = versions.get("tensorrt") if isinstance(versions, Mapping) else None
+        for row in found.get("rows") or ():
+            check = row.get("check") or {}
+            timings: Sequence[Json] = row.get("timings") or ({},)
+            for timing in timings:
+                gpu, copies = timing.get("gpu") or {}, timing.get("gpu_with_copies") or {}
+                records.append(
+                    {
+                        "GPU": formats.words(found.get("device")),
+                        "TensorRT": formats.words(version),
+                        "date": formats.words(found.get("date")),
+                        "model": formats.words(found.get("model")),
+                        "graph": formats.words(row.get("name")),
+                        "batch": formats.count(timing.get("batch_size")),
+                        "mean ms": formats.significant(gpu.get("mean_ms")),
+                        "p50 ms": formats.significant(gpu.get("p50_ms")),
+                        "p99 ms": formats.significant(gpu.get("p99_ms")),
+                        "p50 ms with copies": formats.significant(copies.get("p50_ms")),
+                        "top-1": _counts(check),
+                        "failed": formats.words(row.get("failed")),
+                    }
+                )
+    ordered = sorted(records, key=lambda r: (r["GPU"], r["batch"], r["p50 ms"], r["graph"]))
+    return table_of(
+        ordered,
+        list(ordered[0]) if ordered else ["GPU"],
+        caption="TensorRT, as run.py of the kit measured it: GPU time of a batch by CUDA events",
+        left=("GPU", "TensorRT", "date", "model", "graph", "failed"),
+        drop_empty=("failed", "p50 ms with copies"),
+    )
+
+
+def _counts(check: Json) -> str:
+    right, total = formats.number(check.get("top1_count")), formats.number(check.get("n"))
+    return formats.NOTHING if right is None or not total else f"{right:.0f} of {total:.0f}"
+
+
+def _gate(gate: Any) -> str:
+    if not isinstance(gate, Mapping) or "top1" not in gate:
+        return formats.NOTHING
+    return f"{gate.get('top1_fp32')} -> {gate.get('top1')} of {gate.get('n')}"
 
 
 def latency_table(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hgnetv2_pipeline.deployment.card import precision_file
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
+from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 
 if TYPE_CHECKING:
@@ -18,12 +20,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+# Which file each engine takes for a precision; what is not here it cannot do.
+_FILES = {
+    "tensorrt": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"},
+    "ort-cuda": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16"},
+    "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
+    "ort": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
+    "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
+}
+_FILES["torch-compiled"] = _FILES["torch-cuda-graph"] = _FILES["torch"]
 DEVICES = (None, "cpu", "cuda")
 _PLAN_SUFFIXES = (".engine", ".plan")
 _GPU_ONLY, _CPU_ONLY = frozenset(("tensorrt", "ort-cuda")), frozenset(("openvino", "ort"))
 _HINTS = {
     "tensorrt": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
+    "cuda": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
     "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
     "onnxruntime": "pip install onnxruntime",
     "torch": "pip install torch",
@@ -39,7 +51,7 @@ class _Wish:
     plan: Path | None
     auto: bool
     threads: int
-    precision: str
+    precision: str | None
     device: str | None
     root: Path | None
     preprocess: Preprocess | None
@@ -51,7 +63,7 @@ def load_engine(
     engine: str = "auto",
     *,
     threads: int = 0,
-    precision: str = "fp32",
+    precision: str | None = None,
     device: str | None = None,
     root: Path | None = None,
     preprocess: Preprocess | None = None,
@@ -64,17 +76,20 @@ def load_engine(
     file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
     together with the reasons of those before it (never one of ``ASKED_FOR``). ``threads``: CPU
-    threads, 0 = the library's choice. ``precision``: PyTorch has all of ``PRECISIONS``, OpenVINO
-    ``bf16`` on processors that have it; plans and files bring their own. ``device``: ``cpu`` or
-    ``cuda`` leaves out the engines of the other; None takes a GPU where there is one.
-    ``preprocess`` and ``classes`` replace, or stand in for, what the file says.
+    threads, 0 = the library's choice. ``precision``: None takes that of the file named, fp32 of a
+    folder and of weights; ``fp16``, ``int8`` and TensorRT's ``bf16`` are
+    ``model.<precision>.onnx`` beside ``model.onnx``, OpenVINO's ``bf16`` and a GPU's ``tf32``
+    compute so with the fp32 file, PyTorch with the weights. Without a plan TensorRT builds one,
+    into ``plans/`` beside the file. ``device``: ``cpu`` or ``cuda`` leaves out the engines of the
+    other; None takes a GPU where there is one. ``preprocess`` and ``classes`` replace, or stand in
+    for, what the file says.
 
     Raises ParameterError (``EngineUnavailable`` when a named engine cannot run here),
     WeightsError for a missing, damaged or foreign file.
     """
     if engine != "auto" and engine not in ENGINES:
         raise unknown_name("engine", engine, ("auto", *ENGINES), "engine=...")
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS, "precision=...")
     if device not in DEVICES:
         raise unknown_name("device", device, ("cpu", "cuda"), "device=...")
@@ -117,7 +132,7 @@ def _open(name: str, wish: _Wish) -> Engine:
     if wish.device not in (None, home):
         raise EngineUnavailable(f"{name}: runs on {home}, and device={wish.device} was asked for")
     try:
-        return _OPENERS[name](wish)
+        return _OPENERS[name](_with_file(name, wish))
     except ImportError as error:
         # Installed, but a library of the system that it needs is not.
         reason = " ".join(str(error).split())
@@ -138,6 +153,30 @@ def _files(spec: str) -> tuple[Path | None, Path | None]:
     return None, None
 
 
+def _with_file(engine: str, wish: _Wish) -> _Wish:
+    """The wish with its precision settled and, for that precision, the right file."""
+    own = "fp32" if wish.onnx is None else onnx_props(wish.onnx).get("precision", "fp32")
+    if wish.precision is None and wish.onnx is None:
+        return wish  # a plan brings its own, weights are fp32
+    precision = wish.precision or own
+    needed = _FILES[engine].get(precision)
+    if needed is None:
+        raise EngineUnavailable(f"{engine}: no {precision} on this engine")
+    if wish.onnx is None:
+        return replace(wish, precision=precision)
+    # A plan in the folder is the fp32 file's.
+    plan = wish.plan if precision == "fp32" else None
+    if needed in ("", own):
+        return replace(wish, precision=precision, plan=plan)
+    beside = wish.onnx.with_name(precision_file(needed))
+    if not beside.is_file():
+        raise EngineUnavailable(
+            f"{engine}: {precision} needs {beside.name} beside {wish.onnx.name}, a {own} file; "
+            f"export it (kedro run --pipeline export --params export.precisions=fp32+{needed})"
+        )
+    return replace(wish, precision=precision, onnx=beside, plan=plan)
+
+
 def _need(module: str, engine: str) -> None:
     """Raise EngineUnavailable unless ``module`` is installed; it is not imported for that."""
     if importlib.util.find_spec(module) is None:
@@ -150,51 +189,51 @@ def _need_onnx(wish: _Wish, engine: str) -> Path:
     return wish.onnx
 
 
-def _need_fp32(wish: _Wish, engine: str) -> None:
-    if wish.precision != "fp32":
-        raise EngineUnavailable(f"{engine}: no {wish.precision} on this engine")
-
-
 def _open_tensorrt(wish: _Wish) -> Engine:
-    _need_fp32(wish, "tensorrt")
     if wish.plan is None:
-        _need("tensorrt", "tensorrt")
-        raise EngineUnavailable(
-            f"tensorrt: no plan (model.engine) beside {wish.spec}; build one on the target GPU "
-            "with trtexec --onnx=model.onnx --saveEngine=model.engine --noTF32"
-        )
+        _need_onnx(wish, "tensorrt")
     _need("tensorrt", "tensorrt")
-    _need("torch", "tensorrt")
-    from hgnetv2_pipeline.deployment.engines.with_tensorrt import TensorRTEngine
+    _need("cuda", "tensorrt")
+    from hgnetv2_pipeline.deployment.engines import with_tensorrt
 
-    return TensorRTEngine(wish.plan, preprocess=wish.preprocess, classes=wish.classes)
+    if wish.plan is not None:
+        return with_tensorrt.TensorRTEngine(
+            wish.plan, preprocess=wish.preprocess, classes=wish.classes
+        )
+    return with_tensorrt.from_onnx(
+        _need_onnx(wish, "tensorrt"),
+        precision=wish.precision or "fp32",
+        preprocess=wish.preprocess,
+        classes=wish.classes,
+    )
 
 
 def _open_ort_cuda(wish: _Wish) -> Engine:
     path = _need_onnx(wish, "ort-cuda")
-    _need_fp32(wish, "ort-cuda")
     _need("onnxruntime", "ort-cuda")
     from hgnetv2_pipeline.deployment.engines.with_ort import OrtCudaEngine
 
     return OrtCudaEngine(
-        path, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes
+        path,
+        threads=wish.threads,
+        preprocess=wish.preprocess,
+        classes=wish.classes,
+        tf32=wish.precision == "tf32",
     )
 
 
 def _open_openvino(wish: _Wish) -> Engine:
     path = _need_onnx(wish, "openvino")
-    if wish.precision not in ("fp32", "bf16"):
-        raise EngineUnavailable(f"openvino: no {wish.precision} on this engine")
     _need("openvino", "openvino")
     if wish.auto and wish.precision == "fp32":
         # On our reparameterised graph ONNX Runtime is the faster of the two in float32.
-        raise EngineUnavailable("openvino: slower than ort in fp32; ask for it or for bf16")
+        raise EngineUnavailable("openvino: slower than ort in fp32; ask for it, for bf16 or int8")
     from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
 
     return OpenVinoEngine(
         path,
         threads=wish.threads,
-        precision=wish.precision,
+        precision=wish.precision or "fp32",
         preprocess=wish.preprocess,
         classes=wish.classes,
     )
@@ -202,7 +241,6 @@ def _open_openvino(wish: _Wish) -> Engine:
 
 def _open_ort(wish: _Wish) -> Engine:
     path = _need_onnx(wish, "ort")
-    _need_fp32(wish, "ort")
     _need("onnxruntime", "ort")
     from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 
@@ -227,7 +265,7 @@ def _open_torch(wish: _Wish, mode: str = "eager") -> Engine:
         classes=wish.classes,
         device=wish.device,
         mode=mode,
-        precision=wish.precision,
+        precision=wish.precision or "fp32",
     )
 
 

@@ -1,11 +1,12 @@
-"""OpenVINO on the CPU: float32, or bf16 on processors that compute in it."""
+"""OpenVINO on the CPU: float32, bf16 on processors that compute in it, and INT8 files."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     choose_card,
 )
 from hgnetv2_pipeline.deployment.engines.with_ort import refuse_external_data
+from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
 from hgnetv2_pipeline.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class OpenVinoEngine(Engine):
-    """OpenVINO's CPU plugin on an ONNX file."""
+    """OpenVINO's CPU plugin on an ONNX file: fp32, the same file in bf16, or an int8 file."""
 
     name = "openvino"
 
@@ -37,8 +39,7 @@ class OpenVinoEngine(Engine):
         preprocess: Preprocess | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        import openvino
-
+        openvino = _import_openvino()
         path = Path(path)
         refuse_external_data(path)
         # OpenVINO does not hand the ONNX metadata on.
@@ -82,9 +83,13 @@ class OpenVinoEngine(Engine):
         return np.array(result[0], np.float32)
 
 
-def onnx_props(path: Path) -> dict[str, str]:
-    """The ``metadata_props`` of an ONNX file."""
-    import onnx
+def _import_openvino() -> Any:
+    """OpenVINO without its telemetry.
 
-    model = onnx.load(str(path), load_external_data=False)
-    return {entry.key: entry.value for entry in model.metadata_props}
+    ``import openvino`` reports itself to Google Analytics without asking; where the package that
+    does it cannot be imported, OpenVINO takes a stub of its own.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,13 +111,27 @@ class OrtEngine(Engine):
 
 
 class OrtCudaEngine(OrtEngine):
-    """ONNX Runtime on an NVIDIA GPU, in true float32 (TF32 switched off)."""
+    """ONNX Runtime on an NVIDIA GPU: fp32 files without TF32 unless asked for, and fp16 files."""
 
     name = "ort-cuda"
     _provider = "CUDAExecutionProvider"
 
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        preprocess: Preprocess | None = None,
+        classes: Sequence[str] | None = None,
+        tf32: bool = False,
+    ) -> None:
+        self._tf32 = tf32
+        super().__init__(path, threads=threads, preprocess=preprocess, classes=classes)
+        if tf32:
+            self.card = replace(self.card, precision="tf32")
+
     def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
-        return [(self._provider, {"use_tf32": "0"}), "CPUExecutionProvider"]
+        return [(self._provider, {"use_tf32": str(int(self._tf32))}), "CPUExecutionProvider"]
 
     def _device(self) -> str:
         return "CUDA device 0"

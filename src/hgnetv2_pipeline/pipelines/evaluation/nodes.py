@@ -56,7 +56,10 @@ def evaluate(
         write_json(aside / f"{name}.json", found.metrics)
         found.rows.to_parquet(aside / f"{name}.parquet", index=False)
 
-    inputs = {"split": known.index(split), **model_inputs(identity, params.engine)}
+    inputs = {
+        "split": known.index(split),
+        **model_inputs(identity, params.engine, params.precision),
+    }
     result = Reuse(identity.project, redo).produce(
         folder,
         name=name,

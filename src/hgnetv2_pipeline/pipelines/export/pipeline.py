@@ -13,7 +13,13 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 export,
-                inputs=["params:identity", "params:export", "params:redo", "ssld_stage2.run"],
+                inputs=[
+                    "params:identity",
+                    "params:export",
+                    "params:redo",
+                    "ingestion.lists",
+                    "ssld_stage2.run",
+                ],
                 outputs=["export.bundle", "export.card", "export.export_history"],
                 name="export",
                 tags=["export"],

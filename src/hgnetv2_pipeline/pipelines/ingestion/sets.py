@@ -89,6 +89,12 @@ def write_lists(
     _must_add_up(ledgers, {name: frames[name] for name in sets})
 
 
+def has_test_list(data: DataParams, raw: Path) -> bool:
+    """Whether ``test_list.txt`` beside the lists of train and val is the final test."""
+    lists = data.layout != "folders" and not data.test
+    return lists and (raw / "images" / "test_list.txt").is_file()
+
+
 def _read_groups(identity: Identity, data: DataParams, samples: pd.DataFrame) -> pd.Series | None:
     """The group of each image by key, from the user's table."""
     import pandas as pd
@@ -155,7 +161,10 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
     else:
         scans = {}
         names = folders = None
-        for role, split in (("images", "train"), ("val", "val")):
+        splits = {"images": "train", "val": "val"}
+        if has_test_list(data, raw):
+            splits["test"] = "test"
+        for role, split in splits.items():
             with about("root"):
                 scan = room.scan_imagenet(
                     images, split, classes=names, folders=folders, duplicates=data.duplicates,

@@ -38,6 +38,9 @@ def score_pool(
     sources = known.pool_sources()
     for source in sources:
         _score_source(reuse, identity, mining, device, known, found, source)
+    if "features" in mining.deduplicate.channels:
+        for name in guarded_sets(known):
+            _score_guarded(reuse, identity, mining, device, known.index(name), found, name)
     room.write_sources(folder, [source.name for source in sources])
     bad = room.quarantined(folder)
     ledger = data.Ledger(sum(source.images for source in sources), mining.max_bad)
@@ -89,6 +92,30 @@ def _score_source(
             prefix=source.prefix,
             features=mining.features,
         )
+        work.finish()
+
+
+def _score_guarded(
+    reuse: Reuse,
+    identity: Identity,
+    mining: MiningParams,
+    device: str,
+    index: Path,
+    teacher: Teacher,
+    name: str,
+) -> None:
+    """The features of a protected set, which those of the pool are compared with."""
+    folder = identity.folder("guarded") / name
+    work = reuse.begin(
+        folder,
+        pipeline="mining",
+        inputs={name: index, "teacher": teacher.record},
+        params=mining.model_dump(include={"shard_rows", "batch_size"}),
+        outputs=["scores"],
+        resumable=True,
+    )
+    if isinstance(work, Work):
+        score_images(identity, mining, device, teacher, index, folder / "scores", features=True)
         work.finish()
 
 
@@ -159,6 +186,8 @@ def deduplicate(
     params = mining.deduplicate
     known = Lists(lists)
     guarded = guarded_sets(known)
+    by_features = guarded if "features" in params.channels else []
+    features = {name: identity.folder("guarded") / name / "scores" for name in by_features}
 
     def make(aside: Path) -> None:
         from hgnetv2_pipeline import mining as room
@@ -168,11 +197,7 @@ def deduplicate(
             scores,
             {name: (known.frame(name), raw) for name in guarded},
             pool=(known.index("pool"), raw),
-            features={
-                name: scores.parent / "guarded" / name
-                for name in guarded
-                if (scores.parent / "guarded" / name).is_dir()
-            },
+            features=features,
             workers=max(mining.workers, 1),
             **params.model_dump(exclude={"strict"}),
         )

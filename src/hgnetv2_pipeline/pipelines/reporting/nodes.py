@@ -58,6 +58,9 @@ def report(
             path for path in [identity.folder("export") / "manifest.json"] if path.is_file()
         ),
         latencies=_jsons(base / "latency", identity),
+        tensorrt=tuple(
+            sorted((identity.folder("export") / "tensorrt-kit" / "results").glob("*.json"))
+        ),
         predictions=identity.folder("prediction") / "predictions.jsonl",
         prediction_sheet=identity.folder("prediction") / "predictions.png",
     )

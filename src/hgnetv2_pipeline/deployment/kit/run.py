@@ -1,0 +1,187 @@
+"""Build, check and time the graphs of this kit with TensorRT: python run.py
+
+Needs an NVIDIA GPU, Python 3.11 or later, numpy, tensorrt (10 or 11) and cuda-bindings. Each graph
+is built (plans/), answers the packed validation images (accuracy, and top-5 and logits beside the
+stored ones) and is timed by the seed page's protocol. Everything goes into one file,
+results/<time>.json; copy it back into the results/ folder of the kit where it came from, and
+`kedro run --pipeline reporting` shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hgnetv2_pipeline.deployment.kit.cuda_memory import CudaDevice
+from hgnetv2_pipeline.deployment.kit.plans import PlanError, PlanRunner, Profile, provide_plan
+from hgnetv2_pipeline.deployment.kit.timing import time_plan
+
+_log = logging.getLogger("kit")
+
+KIT, VALIDATION, RESULTS = "kit.json", "validation.npz", "results"
+FORMAT = "hgnetv2_pipeline.tensorrt/1"
+
+Opened = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], dict[str, Any]]]
+"""An executor's two faces for one graph: logits of images, and the timing of one batch."""
+
+
+def check(
+    logits: Callable[[np.ndarray], np.ndarray], folder: Path, kit: dict[str, Any]
+) -> dict[str, Any]:
+    """Accuracy on the packed images, and how near the logits are to the stored fp32 ones."""
+    packed = np.load(folder / VALIDATION, allow_pickle=False)
+    pixels, labels, stored = packed["images"], packed["labels"], packed["logits"]
+    mean, std = (np.array(kit["preprocess"][name], np.float32) for name in ("mean", "std"))
+    got = np.concatenate(
+        [
+            logits(
+                np.ascontiguousarray(((part / np.float32(255) - mean) / std).transpose(0, 3, 1, 2))
+            )
+            for part in (pixels[at : at + 16] for at in range(0, len(pixels), 16))
+        ]
+    )
+    k = min(5, stored.shape[1])
+    tops = [
+        np.sort(np.argsort(-rows, axis=1, kind="stable")[:, :k], axis=1) for rows in (got, stored)
+    ]
+    error = np.abs(got.astype(np.float64) - stored)
+    return {
+        "n": len(labels),
+        "top1_count": int((got.argmax(1) == labels).sum()),
+        "stored_top1_count": int((stored.argmax(1) == labels).sum()),
+        "same_top1": int((got.argmax(1) == stored.argmax(1)).sum()),
+        "same_top5_set": int((tops[0] == tops[1]).all(axis=1).sum()),
+        "relative_error": float(f"{error.max() / (stored.std() or 1):.4g}"),
+        "rms_error": float(f"{np.sqrt(np.square(error).mean()) / (stored.std() or 1):.4g}"),
+    }
+
+
+def measure(
+    folder: Path,
+    open_graph: Callable[[Path, str], Opened],
+    *,
+    device: str,
+    versions: dict[str, str],
+    batch_sizes: Sequence[int],
+    only: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Check and time every graph of the kit with an executor; a graph that fails says why."""
+    kit = json.loads((folder / KIT).read_text(encoding="utf-8"))
+    side = kit["preprocess"]["crop"]
+    random = np.random.default_rng(0)
+    rows = []
+    for graph in kit["graphs"]:
+        if only and graph["name"] not in only:
+            continue
+        row = {**graph, "engine": "tensorrt", "model": kit["model"]}
+        path = folder / graph["file"]
+        try:
+            if hashlib.sha256(path.read_bytes()).hexdigest() != graph["sha256"]:
+                raise PlanError(f"{graph['file']} is not the file that the kit was made with")
+            logits, timing = open_graph(path, graph["precision"])
+            row["check"] = check(logits, folder, kit)
+            row["timings"] = [
+                timing(random.standard_normal((size, 3, side, side), np.float32))
+                for size in batch_sizes
+            ]
+        except (PlanError, OSError) as error:
+            row["failed"] = str(error)
+        rows.append(row)
+        _log.info("%s: %s", graph["name"], row.get("failed") or _line(row))
+    if not rows:
+        names = ", ".join(graph["name"] for graph in kit["graphs"])
+        raise PlanError(f"no graph of the kit is called {', '.join(only)}; there are {names}")
+    return {
+        "format": FORMAT,
+        "model": kit["model"],
+        "source_sha256": kit["source_sha256"],
+        "device": device,
+        "versions": versions,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "image_size": side,
+        "rows": rows,
+    }
+
+
+def write_results(folder: Path, found: dict[str, Any]) -> Path:
+    """One new file in ``results/``, whole or not at all."""
+    (folder / RESULTS).mkdir(exist_ok=True)
+    path = folder / RESULTS / time.strftime("%Y-%m-%dT%H.%M.%SZ.json", time.gmtime())
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    aside.replace(path)
+    return path
+
+
+def tensorrt_opener(
+    folder: Path, device: Any, profile: Profile, *, warmup: int, runs: int
+) -> Callable[[Path, str], Opened]:
+    """Graphs opened by TensorRT: the plan built if need be, deserialised, run on ``device``."""
+
+    def open_graph(path: Path, precision: str) -> Opened:
+        plan = provide_plan(
+            path, folder / "plans", precision=precision, profile=profile, gpu=device.name
+        )
+        runner = PlanRunner(plan.read_bytes(), device)
+        return runner.logits, lambda images: time_plan(runner, images, warmup=warmup, runs=runs)
+
+    return open_graph
+
+
+def _line(row: dict[str, Any]) -> str:
+    checked, timings = row["check"], row["timings"]
+    times = ", ".join(
+        f"batch {entry['batch_size']}: {entry['gpu']['p50_ms']:.3f} ms GPU" for entry in timings
+    )
+    return (
+        f"top-1 {checked['top1_count']} of {checked['n']} (fp32: {checked['stored_top1_count']}), "
+        f"same top-5 {checked['same_top5_set']}, {times}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Build, check and time this kit with TensorRT.")
+    parser.add_argument("--graphs", nargs="*", default=[], help="names in kit.json; default: all")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=None)
+    parser.add_argument("--warmup", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=2000)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    folder = Path(__file__).resolve().parent
+    try:
+        kit = json.loads((folder / KIT).read_text(encoding="utf-8"))
+        try:
+            import tensorrt as trt
+        except ImportError as error:
+            raise PlanError(
+                f"TensorRT cannot be imported ({error}); pip install tensorrt"
+            ) from error
+        device = CudaDevice()
+        profile = Profile(**kit["profile"])
+        found = measure(
+            folder,
+            tensorrt_opener(folder, device, profile, warmup=options.warmup, runs=options.runs),
+            device=device.name,
+            versions={"tensorrt": trt.__version__, **device.versions},
+            batch_sizes=options.batch_sizes or kit["batch_sizes"],
+            only=options.graphs,
+        )
+    except PlanError as error:
+        _log.error("%s", error)
+        return 2
+    _log.info("wrote %s", write_results(folder, found))
+    return 1 if any("failed" in row for row in found["rows"]) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,391 @@
+"""fp16, bf16 and int8 files: how they are made, what the gate lets through, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from deployment_cases import CLASSES, SIDE
+from onnx import TensorProto, numpy_helper
+from torch import nn
+
+from hgnetv2_pipeline.deployment import (
+    Calibration,
+    ExportError,
+    ModelCard,
+    Validation,
+    convert_onnx,
+    export_onnx,
+    load_engine,
+    precisions,
+    write_bundle,
+)
+from hgnetv2_pipeline.deployment.calibration import activation_ranges
+from hgnetv2_pipeline.deployment.gate import judge
+from hgnetv2_pipeline.deployment.half import in_half, rounded_in_float32
+from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
+from hgnetv2_pipeline.deployment.precisions import session_logits
+from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups
+from hgnetv2_pipeline.durable import read_json, sha256_file
+from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
+from hgnetv2_pipeline.models import create_model, reparameterize
+from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
+
+Graphs = dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def pixels() -> np.ndarray:
+    """Sixteen pictures that differ as photographs do: brightness, colour and coarse structure."""
+    random = np.random.default_rng(5)
+    coarse = random.integers(0, 256, (16, 8, 8, 3)).repeat(8, 1).repeat(8, 2)
+    fine = random.integers(-30, 31, (16, SIDE, SIDE, 3))
+    return np.clip(coarse + fine, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def validation(b0_onnx: Path, pixels: np.ndarray) -> Validation:
+    """The pictures, labelled by the fp32 file itself: it is right about all of them."""
+    engine = load_engine(b0_onnx, "ort", threads=1)
+    labels = engine.logits(engine.preprocess.normalize(pixels)).argmax(1)
+    halves = [(pixels[:8], labels[:8]), (pixels[8:], labels[8:])]
+    return Validation(lambda: iter(halves), "16 pictures")
+
+
+@pytest.fixture(scope="session")
+def calibration(pixels: np.ndarray) -> Calibration:
+    return Calibration(lambda: iter([pixels[:8], pixels[8:]]), "16 pictures")
+
+
+@pytest.fixture(scope="session")
+def graphs(
+    b0_onnx: Path, validation: Validation, calibration: Calibration,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Graphs:  # fmt: skip
+    """The same network in every precision."""
+    folder = tmp_path_factory.mktemp("precisions")
+    made = {"fp32": b0_onnx}
+    for name in ("fp16", "bf16", "int8"):
+        made[name] = folder / f"model.{name}.onnx"
+        convert_onnx(
+            b0_onnx, made[name], name, validation=validation, calibration=calibration, max_drop=20
+        )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "opset"),
+    [("fp16", TensorProto.FLOAT16, 18), ("bf16", TensorProto.BFLOAT16, 22)],
+)
+def test_a_half_graph_is_strongly_typed_with_float32_ends(
+    precision: str, kind: int, opset: int, graphs: Graphs
+) -> None:
+    model = onnx.shape_inference.infer_shapes(onnx.load(graphs[precision]), strict_mode=True)
+    assert {tensor.data_type for tensor in model.graph.initializer} == {kind}
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    assert [node.name for node in casts] == ["to_half", "to_float32"]
+    ends = [*model.graph.input, *model.graph.output]
+    assert {end.type.tensor_type.elem_type for end in ends} == {TensorProto.FLOAT}
+    between = [entry for entry in model.graph.value_info if entry.name not in ("images", "logits")]
+    assert {entry.type.tensor_type.elem_type for entry in between} == {kind}
+    assert model.opset_import[0].version == opset
+    assert graphs[precision].stat().st_size < 0.51 * graphs["fp32"].stat().st_size
+
+
+def test_every_q_and_dq_is_int8_symmetric_and_weights_have_a_scale_a_channel(
+    graphs: Graphs,
+) -> None:
+    graph = onnx.load(graphs["int8"]).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    pairs = [n for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    for node in pairs:
+        zero = values[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+        assert (values[node.input[1]] > 0).all()
+    products = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(products) == 44
+    for node in products:
+        image, weight = (makers[name] for name in node.input[:2])
+        assert image.op_type == weight.op_type == "DequantizeLinear"
+        assert makers[image.input[0]].op_type == "QuantizeLinear"
+        assert values[image.input[1]].shape == ()
+        stored = values[weight.input[0]]
+        assert stored.dtype == np.int8
+        assert stored.min() >= -127  # symmetric: -128 has no counterpart
+        assert values[weight.input[1]].shape == (len(stored),)
+        assert [a.i for a in weight.attribute if a.name == "axis"] == [0]
+        assert values[node.input[2]].dtype == np.float32  # biases
+    assert sum(node.op_type == "Clip" for node in graph.node) == 12
+    assert graphs["int8"].stat().st_size < 0.28 * graphs["fp32"].stat().st_size
+
+
+def test_what_a_concatenation_joins_shares_one_scale(b0_onnx: Path) -> None:
+    proto = onnx.load(b0_onnx)
+    groups = scale_groups(proto)
+    for node in proto.graph.node:
+        if node.op_type in ("Concat", "MaxPool"):
+            ends = [*node.input, *node.output]
+            assert len({groups[name] for name in ends}) == 1
+    assert "logits" not in groups
+    ranges = dict.fromkeys(groups, 1.0) | {"concat_1": 5.0}
+    scales = {
+        t.name: float(numpy_helper.to_array(t))
+        for t in quantized(proto, ranges).graph.initializer
+        if t.name.endswith("_scale")
+    }
+    assert {scales[f"{name}_scale"] for name in groups["concat_1"]} == {np.float32(5 / 127)}
+
+
+@pytest.mark.parametrize(("precision", "rms"), [("fp16", 3e-3), ("bf16", 3e-2), ("int8", 0.1)])
+def test_the_card_carries_the_gates_findings(precision: str, rms: float, graphs: Graphs) -> None:
+    props = onnx_props(graphs[precision])
+    card = ModelCard.from_props(props, graphs[precision])
+    found = json.loads(card.more["gate"])
+    assert card.precision == found["precision"] == precision
+    assert card.classes == CLASSES
+    assert 0 < found["rms_error"] < rms
+    assert card.parity_error == pytest.approx(found["relative_error"], rel=0.1)
+    assert found["n"] == found["top1_fp32"] == 16
+    assert found["images"] == "16 pictures"
+    if precision == "int8":
+        assert card.more["calibration"] == "percentile on 16 pictures"
+
+
+def test_bf16_is_judged_by_rounding_as_bf16_hardware_does(
+    b0: nn.Module, graphs: Graphs, pixels: np.ndarray
+) -> None:
+    images = load_engine(graphs["fp32"], "ort").preprocess.normalize(pixels[:4])
+    got = session_logits(rounded_in_float32(onnx.load(graphs["bf16"])))(images)
+    exact = session_logits(onnx.load(graphs["fp32"]))(images)
+    with torch.inference_mode():
+        wanted = (
+            reparameterize(b0, "relu")
+            .bfloat16()(torch.from_numpy(images).bfloat16())
+            .float()
+            .numpy()
+        )
+    # The two round the same places and sum in another order: most logits are the same number.
+    assert (got == wanted).mean() > 0.5
+    assert not (exact == wanted).any()
+
+
+def without_clips(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with every Clip gone, as ONNX Runtime's static quantiser leaves it."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    renamed = {n.output[0]: n.input[0] for n in bare.graph.node if n.op_type == "Clip"}
+    kept = [node for node in bare.graph.node if node.op_type != "Clip"]
+    for node in kept:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    del bare.graph.node[:]
+    bare.graph.node.extend(kept)
+    return bare
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_dropped_clips_do_not_pass_the_gate(
+    precision: str,
+    b0: nn.Module,
+    validation: Validation,
+    calibration: Calibration,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = export_onnx(b0, tmp_path / "source.onnx", SIDE, lab="clip")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"earlier")
+    name = "quantized" if precision == "int8" else "in_half"
+    right = getattr(precisions, name)
+
+    def wrong(proto: onnx.ModelProto, *more: object) -> onnx.ModelProto:
+        return without_clips(right(proto, *more))
+
+    monkeypatch.setattr(precisions, name, wrong)
+    with pytest.raises(ExportError, match=f"the {precision} export fails its gate.*Nothing was"):
+        convert_onnx(source, path, precision, validation=validation, calibration=calibration,
+                     max_drop=20)  # fmt: skip
+    assert path.read_bytes() == b"earlier"
+    assert set(tmp_path.iterdir()) == {path, source}
+
+
+def test_what_onnx_runtimes_own_quantiser_makes_of_clips_does_not_pass(
+    pixels: np.ndarray, tmp_path: Path
+) -> None:
+    """It takes the end of uint8 for the bound, which is wrong where LAB's bias is above 0."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    torch.manual_seed(0)
+    model = create_model("b0", 7)  # random weights tell images apart better than the formula's
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(-1, 0.3)
+            elif isinstance(module, LearnableAffine):
+                module.bias.fill_(1)
+    theirs = tmp_path / "theirs.onnx"
+    path = export_onnx(model, tmp_path / "ours.onnx", SIDE, lab="clip")
+    engine = load_engine(path, "ort")
+    images = engine.preprocess.normalize(pixels)
+    batches = iter([{"images": images}])
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> object:
+            return next(batches, None)
+
+    quantize_static(path, theirs, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+    assert not [node for node in onnx.load(theirs).graph.node if node.op_type == "Clip"]
+    proto = onnx.load(path)
+    ranges = activation_ranges(proto, sorted(scale_groups(proto)), lambda: [images], method="max")
+    known = Validation(lambda: [(pixels, engine.logits(images).argmax(1))], "16 pictures")
+
+    def judged_as_int8(graph: onnx.ModelProto) -> dict[str, object]:
+        return judge(
+            engine.logits, session_logits(graph), known, engine.preprocess, precision="int8",
+            max_drop=20,
+        )  # fmt: skip
+
+    assert judged_as_int8(quantized(proto, ranges))["rms_error"] < 0.15
+    with pytest.raises(ExportError, match="int8 export fails its gate.*logits stray"):
+        judged_as_int8(onnx.load(theirs))
+
+
+def judged(drop: int, max_drop: float, n: int = 1000, bad: float = 0.0) -> dict[str, object]:
+    """The gate's view of a graph that errs on ``drop`` of ``n`` images."""
+    from hgnetv2_pipeline.data import Preprocess
+
+    truth = np.arange(n) % 2
+    exact = np.eye(2, dtype=np.float32)[truth] * 10
+    rough = exact.copy()
+    rough[:drop] = 5 - 0.001 * (exact[:drop] - 5)  # just on the other side
+    rough[0] += bad
+    answers = {"exact": iter(np.split(exact, 2)), "rough": iter(np.split(rough, 2))}
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for labels in np.split(truth, 2):
+            yield np.zeros((len(labels), 1, 1, 3), np.uint8), labels
+
+    return judge(
+        lambda images: next(answers["exact"]), lambda images: next(answers["rough"]),
+        Validation(batches, "made up"), Preprocess(), precision="int8", max_drop=max_drop,
+    )  # fmt: skip
+
+
+def test_a_drop_at_the_limit_passes_and_one_image_more_does_not() -> None:
+    found = judged(10, 1.0)
+    assert (found["top1_fp32"], found["top1"], found["drop_points"]) == (1000, 990, 1.0)
+    with pytest.raises(ExportError, match="top-1 falls from 1000 to 989 of 1000, 1.10 points"):
+        judged(11, 1.0)
+    with pytest.raises(ExportError, match="stray"):
+        judged(0, 100, bad=float("nan"))
+    with pytest.raises(DataError, match="no images"):
+        judge(lambda x: x, lambda x: x, Validation(list, "an empty list"), None,  # type: ignore[arg-type]
+              precision="fp16", max_drop=0.2)  # fmt: skip
+
+
+def test_without_images_halves_are_compared_on_noise_and_int8_is_refused(
+    b0_onnx: Path, tmp_path: Path
+) -> None:
+    found = convert_onnx(b0_onnx, tmp_path / "half.onnx", "fp16")
+    assert found["images"] == "8 images of noise"
+    assert "top1" not in found
+    with pytest.raises(ParameterError, match="int8 needs images"):
+        convert_onnx(b0_onnx, tmp_path / "model.onnx", "int8")
+    with pytest.raises(ParameterError, match="cannot be turned into bf16"):
+        convert_onnx(tmp_path / "half.onnx", tmp_path / "model.onnx", "bf16")
+    with pytest.raises(ParameterError, match="unknown precision 'int4'"):
+        convert_onnx(b0_onnx, tmp_path / "model.onnx", "int4")
+    assert [path.name for path in tmp_path.iterdir()] == ["half.onnx"]
+
+
+def test_weights_beyond_fp16_are_refused(b0_onnx: Path) -> None:
+    proto = onnx.load(b0_onnx)
+    bias = next(t for t in proto.graph.initializer if t.name == "fc.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(7, 1e5, np.float32), "fc.bias"))
+    with pytest.raises(WeightsError, match="fc.bias holds 1e.05; fp16 ends at 65504"):
+        in_half(proto, "fp16")
+
+
+def test_percentile_ranges_leave_out_the_rarest_values(b0_onnx: Path, pixels: np.ndarray) -> None:
+    proto = onnx.load(b0_onnx)
+    images = load_engine(b0_onnx, "ort").preprocess.normalize(pixels[:4])
+    spiked = images.copy()
+    spiked[0, 0, 0, 0] = 100.0
+    ranges = {
+        (method, name): activation_ranges(
+            proto, ["images", "clip_3"], lambda x=x: [x], method=method, percentile=99.99
+        )["images"]
+        for name, x in (("plain", images), ("spiked", spiked))
+        for method in ("max", "percentile")
+    }
+    assert ranges["max", "plain"] == np.abs(images).max()
+    assert ranges["max", "spiked"] == 100
+    assert ranges["percentile", "spiked"] == pytest.approx(np.abs(images).max(), rel=0.05)
+    with pytest.raises(ParameterError, match="calibration 'entropy'"):
+        activation_ranges(proto, ["images"], lambda: [images], method="entropy")
+    with pytest.raises(DataError, match="none was given"):
+        activation_ranges(proto, ["images"], list, method="max")
+
+
+def test_a_bundle_holds_a_file_a_precision_and_says_what_each_cost(
+    b0: nn.Module, validation: Validation, calibration: Calibration, graphs: Graphs, tmp_path: Path
+) -> None:
+    manifest = write_bundle(
+        b0, tmp_path, image_size=SIDE, class_names=CLASSES, precisions=("int8", "fp16"),
+        metadata={"source_sha256": "ab" * 32, "stage": "ssld_stage1"},
+        validation=validation, calibration=calibration, max_drop={"fp16": 20, "int8": 20},
+    )  # fmt: skip
+    assert {path.name for path in tmp_path.glob("*.onnx")} == {
+        "model.onnx", "model.fp16.onnx", "model.int8.onnx",
+    }  # fmt: skip
+    assert read_json(tmp_path / "manifest.json") == manifest
+    assert set(manifest["precisions"]) == {"fp16", "int8"}
+    assert manifest["precisions"]["int8"]["limits"]["drop_points"] == 20
+    for name in ("fp32", "fp16", "int8"):  # the same inputs, the same bytes
+        file = "model.onnx" if name == "fp32" else f"model.{name}.onnx"
+        assert manifest["files"][file] == sha256_file(tmp_path / file)
+        if name != "fp32":
+            assert manifest["files"][file] == sha256_file(graphs[name])
+
+
+@pytest.mark.parametrize("opset", [13, 20])
+def test_older_and_newer_opsets_compute_the_same(
+    opset: int, b0: nn.Module, b0_onnx: Path, tmp_path: Path
+) -> None:
+    path = export_onnx(b0, tmp_path / "model.onnx", SIDE, CLASSES, opset=opset, softmax=True)
+    proto = onnx.load(path)
+    assert proto.opset_import[0].version == opset
+    images = np.random.default_rng(0).standard_normal((2, 3, SIDE, SIDE), np.float32)
+    expected = load_engine(b0_onnx, "ort").logits(images)
+    assert np.abs(load_engine(path, "ort").logits(images) - expected).max() < 1e-5
+    quantised = quantized(proto, dict.fromkeys(scale_groups(proto), 4.0))
+    for model in (proto, in_half(proto, "fp16"), in_half(proto, "bf16"), quantised):
+        onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    logits, shares = session.run(["logits", "probabilities"], {"images": images})
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    assert shares == pytest.approx(powers / powers.sum(1, keepdims=True), abs=1e-6)
+
+
+def test_an_opset_out_of_range_or_a_foreign_network_in_half_is_refused(
+    b0: nn.Module, b0_onnx: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ParameterError, match=r"opset 21 is not in 13\.\.20"):
+        export_onnx(b0, tmp_path / "model.onnx", SIDE, opset=21)
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with pytest.raises(ParameterError, match="softmax is added to HGNetV2"):
+        export_onnx(network, tmp_path / "model.onnx", 32, softmax=True)
+    foreign = onnx.load(b0_onnx)
+    foreign.producer_name = "pytorch"
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(ParameterError, match="pytorch, fp32.*other networks are exported in fp32"):
+        convert_onnx(tmp_path / "foreign.onnx", tmp_path / "half.onnx", "fp16")
+    assert [path.name for path in tmp_path.iterdir()] == ["foreign.onnx"]

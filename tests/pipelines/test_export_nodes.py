@@ -1,0 +1,154 @@
+"""The export node: which files it makes of a run, what decides about reuse, what uses them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from hgnetv2_pipeline.data import Preprocess, write_class_map
+from hgnetv2_pipeline.data.index import samples_frame, write_index
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
+from hgnetv2_pipeline.models import create_model, save_weights
+from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
+from hgnetv2_pipeline.pipelines import measure
+from hgnetv2_pipeline.pipelines.export.nodes import export
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.params import ExportParams
+
+CLASSES = ["circle", "square", "star"]
+GIVEN: dict[str, Any] = {
+    "target": "onnx",
+    "precisions": ["fp32"],
+    "opset": 18,
+    "softmax": False,
+    "lab": "relu",
+    "gate": {"images": None, "max_drop": {"fp16": 100, "bf16": 100, "int8": 100}},
+    "calibration": {"split": "train", "images": 4, "method": "max", "percentile": 99.99},
+    "tensorrt": {"least": 1, "best": 1, "most": 8},
+    "kit": {"precisions": ["fp32", "tf32"], "labs": ["clip"], "batch_sizes": [1], "images": 4},
+}
+
+
+def params(**changes: Any) -> ExportParams:
+    return ExportParams.model_validate({**GIVEN, **changes})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of B0 and nine images in train and val."""
+    folder = tmp_path_factory.mktemp("project")
+    torch.manual_seed(0)
+    model = create_model("b0", 3)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, LearnableAffine):
+                module.scale.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.4, 0.4)
+    run = folder / "data/06_models/shapes/train/b0/seed=0"
+    run.mkdir(parents=True)
+    facts = {
+        "format": "hgnetv2_pipeline/1", "variant": "b0", "stage": "train", "num_classes": "3",
+        "classes": json.dumps(CLASSES), "preprocess": json.dumps(Preprocess(32, 32).to_dict()),
+        "inputs": "{}",
+    }  # fmt: skip
+    save_weights(run / "student.safetensors", model, facts)
+    images = folder / "data/01_raw/shapes"
+    images.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(9):
+        path = images / f"{number}.png"
+        coarse = random.integers(0, 256, (4, 4, 3), np.uint8)
+        Image.fromarray(coarse).resize((40, 40)).save(path)
+        size = path.stat().st_size
+        rows.append((path.name, path.name, -1, size, number % 3, 40, 40, "PNG", ""))
+    lists = folder / "data/02_intermediate/shapes"
+    lists.mkdir(parents=True)
+    for split in ("train", "val"):
+        write_index(lists / f"index_{split}.parquet", samples_frame(rows))
+    write_class_map(lists / "class_map.txt", CLASSES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def identity(project: Path) -> Identity:
+    return Identity(
+        project=project, environment="base", dataset="shapes", variant="b0", run="seed=0", seed=0,
+        teacher="t", model="train/b0/seed=0", download=False,
+    )  # fmt: skip
+
+
+def run(identity: Identity, **changes: Any) -> set[str]:
+    lists = identity.folder("lists")
+    folder, _, _ = export(identity, params(**changes), [], lists, Path())
+    return {path.name for path in folder.iterdir() if "made_by" not in path.name}
+
+
+BASE = {"model.onnx", "labels.txt", "preprocess.json", "manifest.json", "export.manifest.json"}
+
+
+def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
+    identity: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = Path("there/are/no/lists")
+    folder, card, record = export(identity, params(), [], nowhere, Path())
+    assert {path.name for path in folder.iterdir()} >= BASE
+    assert record["model"] == "train/b0/seed=0"
+    kinds = [node.op_type for node in onnx.load(folder / "model.onnx").graph.node]
+    assert (kinds.count("Relu"), kinds.count("Clip")) == (19, 12)
+    assert json.loads(card.read_text())["tensorrt_profile"] == "1,1,8"
+    caplog.set_level("INFO")
+    made = run(identity, target="tensorrt-kit", gate={"images": 6, "max_drop": {}})
+    assert made == BASE | {"tensorrt-kit", "tensorrt-kit.manifest.json"}
+    assert "train/b0/seed=0/export: reused" in caplog.text
+    kit = json.loads((folder / "tensorrt-kit/kit.json").read_text())
+    assert [graph["name"] for graph in kit["graphs"]] == ["clip-fp32", "clip-tf32"]
+    assert (kit["packed"], kit["profile"]["most"]) == (4, 8)
+
+
+def test_precisions_are_calibrated_judged_and_then_evaluated_by_the_engine_that_runs_them(
+    identity: Identity,
+) -> None:
+    made = run(identity, precisions=["fp32", "int8"])
+    assert made >= BASE | {"model.int8.onnx"}
+    folder, lists = identity.folder("export"), Lists(identity.folder("lists"))
+    gate = json.loads((folder / "manifest.json").read_text())["precisions"]["int8"]
+    assert gate["images"] == "9 of 9 val images of shapes"
+
+    def top1(engine: str, precision: str) -> dict[str, Any]:
+        return measure.evaluate(
+            identity, identity.model, lists, "val", device="cpu", batch_size=4, workers=0,
+            max_bad=0.0, engine=engine, precision=precision,
+        ).metrics  # fmt: skip
+
+    assert top1("torch", "fp32")["top1_count"] == top1("ort", "fp32")["top1_count"]
+    assert top1("ort", "fp32")["top1_count"] == gate["top1_fp32"]
+    assert top1("ort", "int8")["top1_count"] == gate["top1"]
+    assert top1("ort", "int8")["precision"] == "int8"
+    inputs = measure.model_inputs(identity, "ort", "int8")
+    assert inputs == {"model": folder / "model.int8.onnx"}
+    with pytest.raises(ParameterError, match="evaluation.precision=int8 with engine torch"):
+        top1("torch", "int8")
+    with pytest.raises(ParameterError, match=r"model\.fp16\.onnx.*export.precisions=fp32\+fp16"):
+        top1("ort", "fp16")
+
+
+def test_a_failed_gate_leaves_the_earlier_export_where_it_is(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(identity)
+    manifest = identity.folder("export") / "manifest.json"
+    before = manifest.read_bytes()
+    monkeypatch.setattr("hgnetv2_pipeline.deployment.gate.MAX_RMS", {"int8": 0.0, "fp16": 0.0})
+    with pytest.raises(WeightsError, match="int8 export fails its gate on 9 of 9 val images"):
+        run(identity, precisions=["int8"])
+    assert manifest.read_bytes() == before
+    assert not list(identity.folder("export").parent.glob(".partial*"))
