@@ -2,6 +2,7 @@
 
 python benchmarks/bench_onnx_against_timm.py [--variants b0 b4] [--batch-sizes 1 16] [--rounds 10]
     [--engines timm-ort ours-ort timm-openvino ours-openvino ours-bf16 timm-bf16 ours-int8]
+    [--lab relu]
 
 Random weights, LABs too: a fresh LAB is scale 1 and bias 0, which ONNX Runtime removes as doing
 nothing, and a trained one is not. 224 pixels. The engines of a case are timed in turns, in
@@ -43,17 +44,17 @@ BASE = "timm-ort"
 
 
 def ours(variant: str, folder: Path) -> Path:
-    """Our export, made once."""
+    """Our export, made once; the form of LAB is the folder's name."""
     path = folder / f"{variant}.onnx"
     if not path.exists():
         torch.manual_seed(0)
-        export_onnx(unsettle(create_model(variant)).eval(), path)
+        export_onnx(unsettle(create_model(variant)).eval(), path, lab=folder.name)
     return path
 
 
 def theirs(variant: str, folder: Path) -> Path:
     """timm's network through PyTorch's own exporter, made once."""
-    path = folder / f"{variant}-timm.onnx"
+    path = folder.parent / f"{variant}-timm.onnx"
     if not path.exists():
         stock, _ = build_from(f"timm:hgnetv2_{variant}", num_classes=None, root=folder)
         export_onnx(unsettle(stock).eval(), path)
@@ -116,12 +117,13 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--lab", choices=["relu", "clip", "affine"], default="relu")
     parser.add_argument("--files", type=Path, help="folder to keep the exported files in")
     options = parser.parse_args()
     logging.disable(logging.INFO)
     names = [BASE, *(name for name in options.engines if name != BASE)]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.files or Path(temporary)
+        folder = (options.files or Path(temporary)) / options.lab
         folder.mkdir(parents=True, exist_ok=True)
         rows = [
             measure(variant, batch_size, names, options.rounds, folder)

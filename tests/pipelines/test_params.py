@@ -54,13 +54,13 @@ def test_every_variant_validates_in_every_environment(env: str, variant: str) ->
         ({"device": "tpu"}, "device = 'tpu'"),
         ({"redo": "mining+mining"}, "redo = .*twice"),
         ({"model": "../x/y"}, "model '../x/y'"),
-        ({"mining": {"deduplicate": {"channels": "bytes+name"}}}, "'name' and name_pattern go"),
-        ({"mining": {"deduplicate": {"channels": "bytes+sift"}}}, "channels.* = 'sift'"),
-        ({"mining": {"deduplicate": {"auto_max": 11}}}, "auto_max 11 is above verify_max 10"),
         ({"export": {"precisions": "fp32+int4"}}, "export.precisions = 'int4'.*'fp16'"),
         ({"export": {"opset": 21}}, "export.opset = 21"),
         ({"export": {"tensorrt": {"least": 4}}}, "export.tensorrt: 4, 1, 16 must not fall"),
         ({"export": {"gate": {"max_drop": {"int4": 1}}}}, "export.gate.max_drop.int4"),
+        ({"mining": {"deduplicate": {"channels": "bytes+name"}}}, "'name' and name_pattern go"),
+        ({"mining": {"deduplicate": {"channels": "bytes+sift"}}}, "channels.* = 'sift'"),
+        ({"mining": {"deduplicate": {"auto_max": 11}}}, "auto_max 11 is above verify_max 10"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(given: dict[str, Any], named: str) -> None:

@@ -136,9 +136,9 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     def arm(steps: set[int]) -> None:
         calls.clear()
 
-        def call(self: Supervised, student: nn.Module, images: Any, labels: Any) -> Any:
+        def call(self: Supervised, student: nn.Module, *batch: Any) -> Any:
             calls.append(len(calls))
-            loss, counts = plain(self, student, images, labels)
+            loss, counts = plain(self, student, *batch)
             if calls[-1] in steps:
                 student(torch.full((2, 3, 32, 32), math.inf))
                 loss = loss * math.nan

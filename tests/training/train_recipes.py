@@ -81,6 +81,7 @@ def make_job(
         "seed": 3,
         "config": recipe(**quick),
         "teacher": None,
+        "teacher_logits": None,
         "out": folder / name,
         "stage": "train",
         "inputs": {"train": "0" * 8},

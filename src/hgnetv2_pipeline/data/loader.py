@@ -23,12 +23,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hgnetv2_pipeline.data.augment import Augment
-from hgnetv2_pipeline.data.batches import Batch, EvalMaker, Made, Source, TrainMaker
+from hgnetv2_pipeline.data.batches import (
+    Batch,
+    EvalMaker,
+    Made,
+    Source,
+    TrainMaker,
+    ViewMaker,
+)
 from hgnetv2_pipeline.data.decode import MAX_PIXELS
 from hgnetv2_pipeline.data.drawn import DeviceView
 from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.teacher_logits import Replayed
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _NICE = 10
@@ -38,6 +46,9 @@ _PREFETCH = 4
 _live: list[_Steps] = []
 
 
+_Maker = TrainMaker | EvalMaker | ViewMaker
+
+
 class _Steps(Dataset[Made]):
     """Step numbers as a map-style dataset for torch's DataLoader.
 
@@ -45,7 +56,7 @@ class _Steps(Dataset[Made]):
     a process that dies or hangs can no longer say where it was.
     """
 
-    def __init__(self, maker: TrainMaker | EvalMaker, start: int, count: int, workers: int) -> None:
+    def __init__(self, maker: _Maker, start: int, count: int, workers: int) -> None:
         self.maker, self.start, self.count = maker, start, count
         self.at = torch.zeros((workers, 2), dtype=torch.int64).share_memory_()
 
@@ -104,7 +115,7 @@ def train_batches(
     samples: pd.DataFrame,
     root: Path,
     *,
-    transform: Augment | DeviceView,
+    transform: Augment | DeviceView | Replayed,
     seed: int,
     batch_size: int,
     start_step: int,
@@ -122,8 +133,9 @@ def train_batches(
         samples: frame of samples, see ``index.SCHEMA``; unlabelled images have label -1.
         root: what the samples' paths are relative to.
         transform: from ``make_augment``, or a ``DeviceView`` of it: then workers only read and
-            draw, and the images of the batches are made, and lie, on its device.
-        seed: of the order and of the views.
+            draw, and the images of the batches are made, and lie, on its device. Or ``Replayed``:
+            then views are those that a teacher saw, and batches bring its answers.
+        seed: of the order and of the views (of ``Replayed``: of the order).
         batch_size: images a step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
         rank, world_size: this process and their number; step ``s`` of all of them together takes
@@ -171,6 +183,32 @@ def train_batches(
         yield made.batch
 
 
+def view_batches(
+    samples: pd.DataFrame,
+    root: Path,
+    *,
+    view: Augment,
+    seed: int,
+    views: int,
+    images: int,
+    workers: int,
+    ledger: Ledger,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Batch]:
+    """Views 0 to ``views - 1`` of all samples in their order, ``images`` samples a batch.
+
+    View v of a sample is the one of the generator keyed by (seed, v, key). The layout of a batch
+    is described at ``ViewMaker``; a batch of unreadable images alone is left out.
+
+    Raises:
+        DataError: there are no samples, or more are unreadable than the ledger allows.
+    """
+    maker = ViewMaker(Source(samples, root), view, seed, views, images, max_pixels)
+    for made in _run(maker, 0, -(-len(samples) // images), workers, ledger):
+        if made.batch is not None:
+            yield made.batch
+
+
 def eval_batches(
     samples: pd.DataFrame,
     root: Path,
@@ -202,7 +240,7 @@ def eval_batches(
 
 
 def _run(
-    maker: TrainMaker | EvalMaker,
+    maker: _Maker,
     start: int,
     count: int,
     workers: int,
@@ -219,7 +257,7 @@ def _run(
         yield made
 
 
-def _made(maker: TrainMaker | EvalMaker, start: int, count: int, workers: int) -> Iterator[Made]:
+def _made(maker: _Maker, start: int, count: int, workers: int) -> Iterator[Made]:
     if workers == 0:
         for step in range(start, start + count):
             yield maker.make(step)

@@ -10,6 +10,8 @@ _HOMES = {
     "TeacherConfig": "config",
     "DistributedConfig": "config",
     "RunSpec": "config",
+    "StoredLogits": "config",
+    "StoreSpec": "config",
     "Schedule": "schedule",
     "lr_at": "schedule",
     "plan_schedule": "schedule",
@@ -20,6 +22,8 @@ _HOMES = {
     "plan_run": "plan",
     "TrainResult": "run",
     "train_run": "run",
+    "store_teacher_logits": "teacher_pass",
+    "seal_teacher_logits": "teacher_pass",
     "train_many": "elastic",
     "fit": "loop",
 }

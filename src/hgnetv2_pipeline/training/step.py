@@ -17,7 +17,7 @@ from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.world import World
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.batches import Batch
+    from hgnetv2_pipeline.data.batches import Answers, Batch
 
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -71,7 +71,8 @@ class Step:
         torch.manual_seed(step_seed(self.seed, state.step, self.world.rank))
         images = batch.images.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
-        value, own = self._gradients(images, labels)
+        answers = None if batch.answers is None else batch.answers.to(self.device)
+        value, own = self._gradients(images, labels, answers)
         lost, total, seen, *sums = self.world.sum(
             [not math.isfinite(value), value, len(images), *own.values()]
         )
@@ -92,16 +93,20 @@ class Step:
             state.ema.update_parameters(state.student)
         return Outcome(value, int(seen), dict(zip(own, sums, strict=True)), applied=True)
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[float, dict[str, float]]:
+    def _gradients(
+        self, images: Tensor, labels: Tensor, answers: Answers | None
+    ) -> tuple[float, dict[str, float]]:
         """Forward and backward, part by part; the mean loss and the sums of the counts."""
-        parts = zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True)
+        n = self.accumulate
+        known = [None] * n if answers is None else answers.chunk(n)
+        parts = zip(images.chunk(n), labels.chunk(n), known, strict=True)
         total, sums = 0.0, dict[str, float]()
-        for number, (some, theirs) in enumerate(parts, start=1):
+        for number, (some, theirs, said) in enumerate(parts, start=1):
             # Processes exchange gradients once, with the last part's.
             kept = self.exchange is not None and number < self.accumulate
             with self.exchange.no_sync() if self.exchange and kept else nullcontext():
                 with self.autocast:
-                    loss, counts = self.objective(self.network, some, theirs)
+                    loss, counts = self.objective(self.network, some, theirs, said)
                 # Numbers first: on a GPU the backward pass then runs while the next is prepared.
                 total += loss.item() / self.accumulate
                 for name, count in counts.items():

@@ -20,6 +20,7 @@ def create_pipeline() -> Pipeline:
                     "params:train",
                     "params:ssld_stage1",
                     "params:ssld_stage2",
+                    "params:teacher_logits",
                     "params:device",
                     "params:distributed",
                     "params:redo",

@@ -87,6 +87,7 @@ def _train(
             lists=lists,
             train=lists.index("train"),
             teacher=None,
+            stored=None,
             device=device,
             seed=identity.seed + number,
             variant=teacher.arch,

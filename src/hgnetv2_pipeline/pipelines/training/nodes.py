@@ -13,10 +13,11 @@ from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.models.zoo import ZOO, provide
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
 from hgnetv2_pipeline.tracking import tracker
-from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, StoredLogits, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def run_spec(
     lists: Lists,
     train: Path,
     teacher: Teacher | None,
+    stored: StoredLogits | None,
     device: str,
     seed: int,
     variant: str,
@@ -55,6 +57,7 @@ def run_spec(
         seed=seed,
         config=config,
         teacher=teacher.config if teacher else None,
+        teacher_logits=stored,
         out=out,
         stage=pipeline,
         inputs={},
@@ -81,6 +84,8 @@ def begin_run(
         config["init"] = "a file, hashed as input init"
     if teacher is not None:
         inputs["teacher"] = teacher.record
+    if spec.teacher_logits is not None:
+        inputs["teacher_logits"] = spec.teacher_logits.folder
     work = reuse.begin(
         spec.out,
         pipeline=spec.stage,
@@ -102,15 +107,28 @@ def begin_run(
 
 def from_resized(identity: Identity, spec: RunSpec) -> RunSpec:
     """``spec`` reading a copy of its training images, made here, where ``input.resized`` asks."""
-    short_side = spec.config.input.resized
+    index, folder = resized_images(identity, spec.train, spec.train_root, spec.config.input.resized)
+    return spec.model_copy(update={"train": index, "train_root": folder})
+
+
+def resized_images(
+    identity: Identity, samples: Path, root: Path, short_side: int | None
+) -> tuple[Path, Path]:
+    """Samples and root of the copy with ``short_side``, made here; of the originals for None."""
     if short_side is None:
-        return spec
+        return samples, root
     from hgnetv2_pipeline.data import read_index, resized_copy
 
-    name = f"{spec.train.parent.name}-{spec.train.stem}-{short_side}"
+    name = f"{samples.parent.name}-{samples.stem}-{short_side}"
     folder = identity.folder("resized") / name
-    index = resized_copy(read_index(spec.train), spec.train_root, folder, short_side=short_side)
-    return spec.model_copy(update={"train": index, "train_root": folder})
+    return resized_copy(read_index(samples), root, folder, short_side=short_side), folder
+
+
+def stored_logits(identity: Identity, params: TeacherLogitsParams) -> StoredLogits | None:
+    """The store that students read, or None: their teacher runs along."""
+    if params.source == "online":
+        return None
+    return StoredLogits(folder=identity.folder("teacher_logits"), check=params.check)
 
 
 def processes_of_each(distributed: DistributedConfig, device: str, *, jobs: int) -> int:
@@ -157,12 +175,14 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
     """The node function of one training pipeline, named after it.
 
     Its inputs after the lists are, where the pipeline has them: the folder with the mined list,
-    the teacher, and the run it starts from (named by ``init``; there for the order of nodes).
+    the teacher, and, for the order of nodes, its stored answers and the run it starts from (named
+    by ``init``).
     """
 
     def train(
         identity: Identity,
         config: TrainConfig,
+        logits: TeacherLogitsParams,
         device: str,
         distributed: DistributedConfig,
         redo: list[str],
@@ -182,6 +202,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             lists=Lists(lists),
             train=samples,
             teacher=teacher,
+            stored=stored_logits(identity, logits) if distilled else None,
             device=device,
             seed=identity.seed,
             variant=identity.variant,
@@ -192,7 +213,9 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         if isinstance(work, Work):
             from hgnetv2_pipeline.training import plan_run, train_many, train_run
 
-            plan = plan_run(spec, processes=processes)
+            # Stored answers belong to the files that are read, so the plan reads those too.
+            read = spec if spec.teacher_logits is None else from_resized(identity, spec)
+            plan = plan_run(read, processes=processes)
             _log.info("%s: %s", pipeline, plan)
             if plan_only:
                 raise PlanPrinted(f"plan_only: {pipeline} was not started")
