@@ -51,6 +51,7 @@ class Fixed:
 
     images: torch.Tensor
     labels: torch.Tensor
+    answers: None = None
 
 
 def losses_of(student: nn.Module, objective: Objective) -> tuple[list[float], list[float]]:
