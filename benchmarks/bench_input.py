@@ -50,7 +50,7 @@ SIZES = [(500, 375), (375, 500), (500, 333), (333, 500), (640, 480)]
 POLICY = "rand-m7-mstd0.5-inc1"
 
 
-def photographs(count: int, zoom: float = 1.0) -> list[bytes]:
+def photographs(count: int, zoom: float = 1.0, noise: float = 6.0) -> list[bytes]:
     """JPEG files: crops of two photographs with a little noise, near ImageNet in size and bytes.
 
     ``zoom`` times ``SIZES`` in pixels. One in 20 is progressive, one grey, three without colour
@@ -67,7 +67,7 @@ def photographs(count: int, zoom: float = 1.0) -> list[bytes]:
         left = int(rng.integers(0, source.width - w + 1))
         top = int(rng.integers(0, source.height - h + 1))
         image = source.resize((width, height), Image.BICUBIC, box=(left, top, left + w, top + h))
-        noisy = np.asarray(image) + rng.normal(0, 6, (height, width, 3))
+        noisy = np.asarray(image) + rng.normal(0, noise, (height, width, 3))
         image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
         options: dict[str, Any] = {"quality": int(rng.integers(88, 96))}
         if n % 20 == 19:

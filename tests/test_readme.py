@@ -153,7 +153,7 @@ def test_a_kedro_command_is_accepted(words: list[str], conf: Path) -> None:
     if options["env"]:
         assert (conf / options["env"]).is_dir()
     accepted = parameters(conf, options["env"], dict(options["params"]))
-    assert set(accepted["redo"]) <= {*pipelines, "all"}
+    assert set(accepted["redo"]) <= {*pipelines, "teacher_logits", "all"}
 
 
 @pytest.mark.parametrize("words", every("hgnetv2"))

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.pipelines.identity import Identity, resolve, result_name
 
+PUBLISHED = "published"
 _IDENTITY_KEYS = ("variant", "dataset", "seed", "teacher", "download", "run", "model")
 
 
@@ -66,6 +67,19 @@ class ProjectConfigLoader(OmegaConfigLoader):
             fast=own["fast"],
         )
 
+    def _with_recipe(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Lay the file of ``recipe`` over what base and environment say, below ``--params``."""
+        recipe = params.get("recipe", PUBLISHED)
+        if recipe == PUBLISHED:
+            return params
+        base = Path(self.conf_source) / self.base_env
+        found = {path.stem.removeprefix("recipe_"): path for path in base.glob("recipe_*.yml")}
+        if recipe not in found:
+            raise unknown_name("recipe", recipe, [PUBLISHED, *sorted(found)], "--params recipe=...")
+        layers = (params, OmegaConf.load(found[recipe]), self.runtime_params or {})
+        merged = OmegaConf.merge(*map(OmegaConf.create, layers))
+        return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
+
     def _register(self) -> None:
         # Several loaders can live in one process (Kedro-Viz, tests); resolvers are global there.
         OmegaConf.register_new_resolver("folder", self._folder, replace=True)
@@ -80,6 +94,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         value: dict[str, Any] = super().__getitem__(key)
         if key != "parameters":
             return value
+        value = self._with_recipe(value)
         from hgnetv2_pipeline.pipelines.params import validate
 
         identity = self.identity

@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 TAIL_LINES = 15
 POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
-_ERRORS = {
+# What a process of ours means by its exit code.
+ERRORS = {
     error.exit_code: error for error in (ParameterError, DataError, WeightsError, DiskFullError)
 }
 
@@ -120,16 +121,21 @@ def _start(module: str, spec: Path, threads: int, logs: Path) -> _Job:
             env=environment,
             # Ctrl-C on a terminal reaches every process of the group; we pass it on once ourselves.
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=_dying_with(os.getpid()),
         )
     return _Job(spec, log, process)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Ask Linux to send SIGTERM to the child, which saves its state, when its parent dies."""
+def die_with(parent: int) -> None:
+    """Ask Linux to send SIGTERM to this process, which saves its state, when its parent dies."""
+    if (ask := _dying_with(parent)) is not None:
+        ask()
+
+
+def _dying_with(parent: int) -> Callable[[], None] | None:
+    """``die_with`` as a child calls it between fork and exec."""
     if not sys.platform.startswith("linux"):
         return None
-    parent = os.getpid()
     # Loaded before the fork: the child may do next to nothing between fork and exec.
     prctl = ctypes.CDLL(None).prctl
 
@@ -154,7 +160,7 @@ def _failure(job: _Job) -> Exception:
     hint = " (often the out-of-memory killer)" if code == -signal.SIGKILL else ""
     tail = "\n".join(lines[-TAIL_LINES:])
     message = f"run {job.spec.stem} ended with {how}{hint}; the end of {job.log}:\n{tail}"
-    return _ERRORS.get(code, RuntimeError)(message)
+    return ERRORS.get(code, RuntimeError)(message)
 
 
 def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,10 @@ from hgnetv2_pipeline.pipelines.mining import pipeline as mining
 from hgnetv2_pipeline.pipelines.prediction import pipeline as prediction
 from hgnetv2_pipeline.pipelines.reporting import pipeline as reporting
 from hgnetv2_pipeline.pipelines.train_teacher import pipeline as train_teacher
-from hgnetv2_pipeline.pipelines.training.pipeline import training_pipeline
+from hgnetv2_pipeline.pipelines.training.pipeline import (
+    teacher_logits_pipeline,
+    training_pipeline,
+)
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -24,12 +27,10 @@ def register_pipelines() -> dict[str, Pipeline]:
     imported = import_weights.create_pipeline()
     teacher = ingested + train_teacher.create_pipeline()
     mined = teacher + mining.create_pipeline()
-    stage1 = mined + training_pipeline(
-        "ssld_stage1", train="mining.result", upstream=("train_teacher.teacher",)
-    )
-    stage2 = stage1 + training_pipeline(
-        "ssld_stage2", upstream=("train_teacher.teacher", "ssld_stage1.run")
-    )
+    taught = ("train_teacher.teacher", "ssld_stage1.teacher_logits")
+    stage1 = mined + teacher_logits_pipeline()
+    stage1 += training_pipeline("ssld_stage1", train="mining.result", upstream=taught)
+    stage2 = stage1 + training_pipeline("ssld_stage2", upstream=(*taught, "ssld_stage1.run"))
     evaluated = stage2 + evaluation.create_pipeline()
     exported = stage2 + export.create_pipeline()
     timed = exported + latency.create_pipeline()

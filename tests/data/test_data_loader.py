@@ -1,6 +1,10 @@
 """Batches: a pure function of (seed, step), whatever the workers; bad images are counted."""
 
 import io
+import os
+import shutil
+import signal
+import time
 
 import numpy as np
 import pandas as pd
@@ -238,3 +242,44 @@ def test_senseless_requests_are_refused(tree):
             train(tree, **options)
     with pytest.raises(DataError, match="0 samples"):
         train((root, samples.iloc[:0]))
+
+
+class Trap:
+    """A view that does something to its process at the pictures of one size."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def __call__(self, picture, rng):
+        if picture.size == (7, 7):
+            self.act()
+        return TRANSFORM(picture, rng)
+
+
+@pytest.fixture
+def trapped(tree, tmp_path):
+    """The tree with one image that a ``Trap`` knows, and its key."""
+    root = shutil.copytree(tree[0], tmp_path / "tree")
+    key = tree[1].loc[5, "key"]
+    Image.new("RGB", (7, 7)).save(root / key, "PNG")
+    return (root, scan_folder_tree(root).samples), key
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "a loader process died, often by the out"),
+        (lambda: time.sleep(30), "a loader process gave nothing for 3 s; it stands"),
+    ],
+)
+def test_worker_that_dies_or_hangs_stops_the_run_with_its_image_named(
+    trapped, monkeypatch, act, reason
+):
+    if "gave nothing" in reason:
+        monkeypatch.setattr(loader, "_TIMEOUT_SECONDS", 3.0)
+    began = time.monotonic()
+    with pytest.raises(DataError, match=reason) as caught:
+        train(trapped[0], workers=2, transform=Trap(act))
+    assert f"at image {trapped[1]}:" in str(caught.value)
+    assert time.monotonic() - began < 20
+    assert loader.dead_worker(RuntimeError("another")) is None

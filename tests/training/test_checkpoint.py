@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,10 @@ from typing import Any
 import pytest
 import torch
 
-from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
+from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted, ParameterError
+from hgnetv2_pipeline.stopping import stop_on_signal
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
+from hgnetv2_pipeline.training.launch import WORKER_IMPORTS
 
 WHO = {"training": {"lr": 0.5, "loss": {"name": "ce"}}, "seed": 0}
 
@@ -141,7 +146,7 @@ def test_full_disk_keeps_the_earlier_checkpoint_and_says_what_was_needed(
     monkeypatch.setattr(torch, "save", full)
     usage = shutil._ntuple_diskusage(1 << 30, 1 << 30, 100)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DiskFullError, match="100 bytes free, about 208 needed"):
+    with pytest.raises(DiskFullError, match="about 208 bytes needed, 100 free"):
         save(tmp_path, 6)
     assert names(tmp_path) == ["step=00000005"]
 
@@ -174,36 +179,152 @@ def test_two_runs_in_one_folder_the_second_is_refused(tmp_path: Path) -> None:
             pytest.fail("the folder was held twice")
 
 
-def _save_for_ever(folder: Path, told: Connection) -> None:
+def _child(context: Any, target: Callable[..., None], *arguments: Any) -> tuple[Any, Connection]:
+    """A process that has torch imported already, and the end of its pipe."""
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=target, args=(*arguments, theirs))
+    child.start()
+    theirs.close()
+    return child, ours
+
+
+@pytest.fixture(scope="module")
+def context() -> Any:
+    """Starts processes from a server that has the imports done: each kill is cheap."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload([*WORKER_IMPORTS, __name__])
+    return found
+
+
+def _save_for_ever(folder: Path, dies_at: int, told: Connection) -> None:
+    """Saves step after step; kills itself before its ``dies_at``-th touch of the disk, if not 0."""
+    touches = 0
+
+    def counted(act: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal touches
+            touches += 1
+            if touches == dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return act(*arguments, **options)
+
+        return call
+
+    for owner, name in (
+        (torch, "save"), (os, "fsync"), (Path, "rename"), (Path, "replace"), (shutil, "rmtree"),
+    ):  # fmt: skip
+        setattr(owner, name, counted(getattr(owner, name)))
     for step in range(1, 100_000):
-        tensors = {name: torch.full((200_000,), float(step)) for name in ("a", "b", "c")}
+        tensors = {name: torch.full((100_000,), float(step)) for name in ("a", "b", "c")}
         save_checkpoint(folder, step, tensors, identity=WHO, keep=2)
         told.send(step)
 
 
-def test_kill_while_saving_leaves_the_newest_complete_checkpoint(tmp_path: Path) -> None:
-    # A server process that has torch imported makes each kill cheap.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch"])
-    for attempt in range(6):
+@pytest.mark.parametrize("kills", [8, pytest.param(500, marks=pytest.mark.slow)])
+def test_kill_at_any_moment_leaves_the_newest_complete_checkpoint(
+    tmp_path: Path, context: Any, kills: int
+) -> None:
+    for attempt in range(kills):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        ours, theirs = context.Pipe(duplex=False)
-        child = context.Process(target=_save_for_ever, args=(folder, theirs))
-        child.start()
-        theirs.close()
-        newest = [ours.recv(), ours.recv()][-1]
-        time.sleep(0.003 * attempt)
-        child.kill()
-        child.join()
+        # Half of them between two touches of the disk, anywhere in the first checkpoints; half by
+        # the clock, from outside.
+        dies_at = random.randint(12, 50) if attempt % 2 else 0
+        child, told = _child(context, _save_for_ever, folder, dies_at)
+        newest = told.recv()
+        if not dies_at:
+            time.sleep(random.uniform(0, 0.02))
+            child.kill()
+        child.join(30)
+        assert child.exitcode == -signal.SIGKILL
         with contextlib.suppress(EOFError):
             while True:
-                newest = ours.recv()
+                newest = told.recv()
         loaded = load_checkpoint(folder, identity=WHO)
-        assert loaded is not None
+        assert loaded is not None, (attempt, dies_at)
         values = {float(value) for tensor in loaded.values() for value in tensor.unique()}
         assert len(values) == 1, "files of one checkpoint belong together"
         assert values.pop() >= newest
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("times", [20, pytest.param(300, marks=pytest.mark.slow)])
+def test_any_damage_is_found_and_the_one_before_is_loaded(tmp_path: Path, times: int) -> None:
+    save(tmp_path, 5, 12)
+    newest = tmp_path / "step=00000012"
+    whole = {path: path.read_bytes() for path in newest.iterdir()}
+    for _ in range(times):
+        path, data = random.choice(list(whole.items()))
+        place = random.randrange(len(data))
+        how = random.choice(["flip", "cut", "gone"])
+        lost = data[place:] if how == "cut" else data[place : place + 1]
+        if path.name == "manifest.json" and how != "gone" and lost.isspace():
+            continue  # between words of JSON: nothing is lost
+        if how == "gone":
+            path.unlink()
+        elif how == "cut":
+            path.write_bytes(data[:place])
+        else:
+            flipped = data[place] ^ 1 << random.randrange(8)
+            path.write_bytes(data[:place] + bytes([flipped]) + data[place + 1 :])
+        loaded = load_checkpoint(tmp_path, identity=WHO)
+        assert loaded is not None
+        assert loaded["progress"] == {"step": 5}, (how, path.name, place)
+        path.write_bytes(data)
+    loaded = load_checkpoint(tmp_path, identity=WHO)
+    assert loaded is not None
+    assert loaded["progress"] == {"step": 12}
+
+
+def _fill_a_small_disk(folder: Path, told: Connection) -> None:
+    """In a mount namespace of its own: a disk of 3 MB on ``folder``, and two saves of 2 MB."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    namespaces = 0x00020000 | (0x10000000 if os.geteuid() else 0)  # of mounts, of users
+    private = 1 << 18 | 1 << 14
+    if (
+        libc.unshare(namespaces)
+        or libc.mount(b"none", b"/", None, private, None)
+        or libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=3m")
+    ):
+        told.send(("refused", os.strerror(ctypes.get_errno())))
+        return
+    big = {"model": torch.zeros(500_000), "progress": {"step": 1}}
+    save_checkpoint(folder, 1, big, identity=WHO, keep=2)
+    try:
+        save_checkpoint(folder, 2, big, identity=WHO, keep=2)
+    except DiskFullError as error:
+        told.send((str(error), sorted(path.name for path in folder.iterdir())))
+        told.send(load_checkpoint(folder, identity=WHO) is not None)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a tmpfs of its own")
+def test_really_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, context: Any) -> None:
+    child, told = _child(context, _fill_a_small_disk, tmp_path)
+    message, left = told.recv()
+    if message == "refused":
+        pytest.skip(f"this system lets tests mount nothing: {left}")
+    assert "disk full while writing checkpoint" in message
+    assert "about 2,000,008 bytes needed" in message
+    assert left == ["step=00000001"]
+    assert told.recv(), "the earlier checkpoint loads"
+    child.join(30)
+
+
+def _busy_until_stopped(told: Connection) -> None:
+    with stop_on_signal():
+        told.send("ready")
+        time.sleep(60)
+
+
+def test_second_signal_ends_the_process_at_once(context: Any) -> None:
+    child, told = _child(context, _busy_until_stopped)
+    told.recv()
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(0.3)
+    assert child.is_alive(), "the first one waits for the step to end"
+    os.kill(child.pid, signal.SIGINT)
+    child.join(20)
+    assert child.exitcode == Interrupted.exit_code
 
 
 def test_manifest_names_every_file_with_its_hash(tmp_path: Path) -> None:

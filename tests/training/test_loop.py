@@ -14,12 +14,16 @@ import torch
 from torch import nn
 from train_recipes import LABELS, SSLD, recipe
 
+from hgnetv2_pipeline.data.batches import Batch
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.training import RunSpec, losses, plan_run, run, train_run
 from hgnetv2_pipeline.training.config import LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
+from hgnetv2_pipeline.training.prepare import synchronised
+from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.training.world import World
 
 Job = Callable[..., RunSpec]
 
@@ -132,9 +136,9 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     def arm(steps: set[int]) -> None:
         calls.clear()
 
-        def call(self: Supervised, student: nn.Module, images: Any, labels: Any) -> Any:
+        def call(self: Supervised, student: nn.Module, *batch: Any) -> Any:
             calls.append(len(calls))
-            loss, counts = plain(self, student, images, labels)
+            loss, counts = plain(self, student, *batch)
             if calls[-1] in steps:
                 student(torch.full((2, 3, 32, 32), math.inf))
                 loss = loss * math.nan
@@ -260,3 +264,49 @@ def test_published_rule_scales_the_rate_of_a_whole_run(job: Job) -> None:
         0.5 * 8 / 1024 * 0.5 * (1 + math.cos(math.pi * 2 / 3))
     )
     assert recipe().lr_batch is None
+
+
+def test_batch_worked_through_in_parts_gives_the_same_step() -> None:
+    weights, losses_, counts = [], [], []
+    for parts in (1, 3):
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)).double()
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+        state = State(student, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
+        step = Step(
+            state,
+            student,
+            Supervised(lambda images: images.double() / 255, 0.1),
+            device=torch.device("cpu"),
+            world=World(0, 1, 0),
+            amp="off",
+            clip_norm=1.0,
+            accumulate=parts,
+            seed=0,
+        )
+        outcome = step(Batch(IMAGES, torch.tensor([0, 1, 2, 3, 0, 1]), [], 0, 6))
+        weights.append(student[1].weight.detach())
+        losses_.append(outcome.loss)
+        counts.append((outcome.images, outcome.counts))
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-14)
+    assert losses_[0] == pytest.approx(losses_[1], rel=1e-14)
+    assert counts[0] == counts[1]
+
+
+def test_parts_that_are_not_equal_and_bn_over_cpus_are_refused(job: Job) -> None:
+    with pytest.raises(ValueError, match="batch_size 8 does not divide into accumulate 3 equal"):
+        recipe(accumulate=3)
+    with pytest.raises(ParameterError, match=r"sync_bn is true, but torch shares .* GPUs only"):
+        run.prepare(job("run", sync_bn=True), device=torch.device("cpu"), world_size=2)
+    student = create_model("nano", 2)
+    names = list(student.state_dict())
+    synced = synchronised(student, torch.device("cuda"))
+    assert list(synced.state_dict()) == names
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in synced.modules())
+
+
+@pytest.mark.slow
+def test_compiled_student_learns_the_same(job: Job) -> None:
+    plain = train_run(job("plain", steps=3))
+    compiled = train_run(job("compiled", steps=3, compile=True))
+    assert compiled.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=1e-4)

@@ -67,6 +67,7 @@ def spec(base: Path, out: Path, *, steps: int, teacher: Path | None) -> RunSpec:
                 loss={**SSLD, "name": loss},
             ),
             "teacher": {"members": [str(teacher)], "bn": "eval"} if teacher else None,
+            "teacher_logits": None,
             "out": out,
             "stage": "test",
             "inputs": {},

@@ -26,6 +26,7 @@ def spec_values(**changes: Any) -> dict[str, Any]:
         "seed": 0,
         "config": values(),
         "teacher": None,
+        "teacher_logits": None,
         "out": "out",
         "stage": "train",
         "inputs": {},

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.scan import scan_unlabelled as scan_unlabelled
     from hgnetv2_pipeline.data.split import conflicting_copies as conflicting_copies
     from hgnetv2_pipeline.data.split import split_samples as split_samples
+    from hgnetv2_pipeline.data.teacher_logits import TeacherLogits as TeacherLogits
 
 _HOMES = {
     "agreement": ["check_lists"],
@@ -68,6 +69,7 @@ _HOMES = {
     "sample": ["write_sample"],
     "scan": ["Scan", "scan_folder_tree", "scan_list", "scan_unlabelled"],
     "split": ["conflicting_copies", "split_samples"],
+    "teacher_logits": ["TeacherLogits"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

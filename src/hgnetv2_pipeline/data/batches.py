@@ -21,7 +21,41 @@ from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
 from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.teacher_logits import Records, Replayed
 from hgnetv2_pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a teacher said of a batch, as ``teacher_logits`` stores it.
+
+    Attributes:
+        ids: int64 [N, K]: the best classes, best first.
+        logps: float16 or float32 [N, K]: logarithms of their probabilities.
+    """
+
+    ids: torch.Tensor
+    logps: torch.Tensor
+
+    @classmethod
+    def of(cls, records: Records) -> Answers:
+        """From records [N]."""
+        ids = torch.from_numpy(records["ids"].astype(np.int64))
+        return cls(ids, torch.from_numpy(records["logps"].copy()))
+
+    def pin_memory(self) -> Answers:
+        return Answers(self.ids.pin_memory(), self.logps.pin_memory())
+
+    def chunk(self, parts: int) -> list[Answers]:
+        """Those of the images in each of ``parts`` parts of the batch, as ``Tensor.chunk`` cuts."""
+        pieces = zip(self.ids.chunk(parts), self.logps.chunk(parts), strict=True)
+        return [Answers(ids, logps) for ids, logps in pieces]
+
+    def to(self, device: torch.device) -> Answers:
+        """The same on ``device``."""
+        return Answers(
+            self.ids.to(device, non_blocking=True), self.logps.to(device, non_blocking=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -34,6 +68,7 @@ class Batch:
         keys: n_real keys.
         step: number of the training step, or of the evaluation batch from 0.
         n_real: how many of the N images count; the rest (``pad=True``) repeats the last one.
+        answers: the teacher's of the n_real images, where they are stored.
     """
 
     images: torch.Tensor
@@ -41,10 +76,16 @@ class Batch:
     keys: list[str]
     step: int
     n_real: int
+    answers: Answers | None = None
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which copies to a GPU run in the background."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            labels=self.labels.pin_memory(),
+            answers=None if self.answers is None else self.answers.pin_memory(),
+        )
 
 
 class Source:
@@ -101,7 +142,7 @@ class TrainMaker:
     def __init__(
         self,
         source: Source,
-        transform: Augment | DeviceView,
+        transform: Augment | DeviceView | Replayed,
         seed: int,
         batch_size: int,
         rank: int,
@@ -148,6 +189,7 @@ class TrainMaker:
         n = len(self.source)
         views: list[npt.NDArray[np.uint8]] = []
         drawn: list[Drawn] = []
+        records: list[Records] = []
         rows: list[int] = []
         keys: list[str] = []
         bad = dict(known_bad or {})
@@ -161,9 +203,14 @@ class TrainMaker:
                 continue
             try:
                 picture = Picture(self.source.read(row), self.max_pixels)
-                # Balanced draws may show an image twice in an epoch: each time another view.
-                name = key if self.bounds is None else f"{key}@{place}"
-                view = self.transform(picture, keyed_rng(self.seed, epoch, name))
+                view: npt.NDArray[np.uint8] | Drawn
+                if isinstance(self.transform, Replayed):
+                    number = self._view_number(self.transform.store.views, epoch, place, key)
+                    view, record = self.transform.show(picture, key, row, number)
+                    records.append(record)
+                else:
+                    name = self._name(key, place)
+                    view = self.transform(picture, keyed_rng(self.seed, epoch, name))
             except DataError as error:
                 bad[key] = str(error)
                 continue
@@ -180,7 +227,62 @@ class TrainMaker:
             data, rest = pack(drawn)
             batch = Batch(data, torch.from_numpy(labels), keys, step, len(rows))
             return Made(batch, list(bad.items()), rest)
-        return Made(_batch(views, labels, keys, step, self.batch_size), list(bad.items()))
+        batch = _batch(views, labels, keys, step, self.batch_size)
+        if records:
+            batch = replace(batch, answers=Answers.of(np.stack(records)))
+        return Made(batch, list(bad.items()))
+
+    def _name(self, key: str, place: int) -> str:
+        """Balanced draws may show an image twice in an epoch: each time another view."""
+        return key if self.bounds is None else f"{key}@{place}"
+
+    def _view_number(self, views: int, epoch: int, place: int, key: str) -> int:
+        """Which stored view of an image an epoch shows: each in its turn, or a drawn one."""
+        if self.bounds is None:
+            return epoch % views
+        return int(keyed_rng(self.seed, epoch, self._name(key, place)).integers(views))
+
+
+class ViewMaker:
+    """Makes batches of ``views`` views of each of ``images`` samples, for a teacher to answer.
+
+    Batch n holds samples n * images and following, all views of the first, then of the second.
+    Batches are of one size, so that an answer does not depend on the other images; black stands
+    where there is no image, and where one cannot be read: its key is missing in ``keys``, and
+    ``labels`` are the places (of a sample in its batch) of those that are there.
+    """
+
+    def __init__(
+        self, source: Source, view: Augment, seed: int, views: int, images: int, max_pixels: int
+    ) -> None:
+        self.source, self.view, self.seed = source, view, seed
+        self.views, self.images, self.max_pixels = views, images, max_pixels
+
+    def make(self, step: int) -> Made:
+        first = step * self.images
+        shown: dict[int, list[npt.NDArray[np.uint8]]] = {}
+        bad: list[tuple[str, str]] = []
+        keys: list[str] = []
+        for place in range(min(self.images, len(self.source) - first)):
+            key = self.source.keys[first + place].as_py()
+            try:
+                # Decoded once for all views; a crop of the pixels is the crop of the file.
+                content = self.source.read(first + place)
+                picture = Picture.of(Picture(content, self.max_pixels).pixels())
+                shown[place] = [
+                    self.view(picture, keyed_rng(self.seed, number, key))
+                    for number in range(self.views)
+                ]
+            except DataError as error:
+                bad.append((key, str(error)))
+                continue
+            keys.append(key)
+        if not shown:
+            return Made(None, bad)
+        black = [np.zeros_like(next(iter(shown.values()))[0])] * self.views
+        pixels = [view for place in range(self.images) for view in shown.get(place, black)]
+        places = np.array(list(shown), np.int64)
+        return Made(_batch(pixels, places, keys, step, len(pixels)), bad)
 
 
 class EvalMaker:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,27 +20,45 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hgnetv2_pipeline.data.augment import Augment
-from hgnetv2_pipeline.data.batches import Batch, EvalMaker, Made, Maker, Source, TrainMaker
+from hgnetv2_pipeline.data.batches import (
+    Batch,
+    EvalMaker,
+    Made,
+    Source,
+    TrainMaker,
+    ViewMaker,
+)
 from hgnetv2_pipeline.data.decode import MAX_PIXELS
 from hgnetv2_pipeline.data.drawn import DeviceView
 from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.teacher_logits import Replayed
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _NICE = 10
 _TIMEOUT_SECONDS = 120.0
 _PREFETCH = 4
+# Of the loaders that run, for ``dead_worker``.
+_live: list[_Steps] = []
+
+
+_Maker = TrainMaker | EvalMaker | ViewMaker
 
 
 class _Steps(Dataset[Made]):
-    """Step numbers as a map-style dataset for torch's DataLoader."""
+    """Step numbers as a map-style dataset for torch's DataLoader.
 
-    def __init__(self, maker: Maker, start: int, count: int) -> None:
+    Each worker leaves its process id and the row it reads in ``at`` [workers, 2], in shared memory:
+    a process that dies or hangs can no longer say where it was.
+    """
+
+    def __init__(self, maker: _Maker, start: int, count: int, workers: int) -> None:
         self.maker, self.start, self.count = maker, start, count
+        self.at = torch.zeros((workers, 2), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return self.count
@@ -46,12 +66,56 @@ class _Steps(Dataset[Made]):
     def __getitem__(self, index: int) -> Made:
         return self.maker.make(self.start + index)
 
+    def watch(self, worker: int) -> None:
+        """From now on, in this worker, what is read is noted first."""
+        place, source = self.at[worker], self.maker.source
+        place[0], read = os.getpid(), source.read
+
+        def noted(row: int) -> bytes:
+            place[1] = row
+            return read(row)
+
+        source.read = noted  # type: ignore[method-assign]
+
+    def key(self, worker: int) -> str:
+        """The image that a worker was last seen at."""
+        return str(self.maker.source.keys[int(self.at[worker, 1])].as_py())
+
+    def late(self, step: int) -> DataError:
+        """A step that did not come in time; workers are handed steps in turn."""
+        return DataError(
+            f"a loader process gave nothing for {_TIMEOUT_SECONDS:g} s; it stands at image "
+            f"{self.key((step - self.start) % len(self.at))}: see whether its disk answers"
+        )
+
+
+def dead_worker(error: RuntimeError) -> DataError | None:
+    """What torch says of a worker that died, with the image it was at; None of other errors.
+
+    torch notices in a signal handler, so that its error may come up wherever the caller is.
+    """
+    found = re.search(r"DataLoader worker .pid\D*([\d, ]+)", str(error))
+    pids = {int(pid) for pid in found[1].split(",")} if found else set()
+    keys = [
+        steps.key(worker)
+        for steps in _live
+        for worker, (pid, _) in enumerate(steps.at.tolist())
+        if pid in pids
+    ]
+    if not keys:
+        return None
+    reason = str(error).splitlines()[0]
+    return DataError(
+        f"a loader process died, often by the out-of-memory killer, at image {', '.join(keys)}: "
+        f"lower the number of workers, or see whether that file kills it again ({reason})"
+    )
+
 
 def train_batches(
     samples: pd.DataFrame,
     root: Path,
     *,
-    transform: Augment | DeviceView,
+    transform: Augment | DeviceView | Replayed,
     seed: int,
     batch_size: int,
     start_step: int,
@@ -69,8 +133,9 @@ def train_batches(
         samples: frame of samples, see ``index.SCHEMA``; unlabelled images have label -1.
         root: what the samples' paths are relative to.
         transform: from ``make_augment``, or a ``DeviceView`` of it: then workers only read and
-            draw, and the images of the batches are made, and lie, on its device.
-        seed: of the order and of the views.
+            draw, and the images of the batches are made, and lie, on its device. Or ``Replayed``:
+            then views are those that a teacher saw, and batches bring its answers.
+        seed: of the order and of the views (of ``Replayed``: of the order).
         batch_size: images a step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
         rank, world_size: this process and their number; step ``s`` of all of them together takes
@@ -118,6 +183,32 @@ def train_batches(
         yield made.batch
 
 
+def view_batches(
+    samples: pd.DataFrame,
+    root: Path,
+    *,
+    view: Augment,
+    seed: int,
+    views: int,
+    images: int,
+    workers: int,
+    ledger: Ledger,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Batch]:
+    """Views 0 to ``views - 1`` of all samples in their order, ``images`` samples a batch.
+
+    View v of a sample is the one of the generator keyed by (seed, v, key). The layout of a batch
+    is described at ``ViewMaker``; a batch of unreadable images alone is left out.
+
+    Raises:
+        DataError: there are no samples, or more are unreadable than the ledger allows.
+    """
+    maker = ViewMaker(Source(samples, root), view, seed, views, images, max_pixels)
+    for made in _run(maker, 0, -(-len(samples) // images), workers, ledger):
+        if made.batch is not None:
+            yield made.batch
+
+
 def eval_batches(
     samples: pd.DataFrame,
     root: Path,
@@ -149,7 +240,7 @@ def eval_batches(
 
 
 def _run(
-    maker: Maker,
+    maker: _Maker,
     start: int,
     count: int,
     workers: int,
@@ -166,7 +257,7 @@ def _run(
         yield made
 
 
-def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
+def _made(maker: _Maker, start: int, count: int, workers: int) -> Iterator[Made]:
     if workers == 0:
         for step in range(start, start + count):
             yield maker.make(step)
@@ -176,8 +267,9 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         # A process that has a CUDA context must not be forked. Its stand-in imports once for all.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
+    steps = _Steps(maker, start, count, workers)
     loader: Any = DataLoader(
-        _Steps(maker, start, count),
+        steps,
         batch_size=None,
         shuffle=False,
         num_workers=workers,
@@ -186,9 +278,23 @@ def _made(maker: Maker, start: int, count: int, workers: int) -> Iterator[Made]:
         timeout=_TIMEOUT_SECONDS,
         pin_memory=torch.cuda.is_initialized(),
         worker_init_fn=_beside_the_step,
+        # Its own, or the loader would draw from the caller's.
+        generator=torch.Generator(),
         multiprocessing_context=context,
     )
-    yield from loader
+    _live.append(steps)
+    try:
+        batches = iter(loader)
+        for step in range(start, start + count):
+            try:
+                made = next(batches)
+            except RuntimeError as error:
+                if "DataLoader timed out" in str(error):
+                    raise steps.late(step) from None
+                raise dead_worker(error) or error from None
+            yield made
+    finally:
+        _live.remove(steps)
 
 
 def _beside_the_step(worker: int) -> None:
@@ -196,10 +302,17 @@ def _beside_the_step(worker: int) -> None:
 
     The process that starts a GPU's kernels needs a core at once: beside 16 workers on 16 cores a
     step of B4 took 103 ms instead of 68 on an H200, though its batch lay ready.
+
+    A terminal, or what ends a job, sends its signal to every process of the group: the run decides
+    what a stop means, and needs its workers until then. torch's own shutdown asks twice.
     """
     if hasattr(os, "nice"):
         os.nice(_NICE)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
+    info: Any = get_worker_info()
+    info.dataset.watch(worker)
     cv2 = optional("cv2")
     if cv2 is not None:
         cv2.setNumThreads(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -152,16 +151,7 @@ def _load(spec: str, num_classes: int, root: Path, preprocess: Preprocess | None
         )
     return _Member(
         spec=spec,
-        sha256=info.get("sha256") or _state_hash(model),
+        sha256=info.get("sha256") or models.weights_hash(model),
         model=model,
         preprocess=used,
     )
-
-
-def _state_hash(model: nn.Module) -> str:
-    """SHA-256 of a model's tensors, for teachers that do not come from a file."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -11,6 +11,7 @@ from typing import Any
 _HOME = {
     "create_model": "build",
     "build_from": "build",
+    "weights_hash": "build",
     "HGNetV2": "hgnetv2",
     "VARIANTS": "hgnetv2",
     "Variant": "hgnetv2",

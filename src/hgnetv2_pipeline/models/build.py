@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -217,3 +218,12 @@ def _from_timm(
         head="loaded" if pretrained and head == "strict" else "reinitialised",
     )
     return model, info
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's tensors by name, for networks that do not come from a file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -28,6 +28,7 @@ FOLDERS: Mapping[str, str] = {
     "guarded": "data/04_feature/{dataset}/{teacher}/guarded",
     "probes": "data/04_feature/{dataset}/{teacher}/probes",
     "mining": "data/05_model_input/{dataset}/{teacher}",
+    "teacher_logits": "data/05_model_input/{dataset}/{teacher}/teacher_logits",
     "models": "data/06_models/{dataset}",
     "import_weights": "data/06_models/{dataset}/import_weights/{variant}",
     "train_teacher": "data/06_models/{dataset}/train_teacher/{teacher}",

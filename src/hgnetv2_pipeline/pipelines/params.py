@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.training.config import TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
 
 
 def _split_plus(value: Any) -> Any:
@@ -207,6 +207,29 @@ class MiningParams(_Block):
         return self
 
 
+class TeacherLogitsParams(_Block):
+    """How a student of stages 1 and 2 comes to its teacher's answers."""
+
+    source: Literal["online", "stored"] = Field(
+        description="online: the teacher runs beside the student at every step; stored: its "
+        "answers are made once and read by every student and both stages"
+    )
+    views: Count = Field(description="stored views an image; epoch e shows view e mod views")
+    topk: Count = Field(description="classes kept of an answer; the rest share what is left of 1")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="of the views")
+    check: Annotated[int, Field(ge=0)] = Field(
+        description="stored answers that the teacher is asked for again before training; 0: none"
+    )
+    amp: Literal["off", "bf16", "fp16"] = Field(
+        description="precision of the pass; off: float32; the 16-bit kinds are faster on a GPU"
+    )
+    batch_size: Count = Field(description="views that the teacher answers at once")
+    shard_images: Count = Field(description="images a shard, the unit of work that a stop can lose")
+    workers: Annotated[int, Field(ge=0)]
+    processes: Count = Field(description="that share the pass, on a GPU each where there are GPUs")
+    max_bad: Share
+
+
 class ComparisonParams(_Block):
     """The honest table: which arms are trained besides the chain itself, with which seeds."""
 
@@ -372,6 +395,7 @@ class RunParams(_Block):
     dataset: str
     run: str
     seed: int
+    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast")
     teacher: str
     download: bool = Field(description="whether published weights that are missing are fetched")
     model: str | None
@@ -379,13 +403,17 @@ class RunParams(_Block):
     weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")
     images: Names = Field(description="what prediction answers: files, folders, lists; empty: val")
     device: Literal["auto", "cpu", "cuda"]
-    redo: Names = Field(description="pipelines whose results are made anew, or all")
+    distributed: DistributedConfig
+    redo: Names = Field(
+        description="pipelines, and teacher_logits, whose results are made anew; or all"
+    )
     plan_only: bool = Field(description="stop after the printed plan")
     mlflow: bool
     data: DataParams
     import_weights: ImportParams
     train_teacher: TeacherParams
     mining: MiningParams
+    teacher_logits: TeacherLogitsParams
     ssld_stage1: TrainConfig
     ssld_stage2: TrainConfig
     train: TrainConfig

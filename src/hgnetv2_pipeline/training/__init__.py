@@ -8,7 +8,10 @@ from typing import Any
 _HOMES = {
     "TrainConfig": "config",
     "TeacherConfig": "config",
+    "DistributedConfig": "config",
     "RunSpec": "config",
+    "StoredLogits": "config",
+    "StoreSpec": "config",
     "Schedule": "schedule",
     "lr_at": "schedule",
     "plan_schedule": "schedule",
@@ -19,6 +22,9 @@ _HOMES = {
     "plan_run": "plan",
     "TrainResult": "run",
     "train_run": "run",
+    "store_teacher_logits": "teacher_pass",
+    "seal_teacher_logits": "teacher_pass",
+    "train_many": "elastic",
     "fit": "loop",
 }
 

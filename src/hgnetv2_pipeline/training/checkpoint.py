@@ -19,13 +19,19 @@ from typing import Any
 
 import torch
 
-from hgnetv2_pipeline.durable import fsync_directory, read_json, sha256_file, write_json
+from hgnetv2_pipeline.durable import (
+    fsync_directory,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 
 _log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _held: set[Path] = set()
 
 
@@ -54,22 +60,20 @@ def save_checkpoint(
                 file.flush()
                 os.fsync(file.fileno())
             hashes[path.name] = sha256_file(path)
-        write_json(
-            aside / MANIFEST,
-            {"format": FORMAT, "step": step, "identity": dict(identity), "sha256": hashes},
-        )
+        manifest = {"format": FORMAT, "step": step, "identity": dict(identity), "sha256": hashes}
+        write_json(aside / MANIFEST, manifest | {"manifest_sha256": sha256_json(manifest)})
         fsync_directory(aside)
         aside.rename(final)
         fsync_directory(folder)
     except (OSError, RuntimeError) as error:
+        usage = shutil.disk_usage(folder)  # while what was half-written still takes its room
         shutil.rmtree(aside, ignore_errors=True)
-        usage = shutil.disk_usage(folder)
         # torch turns a failed write into a RuntimeError about file positions.
         full = getattr(error, "errno", None) == errno.ENOSPC or usage.free < 1 << 20
         if full and not isinstance(error, DiskFullError):
             raise DiskFullError(
-                f"disk full while writing checkpoint {final}: {usage.free:,} bytes free, about "
-                f"{_size(parts):,} needed; the earlier checkpoints still stand"
+                f"disk full while writing checkpoint {final}: about {_size(parts):,} bytes needed, "
+                f"{shutil.disk_usage(folder).free:,} free; the earlier checkpoints still stand"
             ) from error
         raise
     # A run only ever passes a checkpoint with a higher step by because it was damaged.
@@ -150,9 +154,11 @@ def _fault(path: Path) -> str | None:
     """What is wrong with the checkpoint at ``path``, or None."""
     try:
         manifest = read_json(path / MANIFEST)
-        hashes = dict(manifest["sha256"])
+        hashes, own = dict(manifest["sha256"]), manifest.pop("manifest_sha256", None)
         if manifest["format"] != FORMAT:
             return f"it has format {manifest['format']}, this version writes {FORMAT}"
+        if own != sha256_json(manifest):
+            return "its manifest does not match its own SHA-256"
     except FileNotFoundError:
         return "it has no manifest"
     except (ValueError, KeyError, TypeError) as error:

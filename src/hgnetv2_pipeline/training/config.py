@@ -153,6 +153,16 @@ class TrainConfig(_Frozen):
     """Mixed precision; fp16 needs a GPU."""
     channels_last: bool
     """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
+    mode: Literal["as_set", "auto"]
+    """auto: amp, channels_last and compile are replaced by the fastest that a probe of some steps
+    finds sound, and the run says which; two machines may choose differently."""
+    compile: bool
+    """Whether torch.compile compiles the student: minutes at the start, then faster steps."""
+    accumulate: Count
+    """Parts that a process works its batch through in, for less memory; the gradient is the same
+    but for BN statistics, which are then each part's own."""
+    sync_bn: bool
+    """Whether BN statistics are those of all processes together; GPUs only."""
     threads: Count | None
     """Threads of one process; null = torch's choice."""
     class_balance: Literal["none", "sampler", "weights"]
@@ -189,6 +199,11 @@ class TrainConfig(_Frozen):
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs "
                 f"({self.epochs:g}): the learning rate would never come down"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not divide into accumulate "
+                f"{self.accumulate} equal parts"
             )
         if self.resize_short < self.image_size:
             raise ValueError(
@@ -247,6 +262,116 @@ class TeacherConfig(_Frozen):
     """Statistics of the frozen BN layers: stored ones, or the batch's as PaddleClas happens to."""
 
 
+class StoredLogits(_Frozen):
+    """The teacher's answers in a file, in place of the teacher at every step."""
+
+    folder: Path
+    """A finished store, see data.teacher_logits."""
+    check: Annotated[int, Field(ge=0)]
+    """Records that the teacher is asked for again before the first step; 0 = none."""
+
+
+class StoreSpec(_Frozen):
+    """One pass of a teacher over V views of every image; JSON-able, for processes of its own."""
+
+    classes: list[str]
+    """Class names in the order of the logits."""
+    samples: Path
+    """Parquet of the images, labelled or not."""
+    samples_root: Path
+    """Folder that their paths are relative to."""
+    root: Path
+    """The project's folder, for weights and runs named in teacher."""
+    teacher: TeacherConfig
+    """The networks that answer."""
+    augment: dict[str, Any]
+    """The training view, as TrainConfig.view gives it."""
+    resized: int | None
+    """Short side of the copy that the samples are; null = the originals."""
+    views: Count
+    """V: views of an image; epoch e of a training shows view e mod V."""
+    topk: Count
+    """K: best classes kept of an answer; at least the number of classes keeps all."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Of the views; the order of a training has a seed of its own."""
+    amp: Literal["off", "bf16", "fp16"]
+    """Precision of the teacher; off is full float32 (no TF32)."""
+    batch_size: Count
+    """Views that the teacher answers at once."""
+    shard_images: Count
+    """Images a shard; one that is not whole is made again after a stop."""
+    workers: Annotated[int, Field(ge=0, le=256)]
+    """Loader processes."""
+    threads: Count | None
+    """Threads of one process; null = torch's choice."""
+    channels_last: bool
+    """Memory format; a speed matter."""
+    max_bad: Share
+    """Largest share of unreadable images."""
+    earlier: list[Path]
+    """Folders of other stores: answers in them to the same images, made the same way, are taken
+    over instead of made."""
+    out: Path
+    """Folder of the store."""
+    device: str
+    """cpu, cuda, cuda:1, or auto."""
+    rank: Annotated[int, Field(ge=0)]
+    """This process among those that share the work."""
+    world_size: Count
+    """Their number; shards do not depend on it."""
+
+    @model_validator(mode="after")
+    def _views_can_be_replayed(self) -> Self:
+        _only_eval(self.teacher)
+        if self.rank >= self.world_size:
+            raise ValueError(f"rank {self.rank} is not one of {self.world_size} processes")
+        return self
+
+
+def _only_eval(teacher: TeacherConfig) -> None:
+    if teacher.bn != "eval":
+        raise ValueError(
+            f"teacher.bn is {teacher.bn!r}, so an answer depends on the other images of its batch "
+            "and cannot be stored; set train_teacher.bn=eval or teacher_logits.source=online"
+        )
+
+
+class DistributedConfig(_Frozen):
+    """How many processes train one run, started and watched by torch elastic."""
+
+    nproc_per_node: Count | Literal["auto"]
+    """Processes on a machine; auto = one a GPU, one alone on a CPU."""
+    nnodes: Count
+    """Machines; each further one joins by the torchrun command that the first one prints."""
+    rdzv_endpoint: str | None
+    """host:port of the first machine, by which the others find it; null with one machine."""
+    max_restarts: Annotated[int, Field(ge=0)]
+    """Times that all processes start anew, from the newest checkpoint, after one has died."""
+
+    @model_validator(mode="after")
+    def _a_place_to_meet(self) -> Self:
+        if (self.nnodes > 1) != (self.rdzv_endpoint is not None):
+            raise ValueError(
+                f"distributed.nnodes is {self.nnodes} and rdzv_endpoint {self.rdzv_endpoint}: "
+                "several machines meet at host:port of the first, one alone needs null"
+            )
+        return self
+
+    def processes_here(self, device: str) -> int:
+        """Processes on this machine for a run on ``device`` (auto, cpu, cuda, cuda:N)."""
+        if self.nproc_per_node != "auto":
+            return self.nproc_per_node
+        if device not in ("auto", "cuda"):
+            return 1
+        import torch
+
+        return max(1, int(torch.cuda.device_count()))
+
+    def processes(self, device: str) -> int:
+        """Processes on all machines together; all have the same number."""
+        return self.nnodes * self.processes_here(device)
+
+
 class RunSpec(_Frozen):
     """One training run, complete and JSON-able: what a process of its own is started with."""
 
@@ -272,6 +397,8 @@ class RunSpec(_Frozen):
     """The recipe."""
     teacher: TeacherConfig | None
     """The teacher; null for supervised training."""
+    teacher_logits: StoredLogits | None
+    """Its stored answers; null = it runs along, or there is none."""
     out: Path
     """Folder of the run: student.safetensors, history.csv, result.json, checkpoints/."""
     stage: str
@@ -294,6 +421,15 @@ class RunSpec(_Frozen):
                 "loss 'label_smoothing' would ignore the teacher; choose one of "
                 f"{', '.join(DISTILLATION_LOSSES)}, or set teacher to null"
             )
+        if self.teacher_logits is not None:
+            if self.teacher is None:
+                raise ValueError("teacher_logits are stored answers of a teacher; name it")
+            _only_eval(self.teacher)
+            if self.config.input.device:
+                raise ValueError(
+                    "stored teacher logits belong to views that workers make; set input.device "
+                    "to false, or teacher_logits.source to online"
+                )
         if len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for num_classes {self.num_classes}")
         return self

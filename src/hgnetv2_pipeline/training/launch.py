@@ -5,50 +5,109 @@ Also under ``torchrun``, which starts it several times. Exit codes are those of 
 
 from __future__ import annotations
 
-import argparse
+import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.launch import die_with, run_spec
 
-_log = logging.getLogger(__name__)
+# What a process needs before its first step (an optimiser imports the compiler); imported once for
+# all processes of a machine.
+WORKER_IMPORTS = ["hgnetv2_pipeline.training.run", "torch._dynamo"]
+# Of the network between processes when one of them is gone.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
+
+
+class PeerGoneError(RuntimeError):
+    """Another process of the run is dead; this one cannot go on alone."""
+
+    exit_code = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the specification; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="hgnetv2_pipeline.training.launch", description=__doc__)
-    parser.add_argument("spec", type=Path, help="JSON of a RunSpec")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse_args(arguments)
-    # Under torchrun every process would say the same; the others speak up only about trouble.
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    try:
-        _run(options.spec)
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if options.debug or code is None:
-            raise
-        _log.error("%s", error)
-        return int(code)
+    if _rank() != "0":
+        # Every process would say the same; the others speak up only about trouble.
+        logging.disable(logging.INFO)
+    return run_spec(_run, "One training run from the JSON of a RunSpec.", arguments)
+
+
+def work(spec: str) -> None:
+    """``main`` as torch elastic calls it in a process of its own."""
+    # A Ctrl-C on the terminal reaches the agent, which passes it on: not twice.
+    os.setsid()
+    die_with(os.getppid())
+    if code := main([spec]):
+        sys.exit(code)
+
+
+def refusal(spec: Path) -> Path:
+    """Where a process says why starting it again is of no use."""
+    return spec.with_suffix(".refused.json")
+
+
+def _refused_before(spec: Path) -> int:
+    """Under elastic: the exit code that a restart would only come to again; 0 if it may help."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        with suppress(OSError, ValueError):
+            before = read_json(refusal(spec))
+            if before["run"] == os.environ.get("TORCHELASTIC_RUN_ID"):
+                return int(before["code"])
     return 0
+
+
+def _tell_agent(spec: Path, code: int, message: str) -> None:
+    """Leave the message where torch elastic, and a restart of this process, look for it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    with suppress(OSError):
+        told = {"code": code, "message": message, "run": os.environ["TORCHELASTIC_RUN_ID"]}
+        refusal(spec).write_text(json.dumps(told), encoding="utf-8")
+    if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with suppress(OSError):
+            reply = {"message": message, "timestamp": int(time.time())}
+            Path(place).write_text(json.dumps(reply), encoding="utf-8")
+
+
+def _peer_is_gone(error: Exception) -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1" and any(sign in str(error) for sign in _LOST)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
 
 
 def _run(path: Path) -> None:
     from hgnetv2_pipeline.training.config import RunSpec, parse
     from hgnetv2_pipeline.training.run import train_run
 
+    if refused := _refused_before(path):
+        sys.exit(refused)
     try:
-        values = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"{path} is not a readable JSON file: {error}") from error
-    train_run(parse(RunSpec, values, where="spec"))
+        try:
+            values = read_json(path)
+        except (OSError, ValueError) as error:
+            raise ParameterError(f"{path} is not a readable JSON file: {error}") from error
+        train_run(parse(RunSpec, values, where="spec"))
+    except Exception as error:
+        if _peer_is_gone(error):
+            raise PeerGoneError(
+                f"process {_rank()}: another process is gone ({_first_line(error)})"
+            ) from error
+        if code := getattr(error, "exit_code", None):
+            _tell_agent(path, int(code), str(error))
+        raise
 
 
 if __name__ == "__main__":

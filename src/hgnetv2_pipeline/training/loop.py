@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from hgnetv2_pipeline.errors import Interrupted, ParameterError
+from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest
 from hgnetv2_pipeline.training.optim import set_lr
@@ -56,8 +56,8 @@ def fit(
 
     ``batches`` must start at ``state.step``. ``evaluate`` scores a network on val, or returns None
     if a stop was requested meanwhile. ``save`` writes a checkpoint of ``state``; it is called every
-    ``save_seconds``, on a stop and at the end. ``report`` gets every row of the history, ``timing``
-    the seconds.
+    ``save_seconds``, on a stop and at the end, in all processes. ``report`` gets every row of the
+    history, ``timing`` the seconds.
 
     Raises:
         Interrupted: a stop was requested; the state is saved.
@@ -90,9 +90,11 @@ def fit(
                     report(row)
 
             # A checkpoint.
-            stopping = world.any(bool(stop))
+            # All processes together: each has its own clock, and may have got the signal alone.
+            late = time.monotonic() - last_save >= save_seconds
+            stopping, due = (n > 0 for n in world.sum([bool(stop), late]))
             done = state.step == schedule.total_steps
-            if done or stopping or time.monotonic() - last_save >= save_seconds:
+            if done or stopping or due:
                 last_save = time.monotonic()
                 save()
                 timing.saving += time.monotonic() - last_save
@@ -106,7 +108,7 @@ def fit(
 
             # One step.
             began = time.monotonic()
-            batch = next(batches)
+            batch = _next(batches, save if world.size == 1 else None)
             assert batch.step == state.step, "loader and run stand at different steps"  # noqa: S101
             waited = time.monotonic()
             set_lr(step.state.optimizer, state.step, schedule)
@@ -133,6 +135,17 @@ def fit(
                         "training.clip_norm, or training.amp=off"
                     )
             progress.advance(note=f"loss {outcome.loss:.3f}")
+
+
+def _next(batches: Iterator[Batch], save: Callable[[], object] | None) -> Batch:
+    """The next batch; if there is none, for bad images or a dead loader, the steps so far stay."""
+    try:
+        return next(batches)
+    except DataError:
+        # Several processes save together, and the others wait for this one's batch.
+        if save is not None:
+            save()
+        raise
 
 
 def _evaluate(

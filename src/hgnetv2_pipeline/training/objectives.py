@@ -1,7 +1,8 @@
 """What one step minimises, as a swapped object: the loop does not know whether there is a teacher.
 
-An objective is called with the student, a batch of uint8 images [N, 3, H, W] and labels [N]
-(-1 = unlabelled) and returns the loss and sums to be logged, all on the device of the images.
+An objective is called with the student, a batch of uint8 images [N, 3, H, W], labels [N] (-1 =
+unlabelled) and, where they are stored, the teacher's answers; it returns the loss and sums to be
+logged, all on the device of the images.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hgnetv2_pipeline.training import losses
-from hgnetv2_pipeline.training.config import LossConfig
 from hgnetv2_pipeline.training.mixing import Mixing
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data.batches import Answers
+    from hgnetv2_pipeline.training.config import LossConfig
 
 # From the batch as loaded (uint8) to what one network eats; every network brings its own.
 View = Callable[[Tensor], Tensor]
@@ -27,7 +31,7 @@ class Objective(Protocol):
     """One step's loss and what to log of it: a name -> a number of images out of the batch."""
 
     def __call__(
-        self, student: nn.Module, images: Tensor, labels: Tensor
+        self, student: nn.Module, images: Tensor, labels: Tensor, answers: Answers | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
@@ -44,7 +48,7 @@ class Supervised:
     mixing: Mixing | None = None
 
     def __call__(
-        self, student: nn.Module, images: Tensor, labels: Tensor
+        self, student: nn.Module, images: Tensor, labels: Tensor, answers: Answers | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         x, share = self.view(images), 1.0
         if self.mixing is not None:
@@ -95,23 +99,47 @@ class Teacher:
         return mean.clone()
 
 
+# Mass that float16 may have rounded away from the classes that are not stored.
+_LEAST_TAIL = 1e-6
+
+
+def stored_logits(answers: Answers, classes: int) -> Tensor:
+    """float32 [N, C]: logits whose softmax is what was stored of a teacher.
+
+    The K best classes have their own probabilities, and what is left of 1 is spread evenly over the
+    others (FKD's marginal smoothing, 2112.01528). With K = C nothing but rounding to float16 is
+    lost. A loss that looks at the tail (dist, kl with a temperature) sees its mean there.
+    """
+    known = answers.logps.float()
+    rest = classes - known.shape[1]
+    if rest == 0:
+        return torch.empty_like(known).scatter_(1, answers.ids, known)
+    tail = (1 - known.exp().sum(dim=1, keepdim=True)).clamp_min(_LEAST_TAIL) / rest
+    return tail.log().repeat(1, classes).scatter_(1, answers.ids, known)
+
+
 @dataclass(frozen=True)
 class Distilled:
     """A distillation loss, optionally mixed with the labels'; logs agreement with the teacher.
 
-    With ``gt_weight`` g the loss is ``(1 - g) distil + g label_smoothing`` over the labelled images
-    of the batch; SSLD has g = 0 and never looks at a label.
+    ``teacher`` None: its answers are stored and come with every batch. With ``gt_weight`` g the
+    loss is ``(1 - g) distil + g label_smoothing`` over the labelled images of the batch; SSLD has
+    g = 0 and never looks at a label.
     """
 
     view: View
-    teacher: Teacher
+    teacher: Teacher | None
     loss: LossConfig
 
     def __call__(
-        self, student: nn.Module, images: Tensor, labels: Tensor
+        self, student: nn.Module, images: Tensor, labels: Tensor, answers: Answers | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        target = self.teacher(images)
+        online = None if self.teacher is None else self.teacher(images)
         logits = student(self.view(images))
+        target = online
+        if target is None:
+            assert answers is not None, "without a teacher its answers are stored"  # noqa: S101
+            target = stored_logits(answers, logits.shape[1])
         loss = self._distil(logits, target)
         labelled = labels >= 0
         if self.loss.gt_weight and labelled.any():

@@ -14,7 +14,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.optim import set_lr
-from hgnetv2_pipeline.training.prepare import choose_device, prepare
+from hgnetv2_pipeline.training.prepare import called, choose_device, prepare
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step
@@ -47,25 +47,30 @@ class Plan:
         )
 
 
-def plan_run(spec: RunSpec, probe_steps: int = 3) -> Plan:
+def plan_run(spec: RunSpec, probe_steps: int | None = None, *, processes: int = 1) -> Plan:
     """Project a run's time and disk by ``probe_steps`` timed steps; nothing is written.
 
-    One further step before them is not timed: it pays for start-up.
+    None: a fiftieth of the run's steps, from 3 to 20 of them. One further step before them is not
+    timed: it pays for start-up. Of a run in many ``processes`` one is probed: what they wait for
+    each other is not in the time.
     """
-    if probe_steps < 1:
+    if probe_steps is not None and probe_steps < 1:
         raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
     device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
     with torch_settings(device, config.threads):
-        run = prepare(spec, device=device, world_size=1)
+        run = prepare(spec, device=device, world_size=processes)
         state = run.state
+        if probe_steps is None:
+            probe_steps = min(20, max(3, run.schedule.total_steps // 50))
         step = Step(
             state,
-            state.student,
+            called(state.student, config, device, world),
             run.objective,
             device=device,
             world=world,
             amp=config.amp,
             clip_norm=config.clip_norm,
+            accumulate=config.accumulate,
             seed=spec.seed,
         )
         batches = train_batches(
@@ -109,7 +114,7 @@ def plan_run(spec: RunSpec, probe_steps: int = 3) -> Plan:
             channels_last=config.channels_last,
             amp=config.amp,
         )
-        an_evaluation = (time.monotonic() - began) / len(few) * len(run.val)
+        an_evaluation = (time.monotonic() - began) / len(few) * len(run.val) / processes
     networks = 1 if config.ema_decay is None else 2
     steps = run.schedule.total_steps
     out = spec.out
@@ -117,7 +122,7 @@ def plan_run(spec: RunSpec, probe_steps: int = 3) -> Plan:
         out = out.parent
     return Plan(
         images=len(run.train),
-        images_seen=steps * config.batch_size,
+        images_seen=steps * config.batch_size * processes,
         steps=steps,
         seconds=steps * (waited + worked) / probe_steps
         + run.schedule.evaluations * networks * an_evaluation,

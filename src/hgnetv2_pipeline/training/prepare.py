@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,17 @@ from hgnetv2_pipeline.data import (
 )
 from hgnetv2_pipeline.data.drawn import on_device
 from hgnetv2_pipeline.data.loader import normalise
+from hgnetv2_pipeline.data.teacher_logits import STORE
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
-from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+from hgnetv2_pipeline.training.config import RunSpec, TeacherConfig, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
 from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher, View
 from hgnetv2_pipeline.training.optim import build_optimizer, group_table, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
 from hgnetv2_pipeline.training.state import State, averaged
+from hgnetv2_pipeline.training.world import World
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +99,8 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
 
     torch.manual_seed(spec.seed)
     student, sources = _student(spec)
+    if config.sync_bn and world_size > 1:
+        student = synchronised(student, device)
     student.to(device, memory_format=_layout(config.channels_last))
     groups = param_groups(
         student, schedule.base_lr, config.optimizer.weight_decay, config.stage_lr_mult
@@ -110,18 +114,48 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     )
     preprocess = Preprocess(resize_short=config.resize_short, crop=config.image_size)
     objective, teachers = _objective(spec, preprocess, train, device)
+    transform = training_view(config, device)
+    if isinstance(objective, Distilled) and spec.teacher_logits is not None:
+        from hgnetv2_pipeline.training.stored import replayed
+
+        assert objective.teacher is not None, "its answers are checked"  # noqa: S101
+        transform = replayed(spec, transform, train, objective.teacher, teachers, device)
+        # From here on the teacher's memory is free for the student.
+        objective = replace(objective, teacher=None)
+        teachers = teachers | {"teacher_logits": sha256_file(transform.store.folder / STORE)}
     balanced = config.class_balance == "sampler"
     return Prepared(
         train=train,
         val=val,
         sample_weights=sampling_weights(_labels(train)) if balanced else None,
-        transform=training_view(config, device),
+        transform=transform,
         preprocess=preprocess,
         state=state,
         objective=objective,
         schedule=schedule,
         sources=sources | teachers,
     )
+
+
+def called(
+    student: nn.Module, config: TrainConfig, device: torch.device, world: World
+) -> nn.Module:
+    """The student as a step calls it: with gradients exchanged, and compiled, where asked for."""
+    network = student
+    if world.size > 1:
+        ids = [device.index] if device.type == "cuda" else None
+        network = nn.parallel.DistributedDataParallel(student, device_ids=ids)
+    return torch.compile(network) if config.compile else network
+
+
+def synchronised(student: nn.Module, device: torch.device) -> nn.Module:
+    """``student`` with BN over all processes; names and tensors stay what they are."""
+    if device.type != "cuda":
+        raise ParameterError(
+            "training.sync_bn is true, but torch shares BN statistics between GPUs only; set it to "
+            "false"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(student)
 
 
 def training_view(config: TrainConfig, device: torch.device) -> Any:
@@ -221,23 +255,47 @@ def _objective(
         mixing = Mixing(**config.mix.model_dump()) if config.mix.probability else None
         return Supervised(view, config.loss.label_smoothing, weights, mixing), {}
 
-    from hgnetv2_pipeline.models import agree, build_from, reparameterize
+    teacher, sources = build_teacher(
+        spec.teacher,
+        classes=spec.classes,
+        root=spec.root,
+        preprocess=preprocess,
+        channels_last=config.channels_last,
+        device=device,
+    )
+    return Distilled(view, teacher, config.loss), sources
+
+
+def build_teacher(
+    config: TeacherConfig,
+    *,
+    classes: list[str],
+    root: Path,
+    preprocess: Preprocess,
+    channels_last: bool,
+    device: torch.device,
+) -> tuple[Teacher, dict[str, str]]:
+    """The teacher on ``device``, and SHA-256 of what its members are.
+
+    ``preprocess`` is for members whose weights do not say how their images are prepared.
+    """
+    from hgnetv2_pipeline.models import agree, build_from, reparameterize, weights_hash
 
     members, sources = [], {}
-    for index, member in enumerate(spec.teacher.members):
-        network, info = build_from(member, num_classes=spec.num_classes, root=spec.root)
-        if not agree(info["classes"], spec.classes):
+    for index, member in enumerate(config.members):
+        network, info = build_from(member, num_classes=len(classes), root=root)
+        if not agree(info["classes"], classes):
             raise WeightsError(
                 f"teacher {member!r} knows other classes ({_first(info['classes'])}) than the data "
-                f"({_first(spec.classes)})"
+                f"({_first(classes)})"
             )
-        if spec.teacher.bn == "eval":
+        sources[f"teacher {index}"] = info["sha256"] or weights_hash(network)
+        if config.bn == "eval":
             network = reparameterize(network.eval())
-        network.to(device, memory_format=_layout(config.channels_last))
+        network.to(device, memory_format=_layout(channels_last))
         own = Preprocess.from_dict(info["preprocess"]) if info["preprocess"] else preprocess
-        members.append((network, make_view(own, channels_last=config.channels_last)))
-        sources[f"teacher {index}"] = info["sha256"] or "none"
-    return Distilled(view, Teacher(members, spec.teacher.bn), config.loss), sources
+        members.append((network, make_view(own, channels_last=channels_last)))
+    return Teacher(members, config.bn), sources
 
 
 def _labels(frame: pd.DataFrame) -> np.ndarray[Any, Any]:

@@ -17,14 +17,22 @@ from torch import nn
 
 from hgnetv2_pipeline.data import Ledger
 from hgnetv2_pipeline.data.batches import Batch
-from hgnetv2_pipeline.data.loader import eval_batches, train_batches
+from hgnetv2_pipeline.data.loader import dead_worker, eval_batches, train_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
-from hgnetv2_pipeline.training.prepare import Prepared, choose_device, identity, prepare
+from hgnetv2_pipeline.training.modes import settled
+from hgnetv2_pipeline.training.prepare import (
+    Prepared,
+    called,
+    choose_device,
+    identity,
+    prepare,
+)
 from hgnetv2_pipeline.training.state import COLUMNS, Row, Score
 from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.world import World, joined
@@ -63,8 +71,11 @@ def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
         stop_on_signal() as stop,
     ):
         device = choose_device(spec.device, _local_rank())
-        with torch_settings(device, spec.config.threads), joined(device) as world:
-            return _train(spec, device, world, stop, report)
+        with torch_settings(device, _threads(spec.config.threads)), joined(device) as world:
+            try:
+                return _train(settled(spec, device, world), device, world, stop, report)
+            except RuntimeError as error:
+                raise dead_worker(error) or error from None
 
 
 def _train(
@@ -78,19 +89,24 @@ def _train(
     saved = load_checkpoint(checkpoints, identity=who)
     if saved is not None:
         state.restore(saved)
-        for key, reason in saved["ledger"]:
-            ledger.quarantine(key, reason)
+        _add(ledger, saved["ledger"])
         _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
     began_at = state.step
+    if world.any(world.sum([state.step])[0] != world.size * state.step):
+        raise DataError(
+            f"process {world.rank} found the checkpoint of step {state.step}, others another one: "
+            f"{checkpoints} must be one folder that all machines share"
+        )
 
     step = Step(
         state,
-        _wrapped(state.student, device, world),
+        called(state.student, config, device, world),
         run.objective,
         device=device,
         world=world,
         amp=config.amp,
         clip_norm=config.clip_norm,
+        accumulate=config.accumulate,
         seed=spec.seed,
     )
     batches = train_batches(
@@ -109,6 +125,7 @@ def _train(
     )
 
     def save() -> None:
+        _share(ledger, world)
         if world.first:
             parts = state.parts() | {"ledger": _ledger_rows(ledger)}
             save_checkpoint(
@@ -139,6 +156,7 @@ def _train(
     finally:
         if world.first:
             _write_timing(spec.out / TIMING, timing, began_at, device)
+    _share(ledger, world)
     ledger.check()
     return _finish(spec, run, ledger, world)
 
@@ -168,15 +186,18 @@ def score(
             ledger=ledger,
         )
     cut = False
+    # The first process has the most images; all must come to the same end, and to the sum below.
+    rounds = -(-len(run.val.iloc[:: world.size]) // spec.config.batch_size)
 
     def until_stopped() -> Iterator[Batch]:
         nonlocal cut
-        for batch in batches:
-            # Alone we may leave in the middle; several processes must all reach the sum below.
-            if stop and world.size == 1:
+        for _ in range(rounds):
+            if world.any(bool(stop)):
                 cut = True
                 return
-            yield batch
+            batch = next(batches, None)
+            if batch is not None:
+                yield batch
 
     keys, logits = predict_logits(
         network,
@@ -238,13 +259,6 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
     return TrainResult(student, result, state.history)
 
 
-def _wrapped(student: nn.Module, device: torch.device, world: World) -> nn.Module:
-    if world.size == 1:
-        return student
-    ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(student, device_ids=ids)
-
-
 @contextlib.contextmanager
 def torch_settings(device: torch.device, threads: int | None) -> Iterator[None]:
     """Threads as asked, and on a CPU only algorithms that repeat; both put back afterwards."""
@@ -285,9 +299,28 @@ def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.devic
     write_json(path, {"segments": [*earlier, segment]})
 
 
+def _share(ledger: Ledger, world: World) -> None:
+    """Every process knows of every image that any of them left out."""
+    for rows in world.gather(_ledger_rows(ledger)):
+        _add(ledger, rows)
+
+
+def _add(ledger: Ledger, rows: list[list[str]]) -> None:
+    for key, reason in rows:
+        ledger.quarantine(key, reason)
+
+
 def _ledger_rows(ledger: Ledger) -> list[list[str]]:
     """Key and reason of every image left out, so that a resumed run still names all of them."""
     return [[str(key), str(reason)] for key, reason in ledger.frame()[["key", "reason"]].to_numpy()]
+
+
+def _threads(asked: int | None) -> int | None:
+    """Threads of this process; unless the recipe says, the processes of a machine share it."""
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if asked is None and beside > 1:
+        return max(1, (os.cpu_count() or 1) // beside)
+    return asked
 
 
 def _first_process() -> bool:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hgnetv2_pipeline.training.objectives import Objective
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.world import World
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.batches import Batch
+    from hgnetv2_pipeline.data.batches import Answers, Batch
 
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step came to: its loss, counts out of ``images``, and whether it was applied."""
+    """What a step came to over all processes: mean loss, counts out of ``images``, if applied."""
 
     loss: float
     images: int
@@ -31,7 +33,7 @@ class Outcome:
 
 
 class Step:
-    """Applies batches to a state. ``network`` is the student as called: itself, or DDP around it.
+    """Applies batches to a state. ``network`` is the student as called, see ``prepare.called``.
 
     A loss that is not finite in any process is not applied in any: weights, optimiser and BN
     statistics stay what they were.
@@ -47,11 +49,14 @@ class Step:
         world: World,
         amp: str,
         clip_norm: float | None,
+        accumulate: int = 1,
         seed: int,
     ) -> None:
         self.state, self.network, self.objective = state, network, objective
         self.device, self.world, self.seed = device, world, seed
-        self.clip_norm = clip_norm
+        self.clip_norm, self.accumulate = clip_norm, accumulate
+        inner = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+        self.exchange = inner if isinstance(inner, DistributedDataParallel) else None
         self.autocast = torch.autocast(device.type, AMP[amp], enabled=amp != "off")
         self.weights = [p for p in state.student.parameters() if p.requires_grad]
         # The forward pass of a batch that explodes has already moved the BN statistics.
@@ -66,15 +71,18 @@ class Step:
         torch.manual_seed(step_seed(self.seed, state.step, self.world.rank))
         images = batch.images.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
-        with self.autocast:
-            loss, counts = self.objective(self.network, images, labels)
-        value = loss.item()
-        if self.world.any(not math.isfinite(value)):
+        answers = None if batch.answers is None else batch.answers.to(self.device)
+        value, own = self._gradients(images, labels, answers)
+        lost, total, seen, *sums = self.world.sum(
+            [not math.isfinite(value), value, len(images), *own.values()]
+        )
+        value = total / self.world.size
+        if lost:
             if self.buffers:
                 torch._foreach_copy_(self.buffers, self.buffers_before)
-            return Outcome(value, len(images), {}, applied=False)
+            state.optimizer.zero_grad(set_to_none=True)
+            return Outcome(value, int(seen), {}, applied=False)
 
-        state.scaler.scale(loss).backward()
         if self.clip_norm is not None:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
@@ -83,9 +91,28 @@ class Step:
         state.optimizer.zero_grad(set_to_none=True)
         if state.ema is not None:
             state.ema.update_parameters(state.student)
-        return Outcome(
-            value, len(images), {name: float(count) for name, count in counts.items()}, applied=True
-        )
+        return Outcome(value, int(seen), dict(zip(own, sums, strict=True)), applied=True)
+
+    def _gradients(
+        self, images: Tensor, labels: Tensor, answers: Answers | None
+    ) -> tuple[float, dict[str, float]]:
+        """Forward and backward, part by part; the mean loss and the sums of the counts."""
+        n = self.accumulate
+        known = [None] * n if answers is None else answers.chunk(n)
+        parts = zip(images.chunk(n), labels.chunk(n), known, strict=True)
+        total, sums = 0.0, dict[str, float]()
+        for number, (some, theirs, said) in enumerate(parts, start=1):
+            # Processes exchange gradients once, with the last part's.
+            kept = self.exchange is not None and number < self.accumulate
+            with self.exchange.no_sync() if self.exchange and kept else nullcontext():
+                with self.autocast:
+                    loss, counts = self.objective(self.network, some, theirs, said)
+                # Numbers first: on a GPU the backward pass then runs while the next is prepared.
+                total += loss.item() / self.accumulate
+                for name, count in counts.items():
+                    sums[name] = sums.get(name, 0.0) + float(count)
+                self.state.scaler.scale(loss / self.accumulate).backward()
+        return total, sums
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
+
+# Longer than any process lets the others wait: a checkpoint on a slow disk, the first batches.
+_PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,32 @@ class World:
         """The sums of ``values`` over all processes, in every process."""
         if self.size == 1:
             return list(values)
-        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-        total = torch.tensor(values, dtype=torch.float64, device=device)
+        # On the CPU, by gloo: numbers on a GPU would wait for all that is queued there.
+        total = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(total)
         return [float(value) for value in total.tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The ``value`` of every process, by rank, in every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Join the other processes that torchrun started (WORLD_SIZE, RANK, LOCAL_RANK), if any."""
+    """Join the other processes that torchrun started (WORLD_SIZE, RANK, LOCAL_RANK), if any.
+
+    Gradients travel by NCCL between GPUs; numbers on the CPU, and everything between CPUs, by gloo.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(0, 1, 0)
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield World(distributed.get_rank(), size, int(os.environ["LOCAL_RANK"]))
     finally:

@@ -16,11 +16,21 @@ from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import ComparisonParams, TeacherParams
+from hgnetv2_pipeline.pipelines.params import (
+    ComparisonParams,
+    TeacherLogitsParams,
+    TeacherParams,
+)
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD, read_teacher
-from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec, train_side_by_side
-from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+from hgnetv2_pipeline.pipelines.training.nodes import (
+    begin_run,
+    processes_of_each,
+    run_spec,
+    stored_logits,
+    train_side_by_side,
+)
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +61,9 @@ def train_arms(
     train: TrainConfig,
     stage1: TrainConfig,
     stage2: TrainConfig,
+    logits: TeacherLogitsParams,
     device: str,
+    distributed: DistributedConfig,
     redo: list[str],
     plan_only: bool,
     lists: Path,
@@ -67,6 +79,7 @@ def train_arms(
     unmined = _unmined_list(reuse, base, known, mined) if comparison.unmined_seeds else None
     arms = _arms(identity, comparison, teacher, train, stage1, stage2, known, mined, unmined)
     found = read_teacher(teacher_folder, identity)
+    stored = stored_logits(identity, logits)
     # Stage 2 starts from stage 1 of its seed, so it can only follow in a second wave.
     for wave in (
         [arm for arm in arms if arm.name != "stage2"],
@@ -82,11 +95,18 @@ def train_arms(
                 lists=known,
                 train=arm.train,
                 teacher=found if arm.distilled else None,
+                # Of the images that were not mined no answers are stored.
+                stored=stored if arm.name in ("stage1", "stage2") else None,
                 device=device,
                 seed=arm.seed,
                 variant=identity.variant,
             )
-            spec, work = begin_run(reuse, spec, found if arm.distilled else None)
+            spec, work = begin_run(
+                reuse,
+                spec,
+                found if arm.distilled else None,
+                processes=processes_of_each(distributed, device, jobs=comparison.jobs),
+            )
             if isinstance(work, Work):
                 works.append(work)
                 specs.append(spec)
@@ -94,7 +114,9 @@ def train_arms(
             # The longest first, so that the last to end is a short one.
             specs.sort(key=lambda spec: -(spec.config.steps or 0))
             _announce(specs, comparison.jobs, plan_only)
-            train_side_by_side(identity, specs, jobs=comparison.jobs, folder=base)
+            train_side_by_side(
+                identity, specs, jobs=comparison.jobs, folder=base, distributed=distributed
+            )
             for work in works:
                 work.finish()
     return base

@@ -108,11 +108,16 @@ class Sweep:
         )
         return path
 
-    def _input(self, model: str, engine: str) -> Path | str:
+    def _input(self, model: str, engine: str, precision: str) -> Path | str:
+        """What a measurement depends on: the weights, or the exported file of that precision."""
+        from hgnetv2_pipeline.deployment.card import precision_file
         from hgnetv2_pipeline.pipelines.measure import weights_input
 
-        on_weights = engine.startswith("torch")
-        return weights_input(self.identity, model) if on_weights else self._exported(model)
+        if engine.startswith("torch"):
+            return weights_input(self.identity, model)
+        exported = self._exported(model)
+        own = exported.with_name(precision_file(precision))
+        return own if own.is_file() else exported
 
     def _protocol(self, model: str, engine: str, precision: str, batch_size: int) -> bool:
         """One engine by the seed page's protocol; false, and said, where it cannot run here."""
@@ -190,7 +195,10 @@ class Sweep:
             folder,
             name=name,
             pipeline="latency",
-            inputs={f"model {model}": self._input(model, engine) for model in models},
+            inputs={
+                f"model {model}": self._input(model, engine, params.get("precision", "fp32"))
+                for model in models
+            },
             params={
                 **params,
                 "models": models,

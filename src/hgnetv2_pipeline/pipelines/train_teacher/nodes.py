@@ -14,8 +14,13 @@ from hgnetv2_pipeline.pipelines.measure import weights_input
 from hgnetv2_pipeline.pipelines.params import TeacherParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD
-from hgnetv2_pipeline.pipelines.training.nodes import begin_run, run_spec, train_side_by_side
-from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.pipelines.training.nodes import (
+    begin_run,
+    processes_of_each,
+    run_spec,
+    train_side_by_side,
+)
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +29,7 @@ def train_members(
     identity: Identity,
     teacher: TeacherParams,
     device: str,
+    distributed: DistributedConfig,
     redo: list[str],
     plan_only: bool,
     lists: Path,
@@ -32,7 +38,7 @@ def train_members(
     folder = identity.folder("train_teacher")
     reuse = Reuse(identity.project, redo, dry=plan_only)
     members = list(teacher.source) or _train(
-        reuse, identity, teacher, device, plan_only, Lists(lists)
+        reuse, identity, teacher, device, distributed, plan_only, Lists(lists)
     )
 
     def record(aside: Path) -> None:
@@ -61,6 +67,7 @@ def _train(
     identity: Identity,
     teacher: TeacherParams,
     device: str,
+    distributed: DistributedConfig,
     plan_only: bool,
     lists: Lists,
 ) -> list[str]:
@@ -69,6 +76,7 @@ def _train(
     unfinished: list[Work] = []
     specs: list[RunSpec] = []
     base = identity.folder("train_teacher")
+    processes = processes_of_each(distributed, device, jobs=teacher.jobs)
     for number in range(teacher.members):
         out = base / f"member={number}"
         spec = run_spec(
@@ -79,23 +87,24 @@ def _train(
             lists=lists,
             train=lists.index("train"),
             teacher=None,
+            stored=None,
             device=device,
             seed=identity.seed + number,
             variant=teacher.arch,
         )
         members.append(out.relative_to(identity.folder("models")).as_posix())
-        spec, work = begin_run(reuse, spec, None)
+        spec, work = begin_run(reuse, spec, None, processes=processes)
         if isinstance(work, Work):
             if not unfinished:
                 from hgnetv2_pipeline.training import plan_run
 
-                _log.info("each teacher member: %s", plan_run(spec))
+                _log.info("each teacher member: %s", plan_run(spec, processes=processes))
                 if plan_only:
                     raise PlanPrinted("plan_only: train_teacher was not started")
             unfinished.append(work)
             specs.append(spec)
     if unfinished:
-        train_side_by_side(identity, specs, jobs=teacher.jobs, folder=base)
+        train_side_by_side(identity, specs, jobs=teacher.jobs, folder=base, distributed=distributed)
         for work in unfinished:
             work.finish()
     return members

@@ -17,6 +17,7 @@ def create_pipeline() -> Pipeline:
                     "params:identity",
                     "params:train_teacher",
                     "params:device",
+                    "params:distributed",
                     "params:redo",
                     "params:plan_only",
                     "ingestion.lists",

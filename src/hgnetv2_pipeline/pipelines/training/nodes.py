@@ -13,10 +13,11 @@ from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.models.zoo import ZOO, provide
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
 from hgnetv2_pipeline.tracking import tracker
-from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, StoredLogits, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def run_spec(
     lists: Lists,
     train: Path,
     teacher: Teacher | None,
+    stored: StoredLogits | None,
     device: str,
     seed: int,
     variant: str,
@@ -55,6 +57,7 @@ def run_spec(
         seed=seed,
         config=config,
         teacher=teacher.config if teacher else None,
+        teacher_logits=stored,
         out=out,
         stage=pipeline,
         inputs={},
@@ -63,11 +66,12 @@ def run_spec(
 
 
 def begin_run(
-    reuse: Reuse, spec: RunSpec, teacher: Teacher | None
+    reuse: Reuse, spec: RunSpec, teacher: Teacher | None, *, processes: int = 1
 ) -> tuple[RunSpec, Result | Work]:
     """Find the finished run of ``spec``, or clear its folder for making it.
 
-    The returned spec carries the hashes of its inputs, which travel with the weights.
+    The returned spec carries the hashes of its inputs, which travel with the weights. The number of
+    ``processes`` decides the global batch, and with it the result.
     """
     config = spec.config.model_dump(mode="json")
     # These change speed, not results: the random numbers of a sample are keyed by its name.
@@ -80,6 +84,8 @@ def begin_run(
         config["init"] = "a file, hashed as input init"
     if teacher is not None:
         inputs["teacher"] = teacher.record
+    if spec.teacher_logits is not None:
+        inputs["teacher_logits"] = spec.teacher_logits.folder
     work = reuse.begin(
         spec.out,
         pipeline=spec.stage,
@@ -90,6 +96,7 @@ def begin_run(
             "seed": spec.seed,
             "device": spec.device,
             "config": config,
+            **({"processes": processes} if processes > 1 else {}),
         },
         outputs=OUTPUTS,
         resumable=True,
@@ -100,23 +107,55 @@ def begin_run(
 
 def from_resized(identity: Identity, spec: RunSpec) -> RunSpec:
     """``spec`` reading a copy of its training images, made here, where ``input.resized`` asks."""
-    short_side = spec.config.input.resized
-    if short_side is None:
-        return spec
-    from hgnetv2_pipeline.data import read_index, resized_copy
-
-    name = f"{spec.train.parent.name}-{spec.train.stem}-{short_side}"
-    folder = identity.folder("resized") / name
-    index = resized_copy(read_index(spec.train), spec.train_root, folder, short_side=short_side)
+    index, folder = resized_images(identity, spec.train, spec.train_root, spec.config.input.resized)
     return spec.model_copy(update={"train": index, "train_root": folder})
 
 
+def resized_images(
+    identity: Identity, samples: Path, root: Path, short_side: int | None
+) -> tuple[Path, Path]:
+    """Samples and root of the copy with ``short_side``, made here; of the originals for None."""
+    if short_side is None:
+        return samples, root
+    from hgnetv2_pipeline.data import read_index, resized_copy
+
+    name = f"{samples.parent.name}-{samples.stem}-{short_side}"
+    folder = identity.folder("resized") / name
+    return resized_copy(read_index(samples), root, folder, short_side=short_side), folder
+
+
+def stored_logits(identity: Identity, params: TeacherLogitsParams) -> StoredLogits | None:
+    """The store that students read, or None: their teacher runs along."""
+    if params.source == "online":
+        return None
+    return StoredLogits(folder=identity.folder("teacher_logits"), check=params.check)
+
+
+def processes_of_each(distributed: DistributedConfig, device: str, *, jobs: int) -> int:
+    """Processes of one of several runs: those of ``distributed`` where they run one by one."""
+    return distributed.processes(device) if jobs == 1 else 1
+
+
 def train_side_by_side(
-    identity: Identity, specs: Sequence[RunSpec], *, jobs: int, folder: Path
+    identity: Identity,
+    specs: Sequence[RunSpec],
+    *,
+    jobs: int,
+    folder: Path,
+    distributed: DistributedConfig,
 ) -> None:
-    """Train several runs in processes of their own, ``jobs`` at once; logs in ``folder/logs``."""
+    """Train several runs in processes of their own, ``jobs`` at once; logs in ``folder/logs``.
+
+    With one job and several devices each run has them all, one after the other.
+    """
     from hgnetv2_pipeline.launch import run_side_by_side
 
+    if processes_of_each(distributed, specs[0].device, jobs=jobs) > 1:
+        from hgnetv2_pipeline.training import train_many
+
+        for spec in specs:
+            train_many(from_resized(identity, spec), distributed)
+        return
     files = []
     for spec in (from_resized(identity, spec) for spec in specs):
         files.append(folder / "specs" / f"{spec.out.name}.json")
@@ -136,13 +175,16 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
     """The node function of one training pipeline, named after it.
 
     Its inputs after the lists are, where the pipeline has them: the folder with the mined list,
-    the teacher, and the run it starts from (named by ``init``; there for the order of nodes).
+    the teacher, and, for the order of nodes, its stored answers and the run it starts from (named
+    by ``init``).
     """
 
     def train(
         identity: Identity,
         config: TrainConfig,
+        logits: TeacherLogitsParams,
         device: str,
+        distributed: DistributedConfig,
         redo: list[str],
         plan_only: bool,
         lists: Path,
@@ -160,19 +202,27 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             lists=Lists(lists),
             train=samples,
             teacher=teacher,
+            stored=stored_logits(identity, logits) if distilled else None,
             device=device,
             seed=identity.seed,
             variant=identity.variant,
         )
-        spec, work = begin_run(Reuse(identity.project, redo, dry=plan_only), spec, teacher)
+        processes = distributed.processes(device)
+        reuse = Reuse(identity.project, redo, dry=plan_only)
+        spec, work = begin_run(reuse, spec, teacher, processes=processes)
         if isinstance(work, Work):
-            from hgnetv2_pipeline.training import plan_run, train_run
+            from hgnetv2_pipeline.training import plan_run, train_many, train_run
 
-            plan = plan_run(spec)
+            # Stored answers belong to the files that are read, so the plan reads those too.
+            read = spec if spec.teacher_logits is None else from_resized(identity, spec)
+            plan = plan_run(read, processes=processes)
             _log.info("%s: %s", pipeline, plan)
             if plan_only:
                 raise PlanPrinted(f"plan_only: {pipeline} was not started")
-            train_run(from_resized(identity, spec), report=tracker.reporter(pipeline))
+            if processes == 1:
+                train_run(from_resized(identity, spec), report=tracker.reporter(pipeline))
+            else:
+                train_many(from_resized(identity, spec), distributed)
             work.finish()
         return spec.out, spec.out / "history.csv"
 

@@ -1,10 +1,11 @@
-"""The four training pipelines, from one factory."""
+"""The four training pipelines, from one factory, and what lies before two of them."""
 
 from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
 from hgnetv2_pipeline.pipelines.training.nodes import make_trainer
+from hgnetv2_pipeline.pipelines.training.teacher_logits import store_teacher_logits
 
 
 def training_pipeline(
@@ -25,7 +26,9 @@ def training_pipeline(
                 inputs=[
                     "params:identity",
                     f"params:{name}",
+                    "params:teacher_logits",
                     "params:device",
+                    "params:distributed",
                     "params:redo",
                     "params:plan_only",
                     "ingestion.lists",
@@ -36,6 +39,32 @@ def training_pipeline(
                 name="train",
                 tags=[name],
                 namespace=name,
+            )
+        ]
+    )
+
+
+def teacher_logits_pipeline() -> Pipeline:
+    """The first node of ssld_stage1: the teacher's answers, where they are to be stored."""
+    return pipeline(
+        [
+            node(
+                store_teacher_logits,
+                inputs=[
+                    "params:identity",
+                    "params:teacher_logits",
+                    "params:ssld_stage1",
+                    "params:device",
+                    "params:redo",
+                    "params:plan_only",
+                    "ingestion.lists",
+                    "mining.result",
+                    "train_teacher.teacher",
+                ],
+                outputs="ssld_stage1.teacher_logits",
+                name="store_teacher_logits",
+                tags=["ssld_stage1"],
+                namespace="ssld_stage1",
             )
         ]
     )

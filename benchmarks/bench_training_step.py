@@ -1,0 +1,186 @@
+"""CPU time of a training step beside timm's, and of our loop beside a bare hand-written one.
+
+python benchmarks/bench_training_step.py [--rounds 9] [--steps 2]
+
+One thread, fixed noise as input, label smoothing, SGD with momentum. Contenders run in turn within
+every round; figures are medians over rounds of process time, ratios medians of each round's ratio.
+timm's step is eager float32 with torch's default SGD, as its train script runs on a CPU. Ours is
+``fit`` with ``Step``. The bare step has our network and optimiser and nothing around them: what it
+takes less is the price of the finite check, kept BN statistics, seeds and the loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import timm  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from hgnetv2_pipeline.data.batches import Batch  # noqa: E402
+from hgnetv2_pipeline.data.loader import normalise  # noqa: E402
+from hgnetv2_pipeline.errors import Interrupted  # noqa: E402
+from hgnetv2_pipeline.models import create_model  # noqa: E402
+from hgnetv2_pipeline.stopping import StopRequest  # noqa: E402
+from hgnetv2_pipeline.training import Schedule, build_optimizer, fit, param_groups  # noqa: E402
+from hgnetv2_pipeline.training.config import OptimizerConfig  # noqa: E402
+from hgnetv2_pipeline.training.loop import Timing  # noqa: E402
+from hgnetv2_pipeline.training.objectives import Supervised  # noqa: E402
+from hgnetv2_pipeline.training.state import State  # noqa: E402
+from hgnetv2_pipeline.training.step import AMP, Step  # noqa: E402
+from hgnetv2_pipeline.training.world import World  # noqa: E402
+
+CASES = [("b0", 64, 32), ("b4", 64, 8), ("b0", 224, 8)]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LR, DECAY = 1e-4, 2e-5
+SGD = OptimizerConfig(name="sgd", momentum=0.9, weight_decay=DECAY, betas=None)
+Run = Callable[[int], None]
+
+
+def timm_step(variant: str, images: Tensor, labels: Tensor) -> Run:
+    model = timm.create_model(f"hgnetv2_{variant}").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=DECAY)
+    loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
+    images = images.contiguous()
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            loss = loss_of(model(normalise(images, MEAN, STD)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    return run
+
+
+def parts(variant: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = create_model(variant).to(memory_format=torch.channels_last).train()
+    return model, build_optimizer(param_groups(model, LR, DECAY), SGD)
+
+
+def view(images: Tensor) -> Tensor:
+    return normalise(images, MEAN, STD).contiguous(memory_format=torch.channels_last)
+
+
+def bare_step(variant: str, images: Tensor, labels: Tensor, amp: str) -> Run:
+    model, optimizer = parts(variant)
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            with torch.autocast("cpu", AMP[amp], enabled=amp != "off"):
+                logits = model(view(images))
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            loss.item()
+
+    return run
+
+
+def our_loop(variant: str, images: Tensor, labels: Tensor, amp: str) -> Run:
+    model, optimizer = parts(variant)
+    state = State(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
+    step = Step(
+        state,
+        model,
+        Supervised(view, 0.1),
+        device=torch.device("cpu"),
+        world=World(0, 1, 0),
+        amp=amp,
+        clip_norm=None,
+        seed=0,
+    )
+    schedule = Schedule(LR, 1_000_000, 0, 1e4, None, 10_000)
+
+    def run(steps: int) -> None:
+        stop = StopRequest()
+
+        def batches() -> Iterator[Batch]:
+            for left in range(steps, 0, -1):
+                stop.requested = left == 1
+                yield Batch(images, labels, [], state.step, len(images))
+
+        with suppress(Interrupted):
+            fit(
+                state,
+                batches(),
+                step=step,
+                schedule=schedule,
+                evaluate=lambda network: None,
+                save=lambda: None,
+                save_seconds=1e9,
+                stop=stop,
+                timing=Timing(),
+            )
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=2)
+    options = parser.parse_args()
+    logging.disable(logging.INFO)
+    torch.set_num_threads(1)
+    print(f"{platform.machine()}, torch {torch.__version__}, timm {timm.__version__}")
+    print("\n| network | timm eager, img/CPU-s | ours fp32 | ours bf16 | ratio fp32 | ratio bf16 "
+          "| loop over bare step |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    results = []
+    for variant, size, batch in CASES:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (batch, size, size, 3), generator=generator).byte()
+        images = images.permute(0, 3, 1, 2)
+        labels = torch.randint(0, 1000, (batch,), generator=generator)
+        runs = {
+            "timm": timm_step(variant, images, labels),
+            "fp32": our_loop(variant, images, labels, "off"),
+            "bare": bare_step(variant, images, labels, "off"),
+            "bf16": our_loop(variant, images, labels, "bf16"),
+        }
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for run in runs.values():
+            run(1)
+        for _ in range(options.rounds):
+            for name, run in runs.items():
+                began = time.process_time()
+                run(options.steps)
+                times[name].append((time.process_time() - began) / options.steps)
+
+        def ratio(one: str, other: str, times: dict[str, list[float]] = times) -> float:
+            return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+
+        rate = {name: batch / statistics.median(found) for name, found in times.items()}
+        row = {
+            "case": f"{variant}, {size} px, batch {batch}",
+            "rate": {name: round(value, 2) for name, value in rate.items()},
+            "fp32": round(ratio("timm", "fp32"), 3),
+            "bf16": round(ratio("timm", "bf16"), 3),
+            "overhead": round(ratio("fp32", "bare") - 1, 4),
+        }
+        results.append(row)
+        print(
+            f"| {row['case']} | {rate['timm']:.1f} | {rate['fp32']:.1f} | {rate['bf16']:.1f} "
+            f"| {row['fp32']:.2f} | {row['bf16']:.2f} | {100 * row['overhead']:+.1f} % |",
+            flush=True,
+        )  # fmt: skip
+    print(json.dumps({**vars(options), "torch": torch.__version__, "results": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The node that stores a teacher's answers, once for every student that learns from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.errors import PlanPrinted
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
+from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
+from hgnetv2_pipeline.pipelines.teacher import read_teacher
+from hgnetv2_pipeline.pipelines.training.nodes import resized_images
+from hgnetv2_pipeline.training.config import StoreSpec, TrainConfig
+
+_log = logging.getLogger(__name__)
+
+
+def store_teacher_logits(
+    identity: Identity,
+    logits: TeacherLogitsParams,
+    config: TrainConfig,
+    device: str,
+    redo: list[str],
+    plan_only: bool,
+    lists: Path,
+    mined: Path,
+    teacher: Path,
+) -> Path:
+    """The teacher's answers to V views of every image of stage 1's list; nothing when online.
+
+    Stage 2's images are among them, so both stages and all variants read one store. Stopped, it
+    goes on after the last finished shard.
+    """
+    folder = identity.folder("teacher_logits")
+    if logits.source == "online":
+        folder.mkdir(parents=True, exist_ok=True)
+        _log.info("no teacher logits are stored: the teacher runs along with its students "
+                  "(--params teacher_logits.source=stored)")  # fmt: skip
+        return folder
+    from hgnetv2_pipeline.data.augment import make_augment
+    from hgnetv2_pipeline.data.teacher_logits import IMAGES, SHARDS, STORE, describe_view
+
+    found = read_teacher(teacher, identity)
+    samples = mined / "train_mined.parquet"
+    spec = StoreSpec(
+        classes=Lists(lists).classes,
+        samples=samples,
+        samples_root=identity.folder("raw"),
+        root=identity.project,
+        teacher=found.config,
+        augment=config.view(),
+        resized=config.input.resized,
+        channels_last=config.channels_last,
+        threads=config.threads,
+        earlier=[],
+        out=folder,
+        device=device,
+        rank=0,
+        world_size=logits.processes,
+        **logits.model_dump(exclude={"source", "check", "processes"}),
+    )
+    work = Reuse(identity.project, redo, dry=plan_only).begin(
+        folder,
+        pipeline="teacher_logits",
+        inputs={"images": samples, "teacher": found.record},
+        params={
+            "classes": spec.classes,
+            "transform": describe_view(make_augment(spec.augment), resized=spec.resized),
+            **logits.model_dump(include={"views", "topk", "seed", "amp", "shard_images"}),
+        },
+        outputs=[STORE, IMAGES, SHARDS],
+        resumable=True,
+    )
+    if isinstance(work, Work):
+        # A list that changed a little costs a little: what was answered before is taken over.
+        archived = sorted(folder.parent.glob(f"archive/*/{folder.name}/{STORE}"))
+        redone = "teacher_logits" in redo or "all" in redo
+        earlier = [] if redone else [path.parent for path in archived]
+        _make(identity, spec.model_copy(update={"earlier": earlier}), plan_only=plan_only)
+        work.finish()
+    return folder
+
+
+def _make(identity: Identity, spec: StoreSpec, *, plan_only: bool) -> None:
+    from hgnetv2_pipeline.launch import run_side_by_side
+    from hgnetv2_pipeline.training import seal_teacher_logits, store_teacher_logits
+    from hgnetv2_pipeline.training.teacher_pass import announce
+
+    announce(spec)
+    if plan_only:
+        raise PlanPrinted("plan_only: no teacher logits were stored, no student was started")
+    samples, root = resized_images(identity, spec.samples, spec.samples_root, spec.resized)
+    spec = spec.model_copy(update={"samples": samples, "samples_root": root})
+    if spec.world_size == 1:
+        store_teacher_logits(spec)
+    else:
+        files = [spec.out / "specs" / f"process={rank}.json" for rank in range(spec.world_size)]
+        for rank, file in enumerate(files):
+            write_text(file, spec.model_copy(update={"rank": rank}).model_dump_json(indent=2))
+        run_side_by_side(
+            "hgnetv2_pipeline.training.teacher_pass",
+            files,
+            jobs=spec.world_size,
+            threads=spec.threads or max(1, (os.cpu_count() or 1) // spec.world_size),
+            logs=spec.out / "logs",
+        )
+    seal_teacher_logits(spec)

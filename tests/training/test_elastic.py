@@ -1,0 +1,197 @@
+"""One run in two processes: exact, every image counted once, and no hang when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from train_recipes import NANO, make_job
+
+from hgnetv2_pipeline.errors import DataError, Interrupted
+from hgnetv2_pipeline.models import VARIANTS
+from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many
+from hgnetv2_pipeline.training.elastic import join_command
+from hgnetv2_pipeline.training.run import train_run
+from hgnetv2_pipeline.training.step import Step
+
+Job = Callable[..., RunSpec]
+STEPS = 5
+# Batches of 3 in two processes: neither the 21 images of train nor the 10 of val come out even.
+SMALL: dict[str, Any] = {
+    "steps": STEPS,
+    "batch_size": 3,
+    "ema_decay": 0.5,
+    "eval_every": 0.9,
+    "checkpoint_every_minutes": 1e-6,
+}
+SECONDS = 60.0
+
+
+def two(**changes: Any) -> DistributedConfig:
+    values = {"nproc_per_node": 2, "nnodes": 1, "rdzv_endpoint": None, "max_restarts": 0}
+    return DistributedConfig.model_validate(values | changes)
+
+
+def at_step(spec: str) -> None:
+    """``launch.work`` with ``nano``, and a signal to one process as the file ``plan`` says."""
+    VARIANTS["nano"] = NANO
+    plan = Path(spec).with_name("plan")
+    number, rank, step = map(int, (plan.read_text() if plan.exists() else "0 -1 -1").split())
+    take = Step.__call__
+
+    def call(self: Step, batch: Any) -> Any:
+        if batch.step == step and self.world.rank == rank and plan.exists():
+            plan.unlink()
+            os.kill(os.getpid(), number)
+        return take(self, batch)
+
+    Step.__call__ = call  # type: ignore[method-assign]
+    launch.work(spec)
+
+
+@pytest.fixture
+def strike() -> Callable[..., RunSpec]:
+    """``strike(spec, number, rank, step)``: the next run of ``spec`` gets the signal there."""
+
+    def arm(spec: RunSpec, number: int, rank: int, step: int) -> RunSpec:
+        spec.out.mkdir(parents=True, exist_ok=True)
+        (spec.out / "plan").write_text(f"{int(number)} {rank} {step}")
+        return spec
+
+    return arm
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nano_in_every_process() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "work", at_step)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < SECONDS
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    names = ("student.safetensors", "history.csv", "result.json", "quarantine.csv")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the uninterrupted run in two processes; one image of train cannot be read."""
+    folder = tmp_path_factory.mktemp("straight")
+    train_many(with_broken_image(make_job(pictures, folder, "run", max_bad=0.1, **SMALL)), two())
+    return folder / "run"
+
+
+def with_broken_image(spec: RunSpec) -> RunSpec:
+    frame = pd.read_parquet(spec.train)
+    frame.loc[4, "path"] = "train/gone.png"
+    path = spec.root / "broken.parquet"
+    frame.to_parquet(path)
+    return spec.model_copy(update={"train": path})
+
+
+@pytest.fixture
+def spec(job: Job) -> RunSpec:
+    return with_broken_image(job("run", max_bad=0.1, **SMALL))
+
+
+def test_global_batch_val_and_ledger_count_every_image_once(straight: Path, spec: RunSpec) -> None:
+    history = pd.read_csv(straight / "history.csv")
+    result = pd.read_json(straight / "result.json", typ="series")
+    assert result["images_seen"] == STEPS * 3 * 2
+    assert result["val"]["n"] == 10
+    # 30 of 20 readable images were seen: whoever met the broken one, the first process knows.
+    assert [result[k] for k in ("n_listed", "n_used", "n_quarantined")] == [21, 20, 1]
+    assert pd.read_csv(straight / "quarantine.csv")["key"].tolist() == ["train/04.png"]
+    # The same weights score the same when one process evaluates them alone.
+    alone = spec.config.model_copy(update={"init": str(straight), "steps": 1, "lr": 1e-30})
+    scored = train_run(spec.model_copy(update={"config": alone, "out": spec.root / "alone"}))
+    best = history[["val_top1", "val_top1_ema"]].max().max()
+    assert result["val"]["top1"] == best
+    assert scored.metrics["val"]["n"] == 10
+
+
+@pytest.mark.parametrize(("restarts", "rank"), [(1, 1), (0, 0)])
+def test_killed_process_ends_or_restarts_the_run_which_stays_exact(
+    spec: RunSpec, straight: Path, strike: Callable[..., RunSpec], restarts: int, rank: int
+) -> None:
+    strike(spec, signal.SIGKILL, rank, random.randrange(STEPS))
+    if restarts:
+        train_many(spec, two(max_restarts=restarts))
+    else:
+        with pytest.raises(RuntimeError, match=rf"process {rank} of run is dead: Signal 9"):
+            train_many(spec, two())
+        assert not (spec.out / "student.safetensors").exists()
+        train_many(spec, two())
+    assert outputs(spec.out) == outputs(straight)
+
+
+def test_signal_to_one_process_stops_both_and_the_run_resumes(
+    spec: RunSpec, straight: Path, strike: Callable[..., RunSpec]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=f"stopped after step 3 of {STEPS}"):
+        train_many(strike(spec, signal.SIGTERM, 1, 2), two(max_restarts=2))
+    assert signal.getsignal(signal.SIGTERM) is before
+    train_many(spec, two())
+    assert outputs(spec.out) == outputs(straight)
+
+
+def test_what_no_restart_mends_is_told_in_one_line_at_once(job: Job) -> None:
+    spec = with_broken_image(job("strict", **SMALL))
+    with pytest.raises(DataError, match="1 of 21 images cannot be used") as caught:
+        train_many(spec, two(max_restarts=1))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_second_machine_joins_by_the_printed_command_and_its_death_is_survived(
+    spec: RunSpec, straight: Path, strike: Callable[..., RunSpec]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = two(nproc_per_node=1, nnodes=2, rdzv_endpoint=f"127.0.0.1:{port}", max_restarts=2)
+    strike(spec, signal.SIGKILL, 0, 2)
+    (spec.out / "spec.json").write_text(spec.model_dump_json())
+    command = join_command(spec.out / "spec.json", both, 1).split()
+    # The variant of the tests must be known there too: a module that adds it, in place of ours.
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from train_recipes import NANO; "
+        "from hgnetv2_pipeline.models import VARIANTS; VARIANTS['nano'] = NANO; "
+        "from hgnetv2_pipeline.training.launch import main; sys.exit(main(sys.argv[1:]))"
+    )
+    here = Path(__file__).parent
+    (spec.root / "nano_launch.py").write_text(program)
+    command[command.index(launch.__name__)] = "nano_launch"
+    command.insert(command.index("nano_launch") + 1, str(here))
+    other = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *command[1:]],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(here.parents[1] / "src"), str(spec.root)]),
+        },
+    )
+    try:
+        train_many(spec, both)
+        assert other.wait(30) == 0
+    finally:
+        other.kill()
+        other.wait()
+    assert outputs(spec.out) == outputs(straight)

@@ -1,0 +1,82 @@
+"""mode=auto: the fastest way that computes the same, kept for as long as the run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from hgnetv2_pipeline.errors import Interrupted
+from hgnetv2_pipeline.training import RunSpec, modes, train_run
+from hgnetv2_pipeline.training.modes import Mode, Trial, choose
+
+PLAIN, HALF, OTHER = Mode("off", True, False), Mode("bf16", True, False), Mode("off", False, False)
+ALONG = torch.tensor([1.0, 2.0, -1.0])
+
+
+def test_fastest_sound_mode_is_chosen_and_all_are_told() -> None:
+    trials = {
+        PLAIN: Trial(0.030, [2.0, 1.0], ALONG),
+        HALF: Trial(0.010, [2.01, 1.01], ALONG + 0.1),
+        OTHER: Trial(0.020, [2.0, 1.0], ALONG),
+    }
+    best, reason = choose(trials)
+    assert best == HALF
+    assert reason == "off channels_last 30.0 ms; bf16 channels_last 10.0 ms; off contiguous 20.0 ms"
+
+
+@pytest.mark.parametrize(
+    ("losses", "direction", "fault"),
+    [
+        ([2.0, 1.1], ALONG, "loss 10.0% off"),
+        ([2.0, math.nan], ALONG, "loss nan% off"),
+        ([2.0, 1.0], -ALONG, "direction -1.00"),
+        ([2.0, 1.0], ALONG * math.nan, "direction nan"),
+    ],
+)
+def test_mode_that_computes_something_else_is_not_chosen_however_fast(
+    losses: list[float], direction: torch.Tensor, fault: str
+) -> None:
+    trials = {PLAIN: Trial(0.03, [2.0, 1.0], ALONG), HALF: Trial(0.01, losses, direction)}
+    best, reason = choose(trials)
+    assert best == PLAIN
+    assert f"bf16 channels_last 10.0 ms ({fault})" in reason
+
+
+def test_run_keeps_its_mode_when_it_goes_on(
+    job: Callable[..., RunSpec],
+    sigterm_in: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(modes, "STEPS", 2)
+    spec = job("run", mode="auto", steps=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modes, "choose", lambda trials: (list(trials)[2], "for the test"))
+        probed = modes.settled(spec, torch.device("cpu"), modes.World(0, 1, 0))
+    assert (probed.config.amp, probed.config.channels_last) == ("bf16", True)
+    sigterm_in(1)
+    with pytest.raises(Interrupted):
+        train_run(spec)
+    sigterm_in(-1)
+    monkeypatch.setattr(modes, "choose", lambda trials: pytest.fail("chosen again"))
+    train_run(spec)
+    assert json.loads((spec.out / "mode.json").read_text())["mode"]["amp"] == "bf16"
+    folder = max((spec.out / "checkpoints").glob("step=*"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["identity"]["training"]["amp"] == "bf16"
+
+
+def test_real_probe_finds_float32_at_the_least(
+    job: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes, "STEPS", 3)
+    spec = job("run", mode="auto")
+    found = modes.settled(spec, torch.device("cpu"), modes.World(0, 1, 0)).config
+    written = json.loads((spec.out / "mode.json").read_text())
+    assert written["mode"] == {
+        "amp": found.amp, "channels_last": found.channels_last, "compile": False,
+    }  # fmt: skip
+    assert written["reason"].count(" ms") == 4

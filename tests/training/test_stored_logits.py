@@ -1,0 +1,475 @@
+"""Stored teacher logits: the same training as with the teacher beside it, and no other data."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from train_recipes import CLASSES, LABELS, SSLD, recipe
+
+from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data import Ledger, make_augment
+from hgnetv2_pipeline.data.batches import Answers
+from hgnetv2_pipeline.data.keyed import keyed_rng
+from hgnetv2_pipeline.data.loader import train_batches
+from hgnetv2_pipeline.data.teacher_logits import Replayed, TeacherLogits, record_dtype
+from hgnetv2_pipeline.durable import read_json, write_json
+from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
+from hgnetv2_pipeline.training import RunSpec, StoreSpec, teacher_pass, train_run
+from hgnetv2_pipeline.training import losses as functions
+from hgnetv2_pipeline.training.config import parse
+from hgnetv2_pipeline.training.objectives import stored_logits
+from hgnetv2_pipeline.training.state import Window
+from hgnetv2_pipeline.training.teacher_pass import seal_teacher_logits, store_teacher_logits
+
+VIEWS = 5
+Job = Callable[..., RunSpec]
+
+
+@pytest.fixture(scope="module")
+def teacher(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trained teacher."""
+    from train_recipes import make_job
+
+    folder = tmp_path_factory.mktemp("teacher")
+    train_run(make_job(pictures, folder, "teacher", loss=LABELS))
+    return folder / "teacher"
+
+
+def store_spec(pictures: Path, teacher: Path, out: Path, **changes: Any) -> StoreSpec:
+    values: dict[str, Any] = {
+        "classes": CLASSES,
+        "samples": pictures / "train.parquet",
+        "samples_root": pictures,
+        "root": teacher.parent,
+        "teacher": {"members": [str(teacher)], "bn": "eval"},
+        "augment": recipe().view(),
+        "resized": None,
+        "views": VIEWS,
+        "topk": 10,
+        "seed": 11,
+        "amp": "off",
+        "batch_size": 16,
+        "shard_images": 8,
+        "workers": 0,
+        "threads": 1,
+        "channels_last": True,
+        "max_bad": 0.0,
+        "earlier": [],
+        "out": out,
+        "device": "cpu",
+        "rank": 0,
+        "world_size": 1,
+    }
+    return parse(StoreSpec, values | changes, where="spec")
+
+
+def made(spec: StoreSpec) -> TeacherLogits:
+    store_teacher_logits(spec)
+    return seal_teacher_logits(spec)
+
+
+@pytest.fixture(scope="module")
+def store(pictures: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> TeacherLogits:
+    return made(store_spec(pictures, teacher, tmp_path_factory.mktemp("store") / "logits"))
+
+
+def taught(job: Job, name: str, teacher: Path, logits: Path | None, **changes: Any) -> RunSpec:
+    stored = None if logits is None else {"folder": logits, "check": 20}
+    spec = {
+        "teacher": {"members": [str(teacher)], "bn": "eval"},
+        "teacher_logits": stored,
+        **changes.pop("spec", {}),
+    }
+    return job(name, spec=spec, **{"loss": SSLD, **changes})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [SSLD, {**SSLD, "name": "kl", "temperature": 2.0}, {**SSLD, "name": "skl"}],
+    ids=lambda loss: str(loss["name"]),
+)
+def test_the_loss_curve_is_that_of_the_online_teacher(
+    job: Job,
+    teacher: Path,
+    store: TeacherLogits,
+    loss: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """20 steps with K = classes; online shows the stored views, by the same keys.
+
+    At ten times this rate a network this small is chaotic: the last bit of a logit, rounded
+    otherwise in another batch, moves the loss of step 20.
+    """
+    curves: dict[str, list[float]] = {"online": [], "stored": []}
+    running: list[str] = []
+    add = Window.add
+
+    def noted(self: Window, loss: float, *rest: Any) -> None:
+        curves[running[-1]].append(loss)
+        add(self, loss, *rest)
+
+    monkeypatch.setattr(Window, "add", noted)
+    length = {"steps": 20, "lr": 5e-4}
+    running.append("stored")
+    train_run(taught(job, "stored", teacher, store.folder, loss=loss, **length))
+    # Epoch e of 21 images: the same numbers as view e mod V of the store's seed.
+    running.append("online")
+    monkeypatch.setattr(
+        "hgnetv2_pipeline.data.batches.keyed_rng",
+        lambda seed, epoch, key: keyed_rng(store.seed, epoch % VIEWS, key),
+    )
+    train_run(taught(job, "online", teacher, None, loss=loss, **length))
+    assert len(curves["online"]) == len(curves["stored"]) == 20
+    apart = np.abs(np.subtract(curves["online"], curves["stored"])).max()
+    assert apart <= 1e-3
+    assert max(curves["online"]) - min(curves["online"]) > 100 * apart  # it is a curve
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_batch_shows_the_stored_views_byte_for_byte(
+    pictures: Path, store: TeacherLogits, workers: int
+) -> None:
+    samples = data.read_index(pictures / "train.parquet").iloc[3:15].reset_index(drop=True)
+    view = make_augment(recipe().view())
+    batches = train_batches(
+        samples,
+        pictures,
+        transform=Replayed(view, store, store.rows_of(samples)),
+        seed=0,
+        batch_size=5,
+        start_step=0,
+        steps=15,
+        workers=workers,
+        ledger=Ledger(len(samples), 0.0),
+    )
+    seen = set()
+    for batch in batches:
+        assert batch.answers is not None
+        for place, key in enumerate(batch.keys):
+            number = (batch.step * 5 + place) // len(samples) % VIEWS
+            picture = data.picture.Picture((pictures / key).read_bytes())
+            pixels = view(picture, keyed_rng(store.seed, number, key))
+            assert np.array_equal(batch.images[place].permute(1, 2, 0).numpy(), pixels)
+            row = int(data.read_index(pictures / "train.parquet")["key"].eq(key).idxmax())
+            record = store.read(row, number)
+            assert batch.answers.ids[place].tolist() == record["ids"].tolist()
+            assert batch.answers.logps[place].tolist() == record["logps"].tolist()
+            seen.add((key, number))
+    assert len(seen) == 12 * VIEWS
+
+
+def test_the_pass_decodes_once_and_shows_what_the_loader_shows(tmp_path: Path) -> None:
+    """A photograph as JPEG: the views of the pass are cut from one decode, the loader's are not."""
+    rng = np.random.default_rng(1)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+    for number in range(4):
+        name = tmp_path / f"{number}.jpg"
+        small.resize((90 + number, 70), Image.Resampling.BICUBIC).save(name, quality=80)
+    samples = data.scan_unlabelled(tmp_path).samples
+    view = make_augment({"name": "published", "image_size": 32})
+    shown = list(
+        data.loader.view_batches(
+            samples, tmp_path, view=view, seed=2, views=3, images=3, workers=0,
+            ledger=Ledger(4, 0.0),
+        )
+    )  # fmt: skip
+    assert [len(batch.images) for batch in shown] == [9, 9]
+    found = torch.cat([batch.images for batch in shown])
+    for row, key in enumerate(samples["key"]):
+        for number in range(3):
+            picture = data.picture.Picture((tmp_path / samples["path"][row]).read_bytes())
+            pixels = view(picture, keyed_rng(2, number, key))
+            assert np.array_equal(found[3 * row + number].permute(1, 2, 0).numpy(), pixels)
+
+
+def asked_to_stop(spec: StoreSpec, patch: pytest.MonkeyPatch) -> None:
+    """SIGTERM while the first shard is answered."""
+    answer = teacher_pass.answer
+
+    def stop_then_answer(*given: Any, **more: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return answer(*given, **more)
+
+    patch.setattr(teacher_pass, "answer", stop_then_answer)
+    with pytest.raises(Interrupted):
+        store_teacher_logits(spec)
+
+
+def killed(spec: StoreSpec, patch: pytest.MonkeyPatch) -> None:
+    """SIGKILL while the first shard is written, half of it on disk."""
+
+    def write_half(file: Any, *_: Any, **__: Any) -> None:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        np.save = write_half
+        try:
+            store_teacher_logits(spec)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert list((spec.out / "shards").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("ended", [asked_to_stop, killed])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_shards_do_not_depend_on_processes_nor_on_a_stop(
+    pictures: Path,
+    teacher: Path,
+    store: TeacherLogits,
+    tmp_path: Path,
+    world_size: int,
+    ended: Callable[[StoreSpec, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three shards; the first process ends in its first one and is started again."""
+    specs = [
+        store_spec(pictures, teacher, tmp_path / "logits", rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    with monkeypatch.context() as patch:
+        ended(specs[0], patch)
+    with pytest.raises(DataError, match=r"3 of 3 shards .* run it again"):
+        seal_teacher_logits(specs[0])
+    for spec in reversed(specs):
+        store_teacher_logits(spec)
+    seal_teacher_logits(specs[-1])
+    assert files(tmp_path / "logits") == files(store.folder)
+    # What is finished is not made again.
+    assert store_teacher_logits(specs[0])["shards_reused"] == len(range(0, 3, world_size))
+
+
+def test_another_list_takes_over_what_was_answered_and_asks_for_the_rest(
+    pictures: Path,
+    teacher: Path,
+    store: TeacherLogits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The earlier store knows 11 of 21 images, one of them with other bytes."""
+    frame = data.read_index(pictures / "train.parquet")
+    first = frame.iloc[::2].copy()
+    first.loc[2, "length"] += 1
+    data.write_index(tmp_path / "first.parquet", first)
+    older = store_spec(pictures, teacher, tmp_path / "older", samples=tmp_path / "first.parquet")
+    made(older)
+    others = store_spec(pictures, teacher, tmp_path / "others", seed=5)
+    made(others)
+    # What was damaged since is not believed.
+    bad = tmp_path / "bad"
+    shutil.copytree(store.folder, bad)
+    other_answers(bad)
+    asked = []
+    answer = teacher_pass.answer
+    monkeypatch.setattr(
+        teacher_pass, "answer", lambda *a, **k: asked.append(len(a[1])) or answer(*a, **k)
+    )
+    spec = store_spec(
+        pictures, teacher, tmp_path / "new", earlier=[others.out, bad, older.out], batch_size=VIEWS
+    )
+    made(spec)
+    assert asked == [VIEWS] * 11
+    for row in range(21):
+        for field in ("ids", "logps", "lse"):
+            known, found = (one.answers_to(row)[field] for one in (store, TeacherLogits(spec.out)))
+            # Answers from batches of 5 and of 15 views differ in the last bit.
+            np.testing.assert_allclose(found.astype(float), known.astype(float), atol=2e-6)
+
+
+def test_a_damaged_shard_is_made_again(
+    pictures: Path, teacher: Path, store: TeacherLogits, tmp_path: Path
+) -> None:
+    spec = store_spec(pictures, teacher, tmp_path / "logits")
+    made(spec)
+    path = spec.out / "shards" / "shard=00001.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert store_teacher_logits(spec)["shards_reused"] == 2
+    assert files(spec.out) == files(store.folder)
+
+
+def other_decoder(folder: Path) -> None:
+    values = read_json(folder / "store.json")
+    values["decode"]["Pillow"] = "1.0"
+    write_json(folder / "store.json", values)
+
+
+def other_answers(folder: Path) -> None:
+    """Logits moved by 0.02, sizes and all else intact."""
+    for path in (folder / "shards").glob("*.npy"):
+        records = np.load(path)
+        records["lse"] += 0.02
+        np.save(path, records)
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "shards" / "shard=00000.npy"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def unfinished(folder: Path) -> None:
+    (folder / "store.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes", "said"),
+    [
+        (None, {"augment": {"name": "affine", "degrees": 3.0}}, r"transform.degrees 15.0 -> 3.0"),
+        (None, {"image_size": 64, "resize_short": 64}, r"transform.base.crop 32 -> 64"),
+        (other_decoder, {}, r"decode.Pillow '1.0' -> '\d"),
+        (None, {"spec": {"teacher": "other"}}, r"teacher.teacher 0 '\w+' -> '\w+'"),
+        (None, {"spec": {"classes": ["red", "green"]}}, r"knows other classes|classes.sha256"),
+        (None, {"spec": {"train": "longer"}}, r"1 of 22 images have no stored .* is val/00.png"),
+        (None, {"spec": {"train": "changed"}}, r"1 images are not the files .* train/04.png"),
+        (other_answers, {}, r"of 20 answers asked for again, a logit differs by 0.0"),
+        (cut_short, {}, r"shard=00000.npy is missing or cut short"),
+        (unfinished, {}, r"no finished teacher logits: kedro run --pipeline ssld_stage1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line_that_helps(
+    job: Job,
+    pictures: Path,
+    teacher: Path,
+    store: TeacherLogits,
+    tmp_path: Path,
+    damage: Callable[[Path], None] | None,
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(store.folder, folder)
+    if damage is not None:
+        damage(folder)
+    named = dict(changes.get("spec", {}))
+    if named.get("teacher") == "other":
+        named["teacher"] = {"members": ["scratch:nano"], "bn": "eval"}
+    if "train" in named:
+        named["train"] = other_list(pictures, tmp_path, named["train"])
+    spec = taught(job, "student", teacher, folder, **{**changes, "spec": named})
+    with pytest.raises(ValueError, match=said) as caught:
+        train_run(spec)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code in (3, 4)  # type: ignore[attr-defined]
+
+
+def other_list(pictures: Path, folder: Path, which: str) -> Path:
+    import pandas as pd
+
+    frame = data.read_index(pictures / "train.parquet")
+    if which == "longer":
+        frame = pd.concat([frame, data.read_index(pictures / "val.parquet").iloc[:1]])
+    else:
+        frame.loc[4, "length"] += 1
+    return data.write_index(folder / "other.parquet", frame)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teacher": {"members": ["x"], "bn": "batch"}}, "train_teacher.bn=eval"),
+        ({"teacher": None, "config": recipe()}, "name it"),
+        (
+            {"config": recipe(loss=SSLD, augment={"name": "published"},
+                              input={"fast": False, "device": True, "resized": None})},
+            "set input.device to false",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_stored_is_refused(
+    job: Job, teacher: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    spec = taught(job, "student", teacher, tmp_path)
+    with pytest.raises(ParameterError, match=said):
+        parse(RunSpec, spec.model_dump() | changes, where="spec")
+
+
+def test_an_image_that_no_teacher_could_read_is_quarantined_by_both(
+    job: Job, pictures: Path, teacher: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "images"
+    shutil.copytree(pictures, root)
+    good = (root / "train/05.png").read_bytes()
+    (root / "train/05.png").write_bytes(good[: len(good) // 2])
+    spec = store_spec(pictures, teacher, tmp_path / "logits", samples_root=root, max_bad=0.1)
+    assert store_teacher_logits(spec)["quarantined"] == 1
+    seal_teacher_logits(spec)
+    manifest = read_json(spec.out / "shards" / "shard=00000.json")
+    assert [key for key, _ in manifest["quarantined"]] == ["train/05.png"]
+    # The file is whole for the student, and still has no answer.
+    (root / "train/05.png").write_bytes(good)
+    run = taught(job, "student", teacher, spec.out, max_bad=0.1, spec={"train_root": root})
+    done = train_run(run)
+    assert done.metrics["n_quarantined"] == 1
+    assert "no stored answer" in (run.out / "quarantine.csv").read_text()
+    assert done.metrics["sources"]["teacher_logits"]
+
+
+@pytest.mark.parametrize("name", ["soft_cross_entropy", "symmetric_kl", "kl_divergence", "dist"])
+def test_with_all_classes_kept_every_loss_is_the_online_one(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    student, online = torch.randn(2, 9, 7, generator=generator) * 3
+    values, ids = online.log_softmax(dim=1).topk(7)
+    loss = getattr(functions, name)
+    found = loss(student, stored_logits(Answers(ids, values), 7))
+    torch.testing.assert_close(found, loss(student, online), atol=1e-6, rtol=1e-6)
+
+
+def test_k_best_keep_their_probabilities_and_the_others_share_the_rest() -> None:
+    logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(0)) * 4
+    exact = logits.log_softmax(dim=1)
+    values, ids = exact.topk(10, dim=1)
+    found = stored_logits(Answers(ids, values.half()), 40).softmax(dim=1)
+    torch.testing.assert_close(found.gather(1, ids), values.exp(), atol=1e-3, rtol=1e-3)
+    tail = found.scatter(1, ids, 0).sum(dim=1)
+    torch.testing.assert_close(tail, 1 - values.exp().sum(dim=1), atol=1e-3, rtol=0)
+    rest = found.scatter(1, ids, -1)
+    assert all(len(set(row[row >= 0].tolist())) == 1 for row in rest)
+    # A teacher that is sure leaves no tail, and no loss becomes infinite or NaN.
+    sure = stored_logits(Answers(ids[:, :2], torch.tensor([[0.0, -30.0]] * 6).half()), 40)
+    for loss in (functions.soft_cross_entropy, functions.symmetric_kl, functions.kl_divergence,
+                 functions.dist):  # fmt: skip
+        assert torch.isfinite(loss(logits, sure))
+
+
+@pytest.mark.parametrize(("classes", "size"), [(1000, 44), (65_536, 44), (65_537, 64)])
+def test_a_record_of_ten_classes_has_44_bytes(classes: int, size: int) -> None:
+    assert record_dtype(classes, 10).itemsize == size
+
+
+def test_the_store_says_how_it_was_made(store: TeacherLogits) -> None:
+    values = json.loads((store.folder / "store.json").read_text())
+    assert values["transform"]["name"] == "AffineView"
+    assert set(values["decode"]) >= {"Pillow", "libjpeg"}
+    assert (values["views"], values["topk"], values["seed"]) == (VIEWS, 2, 11)
+    assert [shard["images"] for shard in values["shards"]] == [8, 8, 5]
+
+
+def test_a_store_travels_to_a_worker_without_its_records(store: TeacherLogits) -> None:
+    assert store.read(3, 1)["logps"].tolist() == store.read(3, 1)["logps"].tolist()
+    assert b"memmap" not in pickle.dumps(store)
+    # A copy goes the same way, and opens the shards anew.
+    assert copy.deepcopy(store).read(3, 1) == store.read(3, 1)
