@@ -52,13 +52,17 @@ class Picture:
         """The file, if any decoder of JPEG must see Pillow's picture in it (give or take a level).
 
         None for other formats, four channels, EXIF turns, a missing end marker at the very end,
-        and red, green and blue stored as such, which not every decoder knows to tell.
+        and red, green and blue stored as such, which not every decoder knows to tell; nor for a
+        file that lacks one of its tables, which not every decoder refuses.
         """
         if self._content is None or not self._content.endswith(END):
             return None
         adobe = self._image.info.get("adobe_transform", 1)
-        names = [layer[0] for layer in getattr(self._image, "layer", [])]
-        return None if adobe != 1 or names == list(b"RGB") else self._content
+        layers = getattr(self._image, "layer", [])
+        tables = getattr(self._image, "quantization", {})
+        if any(layer[3] not in tables for layer in layers):
+            return None
+        return None if adobe != 1 or [one[0] for one in layers] == list(b"RGB") else self._content
 
     def pixels(self) -> Pixels:
         """uint8 [H, W, 3]: all of it."""
