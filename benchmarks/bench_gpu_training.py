@@ -173,26 +173,16 @@ def measure(case: Case, bench: Bench) -> dict[str, Any]:
     from hgnetv2_pipeline.errors import Interrupted
     from hgnetv2_pipeline.stopping import StopRequest
     from hgnetv2_pipeline.training.loop import Timing, fit
-    from hgnetv2_pipeline.training.prepare import called, prepare
-    from hgnetv2_pipeline.training.step import Step
+    from hgnetv2_pipeline.training.prepare import make_step, prepare
     from hgnetv2_pipeline.training.world import World
 
     spec = bench.spec(case)
-    config, device = spec.config, bench.device
+    device = bench.device
     on_gpu = device.type == "cuda"
     torch.backends.cudnn.benchmark = case.autotune
     run = prepare(spec, device=device, world_size=1)
     world = World(0, 1, 0)
-    step = Step(
-        run.state,
-        called(run.state.student, config, device, world),
-        run.objective,
-        device=device,
-        world=world,
-        amp=config.amp,
-        clip_norm=config.clip_norm,
-        seed=0,
-    )
+    step = make_step(run, spec, device, world)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     timing, stop = Timing(), StopRequest()
@@ -272,19 +262,12 @@ def same_batch(bench: Bench) -> Iterator[Any]:
 def loaded(spec: Any, run: Any, bench: Bench) -> Iterator[Any]:
     """Batches as a training run loads them."""
     from hgnetv2_pipeline.data import Ledger
-    from hgnetv2_pipeline.data.loader import train_batches
+    from hgnetv2_pipeline.training.prepare import make_batches
+    from hgnetv2_pipeline.training.world import World
 
-    return train_batches(
-        run.train,
-        spec.train_root,
-        transform=run.transform,
-        seed=0,
-        batch_size=spec.config.batch_size,
-        start_step=0,
-        steps=1_000_000,
-        workers=bench.workers,
-        ledger=Ledger(len(run.train), 0.0),
-    )
+    ledger = Ledger(len(run.train), 0.0)
+    alone = World(0, 1, 0)
+    return make_batches(run, spec, alone, ledger, steps=1_000_000, workers=bench.workers)
 
 
 def write_images(folder: Path, count: int) -> float:

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from hgnetv2_pipeline.data import Ledger
-from hgnetv2_pipeline.data.loader import train_batches
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.optim import set_lr
-from hgnetv2_pipeline.training.prepare import called, prepare
-from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.training.prepare import make_batches, make_step, prepare
 from hgnetv2_pipeline.training.world import World
 
 _log = logging.getLogger(__name__)
@@ -116,31 +114,12 @@ def _modes(device: torch.device) -> list[Mode]:
 def _trial(spec: RunSpec, mode: Mode, device: torch.device) -> Trial:
     """``STEPS`` steps on the first batch of the run, on a throwaway copy."""
     config = applied(spec.config, mode)
-    run = prepare(spec.model_copy(update={"config": config}), device=device, world_size=1)
+    changed = spec.model_copy(update={"config": config})
+    run = prepare(changed, device=device, world_size=1)
     state, alone = run.state, World(0, 1, 0)
-    step = Step(
-        state,
-        called(state.student, config, device, alone),
-        run.objective,
-        device=device,
-        world=alone,
-        amp=config.amp,
-        clip_norm=config.clip_norm,
-        accumulate=config.accumulate,
-        seed=spec.seed,
-    )
-    [batch] = train_batches(
-        run.train,
-        spec.train_root,
-        transform=run.transform,
-        seed=spec.seed,
-        batch_size=config.batch_size,
-        start_step=0,
-        steps=1,
-        workers=0,
-        weights=run.sample_weights,
-        ledger=Ledger(len(run.train), config.max_bad),
-    )
+    step = make_step(run, changed, device, alone)
+    ledger = Ledger(len(run.train), config.max_bad)
+    [batch] = make_batches(run, changed, alone, ledger, steps=1, workers=0)
     losses, seconds = [], []
     for _ in range(STEPS):
         began = time.monotonic()

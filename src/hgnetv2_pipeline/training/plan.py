@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from hgnetv2_pipeline.data import Ledger
-from hgnetv2_pipeline.data.loader import eval_batches, train_batches
+from hgnetv2_pipeline.data.loader import eval_batches
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.optim import set_lr
-from hgnetv2_pipeline.training.prepare import called, choose_device, prepare
+from hgnetv2_pipeline.training.prepare import choose_device, make_batches, make_step, prepare
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.state import State
-from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.world import World
 
 
@@ -62,30 +61,9 @@ def plan_run(spec: RunSpec, probe_steps: int | None = None, *, processes: int = 
         state = run.state
         if probe_steps is None:
             probe_steps = min(20, max(3, run.schedule.total_steps // 50))
-        step = Step(
-            state,
-            called(state.student, config, device, world),
-            run.objective,
-            device=device,
-            world=world,
-            amp=config.amp,
-            clip_norm=config.clip_norm,
-            accumulate=config.accumulate,
-            seed=spec.seed,
-        )
-        batches = train_batches(
-            run.train,
-            spec.train_root,
-            transform=run.transform,
-            seed=spec.seed,
-            batch_size=config.batch_size,
-            start_step=0,
-            steps=probe_steps + 1,
-            workers=config.workers,
-            rank=0,
-            world_size=1,
-            weights=run.sample_weights,
-            ledger=Ledger(len(run.train), config.max_bad),
+        step, ledger = make_step(run, spec, device, world), Ledger(len(run.train), config.max_bad)
+        batches = make_batches(
+            run, spec, world, ledger, steps=probe_steps + 1, workers=config.workers
         )
         waited = worked = 0.0
         for index in range(probe_steps + 1):

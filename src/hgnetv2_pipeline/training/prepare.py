@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.data import (
+    Ledger,
     Preprocess,
     class_weights,
     make_augment,
@@ -20,7 +21,7 @@ from hgnetv2_pipeline.data import (
     sampling_weights,
 )
 from hgnetv2_pipeline.data.drawn import on_device
-from hgnetv2_pipeline.data.loader import normalise
+from hgnetv2_pipeline.data.loader import normalise, train_batches
 from hgnetv2_pipeline.data.teacher_logits import STORE
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
@@ -31,10 +32,13 @@ from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervise
 from hgnetv2_pipeline.training.optim import build_optimizer, group_table, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
 from hgnetv2_pipeline.training.state import State, averaged
+from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.world import World
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from hgnetv2_pipeline.data.batches import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -137,15 +141,43 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     )
 
 
-def called(
-    student: nn.Module, config: TrainConfig, device: torch.device, world: World
-) -> nn.Module:
-    """The student as a step calls it: with gradients exchanged, and compiled, where asked for."""
-    network = student
+def make_step(run: Prepared, spec: RunSpec, device: torch.device, world: World) -> Step:
+    """What takes the steps of ``run``: the student with gradients exchanged, compiled if asked."""
+    config, network = spec.config, run.state.student
     if world.size > 1:
         ids = [device.index] if device.type == "cuda" else None
-        network = nn.parallel.DistributedDataParallel(student, device_ids=ids)
-    return torch.compile(network) if config.compile else network
+        network = nn.parallel.DistributedDataParallel(network, device_ids=ids)
+    return Step(
+        run.state,
+        torch.compile(network) if config.compile else network,
+        run.objective,
+        device=device,
+        world=world,
+        amp=config.amp,
+        clip_norm=config.clip_norm,
+        accumulate=config.accumulate,
+        seed=spec.seed,
+    )
+
+
+def make_batches(
+    run: Prepared, spec: RunSpec, world: World, ledger: Ledger, *, steps: int, workers: int
+) -> Iterator[Batch]:
+    """The next ``steps`` batches of ``run`` for this process, from where its state stands."""
+    return train_batches(
+        run.train,
+        spec.train_root,
+        transform=run.transform,
+        seed=spec.seed,
+        batch_size=spec.config.batch_size,
+        start_step=run.state.step,
+        steps=steps,
+        workers=workers,
+        rank=world.rank,
+        world_size=world.size,
+        weights=run.sample_weights,
+        ledger=ledger,
+    )
 
 
 def synchronised(student: nn.Module, device: torch.device) -> nn.Module:

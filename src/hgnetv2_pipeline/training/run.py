@@ -17,7 +17,7 @@ from torch import nn
 
 from hgnetv2_pipeline.data import Ledger
 from hgnetv2_pipeline.data.batches import Batch
-from hgnetv2_pipeline.data.loader import dead_worker, eval_batches, train_batches
+from hgnetv2_pipeline.data.loader import dead_worker, eval_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
@@ -28,13 +28,13 @@ from hgnetv2_pipeline.training.loop import Timing, fit
 from hgnetv2_pipeline.training.modes import settled
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
-    called,
     choose_device,
     identity,
+    make_batches,
+    make_step,
     prepare,
 )
 from hgnetv2_pipeline.training.state import COLUMNS, Row, Score
-from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.world import World, joined
 
 _log = logging.getLogger(__name__)
@@ -98,31 +98,9 @@ def _train(
             f"{checkpoints} must be one folder that all machines share"
         )
 
-    step = Step(
-        state,
-        called(state.student, config, device, world),
-        run.objective,
-        device=device,
-        world=world,
-        amp=config.amp,
-        clip_norm=config.clip_norm,
-        accumulate=config.accumulate,
-        seed=spec.seed,
-    )
-    batches = train_batches(
-        run.train,
-        spec.train_root,
-        transform=run.transform,
-        seed=spec.seed,
-        batch_size=config.batch_size,
-        start_step=state.step,
-        steps=run.schedule.total_steps - state.step,
-        workers=config.workers,
-        rank=world.rank,
-        world_size=world.size,
-        weights=run.sample_weights,
-        ledger=ledger,
-    )
+    step = make_step(run, spec, device, world)
+    left = run.schedule.total_steps - state.step
+    batches = make_batches(run, spec, world, ledger, steps=left, workers=config.workers)
 
     def save() -> None:
         _share(ledger, world)

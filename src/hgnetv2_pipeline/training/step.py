@@ -33,7 +33,7 @@ class Outcome:
 
 
 class Step:
-    """Applies batches to a state. ``network`` is the student as called, see ``prepare.called``.
+    """Applies batches to a state. ``network`` is the student as called, see ``prepare.make_step``.
 
     A loss that is not finite in any process is not applied in any: weights, optimiser and BN
     statistics stay what they were.
