@@ -23,7 +23,7 @@ run: install  ## the whole chain on the embedded sample: images, SSLD, export, l
 	$(BIN)/kedro run
 
 test: install lint  ## lint and all tests but the slow ones
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --no-loadscope-reorder
 
 test-long: install  ## the slow tests too: larger counts, more kills
 	$(BIN)/python -m pytest -m 'not gpu and not tensorrt and not triton'

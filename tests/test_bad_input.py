@@ -36,7 +36,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     listed = project / "conf" / "listed"
     listed.mkdir()
     (listed / "globals.yml").write_text("dataset: listed\n")
-    (listed / "parameters.yml").write_text("data:\n  layout: imagenet\n  root: lists here\n")
+    (listed / "parameters.yml").write_text(
+        "data:\n  layout: imagenet\n  root: lists here\n  leaks: report\n"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         bootstrap_project(project)

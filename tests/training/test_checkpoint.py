@@ -231,8 +231,9 @@ def test_kill_at_any_moment_leaves_the_newest_complete_checkpoint(
         # the clock, from outside.
         dies_at = random.randint(12, 50) if attempt % 2 else 0
         child, told = _child(context, _save_for_ever, folder, dies_at)
-        newest = told.recv()
+        newest = 0
         if not dies_at:
+            newest = told.recv()
             time.sleep(random.uniform(0, 0.02))
             child.kill()
         child.join(30)
@@ -241,7 +242,9 @@ def test_kill_at_any_moment_leaves_the_newest_complete_checkpoint(
             while True:
                 newest = told.recv()
         loaded = load_checkpoint(folder, identity=WHO)
-        assert loaded is not None, (attempt, dies_at)
+        assert loaded is not None or not newest, (attempt, dies_at)
+        if loaded is None:  # killed within the first
+            continue
         values = {float(value) for tensor in loaded.values() for value in tensor.unique()}
         assert len(values) == 1, "files of one checkpoint belong together"
         assert values.pop() >= newest

@@ -170,7 +170,7 @@ def test_second_machine_joins_by_the_printed_command_and_its_death_is_survived(
     both = two(nproc_per_node=1, nnodes=2, rdzv_endpoint=f"127.0.0.1:{port}", max_restarts=2)
     strike(spec, signal.SIGKILL, 0, 2)
     (spec.out / "spec.json").write_text(spec.model_dump_json())
-    command = join_command(spec.out / "spec.json", both, 1).split()
+    variable, *command = join_command(spec.out / "spec.json", both, 1).split()
     # The variant of the tests must be known there too: a module that adds it, in place of ours.
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); from train_recipes import NANO; "
@@ -185,6 +185,7 @@ def test_second_machine_joins_by_the_printed_command_and_its_death_is_survived(
         [sys.executable, "-m", "torch.distributed.run", *command[1:]],
         env={
             **os.environ,
+            **dict([variable.split("=")]),
             "PYTHONPATH": os.pathsep.join([str(here.parents[1] / "src"), str(spec.root)]),
         },
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Profile:
-    """Trainable parameters; of one image, and of convolutions and fc only, the
+    """Parameters, frozen or not; of one image, and of convolutions and fc only, the
     multiply-accumulates and the values that these read and write besides their weights.
     """
 
@@ -41,5 +41,4 @@ def profile(model: nn.Module, image_size: int = 224) -> Profile:
             module.register_forward_hook(count)
     with torch.no_grad():
         ghost(torch.empty(1, 3, image_size, image_size, device="meta"))
-    params = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Profile(params, macs, activations)
+    return Profile(sum(p.numel() for p in model.parameters()), macs, activations)

@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,9 @@ _TALKATIVE = (
     "torch.multiprocessing.spawn",
     "torchelastic-events-null",
 )
+# torch 2.15's agents keep one store for all rounds, where the process that comes back first finds
+# the addresses of the dead. Asked for, every round has its own; all agents must agree on it.
+_OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -75,7 +78,7 @@ def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
         start_method="forkserver",
     )
     try:
-        with _handlers_put_back(), _quiet():
+        with _handlers_put_back(), _quiet(), _environment(_OWN_STORE):
             elastic_launch(config, launch.work)(str(file))
     except SignalException as stopped:
         raise Interrupted(
@@ -111,11 +114,26 @@ def run_id(spec: RunSpec) -> str:
 def join_command(file: Path, distributed: DistributedConfig, processes: int) -> str:
     """What a further machine, which shares the project's folder, is to run."""
     spec = RunSpec.model_validate_json(file.read_text(encoding="utf-8"))
+    variables = " ".join(f"{name}={value}" for name, value in _OWN_STORE.items())
     return (
-        f"torchrun --nnodes {distributed.nnodes} --nproc-per-node {processes} --rdzv-backend c10d "
-        f"--rdzv-endpoint {distributed.rdzv_endpoint} --rdzv-id {run_id(spec)} "
+        f"{variables} torchrun --nnodes {distributed.nnodes} --nproc-per-node {processes} "
+        f"--rdzv-backend c10d --rdzv-endpoint {distributed.rdzv_endpoint} --rdzv-id {run_id(spec)} "
         f"--max-restarts {distributed.max_restarts} -m {launch.__name__} {file}"
     )
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
