@@ -2,6 +2,7 @@
 
 python benchmarks/bench_stored_logits.py [--device cpu] [--batch 16] [--rounds 7] [--threads 1]
 python benchmarks/bench_stored_logits.py --device cuda --batch 256 --rounds 20
+Either with --compile: student and teacher compiled by torch as well.
 
 Teacher B4, student B0, 1000 classes, 224 pixels, random weights and images (they do not change
 speed). A step is everything between a uint8 batch and the updated weights; decoding is not in it.
@@ -33,13 +34,20 @@ from hgnetv2_pipeline.training.objectives import Distilled, Teacher
 CE = SimpleNamespace(name="ce", gt_weight=0.0, label_smoothing=0.0, temperature=1.0)
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 # name: memory format, bf16, teacher fused, teacher at every step
-ARMS: dict[str, tuple[torch.memory_format, bool, bool, bool]] = {
+Way = tuple[torch.memory_format, bool, bool, bool]
+ARMS: dict[str, Way] = {
     "online, NCHW fp32 (naive)": (NCHW, False, False, True),
     "online, channels_last fp32": (NHWC, False, True, True),
     "online, channels_last bf16": (NHWC, True, True, True),
     "the same, teacher not fused": (NHWC, True, False, True),
     "stored, channels_last fp32": (NHWC, False, True, False),
     "stored, channels_last bf16": (NHWC, True, True, False),
+}
+COMPILED = "compiled "
+COMPILED_ARMS: dict[str, Way] = {
+    f"{COMPILED}{name}": ARMS[name]
+    for name in ARMS
+    if name.endswith(("channels_last fp32", "channels_last bf16"))
 }
 CLASSES, TOPK = 1000, 10
 
@@ -59,11 +67,14 @@ class Arm:
     """A student and its way of being taught."""
 
     def __init__(self, name: str, images: Tensor, device: torch.device) -> None:
-        layout, self.bf16, fused, online = ARMS[name]
+        layout, self.bf16, fused, online = (ARMS | COMPILED_ARMS)[name]
         torch.manual_seed(0)
         self.student = create_model("b0", CLASSES).to(device, memory_format=layout).train()
         network = create_model("b4", CLASSES).eval()
         network = (reparameterize(network) if fused else network).to(device, memory_format=layout)
+        self.called: Any = self.student
+        if name.startswith(COMPILED):
+            network, self.called = torch.compile(network), torch.compile(self.student)
         teacher = Teacher([(network, viewer(layout))], "eval")
         self.images, self.device = images, device
         self.labels = torch.full((len(images),), -1, device=device)
@@ -80,7 +91,7 @@ class Arm:
 
     def step(self) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss, _ = self.objective(self.student, self.images, self.labels, self.answers)
+            loss, _ = self.objective(self.called, self.images, self.labels, self.answers)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -166,6 +177,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="compiled arms too: takes minutes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -174,21 +186,20 @@ def main() -> None:
     images = images.to(device)
     on_gpu = device.type == "cuda"
     memory = peak_memory(images, device) if on_gpu else {}
-    arms = {name: Arm(name, images, device) for name in ARMS}
+    names = [*ARMS, *(COMPILED_ARMS if options.compile else ())]
+    arms = {name: Arm(name, images, device) for name in names}
     for arm in arms.values():  # not timed: kernels are chosen, memory is taken
         arm.seconds()
     rounds = [{name: arm.seconds() for name, arm in arms.items()} for _ in range(options.rounds)]
     where = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU"
     print(f"{where}, torch {torch.__version__}, {options}")
     result: dict[str, Any] = {**vars(options), "where": where, "torch": torch.__version__}
-    fastest = {
-        bf16: f"stored, channels_last {'bf16' if bf16 else 'fp32'}" for bf16 in (True, False)
-    }
+    fastest = [name for name in names if "stored" in name]
     for name, arm in arms.items():
         own = statistics.median(one[name] for one in rounds)
         ratios = {
             stored: statistics.median(one[name] / one[stored] for one in rounds)
-            for stored in fastest.values()
+            for stored in fastest
         }
         result[name] = {
             "ms": round(1e3 * own, 1),
@@ -196,7 +207,7 @@ def main() -> None:
             "peak MiB": memory.get(name),
             **{f"over {stored}": round(ratio, 2) for stored, ratio in ratios.items()},
         }
-        print(f"{name:28} {result[name]}")
+        print(f"{name:38} {result[name]}", flush=True)
         del arm
     result["curve"] = curve(device)
     print(f"20 losses: {result['curve']}")
