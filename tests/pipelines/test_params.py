@@ -52,6 +52,11 @@ def test_every_variant_validates_in_every_environment(env: str, variant: str) ->
         ({"run": "../../x"}, r"run: '\.\./\.\./x'"),
         ({"dataset": "/etc"}, "dataset: '/etc'"),
         ({"device": "tpu"}, "device = 'tpu'"),
+        (
+            {"distributed": {"nproc_per_node": 0}},
+            r"distributed.nproc_per_node = 0: input should be greater than 0, or .*'auto' "
+            r"\(--params distributed.nproc_per_node=",
+        ),
         ({"redo": "mining+mining"}, "redo = .*twice"),
         ({"model": "../x/y"}, "model '../x/y'"),
         ({"export": {"precisions": "fp32+int4"}}, "export.precisions = 'int4'.*'fp16'"),

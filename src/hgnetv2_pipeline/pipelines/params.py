@@ -441,7 +441,7 @@ def _in_words(error: ValidationError, environment: str) -> ParameterError:
     # An unknown key explains a missing one (varient=b4), so it is told first.
     mistakes.sort(key=lambda mistake: mistake["type"] != "extra_forbidden")
     first = mistakes[0]
-    path = [part for part in first["loc"] if isinstance(part, str)]
+    path = _named(first["loc"])
     key = ".".join(path)
     where = f"--params {key}=... or conf/{environment}/parameters*.yml"
     if first["type"] == "extra_forbidden":
@@ -453,12 +453,25 @@ def _in_words(error: ValidationError, environment: str) -> ParameterError:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ParameterError):
         return cause
-    message = str(cause) if cause else first["msg"][0].lower() + first["msg"][1:]
-    more = f"; and {len(mistakes) - 1} more" if len(mistakes) > 1 else ""
+    # A value that may be one of several kinds is wrong once for each of them.
+    same = [mistake for mistake in mistakes if _named(mistake["loc"]) == path]
+    messages = [mistake["msg"][0].lower() + mistake["msg"][1:] for mistake in same]
+    message = str(cause) if cause else ", or ".join(dict.fromkeys(messages))
+    others = len(mistakes) - len(same)
+    more = f"; and {others} more" if others else ""
     named = f"parameter {key}" if key else "the parameters"
     given = first["input"]
     shown = "" if isinstance(given, Mapping) else f" = {given!r}"
     return ParameterError(f"{named}{shown}: {message} ({where}){more}")
+
+
+def _named(place: tuple[int | str, ...]) -> list[str]:
+    """The keys on the way to a mistake, without pydantic's names of the kinds a value may have."""
+    path: list[str] = []
+    for part in place:
+        if isinstance(part, str) and part.isidentifier() and part not in ("int", "str", "float"):
+            path.append(part)
+    return path
 
 
 def _fields_of(path: list[str]) -> list[str]:
