@@ -177,3 +177,32 @@ def test_preprocessing_of_any_file_equals_a_transcription(
     assert np.array_equal(got, transcribed(file.getvalue(), 36, 32))
     pixels = Picture(file.getvalue()).pixels()
     assert np.array_equal(preprocess.normalize(preprocess.cut(pixels)[None])[0], got)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_ordinary_header_is_read_as_pillow_reads_it(kind):
+    # Pillow writes the orientation 1 as an EXIF segment like any other.
+    ordinary = kind != "CMYK" and not kind.startswith("EXIF")
+    assert jpeg.ordinary_size(KINDS[kind]) == ((97, 133) if ordinary else None)
+    assert jpeg.ordinary_size(KINDS[kind][:-1]) is None
+    assert jpeg.ordinary_size(KINDS[kind][:40] + jpeg.END) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    places=st.lists(st.integers(2, 640), min_size=1, max_size=3),
+    value=st.integers(0, 255),
+)
+def test_no_spoiled_header_is_taken_for_another_picture(kind, places, value):
+    spoiled = bytearray(KINDS[kind])
+    for place in places:
+        spoiled[place] = value
+    size = jpeg.ordinary_size(bytes(spoiled))
+    try:
+        image = Image.open(io.BytesIO(bytes(spoiled)))
+    except (OSError, SyntaxError):
+        return  # told by the pixels, which nothing decodes, or by Pillow where asked
+    if size is not None and min(size):
+        assert (image.format, image.size) == ("JPEG", size)
+        assert image.mode in ("L", "RGB") and "exif" not in image.info

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, load_image, open_image, orientation
-from hgnetv2_pipeline.data.jpeg import END, jpeg_pixels
+from hgnetv2_pipeline.data.jpeg import END, jpeg_pixels, ordinary_size
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,27 +24,36 @@ class Picture:
         size: width and height of the upright image.
     """
 
+    size: tuple[int, int]
+
     def __init__(self, content: bytes, max_pixels: int = MAX_PIXELS) -> None:
         """Read the header of a file's ``content``.
 
         Raises:
             DataError: as ``decode.decode_image``; it may come from the other methods as well.
         """
-        image = open_image(content, max_pixels)
         self._content: bytes | None = None
+        self._image: Image.Image | None = None
+        self._max_pixels = max_pixels
+        size = ordinary_size(content)
+        if size is not None and size[0] * size[1] <= max_pixels:
+            self._content, self.size = content, size
+            return
+        image = open_image(content, max_pixels)
         self._image = image
         if image.format == "JPEG" and image.mode in ("L", "RGB") and orientation(image) == 1:
             self._content = content
         else:
             self._image = load_image(image)
-        self.size: tuple[int, int] = self._image.size
+        self.size = self._image.size
 
     @classmethod
     def of(cls, pixels: Pixels) -> Picture:
         """A picture of pixels that are at hand already."""
         made = cls.__new__(cls)
-        made._content, made._image = None, Image.fromarray(pixels)
-        made.size = made._image.size
+        image = Image.fromarray(pixels)
+        made._content, made._image = None, image
+        made.size = image.size
         return made
 
     @property
@@ -57,6 +66,8 @@ class Picture:
         """
         if self._content is None or not self._content.endswith(END):
             return None
+        if self._image is None:
+            return self._content
         adobe = self._image.info.get("adobe_transform", 1)
         layers = getattr(self._image, "layer", [])
         tables = getattr(self._image, "quantization", {})
@@ -75,5 +86,7 @@ class Picture:
             found = jpeg_pixels(self._content, self.size, top + height)
             if found is not None:
                 return found[top : top + height, left : left + width]
-            self._content, self._image = None, load_image(self._image)
+            image = self._image or open_image(self._content, self._max_pixels)
+            self._content, self._image = None, load_image(image)
+        assert self._image is not None, "a picture is a file or an image"  # noqa: S101
         return np.asarray(self._image.crop((left, top, left + width, top + height)))
