@@ -92,7 +92,10 @@ class ConvBNAct(nn.Module):
         x = passes.convolve(self.conv, x)
         if self._fusable() and passes.recording(x, self.bn, self.act, self.lab):
             return passes.batch_norm_relu_lab(x, self.bn, self.lab.scale, self.lab.bias)
-        return self.lab(self.act(self.bn(x)))
+        x = self.bn(x)
+        if type(self.act) is nn.ReLU and passes.recording(x, self.act):
+            return self.lab(passes.relu(x))
+        return self.lab(self.act(x))
 
     def _fusable(self) -> bool:
         bn = self.bn
