@@ -31,7 +31,7 @@ from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 _log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 _held: set[Path] = set()
 
 

@@ -25,7 +25,7 @@ from hgnetv2_pipeline.data.loader import normalise, train_batches
 from hgnetv2_pipeline.data.teacher_logits import STORE
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
-from hgnetv2_pipeline.training.config import RunSpec, TeacherConfig, TrainConfig
+from hgnetv2_pipeline.training.config import FREE, RunSpec, TeacherConfig, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
 from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher, View
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.batches import Batch
 
 _log = logging.getLogger(__name__)
-
-# What a run may be resumed with other values of: none of them changes a weight.
-FREE = {"workers", "threads", "checkpoint_every_minutes", "keep_checkpoints", "max_bad"}
 
 
 @dataclass(frozen=True)

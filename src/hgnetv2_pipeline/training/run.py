@@ -22,6 +22,7 @@ from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_t
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
+from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
@@ -34,6 +35,7 @@ from hgnetv2_pipeline.training.prepare import (
     make_step,
     prepare,
 )
+from hgnetv2_pipeline.training.profile import NOTHING, profiled
 from hgnetv2_pipeline.training.state import COLUMNS, Row, Score
 from hgnetv2_pipeline.training.world import World, joined
 
@@ -112,25 +114,37 @@ def _train(
 
     def tell(row: Row) -> None:
         if world.first:
+            if config.keep_best and state.evaluated == state.step:
+                keep_weights(
+                    spec.out / BEST,
+                    state.evaluations,
+                    config.keep_best,
+                    state.network(state.evaluations[-1][2]).state_dict(),
+                    _metadata(spec, run),
+                )
             _write_history(spec.out / HISTORY, state.history)
             _log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None))
             if report is not None:
                 report(dict(row))
 
     timing = Timing()
+    # Of many processes the first is looked at; the others wait for it.
+    profile = config.profile if world.first else NOTHING
     try:
-        fit(
-            state,
-            batches,
-            step=step,
-            schedule=run.schedule,
-            evaluate=lambda network: score(network, spec, run, device, world, stop),
-            save=save,
-            save_seconds=60 * config.checkpoint_every_minutes,
-            stop=stop,
-            timing=timing,
-            report=tell,
-        )
+        with profiled(batches, profile, spec.out, device) as shown:
+            fit(
+                state,
+                shown,
+                step=step,
+                schedule=run.schedule,
+                early=config.early_stopping,
+                evaluate=lambda network: score(network, spec, run, device, world, stop),
+                save=save,
+                save_seconds=60 * config.checkpoint_every_minutes,
+                stop=stop,
+                timing=timing,
+                report=tell,
+            )
     finally:
         if world.first:
             _write_timing(spec.out / TIMING, timing, began_at, device)
@@ -209,6 +223,7 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
         "stage": spec.stage,
         "seed": spec.seed,
         "steps": state.step,
+        "stopped_early": state.step < run.schedule.total_steps,
         "images_seen": state.step * spec.config.batch_size * world.size,
         "best_step": best.step,
         "weights": best.weights,
@@ -220,21 +235,25 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
         **ledger.summary(),
     }
     if world.first:
-        metadata = {
-            "format": "hgnetv2_pipeline/1",
-            "variant": spec.variant,
-            "stage": spec.stage,
-            "classes": json.dumps(spec.classes, ensure_ascii=False),
-            "num_classes": str(spec.num_classes),
-            "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
-            "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
-        }
-        save_weights(student, best.tensors, metadata)
+        save_weights(student, best.tensors, _metadata(spec, run))
         _write_history(spec.out / HISTORY, state.history)
         ledger.write(spec.out / QUARANTINE)
         result["student_sha256"] = sha256_file(student)
         write_json(spec.out / RESULT, result)
     return TrainResult(student, result, state.history)
+
+
+def _metadata(spec: RunSpec, run: Prepared) -> dict[str, str]:
+    """What a weight file says of itself."""
+    return {
+        "format": "hgnetv2_pipeline/1",
+        "variant": spec.variant,
+        "stage": spec.stage,
+        "classes": json.dumps(spec.classes, ensure_ascii=False),
+        "num_classes": str(spec.num_classes),
+        "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
+        "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
+    }
 
 
 @contextlib.contextmanager

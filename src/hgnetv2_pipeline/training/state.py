@@ -84,6 +84,7 @@ class State:
     ema: AveragedModel | None
     step: int = 0
     evaluated: int = 0
+    evaluations: list[tuple[int, float, str]] = field(default_factory=list)
     history: list[Row] = field(default_factory=list)
     window: Window = field(default_factory=Window)
     best: Best | None = None
@@ -110,6 +111,13 @@ class State:
             tensors = {name: value.detach().cpu().clone() for name, value in _tensors(network)}
             self.best = Best(self.step, weights, score, tensors)
 
+    def network(self, weights: str) -> nn.Module:
+        """The network with the ``raw`` or the averaged (``ema``) weights."""
+        if weights == "raw":
+            return self.student
+        assert self.ema is not None, "asked for by an evaluation of it"  # noqa: S101
+        return self.ema.module
+
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds, a file each."""
         parts: dict[str, Any] = {
@@ -118,6 +126,7 @@ class State:
             "progress": {
                 "step": self.step,
                 "evaluated": self.evaluated,
+                "evaluations": self.evaluations,
                 "history": self.history,
                 "window": vars(self.window),
                 "not_applied": self.not_applied,
@@ -138,6 +147,7 @@ class State:
             self.ema.load_state_dict(parts["ema"])
         progress = parts["progress"]
         self.step, self.evaluated = progress["step"], progress["evaluated"]
+        self.evaluations = progress["evaluations"]
         self.history, self.not_applied = progress["history"], progress["not_applied"]
         self.window = Window(**progress["window"])
         self.scaler.load_state_dict(progress["scaler"])

@@ -17,7 +17,13 @@ from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
 from hgnetv2_pipeline.tracking import tracker
-from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, StoredLogits, TrainConfig
+from hgnetv2_pipeline.training.config import (
+    FREE,
+    DistributedConfig,
+    RunSpec,
+    StoredLogits,
+    TrainConfig,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -73,10 +79,8 @@ def begin_run(
     The returned spec carries the hashes of its inputs, which travel with the weights. The number of
     ``processes`` decides the global batch, and with it the result.
     """
-    config = spec.config.model_dump(mode="json")
-    # These change speed, not results: the random numbers of a sample are keyed by its name.
-    for name in ("workers", "threads", "checkpoint_every_minutes", "keep_checkpoints"):
-        config.pop(name)
+    # Whether so many bad images are allowed is decided when the result is made.
+    config = spec.config.model_dump(mode="json", exclude=FREE - {"max_bad"})
     inputs: dict[str, Path | str] = {"train": spec.train, "val": spec.val}
     start = Path(spec.config.init)
     if start.is_absolute():
