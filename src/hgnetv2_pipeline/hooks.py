@@ -109,8 +109,12 @@ class MLflowHooks:
                 tracker.hashes(name, value / "manifest.json")
                 account = value / "result.json"
                 if account.is_file():  # a training: how many images were listed, used, left out
-                    sums = {k: n for k, n in read_json(account).items() if k.startswith("n_")}
+                    result = read_json(account)
+                    sums = {k: n for k, n in result.items() if k.startswith("n_")}
                     tracker.metrics({f"{name}.{key}": count for key, count in sums.items()})
+                    for forced in result.get("forced_resumes", []):
+                        changed = "; ".join(forced["changed"])
+                        tracker.tag(f"{name}.forced_at_step_{forced['step']}", changed)
 
     @hook_impl
     def after_pipeline_run(self) -> None:

@@ -91,7 +91,7 @@ def test_run_ends_after_its_patience_and_keeps_the_best(
     told = read_metadata(best)
     assert (told["step"], told["val"], told["weights"]) == ("9", "0.8", "raw")
 
-    # Stopped within the patience, twice, and resumed: it ends at the same step, with the same files.
+    # Stopped within the patience, twice, and resumed: the same end, the same files.
     again = job("again", **STOPPING)
     for step in (10, 16):
         sigterm_in(step)

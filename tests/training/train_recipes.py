@@ -89,5 +89,6 @@ def make_job(
         "stage": "train",
         "inputs": {"train": "0" * 8},
         "device": "cpu",
+        "resume": "exact",
     }
     return RunSpec.model_validate(base | (spec or {}))

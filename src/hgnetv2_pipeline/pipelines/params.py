@@ -408,6 +408,9 @@ class RunParams(_Block):
         description="pipelines, and teacher_logits, whose results are made anew; or all"
     )
     plan_only: bool = Field(description="stop after the printed plan")
+    resume: Literal["exact", "force"] = Field(
+        description="force: an unfinished training goes on under changed parameters, on record"
+    )
     mlflow: bool
     data: DataParams
     import_weights: ImportParams

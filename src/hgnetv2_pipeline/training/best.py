@@ -40,7 +40,7 @@ def keep_weights(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
 ) -> None:
-    """Keep the ``tensors`` of the newest evaluation in ``folder`` if it is among the best ``count``.
+    """Keep the newest evaluation's ``tensors`` in ``folder`` if it is among the best ``count``.
 
     ``step=00000150.safetensors``, written aside and renamed; then those that are no longer among
     the best go, so that the best one is there at any moment.

@@ -442,6 +442,9 @@ class RunSpec(_Frozen):
     """Hashes of what the run was made from, kept in the weights' metadata."""
     device: str
     """cpu, cuda, cuda:1, or auto."""
+    resume: Literal["exact", "force"]
+    """force: a checkpoint made under another recipe, list or number of processes is gone on with,
+    and result.json says what changed and at which step; exact: it is refused."""
 
     @model_validator(mode="after")
     def _loss_and_teacher_belong_together(self) -> Self:

@@ -19,7 +19,7 @@ from hgnetv2_pipeline.data import Ledger
 from hgnetv2_pipeline.data.batches import Batch
 from hgnetv2_pipeline.data.loader import dead_worker, eval_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.best import BEST, keep_weights
@@ -88,11 +88,24 @@ def _train(
     state = run.state
     who = identity(spec, sources=run.sources, world_size=world.size)
     ledger = Ledger(len(run.train), config.max_bad)
-    saved = load_checkpoint(checkpoints, identity=who)
+    changed: list[str] = []
+    forced = changed.extend if spec.resume == "force" else None
+    saved = load_checkpoint(checkpoints, identity=who, differing=forced)
     if saved is not None:
         state.restore(saved)
         _add(ledger, saved["ledger"])
         _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
+    if changed:
+        state.note_forced(changed)
+        _log.warning(
+            "resume=force: from step %d on under another configuration (%s)",
+            state.step, "; ".join(changed),
+        )  # fmt: skip
+    if state.step > run.schedule.total_steps:
+        raise ParameterError(
+            f"the checkpoint stands at step {state.step}, but the run now has "
+            f"{run.schedule.total_steps}; raise training.steps or training.epochs"
+        )
     began_at = state.step
     if world.any(world.sum([state.step])[0] != world.size * state.step):
         raise DataError(
@@ -229,6 +242,7 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
         "weights": best.weights,
         "val": {**asdict(best.score), "top1": best.score.top1, "top5": best.score.top5},
         "steps_not_applied": state.not_applied,
+        "forced_resumes": state.forced,
         "parameters": sum(p.numel() for p in state.student.parameters()),
         "sources": run.sources,
         "inputs": spec.inputs,

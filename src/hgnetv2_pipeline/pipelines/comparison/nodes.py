@@ -24,6 +24,7 @@ from hgnetv2_pipeline.pipelines.params import (
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD, read_teacher
 from hgnetv2_pipeline.pipelines.training.nodes import (
+    Resume,
     begin_run,
     processes_of_each,
     run_spec,
@@ -66,6 +67,7 @@ def train_arms(
     distributed: DistributedConfig,
     redo: list[str],
     plan_only: bool,
+    resume: Resume,
     lists: Path,
     teacher_folder: Path,
     mined: Path,
@@ -100,6 +102,7 @@ def train_arms(
                 device=device,
                 seed=arm.seed,
                 variant=identity.variant,
+                resume=resume,
             )
             spec, work = begin_run(
                 reuse,

@@ -25,6 +25,7 @@ def create_pipeline() -> Pipeline:
                     "params:distributed",
                     "params:redo",
                     "params:plan_only",
+                    "params:resume",
                     "ingestion.lists",
                     "train_teacher.teacher",
                     "mining.result",

@@ -15,6 +15,7 @@ from hgnetv2_pipeline.pipelines.params import TeacherParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD
 from hgnetv2_pipeline.pipelines.training.nodes import (
+    Resume,
     begin_run,
     processes_of_each,
     run_spec,
@@ -32,13 +33,14 @@ def train_members(
     distributed: DistributedConfig,
     redo: list[str],
     plan_only: bool,
+    resume: Resume,
     lists: Path,
 ) -> Path:
     """Train what is to be trained and write ``teacher.json``: members and validation accuracy."""
     folder = identity.folder("train_teacher")
     reuse = Reuse(identity.project, redo, dry=plan_only)
     members = list(teacher.source) or _train(
-        reuse, identity, teacher, device, distributed, plan_only, Lists(lists)
+        reuse, identity, teacher, device, distributed, plan_only, resume, Lists(lists)
     )
 
     def record(aside: Path) -> None:
@@ -69,6 +71,7 @@ def _train(
     device: str,
     distributed: DistributedConfig,
     plan_only: bool,
+    resume: Resume,
     lists: Lists,
 ) -> list[str]:
     """Train the members that do not stand yet; return their run ids."""
@@ -91,6 +94,7 @@ def _train(
             device=device,
             seed=identity.seed + number,
             variant=teacher.arch,
+            resume=resume,
         )
         members.append(out.relative_to(identity.folder("models")).as_posix())
         spec, work = begin_run(reuse, spec, None, processes=processes)

@@ -20,6 +20,7 @@ def create_pipeline() -> Pipeline:
                     "params:distributed",
                     "params:redo",
                     "params:plan_only",
+                    "params:resume",
                     "ingestion.lists",
                 ],
                 outputs="train_teacher.members",

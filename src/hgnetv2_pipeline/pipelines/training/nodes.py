@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import PlanPrinted
@@ -27,6 +27,7 @@ from hgnetv2_pipeline.training.config import (
 
 _log = logging.getLogger(__name__)
 
+Resume = Literal["exact", "force"]
 # What a finished run consists of; checkpoints stay beside it and are no part of the result.
 OUTPUTS = ("student.safetensors", "history.csv", "result.json")
 
@@ -44,6 +45,7 @@ def run_spec(
     device: str,
     seed: int,
     variant: str,
+    resume: Resume,
 ) -> RunSpec:
     """Everything one training process needs to know, as JSON-able values."""
     if config.init in ZOO:
@@ -68,6 +70,7 @@ def run_spec(
         stage=pipeline,
         inputs={},
         device=device,
+        resume=resume,
     )
 
 
@@ -104,6 +107,7 @@ def begin_run(
         },
         outputs=OUTPUTS,
         resumable=True,
+        adopt=spec.resume == "force",
     )
     hashes = work.record["inputs"] if isinstance(work, Work) else {}
     return spec.model_copy(update={"inputs": dict(hashes)}), work
@@ -191,6 +195,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         distributed: DistributedConfig,
         redo: list[str],
         plan_only: bool,
+        resume: Resume,
         lists: Path,
         *upstream: Path,
     ) -> tuple[Path, Path]:
@@ -210,6 +215,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             device=device,
             seed=identity.seed,
             variant=identity.variant,
+            resume=resume,
         )
         processes = distributed.processes(device)
         reuse = Reuse(identity.project, redo, dry=plan_only)

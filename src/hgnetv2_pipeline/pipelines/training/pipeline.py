@@ -31,6 +31,7 @@ def training_pipeline(
                     "params:distributed",
                     "params:redo",
                     "params:plan_only",
+                    "params:resume",
                     "ingestion.lists",
                     *([train] if train else []),
                     *upstream,
