@@ -226,7 +226,6 @@ class TeacherLogitsParams(_Block):
     batch_size: Count = Field(description="views that the teacher answers at once")
     shard_images: Count = Field(description="images a shard, the unit of work that a stop can lose")
     workers: Annotated[int, Field(ge=0)]
-    processes: Count = Field(description="that share the pass, on a GPU each where there are GPUs")
     max_bad: Share
 
 

@@ -56,6 +56,7 @@ def teacher_logits_pipeline() -> Pipeline:
                     "params:teacher_logits",
                     "params:ssld_stage1",
                     "params:device",
+                    "params:distributed",
                     "params:redo",
                     "params:plan_only",
                     "ingestion.lists",

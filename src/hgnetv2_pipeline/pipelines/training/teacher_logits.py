@@ -14,7 +14,7 @@ from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import read_teacher
 from hgnetv2_pipeline.pipelines.training.nodes import resized_images
-from hgnetv2_pipeline.training.config import StoreSpec, TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, StoreSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ def store_teacher_logits(
     logits: TeacherLogitsParams,
     config: TrainConfig,
     device: str,
+    distributed: DistributedConfig,
     redo: list[str],
     plan_only: bool,
     lists: Path,
@@ -32,8 +33,9 @@ def store_teacher_logits(
 ) -> Path:
     """The teacher's answers to V views of every image of stage 1's list; nothing when online.
 
-    Stage 2's images are among them, so both stages and all variants read one store. Stopped, it
-    goes on after the last finished shard.
+    Stage 2's images are among them, so both stages and all variants read one store. The processes
+    of this machine share the pass as they share a training. Stopped, it goes on after the last
+    finished shard.
     """
     folder = identity.folder("teacher_logits")
     if logits.source == "online":
@@ -60,8 +62,8 @@ def store_teacher_logits(
         out=folder,
         device=device,
         rank=0,
-        world_size=logits.processes,
-        **logits.model_dump(exclude={"source", "check", "processes"}),
+        world_size=distributed.processes_here(device),
+        **logits.model_dump(exclude={"source", "check"}),
     )
     work = Reuse(identity.project, redo, dry=plan_only).begin(
         folder,
