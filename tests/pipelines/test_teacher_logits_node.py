@@ -10,7 +10,7 @@ import pytest
 from test_params import parameters
 
 from hgnetv2_pipeline.durable import write_json
-from hgnetv2_pipeline.errors import ParameterError, PlanPrinted
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.identity import resolve
 from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.training.nodes import stored_logits
@@ -49,7 +49,6 @@ def project(tmp_path: Path) -> dict[str, Any]:
         "device": "cpu",
         "distributed": DistributedConfig.model_validate(parameters()["distributed"]),
         "redo": [],
-        "plan_only": False,
         "lists": lists,
         "mined": identity.folder("mining"),
         "teacher": identity.folder("train_teacher"),
@@ -76,10 +75,8 @@ def test_a_store_is_planned_made_reused_and_made_anew_for_other_views(
     project: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with pytest.raises(PlanPrinted):
-        store_teacher_logits(logits=logits(), **{**project, "plan_only": True})
-    assert "6 images, 2 views of each, 12 answers to make" in caplog.text
     folder = store_teacher_logits(logits=logits(), **project)
+    assert "6 images, 2 views of each, 12 answers to make" in caplog.text
     assert sorted(path.name for path in folder.iterdir()) == [
         "images.parquet", "made_by.json", "manifest.json", "shards", "store.json",
     ]  # fmt: skip

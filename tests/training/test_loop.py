@@ -249,6 +249,8 @@ def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:
     plan = plan_run(spec, probe_steps=2)
     assert (plan.images, plan.steps, plan.images_seen) == (21, 12, 84)
     assert plan.seconds > 0
+    assert plan.memory_bytes > 10**8
+    assert plan_run(spec, probe_steps=1, images=210).steps == 120, "a list that is yet to be made"
     assert "21 images, 12 steps (84 images seen), about 0 min" in str(plan)
     assert not spec.out.exists()
     train_run(spec)

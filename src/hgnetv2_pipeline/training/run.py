@@ -27,6 +27,7 @@ from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_c
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
 from hgnetv2_pipeline.training.modes import settled
+from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
     choose_device,
@@ -86,6 +87,7 @@ def _train(
     config, checkpoints = spec.config, spec.out / "checkpoints"
     run = prepare(spec, device=device, world_size=world.size)
     state = run.state
+    _log.info("parameter groups\n%s", group_table(state.optimizer.param_groups))
     who = identity(spec, sources=run.sources, world_size=world.size)
     ledger = Ledger(len(run.train), config.max_bad)
     changed: list[str] = []

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, write_json
-from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import (
@@ -66,7 +65,6 @@ def train_arms(
     device: str,
     distributed: DistributedConfig,
     redo: list[str],
-    plan_only: bool,
     resume: Resume,
     lists: Path,
     teacher_folder: Path,
@@ -74,7 +72,7 @@ def train_arms(
     stage2_run: Path,
 ) -> Path:
     """Train what the table needs and does not have yet; return the folder with the arms."""
-    reuse = Reuse(identity.project, redo, dry=plan_only)
+    reuse = Reuse(identity.project, redo)
     known = Lists(lists)
     base = identity.folder("comparison")
     base.mkdir(parents=True, exist_ok=True)
@@ -116,7 +114,7 @@ def train_arms(
         if works:
             # The longest first, so that the last to end is a short one.
             specs.sort(key=lambda spec: -(spec.config.steps or 0))
-            _announce(specs, comparison.jobs, plan_only)
+            _announce(specs, comparison.jobs)
             train_side_by_side(
                 identity, specs, jobs=comparison.jobs, folder=base, distributed=distributed
             )
@@ -125,11 +123,9 @@ def train_arms(
     return base
 
 
-def _announce(specs: list[RunSpec], jobs: int, plan_only: bool) -> None:
+def _announce(specs: list[RunSpec], jobs: int) -> None:
     names = [f"{spec.out.name} ({_length(spec.config)})" for spec in specs]
     _log.info("comparison: %d trainings, %d at a time: %s", len(specs), jobs, "; ".join(names))
-    if plan_only:
-        raise PlanPrinted("plan_only: comparison was not started")
 
 
 def _length(config: TrainConfig) -> str:

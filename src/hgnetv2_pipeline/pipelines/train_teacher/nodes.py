@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
-from hgnetv2_pipeline.errors import DataError, ParameterError, PlanPrinted
+from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.measure import weights_input
@@ -32,15 +32,14 @@ def train_members(
     device: str,
     distributed: DistributedConfig,
     redo: list[str],
-    plan_only: bool,
     resume: Resume,
     lists: Path,
 ) -> Path:
     """Train what is to be trained and write ``teacher.json``: members and validation accuracy."""
     folder = identity.folder("train_teacher")
-    reuse = Reuse(identity.project, redo, dry=plan_only)
+    reuse = Reuse(identity.project, redo)
     members = list(teacher.source) or _train(
-        reuse, identity, teacher, device, distributed, plan_only, resume, Lists(lists)
+        reuse, identity, teacher, device, distributed, resume, Lists(lists)
     )
 
     def record(aside: Path) -> None:
@@ -70,7 +69,6 @@ def _train(
     teacher: TeacherParams,
     device: str,
     distributed: DistributedConfig,
-    plan_only: bool,
     resume: Resume,
     lists: Lists,
 ) -> list[str]:
@@ -103,8 +101,6 @@ def _train(
                 from hgnetv2_pipeline.training import plan_run
 
                 _log.info("each teacher member: %s", plan_run(spec, processes=processes))
-                if plan_only:
-                    raise PlanPrinted("plan_only: train_teacher was not started")
             unfinished.append(work)
             specs.append(spec)
     if unfinished:

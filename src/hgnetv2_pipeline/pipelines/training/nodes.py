@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hgnetv2_pipeline.durable import write_text
-from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.models.zoo import ZOO, provide
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
@@ -194,7 +193,6 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         device: str,
         distributed: DistributedConfig,
         redo: list[str],
-        plan_only: bool,
         resume: Resume,
         lists: Path,
         *upstream: Path,
@@ -218,7 +216,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             resume=resume,
         )
         processes = distributed.processes(device)
-        reuse = Reuse(identity.project, redo, dry=plan_only)
+        reuse = Reuse(identity.project, redo)
         spec, work = begin_run(reuse, spec, teacher, processes=processes)
         if isinstance(work, Work):
             from hgnetv2_pipeline.training import plan_run, train_many, train_run
@@ -227,8 +225,6 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             read = spec if spec.teacher_logits is None else from_resized(identity, spec)
             plan = plan_run(read, processes=processes)
             _log.info("%s: %s", pipeline, plan)
-            if plan_only:
-                raise PlanPrinted(f"plan_only: {pipeline} was not started")
             if processes == 1:
                 train_run(from_resized(identity, spec), report=tracker.reporter(pipeline))
             else:
