@@ -1,4 +1,4 @@
-"""The plan of a chain: what is there counts as done, what is not is stood in for, and sums add up."""
+"""The plan of a chain: what is there counts as done, the rest is stood in for, sums add up."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ def project(tmp_path: Path) -> dict[str, Any]:
     pool = samples.iloc[np.zeros(400, int)].assign(key=[f"pool/{n:03d}" for n in range(400)])
     data.write_index(lists / "index_pool.parquet", pool)
     data.write_class_map(lists / "class_map.txt", ["no", "yes"])
-    write_json(lists / "pool_sources.json", {"p": {"prefix": "pool/", "images": 400, "sha256": "0"}})
+    write_json(
+        lists / "pool_sources.json", {"p": {"prefix": "pool/", "images": 400, "sha256": "0"}}
+    )
     return {**params, "identity": identity.model_dump()}
 
 
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSpec, int | None]]:
-    """The runs that were planned: a second a step, 100 MB each; the teacher takes 0.5 s an image."""
+    """The runs that were planned: a second a step, 100 MB; the teacher takes 0.5 s an image."""
     asked: list[tuple[RunSpec, int | None]] = []
 
     def plan_run(spec: RunSpec, *, processes: int, images: int | None = None) -> Plan:

@@ -236,7 +236,7 @@ class ComparisonParams(_Block):
     equal_steps_seeds: Numbers = Field(
         description="supervised at the number of steps of the whole SSLD run"
     )
-    unmined_seeds: Numbers = Field(description="stage 1 on the whole pool")
+    unmined_seeds: Numbers = Field(description="stage 1 on the whole pool, in as many steps")
     stage1_seeds: Numbers = Field(description="further seeds of stage 1")
     stage2_seeds: Numbers = Field(description="further seeds of stage 2 (need the stage-1 seed)")
     jobs: Count = Field(description="runs trained side by side")
@@ -394,7 +394,7 @@ class RunParams(_Block):
     dataset: str
     run: str
     seed: int
-    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast")
+    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast, short")
     teacher: str
     download: bool = Field(description="whether published weights that are missing are fetched")
     model: str | None

@@ -1,8 +1,9 @@
 """The honest table: the same student trained in other ways, at stated cost, with several seeds.
 
 Arms: supervised (labels only), supervised at as many steps as the whole SSLD run, stage 1 on the
-whole pool unmined, and further seeds of stages 1 and 2. What the chain itself trained is counted
-too: its members where they are the student's own kind, its stage 1 and its stage 2.
+whole pool unmined in as many steps as on the mined list, and further seeds of stages 1 and 2. What
+the chain itself trained is counted too: its members where they are the student's own kind, its
+stage 1 and its stage 2.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.lists import Lists, count_rows
 from hgnetv2_pipeline.pipelines.params import (
     ComparisonParams,
     TeacherLogitsParams,
@@ -166,8 +167,9 @@ def _arms(
         for seed in comparison.stage1_seeds
     ]
     if unmined is not None:
+        longer = at_equal_steps(first, mined=count_rows(merged), unmined=count_rows(unmined))
         arms += [
-            _Arm("stage1_unmined", seed, base / f"unmined,seed={seed}", first, unmined, True)
+            _Arm("stage1_unmined", seed, base / f"unmined,seed={seed}", longer, unmined, True)
             for seed in comparison.unmined_seeds
         ]
     for seed in comparison.stage2_seeds:
@@ -175,6 +177,18 @@ def _arms(
         config = stage2.model_copy(update={**threads, "init": str(start)})
         arms.append(_Arm("stage2", seed, base / f"stage2,seed={seed}", config, labelled, True))
     return arms
+
+
+def at_equal_steps(config: TrainConfig, *, mined: int, unmined: int) -> TrainConfig:
+    """The recipe as it is for ``mined`` images, on a list of ``unmined``: in passes over that list
+    the run, its warm-up and the time between evaluations are shorter, in steps they are the same.
+    """
+    shorter = {
+        name: value * mined / unmined
+        for name in ("epochs", "warmup_epochs", "eval_every")
+        if (value := getattr(config, name)) is not None
+    }
+    return config.model_copy(update=shorter)
 
 
 def _all_steps(identity: Identity, teacher: TeacherParams) -> int:
@@ -246,6 +260,9 @@ def tabulate(
         ("stage2", "stage2", comparison.stage2_seeds),
     ):
         runs += [(arm, seed, arms / f"{prefix},seed={seed}") for seed in seeds]
+    from hgnetv2_pipeline.reporting.comparison import explain, summarise_arms
+    from hgnetv2_pipeline.reporting.terminal import summary_rows, terminal_table
+
     folder = identity.folder("comparison_report")
 
     def make(aside: Path) -> None:
@@ -277,6 +294,9 @@ def tabulate(
         outputs=["comparison.json"],
         make=make,
     )
+    summaries = summarise_arms(read_json(folder / "comparison.json")["rows"])
+    told = [terminal_table(summary_rows(summaries)), *explain(summaries)]
+    _log.info("comparison\n%s", "\n".join(told))
     return folder, folder / "comparison.json"
 
 

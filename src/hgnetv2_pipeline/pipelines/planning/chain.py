@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.lists import Lists, count_rows
 from hgnetv2_pipeline.pipelines.params import (
     ComparisonParams,
     MiningParams,
@@ -70,7 +70,7 @@ class _Chain:
         self.assumed: list[str] = []
         self.rows: list[Row] = []
         self.plans: dict[str, Plan] = {}
-        self.labelled = _count(self.lists.index("train"))
+        self.labelled = count_rows(self.lists.index("train"))
         mined = self.identity.folder("mining") / "train_mined.parquet"
         self.mined = mined if mined.is_file() else None
 
@@ -181,15 +181,10 @@ class _Chain:
         plain, first = self._plan("train"), self._plan("ssld_stage1")
         second = self._plan("ssld_stage2") if wanted.stage2_seeds else None
         chain = sum(row.steps for row in self.rows)
-        pool = sum(source.images for source in self.lists.pool_sources())
-        unmined = first.steps
-        if self.recipes["ssld_stage1"].steps is None:
-            unmined = round(first.steps * (self.labelled + pool) / first.images)
         runs = [
             *((plain, plain.steps) for _ in wanted.supervised_seeds),
             *((plain, max(chain, plain.steps)) for _ in wanted.equal_steps_seeds),
-            *((first, first.steps) for _ in wanted.stage1_seeds),
-            *((first, unmined) for _ in wanted.unmined_seeds),
+            *((first, first.steps) for _ in [*wanted.stage1_seeds, *wanted.unmined_seeds]),
             *((second, second.steps) for _ in wanted.stage2_seeds if second is not None),
         ]
         seconds = sum(plan.seconds * steps / plan.steps for plan, steps in runs)
@@ -206,7 +201,7 @@ class _Chain:
 
     def _stage1_images(self) -> int:
         if self.mined is not None:
-            return _count(self.mined)
+            return count_rows(self.mined)
         from hgnetv2_pipeline.mining.selection import default_target
 
         pool = sum(source.images for source in self.lists.pool_sources())
@@ -335,9 +330,3 @@ class _Chain:
         from hgnetv2_pipeline.training.plan import free_bytes
 
         return free_bytes(self.identity.folder("models"))
-
-
-def _count(index: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return int(pq.ParquetFile(index).metadata.num_rows)

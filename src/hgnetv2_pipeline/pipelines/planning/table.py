@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,8 @@ def row_of(part: str, plan: Plan, *, times: int = 1, copies: int = 1) -> Row:
 
 def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int) -> str:
     """The table, the disk that is free, and what was assumed."""
-    titles = ["part", "state", "images", "steps", "time", "waiting", "disk", "memory"]
-    cells = [titles, *(list(_cells(row)) for row in rows)]
+    from hgnetv2_pipeline.reporting.terminal import terminal_table
+
     disk = sum(row.disk for row in rows)
     total = Row(
         "all of it",
@@ -51,29 +51,28 @@ def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int) -> str:
         disk=disk,
         memory=max((row.memory for row in rows), default=0),
     )
-    cells.append([*_cells(total)])
-    widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
-    lines = ["what is to be done, projected from a few steps of each part on this machine:"]
-    for row in cells:
-        texts = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
-        texts += [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(texts).rstrip())
-    lines.append(f"disk free: {_bytes(free)}" + ("; IT IS NOT ENOUGH" if disk > free else ""))
-    lines += [f"assumed: {what}" for what in assumed]
+    lines = [
+        "what is to be done, projected from a few steps of each part on this machine:",
+        terminal_table([_cells(row) for row in [*rows, total]]),
+        f"disk free: {_bytes(free)}" + ("; IT IS NOT ENOUGH" if disk > free else ""),
+        *(f"assumed: {what}" for what in assumed),
+    ]
     return "\n".join(lines)
 
 
-def _cells(row: Row) -> Iterator[str]:
+def _cells(row: Row) -> dict[str, str]:
     from hgnetv2_pipeline.training.plan import duration
 
-    yield row.part
-    yield row.state
-    yield f"{row.images:,}" if row.images else ""
-    yield f"{row.steps:,}" if row.steps else ""
-    yield duration(row.seconds) if row.seconds else ""
-    yield f"{row.waiting:.0%}" if row.waiting is not None else ""
-    yield _bytes(row.disk) if row.disk else ""
-    yield _bytes(row.memory) if row.memory else ""
+    return {
+        "part": row.part,
+        "state": row.state,
+        "images": f"{row.images:,}" if row.images else "",
+        "steps": f"{row.steps:,}" if row.steps else "",
+        "time": duration(row.seconds) if row.seconds else "",
+        "waiting": f"{row.waiting:.0%}" if row.waiting is not None else "",
+        "disk": _bytes(row.disk) if row.disk else "",
+        "memory": _bytes(row.memory) if row.memory else "",
+    }
 
 
 def _bytes(number: int) -> str:
