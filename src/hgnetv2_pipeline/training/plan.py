@@ -73,6 +73,8 @@ def plan_run(
     if probe_steps is not None and probe_steps < 1:
         raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
     device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with torch_settings(device, config.threads):
         run = prepare(spec, device=device, world_size=processes)
         state, schedule = run.state, run.schedule

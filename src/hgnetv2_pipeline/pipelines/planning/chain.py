@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.training.pass_rate import Rate
 
 PARTS = ("train_teacher", "mining", "ssld_stage1", "ssld_stage2", "train", "finetune", "comparison")
-# A row of scores as it lies on disk (measured on the sample), and what a feature of a teacher with
-# 2,048 of them adds.
-SCORE_BYTES, FEATURE_BYTES = 150, 4096
+# A row of scores as it lies on disk (116 on the sample), and what a feature of a teacher with 2,048
+# of them adds.
+SCORE_BYTES, FEATURE_BYTES = 120, 4096
 _LABELS = {"name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0}
 
 
