@@ -180,8 +180,8 @@ def _evaluate(
         state.keep_best("ema", state.ema.module, ema)
     state.evaluated = state.step
     # Of equals the averaged weights, as above.
-    better = ("raw", raw) if ema is None or ema.top1 < raw.top1 else ("ema", ema)
-    state.evaluations.append((state.step, better[1].top1, better[0]))
+    weights, newest = ("raw", raw) if ema is None or ema.metric < raw.metric else ("ema", ema)
+    state.evaluations.append((state.step, newest.metric, weights))
     return raw, ema
 
 

@@ -44,6 +44,11 @@ class Score:
         return self.top1_count / self.n
 
     @property
+    def metric(self) -> float:
+        """What early stopping goes by, from 0 to 1."""
+        return self.top1
+
+    @property
     def top5(self) -> float | None:
         return None if self.top5_count is None else self.top5_count / self.n
 
