@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists, count_rows
 from hgnetv2_pipeline.pipelines.params import (
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.training import Plan
     from hgnetv2_pipeline.training.pass_rate import Rate
 
-PARTS = ("train_teacher", "mining", "ssld_stage1", "ssld_stage2", "train", "finetune", "comparison")
+SSLD = ("ssld_stage1", "ssld_stage2")
+PARTS = ("train_teacher", "mining", *SSLD, "train", "finetune", "comparison")
 # A row of scores as it lies on disk (116 on the sample), and what a feature of a teacher with 2,048
 # of them adds.
 SCORE_BYTES, FEATURE_BYTES = 120, 4096
@@ -70,6 +72,7 @@ class _Chain:
         self.assumed: list[str] = []
         self.rows: list[Row] = []
         self.plans: dict[str, Plan] = {}
+        self.steps = 0  # of the whole SSLD run: those done, and those to do
         self.labelled = count_rows(self.lists.index("train"))
         mined = self.identity.folder("mining") / "train_mined.parquet"
         self.mined = mined if mined.is_file() else None
@@ -110,9 +113,12 @@ class _Chain:
             spec, work = begin_run(self.reuse, spec, None, processes=processes)
             if not isinstance(work, Result):
                 waiting.append(spec)
+            else:
+                self.steps += _steps(spec.out)
         if not waiting:
             return Row("teacher", "finished")
         plan = plan_run(waiting[0], processes=processes)
+        self.steps += plan.steps * len(waiting)
         if jobs > 1:
             self.assumed.append(f"{jobs} teacher members side by side are as fast as one alone")
         rounds = -(-len(waiting) // jobs)
@@ -172,18 +178,20 @@ class _Chain:
         )
 
     def _training(self, name: str) -> Row:
-        done = self._finished(name)
-        return Row(name, "finished") if done else row_of(name, self._plan(name))
+        if self._finished(name):
+            self.steps += _steps(self.identity.folder(name)) if name in SSLD else 0
+            return Row(name, "finished")
+        self.steps += self._plan(name).steps if name in SSLD else 0
+        return row_of(name, self._plan(name))
 
     def _arms(self) -> Row:
         """The further trainings of the comparison, from the time a step of their kind takes."""
         wanted = self.comparison
         plain, first = self._plan("train"), self._plan("ssld_stage1")
         second = self._plan("ssld_stage2") if wanted.stage2_seeds else None
-        chain = sum(row.steps for row in self.rows)
         runs = [
             *((plain, plain.steps) for _ in wanted.supervised_seeds),
-            *((plain, max(chain, plain.steps)) for _ in wanted.equal_steps_seeds),
+            *((plain, max(self.steps, 1)) for _ in wanted.equal_steps_seeds),
             *((first, first.steps) for _ in [*wanted.stage1_seeds, *wanted.unmined_seeds]),
             *((second, second.steps) for _ in wanted.stage2_seeds if second is not None),
         ]
@@ -221,7 +229,7 @@ class _Chain:
 
     def _finished(self, name: str) -> bool:
         """Whether the run of ``name`` stands as the chain would make it now."""
-        distilled = name.startswith("ssld")
+        distilled = name in SSLD
         teacher = self._teacher() if distilled else None
         config = self.recipes[name]
         start = config.init
@@ -231,7 +239,7 @@ class _Chain:
         )
         if not ready or (distilled and (teacher is None or self.mined is None)):
             return False
-        if distilled and any(row.seconds for row in self.rows):
+        if (distilled or start != "scratch") and any(row.seconds for row in self.rows):
             return False  # what lies before it is made anew
         stored = stored_logits(self.identity, self.logits) if distilled else None
         if stored is not None and not (stored.folder / "manifest.json").is_file():
@@ -283,7 +291,7 @@ class _Chain:
 
         config = self.recipes[name].model_copy(update={"init": "scratch"})
         teacher = None
-        if name.startswith("ssld"):
+        if name in SSLD:
             if self.logits.source == "stored":
                 # A step that reads answers costs as much as one that reads labels.
                 loss = type(config.loss).model_validate(_LABELS)
@@ -330,3 +338,7 @@ class _Chain:
         from hgnetv2_pipeline.training.plan import free_bytes
 
         return free_bytes(self.identity.folder("models"))
+
+
+def _steps(run: Path) -> int:
+    return int(read_json(run / "result.json")["steps"])
