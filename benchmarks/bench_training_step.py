@@ -35,7 +35,7 @@ from hgnetv2_pipeline.errors import Interrupted  # noqa: E402
 from hgnetv2_pipeline.models import create_model  # noqa: E402
 from hgnetv2_pipeline.stopping import StopRequest  # noqa: E402
 from hgnetv2_pipeline.training import Schedule, build_optimizer, fit, param_groups  # noqa: E402
-from hgnetv2_pipeline.training.config import OptimizerConfig  # noqa: E402
+from hgnetv2_pipeline.training.config import EarlyStoppingConfig, OptimizerConfig  # noqa: E402
 from hgnetv2_pipeline.training.loop import Timing  # noqa: E402
 from hgnetv2_pipeline.training.memory import keep_memory  # noqa: E402
 from hgnetv2_pipeline.training.objectives import Supervised  # noqa: E402
@@ -47,6 +47,7 @@ CASES = [("b0", 64, 32), ("b4", 64, 8), ("b0", 224, 8)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LR, DECAY = 1e-4, 2e-5
 SGD = OptimizerConfig(name="sgd", momentum=0.9, weight_decay=DECAY, betas=None)
+WHOLE = EarlyStoppingConfig(patience=None, min_delta=0.0)
 Run = Callable[[int], None]
 
 
@@ -126,6 +127,7 @@ def our_loop(
                 batches(),
                 step=step,
                 schedule=schedule,
+                early=WHOLE,
                 evaluate=lambda network: None,
                 save=lambda: None,
                 save_seconds=1e9,
