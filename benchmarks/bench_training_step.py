@@ -1,6 +1,6 @@
 """CPU time of a training step beside timm's, and of our loop beside a bare hand-written one.
 
-python benchmarks/bench_training_step.py [--rounds 9] [--steps 2] [--case 0] [--compile]
+python benchmarks/bench_training_step.py [--rounds 9] [--steps 2] [--case 0] [--compile] [--glibc]
 
 One thread, fixed noise as input, label smoothing, SGD with momentum. Contenders run in turn within
 every round; figures are medians over rounds of process time, ratios medians of each round's ratio.
@@ -144,10 +144,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--case", type=int, help="one of the table's rows, from 0")
     parser.add_argument("--compile", action="store_true", help="compiled steps too: takes minutes")
+    parser.add_argument("--glibc", action="store_true", help="memory as glibc has it: not kept")
     options = parser.parse_args()
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
-    kept = keep_memory()
+    kept = not options.glibc and keep_memory()
     print(f"{platform.machine()}, torch {torch.__version__}, timm {timm.__version__}, "
           f"memory kept: {kept}")  # fmt: skip
     print("\n| network | step | images a CPU-second | over timm | over a bare step |\n"
