@@ -25,6 +25,7 @@ def recording(x: Tensor, *layers: nn.Module) -> bool:
     """Whether an eager pass that will be differentiated takes ``x`` through ``layers`` unhooked."""
     return (
         type(x) is Tensor  # not a tracer's stand-in
+        and x.device.type in ("cpu", "cuda")
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and all(layer.training and not _hooked(layer) for layer in layers)
