@@ -51,7 +51,7 @@ class _Block(BaseModel):
 
 
 class SplitParams(_Block):
-    """How labelled images without lists of their own are divided."""
+    """How labelled images without lists of their own are divided (multi_label: one list)."""
 
     val: Share = Field(description="share of each class for validation")
     test: Share = Field(description="share of each class for the final test; 0 for none")
@@ -68,17 +68,18 @@ class SplitParams(_Block):
 class DataParams(_Block):
     """Where the images are and how they become lists."""
 
-    layout: Literal["sample", "folders", "imagenet"] = Field(
+    layout: Literal["sample", "folders", "imagenet", "multi_label"] = Field(
         description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page, with "
-        "train_list.txt and val_list.txt or with train/ and val/"
+        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels an "
+        "image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, val_list.txt"
     )
     root: str = Field(description="labelled images; relative to the project or absolute")
     pool: Names = Field(
         description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
     )
     test: str | None = Field(
-        description="a folder a class of images for the final test, or null; "
-        "of layout imagenet a test_list.txt beside the other lists is taken then"
+        description="a folder a class of images for the final test, or null; of layouts "
+        "imagenet and multi_label a test_list.txt beside the other lists is taken then"
     )
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")
