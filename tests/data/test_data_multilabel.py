@@ -29,10 +29,10 @@ from hgnetv2_pipeline.data import (
     write_index,
     write_multi_label_list,
 )
+from hgnetv2_pipeline.data.grammar import why_unlistable
 from hgnetv2_pipeline.data.index import samples_frame
 from hgnetv2_pipeline.data.loader import eval_batches
 from hgnetv2_pipeline.data.multilabel import label_column
-from hgnetv2_pipeline.data.grammar import why_unlistable
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 

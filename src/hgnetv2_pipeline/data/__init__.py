@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.agreement import check_lists as check_lists
     from hgnetv2_pipeline.data.augment import make_augment as make_augment
     from hgnetv2_pipeline.data.balance import class_weights as class_weights
+    from hgnetv2_pipeline.data.balance import positive_weights as positive_weights
     from hgnetv2_pipeline.data.balance import sampling_weights as sampling_weights
     from hgnetv2_pipeline.data.classmap import read_class_map as read_class_map
     from hgnetv2_pipeline.data.classmap import read_synset_map as read_synset_map
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "agreement": ["check_lists"],
     "augment": ["make_augment"],
-    "balance": ["class_weights", "sampling_weights"],
+    "balance": ["class_weights", "positive_weights", "sampling_weights"],
     "classmap": ["read_class_map", "read_synset_map", "write_class_map"],
     "decode": ["decode_image"],
     "imagenet": ["scan_imagenet"],

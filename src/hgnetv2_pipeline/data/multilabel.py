@@ -144,7 +144,7 @@ def label_text(frame: pd.DataFrame) -> pd.Series:
 def images_per_class(frame: pd.DataFrame, classes: int) -> npt.NDArray[np.int64]:
     """int64 [classes]: the images that belong to each class; unlabelled ones do not count."""
     if is_multi_label(frame):
-        return label_matrix(frame).sum(axis=0, dtype=np.int64)
+        return np.asarray(label_matrix(frame).sum(axis=0, dtype=np.int64))
     labels = frame["label"].dropna().to_numpy(np.int64)
     return np.bincount(labels, minlength=classes).astype(np.int64)
 

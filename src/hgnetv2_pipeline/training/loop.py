@@ -15,7 +15,7 @@ from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
-from hgnetv2_pipeline.training.state import Row, Score, State
+from hgnetv2_pipeline.training.state import AnyScore, Row, State
 from hgnetv2_pipeline.training.step import Step
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def fit(
     *,
     step: Step,
     schedule: Schedule,
-    evaluate: Callable[[nn.Module], Score | None],
+    evaluate: Callable[[nn.Module], AnyScore | None],
     save: Callable[[], object],
     save_seconds: float,
     stop: StopRequest,
@@ -149,8 +149,8 @@ def _next(batches: Iterator[Batch], save: Callable[[], object] | None) -> Batch:
 
 
 def _evaluate(
-    state: State, evaluate: Callable[[nn.Module], Score | None]
-) -> tuple[Score | None, Score | None]:
+    state: State, evaluate: Callable[[nn.Module], AnyScore | None]
+) -> tuple[AnyScore | None, AnyScore | None]:
     """Score the raw and the averaged weights; nothing is remembered if a stop cut it short."""
     raw = evaluate(state.student)
     if raw is None:

@@ -26,6 +26,9 @@ COLUMNS = (
     "train_top1",
     "teacher_agreement",
 )
+MULTI_LABEL_COLUMNS = (
+    "epoch", "step", "loss", "lr", "val_map", "val_f1_micro", "val_f1_macro", "val_map_ema",
+)  # fmt: skip
 Row = dict[str, float | int | None]
 
 
@@ -45,6 +48,48 @@ class Score:
     def top5(self) -> float | None:
         return None if self.top5_count is None else self.top5_count / self.n
 
+    @property
+    def rank(self) -> float:
+        """What the best weights are chosen by."""
+        return self.top1_count
+
+    def columns(self) -> Row:
+        """Its part of a row of the history."""
+        return {"val_top1": self.top1, "val_top5": self.top5}
+
+    def summary(self) -> dict[str, Any]:
+        """As result.json has it."""
+        return {**vars(self), "top1": self.top1, "top5": self.top5}
+
+
+@dataclass(frozen=True)
+class MultiLabelScore:
+    """Metrics on the ``n`` listed validation images, and the thresholds that give the best F1."""
+
+    n: int
+    map: float
+    f1_micro: float | None
+    f1_macro: float | None
+    thresholds: list[float]
+
+    @property
+    def rank(self) -> float:
+        """What the best weights are chosen by."""
+        return self.map
+
+    def columns(self) -> Row:
+        """Its part of a row of the history."""
+        return {
+            "val_map": self.map, "val_f1_micro": self.f1_micro, "val_f1_macro": self.f1_macro,
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """As result.json has it."""
+        return dict(vars(self))
+
+
+AnyScore = Score | MultiLabelScore
+
 
 @dataclass
 class Best:
@@ -52,7 +97,7 @@ class Best:
 
     step: int
     weights: str
-    score: Score
+    score: AnyScore
     tensors: dict[str, torch.Tensor]
 
 
@@ -87,26 +132,29 @@ class State:
     history: list[Row] = field(default_factory=list)
     window: Window = field(default_factory=Window)
     best: Best | None = None
+    columns: Sequence[str] = COLUMNS
     not_applied: list[int] = field(default_factory=list)
 
-    def row(self, *, epoch: float, lr: float, raw: Score | None, ema: Score | None) -> Row:
+    def row(self, *, epoch: float, lr: float, raw: AnyScore | None, ema: AnyScore | None) -> Row:
         """Close the window: append a row to the history and return it."""
-        row: Row = dict.fromkeys(COLUMNS)
+        row: Row = dict.fromkeys(self.columns)
         row |= {"epoch": epoch, "step": self.step, "lr": lr}
         row["loss"] = self.window.loss / self.window.steps if self.window.steps else math.nan
         for name, count in self.window.counts.items():
             row[name] = count / self.window.images
         if raw is not None:
-            row |= {"val_top1": raw.top1, "val_top5": raw.top5}
+            row |= raw.columns()
         if ema is not None:
-            row["val_top1_ema"] = ema.top1
+            # Of the mean only what weights are chosen by.
+            name, value = next(iter(ema.columns().items()))
+            row[f"{name}_ema"] = value
         self.history.append(row)
         self.window = Window()
         return row
 
-    def keep_best(self, weights: str, network: nn.Module, score: Score) -> None:
+    def keep_best(self, weights: str, network: nn.Module, score: AnyScore) -> None:
         """Copy ``network`` if nothing did better on val; of equals the later is kept."""
-        if self.best is None or score.top1_count >= self.best.score.top1_count:
+        if self.best is None or score.rank >= self.best.score.rank:
             tensors = {name: value.detach().cpu().clone() for name, value in _tensors(network)}
             self.best = Best(self.step, weights, score, tensors)
 
@@ -142,7 +190,9 @@ class State:
         self.window = Window(**progress["window"])
         self.scaler.load_state_dict(progress["scaler"])
         if "best" in parts:
-            self.best = Best(**{**parts["best"], "score": Score(**parts["best"]["score"])})
+            score = parts["best"]["score"]
+            kind = MultiLabelScore if "map" in score else Score
+            self.best = Best(**{**parts["best"], "score": kind(**score)})
 
 
 def averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
