@@ -10,7 +10,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 
 from hgnetv2_pipeline.durable import read_json
-from hgnetv2_pipeline.errors import DataError, Interrupted
+from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.tracking import tracker
 
 _log = logging.getLogger(__name__)
@@ -39,8 +39,17 @@ class ProjectHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
-        """A missing pool is told now, not after hours of training the teacher."""
+        """What cannot end well is told now, not after hours of training the teacher."""
         data, identity = self._params["data"], self._params["identity"]
+        taught = {"train_teacher", "mining", "ssld_stage1", "ssld_stage2", "comparison"}
+        if data["layout"] == "multi_label" and any(taught & node.tags for node in pipeline.nodes):
+            names = "+".join(run_params.get("pipeline_names") or ["__default__"])
+            raise ParameterError(
+                f"pipeline {names} needs SSLD's teacher, whose one answer an image does not fit "
+                "data.layout: multi_label; what works: --pipeline train or finetune with --params "
+                "recipe=multi_label, then evaluation, export or prediction with --params "
+                f"model=train/{identity['variant']}/{identity['run']}"
+            )
         mines = any("mining" in node.tags for node in pipeline.nodes)
         if mines and not data["pool"]:
             names = "+".join(run_params.get("pipeline_names") or ["__default__"])

@@ -33,8 +33,9 @@ from hgnetv2_pipeline.deployment import (
     write_predictions_parquet,
 )
 from hgnetv2_pipeline.deployment.inputs import Input, Refused, from_stream
-from hgnetv2_pipeline.deployment.predict import Record, sigmoid, softmax
+from hgnetv2_pipeline.deployment.predict import Record
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.evaluation.metrics import sigmoid, softmax
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SEED_LINES = (GOLDEN / "seed_predict_cls.txt").read_text().splitlines()

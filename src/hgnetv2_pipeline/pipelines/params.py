@@ -264,9 +264,10 @@ class EvaluationParams(_Block):
 class PredictionParams(_Block):
     """How images are answered."""
 
-    topk: Count
+    topk: Count | None = Field(description="classes told; null: 5, or all with several labels")
     threshold: Share | None = Field(
-        description="least score of a class that is told; null: 0, or 0.5 with several labels"
+        description="least score of a class that is told; null: 0, or with several labels what "
+        "the model says for each class (else 0.5)"
     )
     multi_label: bool | None = Field(
         description="a score for each class by itself; null: as the model says"
@@ -285,7 +286,7 @@ class ExportGateParams(_Block):
         description="validation images it is judged on, evenly spaced; null: all"
     )
     max_drop: dict[Literal["fp16", "bf16", "int8"], Annotated[float, Field(ge=0, le=100)]] = Field(
-        description="points of top-1 accuracy it may lose against fp32"
+        description="points of top-1 accuracy (several labels: of mAP) it may lose against fp32"
     )
 
 
@@ -341,7 +342,9 @@ class ExportParams(_Block):
         Field(min_length=1),
     ] = Field(description="model.onnx is fp32 and always made; the others beside it")
     opset: Annotated[int, Field(ge=13, le=20)]
-    softmax: bool = Field(description="a second output, probabilities")
+    softmax: bool = Field(
+        description="a second output, probabilities (several labels: a sigmoid each)"
+    )
     lab: Literal["clip", "relu", "affine"] = Field(
         description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
         "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"
