@@ -204,7 +204,7 @@ def _of_several_labels(
             "key": keys,
             "labels": [np.flatnonzero(row).tolist() for row in truth[at]],
             "pred": [np.flatnonzero(row).tolist() for row in told],
-            "probs": list(probabilities.astype(np.float32)),
+            "probs": list(probabilities),
             "correct": (told == (truth[at] == 1)).all(axis=1),
         }
     )

@@ -77,8 +77,10 @@ def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -
 
 def sigmoid(logits: Floats) -> NDArray[np.float64]:
     """The sigmoid of each value, in float64."""
-    # By tanh, which does not overflow for large negative values.
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(logits, dtype=np.float64))))
+    wide = np.asarray(logits, dtype=np.float64)
+    # Of the negative magnitude: nothing overflows, and small probabilities keep their digits.
+    small = np.exp(-np.abs(wide))
+    return np.asarray(np.where(wide >= 0, 1.0, small) / (1 + small))
 
 
 def average_precision(scores: Floats, truth: Ints, missed: int = 0) -> float | None:

@@ -16,11 +16,11 @@ def draw(folder: Path, split: str, count: int, *, seed: int, side: int = 32) -> 
     lines = []
     (folder / split).mkdir(parents=True)
     for number in range(count):
-        pixels = rng.integers(0, 110, (side, side, 3))
+        pixels = rng.integers(0, 60, (side, side, 3))
         present = rng.random(3) < [0.5, 0.35, 0.25]
         for channel in np.flatnonzero(present):
-            top, left = rng.integers(0, side - side // 3, 2)
-            pixels[top : top + side // 3, left : left + side // 3, channel] = 255
+            top, left = rng.integers(0, side - side // 2, 2)
+            pixels[top : top + side // 2, left : left + side // 2, channel] = 255
         name = f"{split}/{number:04d}.png"
         Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
         lines.append(f"{name}\t{','.join(str(int(there)) for there in present)}\n")
