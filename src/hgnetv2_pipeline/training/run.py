@@ -158,6 +158,8 @@ def score(
 
     An unreadable val image is a ``DataError``: weights are not chosen on another set.
     """
+    # BN statistics are each process's own until its next step; what is scored is what is saved.
+    world.from_first(network.buffers())
     share = run.val.iloc[world.rank :: world.size]
     ledger = Ledger(len(share), 0.0)
     batches: Iterator[Batch] = iter(())
