@@ -307,6 +307,7 @@ def init(
     # JSON strings are YAML strings, whatever quotes, colons or non-ASCII letters a path holds.
     values = chosen | {
         "NAME": name,
+        "COMMAND": f"kedro run --env {name}" + ("" if pool else " --pipeline train"),
         "LABELLED": json.dumps(str(labelled.resolve()), ensure_ascii=False),
         "POOL": json.dumps([str(pool.resolve())] if pool else [], ensure_ascii=False),
         "TEST": json.dumps(str(test.resolve()), ensure_ascii=False) if test else "null",

@@ -192,6 +192,16 @@ def test_ssld_is_refused_before_its_first_node(name: str) -> None:
     hooks.before_pipeline_run({"pipeline_names": ["train"]}, register_pipelines()["train"])
 
 
+def test_a_loss_that_does_not_fit_the_layout_is_told_before_ingestion() -> None:
+    hooks, train = ProjectHooks(), register_pipelines()["train"]
+    hooks._params = loader(data={"layout": "multi_label", "pool": []})["parameters"]
+    with pytest.raises(ParameterError, match=r"train.loss.name label_smoothing do not fit.*recipe"):
+        hooks.before_pipeline_run({"pipeline_names": ["train"]}, train)
+    hooks._params = loader(recipe="multi_label", data={"layout": "folders"})["parameters"]
+    with pytest.raises(ParameterError, match=r"one label an image needs label_smoothing"):
+        hooks.before_pipeline_run({"pipeline_names": ["train"]}, train)
+
+
 @pytest.mark.parametrize("env", ["sample", "imagenet"])
 def test_the_recipe_sets_layout_loss_and_optimiser_below_the_command_line(env: str) -> None:
     given = run_parameters(env, recipe="multi_label", finetune={"lr": 0.5})

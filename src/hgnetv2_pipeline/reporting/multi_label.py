@@ -99,7 +99,7 @@ def map_blocks(results: Sequence[Json]) -> list[Block]:
     for place, ((model, split), result) in enumerate(first.items()):
         inner: list[Block] = [class_table(result)]
         bars = [
-            (str(row["class"]), 100 * float(row["ap"]))
+            (str(row["class"]), round(100 * float(row["ap"]), 1))
             for row in result["per_class"]
             if row["ap"] is not None
         ]
