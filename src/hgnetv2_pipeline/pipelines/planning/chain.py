@@ -294,7 +294,7 @@ class _Chain:
         if name in SSLD:
             if self.logits.source == "stored":
                 # A step that reads answers costs as much as one that reads labels.
-                loss = type(config.loss).model_validate(_LABELS)
+                loss = config.loss.model_copy(update=_LABELS)
                 config = config.model_copy(update={"loss": loss, "class_balance": "none"})
             else:
                 teacher = self._teacher() or self._stand_in()
