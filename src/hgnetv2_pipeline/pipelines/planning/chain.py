@@ -130,6 +130,7 @@ class _Chain:
             source
             for source in pool
             if (self.identity.folder("scores") / source.name / "manifest.json").is_file()
+            and not self._made_anew()
         ]
         left = sum(source.images for source in pool) - sum(source.images for source in done)
         if not left:
@@ -154,8 +155,8 @@ class _Chain:
         from hgnetv2_pipeline.data.teacher_logits import record_dtype
 
         folder, params = self.identity.folder("teacher_logits"), self.logits
-        if (folder / "manifest.json").is_file() and self.mined is not None:
-            return Row("teacher logits", "finished, if list and teacher stay")
+        if (folder / "manifest.json").is_file() and self.mined and not self._made_anew():
+            return Row("teacher logits", "finished, if the list stays")
         images = self._stage1_images()
         rate = self._rate(
             self.mined or self.lists.index("train"),
@@ -239,8 +240,8 @@ class _Chain:
         )
         if not ready or (distilled and (teacher is None or self.mined is None)):
             return False
-        if (distilled or start != "scratch") and any(row.seconds for row in self.rows):
-            return False  # what lies before it is made anew
+        if (distilled or start != "scratch") and self._made_anew():
+            return False
         stored = stored_logits(self.identity, self.logits) if distilled else None
         if stored is not None and not (stored.folder / "manifest.json").is_file():
             return False
@@ -323,6 +324,10 @@ class _Chain:
             device=self.device,
             **how,
         )
+
+    def _made_anew(self) -> bool:
+        """Whether something that the next part follows from is yet to be made."""
+        return any(row.seconds for row in self.rows)
 
     def _assume(self, what: str) -> None:
         if what not in self.assumed:
