@@ -96,8 +96,9 @@ def measure(
     for name in names:
         make, engine, precision = ENGINES[name]
         loaded[name] = load_engine(
-            make(variant, folder), engine=engine, precision=precision, threads=1
-        )
+            make(variant, folder), engine=engine, precision=precision, threads=1,
+            batch_size=batch_size,
+        )  # fmt: skip
     found = compare_latency(
         loaded, batch_size=batch_size, rounds=rounds, runs_per_round=max(3, 20 // batch_size)
     )

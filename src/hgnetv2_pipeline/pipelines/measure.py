@@ -146,7 +146,9 @@ def evaluate(
             raise WeightsError(
                 f"{exported} is not there: run kedro run --pipeline export --params model={model}"
             )
-        loaded_engine = load_engine(exported, engine=engine, precision=precision)
+        loaded_engine = load_engine(
+            exported, engine=engine, precision=precision, batch_size=batch_size
+        )
         predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
         if resize_short is not None:
             preprocess = dataclasses.replace(preprocess, resize_short=resize_short)

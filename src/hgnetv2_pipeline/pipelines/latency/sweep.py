@@ -54,7 +54,7 @@ class Sweep:
         base = self.identity.folder(name).parents[self.identity.model_id.count("/")]
         return base / model_id(model)
 
-    def _load(self, model: str, engine: str, precision: str) -> Any:
+    def _load(self, model: str, engine: str, precision: str, batch_size: int) -> Any:
         from hgnetv2_pipeline.data import Preprocess
         from hgnetv2_pipeline.deployment import load_engine
         from hgnetv2_pipeline.deployment.benchmark import has_no_preprocess
@@ -65,6 +65,7 @@ class Sweep:
             model_source(self.identity, model) if on_weights else self._exported(model),
             engine=engine,
             precision=precision,
+            batch_size=batch_size,
             threads=self.params.threads,
             device=self.device if on_weights else None,
             root=self.identity.project,
@@ -128,7 +129,7 @@ class Sweep:
         def make() -> dict[str, Any]:
             from hgnetv2_pipeline.deployment import measure_latency
 
-            with self._load(model, engine, precision) as loaded:
+            with self._load(model, engine, precision, batch_size) as loaded:
                 found = measure_latency(
                     loaded, batch_size=batch_size, warmup=params.warmup, runs=params.runs
                 )
@@ -151,7 +152,7 @@ class Sweep:
         def make() -> dict[str, Any]:
             from hgnetv2_pipeline.deployment import compare_latency
 
-            engines = {model: self._load(model, engine, precision) for model in models}
+            engines = {m: self._load(m, engine, precision, batch_size) for m in models}
             found = compare_latency(engines, batch_size=batch_size, rounds=self.params.turns)
             for row in found["rows"]:
                 row["model"] = row["label"]
