@@ -227,11 +227,10 @@ def weights_input(identity: Identity, model: str) -> Path | str:
 def model_inputs(
     identity: Identity, engine: str = "torch", precision: str = "fp32"
 ) -> dict[str, Path | str]:
-    """What a result about ``identity.model`` depends on: the file of its weights, or its name."""
+    """What a result about ``identity.model`` depends on: the file that ``engine`` reads, that of
+    its weights, or its name."""
     if engine != "torch":
-        from hgnetv2_pipeline.deployment.card import precision_file
+        from hgnetv2_pipeline.deployment.engines.ladder import model_file
 
-        folder = identity.folder("export")
-        own = folder / precision_file(precision)
-        return {"model": own if own.is_file() else folder / precision_file("fp32")}
+        return {"model": model_file(identity.folder("export") / "model.onnx", engine, precision)}
     return {"model": weights_input(identity, identity.model)}

@@ -145,6 +145,15 @@ def _open(name: str, wish: _Wish) -> Engine:
         raise EngineUnavailable(f"{name}: cannot be imported ({reason})") from error
 
 
+def model_file(onnx: Path, engine: str, precision: str) -> Path:
+    """The file in the folder of ``onnx``, the fp32 one, that ``engine`` reads for ``precision``.
+
+    ``onnx`` itself where that is not there, or the engine can run none.
+    """
+    beside = onnx.with_name(precision_file(_FILES.get(engine, {}).get(precision) or "fp32"))
+    return beside if beside.is_file() else onnx
+
+
 def _files(spec: str) -> tuple[Path | None, Path | None]:
     """(ONNX file, TensorRT plan) that ``spec`` stands for; both None for weights and names."""
     path = Path(spec)

@@ -110,15 +110,13 @@ class Sweep:
         return path
 
     def _input(self, model: str, engine: str, precision: str) -> Path | str:
-        """What a measurement depends on: the weights, or the exported file of that precision."""
-        from hgnetv2_pipeline.deployment.card import precision_file
+        """What a measurement depends on: the weights, or the exported file that is timed."""
+        from hgnetv2_pipeline.deployment.engines.ladder import model_file
         from hgnetv2_pipeline.pipelines.measure import weights_input
 
         if engine.startswith("torch"):
             return weights_input(self.identity, model)
-        exported = self._exported(model)
-        own = exported.with_name(precision_file(precision))
-        return own if own.is_file() else exported
+        return model_file(self._exported(model), engine, precision)
 
     def _protocol(self, model: str, engine: str, precision: str, batch_size: int) -> bool:
         """One engine by the seed page's protocol; false, and said, where it cannot run here."""
