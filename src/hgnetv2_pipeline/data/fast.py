@@ -30,8 +30,8 @@ Operation = Callable[[Pixels, float, float, Fill], Pixels]
 # OpenCV's type stubs know arrays of any kind only.
 _cv: Any = cv2
 _KERNELS: dict[str, Any] = {
-    "bicubic": torch.ops.aten._upsample_bicubic2d_aa,
-    "bilinear": torch.ops.aten._upsample_bilinear2d_aa,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.default,
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.default,
 }
 INTERPOLATIONS = tuple(_KERNELS)
 _LEVELS = np.arange(256)
@@ -69,7 +69,8 @@ def _resize(
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     across, down = factors
     # functional.interpolate calls the same, but takes sizes or factors, never both.
-    out = _KERNELS[interpolation](image, (height, width), False, down, across)
+    with torch.inference_mode():
+        out = _KERNELS[interpolation](image, (height, width), False, down, across)
     resized: Pixels = out[0].permute(1, 2, 0).contiguous().numpy()
     return resized
 
@@ -198,6 +199,7 @@ _STEPS = 512
 _TABLE = _in_128ths(_weights((np.arange(_STEPS) + 0.5) / _STEPS))
 
 
+@torch.inference_mode()
 def _shear_x(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
     """Row y, read at x + shift(y): four taps in whole numbers, other ones in each row."""
     height, width = pixels.shape[:2]
@@ -271,20 +273,38 @@ def _rotate(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
     height, width = pixels.shape[:2]
     angle = -math.radians(sign * (level / TOP) * 30.0)
     cosine, sine = math.cos(angle), math.sin(angle)
-    # Places in the source of the centres of pixels, both counted from the middle of the image.
-    x = (np.arange(width, dtype=np.float32) + np.float32(0.5 - width / 2))[None]
-    y = (np.arange(height, dtype=np.float32) + np.float32(0.5 - height / 2))[:, None]
-    across = np.float32(cosine) * x + np.float32(sine) * y + np.float32(width / 2)
-    down = np.float32(-sine) * x + np.float32(cosine) * y + np.float32(height / 2)
-    outside = (across < 0) | (across >= width) | (down < 0) | (down >= height)
+    # The centre of pixel (x, y), counted from the middle of the image, is read at
+    # (cosine x + sine y, cosine y - sine x).
+    left, top = 0.5 - width / 2, 0.5 - height / 2
+    y = np.arange(height) + top
+    first, last = _inside(cosine, sine * y, width / 2)
+    if sine:
+        first_down, last_down = _inside(-sine, cosine * y, height / 2)
+        first, last = np.maximum(first, first_down), np.minimum(last, last_down)
+    x = np.arange(width, dtype=np.int16)
+    # Clipped, so that 16 bits hold whatever a small sine divides by.
+    first = np.ceil(first - left).clip(0, width).astype(np.int16)[:, None]
+    last = np.floor(last - left).clip(-1, width).astype(np.int16)[:, None]
+    outside = (x < first) | (x > last)
     matrix = np.array(
-        [[cosine, sine, across[0, 0] - 0.5], [-sine, cosine, down[0, 0] - 0.5]], np.float64
+        [
+            [cosine, sine, cosine * left + sine * top - left],
+            [-sine, cosine, cosine * top - sine * left - top],
+        ]
     )
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     turned = _cv.warpAffine(
         pixels, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     return _filled(turned, outside, fill)
+
+
+def _inside(
+    slope: float, shifts: npt.NDArray[np.float64], reach: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Lowest and highest x of each row with ``-reach <= slope x + shift <= reach``."""
+    ends = (-reach - shifts) / slope, (reach - shifts) / slope
+    return ends if slope > 0 else ends[::-1]
 
 
 def _keeping(bits: int) -> Callable[[Pixels], Pixels]:

@@ -35,9 +35,9 @@ def jpeg_pixels(content: bytes, size: tuple[int, int], bottom: int) -> Pixels | 
     rows = height
     simplejpeg, cv2 = optional("simplejpeg"), optional("cv2")
     if simplejpeg is not None:
-        content, rows = _shortened(content, bottom, height)
+        file, rows = _shortened(content, bottom, height)
         try:
-            found = simplejpeg.decode_jpeg(content, strict=False)
+            found = simplejpeg.decode_jpeg(file, strict=False)
         except ValueError:
             return None
     elif hasattr(cv2, "IMREAD_COLOR_RGB"):
@@ -112,7 +112,7 @@ def optional(name: str) -> Any:
         return None
 
 
-def _shortened(content: bytes, bottom: int, height: int) -> tuple[bytes, int]:
+def _shortened(content: bytes, bottom: int, height: int) -> tuple[bytes | bytearray, int]:
     """The file with a lower height in its header, so that a decoder stops early; and that height.
 
     Rows of a baseline file follow one another, so its decoder never looks at what lies below. Whole
@@ -126,7 +126,9 @@ def _shortened(content: bytes, bottom: int, height: int) -> tuple[bytes, int]:
     rows = -(-(bottom + 2) // block) * block
     if rows >= height:
         return content, height
-    return content[:at] + rows.to_bytes(2, "big") + content[at + 2 :], rows
+    shorter = bytearray(content)
+    shorter[at : at + 2] = rows.to_bytes(2, "big")
+    return shorter, rows
 
 
 def _baseline_frame(content: bytes) -> tuple[int, int] | None:
