@@ -50,10 +50,14 @@ def hgnet_to_onnx(
 def _stem(graph: GraphBuilder, x: str, stem: nn.Module) -> str:
     if isinstance(stem, hgnetv2.Stem):
         x = _conv(graph, x, "stem.stem1", stem.stem1)
-        pooled = _same_pool(graph, x, stem.pool)
+        # stem3 takes pool and stem2b joined, and at this resolution joining costs as much as a
+        # convolution. So it becomes the sum of a convolution of each: the first at once, which ends
+        # the use of the pool's large map, the second with the sum in its own pass.
+        pooled = _half_conv(graph, _same_pool(graph, x, stem.pool), "stem.stem3", stem.stem3, 0)
         x = _conv(graph, x, "stem.stem2a", stem.stem2a)
         x = _conv(graph, x, "stem.stem2b", stem.stem2b)
-        x = _conv_of_two(graph, pooled, x, "stem.stem3", stem.stem3)
+        x = graph.add(_half_conv(graph, x, "stem.stem3", stem.stem3, 1), pooled)
+        x = _activation(graph, x, "stem.stem3", stem.stem3.act)
         return _conv(graph, x, "stem.stem4", stem.stem4)
     for number, layer in enumerate(stem):
         if isinstance(layer, nn.MaxPool2d):
@@ -112,19 +116,14 @@ def _conv(graph: GraphBuilder, x: str, name: str, module: FoldedConv) -> str:
     return _activation(graph, x, name, module.act)
 
 
-def _conv_of_two(graph: GraphBuilder, x: str, y: str, name: str, module: FoldedConv) -> str:
-    """The convolution of ``x`` and ``y`` joined, as the sum of a convolution of each.
-
-    At the stem's resolution joining them costs as much as a convolution; the sum goes into the
-    second convolution's own pass. Both have half the channels.
-    """
+def _half_conv(graph: GraphBuilder, x: str, name: str, module: FoldedConv, half: int) -> str:
+    """A convolution of one half of its input channels; its bias goes with the first."""
     conv = module.conv
     top, left = conv.padding
-    first, second = np.split(_array(conv.weight), 2, axis=1)
-    size = {"stride": conv.stride, "pads": (top, left, top, left)}
-    x = graph.conv(x, f"{name}.first", first, _array(conv.bias), **size)
-    y = graph.conv(y, f"{name}.second", second, None, **size)
-    return _activation(graph, graph.add(x, y), name, module.act)
+    return graph.conv(
+        x, f"{name}.{('first', 'second')[half]}", np.split(_array(conv.weight), 2, axis=1)[half],
+        None if half else _array(conv.bias), stride=conv.stride, pads=(top, left, top, left),
+    )  # fmt: skip
 
 
 def _activation(graph: GraphBuilder, x: str, name: str, act: nn.Module) -> str:
