@@ -307,6 +307,39 @@ def test_a_drop_at_the_limit_passes_and_one_image_more_does_not() -> None:
               precision="fp16", max_drop=0.2)  # fmt: skip
 
 
+def judged_by_map(worse: int, max_drop: float) -> dict[str, object]:
+    """The same of two labels an image: of class 0 the best ``worse`` positives fall to the end."""
+    from hgnetv2_pipeline.data import Preprocess
+
+    truth = np.stack([np.arange(100) % 2, np.arange(100) % 5 == 0], axis=1).astype(np.uint8)
+    exact = np.where(truth == 1, 5.0, -5.0).astype(np.float32)
+    rough = exact.copy()
+    rough[np.flatnonzero(truth[:, 0])[:worse], 0] = -6
+    answers = {"exact": iter(np.split(exact, 2)), "rough": iter(np.split(rough, 2))}
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for labels in np.split(truth, 2):
+            yield np.zeros((len(labels), 1, 1, 3), np.uint8), labels
+
+    return judge(
+        lambda images: next(answers["exact"]), lambda images: next(answers["rough"]),
+        Validation(batches, "made up"), Preprocess(), precision="int8", max_drop=max_drop,
+    )  # fmt: skip
+
+
+def test_of_several_labels_a_precision_is_judged_by_map() -> None:
+    found = judged_by_map(0, 0.0)
+    assert (found["map_fp32"], found["map"], found["drop_points"]) == (1.0, 1.0, 0.0)
+    assert found["same_answer"] == 100 and "top1" not in found
+    # One of 50 positives last: 49/50 of class 0 at precision 1, the last at 50/100.
+    fallen = 100 * (1 - 0.5) / 50 / 2
+    found = judged_by_map(1, fallen + 1e-6)
+    assert found["drop_points"] == pytest.approx(fallen, abs=1e-3)
+    assert found["same_answer"] == 99
+    with pytest.raises(ExportError, match=r"mAP falls from 1.0000 to 0.9950, 0.50 points"):
+        judged_by_map(1, fallen - 1e-3)
+
+
 def test_without_images_halves_are_compared_on_noise_and_int8_is_refused(
     b0_onnx: Path, tmp_path: Path
 ) -> None:

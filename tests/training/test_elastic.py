@@ -13,16 +13,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from train_recipes import NANO, make_job
+import torch
+from sklearn.metrics import average_precision_score
+from train_recipes import BCE, NANO, make_job
 
+from hgnetv2_pipeline.data import (
+    Ledger,
+    Preprocess,
+    label_matrix,
+    read_index,
+    scan_multi_label,
+    write_index,
+)
+from hgnetv2_pipeline.data.loader import eval_batches
+from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted
-from hgnetv2_pipeline.models import VARIANTS
+from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
+from hgnetv2_pipeline.models import VARIANTS, build_from
 from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many
 from hgnetv2_pipeline.training.elastic import join_command
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.step import Step
+from multi_label_pictures import CLASSES as SQUARES
+from multi_label_pictures import draw
 
 Job = Callable[..., RunSpec]
 STEPS = 5
@@ -35,6 +51,7 @@ SMALL: dict[str, Any] = {
     "checkpoint_every_minutes": 1e-6,
 }
 SECONDS = 60.0
+ANY = -2
 
 
 def two(**changes: Any) -> DistributedConfig:
@@ -43,14 +60,15 @@ def two(**changes: Any) -> DistributedConfig:
 
 
 def at_step(spec: str) -> None:
-    """``launch.work`` with ``nano``, and a signal to one process as the file ``plan`` says."""
+    """``launch.work`` with ``nano``, and a signal to one process as the file ``plan`` says: that of
+    a rank, or ``ANY`` that runs this."""
     VARIANTS["nano"] = NANO
     plan = Path(spec).with_name("plan")
     number, rank, step = map(int, (plan.read_text() if plan.exists() else "0 -1 -1").split())
     take = Step.__call__
 
     def call(self: Step, batch: Any) -> Any:
-        if batch.step == step and self.world.rank == rank and plan.exists():
+        if batch.step == step and rank in (self.world.rank, ANY) and plan.exists():
             plan.unlink()
             os.kill(os.getpid(), number)
         return take(self, batch)
@@ -125,9 +143,59 @@ def test_global_batch_val_and_ledger_count_every_image_once(straight: Path, spec
     best = history[["val_top1", "val_top1_ema"]].max().max()
     assert result["val"]["top1"] == best
     assert scored.metrics["val"]["n"] == 10
+    # What was scored is what was saved, also where processes have BN statistics of their own.
+    model, info = build_from(str(straight), num_classes=None, root=straight)
+    samples = read_index(spec.val)
+    preprocess = Preprocess.from_dict(info["preprocess"])
+    batches = eval_batches(
+        samples, spec.val_root, preprocess=preprocess, batch_size=3, workers=0,
+        ledger=Ledger(10, 0.0),
+    )  # fmt: skip
+    _, logits = predict_logits(model, batches, preprocess=preprocess)
+    labels = samples["label"].to_numpy(np.int64)
+    assert topk_counts(logits, labels, (1,))[1] == result["val"]["top1_count"]
 
 
-@pytest.mark.parametrize(("restarts", "rank"), [(1, 1), (0, 0)])
+@pytest.mark.slow
+def test_map_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    """29 images of val, batches of 3: neither comes out even."""
+    for split, count in (("train", 24), ("val", 29)):
+        draw(tmp_path, split, count, seed=count)
+        write_index(tmp_path / f"{split}.parquet", scan_multi_label(tmp_path, split).samples)
+    given = {"num_classes": 3, "classes": SQUARES}
+    spec = make_job(tmp_path, tmp_path, "two", spec=given, **{**SMALL, "loss": BCE})
+    train_many(spec, two())
+    result = read_json(spec.out / "result.json")
+    model, info = build_from(str(spec.out), num_classes=None, root=tmp_path)
+    samples = scan_multi_label(tmp_path, "val").samples
+    preprocess = Preprocess.from_dict(info["preprocess"])
+    model = model.to(memory_format=torch.channels_last)
+    logits = np.zeros((29, 3))
+    # In the batches of the two, so that no rounding differs.
+    for rank in range(2):
+        batches = eval_batches(
+            samples.iloc[rank::2], tmp_path, preprocess=preprocess, batch_size=3, workers=0,
+            ledger=Ledger(29, 0.0),
+        )  # fmt: skip
+        _, logits[rank::2] = predict_logits(
+            model, batches, preprocess=preprocess, channels_last=True
+        )
+    expected = average_precision_score(label_matrix(samples), logits)
+    assert result["val"]["n"] == 29
+    assert result["val"]["map"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "rank"),
+    [
+        (1, 1),
+        (0, 0),
+        *(
+            pytest.param(number % 2, number // 2 % 2, marks=pytest.mark.slow, id=f"kill{number}")
+            for number in range(20)
+        ),
+    ],
+)
 def test_killed_process_ends_or_restarts_the_run_which_stays_exact(
     spec: RunSpec, straight: Path, strike: Callable[..., RunSpec], restarts: int, rank: int
 ) -> None:
@@ -161,14 +229,16 @@ def test_what_no_restart_mends_is_told_in_one_line_at_once(job: Job) -> None:
 
 
 @pytest.mark.slow
-def test_second_machine_joins_by_the_printed_command_and_its_death_is_survived(
-    spec: RunSpec, straight: Path, strike: Callable[..., RunSpec]
+@pytest.mark.parametrize("kill", range(5))
+def test_second_machine_joins_by_the_printed_command_and_a_death_is_survived(
+    spec: RunSpec, straight: Path, strike: Callable[..., RunSpec], kill: int
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     both = two(nproc_per_node=1, nnodes=2, rdzv_endpoint=f"127.0.0.1:{port}", max_restarts=2)
-    strike(spec, signal.SIGKILL, 0, 2)
+    # Which rank the process of this agent gets is up to their meeting.
+    strike(spec, signal.SIGKILL, ANY, random.randrange(STEPS))
     (spec.out / "spec.json").write_text(spec.model_dump_json())
     variable, *command = join_command(spec.out / "spec.json", both, 1).split()
     # The variant of the tests must be known there too: a module that adds it, in place of ours.
@@ -195,4 +265,5 @@ def test_second_machine_joins_by_the_printed_command_and_its_death_is_survived(
     finally:
         other.kill()
         other.wait()
+    assert not (spec.out / "plan").exists(), "the kill took place"
     assert outputs(spec.out) == outputs(straight)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hgnetv2_pipeline.deployment.onnx_graph import OPSET, GraphBuilder
+from hgnetv2_pipeline.deployment.onnx_graph import OPSET, GraphBuilder, Probabilities
 from hgnetv2_pipeline.models import hgnetv2, reparameterize
 from hgnetv2_pipeline.models.fold import Clip, FoldedConv, Lab
 
@@ -25,11 +25,11 @@ def hgnet_to_onnx(
     *,
     opset: int = OPSET,
     lab: Lab = "relu",
-    softmax: bool = False,
+    probabilities: Probabilities = None,
 ) -> Any:
     """The ONNX ModelProto of an HGNetV2 or PPHGNet in inference mode: images to logits.
 
-    ``lab`` as in ``models.reparameterize``; ``softmax`` adds the output ``probabilities``.
+    ``lab`` as in ``models.reparameterize``; ``probabilities`` adds an output of that name.
     """
     folded = reparameterize(model, lab)
     graph = GraphBuilder(opset)
@@ -44,7 +44,9 @@ def hgnet_to_onnx(
     x = graph.linear(graph.pooled(x), "last_conv", weight, bias)
     x = _activation(graph, x, "head", folded.act)
     x = graph.linear(x, "fc", _array(folded.fc.weight), _array(folded.fc.bias))
-    return graph.finish(x, image_size=image_size, classes=folded.fc.out_features, softmax=softmax)
+    return graph.finish(
+        x, image_size=image_size, classes=folded.fc.out_features, probabilities=probabilities
+    )
 
 
 def _stem(graph: GraphBuilder, x: str, stem: nn.Module) -> str:

@@ -6,7 +6,7 @@ Only what the HGNet family needs; each method returns the name of its output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,8 @@ OPSET_OF_AXES = 18
 """ReduceMean takes its axes as an input from this opset on, as an attribute before."""
 BATCH = "batch"
 PRODUCER = "hgnetv2_pipeline"
+Probabilities = Literal["softmax", "sigmoid"] | None
+"""How probabilities are made of logits: over the classes, or of each by itself."""
 
 
 class GraphBuilder:
@@ -129,19 +131,23 @@ class GraphBuilder:
         inputs = [x, self.constant(f"{name}.weight", weight)]
         return inputs if bias is None else [*inputs, self.constant(f"{name}.bias", bias)]
 
-    def finish(self, output: str, *, image_size: int, classes: int, softmax: bool = False) -> Any:
+    def finish(
+        self, output: str, *, image_size: int, classes: int, probabilities: Probabilities = None
+    ) -> Any:
         """The ModelProto: ``images`` [batch, 3, S, S] in, ``logits`` [batch, classes] out.
 
-        ``softmax``: a second output ``probabilities`` of the same shape.
+        ``probabilities``: by what a second output of the same shape is made, if there is one.
         """
         from onnx import TensorProto, helper, numpy_helper
 
         for node in self._nodes:
             node.output[:] = ["logits" if name == output else name for name in node.output]
         outputs = ["logits"]
-        if softmax:
+        if probabilities is not None:
+            kind = probabilities.capitalize()
+            axis = {"axis": 1} if probabilities == "softmax" else {}
             self._nodes.append(
-                helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1)
+                helper.make_node(kind, ["logits"], ["probabilities"], name=probabilities, **axis)
             )
             outputs.append("probabilities")
         graph = helper.make_graph(

@@ -137,6 +137,7 @@ def evaluate(
         place = resolve_device(device)
         predictor: Any = loaded.network.eval().to(place)
         preprocess = loaded.preprocess
+        task, thresholds = loaded.info["task"], loaded.info["thresholds"]
         inputs["weights"] = str(loaded.info.get("sha256") or "")
     else:
         from hgnetv2_pipeline.deployment import load_engine
@@ -150,9 +151,16 @@ def evaluate(
             exported, engine=engine, precision=precision, batch_size=batch_size
         )
         predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
+        task, thresholds = loaded_engine.card.more.get("task"), loaded_engine.card.thresholds
         if resize_short is not None:
             preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
         place = "cpu"
+    wanted = "multi_label" if lists.multi_label else "single_label"
+    if task not in (None, wanted):
+        raise WeightsError(
+            f"{model} is a {task} model, the lists of {identity.dataset} are {wanted}: name "
+            "another model (--params model=...) or another data.layout"
+        )
     return evaluate_samples(
         predictor,
         samples,
@@ -169,6 +177,7 @@ def evaluate(
         device=place,
         max_bad=max_bad,
         fast=fast,
+        thresholds=thresholds,
     )
 
 

@@ -51,7 +51,7 @@ class _Block(BaseModel):
 
 
 class SplitParams(_Block):
-    """How labelled images without lists of their own are divided."""
+    """How labelled images without lists of their own are divided (multi_label: one list)."""
 
     val: Share = Field(description="share of each class for validation")
     test: Share = Field(description="share of each class for the final test; 0 for none")
@@ -68,17 +68,18 @@ class SplitParams(_Block):
 class DataParams(_Block):
     """Where the images are and how they become lists."""
 
-    layout: Literal["sample", "folders", "imagenet"] = Field(
+    layout: Literal["sample", "folders", "imagenet", "multi_label"] = Field(
         description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page, with "
-        "train_list.txt and val_list.txt or with train/ and val/"
+        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels an "
+        "image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, val_list.txt"
     )
     root: str = Field(description="labelled images; relative to the project or absolute")
     pool: Names = Field(
         description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
     )
     test: str | None = Field(
-        description="a folder a class of images for the final test, or null; "
-        "of layout imagenet a test_list.txt beside the other lists is taken then"
+        description="a folder a class of images for the final test, or null; of layouts "
+        "imagenet and multi_label a test_list.txt beside the other lists is taken then"
     )
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")
@@ -226,7 +227,6 @@ class TeacherLogitsParams(_Block):
     batch_size: Count = Field(description="views that the teacher answers at once")
     shard_images: Count = Field(description="images a shard, the unit of work that a stop can lose")
     workers: Annotated[int, Field(ge=0)]
-    processes: Count = Field(description="that share the pass, on a GPU each where there are GPUs")
     max_bad: Share
 
 
@@ -237,7 +237,7 @@ class ComparisonParams(_Block):
     equal_steps_seeds: Numbers = Field(
         description="supervised at the number of steps of the whole SSLD run"
     )
-    unmined_seeds: Numbers = Field(description="stage 1 on the whole pool")
+    unmined_seeds: Numbers = Field(description="stage 1 on the whole pool, in as many steps")
     stage1_seeds: Numbers = Field(description="further seeds of stage 1")
     stage2_seeds: Numbers = Field(description="further seeds of stage 2 (need the stage-1 seed)")
     jobs: Count = Field(description="runs trained side by side")
@@ -263,9 +263,10 @@ class EvaluationParams(_Block):
 class PredictionParams(_Block):
     """How images are answered."""
 
-    topk: Count
+    topk: Count | None = Field(description="classes told; null: 5, or all with several labels")
     threshold: Share | None = Field(
-        description="least score of a class that is told; null: 0, or 0.5 with several labels"
+        description="least score of a class that is told; null: 0, or with several labels what "
+        "the model says for each class (else 0.5)"
     )
     multi_label: bool | None = Field(
         description="a score for each class by itself; null: as the model says"
@@ -284,7 +285,7 @@ class ExportGateParams(_Block):
         description="validation images it is judged on, evenly spaced; null: all"
     )
     max_drop: dict[Literal["fp16", "bf16", "int8"], Annotated[float, Field(ge=0, le=100)]] = Field(
-        description="points of top-1 accuracy it may lose against fp32"
+        description="points of top-1 accuracy (several labels: of mAP) it may lose against fp32"
     )
 
 
@@ -340,7 +341,9 @@ class ExportParams(_Block):
         Field(min_length=1),
     ] = Field(description="model.onnx is fp32 and always made; the others beside it")
     opset: Annotated[int, Field(ge=13, le=20)]
-    softmax: bool = Field(description="a second output, probabilities")
+    softmax: bool = Field(
+        description="a second output, probabilities (several labels: a sigmoid each)"
+    )
     lab: Literal["clip", "relu", "affine"] = Field(
         description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
         "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"
@@ -395,7 +398,7 @@ class RunParams(_Block):
     dataset: str
     run: str
     seed: int
-    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast")
+    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast, short")
     teacher: str
     download: bool = Field(description="whether published weights that are missing are fetched")
     model: str | None
@@ -408,6 +411,9 @@ class RunParams(_Block):
         description="pipelines, and teacher_logits, whose results are made anew; or all"
     )
     plan_only: bool = Field(description="stop after the printed plan")
+    resume: Literal["exact", "force"] = Field(
+        description="force: an unfinished training goes on under changed parameters, on record"
+    )
     mlflow: bool
     data: DataParams
     import_weights: ImportParams

@@ -10,22 +10,25 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from hgnetv2_pipeline.data import Ledger
+from hgnetv2_pipeline.data import Ledger, label_matrix
 from hgnetv2_pipeline.data.batches import Batch
 from hgnetv2_pipeline.data.loader import dead_worker, eval_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
+from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
 from hgnetv2_pipeline.training.modes import settled
+from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
     choose_device,
@@ -34,8 +37,14 @@ from hgnetv2_pipeline.training.prepare import (
     make_step,
     prepare,
 )
-from hgnetv2_pipeline.training.state import COLUMNS, Row, Score
+from hgnetv2_pipeline.training.profile import NOTHING, profiled
+from hgnetv2_pipeline.training.state import AnyScore, MultiLabelScore, Row, Score
 from hgnetv2_pipeline.training.world import World, joined
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hgnetv2_pipeline.training.state import State
 
 _log = logging.getLogger(__name__)
 
@@ -84,13 +93,27 @@ def _train(
     config, checkpoints = spec.config, spec.out / "checkpoints"
     run = prepare(spec, device=device, world_size=world.size)
     state = run.state
+    _log.info("parameter groups\n%s", group_table(state.optimizer.param_groups))
     who = identity(spec, sources=run.sources, world_size=world.size)
     ledger = Ledger(len(run.train), config.max_bad)
-    saved = load_checkpoint(checkpoints, identity=who)
+    changed: list[str] = []
+    forced = changed.extend if spec.resume == "force" else None
+    saved = load_checkpoint(checkpoints, identity=who, differing=forced)
     if saved is not None:
         state.restore(saved)
         _add(ledger, saved["ledger"])
         _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
+    if changed:
+        state.note_forced(changed)
+        _log.warning(
+            "resume=force: from step %d on under another configuration (%s)",
+            state.step, "; ".join(changed),
+        )  # fmt: skip
+    if state.step > run.schedule.total_steps:
+        raise ParameterError(
+            f"the checkpoint stands at step {state.step}, but the run now has "
+            f"{run.schedule.total_steps}; raise training.steps or training.epochs"
+        )
     began_at = state.step
     if world.any(world.sum([state.step])[0] != world.size * state.step):
         raise DataError(
@@ -112,25 +135,37 @@ def _train(
 
     def tell(row: Row) -> None:
         if world.first:
-            _write_history(spec.out / HISTORY, state.history)
+            if config.keep_best and state.evaluated == state.step:
+                keep_weights(
+                    spec.out / BEST,
+                    state.evaluations,
+                    config.keep_best,
+                    state.network(state.evaluations[-1][2]).state_dict(),
+                    _metadata(spec, run, state.newest),
+                )
+            _write_history(spec.out / HISTORY, state)
             _log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None))
             if report is not None:
                 report(dict(row))
 
     timing = Timing()
+    # Of many processes the first is looked at; the others wait for it.
+    profile = config.profile if world.first else NOTHING
     try:
-        fit(
-            state,
-            batches,
-            step=step,
-            schedule=run.schedule,
-            evaluate=lambda network: score(network, spec, run, device, world, stop),
-            save=save,
-            save_seconds=60 * config.checkpoint_every_minutes,
-            stop=stop,
-            timing=timing,
-            report=tell,
-        )
+        with profiled(batches, profile, spec.out, device) as shown:
+            fit(
+                state,
+                shown,
+                step=step,
+                schedule=run.schedule,
+                early=config.early_stopping,
+                evaluate=lambda network: score(network, spec, run, device, world, stop),
+                save=save,
+                save_seconds=60 * config.checkpoint_every_minutes,
+                stop=stop,
+                timing=timing,
+                report=tell,
+            )
     finally:
         if world.first:
             _write_timing(spec.out / TIMING, timing, began_at, device)
@@ -146,11 +181,14 @@ def score(
     device: torch.device,
     world: World,
     stop: StopRequest,
-) -> Score | None:
-    """Count right answers on val, each image once over all processes; None if asked to stop.
+) -> AnyScore | None:
+    """Right answers on val (of several labels: mAP), each image once over all processes; None if
+    asked to stop.
 
     An unreadable val image is a ``DataError``: weights are not chosen on another set.
     """
+    # BN statistics are each process's own until its next step; what is scored is what is saved.
+    world.from_first(network.buffers())
     share = run.val.iloc[world.rank :: world.size]
     ledger = Ledger(len(share), 0.0)
     batches: Iterator[Batch] = iter(())
@@ -188,6 +226,8 @@ def score(
     if cut:
         return None
     ledger.check()
+    if spec.config.loss.multi_label:
+        return _multi_label_score(logits, run.val, world)
     ks = [k for k in (1, 5) if k <= spec.num_classes]
     counts = dict.fromkeys(ks, 0)
     if keys:
@@ -195,6 +235,22 @@ def score(
         counts = metrics.topk_counts(logits, labels, ks)
     sums = world.sum([len(keys), *counts.values()])
     return Score(int(sums[0]), int(sums[1]), int(sums[2]) if len(ks) > 1 else None)
+
+
+def _multi_label_score(logits: Any, val: pd.DataFrame, world: World) -> MultiLabelScore:
+    """From this process's logits of every ``world.size``-th image: mAP needs those of all."""
+    labels = label_matrix(val)
+    every = np.empty(labels.shape, np.float32)
+    for rank, part in enumerate(world.gather(logits)):
+        if len(part):
+            every[rank :: world.size] = part
+    thresholds = metrics.best_thresholds(every, labels).tolist()
+    names = [str(number) for number in range(labels.shape[1])]
+    found = metrics.summarise_multi_label(every, labels, names, thresholds)
+    return MultiLabelScore(
+        n=len(labels), map=found["map"], f1_micro=found["f1_micro"], f1_macro=found["f1_macro"],
+        thresholds=thresholds,
+    )  # fmt: skip
 
 
 def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> TrainResult:
@@ -209,32 +265,41 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
         "stage": spec.stage,
         "seed": spec.seed,
         "steps": state.step,
+        "stopped_early": state.step < run.schedule.total_steps,
         "images_seen": state.step * spec.config.batch_size * world.size,
         "best_step": best.step,
         "weights": best.weights,
-        "val": {**asdict(best.score), "top1": best.score.top1, "top5": best.score.top5},
+        "val": best.score.summary(),
         "steps_not_applied": state.not_applied,
+        "forced_resumes": state.forced,
         "parameters": sum(p.numel() for p in state.student.parameters()),
         "sources": run.sources,
         "inputs": spec.inputs,
         **ledger.summary(),
     }
     if world.first:
-        metadata = {
-            "format": "hgnetv2_pipeline/1",
-            "variant": spec.variant,
-            "stage": spec.stage,
-            "classes": json.dumps(spec.classes, ensure_ascii=False),
-            "num_classes": str(spec.num_classes),
-            "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
-            "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
-        }
-        save_weights(student, best.tensors, metadata)
-        _write_history(spec.out / HISTORY, state.history)
+        save_weights(student, best.tensors, _metadata(spec, run, best.score))
+        _write_history(spec.out / HISTORY, state)
         ledger.write(spec.out / QUARANTINE)
         result["student_sha256"] = sha256_file(student)
         write_json(spec.out / RESULT, result)
     return TrainResult(student, result, state.history)
+
+
+def _metadata(spec: RunSpec, run: Prepared, score: AnyScore | None) -> dict[str, str]:
+    """What a weight file says of itself; ``score`` is that of its weights on val."""
+    metadata = {
+        "format": "hgnetv2_pipeline/1",
+        "variant": spec.variant,
+        "stage": spec.stage,
+        "classes": json.dumps(spec.classes, ensure_ascii=False),
+        "num_classes": str(spec.num_classes),
+        "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
+        "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
+    }
+    if isinstance(score, MultiLabelScore):
+        metadata |= {"task": "multi_label", "thresholds": json.dumps(score.thresholds)}
+    return metadata
 
 
 @contextlib.contextmanager
@@ -256,10 +321,11 @@ def torch_settings(device: torch.device, threads: int | None) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def _write_history(path: Path, history: list[Row]) -> None:
+def _write_history(path: Path, state: State) -> None:
     import pandas as pd
 
-    write_text(path, pd.DataFrame(history, columns=list(COLUMNS)).to_csv(index=False))
+    rows = pd.DataFrame(state.history, columns=list(state.columns))
+    write_text(path, rows.to_csv(index=False))
 
 
 def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.device) -> None:

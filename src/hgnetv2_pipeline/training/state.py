@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hgnetv2_pipeline.errors import ParameterError
+
 COLUMNS = (
     "epoch",
     "step",
@@ -26,6 +28,9 @@ COLUMNS = (
     "train_top1",
     "teacher_agreement",
 )
+MULTI_LABEL_COLUMNS = (
+    "epoch", "step", "loss", "lr", "val_map", "val_f1_micro", "val_f1_macro", "val_map_ema",
+)  # fmt: skip
 Row = dict[str, float | int | None]
 
 
@@ -42,8 +47,50 @@ class Score:
         return self.top1_count / self.n
 
     @property
+    def metric(self) -> float:
+        """What the best weights are chosen by, and early stopping goes by: from 0 to 1."""
+        return self.top1
+
+    @property
     def top5(self) -> float | None:
         return None if self.top5_count is None else self.top5_count / self.n
+
+    def columns(self) -> Row:
+        """Its part of a row of the history."""
+        return {"val_top1": self.top1, "val_top5": self.top5}
+
+    def summary(self) -> dict[str, Any]:
+        """As result.json has it."""
+        return {**vars(self), "top1": self.top1, "top5": self.top5}
+
+
+@dataclass(frozen=True)
+class MultiLabelScore:
+    """Metrics on the ``n`` listed validation images, and the thresholds that give the best F1."""
+
+    n: int
+    map: float
+    f1_micro: float | None
+    f1_macro: float | None
+    thresholds: list[float]
+
+    @property
+    def metric(self) -> float:
+        """What the best weights are chosen by, and early stopping goes by: from 0 to 1."""
+        return self.map
+
+    def columns(self) -> Row:
+        """Its part of a row of the history."""
+        return {
+            "val_map": self.map, "val_f1_micro": self.f1_micro, "val_f1_macro": self.f1_macro,
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """As result.json has it."""
+        return dict(vars(self))
+
+
+AnyScore = Score | MultiLabelScore
 
 
 @dataclass
@@ -52,7 +99,7 @@ class Best:
 
     step: int
     weights: str
-    score: Score
+    score: AnyScore
     tensors: dict[str, torch.Tensor]
 
 
@@ -84,31 +131,46 @@ class State:
     ema: AveragedModel | None
     step: int = 0
     evaluated: int = 0
+    evaluations: list[tuple[int, float, str]] = field(default_factory=list)
+    newest: AnyScore | None = None
+    """What the last of them was made of, if it was made by this process."""
     history: list[Row] = field(default_factory=list)
     window: Window = field(default_factory=Window)
     best: Best | None = None
+    columns: Sequence[str] = COLUMNS
     not_applied: list[int] = field(default_factory=list)
+    forced: list[dict[str, Any]] = field(default_factory=list)
+    """Where the run went on under another configuration: step, and what changed."""
 
-    def row(self, *, epoch: float, lr: float, raw: Score | None, ema: Score | None) -> Row:
+    def row(self, *, epoch: float, lr: float, raw: AnyScore | None, ema: AnyScore | None) -> Row:
         """Close the window: append a row to the history and return it."""
-        row: Row = dict.fromkeys(COLUMNS)
+        row: Row = dict.fromkeys(self.columns)
         row |= {"epoch": epoch, "step": self.step, "lr": lr}
         row["loss"] = self.window.loss / self.window.steps if self.window.steps else math.nan
         for name, count in self.window.counts.items():
             row[name] = count / self.window.images
         if raw is not None:
-            row |= {"val_top1": raw.top1, "val_top5": raw.top5}
+            row |= raw.columns()
         if ema is not None:
-            row["val_top1_ema"] = ema.top1
+            # Of the mean only what weights are chosen by.
+            name, value = next(iter(ema.columns().items()))
+            row[f"{name}_ema"] = value
         self.history.append(row)
         self.window = Window()
         return row
 
-    def keep_best(self, weights: str, network: nn.Module, score: Score) -> None:
+    def keep_best(self, weights: str, network: nn.Module, score: AnyScore) -> None:
         """Copy ``network`` if nothing did better on val; of equals the later is kept."""
-        if self.best is None or score.top1_count >= self.best.score.top1_count:
+        if self.best is None or score.metric >= self.best.score.metric:
             tensors = {name: value.detach().cpu().clone() for name, value in _tensors(network)}
             self.best = Best(self.step, weights, score, tensors)
+
+    def network(self, weights: str) -> nn.Module:
+        """The network with the ``raw`` or the averaged (``ema``) weights."""
+        if weights == "raw":
+            return self.student
+        assert self.ema is not None, "asked for by an evaluation of it"  # noqa: S101
+        return self.ema.module
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds, a file each."""
@@ -118,9 +180,11 @@ class State:
             "progress": {
                 "step": self.step,
                 "evaluated": self.evaluated,
+                "evaluations": self.evaluations,
                 "history": self.history,
                 "window": vars(self.window),
                 "not_applied": self.not_applied,
+                "forced": self.forced,
                 "scaler": self.scaler.state_dict(),
             },
         }
@@ -131,18 +195,53 @@ class State:
         return parts
 
     def restore(self, parts: dict[str, Any]) -> None:
-        """Become what ``parts`` was made of."""
-        self.student.load_state_dict(parts["model"])
-        self.optimizer.load_state_dict(parts["optimizer"])
+        """Become what ``parts`` was made of, but for the numbers of the optimiser's rule, which
+        are the recipe's (the same, unless a resume is forced).
+
+        Raises:
+            ParameterError: the network or the optimiser is another one.
+        """
+        rules = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        saved = parts["optimizer"]["param_groups"]
+        try:
+            if [group.keys() - {"params"} for group in saved] != [rule.keys() for rule in rules]:
+                raise ValueError("the optimiser has other groups or another rule")
+            self.student.load_state_dict(parts["model"])
+            self.optimizer.load_state_dict(parts["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ParameterError(
+                f"the checkpoint of step {parts['progress']['step']} does not fit this run "
+                f"({str(error).splitlines()[0]}): variant, classes, optimizer.name, stage_lr_mult "
+                "and freeze_at cannot change on the way"
+            ) from error
+        for group, rule in zip(self.optimizer.param_groups, rules, strict=True):
+            group.update(rule)
         if self.ema is not None:
-            self.ema.load_state_dict(parts["ema"])
+            if "ema" in parts:
+                self.ema.load_state_dict(parts["ema"])
+            else:  # asked for from here on
+                self.ema.module.load_state_dict(parts["model"])
         progress = parts["progress"]
         self.step, self.evaluated = progress["step"], progress["evaluated"]
+        self.evaluations, self.forced = progress["evaluations"], progress["forced"]
         self.history, self.not_applied = progress["history"], progress["not_applied"]
         self.window = Window(**progress["window"])
-        self.scaler.load_state_dict(progress["scaler"])
+        if progress["scaler"]:
+            self.scaler.load_state_dict(progress["scaler"])
         if "best" in parts:
-            self.best = Best(**{**parts["best"], "score": Score(**parts["best"]["score"])})
+            score = parts["best"]["score"]
+            kind = MultiLabelScore if "map" in score else Score
+            self.best = Best(**{**parts["best"], "score": kind(**score)})
+
+    def note_forced(self, changed: list[str]) -> None:
+        """Keep on record that the run goes on from here under another configuration."""
+        self.forced.append({"step": self.step, "changed": changed})
+        if any(change.startswith("val:") for change in changed):
+            # What did best on other images says nothing.
+            self.best, self.evaluations, self.evaluated = None, [], -1
 
 
 def averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
