@@ -90,8 +90,9 @@ def predict(
     tally = Tally()
     shown: list[Record] = []
     with deployment.load_engine(
-        model, engine=engine, device=_PLACES[device], threads=threads
-    ) as loaded:
+        model, engine=engine, device=_PLACES[device], threads=threads,
+        batch_size=min(batch_size, max(len(todo), 1)),
+    ) as loaded:  # fmt: skip
         several = loaded.card.multi_label if multi_label is None else multi_label
         if topk is None and not several:
             topk = 5

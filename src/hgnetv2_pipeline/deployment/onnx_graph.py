@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 OPSET, OPSETS = 18, range(13, 21)
+OPSET_OF_AXES = 18
+"""ReduceMean takes its axes as an input from this opset on, as an attribute before."""
 BATCH = "batch"
 PRODUCER = "hgnetv2_pipeline"
 Probabilities = Literal["softmax", "sigmoid"] | None
@@ -54,9 +56,7 @@ class GraphBuilder:
         groups: int = 1,
     ) -> str:
         """Convolution with float32 ``weight`` [out, in / groups, kh, kw] and ``bias`` [out]."""
-        inputs = [x, self.constant(f"{name}.weight", weight)]
-        if bias is not None:
-            inputs.append(self.constant(f"{name}.bias", bias))
+        inputs = self._with_constants(x, name, weight, bias)
         return self._node(
             "Conv", inputs, kernel_shape=list(weight.shape[2:]), strides=list(stride),
             pads=list(pads), group=groups, dilations=[1, 1],
@@ -114,14 +114,22 @@ class GraphBuilder:
         """[N, C, H, W] to [N, C, 1, 1]."""
         return self._node("GlobalAveragePool", [x])
 
-    def flatten(self, x: str) -> str:
-        """[N, C, 1, 1] to [N, C]."""
-        return self._node("Flatten", [x], axis=1)
+    def pooled(self, x: str) -> str:
+        """[N, C, H, W] to the mean of each map, [N, C]."""
+        if self._opset < OPSET_OF_AXES:
+            return self._node("ReduceMean", [x], axes=[2, 3], keepdims=0)
+        axes = self.constant("height_and_width", np.array([2, 3], np.int64))
+        return self._node("ReduceMean", [x, axes], keepdims=0)
 
-    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
+    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
         """``x @ weight.T + bias`` with ``weight`` [out, in] as PyTorch keeps it."""
-        inputs = [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
-        return self._node("Gemm", inputs, transB=1)
+        return self._node("Gemm", self._with_constants(x, name, weight, bias), transB=1)
+
+    def _with_constants(
+        self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None
+    ) -> list[str]:
+        inputs = [x, self.constant(f"{name}.weight", weight)]
+        return inputs if bias is None else [*inputs, self.constant(f"{name}.bias", bias)]
 
     def finish(
         self, output: str, *, image_size: int, classes: int, probabilities: Probabilities = None

@@ -63,7 +63,10 @@ def _answer(
 
     todo = room.expand_inputs(given)
     place = None if device == "auto" else device
-    with room.load_engine(bundle / "model.onnx", engine=params.engine, device=place) as engine:
+    with room.load_engine(
+        bundle / "model.onnx", engine=params.engine, device=place,
+        batch_size=min(params.batch_size, max(len(todo), 1)),
+    ) as engine:  # fmt: skip
         several = params.multi_label
         if several is None:
             several = engine.card.multi_label
