@@ -146,6 +146,7 @@ class Bench:
                 "stage": "benchmark",
                 "inputs": {},
                 "device": str(self.device),
+                **({"resume": "exact"} if "resume" in RunSpec.model_fields else {}),
             }
         )
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 
 from hgnetv2_pipeline.durable import read_json
-from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
+from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, PlanPrinted
 from hgnetv2_pipeline.tracking import tracker
 from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
 
@@ -29,6 +30,7 @@ class ProjectHooks:
 
     def __init__(self) -> None:
         self._params: dict[str, Any] = {}
+        self._parts: set[str] = set()
 
     @hook_impl
     def after_context_created(self, context: Any) -> None:
@@ -42,6 +44,7 @@ class ProjectHooks:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
         """What cannot end well is told now, not after hours of training the teacher."""
         data, identity = self._params["data"], self._params["identity"]
+        self._parts = {str(node.namespace) for node in pipeline.nodes}
         tags = {tag for node in pipeline.nodes for tag in node.tags}
         several = data["layout"] == "multi_label"
         if several and tags & {
@@ -75,6 +78,18 @@ class ProjectHooks:
                 "data.pool=DIR); without a pool: --pipeline train, then evaluation or export with "
                 f"--params model=train/{identity['variant']}/{identity['run']}"
             )
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """With ``plan_only`` the lists are made, to be counted; then all ends with a table."""
+        if not self._params["plan_only"] or node.namespace in ("ingestion", "import_weights"):
+            return
+        from hgnetv2_pipeline.pipelines.planning import PARTS, plan_chain
+
+        if not self._parts & {*PARTS}:
+            raise PlanPrinted("plan_only: nothing in this pipeline takes hours")
+        _log.info("%s", plan_chain(self._params, self._parts))
+        raise PlanPrinted("plan_only: nothing was trained")
 
 
 class MLflowHooks:
@@ -134,8 +149,12 @@ class MLflowHooks:
                 tracker.hashes(name, value / "manifest.json")
                 account = value / "result.json"
                 if account.is_file():  # a training: how many images were listed, used, left out
-                    sums = {k: n for k, n in read_json(account).items() if k.startswith("n_")}
+                    result = read_json(account)
+                    sums = {k: n for k, n in result.items() if k.startswith("n_")}
                     tracker.metrics({f"{name}.{key}": count for key, count in sums.items()})
+                    for forced in result.get("forced_resumes", []):
+                        changed = "; ".join(forced["changed"])
+                        tracker.tag(f"{name}.forced_at_step_{forced['step']}", changed)
 
     @hook_impl
     def after_pipeline_run(self) -> None:

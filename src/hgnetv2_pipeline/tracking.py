@@ -128,6 +128,11 @@ class Tracker:
         # A run folder can have thousands of outputs.
         self._mlflow().set_tags({_plain(key): value for key, value in list(tags.items())[:100]})
 
+    def tag(self, name: str, value: str) -> None:
+        """Say something of the run; MLflow takes at most 5,000 characters."""
+        if self.enabled:
+            self._mlflow().set_tag(_plain(name), value[:5000])
+
     def end(self, status: str) -> None:
         """Close the run with FINISHED, FAILED or KILLED, if one was started."""
         if self._run_id is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_a_missing_input_is_named(bakery: Bakery) -> None:
         bakery.bake(heat=200)
 
 
-def begin(project: Path, heat: int) -> Result | Work:
+def begin(project: Path, heat: int, *, adopt: bool | None = None) -> Result | Work:
     return Reuse(project).begin(
         project / "data" / "long",
         pipeline="roast",
@@ -134,6 +135,7 @@ def begin(project: Path, heat: int) -> Result | Work:
         params={"heat": heat},
         outputs=["roast.txt"],
         resumable=True,
+        adopt=adopt,
     )
 
 
@@ -158,6 +160,21 @@ def test_unfinished_work_of_another_recipe_is_archived(tmp_path: Path) -> None:
     assert not (second.folder / "half.txt").exists()
     kept = list((tmp_path / "data" / "archive").rglob("half.txt"))
     assert [path.read_text() for path in kept] == ["step 3"]
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+def test_unfinished_work_of_another_recipe_is_adopted_if_asked(
+    tmp_path: Path, adopt: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = begin(tmp_path, 1, adopt=adopt)
+    (first.folder / "half.txt").write_text("step 3")
+    with caplog.at_level(logging.WARNING):
+        begin(tmp_path, 2, adopt=adopt)
+    assert (first.folder / "half.txt").exists() is adopt
+    assert "heat 1 -> 2" in caplog.text
+    assert ("resume=force would go on" in caplog.text) is not adopt
+    assert isinstance(begin(tmp_path, 2, adopt=False), Work)
+    assert (first.folder / "half.txt").exists() is adopt, "it is the new recipe's from then on"
 
 
 def test_named_results_share_a_folder_without_touching_each_other(tmp_path: Path) -> None:

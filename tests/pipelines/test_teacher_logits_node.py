@@ -10,12 +10,13 @@ import pytest
 from test_params import parameters
 
 from hgnetv2_pipeline.durable import write_json
-from hgnetv2_pipeline.errors import ParameterError, PlanPrinted
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.identity import resolve
 from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.training.nodes import stored_logits
 from hgnetv2_pipeline.pipelines.training.teacher_logits import store_teacher_logits
-from hgnetv2_pipeline.training.config import TrainConfig
+from hgnetv2_pipeline.training import plan_schedule
+from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def project(tmp_path: Path) -> dict[str, Any]:
         "identity": identity,
         "config": TrainConfig.model_validate(parameters()["ssld_stage1"]),
         "device": "cpu",
+        "distributed": DistributedConfig.model_validate(parameters()["distributed"]),
         "redo": [],
-        "plan_only": False,
         "lists": lists,
         "mined": identity.folder("mining"),
         "teacher": identity.folder("train_teacher"),
@@ -74,10 +75,8 @@ def test_a_store_is_planned_made_reused_and_made_anew_for_other_views(
     project: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with pytest.raises(PlanPrinted):
-        store_teacher_logits(logits=logits(), **{**project, "plan_only": True})
-    assert "6 images, 2 views of each, 12 answers to make" in caplog.text
     folder = store_teacher_logits(logits=logits(), **project)
+    assert "6 images, 2 views of each, 12 answers to make" in caplog.text
     assert sorted(path.name for path in folder.iterdir()) == [
         "images.parquet", "made_by.json", "manifest.json", "shards", "store.json",
     ]  # fmt: skip
@@ -97,6 +96,11 @@ def test_the_fast_recipe_lies_between_the_environment_and_the_command_line() -> 
     assert fast["teacher_logits"]["source"] == "stored"
     stage1 = fast["ssld_stage1"]
     assert (stage1["epochs"], stage1["steps"]) == (fast["teacher_logits"]["views"], None)
+    # The images seen follow the list, and with it the pool: every stored view of each, once.
+    recipe = TrainConfig.model_validate(parameters("imagenet", recipe="fast")["ssld_stage1"])
+    for listed in (2_000_000, 5_000_000):
+        planned = plan_schedule(recipe, images=listed, world_size=8)
+        assert planned.total_steps * 8 * 128 == pytest.approx(60 * listed, abs=8 * 128)
     given = parameters("imagenet", recipe="fast", teacher_logits={"views": 90})
     assert given["ssld_stage1"]["epochs"] == 90
     given = parameters("imagenet", recipe="fast", ssld_stage1={"epochs": 30})

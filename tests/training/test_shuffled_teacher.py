@@ -72,6 +72,7 @@ def spec(base: Path, out: Path, *, steps: int, teacher: Path | None) -> RunSpec:
             "stage": "test",
             "inputs": {},
             "device": "cpu",
+            "resume": "exact",
         }
     )
 

@@ -31,6 +31,7 @@ def spec_values(**changes: Any) -> dict[str, Any]:
         "stage": "train",
         "inputs": {},
         "device": "cpu",
+        "resume": "exact",
     }
     return base | changes
 

@@ -130,7 +130,8 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
         sigterm_in(-1)
         assert caught.value.exit_code == 75
         assert not (spec.out / "student.safetensors").exists()
-        train_run(job(spec.out.name, **FULL, workers=workers[number + 1], keep_checkpoints=1))
+        other = {"workers": workers[number + 1], "keep_checkpoints": 1, "keep_best": 1}
+        train_run(job(spec.out.name, **FULL, **other))
         assert torch.equal(torch.get_rng_state(), torch.load(straight / "rng")), stop_in
         assert outputs(straight) == outputs(spec.out), stop_in
         assert_same_state(straight, spec.out)

@@ -54,6 +54,9 @@ def values(**changes: Any) -> dict[str, Any]:
         "threads": 1,
         "class_balance": "none",
         "eval_every": None,
+        "early_stopping": {"patience": None, "min_delta": 0.0},
+        "keep_best": 0,
+        "profile": {"start": 2, "steps": 0},
         "checkpoint_every_minutes": 10.0,
         "keep_checkpoints": 2,
         "max_bad": 0.0,
@@ -92,5 +95,6 @@ def make_job(
         "stage": "train",
         "inputs": {"train": "0" * 8},
         "device": "cpu",
+        "resume": "exact",
     }
     return RunSpec.model_validate(base | (spec or {}))

@@ -77,3 +77,10 @@ class Lists:
         if not path.is_file():
             raise DataError(f"{path} is missing: run kedro run --pipeline ingestion")
         return path
+
+
+def count_rows(index: Path) -> int:
+    """Images in an index, without reading it."""
+    import pyarrow.parquet as pq
+
+    return int(pq.ParquetFile(index).metadata.num_rows)

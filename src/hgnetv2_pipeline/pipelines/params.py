@@ -227,7 +227,6 @@ class TeacherLogitsParams(_Block):
     batch_size: Count = Field(description="views that the teacher answers at once")
     shard_images: Count = Field(description="images a shard, the unit of work that a stop can lose")
     workers: Annotated[int, Field(ge=0)]
-    processes: Count = Field(description="that share the pass, on a GPU each where there are GPUs")
     max_bad: Share
 
 
@@ -238,7 +237,7 @@ class ComparisonParams(_Block):
     equal_steps_seeds: Numbers = Field(
         description="supervised at the number of steps of the whole SSLD run"
     )
-    unmined_seeds: Numbers = Field(description="stage 1 on the whole pool")
+    unmined_seeds: Numbers = Field(description="stage 1 on the whole pool, in as many steps")
     stage1_seeds: Numbers = Field(description="further seeds of stage 1")
     stage2_seeds: Numbers = Field(description="further seeds of stage 2 (need the stage-1 seed)")
     jobs: Count = Field(description="runs trained side by side")
@@ -399,7 +398,7 @@ class RunParams(_Block):
     dataset: str
     run: str
     seed: int
-    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast")
+    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast, short")
     teacher: str
     download: bool = Field(description="whether published weights that are missing are fetched")
     model: str | None
@@ -412,6 +411,9 @@ class RunParams(_Block):
         description="pipelines, and teacher_logits, whose results are made anew; or all"
     )
     plan_only: bool = Field(description="stop after the printed plan")
+    resume: Literal["exact", "force"] = Field(
+        description="force: an unfinished training goes on under changed parameters, on record"
+    )
     mlflow: bool
     data: DataParams
     import_weights: ImportParams

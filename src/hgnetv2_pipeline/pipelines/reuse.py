@@ -180,6 +180,7 @@ class Reuse:
         outputs: Sequence[str],
         name: str = "",
         resumable: bool = False,
+        adopt: bool | None = None,
     ) -> Result | Work:
         """Find the result in ``folder``, or clear the way for making it.
 
@@ -193,6 +194,8 @@ class Reuse:
                 ``<name>.manifest.json`` instead of ``manifest.json``.
             resumable: what an interrupted earlier call with the same fingerprint left in
                 ``folder`` stays there, to go on from; that of another recipe is archived.
+            adopt: whether unfinished work of another recipe is gone on with all the same
+                (``resume=force``); None: this kind of work cannot be.
 
         Returns:
             The finished ``Result``, or ``Work``: write the outputs, then call its ``finish``.
@@ -201,8 +204,7 @@ class Reuse:
         if isinstance(work, Work) and not self._dry:
             clear()
             if resumable:
-                title = self._title(folder, name)
-                self._claim(folder, str(work.record["fingerprint"]), outputs, title)
+                self._claim(folder, work.record, outputs, self._title(folder, name), adopt)
         return work
 
     def _look(
@@ -317,23 +319,36 @@ class Reuse:
                     (folder / relative).rename(place / relative)
         fsync_directory(base)
 
-    def _claim(self, folder: Path, fingerprint: str, outputs: Sequence[str], title: str) -> None:
-        """Mark unfinished work as this recipe's; archive another recipe's unfinished work."""
+    def _claim(
+        self,
+        folder: Path,
+        record: Mapping[str, Any],
+        outputs: Sequence[str],
+        title: str,
+        adopt: bool | None,
+    ) -> None:
+        """Mark unfinished work as this recipe's; archive another recipe's, unless ``adopt``."""
         claim = folder / _CLAIM
         others = [path for path in folder.iterdir() if path.name not in ("archive", _CLAIM)]
         if claim.is_file():
-            other = read_json(claim)["fingerprint"]
-            if other == fingerprint:
+            other = read_json(claim)
+            if other["fingerprint"] == record["fingerprint"]:
                 if others:
                     _log.info("%s: unfinished work found, it goes on", title)
                 return
-            reason = "unfinished work of another recipe lies there"
-            self._archive(folder, None, other, outputs, title, reason)
+            known = "params" in other  # which an older version did not keep
+            changed = "; ".join(differences(other, record)) if known else "its parameters changed"
+            if adopt:
+                _log.warning("%s: unfinished work goes on although %s", title, changed)
+            else:
+                hint = "" if adopt is None else " (--params resume=force would go on from it)"
+                reason = f"unfinished work of another recipe lies there: {changed}{hint}"
+                self._archive(folder, None, other["fingerprint"], outputs, title, reason)
         elif others:
             self._archive(
                 folder, None, "unknown0", outputs, title, "files without a manifest lie there"
             )
-        write_json(claim, {"fingerprint": fingerprint})
+        write_json(claim, {key: record[key] for key in ("fingerprint", "inputs", "params")})
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 _log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 _held: set[Path] = set()
 
 
@@ -85,8 +86,16 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(folder: Path, *, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_checkpoint(
+    folder: Path,
+    *,
+    identity: Mapping[str, Any],
+    differing: Callable[[list[str]], object] | None = None,
+) -> dict[str, Any] | None:
     """The parts of the newest complete checkpoint in ``folder``; None if there was never one.
+
+    ``differing`` is told what differs between the ``identity`` in it and this one, in words
+    (``training.lr: 0.5 there, 0.25 now``); without it such a checkpoint is refused.
 
     Raises ``DataError`` if there are checkpoints but every one is damaged, and ``ParameterError``
     if the newest complete one belongs to a run with another ``identity``, naming the differences.
@@ -97,7 +106,8 @@ def load_checkpoint(folder: Path, *, identity: Mapping[str, Any]) -> dict[str, A
         if fault is not None:
             _log.warning("checkpoint %s is passed over: %s", path, fault)
             continue
-        _refuse_other_run(path, identity)
+        if different := _differences(path, identity):
+            (differing or partial(_refuse, path))(different)
         names = read_json(path / MANIFEST)["sha256"]
         return {
             Path(name).stem: torch.load(path / name, map_location="cpu", weights_only=True)
@@ -178,19 +188,23 @@ def _set_aside(damaged: Path) -> None:
     _log.warning("damaged checkpoint %s is now %s", damaged, target.name)
 
 
-def _refuse_other_run(path: Path, identity: Mapping[str, Any]) -> None:
+def _differences(path: Path, identity: Mapping[str, Any]) -> list[str]:
+    """What differs between the run that wrote a checkpoint and this one."""
     before = _flat(read_json(path / MANIFEST)["identity"])
     now = _flat(identity)
-    different = [
+    return [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
-    if different:
-        raise ParameterError(
-            f"checkpoint {path} belongs to another run ({'; '.join(different)}); restore those "
-            "values to resume it, or archive the run's folder to start anew"
-        )
+
+
+def _refuse(path: Path, different: list[str]) -> None:
+    raise ParameterError(
+        f"checkpoint {path} belongs to another run ({'; '.join(different)}); restore those values "
+        "to resume it, archive the run's folder to start anew, or go on under the new ones, which "
+        'the result will then say (--params resume=force; in spec.json "resume": "force")'
+    )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

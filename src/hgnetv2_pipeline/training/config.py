@@ -15,6 +15,11 @@ from hgnetv2_pipeline.errors import ParameterError
 
 DISTILLATION_LOSSES = ("ce", "kl", "skl", "dist")
 MULTI_LABEL_LOSSES = ("bce", "asymmetric")
+# What a run may be resumed, and its result reused, with other values of: none changes a weight.
+FREE = {
+    "workers", "threads", "checkpoint_every_minutes", "keep_checkpoints", "keep_best", "profile",
+    "max_bad",
+}  # fmt: skip
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -141,6 +146,24 @@ class MixConfig(_Frozen):
         return self
 
 
+class EarlyStoppingConfig(_Frozen):
+    """A run ends before its time once val no longer rises; the schedule stays what it was."""
+
+    patience: Count | None
+    """Evaluations in a row without a gain that end the run; null = it goes to its end."""
+    min_delta: Annotated[float, Field(ge=0, lt=1)]
+    """What the best metric on val must rise by to count as a gain; 0.001 = 0.1 points of top-1."""
+
+
+class ProfileConfig(_Frozen):
+    """Steps that torch.profiler records, into ``profile/`` of the run's folder."""
+
+    start: Annotated[int, Field(ge=1)]
+    """Steps that this process takes before; the first ones are not like the others."""
+    steps: Annotated[int, Field(ge=0, le=200)]
+    """Steps recorded, some MB each; 0 = none, at no cost."""
+
+
 class TrainConfig(_Frozen):
     """One recipe: scratch, SSLD stage 1, stage 2 and fine-tune differ in nothing but this."""
 
@@ -201,6 +224,13 @@ class TrainConfig(_Frozen):
     their class's negatives over positives)."""
     eval_every: Positive | None
     """Passes between evaluations on val; null = only at the end."""
+    early_stopping: EarlyStoppingConfig
+    """When to end before the time."""
+    keep_best: Annotated[int, Field(ge=0, le=100)]
+    """Best evaluations whose weights are kept as files in ``best/``; the best one of all is in
+    every checkpoint besides."""
+    profile: ProfileConfig
+    """Which steps torch.profiler records."""
     checkpoint_every_minutes: Positive
     """Longest work lost to a power cut."""
     keep_checkpoints: Count
@@ -231,6 +261,11 @@ class TrainConfig(_Frozen):
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs "
                 f"({self.epochs:g}): the learning rate would never come down"
+            )
+        if self.early_stopping.patience is not None and self.eval_every is None:
+            raise ValueError(
+                f"early_stopping.patience is {self.early_stopping.patience} evaluations, but "
+                "eval_every is null: there is one, at the end; set eval_every, or patience to null"
             )
         if self.batch_size % self.accumulate:
             raise ValueError(
@@ -449,6 +484,9 @@ class RunSpec(_Frozen):
     """Hashes of what the run was made from, kept in the weights' metadata."""
     device: str
     """cpu, cuda, cuda:1, or auto."""
+    resume: Literal["exact", "force"]
+    """force: a checkpoint made under another recipe, list or number of processes is gone on with,
+    and result.json says what changed and at which step; exact: it is refused."""
 
     @model_validator(mode="after")
     def _loss_and_teacher_belong_together(self) -> Self:

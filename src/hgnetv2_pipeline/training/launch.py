@@ -23,6 +23,7 @@ from hgnetv2_pipeline.launch import die_with, run_spec
 WORKER_IMPORTS = ["hgnetv2_pipeline.training.run", "torch._dynamo"]
 # Of the network between processes when one of them is gone.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
+PEER_SECONDS = 2.0
 
 
 class PeerGoneError(RuntimeError):
@@ -63,13 +64,18 @@ def _refused_before(spec: Path) -> int:
     return 0
 
 
-def _tell_agent(spec: Path, code: int, message: str) -> None:
-    """Leave the message where torch elastic, and a restart of this process, look for it."""
+def _refuse(spec: Path, code: int, message: str) -> None:
+    """Leave word that a restart of this process is of no use."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     with suppress(OSError):
         told = {"code": code, "message": message, "run": os.environ["TORCHELASTIC_RUN_ID"]}
         refusal(spec).write_text(json.dumps(told), encoding="utf-8")
+    _tell_agent(message)
+
+
+def _tell_agent(message: str) -> None:
+    """Leave the reason of this process's end where torch elastic looks for it."""
     if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with suppress(OSError):
             reply = {"message": message, "timestamp": int(time.time())}
@@ -102,11 +108,13 @@ def _run(path: Path) -> None:
         train_run(parse(RunSpec, values, where="spec"))
     except Exception as error:
         if _peer_is_gone(error):
-            raise PeerGoneError(
-                f"process {_rank()}: another process is gone ({_first_line(error)})"
-            ) from error
+            gone = f"process {_rank()}: another process is gone ({_first_line(error)})"
+            # The agent names whom it finds dead first; that should be the other one.
+            time.sleep(PEER_SECONDS)
+            _tell_agent(gone)
+            raise PeerGoneError(gone) from error
         if code := getattr(error, "exit_code", None):
-            _tell_agent(path, int(code), str(error))
+            _refuse(path, int(code), str(error))
         raise
 
 

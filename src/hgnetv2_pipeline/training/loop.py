@@ -13,6 +13,8 @@ from torch import nn
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest
+from hgnetv2_pipeline.training.best import without_gain
+from hgnetv2_pipeline.training.config import EarlyStoppingConfig
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
 from hgnetv2_pipeline.training.state import AnyScore, Row, State
@@ -45,6 +47,7 @@ def fit(
     *,
     step: Step,
     schedule: Schedule,
+    early: EarlyStoppingConfig,
     evaluate: Callable[[nn.Module], AnyScore | None],
     save: Callable[[], object],
     save_seconds: float,
@@ -52,7 +55,7 @@ def fit(
     timing: Timing,
     report: Callable[[Row], None] | None = None,
 ) -> None:
-    """Train ``state``, in place, from where it stands to the end of ``schedule``.
+    """Train ``state``, in place, from where it stands to the end of ``schedule``, or ``early``.
 
     ``batches`` must start at ``state.step``. ``evaluate`` scores a network on val, or returns None
     if a stop was requested meanwhile. ``save`` writes a checkpoint of ``state``; it is called every
@@ -93,12 +96,17 @@ def fit(
             # All processes together: each has its own clock, and may have got the signal alone.
             late = time.monotonic() - last_save >= save_seconds
             stopping, due = (n > 0 for n in world.sum([bool(stop), late]))
-            done = state.step == schedule.total_steps
+            done = state.step == schedule.total_steps or ended_early(state, early)
             if done or stopping or due:
                 last_save = time.monotonic()
                 save()
                 timing.saving += time.monotonic() - last_save
             if done and scored:
+                if state.step < schedule.total_steps:
+                    _log.info(
+                        "val has not risen for %d evaluations: the run ends after step %d of %d",
+                        early.patience, state.step, schedule.total_steps,
+                    )  # fmt: skip
                 return
             if stopping:
                 raise Interrupted(
@@ -137,6 +145,13 @@ def fit(
             progress.advance(note=f"loss {outcome.loss:.3f}")
 
 
+def ended_early(state: State, early: EarlyStoppingConfig) -> bool:
+    """Whether val has not risen for so many evaluations that the run ends where it stands."""
+    if early.patience is None or without_gain(state.evaluations, early.min_delta) < early.patience:
+        return False
+    return state.evaluated == state.step
+
+
 def _next(batches: Iterator[Batch], save: Callable[[], object] | None) -> Batch:
     """The next batch; if there is none, for bad images or a dead loader, the steps so far stay."""
     try:
@@ -164,6 +179,10 @@ def _evaluate(
     if state.ema is not None and ema is not None:
         state.keep_best("ema", state.ema.module, ema)
     state.evaluated = state.step
+    # Of equals the averaged weights, as above.
+    weights, newest = ("raw", raw) if ema is None or ema.metric < raw.metric else ("ema", ema)
+    state.evaluations.append((state.step, newest.metric, weights))
+    state.newest = newest
     return raw, ema
 
 

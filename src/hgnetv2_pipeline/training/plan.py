@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,6 +18,7 @@ from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.prepare import choose_device, make_batches, make_step, prepare
 from hgnetv2_pipeline.training.run import torch_settings
+from hgnetv2_pipeline.training.schedule import plan_schedule
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.world import World
 
@@ -35,32 +38,50 @@ class Plan:
     """Share of a step spent waiting for images."""
     disk_bytes: int
     disk_free: int
+    memory_bytes: int
+    """The most that the GPU held in the probe; on a CPU, that this process has held so far."""
 
     def __str__(self) -> str:
-        hours, rest = divmod(round(self.seconds), 3600)
-        time_text = f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
         return (
             f"{self.images:,} images, {self.steps:,} steps ({self.images_seen:,} images seen), "
-            f"about {time_text} ({self.loader_share:.0%} of it waiting for images), "
-            f"{self.disk_bytes / 1e6:,.0f} MB of disk ({self.disk_free / 1e6:,.0f} MB free)"
+            f"about {duration(self.seconds)} ({self.loader_share:.0%} of it waiting for images), "
+            f"{self.disk_bytes / 1e6:,.0f} MB of disk ({self.disk_free / 1e6:,.0f} MB free), "
+            f"{self.memory_bytes / 1e9:.1f} GB of memory"
         )
 
 
-def plan_run(spec: RunSpec, probe_steps: int | None = None, *, processes: int = 1) -> Plan:
+def duration(seconds: float) -> str:
+    """For people: ``3 h 20 min`` or ``4 min 5 s``."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def plan_run(
+    spec: RunSpec,
+    probe_steps: int | None = None,
+    *,
+    processes: int = 1,
+    images: int | None = None,
+) -> Plan:
     """Project a run's time and disk by ``probe_steps`` timed steps; nothing is written.
 
     None: a fiftieth of the run's steps, from 3 to 20 of them. One further step before them is not
     timed: it pays for start-up. Of a run in many ``processes`` one is probed: what they wait for
-    each other is not in the time.
+    each other is not in the time. ``images`` is how many the training list will have where
+    ``spec.train`` is another one in its place, as before the mining.
     """
     if probe_steps is not None and probe_steps < 1:
         raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
     device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with torch_settings(device, config.threads):
         run = prepare(spec, device=device, world_size=processes)
-        state = run.state
+        state, schedule = run.state, run.schedule
+        if images is not None:
+            schedule = plan_schedule(config, images=images, world_size=processes)
         if probe_steps is None:
-            probe_steps = min(20, max(3, run.schedule.total_steps // 50))
+            probe_steps = min(20, max(3, schedule.total_steps // 50))
         step, ledger = make_step(run, spec, device, world), Ledger(len(run.train), config.max_bad)
         batches = make_batches(
             run, spec, world, ledger, steps=probe_steps + 1, workers=config.workers
@@ -70,7 +91,7 @@ def plan_run(spec: RunSpec, probe_steps: int | None = None, *, processes: int = 
             began = time.monotonic()
             batch = next(batches)
             loaded = time.monotonic()
-            set_lr(state.optimizer, index, run.schedule)
+            set_lr(state.optimizer, index, schedule)
             step(batch)
             if index > 0:
                 waited += loaded - began
@@ -94,24 +115,39 @@ def plan_run(spec: RunSpec, probe_steps: int | None = None, *, processes: int = 
         )
         an_evaluation = (time.monotonic() - began) / len(few) * len(run.val) / processes
     networks = 1 if config.ema_decay is None else 2
-    steps = run.schedule.total_steps
-    out = spec.out
-    while not out.exists():
-        out = out.parent
+    steps = schedule.total_steps
     return Plan(
-        images=len(run.train),
+        images=images or len(run.train),
         images_seen=steps * config.batch_size * processes,
         steps=steps,
         seconds=steps * (waited + worked) / probe_steps
-        + run.schedule.evaluations * networks * an_evaluation,
+        + schedule.evaluations * networks * an_evaluation,
         loader_share=waited / (waited + worked),
-        disk_bytes=_disk(state, networks=networks, keep=config.keep_checkpoints),
-        disk_free=shutil.disk_usage(out).free,
+        disk_bytes=_disk(
+            state, networks=networks, keep=config.keep_checkpoints, best=config.keep_best
+        ),
+        disk_free=free_bytes(spec.out),
+        memory_bytes=peak_memory(device),
     )
 
 
-def _disk(state: State, *, networks: int, keep: int) -> int:
-    """Bytes of the checkpoints (one more than kept exists for a moment) and of the student."""
+def free_bytes(place: Path) -> int:
+    """Bytes free where ``place`` is, or will be."""
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that the GPU, or on a CPU this process, has held at most."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _disk(state: State, *, networks: int, keep: int, best: int) -> int:
+    """Bytes of the checkpoints (one more than kept exists for a moment) and of the weights: the
+    student and ``best`` others."""
     student = sum(int(value.nbytes) for value in state.student.state_dict().values())
     optimizer = sum(
         int(value.nbytes)
@@ -119,5 +155,5 @@ def _disk(state: State, *, networks: int, keep: int) -> int:
         for value in tensors.values()
         if isinstance(value, torch.Tensor)
     )
-    best = student
-    return (keep + 1) * (student * networks + optimizer + best) + student
+    checkpoint = student * networks + optimizer + student  # the best so far is in each
+    return (keep + 1) * checkpoint + (1 + best) * student

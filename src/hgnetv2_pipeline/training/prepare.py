@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from hgnetv2_pipeline.data.loader import normalise, train_batches
 from hgnetv2_pipeline.data.teacher_logits import STORE
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
-from hgnetv2_pipeline.training.config import RunSpec, TeacherConfig, TrainConfig
+from hgnetv2_pipeline.training.config import FREE, RunSpec, TeacherConfig, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
 from hgnetv2_pipeline.training.objectives import (
@@ -39,7 +38,7 @@ from hgnetv2_pipeline.training.objectives import (
     Teacher,
     View,
 )
-from hgnetv2_pipeline.training.optim import build_optimizer, group_table, param_groups
+from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
 from hgnetv2_pipeline.training.state import COLUMNS, MULTI_LABEL_COLUMNS, State, averaged
 from hgnetv2_pipeline.training.step import Step
@@ -49,11 +48,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hgnetv2_pipeline.data.batches import Batch
-
-_log = logging.getLogger(__name__)
-
-# What a run may be resumed with other values of: none of them changes a weight.
-FREE = {"workers", "threads", "checkpoint_every_minutes", "keep_checkpoints", "max_bad"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,6 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     groups = param_groups(
         student, schedule.base_lr, config.optimizer.weight_decay, config.stage_lr_mult
     )
-    _log.info("parameter groups\n%s", group_table(groups))
     state = State(
         student=student.train(),
         optimizer=build_optimizer(groups, config.optimizer),

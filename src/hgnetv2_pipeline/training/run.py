@@ -20,13 +20,15 @@ from hgnetv2_pipeline.data import Ledger, label_matrix
 from hgnetv2_pipeline.data.batches import Batch
 from hgnetv2_pipeline.data.loader import dead_worker, eval_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
+from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
 from hgnetv2_pipeline.training.modes import settled
+from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
     choose_device,
@@ -35,6 +37,7 @@ from hgnetv2_pipeline.training.prepare import (
     make_step,
     prepare,
 )
+from hgnetv2_pipeline.training.profile import NOTHING, profiled
 from hgnetv2_pipeline.training.state import AnyScore, MultiLabelScore, Row, Score
 from hgnetv2_pipeline.training.world import World, joined
 
@@ -90,13 +93,27 @@ def _train(
     config, checkpoints = spec.config, spec.out / "checkpoints"
     run = prepare(spec, device=device, world_size=world.size)
     state = run.state
+    _log.info("parameter groups\n%s", group_table(state.optimizer.param_groups))
     who = identity(spec, sources=run.sources, world_size=world.size)
     ledger = Ledger(len(run.train), config.max_bad)
-    saved = load_checkpoint(checkpoints, identity=who)
+    changed: list[str] = []
+    forced = changed.extend if spec.resume == "force" else None
+    saved = load_checkpoint(checkpoints, identity=who, differing=forced)
     if saved is not None:
         state.restore(saved)
         _add(ledger, saved["ledger"])
         _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
+    if changed:
+        state.note_forced(changed)
+        _log.warning(
+            "resume=force: from step %d on under another configuration (%s)",
+            state.step, "; ".join(changed),
+        )  # fmt: skip
+    if state.step > run.schedule.total_steps:
+        raise ParameterError(
+            f"the checkpoint stands at step {state.step}, but the run now has "
+            f"{run.schedule.total_steps}; raise training.steps or training.epochs"
+        )
     began_at = state.step
     if world.any(world.sum([state.step])[0] != world.size * state.step):
         raise DataError(
@@ -118,25 +135,37 @@ def _train(
 
     def tell(row: Row) -> None:
         if world.first:
+            if config.keep_best and state.evaluated == state.step:
+                keep_weights(
+                    spec.out / BEST,
+                    state.evaluations,
+                    config.keep_best,
+                    state.network(state.evaluations[-1][2]).state_dict(),
+                    _metadata(spec, run, state.newest),
+                )
             _write_history(spec.out / HISTORY, state)
             _log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None))
             if report is not None:
                 report(dict(row))
 
     timing = Timing()
+    # Of many processes the first is looked at; the others wait for it.
+    profile = config.profile if world.first else NOTHING
     try:
-        fit(
-            state,
-            batches,
-            step=step,
-            schedule=run.schedule,
-            evaluate=lambda network: score(network, spec, run, device, world, stop),
-            save=save,
-            save_seconds=60 * config.checkpoint_every_minutes,
-            stop=stop,
-            timing=timing,
-            report=tell,
-        )
+        with profiled(batches, profile, spec.out, device) as shown:
+            fit(
+                state,
+                shown,
+                step=step,
+                schedule=run.schedule,
+                early=config.early_stopping,
+                evaluate=lambda network: score(network, spec, run, device, world, stop),
+                save=save,
+                save_seconds=60 * config.checkpoint_every_minutes,
+                stop=stop,
+                timing=timing,
+                report=tell,
+            )
     finally:
         if world.first:
             _write_timing(spec.out / TIMING, timing, began_at, device)
@@ -236,34 +265,42 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
         "stage": spec.stage,
         "seed": spec.seed,
         "steps": state.step,
+        "stopped_early": state.step < run.schedule.total_steps,
         "images_seen": state.step * spec.config.batch_size * world.size,
         "best_step": best.step,
         "weights": best.weights,
         "val": best.score.summary(),
         "steps_not_applied": state.not_applied,
+        "forced_resumes": state.forced,
         "parameters": sum(p.numel() for p in state.student.parameters()),
         "sources": run.sources,
         "inputs": spec.inputs,
         **ledger.summary(),
     }
     if world.first:
-        metadata = {
-            "format": "hgnetv2_pipeline/1",
-            "variant": spec.variant,
-            "stage": spec.stage,
-            "classes": json.dumps(spec.classes, ensure_ascii=False),
-            "num_classes": str(spec.num_classes),
-            "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
-            "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
-        }
-        if isinstance(best.score, MultiLabelScore):
-            metadata |= {"task": "multi_label", "thresholds": json.dumps(best.score.thresholds)}
-        save_weights(student, best.tensors, metadata)
+        save_weights(student, best.tensors, _metadata(spec, run, best.score))
         _write_history(spec.out / HISTORY, state)
         ledger.write(spec.out / QUARANTINE)
         result["student_sha256"] = sha256_file(student)
         write_json(spec.out / RESULT, result)
     return TrainResult(student, result, state.history)
+
+
+def _metadata(spec: RunSpec, run: Prepared, score: AnyScore | None) -> dict[str, str]:
+    """What a weight file says of itself; of several labels also what ``score`` found on val."""
+    several = {}
+    if isinstance(score, MultiLabelScore):
+        several = {"task": "multi_label", "thresholds": json.dumps(score.thresholds)}
+    return {
+        "format": "hgnetv2_pipeline/1",
+        "variant": spec.variant,
+        "stage": spec.stage,
+        "classes": json.dumps(spec.classes, ensure_ascii=False),
+        "num_classes": str(spec.num_classes),
+        "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
+        "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
+        **several,
+    }
 
 
 @contextlib.contextmanager

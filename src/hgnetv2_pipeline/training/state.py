@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hgnetv2_pipeline.errors import ParameterError
+
 COLUMNS = (
     "epoch",
     "step",
@@ -45,13 +47,13 @@ class Score:
         return self.top1_count / self.n
 
     @property
-    def top5(self) -> float | None:
-        return None if self.top5_count is None else self.top5_count / self.n
+    def metric(self) -> float:
+        """What weights are chosen and runs stopped by, from 0 to 1."""
+        return self.top1
 
     @property
-    def rank(self) -> float:
-        """What the best weights are chosen by."""
-        return self.top1_count
+    def top5(self) -> float | None:
+        return None if self.top5_count is None else self.top5_count / self.n
 
     def columns(self) -> Row:
         """Its part of a row of the history."""
@@ -73,8 +75,8 @@ class MultiLabelScore:
     thresholds: list[float]
 
     @property
-    def rank(self) -> float:
-        """What the best weights are chosen by."""
+    def metric(self) -> float:
+        """What weights are chosen and runs stopped by, from 0 to 1."""
         return self.map
 
     def columns(self) -> Row:
@@ -129,11 +131,16 @@ class State:
     ema: AveragedModel | None
     step: int = 0
     evaluated: int = 0
+    evaluations: list[tuple[int, float, str]] = field(default_factory=list)
+    newest: AnyScore | None = None
+    """The score of the last of them, where this process made it."""
     history: list[Row] = field(default_factory=list)
     window: Window = field(default_factory=Window)
     best: Best | None = None
     columns: Sequence[str] = COLUMNS
     not_applied: list[int] = field(default_factory=list)
+    forced: list[dict[str, Any]] = field(default_factory=list)
+    """Where the run went on under another configuration: step, and what changed."""
 
     def row(self, *, epoch: float, lr: float, raw: AnyScore | None, ema: AnyScore | None) -> Row:
         """Close the window: append a row to the history and return it."""
@@ -154,9 +161,16 @@ class State:
 
     def keep_best(self, weights: str, network: nn.Module, score: AnyScore) -> None:
         """Copy ``network`` if nothing did better on val; of equals the later is kept."""
-        if self.best is None or score.rank >= self.best.score.rank:
+        if self.best is None or score.metric >= self.best.score.metric:
             tensors = {name: value.detach().cpu().clone() for name, value in _tensors(network)}
             self.best = Best(self.step, weights, score, tensors)
+
+    def network(self, weights: str) -> nn.Module:
+        """The network with the ``raw`` or the averaged (``ema``) weights."""
+        if weights == "raw":
+            return self.student
+        assert self.ema is not None, "asked for by an evaluation of it"  # noqa: S101
+        return self.ema.module
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds, a file each."""
@@ -166,9 +180,11 @@ class State:
             "progress": {
                 "step": self.step,
                 "evaluated": self.evaluated,
+                "evaluations": self.evaluations,
                 "history": self.history,
                 "window": vars(self.window),
                 "not_applied": self.not_applied,
+                "forced": self.forced,
                 "scaler": self.scaler.state_dict(),
             },
         }
@@ -179,20 +195,53 @@ class State:
         return parts
 
     def restore(self, parts: dict[str, Any]) -> None:
-        """Become what ``parts`` was made of."""
-        self.student.load_state_dict(parts["model"])
-        self.optimizer.load_state_dict(parts["optimizer"])
+        """Become what ``parts`` was made of, but for the numbers of the optimiser's rule, which
+        are the recipe's (the same, unless a resume is forced).
+
+        Raises:
+            ParameterError: the network or the optimiser is another one.
+        """
+        rules = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        saved = parts["optimizer"]["param_groups"]
+        try:
+            if [group.keys() - {"params"} for group in saved] != [rule.keys() for rule in rules]:
+                raise ValueError("the optimiser has other groups or another rule")
+            self.student.load_state_dict(parts["model"])
+            self.optimizer.load_state_dict(parts["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ParameterError(
+                f"the checkpoint of step {parts['progress']['step']} does not fit this run "
+                f"({str(error).splitlines()[0]}): variant, classes, optimizer.name, stage_lr_mult "
+                "and freeze_at cannot change on the way"
+            ) from error
+        for group, rule in zip(self.optimizer.param_groups, rules, strict=True):
+            group.update(rule)
         if self.ema is not None:
-            self.ema.load_state_dict(parts["ema"])
+            if "ema" in parts:
+                self.ema.load_state_dict(parts["ema"])
+            else:  # asked for from here on
+                self.ema.module.load_state_dict(parts["model"])
         progress = parts["progress"]
         self.step, self.evaluated = progress["step"], progress["evaluated"]
+        self.evaluations, self.forced = progress["evaluations"], progress["forced"]
         self.history, self.not_applied = progress["history"], progress["not_applied"]
         self.window = Window(**progress["window"])
-        self.scaler.load_state_dict(progress["scaler"])
+        if progress["scaler"]:
+            self.scaler.load_state_dict(progress["scaler"])
         if "best" in parts:
             score = parts["best"]["score"]
             kind = MultiLabelScore if "map" in score else Score
             self.best = Best(**{**parts["best"], "score": kind(**score)})
+
+    def note_forced(self, changed: list[str]) -> None:
+        """Keep on record that the run goes on from here under another configuration."""
+        self.forced.append({"step": self.step, "changed": changed})
+        if any(change.startswith("val:") for change in changed):
+            # What did best on other images says nothing.
+            self.best, self.evaluations, self.evaluated = None, [], -1
 
 
 def averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:

@@ -1,8 +1,9 @@
 """The honest table: the same student trained in other ways, at stated cost, with several seeds.
 
 Arms: supervised (labels only), supervised at as many steps as the whole SSLD run, stage 1 on the
-whole pool unmined, and further seeds of stages 1 and 2. What the chain itself trained is counted
-too: its members where they are the student's own kind, its stage 1 and its stage 2.
+whole pool unmined in as many steps as on the mined list, and further seeds of stages 1 and 2. What
+the chain itself trained is counted too: its members where they are the student's own kind, its
+stage 1 and its stage 2.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, write_json
-from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.pipelines.lists import Lists, count_rows
 from hgnetv2_pipeline.pipelines.params import (
     ComparisonParams,
     TeacherLogitsParams,
@@ -24,6 +24,7 @@ from hgnetv2_pipeline.pipelines.params import (
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD, read_teacher
 from hgnetv2_pipeline.pipelines.training.nodes import (
+    Resume,
     begin_run,
     processes_of_each,
     run_spec,
@@ -65,14 +66,14 @@ def train_arms(
     device: str,
     distributed: DistributedConfig,
     redo: list[str],
-    plan_only: bool,
+    resume: Resume,
     lists: Path,
     teacher_folder: Path,
     mined: Path,
     stage2_run: Path,
 ) -> Path:
     """Train what the table needs and does not have yet; return the folder with the arms."""
-    reuse = Reuse(identity.project, redo, dry=plan_only)
+    reuse = Reuse(identity.project, redo)
     known = Lists(lists)
     base = identity.folder("comparison")
     base.mkdir(parents=True, exist_ok=True)
@@ -100,6 +101,7 @@ def train_arms(
                 device=device,
                 seed=arm.seed,
                 variant=identity.variant,
+                resume=resume,
             )
             spec, work = begin_run(
                 reuse,
@@ -113,7 +115,7 @@ def train_arms(
         if works:
             # The longest first, so that the last to end is a short one.
             specs.sort(key=lambda spec: -(spec.config.steps or 0))
-            _announce(specs, comparison.jobs, plan_only)
+            _announce(specs, comparison.jobs)
             train_side_by_side(
                 identity, specs, jobs=comparison.jobs, folder=base, distributed=distributed
             )
@@ -122,11 +124,9 @@ def train_arms(
     return base
 
 
-def _announce(specs: list[RunSpec], jobs: int, plan_only: bool) -> None:
+def _announce(specs: list[RunSpec], jobs: int) -> None:
     names = [f"{spec.out.name} ({_length(spec.config)})" for spec in specs]
     _log.info("comparison: %d trainings, %d at a time: %s", len(specs), jobs, "; ".join(names))
-    if plan_only:
-        raise PlanPrinted("plan_only: comparison was not started")
 
 
 def _length(config: TrainConfig) -> str:
@@ -167,8 +167,9 @@ def _arms(
         for seed in comparison.stage1_seeds
     ]
     if unmined is not None:
+        longer = at_equal_steps(first, mined=count_rows(merged), unmined=count_rows(unmined))
         arms += [
-            _Arm("stage1_unmined", seed, base / f"unmined,seed={seed}", first, unmined, True)
+            _Arm("stage1_unmined", seed, base / f"unmined,seed={seed}", longer, unmined, True)
             for seed in comparison.unmined_seeds
         ]
     for seed in comparison.stage2_seeds:
@@ -176,6 +177,18 @@ def _arms(
         config = stage2.model_copy(update={**threads, "init": str(start)})
         arms.append(_Arm("stage2", seed, base / f"stage2,seed={seed}", config, labelled, True))
     return arms
+
+
+def at_equal_steps(config: TrainConfig, *, mined: int, unmined: int) -> TrainConfig:
+    """The recipe as it is for ``mined`` images, on a list of ``unmined``: in passes over that list
+    the run, its warm-up and the time between evaluations are shorter, in steps they are the same.
+    """
+    shorter = {
+        name: value * mined / unmined
+        for name in ("epochs", "warmup_epochs", "eval_every")
+        if (value := getattr(config, name)) is not None
+    }
+    return config.model_copy(update=shorter)
 
 
 def _all_steps(identity: Identity, teacher: TeacherParams) -> int:
@@ -247,6 +260,9 @@ def tabulate(
         ("stage2", "stage2", comparison.stage2_seeds),
     ):
         runs += [(arm, seed, arms / f"{prefix},seed={seed}") for seed in seeds]
+    from hgnetv2_pipeline.reporting.comparison import explain, summarise_arms
+    from hgnetv2_pipeline.reporting.terminal import summary_rows, terminal_table
+
     folder = identity.folder("comparison_report")
 
     def make(aside: Path) -> None:
@@ -278,6 +294,9 @@ def tabulate(
         outputs=["comparison.json"],
         make=make,
     )
+    summaries = summarise_arms(read_json(folder / "comparison.json")["rows"])
+    told = [terminal_table(summary_rows(summaries)), *explain(summaries)]
+    _log.info("comparison\n%s", "\n".join(told))
     return folder, folder / "comparison.json"
 
 

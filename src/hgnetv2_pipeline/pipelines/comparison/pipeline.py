@@ -24,7 +24,7 @@ def create_pipeline() -> Pipeline:
                     "params:device",
                     "params:distributed",
                     "params:redo",
-                    "params:plan_only",
+                    "params:resume",
                     "ingestion.lists",
                     "train_teacher.teacher",
                     "mining.result",

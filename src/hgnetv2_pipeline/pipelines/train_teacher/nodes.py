@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
-from hgnetv2_pipeline.errors import DataError, ParameterError, PlanPrinted
+from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.measure import weights_input
@@ -15,6 +15,7 @@ from hgnetv2_pipeline.pipelines.params import TeacherParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import RECORD
 from hgnetv2_pipeline.pipelines.training.nodes import (
+    Resume,
     begin_run,
     processes_of_each,
     run_spec,
@@ -31,14 +32,14 @@ def train_members(
     device: str,
     distributed: DistributedConfig,
     redo: list[str],
-    plan_only: bool,
+    resume: Resume,
     lists: Path,
 ) -> Path:
     """Train what is to be trained and write ``teacher.json``: members and validation accuracy."""
     folder = identity.folder("train_teacher")
-    reuse = Reuse(identity.project, redo, dry=plan_only)
+    reuse = Reuse(identity.project, redo)
     members = list(teacher.source) or _train(
-        reuse, identity, teacher, device, distributed, plan_only, Lists(lists)
+        reuse, identity, teacher, device, distributed, resume, Lists(lists)
     )
 
     def record(aside: Path) -> None:
@@ -68,7 +69,7 @@ def _train(
     teacher: TeacherParams,
     device: str,
     distributed: DistributedConfig,
-    plan_only: bool,
+    resume: Resume,
     lists: Lists,
 ) -> list[str]:
     """Train the members that do not stand yet; return their run ids."""
@@ -91,6 +92,7 @@ def _train(
             device=device,
             seed=identity.seed + number,
             variant=teacher.arch,
+            resume=resume,
         )
         members.append(out.relative_to(identity.folder("models")).as_posix())
         spec, work = begin_run(reuse, spec, None, processes=processes)
@@ -99,8 +101,6 @@ def _train(
                 from hgnetv2_pipeline.training import plan_run
 
                 _log.info("each teacher member: %s", plan_run(spec, processes=processes))
-                if plan_only:
-                    raise PlanPrinted("plan_only: train_teacher was not started")
             unfinished.append(work)
             specs.append(spec)
     if unfinished:

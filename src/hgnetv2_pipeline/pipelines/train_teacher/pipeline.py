@@ -19,7 +19,7 @@ def create_pipeline() -> Pipeline:
                     "params:device",
                     "params:distributed",
                     "params:redo",
-                    "params:plan_only",
+                    "params:resume",
                     "ingestion.lists",
                 ],
                 outputs="train_teacher.members",

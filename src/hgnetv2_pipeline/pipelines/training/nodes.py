@@ -6,10 +6,9 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hgnetv2_pipeline.durable import write_text
-from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.models.zoo import ZOO, provide
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
@@ -17,10 +16,17 @@ from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
 from hgnetv2_pipeline.tracking import tracker
-from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, StoredLogits, TrainConfig
+from hgnetv2_pipeline.training.config import (
+    FREE,
+    DistributedConfig,
+    RunSpec,
+    StoredLogits,
+    TrainConfig,
+)
 
 _log = logging.getLogger(__name__)
 
+Resume = Literal["exact", "force"]
 # What a finished run consists of; checkpoints stay beside it and are no part of the result.
 OUTPUTS = ("student.safetensors", "history.csv", "result.json")
 
@@ -38,6 +44,7 @@ def run_spec(
     device: str,
     seed: int,
     variant: str,
+    resume: Resume,
 ) -> RunSpec:
     """Everything one training process needs to know, as JSON-able values."""
     if config.init in ZOO:
@@ -62,6 +69,7 @@ def run_spec(
         stage=pipeline,
         inputs={},
         device=device,
+        resume=resume,
     )
 
 
@@ -73,10 +81,8 @@ def begin_run(
     The returned spec carries the hashes of its inputs, which travel with the weights. The number of
     ``processes`` decides the global batch, and with it the result.
     """
-    config = spec.config.model_dump(mode="json")
-    # These change speed, not results: the random numbers of a sample are keyed by its name.
-    for name in ("workers", "threads", "checkpoint_every_minutes", "keep_checkpoints"):
-        config.pop(name)
+    # Whether so many bad images are allowed is decided when the result is made.
+    config = spec.config.model_dump(mode="json", exclude=FREE - {"max_bad"})
     inputs: dict[str, Path | str] = {"train": spec.train, "val": spec.val}
     start = Path(spec.config.init)
     if start.is_absolute():
@@ -100,6 +106,7 @@ def begin_run(
         },
         outputs=OUTPUTS,
         resumable=True,
+        adopt=spec.resume == "force",
     )
     hashes = work.record["inputs"] if isinstance(work, Work) else {}
     return spec.model_copy(update={"inputs": dict(hashes)}), work
@@ -186,7 +193,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         device: str,
         distributed: DistributedConfig,
         redo: list[str],
-        plan_only: bool,
+        resume: Resume,
         lists: Path,
         *upstream: Path,
     ) -> tuple[Path, Path]:
@@ -206,9 +213,10 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             device=device,
             seed=identity.seed,
             variant=identity.variant,
+            resume=resume,
         )
         processes = distributed.processes(device)
-        reuse = Reuse(identity.project, redo, dry=plan_only)
+        reuse = Reuse(identity.project, redo)
         spec, work = begin_run(reuse, spec, teacher, processes=processes)
         if isinstance(work, Work):
             from hgnetv2_pipeline.training import plan_run, train_many, train_run
@@ -217,8 +225,6 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
             read = spec if spec.teacher_logits is None else from_resized(identity, spec)
             plan = plan_run(read, processes=processes)
             _log.info("%s: %s", pipeline, plan)
-            if plan_only:
-                raise PlanPrinted(f"plan_only: {pipeline} was not started")
             if processes == 1:
                 train_run(from_resized(identity, spec), report=tracker.reporter(pipeline))
             else:

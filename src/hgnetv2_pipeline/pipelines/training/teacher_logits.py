@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 
 from hgnetv2_pipeline.durable import write_text
-from hgnetv2_pipeline.errors import PlanPrinted
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import read_teacher
 from hgnetv2_pipeline.pipelines.training.nodes import resized_images
-from hgnetv2_pipeline.training.config import StoreSpec, TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, StoreSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -24,16 +23,17 @@ def store_teacher_logits(
     logits: TeacherLogitsParams,
     config: TrainConfig,
     device: str,
+    distributed: DistributedConfig,
     redo: list[str],
-    plan_only: bool,
     lists: Path,
     mined: Path,
     teacher: Path,
 ) -> Path:
     """The teacher's answers to V views of every image of stage 1's list; nothing when online.
 
-    Stage 2's images are among them, so both stages and all variants read one store. Stopped, it
-    goes on after the last finished shard.
+    Stage 2's images are among them, so both stages and all variants read one store. The processes
+    of this machine share the pass as they share a training. Stopped, it goes on after the last
+    finished shard.
     """
     folder = identity.folder("teacher_logits")
     if logits.source == "online":
@@ -60,10 +60,10 @@ def store_teacher_logits(
         out=folder,
         device=device,
         rank=0,
-        world_size=logits.processes,
-        **logits.model_dump(exclude={"source", "check", "processes"}),
+        world_size=distributed.processes_here(device),
+        **logits.model_dump(exclude={"source", "check"}),
     )
-    work = Reuse(identity.project, redo, dry=plan_only).begin(
+    work = Reuse(identity.project, redo).begin(
         folder,
         pipeline="teacher_logits",
         inputs={"images": samples, "teacher": found.record},
@@ -80,19 +80,17 @@ def store_teacher_logits(
         archived = sorted(folder.parent.glob(f"archive/*/{folder.name}/{STORE}"))
         redone = "teacher_logits" in redo or "all" in redo
         earlier = [] if redone else [path.parent for path in archived]
-        _make(identity, spec.model_copy(update={"earlier": earlier}), plan_only=plan_only)
+        _make(identity, spec.model_copy(update={"earlier": earlier}))
         work.finish()
     return folder
 
 
-def _make(identity: Identity, spec: StoreSpec, *, plan_only: bool) -> None:
+def _make(identity: Identity, spec: StoreSpec) -> None:
     from hgnetv2_pipeline.launch import run_side_by_side
     from hgnetv2_pipeline.training import seal_teacher_logits, store_teacher_logits
     from hgnetv2_pipeline.training.teacher_pass import announce
 
     announce(spec)
-    if plan_only:
-        raise PlanPrinted("plan_only: no teacher logits were stored, no student was started")
     samples, root = resized_images(identity, spec.samples, spec.samples_root, spec.resized)
     spec = spec.model_copy(update={"samples": samples, "samples_root": root})
     if spec.world_size == 1:
