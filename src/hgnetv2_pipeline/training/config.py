@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hgnetv2_pipeline.errors import ParameterError
 
 DISTILLATION_LOSSES = ("ce", "kl", "skl", "dist")
-MULTI_LABEL_LOSSES = ("bce", "asymmetric")
 # What a run may be resumed, and its result reused, with other values of: none changes a weight.
 FREE = {
     "workers", "threads", "checkpoint_every_minutes", "keep_checkpoints", "keep_best", "profile",
     "max_bad",
 }  # fmt: skip
+MULTI_LABEL_LOSSES = ("bce", "asymmetric")
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -287,11 +287,8 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
 
 
 def _metadata(spec: RunSpec, run: Prepared, score: AnyScore | None) -> dict[str, str]:
-    """What a weight file says of itself; of several labels also what ``score`` found on val."""
-    several = {}
-    if isinstance(score, MultiLabelScore):
-        several = {"task": "multi_label", "thresholds": json.dumps(score.thresholds)}
-    return {
+    """What a weight file says of itself; ``score`` is that of its weights on val."""
+    metadata = {
         "format": "hgnetv2_pipeline/1",
         "variant": spec.variant,
         "stage": spec.stage,
@@ -299,8 +296,10 @@ def _metadata(spec: RunSpec, run: Prepared, score: AnyScore | None) -> dict[str,
         "num_classes": str(spec.num_classes),
         "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
         "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
-        **several,
     }
+    if isinstance(score, MultiLabelScore):
+        metadata |= {"task": "multi_label", "thresholds": json.dumps(score.thresholds)}
+    return metadata
 
 
 @contextlib.contextmanager

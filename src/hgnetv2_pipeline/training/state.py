@@ -48,7 +48,7 @@ class Score:
 
     @property
     def metric(self) -> float:
-        """What weights are chosen and runs stopped by, from 0 to 1."""
+        """What the best weights are chosen by, and early stopping goes by: from 0 to 1."""
         return self.top1
 
     @property
@@ -76,7 +76,7 @@ class MultiLabelScore:
 
     @property
     def metric(self) -> float:
-        """What weights are chosen and runs stopped by, from 0 to 1."""
+        """What the best weights are chosen by, and early stopping goes by: from 0 to 1."""
         return self.map
 
     def columns(self) -> Row:
@@ -133,7 +133,7 @@ class State:
     evaluated: int = 0
     evaluations: list[tuple[int, float, str]] = field(default_factory=list)
     newest: AnyScore | None = None
-    """The score of the last of them, where this process made it."""
+    """What the last of them was made of, if it was made by this process."""
     history: list[Row] = field(default_factory=list)
     window: Window = field(default_factory=Window)
     best: Best | None = None
