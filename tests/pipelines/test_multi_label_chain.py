@@ -67,7 +67,7 @@ class Chain:
         config = TrainConfig.model_validate(self.params["train"])
         self.run, self.history = make_trainer("train", mined=False, distilled=False)(
             self.who, config, self.given(TeacherLogitsParams, "teacher_logits"), "cpu",
-            self.given(DistributedConfig, "distributed"), [], False, self.lists,
+            self.given(DistributedConfig, "distributed"), [], "exact", self.lists,
         )  # fmt: skip
         self.truth = label_matrix(Lists(self.lists).frame("val"))
 

@@ -64,7 +64,7 @@ def test_weights_are_chosen_by_map_and_carry_their_thresholds(
     squares: Path, squares_job: Callable[..., RunSpec], loss: dict[str, Any]
 ) -> None:
     mix = {"mixup": 0.2, "cutmix": 1.0, "probability": 0.2, "switch": 0.5}
-    result = train_run(squares_job("run", loss=loss, ema_decay=0.5, mix=mix))
+    result = train_run(squares_job("run", loss=loss, ema_decay=0.5, mix=mix, keep_best=1))
     rows = pd.read_csv(result.student.with_name("history.csv"))
     assert list(rows.columns[-4:]) == ["val_map", "val_f1_micro", "val_f1_macro", "val_map_ema"]
     best = rows[["val_map", "val_map_ema"]].max().max()
@@ -76,6 +76,8 @@ def test_weights_are_chosen_by_map_and_carry_their_thresholds(
     metadata = read_state(result.student).metadata
     assert metadata["task"] == "multi_label"
     chosen = json.loads(metadata["thresholds"])
+    (kept,) = (result.student.parent / "best").glob("*.safetensors")
+    assert read_state(kept).metadata["thresholds"] == metadata["thresholds"]
     assert chosen == result.metrics["val"]["thresholds"]
     np.testing.assert_allclose(chosen, best_thresholds(logits, truth), atol=1e-3)
 

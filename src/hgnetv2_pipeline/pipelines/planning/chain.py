@@ -46,7 +46,10 @@ PARTS = ("train_teacher", "mining", *SSLD, "train", "finetune", "comparison")
 # A row of scores as it lies on disk (116 on the sample), and what a feature of a teacher with 2,048
 # of them adds.
 SCORE_BYTES, FEATURE_BYTES = 120, 4096
-_LABELS = {"name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0}
+_LABELS = {
+    "name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0,
+    "asymmetric": None,
+}  # fmt: skip
 
 
 def plan_chain(params: Mapping[str, Any], parts: Collection[str]) -> str:
