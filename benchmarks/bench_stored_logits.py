@@ -10,7 +10,7 @@ Steps of all arms are interleaved, one of each a round. On a CPU time is CPU tim
 a GPU wall time up to the end of its work. Prints a table with medians over rounds, and the median
 ratio of each round (above 1: stored is faster), then how far 20 losses of a student differ between
 both ways for equal views, then all of it as a JSON line. Needs torch and this package's `models`
-and `training.objectives`; nothing of the rest of the chain.
+and `training`; nothing of the rest of the chain.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.models import create_model, reparameterize
+from hgnetv2_pipeline.training.memory import keep_memory
 from hgnetv2_pipeline.training.objectives import Distilled, Teacher
 
 CE = SimpleNamespace(name="ce", gt_weight=0.0, label_smoothing=0.0, temperature=1.0)
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compiled arms too: takes minutes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_memory()
     device = torch.device(options.device)
     shape = (options.batch, 3, options.size, options.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=NHWC)

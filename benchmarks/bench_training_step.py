@@ -1,12 +1,14 @@
 """CPU time of a training step beside timm's, and of our loop beside a bare hand-written one.
 
-python benchmarks/bench_training_step.py [--rounds 9] [--steps 2]
+python benchmarks/bench_training_step.py [--rounds 9] [--steps 2] [--case 0] [--compile] [--glibc]
 
 One thread, fixed noise as input, label smoothing, SGD with momentum. Contenders run in turn within
 every round; figures are medians over rounds of process time, ratios medians of each round's ratio.
 timm's step is eager float32 with torch's default SGD, as its train script runs on a CPU. Ours is
-``fit`` with ``Step``. The bare step has our network and optimiser and nothing around them: what it
-takes less is the price of the finite check, kept BN statistics, seeds and the loop.
+``fit`` with ``Step``. The bare steps have our network and optimiser and nothing around them: what
+they take less is the price of the finite check, kept BN statistics, seeds and the loop. All share
+one process and so what ``keep_memory`` does for it, timm's step too. With ``--compile`` our steps
+are compiled by torch as well, and the table tells how long that took.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from hgnetv2_pipeline.errors import Interrupted  # noqa: E402
 from hgnetv2_pipeline.models import create_model  # noqa: E402
 from hgnetv2_pipeline.stopping import StopRequest  # noqa: E402
 from hgnetv2_pipeline.training import Schedule, build_optimizer, fit, param_groups  # noqa: E402
-from hgnetv2_pipeline.training.config import OptimizerConfig  # noqa: E402
+from hgnetv2_pipeline.training.config import EarlyStoppingConfig, OptimizerConfig  # noqa: E402
 from hgnetv2_pipeline.training.loop import Timing  # noqa: E402
+from hgnetv2_pipeline.training.memory import keep_memory  # noqa: E402
 from hgnetv2_pipeline.training.objectives import Supervised  # noqa: E402
 from hgnetv2_pipeline.training.state import State  # noqa: E402
 from hgnetv2_pipeline.training.step import AMP, Step  # noqa: E402
@@ -44,6 +47,7 @@ CASES = [("b0", 64, 32), ("b4", 64, 8), ("b0", 224, 8)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LR, DECAY = 1e-4, 2e-5
 SGD = OptimizerConfig(name="sgd", momentum=0.9, weight_decay=DECAY, betas=None)
+WHOLE = EarlyStoppingConfig(patience=None, min_delta=0.0)
 Run = Callable[[int], None]
 
 
@@ -92,12 +96,14 @@ def bare_step(variant: str, images: Tensor, labels: Tensor, amp: str) -> Run:
     return run
 
 
-def our_loop(variant: str, images: Tensor, labels: Tensor, amp: str) -> Run:
+def our_loop(
+    variant: str, images: Tensor, labels: Tensor, amp: str, *, compiled: bool = False
+) -> Run:
     model, optimizer = parts(variant)
     state = State(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
     step = Step(
         state,
-        model,
+        torch.compile(model) if compiled else model,
         Supervised(view, 0.1),
         device=torch.device("cpu"),
         world=World(0, 1, 0),
@@ -121,6 +127,7 @@ def our_loop(variant: str, images: Tensor, labels: Tensor, amp: str) -> Run:
                 batches(),
                 step=step,
                 schedule=schedule,
+                early=WHOLE,
                 evaluate=lambda network: None,
                 save=lambda: None,
                 save_seconds=1e9,
@@ -135,27 +142,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--case", type=int, help="one of the table's rows, from 0")
+    parser.add_argument("--compile", action="store_true", help="compiled steps too: takes minutes")
+    parser.add_argument("--glibc", action="store_true", help="memory as glibc has it: not kept")
     options = parser.parse_args()
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
-    print(f"{platform.machine()}, torch {torch.__version__}, timm {timm.__version__}")
-    print("\n| network | timm eager, img/CPU-s | ours fp32 | ours bf16 | ratio fp32 | ratio bf16 "
-          "| loop over bare step |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    kept = not options.glibc and keep_memory()
+    print(f"{platform.machine()}, torch {torch.__version__}, timm {timm.__version__}, "
+          f"memory kept: {kept}")  # fmt: skip
+    print("\n| network | step | images a CPU-second | over timm | over a bare step |\n"
+          "|---|---|---|---|---|")  # fmt: skip
     results = []
-    for variant, size, batch in CASES:
+    for variant, size, batch in CASES if options.case is None else [CASES[options.case]]:
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (batch, size, size, 3), generator=generator).byte()
         images = images.permute(0, 3, 1, 2)
         labels = torch.randint(0, 1000, (batch,), generator=generator)
-        runs = {
-            "timm": timm_step(variant, images, labels),
-            "fp32": our_loop(variant, images, labels, "off"),
-            "bare": bare_step(variant, images, labels, "off"),
-            "bf16": our_loop(variant, images, labels, "bf16"),
-        }
+        given = variant, images, labels
+        runs = {"timm eager fp32": timm_step(*given)}
+        for name, amp in (("fp32", "off"), ("bf16", "bf16")):
+            runs[f"ours {name}"] = our_loop(*given, amp)
+            runs[f"bare {name}"] = bare_step(*given, amp)
+            if options.compile:
+                runs[f"ours {name} compiled"] = our_loop(*given, amp, compiled=True)
         times: dict[str, list[float]] = {name: [] for name in runs}
-        for run in runs.values():
+        first = {}
+        for name, run in runs.items():
+            began = time.monotonic()
             run(1)
+            first[name] = time.monotonic() - began
         for _ in range(options.rounds):
             for name, run in runs.items():
                 began = time.process_time()
@@ -165,20 +181,24 @@ def main() -> None:
         def ratio(one: str, other: str, times: dict[str, list[float]] = times) -> float:
             return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
 
-        rate = {name: batch / statistics.median(found) for name, found in times.items()}
-        row = {
-            "case": f"{variant}, {size} px, batch {batch}",
-            "rate": {name: round(value, 2) for name, value in rate.items()},
-            "fp32": round(ratio("timm", "fp32"), 3),
-            "bf16": round(ratio("timm", "bf16"), 3),
-            "overhead": round(ratio("fp32", "bare") - 1, 4),
-        }
-        results.append(row)
-        print(
-            f"| {row['case']} | {rate['timm']:.1f} | {rate['fp32']:.1f} | {rate['bf16']:.1f} "
-            f"| {row['fp32']:.2f} | {row['bf16']:.2f} | {100 * row['overhead']:+.1f} % |",
-            flush=True,
-        )  # fmt: skip
+        for name in runs:
+            bare = name.replace("ours", "bare")
+            row = {
+                "case": f"{variant}, {size} px, batch {batch}",
+                "step": name,
+                "rate": round(batch / statistics.median(times[name]), 2),
+                "over timm": round(ratio("timm eager fp32", name), 3),
+                "overhead": round(ratio(name, bare) - 1, 4) if bare in times else None,
+                "first step, s": round(first[name], 1),
+            }
+            results.append(row)
+            over = f"{100 * row['overhead']:+.1f} %" if name != bare and bare in times else ""
+            took = f" ({first[name]:.0f} s to compile)" if name.endswith("compiled") else ""
+            print(
+                f"| {row['case']} | {name}{took} | {row['rate']:.1f} | {row['over timm']:.2f} "
+                f"| {over} |",
+                flush=True,
+            )  # fmt: skip
     print(json.dumps({**vars(options), "torch": torch.__version__, "results": results}))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.models.hgnetv2 import Backbone, ConvBNAct, Four, Stage
+from hgnetv2_pipeline.models.passes import concatenate
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Block(nn.Module):
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1]))
-        y = self.att(self.aggregation_conv(torch.cat(outputs, dim=1)))
+        y = self.att(self.aggregation_conv(concatenate(outputs)))
         return y + x if self.residual else y
 
 

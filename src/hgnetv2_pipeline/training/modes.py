@@ -1,7 +1,8 @@
 """The fastest sound way to take a step on this machine: precision, memory format, compiled or not.
 
-No rule holds for all: on one CPU bf16 made B4 faster and B0 slower. So each way takes some steps on
-one batch, from the same weights, and is compared with float32: same losses, same direction.
+No rule holds for all: with bf16 in hardware a CPU is faster in it, without it slower. So each way
+takes some steps on one batch, from the same weights, and is compared with float32: same losses,
+same direction.
 """
 
 from __future__ import annotations

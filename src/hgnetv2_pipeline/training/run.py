@@ -27,6 +27,7 @@ from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
+from hgnetv2_pipeline.training.memory import keep_memory
 from hgnetv2_pipeline.training.modes import settled
 from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
@@ -304,12 +305,16 @@ def _metadata(spec: RunSpec, run: Prepared, score: AnyScore | None) -> dict[str,
 
 @contextlib.contextmanager
 def torch_settings(device: torch.device, threads: int | None) -> Iterator[None]:
-    """Threads as asked, and on a CPU only algorithms that repeat; both put back afterwards."""
+    """Threads as asked, and on a CPU only algorithms that repeat; both put back afterwards.
+
+    Memory that a CPU's steps take stays with the process.
+    """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     if threads is not None:
         torch.set_num_threads(threads)
     if device.type == "cpu":
+        keep_memory()
         torch.use_deterministic_algorithms(True)
         # Debugging aid that comes with it: writes over every fresh tensor.
         torch.utils.deterministic.fill_uninitialized_memory = False
