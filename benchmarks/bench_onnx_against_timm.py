@@ -1,11 +1,12 @@
 """Our exported graphs against timm's export of the same networks, one thread, interleaved.
 
 python benchmarks/bench_onnx_against_timm.py [--variants b0 b4] [--batch-sizes 1 16] [--rounds 10]
+    [--runs 20] [--warmup 20] [--lab relu]
     [--engines timm-ort ours-ort timm-openvino ours-openvino ours-bf16 timm-bf16 ours-int8]
-    [--lab relu]
 
 Random weights, LABs too: a fresh LAB is scale 1 and bias 0, which ONNX Runtime removes as doing
-nothing, and a trained one is not. 224 pixels. The engines of a case are timed in turns, in
+nothing, and a trained one is not. 224 pixels. OpenVINO compiles for the batch size, ours and timm's
+alike. The engines of a case are timed in turns, in
 each round in another order; a line an engine gives the median over rounds of the CPU time of timm's
 export on ONNX Runtime over its own (above 1: faster), and at the end the same as JSON.
 """
@@ -89,18 +90,20 @@ ENGINES: dict[str, tuple[Callable[[str, Path], Path], str, str]] = {
 
 
 def measure(
-    variant: str, batch_size: int, names: list[str], rounds: int, folder: Path
+    variant: str, batch_size: int, names: list[str], options: argparse.Namespace, folder: Path
 ) -> dict[str, object]:
     """One case: all engines in turns."""
     loaded: dict[str, Engine] = {}
     for name in names:
         make, engine, precision = ENGINES[name]
         loaded[name] = load_engine(
-            make(variant, folder), engine=engine, precision=precision, threads=1
-        )
+            make(variant, folder), engine=engine, precision=precision, threads=1,
+            batch_size=batch_size,
+        )  # fmt: skip
     found = compare_latency(
-        loaded, batch_size=batch_size, rounds=rounds, runs_per_round=max(3, 20 // batch_size)
-    )
+        loaded, batch_size=batch_size, warmup=options.warmup, rounds=options.rounds,
+        runs_per_round=max(3, options.runs // batch_size),
+    )  # fmt: skip
     return {
         "variant": variant,
         "batch_size": batch_size,
@@ -116,6 +119,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["b0", "b4"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=20, help="images an engine and round")
+    parser.add_argument("--warmup", type=int, default=20, help="calls of an engine beforehand")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--lab", choices=["relu", "clip", "affine"], default="relu")
     parser.add_argument("--files", type=Path, help="folder to keep the exported files in")
@@ -126,7 +131,7 @@ def main() -> None:
         folder = (options.files or Path(temporary)) / options.lab
         folder.mkdir(parents=True, exist_ok=True)
         rows = [
-            measure(variant, batch_size, names, options.rounds, folder)
+            measure(variant, batch_size, names, options, folder)
             for variant in options.variants
             for batch_size in options.batch_sizes
         ]

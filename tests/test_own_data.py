@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from hgnetv2_pipeline.commands import main
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.own import Survey, _filled, choose, init, survey
+from multi_label_pictures import draw as draw_squares
 from own_tree import CLASSES, PER_CLASS, Tree, draw, write_tree
 from project_copies import ROOT, copy_project, kedro
 
@@ -302,6 +303,34 @@ def test_what_init_writes_is_valid_whatever_was_found(
     assert found["finetune"]["init"].startswith("ssld_stage1/" if pool else "import_weights/")
     assert found["train_teacher"]["arch"] == ("hgnet_small" if teacher else found["variant"])
     assert found["train"]["init"] == "scratch"
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_lists_of_several_labels_get_an_environment_that_trains_on_them(
+    bare: Path, held_out: bool
+) -> None:
+    from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+
+    draw_squares(bare / "squares", "train", 30, seed=0, side=40)
+    if held_out:
+        draw_squares(bare / "squares", "test", 5, seed=1, side=40)
+    done = hgnetv2(bare, "init", "squares", "--labelled", "squares")
+    assert done.exit_code == 0, done.output
+    assert "found 30 labelled images of 3 classes" in done.output
+    assert "next: kedro run --env squares --pipeline train" in done.output
+    found = ProjectConfigLoader(
+        bare / "conf", env="squares", base_env="base", default_run_env="sample",
+        merge_strategy={"parameters": "soft", "globals": "soft"},
+    )["parameters"]  # fmt: skip
+    assert found["data"]["layout"] == "multi_label"
+    assert (found["data"]["split"]["test"] == 0) == held_out
+    recipe = found["train"]
+    assert (recipe["loss"]["name"], recipe["lr"], recipe["lr_batch"]) == ("bce", 1e-3, None)
+    assert (recipe["optimizer"]["name"], recipe["class_balance"]) == ("adamw", "none")
+    assert (found["finetune"]["loss"]["name"], found["finetune"]["lr"]) == ("bce", 3e-4)
+    small_tree(bare / "pool", x=2)
+    done = hgnetv2(bare, "init", "more", "--labelled", "squares", "--pool", "pool")
+    assert done.exit_code == 2 and "SSLD mines for one label an image" in done.output
 
 
 def test_a_survey_counts_as_ingestion_does(tmp_path: Path) -> None:

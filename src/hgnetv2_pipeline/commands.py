@@ -46,7 +46,8 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--labelled", type=click.Path(path_type=Path), required=True,
-              help="Labelled images: one folder a class.")  # fmt: skip
+              help="Labelled images: one folder a class, or train_list.txt of several labels "
+              "an image.")  # fmt: skip
 @click.option("--pool", type=click.Path(path_type=Path),
               help="Unlabelled images: any tree of folders and tar archives.")  # fmt: skip
 @click.option("--test", type=click.Path(path_type=Path),
@@ -79,12 +80,23 @@ def init(
         )
     if chosen["BALANCE"] != "none":
         click.echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
+    taught = (
+        f"{chosen['EPOCHS']} epochs"
+        if found.listed is not None
+        else f"teacher {chosen['TEACHER']} ({chosen['TEACHER_EPOCHS']} epochs), stage 1 "
+        f"{chosen['STAGE1_EPOCHS']} epochs, stage 2 {chosen['STAGE2_EPOCHS']}"
+    )
     click.echo(
-        f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; teacher {chosen['TEACHER']} "
-        f"({chosen['TEACHER_EPOCHS']} epochs), stage 1 {chosen['STAGE1_EPOCHS']} epochs, stage 2 "
-        f"{chosen['STAGE2_EPOCHS']}; batch {chosen['BATCH']}"
+        f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; {taught}; batch {chosen['BATCH']}"
     )
     click.echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
+    if found.listed is not None:
+        click.echo(
+            "several labels an image: --pipeline train or finetune, then evaluation, export and "
+            f"prediction with --params model=train/{chosen['VARIANT']}/seed=0"
+        )
+        click.echo(f"next: kedro run --env {name} --pipeline train")
+        return
     if pool is None:
         click.echo(
             "without --pool there is no mining and no SSLD: use --pipeline train or finetune, then "

@@ -31,7 +31,8 @@ _PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
               help="auto takes a GPU where an engine can use one.")  # fmt: skip
 @click.option("--topk", type=int, help="Classes told of an image; 5, or all with several labels.")
 @click.option("--threshold", type=float,
-              help="Least score that is told; 0, or 0.5 with several labels.")  # fmt: skip
+              help="Least score that is told; 0, or with several labels what the model says "
+              "for each (else 0.5).")  # fmt: skip
 @click.option("--multi-label/--single-label", default=None,
               help="A score for each class by itself; else as the model says.")  # fmt: skip
 @click.option("--class-map", type=click.Path(path_type=Path),
@@ -89,8 +90,9 @@ def predict(
     tally = Tally()
     shown: list[Record] = []
     with deployment.load_engine(
-        model, engine=engine, device=_PLACES[device], threads=threads
-    ) as loaded:
+        model, engine=engine, device=_PLACES[device], threads=threads,
+        batch_size=min(batch_size, max(len(todo), 1)),
+    ) as loaded:  # fmt: skip
         several = loaded.card.multi_label if multi_label is None else multi_label
         if topk is None and not several:
             topk = 5
@@ -104,7 +106,9 @@ def predict(
         from hgnetv2_pipeline.durable import written_aside
 
         with written_aside(sheet) as aside:
-            deployment.prediction_sheet(todo[: len(shown)], shown).save(aside, "PNG")
+            deployment.prediction_sheet(todo[: len(shown)], shown, multi_label=several).save(
+                aside, "PNG"
+            )
     if out is not None:
         click.echo(f"{tally.total} rows in {out}, {tally.bad} of them bad", err=True)
     tally.check(strict=strict)

@@ -11,8 +11,9 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from hgnetv2_pipeline.durable import read_json
-from hgnetv2_pipeline.errors import DataError, Interrupted, PlanPrinted
+from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, PlanPrinted
 from hgnetv2_pipeline.tracking import tracker
+from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
 
 _log = logging.getLogger(__name__)
 
@@ -41,11 +42,35 @@ class ProjectHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
-        """A missing pool is told now, not after hours of training the teacher."""
+        """What cannot end well is told now, not after hours of training the teacher."""
         data, identity = self._params["data"], self._params["identity"]
         self._parts = {str(node.namespace) for node in pipeline.nodes}
-        mines = any("mining" in node.tags for node in pipeline.nodes)
-        if mines and not data["pool"]:
+        tags = {tag for node in pipeline.nodes for tag in node.tags}
+        several = data["layout"] == "multi_label"
+        if several and tags & {
+            "train_teacher",
+            "mining",
+            "ssld_stage1",
+            "ssld_stage2",
+            "comparison",
+        }:
+            names = "+".join(run_params.get("pipeline_names") or ["__default__"])
+            raise ParameterError(
+                f"pipeline {names} needs SSLD's teacher, whose one answer an image does not fit "
+                "data.layout: multi_label; what works: --pipeline train or finetune with --params "
+                "recipe=multi_label, then evaluation, export or prediction with --params "
+                f"model=train/{identity['variant']}/{identity['run']}"
+            )
+        for name in sorted(tags & {"train", "finetune"}):
+            loss = self._params[name]["loss"]["name"]
+            if several != (loss in MULTI_LABEL_LOSSES):
+                fit = "bce or asymmetric (--params recipe=multi_label)"
+                raise ParameterError(
+                    f"data.layout {data['layout']} and {name}.loss.name {loss} do not fit: "
+                    f"{'several labels' if several else 'one label'} an image needs "
+                    f"{fit if several else 'label_smoothing'}"
+                )
+        if "mining" in tags and not data["pool"]:
             names = "+".join(run_params.get("pipeline_names") or ["__default__"])
             raise DataError(
                 f"pipeline {names} mines a pool and data.pool is empty: name folders of unlabelled "

@@ -34,11 +34,13 @@ class Survey:
     short_side: int
     unusable: tuple[tuple[str, str], ...] = ()
     """Labelled files that ingestion cannot take as they lie, each with the reason."""
+    listed: int | None = None
+    """Images of a list of several labels; None: folders, an image a class."""
 
     @property
     def labelled(self) -> int:
         """Labelled images, by file name."""
-        return sum(self.per_class.values())
+        return sum(self.per_class.values()) if self.listed is None else self.listed
 
     @property
     def imbalance(self) -> float:
@@ -77,6 +79,8 @@ def survey(labelled: Path, pool: Path | None) -> Survey:
 
     if not labelled.is_dir():
         raise DataError(f"--labelled {labelled} is not a folder")
+    if _has_several_labels(labelled / "train_list.txt"):
+        return _survey_lists(labelled)
     walk = Walk(Fence(labelled))
     walk.run()
     counts: dict[str, int] = {}
@@ -105,6 +109,37 @@ def survey(labelled: Path, pool: Path | None) -> Survey:
         images, archives = _survey_pool(pool, size)
     unusable = tuple((key, reason) for key, reason, _ in walk.bad)
     return Survey(per_class, images, archives, side, unusable)
+
+
+def _has_several_labels(path: Path) -> bool:
+    """Whether the first line of a list, if there is one, is of the kind ``path<TAB>0,1,0``."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        lines = (line for line in file if line.strip() and not line.startswith(b"#"))
+        return b"\t" in next(lines, b"")
+
+
+def _survey_lists(labelled: Path) -> Survey:
+    """The images of each class in the lists of train and val, where one may have several."""
+    from hgnetv2_pipeline.data import label_matrix, read_class_map, read_list
+
+    names = labelled / "class_map.txt"
+    classes = read_class_map(names) if names.is_file() else None
+    matrices, paths = [], []
+    for path in (labelled / "train_list.txt", labelled / "val_list.txt"):
+        if path.is_file():
+            width = len(classes) if classes else None
+            frame = read_list(path, num_classes=width, multi_label=True, duplicates="drop")
+            matrices.append(label_matrix(frame))
+            classes = classes or [str(number) for number in range(matrices[0].shape[1])]
+            paths += frame["path"].tolist()
+    counts = sum(matrix.sum(axis=0, dtype=int) for matrix in matrices)
+    shown = [labelled / path for path in paths[:: max(1, len(paths) // 200)]]
+    side, _ = _sizes([path for path in shown if path.is_file()])
+    return Survey(
+        dict(zip(classes or [], map(int, counts), strict=True)), 0, 0, side, listed=len(paths)
+    )
 
 
 def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
@@ -164,13 +199,15 @@ def choose(
       would be more than 300,000 images, but at least 10. Stage 2: 20.
     - how much is mined is left to the rule of mining, 28 % of the pool.
     - classes are drawn equally often when the largest is more than 3 times the smallest.
+    - several labels an image: AdamW at the rates of recipe_multi_label.yml, whatever their number.
     - loader processes: 16 at most with a GPU, 2 without, where they would take the network's cores;
       none for images so small that starting them costs more than they do.
     """
     from hgnetv2_pipeline.mining.selection import default_target
 
     train = max(1, round(found.labelled * (0.85 if test else 0.7)))
-    large, medium = found.labelled >= LARGE, found.labelled >= 2_000
+    several = found.listed is not None
+    large, medium = found.labelled >= LARGE and not several, found.labelled >= 2_000
     chosen = variant or ("b4" if cuda else "b0")
     size = 224 if found.short_side >= 224 else max(32, found.short_side // 32 * 32)
     scratch = max(200 if cuda else 90, min(240, round(9_600 / train)))
@@ -181,6 +218,8 @@ def choose(
     lr, lower, lowest = (0.5, 0.05, 0.005) if large else (2.0e-3, 5.0e-4, 2.0e-4)
     if medium and not large:
         lr = 1.0e-3
+    if several:
+        lr, lower = 1.0e-3, 3.0e-4
     workers = min(16 if cuda else 2, max(0, cores - 1)) if size >= 128 else 0
     return {
         "VARIANT": chosen,
@@ -209,7 +248,9 @@ def choose(
         "RESIZE": 232 if size == 224 else size,
         "WORKERS": workers,
         "AMP": "bf16" if cuda else "off",
-        "BALANCE": "sampler" if found.imbalance > 3 else "none",
+        "BALANCE": "sampler" if found.imbalance > 3 and not several else "none",
+        "LAYOUT": "multi_label" if several else "folders",
+        "LOSS": "{name: bce, label_smoothing: 0.0}" if several else "{name: label_smoothing}",
         "EVAL_EVERY": 1 if large else 10,
         "TEST_SHARE": 0.0 if test else 0.15,
         "SUPERVISED": "[0]" if teacher_file else "[]",
@@ -249,10 +290,16 @@ def init(
                 "class; move one of the two out"
             )
     found = survey(labelled, pool)
+    if found.listed is not None and (pool or test):
+        raise ParameterError(
+            f"{'--pool' if pool else '--test'} with lists of several labels in {labelled}: SSLD "
+            "mines for one label an image, and test_list.txt beside the others is the final test"
+        )
+    held_out = labelled / "test_list.txt"
     chosen = choose(
         found,
         variant=variant,
-        test=test is not None,
+        test=test is not None or (found.listed is not None and held_out.is_file()),
         cuda=_cuda(),
         cores=os.cpu_count() or 1,
         teacher_file=(project / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").is_file(),
@@ -260,6 +307,7 @@ def init(
     # JSON strings are YAML strings, whatever quotes, colons or non-ASCII letters a path holds.
     values = chosen | {
         "NAME": name,
+        "COMMAND": f"kedro run --env {name}" + ("" if pool else " --pipeline train"),
         "LABELLED": json.dumps(str(labelled.resolve()), ensure_ascii=False),
         "POOL": json.dumps([str(pool.resolve())] if pool else [], ensure_ascii=False),
         "TEST": json.dumps(str(test.resolve()), ensure_ascii=False) if test else "null",

@@ -15,6 +15,7 @@ from hgnetv2_pipeline.data import (
     near_groups,
     near_pairs,
     phash64,
+    positive_weights,
     sampling_weights,
     split_samples,
 )
@@ -239,3 +240,9 @@ def test_balanced_weights():
             sampling_weights(bad)
         with pytest.raises(DataError):
             class_weights(bad, 3)
+
+
+def test_positives_weigh_as_much_as_negatives():
+    labels = np.array([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]], np.uint8)
+    assert positive_weights(labels).tolist() == [3.0, 1.0, 1.0]
+    assert positive_weights(labels).dtype == np.float32

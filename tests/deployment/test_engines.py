@@ -127,6 +127,8 @@ def test_unknown_names_and_missing_files_are_named(tmp_path: Path) -> None:
         load_engine(tmp_path / "model.onnx", "tensorr")
     with pytest.raises(ParameterError, match="unknown device 'gpu'"):
         load_engine(tmp_path / "model.onnx", device="gpu")
+    with pytest.raises(ParameterError, match="batch_size=0"):
+        load_engine(tmp_path / "model.onnx", batch_size=0)
     with pytest.raises(WeightsError, match="no such model file"):
         load_engine(tmp_path / "model.onnx")
     assert [name for name in ENGINES if name not in ladder.ASKED_FOR] == [
@@ -232,8 +234,9 @@ def test_openvino_gives_the_logits_of_onnx_runtime(
 ) -> None:
     images = np.clip(IMAGES, -2, 2)  # as photographs are, and int8's ranges expect
     expected = load_engine(precisions, "ort", precision=reference).logits(images)
+    given = {"engine": "openvino", "precision": precision, "threads": 1}
     try:
-        engine = load_engine(precisions, "openvino", precision=precision, threads=1)
+        engine = load_engine(precisions, **given)
     except EngineUnavailable as error:
         assert precision == "bf16"
         pytest.skip(str(error))
@@ -242,6 +245,10 @@ def test_openvino_gives_the_logits_of_onnx_runtime(
     assert np.abs(got - expected).max() <= allowed * expected.std()
     if precision == "bf16":
         assert np.abs(got - expected).max() > 1e-4 * expected.std(), "it computed in float32"
+        return
+    # One whole batch, and one that is filled up.
+    by_two = load_engine(precisions, **given, batch_size=2).logits(images[:3])
+    assert np.abs(by_two - got[:3]).max() <= 5e-5 * expected.std()
 
 
 @needs_openvino
@@ -312,8 +319,18 @@ class FakeOpenVino(ModuleType):
     def get_property(self, device: str, name: str) -> object:
         return self.able if name == "OPTIMIZATION_CAPABILITIES" else f"fake {device}"
 
-    def compile_model(self, path: str, device: str, config: dict[str, object]) -> FakeOpenVino:
-        self.config, self.inner = config, with_ort.OrtEngine(Path(path))
+    def read_model(self, path: str) -> FakeOpenVino:
+        self.inner, self.sizes = with_ort.OrtEngine(Path(path)), []
+        return self
+
+    def input(self, index: int) -> SimpleNamespace:
+        return SimpleNamespace(get_partial_shape=lambda: [-1, 3, SIDE, SIDE])
+
+    def reshape(self, shape: list[int]) -> None:
+        self.shape = shape
+
+    def compile_model(self, model: object, device: str, config: dict[str, object]) -> FakeOpenVino:
+        self.config = config
         return self
 
     def output(self, index: int) -> FakeOpenVino:
@@ -326,6 +343,7 @@ class FakeOpenVino(ModuleType):
         return self
 
     def infer(self, inputs: list[np.ndarray], share_inputs: bool) -> list[np.ndarray]:
+        self.sizes.append(len(inputs[0]))
         return [self.inner.logits(inputs[0])]
 
 
@@ -339,7 +357,10 @@ def test_openvino_is_asked_for_true_float32_or_for_bf16(
     assert fake.config["INFERENCE_PRECISION_HINT"] == "f32"
     assert fake.config["INFERENCE_NUM_THREADS"] == 1
     assert np.array_equal(engine.logits(IMAGES), load_engine(b0_onnx, "ort").logits(IMAGES))
-    engine = load_engine(b0_onnx, precision="bf16")
+    engine = load_engine(b0_onnx, precision="bf16", batch_size=2)
+    assert fake.shape == [2, 3, SIDE, SIDE]
+    assert engine.logits(IMAGES).shape == (3, len(CLASSES))
+    assert fake.sizes == [2, 2]
     assert (engine.name, engine.precision) == ("openvino", "bf16")
     assert fake.config["INFERENCE_PRECISION_HINT"] == "bf16"
     fake.able = ["FP32"]

@@ -14,6 +14,7 @@ import torch
 from deployment_cases import CLASSES, SIDE
 from onnx import TensorProto, numpy_helper
 from torch import nn
+from torch.nn import functional as F
 
 from hgnetv2_pipeline.deployment import (
     Calibration,
@@ -35,6 +36,7 @@ from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.models import create_model, reparameterize
+from hgnetv2_pipeline.models.fold import FoldedConv
 from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
 
 Graphs = dict[str, Path]
@@ -87,7 +89,9 @@ def test_a_half_graph_is_strongly_typed_with_float32_ends(
     precision: str, kind: int, opset: int, graphs: Graphs
 ) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(graphs[precision]), strict_mode=True)
-    assert {tensor.data_type for tensor in model.graph.initializer} == {kind}
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert kinds.pop("height_and_width") == TensorProto.INT64
+    assert set(kinds.values()) == {kind}
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
     assert [node.name for node in casts] == ["to_half", "to_float32"]
     ends = [*model.graph.input, *model.graph.output]
@@ -111,7 +115,7 @@ def test_every_q_and_dq_is_int8_symmetric_and_weights_have_a_scale_a_channel(
         assert not zero.any()
         assert (values[node.input[1]] > 0).all()
     products = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
-    assert len(products) == 44
+    assert len(products) == 45
     for node in products:
         image, weight = (makers[name] for name in node.input[:2])
         assert image.op_type == weight.op_type == "DequantizeLinear"
@@ -122,7 +126,7 @@ def test_every_q_and_dq_is_int8_symmetric_and_weights_have_a_scale_a_channel(
         assert stored.min() >= -127  # symmetric: -128 has no counterpart
         assert values[weight.input[1]].shape == (len(stored),)
         assert [a.i for a in weight.attribute if a.name == "axis"] == [0]
-        assert values[node.input[2]].dtype == np.float32  # biases
+        assert all(values[name].dtype == np.float32 for name in node.input[2:])  # biases
     assert sum(node.op_type == "Clip" for node in graph.node) == 12
     assert graphs["int8"].stat().st_size < 0.28 * graphs["fp32"].stat().st_size
 
@@ -162,19 +166,31 @@ def test_the_card_carries_the_gates_findings(precision: str, rms: float, graphs:
 def test_bf16_is_judged_by_rounding_as_bf16_hardware_does(
     b0: nn.Module, graphs: Graphs, pixels: np.ndarray
 ) -> None:
-    images = load_engine(graphs["fp32"], "ort").preprocess.normalize(pixels[:4])
+    images = load_engine(graphs["fp32"], "ort").preprocess.normalize(pixels)
     got = session_logits(rounded_in_float32(onnx.load(graphs["bf16"])))(images)
     exact = session_logits(onnx.load(graphs["fp32"]))(images)
+    network = reparameterize(b0, "relu").bfloat16()
+    network.stem.stem3 = OfTwo(network.stem.stem3)
     with torch.inference_mode():
-        wanted = (
-            reparameterize(b0, "relu")
-            .bfloat16()(torch.from_numpy(images).bfloat16())
-            .float()
-            .numpy()
-        )
+        wanted = network(torch.from_numpy(images).bfloat16()).float().numpy()
     # The two round the same places and sum in another order: most logits are the same number.
     assert (got == wanted).mean() > 0.5
     assert not (exact == wanted).any()
+
+
+class OfTwo(nn.Module):
+    """A convolution of two joined maps as the sum of one of each, which rounds once more."""
+
+    def __init__(self, folded: FoldedConv) -> None:
+        super().__init__()
+        self.whole = folded
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conv = self.whole.conv
+        (a, b), (c, d) = x.chunk(2, 1), conv.weight.chunk(2, 1)
+        ends = {"stride": conv.stride, "padding": conv.padding}
+        first = F.conv2d(a, c, conv.bias, **ends)
+        return self.whole.act(first + F.conv2d(b, d, **ends))
 
 
 def without_clips(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -289,6 +305,39 @@ def test_a_drop_at_the_limit_passes_and_one_image_more_does_not() -> None:
     with pytest.raises(DataError, match="no images"):
         judge(lambda x: x, lambda x: x, Validation(list, "an empty list"), None,  # type: ignore[arg-type]
               precision="fp16", max_drop=0.2)  # fmt: skip
+
+
+def judged_by_map(worse: int, max_drop: float) -> dict[str, object]:
+    """The same of two labels an image: of class 0 the best ``worse`` positives fall to the end."""
+    from hgnetv2_pipeline.data import Preprocess
+
+    truth = np.stack([np.arange(100) % 2, np.arange(100) % 5 == 0], axis=1).astype(np.uint8)
+    exact = np.where(truth == 1, 5.0, -5.0).astype(np.float32)
+    rough = exact.copy()
+    rough[np.flatnonzero(truth[:, 0])[:worse], 0] = -6
+    answers = {"exact": iter(np.split(exact, 2)), "rough": iter(np.split(rough, 2))}
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for labels in np.split(truth, 2):
+            yield np.zeros((len(labels), 1, 1, 3), np.uint8), labels
+
+    return judge(
+        lambda images: next(answers["exact"]), lambda images: next(answers["rough"]),
+        Validation(batches, "made up"), Preprocess(), precision="int8", max_drop=max_drop,
+    )  # fmt: skip
+
+
+def test_of_several_labels_a_precision_is_judged_by_map() -> None:
+    found = judged_by_map(0, 0.0)
+    assert (found["map_fp32"], found["map"], found["drop_points"]) == (1.0, 1.0, 0.0)
+    assert found["same_answer"] == 100 and "top1" not in found
+    # One of 50 positives last: 49/50 of class 0 at precision 1, the last at 50/100.
+    fallen = 100 * (1 - 0.5) / 50 / 2
+    found = judged_by_map(1, fallen + 1e-6)
+    assert found["drop_points"] == pytest.approx(fallen, abs=1e-3)
+    assert found["same_answer"] == 99
+    with pytest.raises(ExportError, match=r"mAP falls from 1.0000 to 0.9950, 0.50 points"):
+        judged_by_map(1, fallen - 1e-3)
 
 
 def test_without_images_halves_are_compared_on_noise_and_int8_is_refused(

@@ -33,8 +33,9 @@ from hgnetv2_pipeline.deployment import (
     write_predictions_parquet,
 )
 from hgnetv2_pipeline.deployment.inputs import Input, Refused, from_stream
-from hgnetv2_pipeline.deployment.predict import Record, sigmoid, softmax
-from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.deployment.predict import Record
+from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
+from hgnetv2_pipeline.evaluation.metrics import sigmoid, softmax
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SEED_LINES = (GOLDEN / "seed_predict_cls.txt").read_text().splitlines()
@@ -284,6 +285,28 @@ def test_the_models_card_says_whether_there_are_several_labels(pictures: Path) -
     assert record["scores"] == pytest.approx([0.880797, 0.5], abs=1e-6)
     (single,) = predict_paths(engine, pictures / "a.jpg", multi_label=False)
     assert sum(single["scores"]) == pytest.approx(1)
+
+
+def test_each_class_has_the_threshold_of_the_card(pictures: Path) -> None:
+    engine = Fixed([[0.0, 2.0, -1.0, 3.0]])
+    given = {"task": "multi_label", "thresholds": "[0.4, 0.9, 0.2, 0.99]"}
+    engine.card = ModelCard(engine.preprocess, engine.card.classes, more=given)
+    one = pictures / "a.jpg"
+    (record,) = predict_paths(engine, one, topk=None)
+    assert record["class_ids"] == [0, 2]
+    (record,) = predict_paths(engine, one, topk=None, threshold=0.5)
+    assert record["class_ids"] == [3, 1, 0]
+    again = ModelCard.from_props(engine.card.to_props(), Path("m.onnx"))
+    assert again.thresholds == (0.4, 0.9, 0.2, 0.99)
+
+
+@pytest.mark.parametrize("text", ["[0.5]", "[0.5, 1.5, 0, 0]", "0.5", '["a", 0, 0, 0]', "{"])
+def test_damaged_thresholds_of_a_card_are_an_error(pictures: Path, text: str) -> None:
+    engine = Fixed([[0.0, 2.0, -1.0, 3.0]])
+    given = {"task": "multi_label", "thresholds": text}
+    engine.card = ModelCard(engine.preprocess, engine.card.classes, more=given)
+    with pytest.raises(WeightsError, match="damaged card"):
+        predict_paths(engine, pictures / "a.jpg")
 
 
 def test_a_threshold_leaves_out_unlikely_classes_of_one_label_too(pictures: Path) -> None:

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import average_precision_score
 from torch import nn
 
-from hgnetv2_pipeline.data import Ledger, Preprocess, scan_list
+from hgnetv2_pipeline.data import Ledger, Preprocess, label_matrix, scan_list
 from hgnetv2_pipeline.data.loader import eval_batches
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation import Evaluation, evaluate_samples, predict_logits
@@ -131,3 +132,63 @@ def test_images_without_labels_or_no_images_are_refused(
         evaluated(engine, unlabelled, root)
     with pytest.raises(DataError, match="lists no image"):
         evaluated(engine, samples.iloc[:0], root)
+
+
+@pytest.fixture(scope="module")
+def several(
+    folder: tuple[pd.DataFrame, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pd.DataFrame, Path]:
+    """The same eleven images, each in none to three of the three classes."""
+    _, root = folder
+    path = tmp_path_factory.mktemp("lists") / "several.txt"
+    rows = [f"{i:02d}.png\t{i % 2},{int(i % 3 == 0)},{int(i > 6)}\n" for i in range(11)]
+    path.write_text("".join(rows))
+    return scan_list(path, root, multi_label=True).samples, root
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
+def test_map_of_several_labels_counts_every_image_once(
+    several: tuple[pd.DataFrame, Path], batch_size: int
+) -> None:
+    samples, root = several
+    truth = label_matrix(samples)
+    model = Means()
+    module = evaluated(model, samples, root, batch_size=batch_size)
+    plain = evaluated(engine, samples, root, batch_size=batch_size)
+    own = np.stack([engine(PREPROCESS(root / key)[None])[0] for key in samples["key"]])
+    expected = average_precision_score(truth, own)
+    for found in (module.metrics, plain.metrics):
+        assert found["task"] == "multi_label" and "top1" not in found
+        assert found["map"] == pytest.approx(expected, abs=1e-9)
+        assert [found[k] for k in ACCOUNT] == [11, 11, 0, 0]
+        assert found["true_positives"] + found["false_negatives"] == truth.sum()
+    assert [list(row) for row in plain.rows["labels"]] == [list(np.flatnonzero(r)) for r in truth]
+
+
+def test_thresholds_decide_what_is_told(several: tuple[pd.DataFrame, Path]) -> None:
+    samples, root = several
+    every = evaluated(engine, samples, root, thresholds=[0.0, 0.0, 0.0])
+    assert every.metrics["true_positives"] == label_matrix(samples).sum()
+    assert every.metrics["false_negatives"] == 0
+    nothing = evaluated(engine, samples, root, thresholds=[1.0, 1.0, 1.0])
+    assert nothing.metrics["true_positives"] == nothing.metrics["false_positives"] == 0
+    assert nothing.metrics["map"] == every.metrics["map"]
+    with pytest.raises(DataError, match="2 thresholds for 3 classes"):
+        evaluated(engine, samples, root, thresholds=[0.5, 0.5])
+
+
+def test_positives_of_an_unreadable_image_are_never_found(
+    several: tuple[pd.DataFrame, Path], tmp_path: Path
+) -> None:
+    samples, root = several
+    for key in samples["key"]:
+        (tmp_path / key).symlink_to(root / key)
+    (tmp_path / "07.png").unlink()
+    (tmp_path / "07.png").write_bytes(b"no image")
+    whole = evaluated(engine, samples, root).metrics
+    found = evaluated(engine, samples, tmp_path, max_bad=0.2).metrics
+    assert [found[k] for k in ACCOUNT] == [11, 10, 1, 0]
+    assert [row["n"] for row in found["per_class"]] == [row["n"] for row in whole["per_class"]]
+    assert found["map"] < whole["map"]
+    with pytest.raises(DataError):
+        evaluated(engine, samples, tmp_path, max_bad=0.0)

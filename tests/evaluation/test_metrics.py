@@ -8,7 +8,11 @@ import sys
 import numpy as np
 import pytest
 from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
     confusion_matrix,
+    f1_score,
+    precision_recall_curve,
     precision_score,
     recall_score,
     top_k_accuracy_score,
@@ -126,3 +130,91 @@ def test_metrics_need_no_torch() -> None:
         "import hgnetv2_pipeline.evaluation; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.fixture(params=["plain", "tied"])
+def several(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of 301 images and six classes, the last without a positive."""
+    rng = np.random.default_rng(7)
+    truth = rng.random((301, 6)) < [0.5, 0.3, 0.1, 0.05, 0.01, 0.0]
+    truth[:2, 4] = True
+    logits = rng.normal(-1, 2, (301, 6)) + 1.5 * truth
+    if request.param == "tied":
+        logits = np.round(logits)
+    return logits.astype(np.float32), truth.astype(np.uint8)
+
+
+def test_map_and_f1_equal_scikit_learn(several: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, truth = several
+    thresholds = [0.5, 0.2, 0.3, 0.4, 0.1, 0.5]
+    found = metrics.summarise_multi_label(logits, truth, CLASSES[:6], thresholds)
+    # scikit-learn calls a class without positives 0 and warns; here it has none and does not count.
+    wanted = average_precision_score(truth[:, :5], logits[:, :5], average=None)
+    aps = [row["ap"] for row in found["per_class"]]
+    np.testing.assert_allclose(aps[:5], wanted, rtol=0, atol=1e-12)
+    assert aps[5] is None and found["map_classes"] == 5
+    macro = average_precision_score(truth[:, :5], logits[:, :5], average="macro")
+    assert found["map"] == pytest.approx(macro, abs=1e-12)
+    assert metrics.mean_average_precision(logits, truth) == found["map"]
+
+    told = 1 / (1 + np.exp(-logits.astype(np.float64))) >= thresholds
+    for average in ("micro", "macro"):
+        columns = slice(None) if average == "micro" else slice(0, 5)
+        expected = f1_score(truth[:, columns], told[:, columns], average=average)
+        assert found[f"f1_{average}"] == pytest.approx(expected, abs=1e-12)
+    assert found["exact_count"] == round(accuracy_score(truth, told) * 301)
+    parts = ("true_positives", "false_positives", "false_negatives")
+    for name in parts:
+        assert found[name] == sum(row[name] for row in found["per_class"])
+    assert found["per_class"][2]["n"] == truth[:, 2].sum()
+
+
+def test_average_precision_does_not_depend_on_the_order_of_the_images(
+    several: tuple[np.ndarray, np.ndarray],
+) -> None:
+    logits, truth = several
+    order = np.random.default_rng(1).permutation(301)
+    assert metrics.mean_average_precision(logits[order], truth[order]) == (
+        metrics.mean_average_precision(logits, truth)
+    )
+
+
+def test_positives_that_nobody_scored_count_as_never_found() -> None:
+    logits = np.array([[3.0], [2.0], [1.0]])
+    truth = np.array([[1], [0], [1]])
+    lost = metrics.summarise_multi_label(logits, truth, ["a"], [0.5], np.array([2]))
+    assert lost["per_class"][0]["ap"] == pytest.approx((1 + 2 / 3) / 4)
+    assert (lost["false_negatives"], lost["per_class"][0]["n"]) == (2, 4)
+
+
+def test_thresholds_give_the_best_f1_of_every_class(
+    several: tuple[np.ndarray, np.ndarray],
+) -> None:
+    logits, truth = several
+    chosen = metrics.best_thresholds(logits, truth)
+    probabilities = metrics.sigmoid(logits)
+    assert chosen[5] == metrics.NEUTRAL_THRESHOLD
+    for at in range(5):
+        scores = probabilities[:, at]
+        precision, recall, _ = precision_recall_curve(truth[:, at], scores)
+        best = (2 * precision * recall / np.maximum(precision + recall, 1e-9)).max()
+        assert f1_score(truth[:, at], scores >= chosen[at]) == pytest.approx(best, abs=1e-12)
+        # Half-way between two scores: rounding in another engine moves no image across.
+        assert np.abs(scores - chosen[at]).min() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("logits", "truth", "said"),
+    [
+        (np.zeros((2, 3)), np.zeros((2, 2)), "are not both"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), "no image to evaluate"),
+        (np.zeros((2, 3)), np.full((2, 3), 2), "0 or 1"),
+        (np.full((2, 3), np.nan), np.ones((2, 3)), "2 images got NaN or inf"),
+        (np.zeros((2, 3)), np.zeros((2, 3)), "belongs to any class"),
+    ],
+)
+def test_what_map_cannot_be_measured_on_is_refused(
+    logits: np.ndarray, truth: np.ndarray, said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        metrics.mean_average_precision(logits, truth)

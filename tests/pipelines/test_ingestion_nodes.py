@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 from tiny_project import SIDE, identity, parameters, picture
 
-from hgnetv2_pipeline.data import check_lists, read_list
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.data import check_lists, label_matrix, read_list
+from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
+from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import DataParams
+
+SIDES = ("train", "val")
 
 
 def ingest(project: Path, data: DataParams) -> tuple[Path, dict[str, Any], Path]:
@@ -211,3 +214,54 @@ def test_lists_need_no_split_of_their_own(tmp_path: Path) -> None:
     split["near_duplicates"] = True
     lists, _, _ = ingest(tmp_path, parameters(layout="imagenet", split=split))
     assert not (lists / "test_list.txt").exists()
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Sixty images of three classes, each in none, one or two of them; one is broken."""
+    lines = []
+    for number in range(60):
+        picture(tmp_path / "images" / f"{number}.png", number)
+        lines.append(f"{number}.png\t{number % 2},{int(number % 3 == 0)},{int(number % 20 == 0)}\n")
+    (tmp_path / "images" / "7.png").write_bytes(b"no image")
+    (tmp_path / "images" / "train_list.txt").write_text("".join(lines))
+    (tmp_path / "images" / "class_map.txt").write_text("0 odd\n1 third\n2 rare\n")
+    return tmp_path
+
+
+def test_one_list_of_several_labels_is_split_and_reported(
+    several: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = parameters(layout="multi_label", max_bad=0.1, min_per_class=4)
+    lists, summary, page = ingest(several, data)
+    counts = {key: summary[key] for key in ("n_listed", "n_used", "n_quarantined", "n_refused")}
+    assert counts == {"n_listed": 60, "n_used": 59, "n_quarantined": 1, "n_refused": 0}
+    known = Lists(lists)
+    assert known.multi_label and known.classes == ["odd", "third", "rare"]
+    found = {name: read_list(lists / f"{name}_list.txt", multi_label=True) for name in SIDES}
+    assert [len(found[name]) for name in SIDES] == [47, 12]
+    assert label_matrix(found["val"]).sum(axis=0).tolist() == [6, 4, 1]
+    assert "1 of 3 classes have fewer than 4 images" in caplog.text and "'rare'" in caplog.text
+    assert summary["sets"]["train"]["labels_per_image"]["images"][0][0] == 0
+    assert "labels an image" in page.read_text("utf-8")
+
+
+def test_lists_of_several_labels_of_their_own_are_taken_as_they_are(several: Path) -> None:
+    folder = several / "images"
+    lines = (folder / "train_list.txt").read_text().splitlines(keepends=True)
+    del lines[7]
+    (folder / "train_list.txt").write_text("".join(lines[:40]))
+    (folder / "val_list.txt").write_text("".join(lines[40:50]))
+    (folder / "test_list.txt").write_text("".join(lines[50:]))
+    lists, _, _ = ingest(several, parameters(layout="multi_label"))
+    assert [len(Lists(lists).frame(name)) for name in (*SIDES, "test")] == [40, 10, 9]
+    (folder / "val_list.txt").write_text("50.png\t1,0\n")
+    with pytest.raises(DataError, match=r"data.root: .*val_list.txt:1: 2 labels where 3"):
+        ingest(several, parameters(layout="multi_label"))
+
+
+def test_layouts_of_one_label_and_of_several_do_not_mix(several: Path) -> None:
+    with pytest.raises(DataError, match="data.layout: multi_label"):
+        ingest(several, parameters(layout="imagenet"))
+    with pytest.raises(ParameterError, match=r"test_list.txt in data.root"):
+        ingest(several, parameters(layout="multi_label", max_bad=0.1, test="images"))

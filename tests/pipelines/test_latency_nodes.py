@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
 
 from hgnetv2_pipeline.datasets import Unchanged
-from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.deployment import convert_onnx
+from hgnetv2_pipeline.deployment.engines.ladder import model_file
+from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.latency.nodes import measure
@@ -82,3 +85,22 @@ def test_a_cold_start_is_timed_on_the_command_itself(exported: Identity) -> None
     assert found["n_starts"] == 1
     assert 0 < found["min_s"] <= found["median_s"] <= found["max_s"]
     assert summary["cold_start_s"] == found["median_s"]
+
+
+def test_a_measurement_depends_on_the_file_it_times(exported: Identity) -> None:
+    folder = exported.folder("export")
+    convert_onnx(folder / "model.onnx", folder / "model.fp16.onnx", "fp16")
+    shutil.copy(folder / "model.fp16.onnx", folder / "model.bf16.onnx")
+    try:
+        run(exported, parameters(precisions=["fp32", "fp16"]))
+        for precision, file in (("fp32", "model.onnx"), ("fp16", "model.fp16.onnx")):
+            kept = read_json(exported.folder("latency") / f"ort-{precision}-bs1.manifest.json")
+            assert kept["inputs"] == {f"model {MODEL}": sha256_file(folder / file)}
+        # OpenVINO computes in bf16 with the fp32 file, TensorRT reads one of its own.
+        read = [
+            model_file(folder / "model.onnx", name, "bf16") for name in ("openvino", "tensorrt")
+        ]
+        assert [path.name for path in read] == ["model.onnx", "model.bf16.onnx"]
+    finally:
+        for name in ("fp16", "bf16"):
+            (folder / f"model.{name}.onnx").unlink(missing_ok=True)

@@ -13,16 +13,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from train_recipes import NANO, make_job
+import torch
+from sklearn.metrics import average_precision_score
+from train_recipes import BCE, NANO, make_job
 
+from hgnetv2_pipeline.data import (
+    Ledger,
+    Preprocess,
+    label_matrix,
+    read_index,
+    scan_multi_label,
+    write_index,
+)
+from hgnetv2_pipeline.data.loader import eval_batches
+from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted
-from hgnetv2_pipeline.models import VARIANTS
+from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
+from hgnetv2_pipeline.models import VARIANTS, build_from
 from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many
 from hgnetv2_pipeline.training.elastic import join_command
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.step import Step
+from multi_label_pictures import CLASSES as SQUARES
+from multi_label_pictures import draw
 
 Job = Callable[..., RunSpec]
 STEPS = 5
@@ -127,6 +143,46 @@ def test_global_batch_val_and_ledger_count_every_image_once(straight: Path, spec
     best = history[["val_top1", "val_top1_ema"]].max().max()
     assert result["val"]["top1"] == best
     assert scored.metrics["val"]["n"] == 10
+    # What was scored is what was saved, also where processes have BN statistics of their own.
+    model, info = build_from(str(straight), num_classes=None, root=straight)
+    samples = read_index(spec.val)
+    preprocess = Preprocess.from_dict(info["preprocess"])
+    batches = eval_batches(
+        samples, spec.val_root, preprocess=preprocess, batch_size=3, workers=0,
+        ledger=Ledger(10, 0.0),
+    )  # fmt: skip
+    _, logits = predict_logits(model, batches, preprocess=preprocess)
+    labels = samples["label"].to_numpy(np.int64)
+    assert topk_counts(logits, labels, (1,))[1] == result["val"]["top1_count"]
+
+
+@pytest.mark.slow
+def test_map_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    """29 images of val, batches of 3: neither comes out even."""
+    for split, count in (("train", 24), ("val", 29)):
+        draw(tmp_path, split, count, seed=count)
+        write_index(tmp_path / f"{split}.parquet", scan_multi_label(tmp_path, split).samples)
+    given = {"num_classes": 3, "classes": SQUARES}
+    spec = make_job(tmp_path, tmp_path, "two", spec=given, **{**SMALL, "loss": BCE})
+    train_many(spec, two())
+    result = read_json(spec.out / "result.json")
+    model, info = build_from(str(spec.out), num_classes=None, root=tmp_path)
+    samples = scan_multi_label(tmp_path, "val").samples
+    preprocess = Preprocess.from_dict(info["preprocess"])
+    model = model.to(memory_format=torch.channels_last)
+    logits = np.zeros((29, 3))
+    # In the batches of the two, so that no rounding differs.
+    for rank in range(2):
+        batches = eval_batches(
+            samples.iloc[rank::2], tmp_path, preprocess=preprocess, batch_size=3, workers=0,
+            ledger=Ledger(29, 0.0),
+        )  # fmt: skip
+        _, logits[rank::2] = predict_logits(
+            model, batches, preprocess=preprocess, channels_last=True
+        )
+    expected = average_precision_score(label_matrix(samples), logits)
+    assert result["val"]["n"] == 29
+    assert result["val"]["map"] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,25 @@ def np_smoothing(s: np.ndarray, epsilon: float, weights: np.ndarray | None = Non
     return float((each if weights is None else each * weights[LABELS]).mean())
 
 
+def np_bce(s: np.ndarray, y: np.ndarray, epsilon: float, weights: np.ndarray) -> float:
+    p, y = 1 / (1 + np.exp(-s)), (1 - epsilon) * y + epsilon / s.shape[1]
+    return float(-(weights * y * np.log(p) + (1 - y) * np.log(1 - p)).sum(1).mean())
+
+
+# Where the paper's two powers are constants to the gradient, this is where they are taken.
+def np_asymmetric(
+    s: np.ndarray, y: np.ndarray, neg: float, pos: float, clip: float, at: np.ndarray
+) -> float:
+    p, fixed = 1 / (1 + np.exp(-s)), 1 / (1 + np.exp(-at))
+    shifted, held = np.maximum(p - clip, 0), np.maximum(fixed - clip, 0)
+    positive = (1 - fixed) ** pos * np.log(p)
+    negative = held**neg * np.log(1 - shifted)
+    return float(-(y * positive + (1 - y) * negative).sum(1).mean())
+
+
 WEIGHTS = np.array([1.0, 2.0, 0.5, 1.0, 1.0, 3.0, 0.25])
+SEVERAL = (RNG.random((5, 7)) < 0.4).astype(float)
+MIXED = 0.3 * SEVERAL + 0.7 * SEVERAL[::-1]
 CASES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[np.ndarray], float]]] = {
     "soft_cross_entropy": (
         lambda s: losses.soft_cross_entropy(s, torch.tensor(TEACHER)),
@@ -79,6 +97,22 @@ CASES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[np.ndar
             s, torch.tensor(LABELS), 0.1, torch.tensor(WEIGHTS)
         ),
         lambda s: np_smoothing(s, 0.1, WEIGHTS),
+    ),
+    "bce": (
+        lambda s: losses.binary_cross_entropy(s, torch.tensor(SEVERAL)),
+        lambda s: np_bce(s, SEVERAL, 0.0, np.ones(7)),
+    ),
+    "bce_smoothed_weighted_mixed": (
+        lambda s: losses.binary_cross_entropy(s, torch.tensor(MIXED), 0.1, torch.tensor(WEIGHTS)),
+        lambda s: np_bce(s, MIXED, 0.1, WEIGHTS),
+    ),
+    "asymmetric": (
+        lambda s: losses.asymmetric_loss(s, torch.tensor(SEVERAL), 4.0, 1.0, 0.05),
+        lambda s: np_asymmetric(s, SEVERAL, 4.0, 1.0, 0.05, STUDENT),
+    ),
+    "asymmetric_unclipped_mixed": (
+        lambda s: losses.asymmetric_loss(s, torch.tensor(MIXED), 2.0, 0.0, 0.0),
+        lambda s: np_asymmetric(s, MIXED, 2.0, 0.0, 0.0, STUDENT),
     ),
 }
 
@@ -115,6 +149,23 @@ def test_loss_equals_paddleclas(name: str, loss: Callable[..., torch.Tensor]) ->
         torch.tensor(golden[k], dtype=torch.float64) for k in ("student", "teacher")
     )
     assert loss(student, teacher).item() == pytest.approx(golden[name], abs=1e-9)
+
+
+def test_without_focus_and_clip_the_asymmetric_loss_is_bce() -> None:
+    student, target = torch.tensor(STUDENT), torch.tensor(SEVERAL)
+    found = losses.asymmetric_loss(student, target, 0.0, 0.0, 0.0)
+    torch.testing.assert_close(found, losses.binary_cross_entropy(student, target))
+
+
+@pytest.mark.parametrize("logit", [-200.0, 200.0])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_losses_of_several_labels_stay_finite_far_out(logit: float, clip: float) -> None:
+    student = torch.full((2, 3), logit, requires_grad=True)
+    target = torch.tensor([[0.0, 1.0, 0.5]] * 2)
+    loss = losses.asymmetric_loss(student, target, 4.0, 1.0, clip)
+    (loss + losses.binary_cross_entropy(student, target)).backward()
+    assert student.grad is not None
+    assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
 
 
 def test_gradient_of_soft_cross_entropy_is_that_of_kl() -> None:

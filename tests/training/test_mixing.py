@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from train_recipes import LABELS, SSLD, recipe, values
+from train_recipes import ASL, BCE, LABELS, SSLD, recipe, values
 
 from hgnetv2_pipeline.training import TrainConfig
+from hgnetv2_pipeline.training.config import LossConfig
 from hgnetv2_pipeline.training.losses import label_smoothing_cross_entropy
 from hgnetv2_pipeline.training.mixing import Mixing, _cut_out
-from hgnetv2_pipeline.training.objectives import Supervised
+from hgnetv2_pipeline.training.objectives import MultiLabel, Supervised
 
 IMAGES = torch.randn(6, 3, 12, 16, generator=torch.Generator().manual_seed(0))
 
@@ -131,6 +132,22 @@ def test_class_weights_are_mixed_with_the_labels():
         for one in (labels, labels.flip(0))
     ]
     assert torch.allclose(loss, share * parts[0] + (1 - share) * parts[1])
+
+
+@pytest.mark.parametrize("loss", [BCE, ASL])
+@pytest.mark.parametrize("mixing", [Mixing(0.4, 0.0, 1.0, 0.5), Mixing(0.0, 1.0, 1.0, 0.5)])
+def test_labels_of_several_classes_are_mixed_as_the_images_are(mixing, loss):
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 5))
+    labels = torch.randint(0, 2, (6, 5), dtype=torch.uint8)
+    config = LossConfig.model_validate(loss)
+    torch.manual_seed(11)
+    value, counts = MultiLabel(lambda images: images, config, None, mixing)(network, IMAGES, labels)
+    pixels, share = mixed(mixing, 11)
+    assert 0 < share < 1 and counts == {}
+    plain = MultiLabel(lambda images: pixels, config)
+    parts = [plain(network, IMAGES, one)[0] for one in (labels, labels.flip(0))]
+    torch.testing.assert_close(value, share * parts[0] + (1 - share) * parts[1])
 
 
 def test_senseless_mixing_is_refused():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train_recipes import ADAMW, LABELS, SGD, SSLD, values
+from train_recipes import ADAMW, ASL, BCE, LABELS, SGD, SSLD, values
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.training import RunSpec, TrainConfig
@@ -49,6 +49,12 @@ def spec_values(**changes: Any) -> dict[str, Any]:
         ({"loss": {**LABELS, "temperature": 4.0}}, "only loss 'kl' has a temperature"),
         ({"loss": {**LABELS, "gt_weight": 0.5}}, "set it to 0 with 'label_smoothing'"),
         ({"loss": SSLD, "class_balance": "weights"}, "choose 'sampler' or 'none'"),
+        ({"loss": {**BCE, "gt_weight": 0.5}}, "set it to 0 with 'bce'"),
+        ({"loss": {**ASL, "asymmetric": None}}, "asymmetric is null with loss 'asymmetric'"),
+        ({"loss": {**BCE, "asymmetric": ASL["asymmetric"]}}, "asymmetric is given with loss 'bce'"),
+        ({"loss": {**ASL, "label_smoothing": 0.1}}, "'asymmetric' has none"),
+        ({"loss": BCE, "class_balance": "sampler"}, "choose 'weights' .bce. or 'none'"),
+        ({"loss": ASL, "class_balance": "weights"}, "whose powers are its balance"),
         ({"augment": {"name": "afine"}}, "affine"),
         ({"augment": {"name": "affine", "degreez": 3.0}}, "degrees"),
         ({"lr": -0.1}, r"training\.lr: .*greater than 0 \(given: -0\.1\)"),

@@ -14,8 +14,14 @@ NANO = Variant((8, 8), (8, 8, 8, 8), (16, 16, 16, 16), (1, 1, 1, 1), 1, lab=True
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 2e-5, "betas": None}
 ADAMW = {"name": "adamw", "momentum": None, "weight_decay": 0.05, "betas": [0.9, 0.999]}
-LABELS = {"name": "label_smoothing", "label_smoothing": 0.1, "temperature": 1.0, "gt_weight": 0.0}
-SSLD = {"name": "ce", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0}
+_LOSS = {"label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0, "asymmetric": None}
+LABELS = _LOSS | {"name": "label_smoothing", "label_smoothing": 0.1}
+SSLD = _LOSS | {"name": "ce"}
+BCE = _LOSS | {"name": "bce"}
+ASL = _LOSS | {
+    "name": "asymmetric",
+    "asymmetric": {"gamma_neg": 4.0, "gamma_pos": 0.0, "clip": 0.05},
+}
 
 
 def values(**changes: Any) -> dict[str, Any]:

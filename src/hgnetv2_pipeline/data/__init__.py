@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.agreement import check_lists as check_lists
     from hgnetv2_pipeline.data.augment import make_augment as make_augment
     from hgnetv2_pipeline.data.balance import class_weights as class_weights
+    from hgnetv2_pipeline.data.balance import positive_weights as positive_weights
     from hgnetv2_pipeline.data.balance import sampling_weights as sampling_weights
     from hgnetv2_pipeline.data.classmap import read_class_map as read_class_map
     from hgnetv2_pipeline.data.classmap import read_synset_map as read_synset_map
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.leaks import report_leaks as report_leaks
     from hgnetv2_pipeline.data.lists import read_list as read_list
     from hgnetv2_pipeline.data.lists import write_list as write_list
+    from hgnetv2_pipeline.data.multilabel import images_per_class as images_per_class
+    from hgnetv2_pipeline.data.multilabel import is_multi_label as is_multi_label
     from hgnetv2_pipeline.data.multilabel import label_matrix as label_matrix
+    from hgnetv2_pipeline.data.multilabel import label_text as label_text
     from hgnetv2_pipeline.data.multilabel import write_multi_label_list as write_multi_label_list
     from hgnetv2_pipeline.data.perceptual import near_groups as near_groups
     from hgnetv2_pipeline.data.perceptual import near_pairs as near_pairs
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.scan import Scan as Scan
     from hgnetv2_pipeline.data.scan import scan_folder_tree as scan_folder_tree
     from hgnetv2_pipeline.data.scan import scan_list as scan_list
+    from hgnetv2_pipeline.data.scan import scan_multi_label as scan_multi_label
     from hgnetv2_pipeline.data.scan import scan_unlabelled as scan_unlabelled
     from hgnetv2_pipeline.data.split import conflicting_copies as conflicting_copies
     from hgnetv2_pipeline.data.split import split_samples as split_samples
@@ -52,7 +57,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "agreement": ["check_lists"],
     "augment": ["make_augment"],
-    "balance": ["class_weights", "sampling_weights"],
+    "balance": ["class_weights", "positive_weights", "sampling_weights"],
     "classmap": ["read_class_map", "read_synset_map", "write_class_map"],
     "decode": ["decode_image"],
     "imagenet": ["scan_imagenet"],
@@ -61,13 +66,19 @@ _HOMES = {
     "keyed": ["epoch_order", "keyed_rng"],
     "leaks": ["clean_sets", "find_leaks", "report_leaks"],
     "lists": ["read_list", "write_list"],
-    "multilabel": ["label_matrix", "write_multi_label_list"],
+    "multilabel": [
+        "images_per_class",
+        "is_multi_label",
+        "label_matrix",
+        "label_text",
+        "write_multi_label_list",
+    ],
     "perceptual": ["near_groups", "near_pairs", "phash64"],
     "preprocess": ["Preprocess"],
     "quarantine": ["Ledger"],
     "report": ["contact_sheet", "summarise_samples", "summarise_sets"],
     "sample": ["write_sample"],
-    "scan": ["Scan", "scan_folder_tree", "scan_list", "scan_unlabelled"],
+    "scan": ["Scan", "scan_folder_tree", "scan_list", "scan_multi_label", "scan_unlabelled"],
     "split": ["conflicting_copies", "split_samples"],
     "teacher_logits": ["TeacherLogits"],
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.index import read_index
 from hgnetv2_pipeline.data.lists import read_list
+from hgnetv2_pipeline.data.multilabel import is_multi_label, label_text
 from hgnetv2_pipeline.errors import DataError
 
 _LABELLED = ("train", "val", "test")
@@ -28,10 +29,11 @@ def check_lists(folder: Path) -> None:
             index = read_index(folder / f"index_{name}.parquet")
             if len(index) == 0 and path.stat().st_size == 0:
                 continue  # a set of which nothing was asked: data.split.val: 0
-            lists[name] = listed = read_list(path, num_classes=len(classes))
+            several = is_multi_label(index)
+            lists[name] = listed = read_list(path, num_classes=len(classes), multi_label=several)
             same = len(index) == len(listed) and (
                 (index["key"].to_numpy() == listed["path"].to_numpy()).all()
-                and (index["label"].to_numpy() == listed["label"].to_numpy()).all()
+                and (label_text(index).to_numpy() == label_text(listed).to_numpy()).all()
             )
             if not same:
                 raise DataError(

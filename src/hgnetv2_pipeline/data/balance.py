@@ -32,3 +32,14 @@ def class_weights(labels: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.flo
     weights = np.zeros(num_classes)
     weights[present] = given.size / (counts[present] * present.sum())
     return weights.astype(np.float32)
+
+
+def positive_weights(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """float32 [classes]: negatives over positives of each class in a label matrix [N, classes].
+
+    With these a class's positives weigh as much as its negatives. A class without either gets 1.
+    """
+    positives = labels.sum(axis=0, dtype=np.int64)
+    negatives = len(labels) - positives
+    both = (positives > 0) & (negatives > 0)
+    return np.where(both, negatives / np.maximum(positives, 1), 1.0).astype(np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from hgnetv2_pipeline.data.augment import Augment
 from hgnetv2_pipeline.data.drawn import DeviceView, Drawn, pack
 from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
+from hgnetv2_pipeline.data.multilabel import is_multi_label, label_matrix
 from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.teacher_logits import Records, Replayed
@@ -64,7 +65,8 @@ class Batch:
 
     Attributes:
         images: uint8 [N, 3, H, W], channels_last.
-        labels: int64 [n_real]; -1 where an image has no label.
+        labels: int64 [n_real]; -1 where an image has no label. Of samples with several labels
+            uint8 [n_real, classes] of 0 and 1.
         keys: n_real keys.
         step: number of the training step, or of the evaluation batch from 0.
         n_real: how many of the N images count; the rest (``pad=True``) repeats the last one.
@@ -105,7 +107,11 @@ class Source:
         self.paths = pa.array(samples["path"], pa.large_string())
         self.offsets = samples["offset"].to_numpy(np.int64)
         self.lengths = samples["length"].to_numpy(np.int64)
-        self.labels = samples["label"].fillna(-1).to_numpy(np.int64)
+        self.labels: npt.NDArray[Any]
+        if is_multi_label(samples):
+            self.labels = label_matrix(samples)
+        else:
+            self.labels = samples["label"].fillna(-1).to_numpy(np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -324,7 +330,7 @@ class EvalMaker:
 
 def _batch(
     views: list[npt.NDArray[np.uint8]],
-    labels: npt.NDArray[np.int64],
+    labels: npt.NDArray[Any],
     keys: list[str],
     step: int,
     size: int,

@@ -176,7 +176,7 @@ def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
     if b"\t" in line:
         raise DataError(
             f"a tab in {shown!r}; put one space between path and label (lines of several labels, "
-            "'path<TAB>0,1,0', are read with multi_label)"
+            "'path<TAB>0,1,0', are read with data.layout: multi_label)"
         )
     _refuse_control_characters(line, shown)
     name, label = line, -1
@@ -213,7 +213,10 @@ def parse_multi_label_line(line: bytes) -> tuple[str, bytes] | None:
     shown = printable(line[:80].decode("utf-8", "replace"))
     name, tab, last = line.rpartition(b"\t")
     if not tab:
-        raise DataError(f"no tab in {shown!r}; write 'path<TAB>0,1,0', a 0 or 1 for every class")
+        raise DataError(
+            f"no tab in {shown!r}; write 'path<TAB>0,1,0', a 0 or 1 for every class (lists of one "
+            "label an image have another data.layout)"
+        )
     _refuse_control_characters(name, shown)
     if name != name.strip(b" "):
         raise DataError(f"a space around the path in {shown!r}; put one tab after the path alone")

@@ -3,7 +3,8 @@
 A row is an image: ``key`` (path below the root, or ``archive.tar!member``), ``path`` (the file
 or the archive, below the root), ``offset`` (-1 for a plain file) and ``length`` in bytes, ``label``
 (NA if unlabelled), ``width`` and ``height`` (pixels, upright), ``format``, ``bytes_sha256``. Rows
-are sorted by key.
+are sorted by key. Where images may belong to several classes there is one more column, ``labels``
+(Arrow fixed-size list of uint8, a 0 or 1 a class), and ``label`` is NA throughout.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SCHEMA: dict[str, str] = {
     "format": "str",
     "bytes_sha256": "str",
 }
+LABELS = "labels"
 ARCHIVE_MARK = ".tar!"
 _ROW_GROUP = 131_072
 # The columns by which an image, where it lies and what it holds are known again.
@@ -58,11 +60,14 @@ def samples_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
-    """``frame`` with the columns of ``SCHEMA`` in their types, sorted by key, numbered from 0."""
+    """``frame`` with its columns (those of ``SCHEMA``, and ``labels`` where it has them) in their
+    types, sorted by key, numbered from 0.
+    """
     missing = [name for name in SCHEMA if name not in frame.columns]
     if missing:
         raise DataError(f"a frame of samples lacks the columns {', '.join(missing)}")
-    typed = frame[list(SCHEMA)].astype(SCHEMA)
+    kept = [*SCHEMA, *([LABELS] if LABELS in frame.columns else [])]
+    typed = frame[kept].astype(SCHEMA)
     ordered = typed.sort_values("key", kind="stable", ignore_index=True)
     twice = ordered["key"].duplicated()
     if twice.any():
@@ -70,16 +75,22 @@ def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered
 
 
-def arrow_schema() -> pa.Schema:
-    """``SCHEMA`` as pyarrow has it: strings as text, labels and other numbers as integers."""
+def arrow_schema(classes: int | None = None) -> pa.Schema:
+    """``SCHEMA`` as pyarrow has it: strings as text, labels and other numbers as integers.
+
+    ``classes``: their number where the rows have the column ``labels``.
+    """
     import pyarrow as pa
 
     kinds = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "int32": pa.int32()}
-    return pa.schema([(name, kinds[kind]) for name, kind in SCHEMA.items()])
+    fields = [(name, kinds[kind]) for name, kind in SCHEMA.items()]
+    if classes is not None:
+        fields.append((LABELS, pa.list_(pa.uint8(), classes)))
+    return pa.schema(fields)
 
 
 @contextmanager
-def index_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+def index_writer(path: Path, classes: int | None = None) -> Iterator[Callable[[pa.Table], None]]:
     """Yields what adds rows to a parquet index of any length, which is written whole or not at all.
 
     It takes tables of ``arrow_schema`` in ascending order of keys, each key once (DataError if
@@ -89,10 +100,11 @@ def index_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    waiting, last = arrow_schema().empty_table(), ""
+    schema = arrow_schema(classes)
+    waiting, last = schema.empty_table(), ""
     with (
         written_aside(path) as aside,
-        pq.ParquetWriter(aside, arrow_schema(), compression="zstd") as file,
+        pq.ParquetWriter(aside, schema, compression="zstd") as file,
     ):
 
         def write(rows: pa.Table) -> None:
@@ -124,8 +136,11 @@ def write_index(path: Path, samples: pd.DataFrame) -> Path:
     import pyarrow as pa
 
     ordered = sorted_samples(samples)
-    with index_writer(path) as write:
-        write(pa.Table.from_pandas(ordered, schema=arrow_schema(), preserve_index=False))
+    classes = None
+    if LABELS in ordered.columns:
+        classes = ordered[LABELS].array.__arrow_array__().type.list_size
+    with index_writer(path, classes) as write:
+        write(pa.Table.from_pandas(ordered, schema=arrow_schema(classes), preserve_index=False))
     return Path(path)
 
 
@@ -140,13 +155,18 @@ def read_index(path: Path) -> pd.DataFrame:
 
     try:
         # ParquetFile rather than read_table: folder names such as seed=0 are not columns.
-        frame = pq.ParquetFile(path).read().to_pandas()
+        table = pq.ParquetFile(path).read()
     except FileNotFoundError as error:
         raise DataError(f"{path}: the index is missing; the ingestion pipeline makes it") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
+
+    def kind(arrow: pa.DataType) -> Any:
+        # Anything else as pandas has it; a list would become an object a row.
+        return pd.ArrowDtype(arrow) if pa.types.is_fixed_size_list(arrow) else None
+
     try:
-        return sorted_samples(frame)
+        return sorted_samples(table.to_pandas(types_mapper=kind))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 

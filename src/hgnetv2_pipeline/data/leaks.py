@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hgnetv2_pipeline.data.multilabel import images_per_class
 from hgnetv2_pipeline.data.perceptual import near_pairs
 from hgnetv2_pipeline.data.quarantine import quarantine_frame
 from hgnetv2_pipeline.data.split import conflicting_copies
@@ -173,8 +174,9 @@ def clean_sets(
     for name in (name for name in _ORDER if name in sets):
         frame = sets[name]
         cleaned[name] = frame[~frame["key"].isin(list(reasons))].reset_index(drop=True)
-    lost = sorted(set(sets["train"]["label"]) - set(cleaned["train"]["label"]))
-    if lost:
+    before, left = (images_per_class(known["train"], len(classes)) for known in (sets, cleaned))
+    lost = np.flatnonzero((before > 0) & (left == 0))
+    if len(lost):
         raise DataError(
             f"class {classes[lost[0]]!r} has no image in train once copies and leaks are left out "
             f"({len(lost)} such classes); add images, or set data.leaks: report"

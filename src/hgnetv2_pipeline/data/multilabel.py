@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.grammar import ParsedList, check_utf8, parse_multi_label_line
+from hgnetv2_pipeline.data.index import LABELS
 from hgnetv2_pipeline.data.lists import refuse_unusable, spelled
 from hgnetv2_pipeline.data.repeats import without_repeats
 from hgnetv2_pipeline.durable import write_text
@@ -43,6 +44,29 @@ def read_multi_label_list(
     Raises:
         DataError: with file, line number and remedy.
     """
+    parsed, table = checked_multi_label_list(
+        path, root, num_classes, duplicates=duplicates, every_class=every_class,
+        trusted_roots=trusted_roots, missing_to=missing_to,
+    )  # fmt: skip
+    return pd.DataFrame(
+        {
+            "path": parsed.paths.to_pandas().astype("str"),
+            "labels": label_column(table[parsed.labels]),
+        }
+    )
+
+
+def checked_multi_label_list(
+    path: Path,
+    root: Path | None,
+    num_classes: int | None,
+    *,
+    duplicates: str,
+    every_class: bool,
+    trusted_roots: Sequence[Path],
+    missing_to: Path | None,
+) -> tuple[ParsedList, npt.NDArray[np.uint8]]:
+    """The same with line numbers: a label is the row of a table [sets, classes] of 0 and 1."""
     import pyarrow as pa
 
     path = Path(path)
@@ -85,14 +109,20 @@ def read_multi_label_list(
         )
     if root is not None:
         refuse_unusable(path, parsed, root, trusted_roots, missing_to)
-    matrix = table[parsed.labels]
+    return parsed, table
+
+
+def label_column(matrix: npt.NDArray[np.uint8]) -> pd.Series:
+    """The column ``labels`` of a list or a frame of samples from a matrix [N, classes]."""
+    import pyarrow as pa
+
     column = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-    return pd.DataFrame(
-        {
-            "path": parsed.paths.to_pandas().astype("str"),
-            "labels": pd.Series(pd.arrays.ArrowExtensionArray(column)),
-        }
-    )
+    return pd.Series(pd.arrays.ArrowExtensionArray(column))
+
+
+def is_multi_label(frame: pd.DataFrame) -> bool:
+    """Whether the images of a list or a frame of samples may belong to several classes."""
+    return LABELS in frame.columns
 
 
 def label_matrix(frame: pd.DataFrame) -> npt.NDArray[np.uint8]:
@@ -100,6 +130,23 @@ def label_matrix(frame: pd.DataFrame) -> npt.NDArray[np.uint8]:
     column: Any = frame["labels"].array.__arrow_array__().combine_chunks()
     width = column.type.list_size
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.uint8).reshape(-1, width)
+
+
+def label_text(frame: pd.DataFrame) -> pd.Series:
+    """What is said of each image: its ``label``, or the numbers of its classes as ``0,3``."""
+    if not is_multi_label(frame):
+        return frame["label"]
+    sets, codes = np.unique(label_matrix(frame), axis=0, return_inverse=True)
+    texts = np.array([",".join(map(str, np.flatnonzero(row))) for row in sets], object)
+    return pd.Series(texts[codes.ravel()] if len(frame) else [], frame.index, dtype="str")
+
+
+def images_per_class(frame: pd.DataFrame, classes: int) -> npt.NDArray[np.int64]:
+    """int64 [classes]: the images that belong to each class; unlabelled ones do not count."""
+    if is_multi_label(frame):
+        return np.asarray(label_matrix(frame).sum(axis=0, dtype=np.int64))
+    labels = frame["label"].dropna().to_numpy(np.int64)
+    return np.bincount(labels, minlength=classes).astype(np.int64)
 
 
 def write_multi_label_list(path: Path, paths: Sequence[str], labels: npt.NDArray[np.uint8]) -> Path:

@@ -13,6 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hgnetv2_pipeline.data.decode import decode_image
 from hgnetv2_pipeline.data.index import read_bytes
+from hgnetv2_pipeline.data.multilabel import (
+    images_per_class,
+    is_multi_label,
+    label_matrix,
+    label_text,
+)
 from hgnetv2_pipeline.data.split import conflicting_copies
 from hgnetv2_pipeline.errors import DataError
 
@@ -37,8 +43,17 @@ def summarise_sets(
         of sets (count and examples); ``conflicting_labels``: same bytes, different labels.
     """
     bad = quarantined or {}
-    everything = pd.concat(
-        [frame.assign(key=name + ":" + frame["key"]) for name, frame in sets.items()],
+    said = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "key": name + ":" + frame["key"],
+                    "bytes_sha256": frame["bytes_sha256"],
+                    "label": label_text(frame).astype("object"),
+                }
+            )
+            for name, frame in sets.items()
+        ],
         ignore_index=True,
     )
     shared = []
@@ -58,14 +73,14 @@ def summarise_sets(
                 "examples": examples,
             }
         )
-    conflicts = conflicting_copies(everything[everything["label"].notna()])
+    conflicts = conflicting_copies(said[said["label"].notna()])
     return {
         "sets": {
             name: summarise_samples(frame, classes, bad.get(name)) for name, frame in sets.items()
         },
         "shared": shared,
         "conflicting_labels": [
-            {"bytes_sha256": digest, "key": key, "label": int(label)}
+            {"bytes_sha256": digest, "key": key, "label": label}
             for digest, key, label in conflicts.itertuples(index=False)
         ],
     }
@@ -77,15 +92,15 @@ def summarise_samples(
     quarantined: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Counts of one set: images, classes, imbalance, formats, sizes, copies, unreadable ones."""
-    labels = samples["label"].dropna().astype(int)
-    number = len(classes) if classes is not None else (int(labels.max()) + 1 if len(labels) else 0)
-    counts = np.bincount(labels, minlength=number) if len(labels) else np.zeros(0, int)
-    names = list(classes) if classes is not None else [str(label) for label in range(number)]
+    several = is_multi_label(samples)
+    labelled = len(samples) if several else int(samples["label"].notna().sum())
+    counts = images_per_class(samples, len(classes or ())) if labelled else np.zeros(0, int)
+    names = list(classes) if classes is not None else [str(n) for n in range(len(counts))]
     present = counts[counts > 0]
     copies = samples["bytes_sha256"].duplicated(keep="first")
     return {
         "n_images": len(samples),
-        "n_labelled": len(labels),
+        "n_labelled": labelled,
         "n_classes": int((counts > 0).sum()),
         "n_quarantined": 0 if quarantined is None else len(quarantined),
         "bytes": int(samples["length"].sum()),
@@ -93,6 +108,7 @@ def summarise_samples(
             {"label": label, "name": names[label], "n": int(count)}
             for label, count in enumerate(counts)
         ],
+        **({"labels_per_image": _labels_per_image(samples)} if several else {}),
         "imbalance": float(present.max() / present.min()) if len(present) else None,
         "formats": {str(k): int(v) for k, v in sorted(samples["format"].value_counts().items())},
         "width": _spread(samples["width"]),
@@ -110,6 +126,16 @@ def summarise_samples(
             .head(_EXAMPLES)
             .itertuples(index=False)
         ],
+    }
+
+
+def _labels_per_image(samples: pd.DataFrame) -> dict[str, Any]:
+    """How many classes an image has: the mean, and images by their number of classes."""
+    numbers = label_matrix(samples).sum(axis=1, dtype=np.int64)
+    images = np.bincount(numbers)
+    return {
+        "mean": float(numbers.mean()) if len(numbers) else None,
+        "images": [[at, int(images[at])] for at in np.flatnonzero(images).tolist()],
     }
 
 

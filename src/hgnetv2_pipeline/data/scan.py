@@ -14,13 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from hgnetv2_pipeline.data.archives import index_archive
+from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_with_format
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.listing import Fence, split_key
 from hgnetv2_pipeline.data.lists import checked_list
+from hgnetv2_pipeline.data.multilabel import checked_multi_label_list, label_column, label_matrix
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.quarantine import Ledger, quarantine_frame
 from hgnetv2_pipeline.data.walk import READABLE, Found, Walk, class_of, natural
@@ -29,6 +32,10 @@ from hgnetv2_pipeline.progress import Progress
 
 _log = logging.getLogger(__name__)
 
+UNNAMED_CLASSES = (
+    "the classes have no names and are called by their numbers; %s/class_map.txt ('id name' a "
+    "line) names them"
+)
 _CHUNK = 32
 
 
@@ -160,6 +167,7 @@ def scan_list(
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
     labelled: bool = True,
+    multi_label: bool = False,
     duplicates: str = "refuse",
     every_class: bool = False,
     trusted_roots: Sequence[Path] = (),
@@ -172,21 +180,24 @@ def scan_list(
 
     Args:
         classes: class names by label; sets ``num_classes``.
+        multi_label: lines are ``path<TAB>0,1,0``; the samples have the column ``labels``.
 
     Raises:
         DataError: the list is bad, a file is missing, or no image is readable.
     """
     root = Path(root)
-    parsed = checked_list(
-        list_path,
-        root,
-        len(classes) if classes is not None else num_classes,
-        labelled=labelled,
-        duplicates=duplicates,
-        every_class=every_class,
-        trusted_roots=trusted_roots,
-        missing_to=missing_to,
-    )
+    count = len(classes) if classes is not None else num_classes
+    table = None
+    if multi_label:
+        parsed, table = checked_multi_label_list(
+            list_path, root, count, duplicates=duplicates, every_class=every_class,
+            trusted_roots=trusted_roots, missing_to=missing_to,
+        )  # fmt: skip
+    else:
+        parsed = checked_list(
+            list_path, root, count, labelled=labelled, duplicates=duplicates,
+            every_class=every_class, trusted_roots=trusted_roots, missing_to=missing_to,
+        )  # fmt: skip
     archives: dict[str, dict[str, tuple[int, int]]] = {}
     found = []
     for key, label, line in zip(parsed.paths, parsed.labels, parsed.lines, strict=True):
@@ -205,7 +216,48 @@ def scan_list(
         (f"{name} (again in line {line})", "an earlier line of the list names it", line)
         for name, line in parsed.dropped
     ]
-    return replace(scan, refused=quarantine_frame(again))
+    samples = scan.samples
+    if table is not None:
+        sets = label_column(table[samples["label"].to_numpy(np.int64)])
+        unknown = pd.Series(pd.NA, samples.index, dtype="Int64")
+        samples = samples.assign(label=unknown, labels=sets)
+    return replace(scan, samples=samples, refused=quarantine_frame(again))
+
+
+def scan_multi_label(
+    root: Path,
+    split: str,
+    *,
+    classes: Sequence[str] | None = None,
+    duplicates: str = "refuse",
+    trusted_roots: Sequence[Path] = (),
+    threads: int | None = None,
+    phash: bool = False,
+) -> Scan:
+    """Scan ``<split>_list.txt`` of ``path<TAB>0,1,0`` lines in ``root``.
+
+    Class names come from ``class_map.txt`` beside it (``id name``), else they are the columns'
+    numbers.
+
+    Args:
+        classes: the names found in ``train`` (``Scan.classes``).
+
+    Raises:
+        DataError: anything ``scan_list`` refuses; another number of labels than of classes.
+    """
+    root = Path(root)
+    named = root / "class_map.txt"
+    if classes is None and named.is_file():
+        classes = read_class_map(named)
+    scan = scan_list(
+        root / f"{split}_list.txt", root, classes=classes, multi_label=True,
+        duplicates=duplicates, trusted_roots=trusted_roots, threads=threads, phash=phash,
+    )  # fmt: skip
+    if classes is None:
+        _log.warning(UNNAMED_CLASSES, root)
+        width = label_matrix(scan.samples).shape[1]
+        scan = replace(scan, classes=[str(number) for number in range(width)])
+    return scan
 
 
 def examine(

@@ -16,7 +16,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.index import sorted_samples
+from hgnetv2_pipeline.data.multilabel import (
+    images_per_class,
+    is_multi_label,
+    label_matrix,
+    label_text,
+)
 from hgnetv2_pipeline.data.perceptual import joined, near_pairs
+from hgnetv2_pipeline.data.stratify import quota, stratified
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _log = logging.getLogger(__name__)
@@ -62,28 +69,35 @@ def split_samples(
     ordered = sorted_samples(samples)
     if len(ordered) == 0:
         raise DataError("nothing to split: 0 samples")
-    if ordered["label"].isna().any():
+    several = is_multi_label(ordered)
+    if not several and ordered["label"].isna().any():
         key = ordered["key"][ordered["label"].isna()].iloc[0]
         raise DataError(f"{key!r} has no label; only labelled images can be split")
-    labels = ordered["label"].to_numpy(np.int64)
     if val == 0 and test == 0:
         sides = np.zeros(len(ordered), np.int64)
     else:
-        _check_counts(labels, classes)
+        if not several:
+            _check_counts(ordered["label"].to_numpy(np.int64), classes)
         together = _groups(ordered, group_pattern, groups, near_duplicates, max_distance)
         _report_large(ordered["key"], together)
         ranks = _ranks(ordered["key"], seed)
-        sides = _assign(labels, together, ranks, np.array([1 - val - test, val, test]))
-        _report_uneven(labels, sides, val, test, classes)
+        shares = np.array([1 - val - test, val, test])
+        if several:
+            sides = stratified(label_matrix(ordered), together, ranks, shares)
+        else:
+            sides = _assign(ordered["label"].to_numpy(np.int64), together, ranks, shares)
+        _report_uneven(ordered, sides, val, test, classes)
     return {name: ordered[sides == side].reset_index(drop=True) for side, name in enumerate(SIDES)}
 
 
 def conflicting_copies(samples: pd.DataFrame) -> pd.DataFrame:
-    """Images with the same bytes and different labels: columns bytes_sha256, key, label."""
-    kinds = samples.groupby("bytes_sha256")["label"].nunique()
-    bad = samples[samples["bytes_sha256"].isin(kinds.index[kinds > 1])]
-    columns = ["bytes_sha256", "key", "label"]
-    return bad[columns].sort_values(["bytes_sha256", "key"], ignore_index=True)
+    """Images with the same bytes and different labels: columns bytes_sha256, key, label (of several
+    labels a text, ``0,3``).
+    """
+    said = samples[["bytes_sha256", "key"]].assign(label=label_text(samples))
+    kinds = said.groupby("bytes_sha256")["label"].nunique()
+    bad = said[said["bytes_sha256"].isin(kinds.index[kinds > 1])]
+    return bad.sort_values(["bytes_sha256", "key"], ignore_index=True)
 
 
 def _check_shares(val: float, test: float) -> None:
@@ -203,7 +217,7 @@ def _assign(
 ) -> npt.NDArray[np.int64]:
     """int64 [N]: the side of each image. Large groups first, single images fill up exactly."""
     counts = np.bincount(labels)
-    targets = np.stack([_quota(int(count), shares) for count in counts], axis=1)  # [side, class]
+    targets = np.stack([quota(int(count), shares) for count in counts], axis=1)  # [side, class]
     filled = np.zeros_like(targets)
     sides = np.full(len(labels), -1, np.int64)
 
@@ -308,19 +322,6 @@ def _best_exchange(
     return best
 
 
-def _quota(count: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """How many of ``count`` images go to train, val and test; each side gets one if possible."""
-    val, test = (round(count * share) for share in shares[1:])
-    wanted = [int(share > 0) for share in shares[1:]]
-    if count > sum(wanted):
-        val, test = max(val, wanted[0]), max(test, wanted[1])
-    elif count == 2:
-        val, test = (1, 0) if wanted[0] else (0, 1)
-    while val + test >= count:
-        val, test = (val - 1, test) if val >= test else (val, test - 1)
-    return np.array([count - val - test, val, test], np.int64)
-
-
 def _report_large(keys: pd.Series, groups: npt.NDArray[np.int64]) -> None:
     """Say so if one group holds a tenth of the images: a split around it is hardly a random one."""
     names, sizes = np.unique(groups, return_counts=True)
@@ -336,16 +337,18 @@ def _report_large(keys: pd.Series, groups: npt.NDArray[np.int64]) -> None:
 
 
 def _report_uneven(
-    labels: npt.NDArray[np.int64],
+    samples: pd.DataFrame,
     sides: npt.NDArray[np.int64],
     val: float,
     test: float,
     classes: list[str] | None,
 ) -> None:
     """Say which classes a side lacks because their groups cannot be taken apart."""
-    present = np.unique(labels)
+    number = len(classes or ())
+    present = images_per_class(samples, number) > 0
     for side, share in ((0, 1.0), (1, val), (2, test)):
-        absent = np.setdiff1d(present, labels[sides == side])
+        here = images_per_class(samples[sides == side], len(present))
+        absent = np.flatnonzero(present & (here == 0))
         if share and len(absent):
             _log.warning(
                 "%s has no image of %d classes (first %s): their images are too few, or stay "

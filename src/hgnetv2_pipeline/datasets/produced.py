@@ -144,7 +144,7 @@ class CurveFile(_Produced):
         filepath: str,
         metadata: dict[str, Any] | None = None,
         x: str = "step",
-        shown: Sequence[str] = ("loss", "val_top1", "lr"),
+        shown: Sequence[str] = ("loss", "val_top1", "val_map", "lr"),
     ) -> None:
         super().__init__(filepath, metadata)
         self.x, self._shown = x, tuple(shown)

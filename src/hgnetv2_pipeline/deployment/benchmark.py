@@ -51,21 +51,23 @@ def run_benchmark(
         bench = _Bench(Path(folder), root, threads, device, image_size)
         wanted = list(itertools.product(models, engines, precisions))
         if turns:
-            loaded = {wish: engine for wish in wanted if (engine := bench.load(*wish)) is not None}
-            for size in batch_sizes if loaded else ():
+            for size in batch_sizes:
+                engines_of = {wish: bench.load(*wish, size) for wish in wanted}
+                loaded = {wish: engine for wish, engine in engines_of.items() if engine is not None}
+                if not loaded:
+                    break
                 found = compare_latency(
                     _short(loaded), batch_size=size, rounds=turns, runs_per_round=max(3, 20 // size)
                 )
                 for wish, row in zip(loaded, found["rows"], strict=True):
                     bench.rows.append({**row, "model": wish[0]})
                 bench.comparisons.append({"batch_size": size, "ratios": found["ratios"]})
-        for wish in wanted if not turns else ():
-            engine = bench.load(*wish)
+        for wish, size in itertools.product(wanted, batch_sizes) if not turns else ():
+            engine = bench.load(*wish, size)
             if engine is None:
                 continue
-            for size in batch_sizes:
-                row = measure_latency(engine, batch_size=size, warmup=warmup, runs=runs)
-                bench.rows.append({**row, "model": wish[0]})
+            row = measure_latency(engine, batch_size=size, warmup=warmup, runs=runs)
+            bench.rows.append({**row, "model": wish[0]})
             engine.close()
     if not bench.rows:
         raise ParameterError(f"nothing can be run here: {bench.not_run[0]['reason']}")
@@ -114,14 +116,18 @@ class _Bench:
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     _files: dict[str, Path] = field(default_factory=dict)
 
-    def load(self, model: str, engine: str, precision: str) -> Engine | None:
-        """The engine; None, noted with its reason, where it cannot run here."""
+    def load(self, model: str, engine: str, precision: str, batch_size: int) -> Engine | None:
+        """The engine; None, noted once with its reason, where it cannot run here."""
+        refused = {"model": model, "engine": engine, "precision": precision}
+        if any(gap.items() >= refused.items() for gap in self.not_run):
+            return None
         on_weights = engine.startswith("torch") or engine == "auto"
         try:
             return load_engine(
                 self._weights(model) if on_weights else self._onnx(model),
                 engine=engine,
                 threads=self.threads,
+                batch_size=batch_size,
                 device=self.device,
                 root=self.root,
                 preprocess=self._preprocess(model) if on_weights else None,
@@ -129,7 +135,6 @@ class _Bench:
             )
         except EngineUnavailable as error:
             _log.warning("%s not measured: %s", model, error)
-            refused = {"model": model, "engine": engine, "precision": precision}
             self.not_run.append({**refused, "reason": str(error)})
             return None
 

@@ -10,12 +10,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import WeightsError
 
 FORMAT = "hgnetv2_pipeline.onnx/1"
+TASK = ("task", "thresholds")
+"""Entries of a model of several labels an image."""
 LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
 
 
@@ -53,6 +56,25 @@ class ModelCard:
     def multi_label(self) -> bool:
         """Whether an image may have several labels: the entry ``task`` says ``multi_label``."""
         return self.more.get("task") == "multi_label"
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Probability from which on each of several labels is told, chosen on val; None: not said.
+
+        Raises WeightsError for an entry ``thresholds`` that is no number from 0 to 1 a class.
+        """
+        if "thresholds" not in self.more:
+            return None
+        try:
+            found = tuple(float(value) for value in json.loads(self.more["thresholds"]))
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"a damaged card: thresholds are no numbers ({error})") from error
+        if len(found) != len(self.classes) or not all(0 <= value <= 1 for value in found):
+            raise WeightsError(
+                f"a damaged card: {len(found)} thresholds for {len(self.classes)} classes; one "
+                "from 0 to 1 for each is needed"
+            )
+        return found
 
     def to_props(self) -> dict[str, str]:
         """As text entries for ``metadata_props``; ``from_props`` reads them back."""
@@ -119,7 +141,7 @@ class ModelCard:
                 params=manifest.get("params"),
                 activations=manifest.get("activations"),
                 parity_error=manifest.get("parity_error"),
-                more={"task": str(manifest["task"])} if "task" in manifest else {},
+                more={name: str(manifest[name]) for name in TASK if name in manifest},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{folder} has a damaged card: {error!r}") from error
@@ -134,3 +156,13 @@ _OWN_KEYS = frozenset(
 
 def _count(props: Mapping[str, str], name: str) -> int | None:
     return int(props[name]) if name in props else None
+
+
+def task_entries(info: Mapping[str, Any]) -> dict[str, str]:
+    """The card's entries ``task`` and ``thresholds`` from what ``models.build_from`` knows."""
+    if info.get("task") != "multi_label":
+        return {}
+    found = {"task": "multi_label"}
+    if info.get("thresholds"):
+        found["thresholds"] = json.dumps(info["thresholds"])
+    return found

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hgnetv2_pipeline.errors import DataError, WeightsError
+from hgnetv2_pipeline.evaluation import metrics
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess
 
 MAX_DROP = {"fp16": 0.2, "bf16": 0.2, "int8": 1.0}
-"""Points of top-1 accuracy that a precision may lose, unless told otherwise."""
+"""Points of top-1 accuracy, or mAP, that a precision may lose, unless told otherwise."""
 MAX_RMS = {"fp16": 0.05, "bf16": 0.2, "int8": 0.5}
 """Root mean square of the logits' error over their standard deviation. A trained B0 has 0.001, 0.01
 and 0.04; a graph that lost its bounds has more than 1. In between accuracy decides."""
@@ -30,8 +31,9 @@ class ExportError(WeightsError):
 class Validation:
     """Labelled images for the gate.
 
-    ``batches``: gives (uint8 [N, S, S, 3], resized and cropped; int64 labels [N]), the same at
-    every call; ``source``: what they are, in words, for the record.
+    ``batches``: gives (uint8 [N, S, S, 3], resized and cropped; int64 labels [N], or of several
+    labels an image uint8 [N, C] of 0 and 1), the same at every call; ``source``: what they are, in
+    words, for the record.
     """
 
     batches: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
@@ -55,11 +57,12 @@ def judge(
 ) -> dict[str, Any]:
     """Compare two graphs' logits on ``validation``; raise ExportError if ``rough`` lost too much.
 
-    Lost too much: more than ``max_drop`` points of top-1 accuracy, where there are labels; or an
-    error of the logits beyond ``MAX_RMS``; or logits that are not finite. Returns what was found:
-    ``n``, ``top1_fp32`` and ``top1`` (counts), ``drop_points``, ``same_answer`` (count),
-    ``rms_error`` and ``relative_error`` (root mean square, and largest, over the standard
-    deviation of the fp32 logits), ``limits``, ``images``.
+    Lost too much: more than ``max_drop`` points of top-1 accuracy (of several labels an image: of
+    mAP), where there are labels; or an error of the logits beyond ``MAX_RMS``; or logits that are
+    not finite. Returns what was found: ``n``, ``top1_fp32`` and ``top1`` (counts; or ``map_fp32``
+    and ``map``), ``drop_points``, ``same_answer`` (count; of several labels: all classes on the
+    same side of 0.5), ``rms_error`` and ``relative_error`` (root mean square, and largest, over the
+    standard deviation of the fp32 logits), ``limits``, ``images``.
     """
     given: list[np.ndarray] = []
     wanted: list[np.ndarray] = []
@@ -74,40 +77,47 @@ def judge(
     want, got, label = np.concatenate(wanted), np.concatenate(given), np.concatenate(labels)
     error = got.astype(np.float64) - want
     spread = float(want.std()) or 1.0
-    labelled = bool((label >= 0).all())
-    right, before = (int((logits.argmax(1) == label).sum()) for logits in (got, want))
     found: dict[str, Any] = {
         "precision": precision,
         "images": validation.source,
         "n": len(label),
-        "same_answer": int((got.argmax(1) == want.argmax(1)).sum()),
+        "same_answer": _same_answer(got, want, several=label.ndim == 2),
         "rms_error": _short(np.sqrt(np.square(error).mean()) / spread),
         "relative_error": _short(np.abs(error).max() / spread),
         "limits": {"rms_error": MAX_RMS[precision], "drop_points": max_drop},
     }
-    if labelled:
-        found |= {
-            "top1_fp32": before,
-            "top1": right,
-            "drop_points": _short(100 * (before - right) / len(label)),
-        }
+    fell, words = 0.0, ""
+    # Logits that are not finite have no mAP, and fail by their error.
+    if label.ndim == 2 and np.isfinite(got).all():
+        now, before = (metrics.mean_average_precision(logits, label) for logits in (got, want))
+        fell = 100 * (before - now)
+        found |= {"map_fp32": _short(before), "map": _short(now), "drop_points": _short(fell)}
+        words = f"mAP falls from {before:.4f} to {now:.4f}"
+    elif label.ndim == 1 and (label >= 0).all():
+        right, first = (int((logits.argmax(1) == label).sum()) for logits in (got, want))
+        fell = 100 * (first - right) / len(label)
+        found |= {"top1_fp32": first, "top1": right, "drop_points": _short(fell)}
+        words = f"top-1 falls from {first} to {right} of {len(label)}"
     complaints = []
     if not found["rms_error"] <= MAX_RMS[precision]:  # NaN is no number below it
         complaints.append(
             f"its logits stray by {found['rms_error']:.2g} of their standard deviation "
             f"(allowed {MAX_RMS[precision]:g})"
         )
-    if labelled and 100 * (before - right) > max_drop * len(label):
-        complaints.append(
-            f"top-1 falls from {before} to {right} of {len(label)}, {found['drop_points']:.2f} "
-            f"points (allowed {max_drop:g})"
-        )
+    if fell > max_drop:
+        complaints.append(f"{words}, {fell:.2f} points (allowed {max_drop:g})")
     if complaints:
         raise ExportError(
             f"the {precision} export fails its gate on {validation.source}: "
             f"{'; '.join(complaints)}. Nothing was written (export.gate sets the limits)"
         )
     return found
+
+
+def _same_answer(got: np.ndarray, want: np.ndarray, *, several: bool) -> int:
+    if several:
+        return int(((got > 0) == (want > 0)).all(axis=1).sum())
+    return int((got.argmax(1) == want.argmax(1)).sum())
 
 
 def _short(value: Any) -> float:

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from hgnetv2_pipeline.deployment.onnx_graph import OPSET_OF_AXES
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
 HALVES = ("fp16", "bf16")
 OPSET_OF_BF16 = 22
 """ONNX types Conv, MaxPool and GlobalAveragePool in bfloat16 from this opset on."""
+_AXES = ("ReduceMean", "axes")
 _FP16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -59,10 +61,27 @@ def in_half(proto: Any, precision: str) -> Any:
         helper.make_node("Cast", ["logits_half"], [end], name="to_float32", to=TensorProto.FLOAT),
     )
     if precision == "bf16":
+        _axes_as_input(graph, half.opset_import[0].version)
         del half.opset_import[:]
         half.opset_import.append(helper.make_opsetid("", OPSET_OF_BF16))
         half.ir_version = helper.find_min_ir_version_for(list(half.opset_import))
     return half
+
+
+def _axes_as_input(graph: Any, opset: int) -> None:
+    """ReduceMean as later opsets write it."""
+    from onnx import numpy_helper
+
+    if opset >= OPSET_OF_AXES:
+        return
+    for node in graph.node:
+        for attribute in [a for a in node.attribute if (node.op_type, a.name) == _AXES]:
+            name = f"{node.name}_axes"
+            graph.initializer.append(
+                numpy_helper.from_array(np.array(attribute.ints, np.int64), name)
+            )
+            node.input.append(name)
+            node.attribute.remove(attribute)
 
 
 def rounded_in_float32(proto: Any) -> Any:

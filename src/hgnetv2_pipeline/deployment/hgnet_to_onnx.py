@@ -2,8 +2,8 @@
 
 ``torch.onnx.export`` cannot say what the graph should be: PyTorch's layers have no one-sided pads,
 which ONNX's Conv and MaxPool carry themselves, and what ``models.reparameterize`` folds stays one
-Conv and one Relu or Clip. B0 is 85 nodes: 43 Conv, 19 Relu, 12 Clip, 6 Concat, MaxPool, Add,
-GlobalAveragePool, Flatten, Gemm.
+Conv and one Relu or Clip. B0 is 85 nodes: 43 Conv, 19 Relu, 12 Clip, 5 Concat, 2 Add, MaxPool,
+ReduceMean, 2 Gemm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hgnetv2_pipeline.deployment.onnx_graph import OPSET, GraphBuilder
+from hgnetv2_pipeline.deployment.onnx_graph import OPSET, GraphBuilder, Probabilities
 from hgnetv2_pipeline.models import hgnetv2, reparameterize
 from hgnetv2_pipeline.models.fold import Clip, FoldedConv, Lab
 
@@ -25,11 +25,11 @@ def hgnet_to_onnx(
     *,
     opset: int = OPSET,
     lab: Lab = "relu",
-    softmax: bool = False,
+    probabilities: Probabilities = None,
 ) -> Any:
     """The ONNX ModelProto of an HGNetV2 or PPHGNet in inference mode: images to logits.
 
-    ``lab`` as in ``models.reparameterize``; ``softmax`` adds the output ``probabilities``.
+    ``lab`` as in ``models.reparameterize``; ``probabilities`` adds an output of that name.
     """
     folded = reparameterize(model, lab)
     graph = GraphBuilder(opset)
@@ -37,20 +37,29 @@ def hgnet_to_onnx(
     for number, stage in enumerate(folded.stages):
         x = _stage(graph, x, f"stages.{number}", stage)
     head = folded.last_conv
+    # A 1x1 convolution of one pixel, written as the matrix product it is: runtimes choose a kernel
+    # by the operator, and that for convolutions took four times as long at batch 16.
+    weight = _array(head.weight).reshape(head.out_channels, head.in_channels)
     bias = None if head.bias is None else _array(head.bias)
-    x = graph.conv(graph.mean(x), "last_conv", _array(head.weight), bias)
-    x = graph.flatten(_activation(graph, x, "head", folded.act))
+    x = graph.linear(graph.pooled(x), "last_conv", weight, bias)
+    x = _activation(graph, x, "head", folded.act)
     x = graph.linear(x, "fc", _array(folded.fc.weight), _array(folded.fc.bias))
-    return graph.finish(x, image_size=image_size, classes=folded.fc.out_features, softmax=softmax)
+    return graph.finish(
+        x, image_size=image_size, classes=folded.fc.out_features, probabilities=probabilities
+    )
 
 
 def _stem(graph: GraphBuilder, x: str, stem: nn.Module) -> str:
     if isinstance(stem, hgnetv2.Stem):
         x = _conv(graph, x, "stem.stem1", stem.stem1)
-        pooled = _same_pool(graph, x, stem.pool)
+        # stem3 takes pool and stem2b joined, and at this resolution joining costs as much as a
+        # convolution. So it becomes the sum of a convolution of each: the first at once, which ends
+        # the use of the pool's large map, the second with the sum in its own pass.
+        pooled = _half_conv(graph, _same_pool(graph, x, stem.pool), "stem.stem3", stem.stem3, 0)
         x = _conv(graph, x, "stem.stem2a", stem.stem2a)
         x = _conv(graph, x, "stem.stem2b", stem.stem2b)
-        x = _conv(graph, graph.concat([pooled, x]), "stem.stem3", stem.stem3)
+        x = graph.add(_half_conv(graph, x, "stem.stem3", stem.stem3, 1), pooled)
+        x = _activation(graph, x, "stem.stem3", stem.stem3.act)
         return _conv(graph, x, "stem.stem4", stem.stem4)
     for number, layer in enumerate(stem):
         if isinstance(layer, nn.MaxPool2d):
@@ -107,6 +116,16 @@ def _conv(graph: GraphBuilder, x: str, name: str, module: FoldedConv) -> str:
         stride=conv.stride, pads=pads, groups=conv.groups,
     )  # fmt: skip
     return _activation(graph, x, name, module.act)
+
+
+def _half_conv(graph: GraphBuilder, x: str, name: str, module: FoldedConv, half: int) -> str:
+    """A convolution of one half of its input channels; its bias goes with the first."""
+    conv = module.conv
+    top, left = conv.padding
+    return graph.conv(
+        x, f"{name}.{('first', 'second')[half]}", np.split(_array(conv.weight), 2, axis=1)[half],
+        None if half else _array(conv.bias), stride=conv.stride, pads=(top, left, top, left),
+    )  # fmt: skip
 
 
 def _activation(graph: GraphBuilder, x: str, name: str, act: nn.Module) -> str:

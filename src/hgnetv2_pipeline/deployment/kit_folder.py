@@ -78,6 +78,12 @@ def write_kit(
     Every graph has passed what ``export_onnx`` and ``convert_onnx`` check; the packed images are
     the first of ``validation`` with the fp32 logits that ONNX Runtime gives for them.
     """
+    if metadata.get("task") == "multi_label":
+        raise ParameterError(
+            "the TensorRT kit judges its plans by top-1, which images of several labels have not: "
+            "export.target=onnx with export.precisions=fp16 is judged by mAP, and hgnetv2 predict "
+            "--engine tensorrt runs it"
+        )
     folder = Path(folder)
     graphs = list(
         _graphs(

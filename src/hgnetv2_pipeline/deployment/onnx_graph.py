@@ -6,13 +6,17 @@ Only what the HGNet family needs; each method returns the name of its output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 OPSET, OPSETS = 18, range(13, 21)
+OPSET_OF_AXES = 18
+"""ReduceMean takes its axes as an input from this opset on, as an attribute before."""
 BATCH = "batch"
 PRODUCER = "hgnetv2_pipeline"
+Probabilities = Literal["softmax", "sigmoid"] | None
+"""How probabilities are made of logits: over the classes, or of each by itself."""
 
 
 class GraphBuilder:
@@ -52,9 +56,7 @@ class GraphBuilder:
         groups: int = 1,
     ) -> str:
         """Convolution with float32 ``weight`` [out, in / groups, kh, kw] and ``bias`` [out]."""
-        inputs = [x, self.constant(f"{name}.weight", weight)]
-        if bias is not None:
-            inputs.append(self.constant(f"{name}.bias", bias))
+        inputs = self._with_constants(x, name, weight, bias)
         return self._node(
             "Conv", inputs, kernel_shape=list(weight.shape[2:]), strides=list(stride),
             pads=list(pads), group=groups, dilations=[1, 1],
@@ -112,28 +114,40 @@ class GraphBuilder:
         """[N, C, H, W] to [N, C, 1, 1]."""
         return self._node("GlobalAveragePool", [x])
 
-    def flatten(self, x: str) -> str:
-        """[N, C, 1, 1] to [N, C]."""
-        return self._node("Flatten", [x], axis=1)
+    def pooled(self, x: str) -> str:
+        """[N, C, H, W] to the mean of each map, [N, C]."""
+        if self._opset < OPSET_OF_AXES:
+            return self._node("ReduceMean", [x], axes=[2, 3], keepdims=0)
+        axes = self.constant("height_and_width", np.array([2, 3], np.int64))
+        return self._node("ReduceMean", [x, axes], keepdims=0)
 
-    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
+    def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
         """``x @ weight.T + bias`` with ``weight`` [out, in] as PyTorch keeps it."""
-        inputs = [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
-        return self._node("Gemm", inputs, transB=1)
+        return self._node("Gemm", self._with_constants(x, name, weight, bias), transB=1)
 
-    def finish(self, output: str, *, image_size: int, classes: int, softmax: bool = False) -> Any:
+    def _with_constants(
+        self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None
+    ) -> list[str]:
+        inputs = [x, self.constant(f"{name}.weight", weight)]
+        return inputs if bias is None else [*inputs, self.constant(f"{name}.bias", bias)]
+
+    def finish(
+        self, output: str, *, image_size: int, classes: int, probabilities: Probabilities = None
+    ) -> Any:
         """The ModelProto: ``images`` [batch, 3, S, S] in, ``logits`` [batch, classes] out.
 
-        ``softmax``: a second output ``probabilities`` of the same shape.
+        ``probabilities``: by what a second output of the same shape is made, if there is one.
         """
         from onnx import TensorProto, helper, numpy_helper
 
         for node in self._nodes:
             node.output[:] = ["logits" if name == output else name for name in node.output]
         outputs = ["logits"]
-        if softmax:
+        if probabilities is not None:
+            kind = probabilities.capitalize()
+            axis = {"axis": 1} if probabilities == "softmax" else {}
             self._nodes.append(
-                helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1)
+                helper.make_node(kind, ["logits"], ["probabilities"], name=probabilities, **axis)
             )
             outputs.append("probabilities")
         graph = helper.make_graph(

@@ -50,9 +50,9 @@ def convert_onnx(
     """Write the fp32 file ``source``, one of our direct graphs, as ``path`` in ``precision``.
 
     ``validation``: what the gate looks at; without it fp16 and bf16 are compared on noise, and
-    int8 is refused, as it is without ``calibration``. ``max_drop``: points of top-1 it may lose
-    (by default ``gate.MAX_DROP``). Returns the gate's findings, which the file's card carries too.
-    Raises ParameterError for what cannot be converted, ExportError when the gate is failed;
+    int8 is refused, as it is without ``calibration``. ``max_drop``: points of top-1 or mAP it may
+    lose (by default ``gate.MAX_DROP``). Returns the gate's findings, which the file's card carries
+    too. Raises ParameterError for what cannot be converted, ExportError when the gate is failed;
     ``path`` is then as it was.
     """
     import onnx
@@ -100,11 +100,14 @@ def convert_onnx(
     card = replace(card, precision=precision, parity_error=found["relative_error"], more=more)
     with written_aside(path) as aside:
         save_onnx(rough, card, aside)
+    told = ""
+    if "top1" in found:
+        told = f", top-1 {found['top1_fp32']} -> {found['top1']} of {found['n']}"
+    elif "map" in found:
+        told = f", mAP {found['map_fp32']} -> {found['map']} on {found['n']}"
     _log.info(
         "wrote %s: %s logits off by %.2g (rms) of their standard deviation on %s%s",
-        path.name, precision, found["rms_error"], found["images"],
-        f", top-1 {found['top1_fp32']} -> {found['top1']} of {found['n']}" if "top1" in found
-        else "",
+        path.name, precision, found["rms_error"], found["images"], told,
     )  # fmt: skip
     return found
 

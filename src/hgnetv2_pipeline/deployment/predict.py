@@ -15,14 +15,13 @@ import numpy as np
 
 from hgnetv2_pipeline.deployment.inputs import Input, Refused, Span, answers, expand_inputs
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.evaluation.metrics import NEUTRAL_THRESHOLD, sigmoid, softmax
 from hgnetv2_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.engines.base import Engine
 
 _log = logging.getLogger(__name__)
-
-MULTI_LABEL_THRESHOLD = 0.5
 
 
 class Record(TypedDict):
@@ -37,17 +36,17 @@ class Record(TypedDict):
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which classes of an image are told."""
+    """Which classes of an image are told; ``thresholds``: one a class."""
 
     topk: int
-    threshold: float
+    thresholds: np.ndarray
     multi_label: bool
 
     def of(self, logits: np.ndarray) -> Iterator[tuple[list[int], list[float]]]:
         """(class ids, scores) of each row, best first; of equal ones the lower class id first."""
         for row in sigmoid(logits) if self.multi_label else softmax(logits):
             order = np.argsort(-row, kind="stable")[: self.topk]
-            kept = [int(index) for index in order if row[index] >= self.threshold]
+            kept = [int(index) for index in order if row[index] >= self.thresholds[index]]
             yield kept, [float(row[index]) for index in kept]
 
 
@@ -66,19 +65,19 @@ def iter_predictions(
     """Yield a record for every input of ``expand_inputs(inputs)``, in order.
 
     The classes of an image are its ``topk`` best (None: all) with a score of at least
-    ``threshold`` (None: 0, and ``MULTI_LABEL_THRESHOLD`` for several labels), so there may be
-    none. ``multi_label`` makes scores by a sigmoid for each class instead of a softmax over all;
-    None: as the model's card says. Images are decoded by ``workers`` threads ahead of the engine,
-    at most two batches of them. ``label_names`` replaces the model's own class names.
+    ``threshold`` (None: 0, and for several labels what the card says for each class, else 0.5), so
+    there may be none. ``multi_label`` makes scores by a sigmoid for each class instead of a softmax
+    over all; None: as the model's card says. Images are decoded by ``workers`` threads ahead of the
+    engine, at most two batches of them. ``label_names`` replaces the model's own class names.
     ParameterError for a ``topk``, ``batch_size`` or ``workers`` below 1, a threshold outside 0..1
     or a wrong number of names.
     """
     several = engine.card.multi_label if multi_label is None else multi_label
-    least = threshold
-    if least is None:
-        least = MULTI_LABEL_THRESHOLD if several else 0.0
-    if not 0 <= least <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise ParameterError(f"threshold={threshold}; a score lies between 0 and 1")
+    least = np.full(len(engine.classes), 0.0 if threshold is None else threshold)
+    if threshold is None and several:
+        least[:] = engine.card.thresholds or NEUTRAL_THRESHOLD
     counts = {"topk": topk, "batch_size": batch_size, "workers": workers}
     for what, value in counts.items():
         if value is not None and value < 1:
@@ -148,19 +147,6 @@ def _load(engine: Engine, entry: Input) -> np.ndarray | str:
     except (DataError, OSError) as error:
         # A row names its file already; keep the reason to one line.
         return " ".join(str(error).split()) or type(error).__name__
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, in float64."""
-    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
-    powers = np.exp(shifted)
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """The sigmoid of each value, in float64."""
-    # By tanh, which does not overflow for large negative values.
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(logits, np.float64))))
 
 
 def _record(name: str, ids: list[int], scores: list[float], names: list[str]) -> Record:

@@ -126,10 +126,16 @@ def write_predictions_parquet(path: Path, records: Iterable[Record]) -> Path:
 
 
 def prediction_sheet(
-    inputs: Sequence[Input], records: Sequence[Record], *, columns: int = 8, cell: int = 96
+    inputs: Sequence[Input],
+    records: Sequence[Record],
+    *,
+    columns: int = 8,
+    cell: int = 96,
+    multi_label: bool = False,
 ) -> Image.Image:
-    """The images in rows, below each its best class and score; a bad one crossed out, with its
-    reason. Inputs that are no files, such as bytes, are left out; DataError when none is left.
+    """The images in rows, below each its best class and score (``multi_label``: all its classes); a
+    bad one crossed out, with its reason. Inputs that are no files, such as bytes, are left out;
+    DataError when none is left.
     """
     import pandas as pd
 
@@ -146,6 +152,8 @@ def prediction_sheet(
         places.append((str(source.path.resolve())[1:], source.offset, source.length))
         if "error" in record:
             captions.append(record["error"])
+        elif multi_label:
+            captions.append(", ".join(record["label_names"]) or "-")
         elif record["class_ids"]:
             captions.append(f"{record['label_names'][0]} {record['scores'][0]:.2f}")
         else:

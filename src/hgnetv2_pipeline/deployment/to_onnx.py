@@ -17,7 +17,7 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import check_classes, numbered_classes
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.deployment.gate import ExportError, Validation
-from hgnetv2_pipeline.deployment.onnx_graph import BATCH, OPSET, OPSETS
+from hgnetv2_pipeline.deployment.onnx_graph import BATCH, OPSET, OPSETS, Probabilities
 from hgnetv2_pipeline.deployment.precisions import (
     PRECISIONS,
     Calibration,
@@ -62,7 +62,8 @@ def export_onnx(
     appears under ``path`` only after the checker and ``verify_onnx`` have passed. The model is not
     changed.
 
-    ``softmax`` adds the output ``probabilities``; ``lab`` as in ``models.reparameterize``.
+    ``softmax`` adds the output ``probabilities``, by a sigmoid each where ``metadata`` has ``task:
+    multi_label``; ``lab`` as in ``models.reparameterize``.
     ``precision``, ``validation`` and ``calibration``: the verified fp32 graph goes through
     ``precisions.convert_onnx``, which see.
 
@@ -93,9 +94,12 @@ def export_onnx(
         )
     from hgnetv2_pipeline.models import profile
 
-    proto = _graph(model, image_size, opset, softmax=softmax, lab=lab)
-    classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     more = dict(metadata or {})
+    kind: Probabilities = None
+    if softmax:
+        kind = "sigmoid" if more.get("task") == "multi_label" else "softmax"
+    proto = _graph(model, image_size, opset, probabilities=kind, lab=lab)
+    classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     cost = profile(model, image_size)
     card = ModelCard(
         preprocess=preprocess,
@@ -167,7 +171,9 @@ def verify_onnx(
     }
 
 
-def _graph(model: nn.Module, image_size: int, opset: int, *, softmax: bool, lab: Lab) -> Any:
+def _graph(
+    model: nn.Module, image_size: int, opset: int, *, probabilities: Probabilities, lab: Lab
+) -> Any:
     from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
     if image_size < 1:
@@ -175,8 +181,8 @@ def _graph(model: nn.Module, image_size: int, opset: int, *, softmax: bool, lab:
     if isinstance(model, Backbone):
         from hgnetv2_pipeline.deployment.hgnet_to_onnx import hgnet_to_onnx
 
-        return hgnet_to_onnx(model, image_size, opset=opset, lab=lab, softmax=softmax)
-    if softmax:
+        return hgnet_to_onnx(model, image_size, opset=opset, lab=lab, probabilities=probabilities)
+    if probabilities:
         raise ParameterError("softmax is added to HGNetV2 and PPHGNet only (export.softmax)")
     return through_torch(model, image_size, opset)
 

@@ -10,7 +10,10 @@ _HOMES = {
     "evaluate_samples": "evaluate",
     "predict_logits": "evaluate",
     "topk_counts": "metrics",
+    "best_thresholds": "metrics",
+    "mean_average_precision": "metrics",
     "summarise": "metrics",
+    "summarise_multi_label": "metrics",
     "wilson_interval": "metrics",
 }
 

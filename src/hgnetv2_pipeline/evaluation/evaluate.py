@@ -89,24 +89,27 @@ def evaluate_samples(
     amp: str = "off",
     max_bad: float = 0.0,
     fast: bool = False,
+    thresholds: Sequence[float] | None = None,
 ) -> Evaluation:
     """Evaluate ``model`` on the labelled ``samples`` below ``root``.
+
+    Samples of several labels are measured by mAP, and by F1 with the model's ``thresholds``.
 
     ``fast`` resizes by fixed-point arithmetic, a level off here and there: for a quick look, and
     said in the metrics (``exact``).
 
     A bad image is never replaced: more than ``max_bad`` of the list unreadable is a ``DataError``,
-    and up to there each counts as wrong, so that every ratio divides by the number listed.
+    and up to there each counts as wrong, so that every ratio divides by the number listed (of
+    several labels: its positives are never found).
     Unlabelled samples are refused.
     """
-    import pandas as pd
-
-    from hgnetv2_pipeline.data import Ledger
+    from hgnetv2_pipeline.data import Ledger, is_multi_label
     from hgnetv2_pipeline.data.loader import eval_batches
 
     if not len(samples):
         raise DataError(f"split {split!r} lists no image; check its list file")
-    unlabelled = int(samples["label"].isna().sum())
+    several = is_multi_label(samples)
+    unlabelled = 0 if several else int(samples["label"].isna().sum())
     if unlabelled:
         raise DataError(
             f"{unlabelled} of {len(samples)} images of split {split!r} have no label; "
@@ -128,6 +131,32 @@ def evaluate_samples(
     ledger.check()
     if not keys:
         raise DataError(f"none of the {len(samples)} images of split {split!r} can be read")
+    if several:
+        found, rows = _of_several_labels(samples, keys, logits, classes, thresholds)
+    else:
+        found, rows = _of_one_label(samples, keys, logits, classes)
+    return Evaluation(
+        metrics={
+            "model": model_name,
+            "split": split,
+            "engine": engine,
+            "precision": precision,
+            **ledger.summary(),
+            **found,
+            "preprocess": preprocess.to_dict(),
+            "exact": not fast,
+            "inputs": dict(inputs),
+        },
+        rows=rows,
+    )
+
+
+def _of_one_label(
+    samples: pd.DataFrame, keys: list[str], logits: NDArray[Any], classes: Sequence[str]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Metrics by the number of images listed, and a row an image."""
+    import pandas as pd
+
     labels = samples.set_index("key")["label"].loc[keys].to_numpy(dtype=np.int64)
     found = metrics.summarise(logits, labels, classes)
     listed = len(samples)
@@ -148,20 +177,38 @@ def evaluate_samples(
             "correct": predicted == labels,
         }
     )
-    return Evaluation(
-        metrics={
-            "model": model_name,
-            "split": split,
-            "engine": engine,
-            "precision": precision,
-            **ledger.summary(),
-            **found,
-            "preprocess": preprocess.to_dict(),
-            "exact": not fast,
-            "inputs": dict(inputs),
-        },
-        rows=rows,
+    return found, rows
+
+
+def _of_several_labels(
+    samples: pd.DataFrame,
+    keys: list[str],
+    logits: NDArray[Any],
+    classes: Sequence[str],
+    thresholds: Sequence[float] | None,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The same of mAP and F1; a row has the numbers of the classes and all probabilities."""
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import label_matrix
+
+    truth = label_matrix(samples)
+    at = pd.Index(samples["key"]).get_indexer(keys)
+    missed = truth.sum(axis=0, dtype=np.int64) - truth[at].sum(axis=0, dtype=np.int64)
+    found = metrics.summarise_multi_label(logits, truth[at], classes, thresholds, missed)
+    least = [row["threshold"] for row in found["per_class"]]
+    probabilities = metrics.sigmoid(logits)
+    told = probabilities >= np.asarray(least)
+    rows = pd.DataFrame(
+        {
+            "key": keys,
+            "labels": [np.flatnonzero(row).tolist() for row in truth[at]],
+            "pred": [np.flatnonzero(row).tolist() for row in told],
+            "probs": list(probabilities),
+            "correct": (told == (truth[at] == 1)).all(axis=1),
+        }
     )
+    return {"task": "multi_label", **found}, rows
 
 
 def _shown(batches: Iterable[Batch], total: int, what: str) -> Iterable[Batch]:

@@ -1,4 +1,6 @@
-"""Metrics from logits [N, C] and labels [N], in NumPy alone: sums first, then one division."""
+"""Metrics from logits [N, C] and labels [N], or label matrices [N, C] of 0 and 1 where an image may
+belong to several classes; in NumPy alone: sums first, then one division.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 LARGEST_CONFUSION = 100
 MOST_CONFUSED = 50
 CALIBRATION_BINS = 15
+NEUTRAL_THRESHOLD = 0.5
+"""Probability from which on one of several classes is told, where none was chosen on val."""
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -69,6 +73,155 @@ def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -
     trusted = np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
     right = np.bincount(bins, weights=correct, minlength=CALIBRATION_BINS)
     return float(np.abs(trusted - right).sum() / len(confidence))
+
+
+def sigmoid(logits: Floats) -> NDArray[np.float64]:
+    """The sigmoid of each value, in float64."""
+    wide = np.asarray(logits, dtype=np.float64)
+    # Of the negative magnitude: nothing overflows, and small probabilities keep their digits.
+    small = np.exp(-np.abs(wide))
+    return np.asarray(np.where(wide >= 0, 1.0, small) / (1 + small))
+
+
+def average_precision(scores: Floats, truth: Ints, missed: int = 0) -> float | None:
+    """Average precision of one class: the sum over thresholds of precision times gained recall.
+
+    scikit-learn's ``average_precision_score``: no interpolation, and equal scores [N] are one
+    threshold. ``truth`` [N] is 0 or 1; ``missed`` counts further positives that nobody scored, and
+    that are therefore never found. None without any positive.
+    """
+    positives = int(np.sum(truth)) + missed
+    if not positives:
+        return None
+    precision, gained = _operating_points(scores, truth)[1:3]
+    return float((precision * gained).sum() / positives)
+
+
+def mean_average_precision(logits: Floats, labels: Ints) -> float:
+    """mAP of [N, C]: the mean over the classes that have a positive of their average precision.
+
+    Raises:
+        DataError: no image belongs to any class.
+    """
+    logits, truth = _checked_matrix(logits, labels)
+    found = [average_precision(logits[:, at], truth[:, at]) for at in range(truth.shape[1])]
+    known = [value for value in found if value is not None]
+    if not known:
+        raise DataError("no image belongs to any class; mAP has nothing to be measured on")
+    return float(np.mean(known))
+
+
+def best_thresholds(logits: Floats, labels: Ints) -> NDArray[np.float64]:
+    """float64 [C]: for each class the probability from which on telling it gives the best F1.
+
+    Of equal F1 the highest threshold. A threshold lies half-way between the lowest probability
+    that is told and the next one, so that rounding in another engine moves no image across; a
+    class without positives has 0.5.
+    """
+    logits, truth = _checked_matrix(logits, labels)
+    probabilities = sigmoid(logits)
+    chosen = np.full(truth.shape[1], NEUTRAL_THRESHOLD)
+    for at in np.flatnonzero(truth.any(axis=0)).tolist():
+        scores, precision, _, told = _operating_points(probabilities[:, at], truth[:, at])
+        f1 = 2 * precision * told / (told + truth[:, at].sum())
+        best = int(np.argmax(f1))
+        below = scores[best + 1] if best + 1 < len(scores) else 0.0
+        chosen[at] = (scores[best] + below) / 2
+    return chosen
+
+
+def summarise_multi_label(
+    logits: Floats,
+    labels: Ints,
+    classes: Sequence[str],
+    thresholds: Sequence[float] | None = None,
+    missed: Ints | None = None,
+) -> dict[str, Any]:
+    """All metrics of an evaluation with several labels an image, as JSON-able values.
+
+    ``n, map, map_classes`` (classes with a positive, over which mAP is the mean), ``true_positives,
+    false_positives, false_negatives`` and ``f1_micro`` of all classes together, ``f1_macro`` (mean
+    over the classes with a positive), ``exact_count`` (images of which all classes are right),
+    ``classes``, and ``per_class`` in class order: ``class, n`` (positives), ``ap, threshold``, the
+    three counts, ``precision, recall, f1``. None stands where there was nothing to divide by.
+
+    Args:
+        thresholds: probability from which on a class is told, one a class; 0.5 by default.
+        missed: int [C], positives among images that could not be read: never found.
+    """
+    logits, truth = _checked_matrix(logits, labels)
+    count = len(classes)
+    if logits.shape[1] != count:
+        raise DataError(f"the model answers for {logits.shape[1]} classes, the data has {count}")
+    least = np.full(count, NEUTRAL_THRESHOLD) if thresholds is None else np.asarray(thresholds)
+    if least.shape != (count,):
+        raise DataError(f"{least.size} thresholds for {count} classes")
+    lost = np.zeros(count, np.int64) if missed is None else np.asarray(missed, dtype=np.int64)
+    told = sigmoid(logits) >= least
+    right = (told & (truth == 1)).sum(axis=0)
+    wrong = (told & (truth == 0)).sum(axis=0)
+    absent = truth.sum(axis=0) + lost - right
+    rows = []
+    for at, name in enumerate(classes):
+        tp, fp, fn = int(right[at]), int(wrong[at]), int(absent[at])
+        rows.append(
+            {
+                "class": name,
+                "n": tp + fn,
+                "ap": average_precision(logits[:, at], truth[:, at], int(lost[at])),
+                "threshold": float(least[at]),
+                "true_positives": tp,
+                "false_positives": fp,
+                "false_negatives": fn,
+                "precision": tp / (tp + fp) if tp + fp else None,
+                "recall": tp / (tp + fn) if tp + fn else None,
+                "f1": _f1(tp, fp, fn) if tp + fn else None,
+            }
+        )
+    known = [row for row in rows if row["n"]]
+    sums = int(right.sum()), int(wrong.sum()), int(absent.sum())
+    return {
+        "n": len(truth),
+        "map": float(np.mean([row["ap"] for row in known])) if known else None,
+        "map_classes": len(known),
+        "true_positives": sums[0],
+        "false_positives": sums[1],
+        "false_negatives": sums[2],
+        "f1_micro": _f1(*sums),
+        "f1_macro": float(np.mean([row["f1"] for row in known])) if known else None,
+        "exact_count": int((told == (truth == 1)).all(axis=1).sum()),
+        "classes": list(classes),
+        "per_class": rows,
+    }
+
+
+def _f1(true_positives: int, false_positives: int, false_negatives: int) -> float | None:
+    told = 2 * true_positives + false_positives + false_negatives
+    return 2 * true_positives / told if told else None
+
+
+def _operating_points(scores: Floats, truth: Ints) -> tuple[Floats, Floats, Floats, Floats]:
+    """The distinct scores from high to low; from each on down to it: precision, the positives it
+    alone adds, and how many images are told.
+    """
+    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+    ordered, hits = np.asarray(scores)[order], np.asarray(truth, dtype=np.int64)[order]
+    last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
+    found, told = hits.cumsum()[last], last + 1.0
+    return ordered[last], found / told, np.diff(found, prepend=0).astype(np.float64), told
+
+
+def _checked_matrix(logits: Floats, labels: Ints) -> tuple[Floats, NDArray[np.int64]]:
+    logits, truth = np.asarray(logits), np.asarray(labels).astype(np.int64)
+    if logits.ndim != 2 or truth.shape != logits.shape:
+        raise DataError(f"logits {logits.shape} and labels {truth.shape} are not both [N, C]")
+    if not len(truth):
+        raise DataError("no image to evaluate")
+    if not np.isin(truth, (0, 1)).all():
+        raise DataError("labels of several classes are 0 or 1 for each")
+    if not np.isfinite(logits).all():
+        raise DataError(f"{int((~np.isfinite(logits)).any(axis=1).sum())} images got NaN or inf")
+    return logits, truth
 
 
 def summarise(logits: Floats, labels: Ints, classes: Sequence[str]) -> dict[str, Any]:

@@ -100,7 +100,9 @@ def build_from(
     starts ``fc`` afresh, and of a file that is a backbone alone the whole classifier. The
     information: ``variant``, ``stage``, ``classes`` (names or None), ``num_classes``,
     ``preprocess`` (fields of ``data.Preprocess`` or None), ``source``, ``sha256`` (None without a
-    file), ``head`` ('loaded' or 'reinitialised'). Raises ``ParameterError`` or ``WeightsError``.
+    file), ``head`` ('loaded' or 'reinitialised'), ``task`` (of a head trained here: 'single_label'
+    or 'multi_label') and the ``thresholds`` of several labels. Raises ``ParameterError`` or
+    ``WeightsError``.
     """
     kind, _, name = spec.partition(":")
     if kind == "scratch":
@@ -133,7 +135,8 @@ def build_from(
 
 
 def _info(source: str, **known: Any) -> dict[str, Any]:
-    keys = ("variant", "stage", "classes", "num_classes", "preprocess", "sha256")
+    keys = ("variant", "stage", "classes", "num_classes", "preprocess", "sha256", "task",
+            "thresholds")  # fmt: skip
     return dict.fromkeys(keys) | {"source": source, "head": "reinitialised"} | known
 
 
@@ -163,6 +166,8 @@ def _from_file(
     )
     if head == "strict":  # names of classes belong to the head that was loaded
         info["classes"] = _json(meta, "classes", path)
+        info["task"] = meta.get("task", "single_label" if "format" in meta else None)
+        info["thresholds"] = _json(meta, "thresholds", path)
         if known.get("published") and num_classes == imagenet.COUNT:
             info["classes"] = imagenet.class_names()
     return model, info

@@ -35,6 +35,15 @@ class Lists:
 
         return read_class_map(self._existing("class_map.txt"))
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may belong to several classes."""
+        import pyarrow.parquet as pq
+
+        from hgnetv2_pipeline.data.index import LABELS
+
+        return LABELS in pq.read_schema(self.index("train")).names
+
     def has(self, which: str) -> bool:
         """Whether the dataset has the set ``which``: train, val, test or pool."""
         return (self.folder / f"index_{which}.parquet").is_file()

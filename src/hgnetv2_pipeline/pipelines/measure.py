@@ -137,6 +137,7 @@ def evaluate(
         place = resolve_device(device)
         predictor: Any = loaded.network.eval().to(place)
         preprocess = loaded.preprocess
+        task, thresholds = loaded.info["task"], loaded.info["thresholds"]
         inputs["weights"] = str(loaded.info.get("sha256") or "")
     else:
         from hgnetv2_pipeline.deployment import load_engine
@@ -146,11 +147,20 @@ def evaluate(
             raise WeightsError(
                 f"{exported} is not there: run kedro run --pipeline export --params model={model}"
             )
-        loaded_engine = load_engine(exported, engine=engine, precision=precision)
+        loaded_engine = load_engine(
+            exported, engine=engine, precision=precision, batch_size=batch_size
+        )
         predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
+        task, thresholds = loaded_engine.card.more.get("task"), loaded_engine.card.thresholds
         if resize_short is not None:
             preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
         place = "cpu"
+    wanted = "multi_label" if lists.multi_label else "single_label"
+    if task not in (None, wanted):
+        raise WeightsError(
+            f"{model} is a {task} model, the lists of {identity.dataset} are {wanted}: name "
+            "another model (--params model=...) or another data.layout"
+        )
     return evaluate_samples(
         predictor,
         samples,
@@ -167,6 +177,7 @@ def evaluate(
         device=place,
         max_bad=max_bad,
         fast=fast,
+        thresholds=thresholds,
     )
 
 
@@ -225,11 +236,10 @@ def weights_input(identity: Identity, model: str) -> Path | str:
 def model_inputs(
     identity: Identity, engine: str = "torch", precision: str = "fp32"
 ) -> dict[str, Path | str]:
-    """What a result about ``identity.model`` depends on: the file of its weights, or its name."""
+    """What a result about ``identity.model`` depends on: the file that ``engine`` reads, that of
+    its weights, or its name."""
     if engine != "torch":
-        from hgnetv2_pipeline.deployment.card import precision_file
+        from hgnetv2_pipeline.deployment.engines.ladder import model_file
 
-        folder = identity.folder("export")
-        own = folder / precision_file(precision)
-        return {"model": own if own.is_file() else folder / precision_file("fp32")}
+        return {"model": model_file(identity.folder("export") / "model.onnx", engine, precision)}
     return {"model": weights_input(identity, identity.model)}

@@ -51,7 +51,7 @@ class _Block(BaseModel):
 
 
 class SplitParams(_Block):
-    """How labelled images without lists of their own are divided."""
+    """How labelled images without lists of their own are divided (multi_label: one list)."""
 
     val: Share = Field(description="share of each class for validation")
     test: Share = Field(description="share of each class for the final test; 0 for none")
@@ -68,17 +68,18 @@ class SplitParams(_Block):
 class DataParams(_Block):
     """Where the images are and how they become lists."""
 
-    layout: Literal["sample", "folders", "imagenet"] = Field(
+    layout: Literal["sample", "folders", "imagenet", "multi_label"] = Field(
         description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page, with "
-        "train_list.txt and val_list.txt or with train/ and val/"
+        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels an "
+        "image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, val_list.txt"
     )
     root: str = Field(description="labelled images; relative to the project or absolute")
     pool: Names = Field(
         description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
     )
     test: str | None = Field(
-        description="a folder a class of images for the final test, or null; "
-        "of layout imagenet a test_list.txt beside the other lists is taken then"
+        description="a folder a class of images for the final test, or null; of layouts "
+        "imagenet and multi_label a test_list.txt beside the other lists is taken then"
     )
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")
@@ -262,9 +263,10 @@ class EvaluationParams(_Block):
 class PredictionParams(_Block):
     """How images are answered."""
 
-    topk: Count
+    topk: Count | None = Field(description="classes told; null: 5, or all with several labels")
     threshold: Share | None = Field(
-        description="least score of a class that is told; null: 0, or 0.5 with several labels"
+        description="least score of a class that is told; null: 0, or with several labels what "
+        "the model says for each class (else 0.5)"
     )
     multi_label: bool | None = Field(
         description="a score for each class by itself; null: as the model says"
@@ -283,7 +285,7 @@ class ExportGateParams(_Block):
         description="validation images it is judged on, evenly spaced; null: all"
     )
     max_drop: dict[Literal["fp16", "bf16", "int8"], Annotated[float, Field(ge=0, le=100)]] = Field(
-        description="points of top-1 accuracy it may lose against fp32"
+        description="points of top-1 accuracy (several labels: of mAP) it may lose against fp32"
     )
 
 
@@ -339,7 +341,9 @@ class ExportParams(_Block):
         Field(min_length=1),
     ] = Field(description="model.onnx is fp32 and always made; the others beside it")
     opset: Annotated[int, Field(ge=13, le=20)]
-    softmax: bool = Field(description="a second output, probabilities")
+    softmax: bool = Field(
+        description="a second output, probabilities (several labels: a sigmoid each)"
+    )
     lab: Literal["clip", "relu", "affine"] = Field(
         description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
         "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"

@@ -12,8 +12,9 @@ _PIPELINES = ("train_teacher", "train", "ssld_stage1", "ssld_stage2", "finetune"
 _CURVES_CAPTION = (
     "A colour a run. Left: training loss; losses of different pipelines are different functions "
     "(label smoothing against labels, cross-entropy against a teacher) and compare within one "
-    "drawing only. Right: solid is top-1 on val; dashed is what training sees, top-1 against the "
-    "labels where it has them, else agreement with the teacher's first answer. "
+    "drawing only. Right: solid is top-1 on val (mAP of several labels an image); dashed is what "
+    "training sees, top-1 against the labels where it has them, else agreement with the teacher's "
+    "first answer. "
     "The axes do not start at 0."
 )
 
@@ -57,7 +58,7 @@ def _curves(group: str, runs: Sequence[tuple[str, list[dict[str, str]]]]) -> lis
                 found.append(figures.Series(name, points, dashed, place, legend=not dashed))
         return found
 
-    accuracy = lines("val_top1", 100)
+    accuracy = lines("val_top1", 100) + lines("val_map", 100)
     for column in ("train_top1", "teacher_agreement"):
         accuracy += lines(column, 100, dashed=True)
     return [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.reporting import figures, formats, tables
+from hgnetv2_pipeline.reporting import figures, formats, multi_label, tables
 from hgnetv2_pipeline.reporting.blocks import Block, Figure, Fold, Notice, Text
 from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.pictures import embed
@@ -23,13 +23,23 @@ _NOT_COMPARABLE = (
 
 
 def read_evaluations(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[Block]]:
-    """Evaluations whose counts add up, in a fixed order, and a warning for each other."""
+    """Evaluations of one label an image whose counts add up, in a fixed order, and a warning for
+    each other.
+    """
+    found, troubles = _read_sound(inputs, ledger)
+    return [result for result in found if not multi_label.is_multi_label(result)], troubles
+
+
+def _read_sound(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[Block]]:
     found, troubles = read_all(inputs.evaluations, "evaluation", ledger)
     sound = []
     for result in found:
         try:
-            tables.evaluation_counts(result)
-            tables.confusion_of(result)
+            if multi_label.is_multi_label(result):
+                multi_label.check_counts(result)
+            else:
+                tables.evaluation_counts(result)
+                tables.confusion_of(result)
             sound.append(result)
         except DataError as error:
             troubles.append(
@@ -41,7 +51,10 @@ def read_evaluations(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], 
 
 def evaluation_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     """Accuracy of every model, engine and precision; classes and confusions of each model."""
-    results, troubles = read_evaluations(inputs, ledger)
+    found, troubles = _read_sound(inputs, ledger)
+    several = [result for result in found if multi_label.is_multi_label(result)]
+    results = [result for result in found if not multi_label.is_multi_label(result)]
+    troubles += multi_label.map_blocks(several)
     if not results:
         return troubles
     blocks: list[Block] = [*troubles, tables.evaluation_table(results)]

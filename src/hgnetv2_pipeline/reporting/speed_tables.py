@@ -96,6 +96,8 @@ def _counts(check: Json) -> str:
 
 
 def _gate(gate: Any) -> str:
+    if isinstance(gate, Mapping) and "map" in gate:
+        return f"mAP {gate.get('map_fp32')} -> {gate.get('map')} on {gate.get('n')}"
     if not isinstance(gate, Mapping) or "top1" not in gate:
         return formats.NOTHING
     return f"{gate.get('top1_fp32')} -> {gate.get('top1')} of {gate.get('n')}"

@@ -19,6 +19,7 @@ FREE = {
     "workers", "threads", "checkpoint_every_minutes", "keep_checkpoints", "keep_best", "profile",
     "max_bad",
 }  # fmt: skip
+MULTI_LABEL_LOSSES = ("bce", "asymmetric")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -53,17 +54,37 @@ class OptimizerConfig(_Frozen):
         return self
 
 
-class LossConfig(_Frozen):
-    """What is minimised: label_smoothing uses labels; ce, kl, skl and dist follow a teacher."""
+class AsymmetricConfig(_Frozen):
+    """How the asymmetric loss plays down what is easy; 4, 0 and 0.05 in its paper."""
 
-    name: Literal["label_smoothing", "ce", "kl", "skl", "dist"]
+    gamma_neg: NotNegative
+    """Power by which easy negatives count less."""
+    gamma_pos: NotNegative
+    """The same of positives."""
+    clip: Annotated[float, Field(ge=0, lt=1)]
+    """Probability up to which a negative does not count at all."""
+
+
+class LossConfig(_Frozen):
+    """What is minimised: label_smoothing uses labels; ce, kl, skl and dist follow a teacher; bce
+    and asymmetric are for images of several labels.
+    """
+
+    name: Literal["label_smoothing", "ce", "kl", "skl", "dist", "bce", "asymmetric"]
     """ce is SSLD's loss as released; skl what its text calls JS; kl is softened by temperature."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the target spread evenly over the classes."""
+    """Share of the target spread evenly over the classes (bce: added to each, over the classes)."""
     temperature: Positive
     """Softening of both sides in kl; 1 with every other loss."""
     gt_weight: Share
     """Share of the labels' own loss beside the teacher's: 0 ignores labels; 0 without a teacher."""
+    asymmetric: AsymmetricConfig | None
+    """Numbers of the asymmetric loss; null with every other loss."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether it is for images of several labels."""
+        return self.name in MULTI_LABEL_LOSSES
 
     @model_validator(mode="after")
     def _numbers_that_would_be_ignored(self) -> Self:
@@ -72,10 +93,20 @@ class LossConfig(_Frozen):
                 f"loss.temperature is {self.temperature:g}, but only loss 'kl' has a temperature; "
                 f"set it to 1 with {self.name!r}"
             )
-        if self.name == "label_smoothing" and self.gt_weight != 0:
+        if self.name not in DISTILLATION_LOSSES and self.gt_weight != 0:
             raise ValueError(
                 "loss.gt_weight mixes labels into a distillation loss; set it to 0 with "
-                "'label_smoothing', which uses nothing but labels"
+                f"{self.name!r}, which uses nothing but labels"
+            )
+        if (self.name == "asymmetric") != (self.asymmetric is not None):
+            raise ValueError(
+                f"loss.asymmetric is {'null' if self.asymmetric is None else 'given'} with loss "
+                f"{self.name!r}: give gamma_neg, gamma_pos and clip with 'asymmetric', null else"
+            )
+        if self.name == "asymmetric" and self.label_smoothing:
+            raise ValueError(
+                f"loss.label_smoothing is {self.label_smoothing:g}, but 'asymmetric' has none: its "
+                "clip forgives wrong labels; set it to 0"
             )
         return self
 
@@ -189,7 +220,8 @@ class TrainConfig(_Frozen):
     threads: Count | None
     """Threads of one process; null = torch's choice."""
     class_balance: Literal["none", "sampler", "weights"]
-    """Unequal classes: as they are, drawn equally often, or weighted in the loss."""
+    """Unequal classes: as they are, drawn equally often, or weighted in the loss (bce: positives by
+    their class's negatives over positives)."""
     eval_every: Positive | None
     """Passes between evaluations on val; null = only at the end."""
     early_stopping: EarlyStoppingConfig
@@ -245,17 +277,27 @@ class TrainConfig(_Frozen):
                 f"resize_short ({self.resize_short}) must be at least image_size "
                 f"({self.image_size}): a crop cannot be larger than the image"
             )
-        if self.erasing and self.loss.name != "label_smoothing":
+        if self.erasing and self.loss.name in DISTILLATION_LOSSES:
             raise ValueError(
                 f"erasing is {self.erasing:g}, but SSLD's recipes have none: teacher and student "
                 "see the same image; set it to 0 with a distillation loss"
             )
-        if self.mix.probability and self.loss.name != "label_smoothing":
+        if self.mix.probability and self.loss.name in DISTILLATION_LOSSES:
             raise ValueError(
                 f"mix.probability is {self.mix.probability:g}, but a distillation loss has no "
                 "labels to mix; set it to 0"
             )
-        if self.class_balance == "weights" and self.loss.name != "label_smoothing":
+        if self.class_balance == "sampler" and self.loss.multi_label:
+            raise ValueError(
+                "class_balance 'sampler' draws classes equally often, which images of several "
+                "classes do not allow; choose 'weights' (bce) or 'none'"
+            )
+        if self.class_balance == "weights" and self.loss.name == "asymmetric":
+            raise ValueError(
+                "class_balance 'weights' beside loss 'asymmetric', whose powers are its balance; "
+                "choose 'none'"
+            )
+        if self.class_balance == "weights" and self.loss.name in DISTILLATION_LOSSES:
             raise ValueError(
                 "class_balance 'weights' weighs labels, which a distillation loss does not use; "
                 "choose 'sampler' or 'none'"
@@ -454,9 +496,9 @@ class RunSpec(_Frozen):
                 f"loss {name!r} follows a teacher, but teacher is null; "
                 "name one in teacher.members, or use loss 'label_smoothing'"
             )
-        if name == "label_smoothing" and self.teacher is not None:
+        if name not in DISTILLATION_LOSSES and self.teacher is not None:
             raise ValueError(
-                "loss 'label_smoothing' would ignore the teacher; choose one of "
+                f"loss {name!r} would ignore the teacher; choose one of "
                 f"{', '.join(DISTILLATION_LOSSES)}, or set teacher to null"
             )
         if self.teacher_logits is not None:

@@ -17,7 +17,7 @@ from hgnetv2_pipeline.training.best import without_gain
 from hgnetv2_pipeline.training.config import EarlyStoppingConfig
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
-from hgnetv2_pipeline.training.state import Row, Score, State
+from hgnetv2_pipeline.training.state import AnyScore, Row, State
 from hgnetv2_pipeline.training.step import Step
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def fit(
     step: Step,
     schedule: Schedule,
     early: EarlyStoppingConfig,
-    evaluate: Callable[[nn.Module], Score | None],
+    evaluate: Callable[[nn.Module], AnyScore | None],
     save: Callable[[], object],
     save_seconds: float,
     stop: StopRequest,
@@ -164,8 +164,8 @@ def _next(batches: Iterator[Batch], save: Callable[[], object] | None) -> Batch:
 
 
 def _evaluate(
-    state: State, evaluate: Callable[[nn.Module], Score | None]
-) -> tuple[Score | None, Score | None]:
+    state: State, evaluate: Callable[[nn.Module], AnyScore | None]
+) -> tuple[AnyScore | None, AnyScore | None]:
     """Score the raw and the averaged weights; nothing is remembered if a stop cut it short."""
     raw = evaluate(state.student)
     if raw is None:
@@ -182,6 +182,7 @@ def _evaluate(
     # Of equals the averaged weights, as above.
     weights, newest = ("raw", raw) if ema is None or ema.metric < raw.metric else ("ema", ema)
     state.evaluations.append((state.step, newest.metric, weights))
+    state.newest = newest
     return raw, ema
 
 

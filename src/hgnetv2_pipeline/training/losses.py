@@ -1,4 +1,4 @@
-"""Loss functions on logits, each a mean over the batch.
+"""Loss functions on logits, each a mean over the batch (of several labels: of sums over classes).
 
 ``student_logits`` and ``teacher_logits`` are [N, C] float tensors; results are scalars. Formulas
 are PaddleClas's (``ppcls/loss``), checked against values measured there.
@@ -57,6 +57,41 @@ def label_smoothing_cross_entropy(
         return functional.cross_entropy(logits, target, label_smoothing=epsilon)
     each = functional.cross_entropy(logits, target, label_smoothing=epsilon, reduction="none")
     return (each * class_weights[target]).mean()
+
+
+def binary_cross_entropy(
+    logits: Tensor, target: Tensor, epsilon: float = 0.0, pos_weight: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy of each class, summed over the classes.
+
+    ``target`` is [N, C] in 0..1. Label smoothing makes it ``(1-eps) y + eps/C``. This is
+    MultiLabelLoss with ``size_sum``; ``pos_weight`` [C] multiplies the part of the positives.
+    """
+    if epsilon:
+        target = (1 - epsilon) * target + epsilon / target.shape[1]
+    each = functional.binary_cross_entropy_with_logits(
+        logits, target, pos_weight=pos_weight, reduction="none"
+    )
+    return each.sum(dim=1).mean()
+
+
+def asymmetric_loss(
+    logits: Tensor, target: Tensor, gamma_neg: float, gamma_pos: float, clip: float
+) -> Tensor:
+    """ASL (Ridnik et al., ICCV 2021, 2009.14119), summed over the classes.
+
+    With ``p = sigmoid(x)`` and ``q = max(p - clip, 0)``: ``y (1-p)^gamma_pos log(p) + (1-y)
+    q^gamma_neg log(1-q)``, negated. As in the authors' code and in PaddleClas the two powers are
+    constants to the gradient. ``target`` is [N, C] in 0..1; in between (Mixup) both parts count by
+    their share, which leaves the loss of two mixed images the mixture of their losses.
+    """
+    probability = logits.sigmoid()
+    shifted = (probability - clip).clamp_min(0)
+    weights = torch.stack([1 - probability, shifted]).detach()
+    positive = weights[0] ** gamma_pos * functional.logsigmoid(logits)
+    absent = functional.logsigmoid(-logits) if clip == 0 else torch.log1p(-shifted)
+    negative = weights[1] ** gamma_neg * absent
+    return -(target * positive + (1 - target) * negative).sum(dim=1).mean()
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:

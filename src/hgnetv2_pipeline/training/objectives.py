@@ -1,8 +1,8 @@
 """What one step minimises, as a swapped object: the loop does not know whether there is a teacher.
 
 An objective is called with the student, a batch of uint8 images [N, 3, H, W], labels [N] (-1 =
-unlabelled) and, where they are stored, the teacher's answers; it returns the loss and sums to be
-logged, all on the device of the images.
+unlabelled; [N, C] of 0 and 1 where an image may have several) and, where they are stored, the
+teacher's answers; it returns the loss and sums to be logged, all on the device of the images.
 """
 
 from __future__ import annotations
@@ -64,6 +64,36 @@ class Supervised:
         return losses.label_smoothing_cross_entropy(
             logits, labels, self.epsilon, self.class_weights
         )
+
+
+@dataclass(frozen=True)
+class MultiLabel:
+    """A loss of each class by itself against labels [N, C] of 0 and 1.
+
+    With ``mixing`` the target is the images' labels mixed as the images are.
+    """
+
+    view: View
+    loss: LossConfig
+    pos_weight: Tensor | None = None
+    mixing: Mixing | None = None
+
+    def __call__(
+        self, student: nn.Module, images: Tensor, labels: Tensor, answers: Answers | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        x, target = self.view(images), labels.float()
+        if self.mixing is not None:
+            x, share = self.mixing(x)
+            target = share * target + (1 - share) * target.flip(0)
+        # In float32 also under autocast: bfloat16 has no number between 0.996 and 1.
+        logits = student(x).float()
+        if self.loss.asymmetric is not None:
+            loss = losses.asymmetric_loss(logits, target, **vars(self.loss.asymmetric))
+        else:
+            loss = losses.binary_cross_entropy(
+                logits, target, self.loss.label_smoothing, self.pos_weight
+            )
+        return loss, {}
 
 
 class Teacher:

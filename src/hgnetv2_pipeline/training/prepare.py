@@ -15,7 +15,10 @@ from hgnetv2_pipeline.data import (
     Ledger,
     Preprocess,
     class_weights,
+    is_multi_label,
+    label_matrix,
     make_augment,
+    positive_weights,
     read_index,
     sampling_weights,
 )
@@ -27,10 +30,17 @@ from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.training.config import FREE, RunSpec, TeacherConfig, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
-from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher, View
+from hgnetv2_pipeline.training.objectives import (
+    Distilled,
+    MultiLabel,
+    Objective,
+    Supervised,
+    Teacher,
+    View,
+)
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
-from hgnetv2_pipeline.training.state import State, averaged
+from hgnetv2_pipeline.training.state import COLUMNS, MULTI_LABEL_COLUMNS, State, averaged
 from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.world import World
 
@@ -85,10 +95,11 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         raise ParameterError("training.amp 'fp16' needs a GPU; use 'bf16' or 'off' on a CPU")
     train = read_samples(spec.train, num_classes=spec.num_classes)
     val = read_samples(spec.val, num_classes=spec.num_classes)
-    if val["label"].isna().any():
-        raise DataError(f"{spec.val}: weights are chosen by val, so all its images need a label")
+    _check_task(spec, train, val)
     needs_labels = spec.teacher is None or config.class_balance != "none"
-    if needs_labels and train["label"].isna().any():
+    if not config.loss.multi_label and val["label"].isna().any():
+        raise DataError(f"{spec.val}: weights are chosen by val, so all its images need a label")
+    if not config.loss.multi_label and needs_labels and train["label"].isna().any():
         raise DataError(
             f"{spec.train}: {int(train['label'].isna().sum())} images have no label, but "
             f"{'class_balance' if spec.teacher else 'training without a teacher'} needs them all"
@@ -108,6 +119,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         optimizer=build_optimizer(groups, config.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
         ema=averaged(student, config.ema_decay),
+        columns=MULTI_LABEL_COLUMNS if config.loss.multi_label else COLUMNS,
     )
     preprocess = Preprocess(resize_short=config.resize_short, crop=config.image_size)
     objective, teachers = _objective(spec, preprocess, train, device)
@@ -221,12 +233,35 @@ def read_samples(path: Path, *, num_classes: int) -> pd.DataFrame:
     frame = read_index(path)
     if not len(frame):
         raise DataError(f"{path} lists no image; check the list it was made from")
+    if is_multi_label(frame) and label_matrix(frame).shape[1] != num_classes:
+        raise DataError(
+            f"{path}: {label_matrix(frame).shape[1]} labels an image do not fit {num_classes} "
+            "classes"
+        )
     labels = frame["label"].dropna()
     if len(labels) and not labels.between(0, num_classes - 1).all():
         raise DataError(
             f"{path}: labels from {labels.min()} to {labels.max()} do not fit {num_classes} classes"
         )
     return frame
+
+
+def _check_task(spec: RunSpec, train: pd.DataFrame, val: pd.DataFrame) -> None:
+    """The loss and both lists must agree on whether an image may belong to several classes."""
+    loss = spec.config.loss
+    for path, frame in ((spec.train, train), (spec.val, val)):
+        if is_multi_label(frame) and not loss.multi_label:
+            raise ParameterError(
+                f"{path} has several labels an image, but loss {loss.name!r} is for one: set "
+                f"{spec.stage}.loss.name to bce or asymmetric (--params recipe=multi_label)"
+            )
+        if loss.multi_label and not is_multi_label(frame):
+            raise ParameterError(
+                f"loss {loss.name!r} is for several labels an image, but {path} has one: set "
+                "data.layout to multi_label, or the loss to label_smoothing"
+            )
+    if loss.multi_label and not label_matrix(val).any():
+        raise DataError(f"{spec.val}: none of its images belongs to any class; mAP needs some")
 
 
 def make_view(preprocess: Preprocess, *, channels_last: bool, erasing: float = 0.0) -> View:
@@ -275,9 +310,14 @@ def _objective(
     view = make_view(preprocess, channels_last=config.channels_last, erasing=config.erasing)
     if spec.teacher is None:
         weights = None
-        if config.class_balance == "weights":
-            weights = torch.from_numpy(class_weights(_labels(train), spec.num_classes)).to(device)
+        balanced = config.class_balance == "weights"
         mixing = Mixing(**config.mix.model_dump()) if config.mix.probability else None
+        if config.loss.multi_label:
+            if balanced:
+                weights = torch.from_numpy(positive_weights(label_matrix(train))).to(device)
+            return MultiLabel(view, config.loss, weights, mixing), {}
+        if balanced:
+            weights = torch.from_numpy(class_weights(_labels(train), spec.num_classes)).to(device)
         return Supervised(view, config.loss.label_smoothing, weights, mixing), {}
 
     teacher, sources = build_teacher(

@@ -4,6 +4,7 @@ operation."""
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,9 +31,10 @@ def profiled(
 ) -> Iterator[Iterator[Batch]]:
     """``batches`` as they are, recording the steps between some of them as ``config`` says.
 
-    A step lasts from asking for its batch to asking for the next, so that waiting for images is in
-    the picture. Writes ``profile/steps=10-14.trace.json`` (Chrome's format) and ``.txt`` (the
-    operations that took longest) below ``out``, also where the run ends within the steps.
+    A step lasts from asking for its batch to asking for the next: waiting for images, and an
+    evaluation that falls between, are in the picture. Writes ``profile/steps=10-14.trace.json``
+    (Chrome's format) and ``.txt`` (the operations that took longest) below ``out``, also where the
+    run ends within the steps.
     """
     if not config.steps:
         yield batches
@@ -69,6 +71,8 @@ class _Recording:
             yield batch
 
     def _begin(self) -> None:
+        # The library under it writes to the terminal, and errors where there is no GPU.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self._device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)

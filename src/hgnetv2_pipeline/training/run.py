@@ -10,12 +10,13 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from hgnetv2_pipeline.data import Ledger
+from hgnetv2_pipeline.data import Ledger, label_matrix
 from hgnetv2_pipeline.data.batches import Batch
 from hgnetv2_pipeline.data.loader import dead_worker, eval_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
@@ -38,8 +39,13 @@ from hgnetv2_pipeline.training.prepare import (
     prepare,
 )
 from hgnetv2_pipeline.training.profile import NOTHING, profiled
-from hgnetv2_pipeline.training.state import COLUMNS, Row, Score
+from hgnetv2_pipeline.training.state import AnyScore, MultiLabelScore, Row, Score
 from hgnetv2_pipeline.training.world import World, joined
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hgnetv2_pipeline.training.state import State
 
 _log = logging.getLogger(__name__)
 
@@ -136,9 +142,9 @@ def _train(
                     state.evaluations,
                     config.keep_best,
                     state.network(state.evaluations[-1][2]).state_dict(),
-                    _metadata(spec, run),
+                    _metadata(spec, run, state.newest),
                 )
-            _write_history(spec.out / HISTORY, state.history)
+            _write_history(spec.out / HISTORY, state)
             _log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None))
             if report is not None:
                 report(dict(row))
@@ -176,11 +182,14 @@ def score(
     device: torch.device,
     world: World,
     stop: StopRequest,
-) -> Score | None:
-    """Count right answers on val, each image once over all processes; None if asked to stop.
+) -> AnyScore | None:
+    """Right answers on val (of several labels: mAP), each image once over all processes; None if
+    asked to stop.
 
     An unreadable val image is a ``DataError``: weights are not chosen on another set.
     """
+    # BN statistics are each process's own until its next step; what is scored is what is saved.
+    world.from_first(network.buffers())
     share = run.val.iloc[world.rank :: world.size]
     ledger = Ledger(len(share), 0.0)
     batches: Iterator[Batch] = iter(())
@@ -218,6 +227,8 @@ def score(
     if cut:
         return None
     ledger.check()
+    if spec.config.loss.multi_label:
+        return _multi_label_score(logits, run.val, world)
     ks = [k for k in (1, 5) if k <= spec.num_classes]
     counts = dict.fromkeys(ks, 0)
     if keys:
@@ -225,6 +236,22 @@ def score(
         counts = metrics.topk_counts(logits, labels, ks)
     sums = world.sum([len(keys), *counts.values()])
     return Score(int(sums[0]), int(sums[1]), int(sums[2]) if len(ks) > 1 else None)
+
+
+def _multi_label_score(logits: Any, val: pd.DataFrame, world: World) -> MultiLabelScore:
+    """From this process's logits of every ``world.size``-th image: mAP needs those of all."""
+    labels = label_matrix(val)
+    every = np.empty(labels.shape, np.float32)
+    for rank, part in enumerate(world.gather(logits)):
+        if len(part):
+            every[rank :: world.size] = part
+    thresholds = metrics.best_thresholds(every, labels).tolist()
+    names = [str(number) for number in range(labels.shape[1])]
+    found = metrics.summarise_multi_label(every, labels, names, thresholds)
+    return MultiLabelScore(
+        n=len(labels), map=found["map"], f1_micro=found["f1_micro"], f1_macro=found["f1_macro"],
+        thresholds=thresholds,
+    )  # fmt: skip
 
 
 def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> TrainResult:
@@ -243,7 +270,7 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
         "images_seen": state.step * spec.config.batch_size * world.size,
         "best_step": best.step,
         "weights": best.weights,
-        "val": {**asdict(best.score), "top1": best.score.top1, "top5": best.score.top5},
+        "val": best.score.summary(),
         "steps_not_applied": state.not_applied,
         "forced_resumes": state.forced,
         "parameters": sum(p.numel() for p in state.student.parameters()),
@@ -252,17 +279,17 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
         **ledger.summary(),
     }
     if world.first:
-        save_weights(student, best.tensors, _metadata(spec, run))
-        _write_history(spec.out / HISTORY, state.history)
+        save_weights(student, best.tensors, _metadata(spec, run, best.score))
+        _write_history(spec.out / HISTORY, state)
         ledger.write(spec.out / QUARANTINE)
         result["student_sha256"] = sha256_file(student)
         write_json(spec.out / RESULT, result)
     return TrainResult(student, result, state.history)
 
 
-def _metadata(spec: RunSpec, run: Prepared) -> dict[str, str]:
-    """What a weight file says of itself."""
-    return {
+def _metadata(spec: RunSpec, run: Prepared, score: AnyScore | None) -> dict[str, str]:
+    """What a weight file says of itself; ``score`` is that of its weights on val."""
+    metadata = {
         "format": "hgnetv2_pipeline/1",
         "variant": spec.variant,
         "stage": spec.stage,
@@ -271,6 +298,9 @@ def _metadata(spec: RunSpec, run: Prepared) -> dict[str, str]:
         "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
         "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
     }
+    if isinstance(score, MultiLabelScore):
+        metadata |= {"task": "multi_label", "thresholds": json.dumps(score.thresholds)}
+    return metadata
 
 
 @contextlib.contextmanager
@@ -296,10 +326,11 @@ def torch_settings(device: torch.device, threads: int | None) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def _write_history(path: Path, history: list[Row]) -> None:
+def _write_history(path: Path, state: State) -> None:
     import pandas as pd
 
-    write_text(path, pd.DataFrame(history, columns=list(COLUMNS)).to_csv(index=False))
+    rows = pd.DataFrame(state.history, columns=list(state.columns))
+    write_text(path, rows.to_csv(index=False))
 
 
 def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.device) -> None:

@@ -28,6 +28,9 @@ COLUMNS = (
     "train_top1",
     "teacher_agreement",
 )
+MULTI_LABEL_COLUMNS = (
+    "epoch", "step", "loss", "lr", "val_map", "val_f1_micro", "val_f1_macro", "val_map_ema",
+)  # fmt: skip
 Row = dict[str, float | int | None]
 
 
@@ -45,12 +48,49 @@ class Score:
 
     @property
     def metric(self) -> float:
-        """What early stopping goes by, from 0 to 1."""
+        """What the best weights are chosen by, and early stopping goes by: from 0 to 1."""
         return self.top1
 
     @property
     def top5(self) -> float | None:
         return None if self.top5_count is None else self.top5_count / self.n
+
+    def columns(self) -> Row:
+        """Its part of a row of the history."""
+        return {"val_top1": self.top1, "val_top5": self.top5}
+
+    def summary(self) -> dict[str, Any]:
+        """As result.json has it."""
+        return {**vars(self), "top1": self.top1, "top5": self.top5}
+
+
+@dataclass(frozen=True)
+class MultiLabelScore:
+    """Metrics on the ``n`` listed validation images, and the thresholds that give the best F1."""
+
+    n: int
+    map: float
+    f1_micro: float | None
+    f1_macro: float | None
+    thresholds: list[float]
+
+    @property
+    def metric(self) -> float:
+        """What the best weights are chosen by, and early stopping goes by: from 0 to 1."""
+        return self.map
+
+    def columns(self) -> Row:
+        """Its part of a row of the history."""
+        return {
+            "val_map": self.map, "val_f1_micro": self.f1_micro, "val_f1_macro": self.f1_macro,
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """As result.json has it."""
+        return dict(vars(self))
+
+
+AnyScore = Score | MultiLabelScore
 
 
 @dataclass
@@ -59,7 +99,7 @@ class Best:
 
     step: int
     weights: str
-    score: Score
+    score: AnyScore
     tensors: dict[str, torch.Tensor]
 
 
@@ -92,31 +132,36 @@ class State:
     step: int = 0
     evaluated: int = 0
     evaluations: list[tuple[int, float, str]] = field(default_factory=list)
+    newest: AnyScore | None = None
+    """What the last of them was made of, if it was made by this process."""
     history: list[Row] = field(default_factory=list)
     window: Window = field(default_factory=Window)
     best: Best | None = None
+    columns: Sequence[str] = COLUMNS
     not_applied: list[int] = field(default_factory=list)
     forced: list[dict[str, Any]] = field(default_factory=list)
     """Where the run went on under another configuration: step, and what changed."""
 
-    def row(self, *, epoch: float, lr: float, raw: Score | None, ema: Score | None) -> Row:
+    def row(self, *, epoch: float, lr: float, raw: AnyScore | None, ema: AnyScore | None) -> Row:
         """Close the window: append a row to the history and return it."""
-        row: Row = dict.fromkeys(COLUMNS)
+        row: Row = dict.fromkeys(self.columns)
         row |= {"epoch": epoch, "step": self.step, "lr": lr}
         row["loss"] = self.window.loss / self.window.steps if self.window.steps else math.nan
         for name, count in self.window.counts.items():
             row[name] = count / self.window.images
         if raw is not None:
-            row |= {"val_top1": raw.top1, "val_top5": raw.top5}
+            row |= raw.columns()
         if ema is not None:
-            row["val_top1_ema"] = ema.top1
+            # Of the mean only what weights are chosen by.
+            name, value = next(iter(ema.columns().items()))
+            row[f"{name}_ema"] = value
         self.history.append(row)
         self.window = Window()
         return row
 
-    def keep_best(self, weights: str, network: nn.Module, score: Score) -> None:
+    def keep_best(self, weights: str, network: nn.Module, score: AnyScore) -> None:
         """Copy ``network`` if nothing did better on val; of equals the later is kept."""
-        if self.best is None or score.top1_count >= self.best.score.top1_count:
+        if self.best is None or score.metric >= self.best.score.metric:
             tensors = {name: value.detach().cpu().clone() for name, value in _tensors(network)}
             self.best = Best(self.step, weights, score, tensors)
 
@@ -187,7 +232,9 @@ class State:
         if progress["scaler"]:
             self.scaler.load_state_dict(progress["scaler"])
         if "best" in parts:
-            self.best = Best(**{**parts["best"], "score": Score(**parts["best"]["score"])})
+            score = parts["best"]["score"]
+            kind = MultiLabelScore if "map" in score else Score
+            self.best = Best(**{**parts["best"], "score": kind(**score)})
 
     def note_forced(self, changed: list[str]) -> None:
         """Keep on record that the run goes on from here under another configuration."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,6 +43,12 @@ class World:
         total = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(total)
         return [float(value) for value in total.tolist()]
+
+    def from_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every process the first one's ``tensors``, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
 
     def gather(self, value: Any) -> list[Any]:
         """The ``value`` of every process, by rank, in every process."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.card import ModelCard, task_entries
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
@@ -209,6 +209,7 @@ def load_torch_engine(
         macs=cost.macs,
         params=cost.params,
         activations=cost.activations,
+        more=task_entries(info),
     )
     check_classes(card, info["num_classes"], spec)
     if reparameterized and isinstance(module, Backbone):

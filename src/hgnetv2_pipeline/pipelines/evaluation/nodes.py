@@ -73,10 +73,17 @@ def evaluate(
         make=make,
     )  # fmt: skip
     metrics = read_json(folder / f"{name}.json")
-    _log.info(
-        "%s on %s: top-1 %.2f %% (%d of %d)", identity.model, split, 100 * metrics["top1"],
-        metrics["top1_count"], metrics["n_listed"],
-    )  # fmt: skip
+    if metrics.get("task") == "multi_label":
+        _log.info(
+            "%s on %s: mAP %.2f %% (%d classes, %d images), F1 micro %.4f, macro %.4f",
+            identity.model, split, 100 * metrics["map"], metrics["map_classes"],
+            metrics["n_listed"], metrics["f1_micro"], metrics["f1_macro"],
+        )  # fmt: skip
+    else:
+        _log.info(
+            "%s on %s: top-1 %.2f %% (%d of %d)", identity.model, split, 100 * metrics["top1"],
+            metrics["top1_count"], metrics["n_listed"],
+        )  # fmt: skip
     kept = {key: value for key, value in metrics.items() if isinstance(value, str | int | float)}
     record = Unchanged() if result.reused else {**kept, "fingerprint": result.fingerprint}
     return folder, folder / f"{name}.json", folder / f"{name}.parquet", record

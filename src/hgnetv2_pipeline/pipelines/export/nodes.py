@@ -115,6 +115,8 @@ def _kit(folder: Path, identity: Identity, params: ExportParams, lists: Lists) -
 
 
 def _metadata(identity: Identity, params: ExportParams, loaded: Loaded) -> dict[str, str]:
+    from hgnetv2_pipeline.deployment.card import task_entries
+
     sizes = params.tensorrt
     return {
         "variant": str(loaded.info.get("variant") or ""),
@@ -122,4 +124,5 @@ def _metadata(identity: Identity, params: ExportParams, loaded: Loaded) -> dict[
         "model": identity.model,
         "source_sha256": str(loaded.info.get("sha256") or ""),
         "tensorrt_profile": f"{sizes.least},{sizes.best},{sizes.most}",
+        **task_entries(loaded.info),
     }

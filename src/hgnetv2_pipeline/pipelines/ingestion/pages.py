@@ -37,7 +37,10 @@ def write_report(aside: Path, identity: Identity, known: Lists, sets: list[str],
     write_json(aside / "summary.json", {"dataset": identity.dataset, **summary})
 
     shown = _spread_over_classes(frames["train"])
-    captions = [known.classes[int(label)] for label in shown["label"]]
+    captions = [
+        ", ".join(known.classes[int(label)] for label in str(labels).split(",") if label) or "none"
+        for labels in room.label_text(shown)
+    ]
     room.contact_sheet(shown, raw, 12, 72, captions).save(aside / "contact_sheet.png")
     sheets = {"Images of train by class": aside / "contact_sheet.png"}
     with tempfile.TemporaryDirectory() as folder:
@@ -88,6 +91,13 @@ def _spread_over_classes(train: pd.DataFrame) -> pd.DataFrame:
     """At most 120 images: some of each class, or one of each of 120 classes spread over all."""
     import numpy as np
 
+    from hgnetv2_pipeline import data as room
+
+    if room.is_multi_label(train):
+        matrix = room.label_matrix(train)
+        each = max(1, 60 // matrix.shape[1])
+        rows = [row for column in matrix.T for row in np.flatnonzero(column)[:each].tolist()]
+        return train.iloc[list(dict.fromkeys(rows))[:_SHEET] or [0]]
     labels = np.sort(train["label"].unique())
     if len(labels) > _SHEET:
         labels = labels[np.linspace(0, len(labels) - 1, _SHEET).astype(int)]
@@ -100,8 +110,10 @@ def _pairs(frames: dict[str, pd.DataFrame], pairs: pd.DataFrame, raw: Path) -> A
     import pandas as pd
 
     from hgnetv2_pipeline import data as room
+    from hgnetv2_pipeline.data.index import SCHEMA
 
-    everything = pd.concat(frames.values()).set_index("key", drop=False)
+    files = [frame[[*SCHEMA]] for frame in frames.values()]
+    everything = pd.concat(files).set_index("key", drop=False)
     rows, captions = [], []
     for pair in pairs.itertuples(index=False):
         rows += [everything.loc[[pair.key]], everything.loc[[pair.other_key]]]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.places import about, below
 from hgnetv2_pipeline.pipelines.ingestion.pool import read_pool, together, write_sources
@@ -43,18 +43,21 @@ def write_lists(
     if not classes:
         raise DataError(f"{data.root}: no classes found (data.root, data.layout)")
     frames = {name: scan.samples for name, scan in scans.items() if name != "images"}
-    if data.layout == "folders":
+    if is_split(data, raw):
         labelled = scans["images"]
-        frames |= room.split_samples(
-            labelled.samples,
-            val=data.split.val,
-            test=0.0 if data.test else data.split.test,
-            seed=identity.seed,
-            group_pattern=data.split.group_pattern,
-            groups=_read_groups(identity, data, labelled.samples),
-            near_duplicates=labelled.phash if data.split.near_duplicates else None,
-            classes=classes,
-        ) | ({"test": frames["test"]} if data.test else {})
+        frames = (
+            room.split_samples(
+                labelled.samples,
+                val=data.split.val,
+                test=0.0 if "test" in frames else data.split.test,
+                seed=identity.seed,
+                group_pattern=data.split.group_pattern,
+                groups=_read_groups(identity, data, labelled.samples),
+                near_duplicates=labelled.phash if data.split.near_duplicates else None,
+                classes=classes,
+            )
+            | frames
+        )
     else:
         frames["train"] = scans["images"].samples
     left_out = [
@@ -77,9 +80,7 @@ def write_lists(
     room.write_class_map(aside / "class_map.txt", classes)
     for name in sets:
         room.write_index(aside / f"index_{name}.parquet", frames[name])
-        listed = frames[name].rename(columns={"path": "file", "key": "path"})
-        # Unlabelled images carry label 0, as PaddleClas's list of mined images has it.
-        room.write_list(aside / f"{name}_list.txt", listed.assign(label=listed["label"].fillna(0)))
+        _write_list(aside / f"{name}_list.txt", frames[name])
     if pool:
         write_sources(aside / "pool_sources.json", frames["pool"], pool)
     leaks.to_csv(aside / "leaks.csv", index=False)
@@ -89,10 +90,27 @@ def write_lists(
     _must_add_up(ledgers, {name: frames[name] for name in sets})
 
 
+def _write_list(path: Path, frame: pd.DataFrame) -> None:
+    from hgnetv2_pipeline import data as room
+
+    if room.is_multi_label(frame):
+        room.write_multi_label_list(path, frame["key"].tolist(), room.label_matrix(frame))
+        return
+    listed = frame.rename(columns={"path": "file", "key": "path"})
+    # Unlabelled images carry label 0, as PaddleClas's list of mined images has it.
+    room.write_list(path, listed.assign(label=listed["label"].fillna(0)))
+
+
 def has_test_list(data: DataParams, raw: Path) -> bool:
     """Whether ``test_list.txt`` beside the lists of train and val is the final test."""
     lists = data.layout != "folders" and not data.test
     return lists and (raw / "images" / "test_list.txt").is_file()
+
+
+def is_split(data: DataParams, raw: Path) -> bool:
+    """Whether val (and test) are taken from the images of train, by ``data.split``."""
+    alone = data.layout == "multi_label" and not (raw / "images" / "val_list.txt").is_file()
+    return data.layout == "folders" or alone
 
 
 def _read_groups(identity: Identity, data: DataParams, samples: pd.DataFrame) -> pd.Series | None:
@@ -133,6 +151,21 @@ def _must_add_up(ledgers: dict[str, Ledger], frames: dict[str, pd.DataFrame]) ->
     assert used == listed, f"{used} images are left over and {listed} are in the lists"
 
 
+def _report_few(scan: Scan, data: DataParams) -> None:
+    """Classes of few images stay in lists of several labels, where they are columns; say which."""
+    from hgnetv2_pipeline import data as room
+
+    names = scan.classes or []
+    counts = room.images_per_class(scan.samples, len(names))
+    few = [at for at, count in enumerate(counts.tolist()) if count < data.min_per_class]
+    if few:
+        _log.warning(
+            "%d of %d classes have fewer than %d images (data.min_per_class), first %r with %d; "
+            "they stay, and a class without an image learns to be absent",
+            len(few), len(names), data.min_per_class, names[few[0]], counts[few[0]],
+        )  # fmt: skip
+
+
 def _hashes(scans: dict[str, Scan]) -> pd.Series | None:
     """Perceptual hashes of all labelled images by key."""
     import pandas as pd
@@ -144,6 +177,7 @@ def _hashes(scans: dict[str, Scan]) -> pd.Series | None:
 def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
     """Scan each source once; keys and paths become relative to ``raw``."""
     from hgnetv2_pipeline import data as room
+    from hgnetv2_pipeline.data.scan import UNNAMED_CLASSES
 
     trusted = [Path(place).expanduser() for place in data.trusted_roots]
     threads = data.workers or None
@@ -158,6 +192,23 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 phash=True,
             )
         scans = {"images": below(raw, images, scan)}
+    elif data.layout == "multi_label":
+        splits = {"images": "train", "val": "val", "test": "test"}
+        if is_split(data, raw):
+            del splits["val"]
+        if not has_test_list(data, raw):
+            del splits["test"]
+        scans = {}
+        names = None
+        for role, split in splits.items():
+            with about("root"):
+                scan = room.scan_multi_label(
+                    images, split, classes=names, duplicates=data.duplicates,
+                    trusted_roots=trusted, threads=threads, phash=True,
+                )  # fmt: skip
+            names = scan.classes
+            scans[role] = below(raw, images, scan)
+        _report_few(scans["images"], data)
     else:
         scans = {}
         names = folders = None
@@ -174,13 +225,14 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
             if names is None:
                 names = [str(label) for label in range(int(scan.samples["label"].max()) + 1)]
                 scan = replace(scan, classes=names)
-                _log.warning(
-                    "the classes have no names and are called by their numbers; %s/class_map.txt "
-                    "('id name' a line) names them",
-                    data.root,
-                )
+                _log.warning(UNNAMED_CLASSES, data.root)
             scans[role] = below(raw, images, scan)
     if data.test:
+        if data.layout == "multi_label":
+            raise ParameterError(
+                f"data.test={data.test} is a folder a class; images of several labels are tested "
+                "by a test_list.txt in data.root"
+            )
         with about("test"):
             scan = room.scan_folder_tree(
                 raw / "test",

@@ -54,7 +54,7 @@ class Sweep:
         base = self.identity.folder(name).parents[self.identity.model_id.count("/")]
         return base / model_id(model)
 
-    def _load(self, model: str, engine: str, precision: str) -> Any:
+    def _load(self, model: str, engine: str, precision: str, batch_size: int) -> Any:
         from hgnetv2_pipeline.data import Preprocess
         from hgnetv2_pipeline.deployment import load_engine
         from hgnetv2_pipeline.deployment.benchmark import has_no_preprocess
@@ -65,6 +65,7 @@ class Sweep:
             model_source(self.identity, model) if on_weights else self._exported(model),
             engine=engine,
             precision=precision,
+            batch_size=batch_size,
             threads=self.params.threads,
             device=self.device if on_weights else None,
             root=self.identity.project,
@@ -109,15 +110,13 @@ class Sweep:
         return path
 
     def _input(self, model: str, engine: str, precision: str) -> Path | str:
-        """What a measurement depends on: the weights, or the exported file of that precision."""
-        from hgnetv2_pipeline.deployment.card import precision_file
+        """What a measurement depends on: the weights, or the exported file that is timed."""
+        from hgnetv2_pipeline.deployment.engines.ladder import model_file
         from hgnetv2_pipeline.pipelines.measure import weights_input
 
         if engine.startswith("torch"):
             return weights_input(self.identity, model)
-        exported = self._exported(model)
-        own = exported.with_name(precision_file(precision))
-        return own if own.is_file() else exported
+        return model_file(self._exported(model), engine, precision)
 
     def _protocol(self, model: str, engine: str, precision: str, batch_size: int) -> bool:
         """One engine by the seed page's protocol; false, and said, where it cannot run here."""
@@ -128,7 +127,7 @@ class Sweep:
         def make() -> dict[str, Any]:
             from hgnetv2_pipeline.deployment import measure_latency
 
-            with self._load(model, engine, precision) as loaded:
+            with self._load(model, engine, precision, batch_size) as loaded:
                 found = measure_latency(
                     loaded, batch_size=batch_size, warmup=params.warmup, runs=params.runs
                 )
@@ -151,7 +150,7 @@ class Sweep:
         def make() -> dict[str, Any]:
             from hgnetv2_pipeline.deployment import compare_latency
 
-            engines = {model: self._load(model, engine, precision) for model in models}
+            engines = {m: self._load(m, engine, precision, batch_size) for m in models}
             found = compare_latency(engines, batch_size=batch_size, rounds=self.params.turns)
             for row in found["rows"]:
                 row["model"] = row["label"]

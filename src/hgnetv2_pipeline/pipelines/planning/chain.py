@@ -46,7 +46,10 @@ PARTS = ("train_teacher", "mining", *SSLD, "train", "finetune", "comparison")
 # A row of scores as it lies on disk (116 on the sample), and what a feature of a teacher with 2,048
 # of them adds.
 SCORE_BYTES, FEATURE_BYTES = 120, 4096
-_LABELS = {"name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0}
+_LABELS = {
+    "name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0,
+    "asymmetric": None,
+}  # fmt: skip
 
 
 def plan_chain(params: Mapping[str, Any], parts: Collection[str]) -> str:
@@ -130,6 +133,7 @@ class _Chain:
             source
             for source in pool
             if (self.identity.folder("scores") / source.name / "manifest.json").is_file()
+            and not self._made_anew()
         ]
         left = sum(source.images for source in pool) - sum(source.images for source in done)
         if not left:
@@ -154,8 +158,8 @@ class _Chain:
         from hgnetv2_pipeline.data.teacher_logits import record_dtype
 
         folder, params = self.identity.folder("teacher_logits"), self.logits
-        if (folder / "manifest.json").is_file() and self.mined is not None:
-            return Row("teacher logits", "finished, if list and teacher stay")
+        if (folder / "manifest.json").is_file() and self.mined and not self._made_anew():
+            return Row("teacher logits", "finished, if the list stays")
         images = self._stage1_images()
         rate = self._rate(
             self.mined or self.lists.index("train"),
@@ -239,8 +243,8 @@ class _Chain:
         )
         if not ready or (distilled and (teacher is None or self.mined is None)):
             return False
-        if (distilled or start != "scratch") and any(row.seconds for row in self.rows):
-            return False  # what lies before it is made anew
+        if (distilled or start != "scratch") and self._made_anew():
+            return False
         stored = stored_logits(self.identity, self.logits) if distilled else None
         if stored is not None and not (stored.folder / "manifest.json").is_file():
             return False
@@ -294,7 +298,7 @@ class _Chain:
         if name in SSLD:
             if self.logits.source == "stored":
                 # A step that reads answers costs as much as one that reads labels.
-                loss = type(config.loss).model_validate(_LABELS)
+                loss = config.loss.model_copy(update=_LABELS)
                 config = config.model_copy(update={"loss": loss, "class_balance": "none"})
             else:
                 teacher = self._teacher() or self._stand_in()
@@ -323,6 +327,10 @@ class _Chain:
             device=self.device,
             **how,
         )
+
+    def _made_anew(self) -> bool:
+        """Whether something that the next part follows from is yet to be made."""
+        return any(row.seconds for row in self.rows)
 
     def _assume(self, what: str) -> None:
         if what not in self.assumed:

@@ -63,14 +63,21 @@ def _answer(
 
     todo = room.expand_inputs(given)
     place = None if device == "auto" else device
-    with room.load_engine(bundle / "model.onnx", engine=params.engine, device=place) as engine:
-        topk = min(params.topk, len(engine.classes))
+    with room.load_engine(
+        bundle / "model.onnx", engine=params.engine, device=place,
+        batch_size=min(params.batch_size, max(len(todo), 1)),
+    ) as engine:  # fmt: skip
+        several = params.multi_label
+        if several is None:
+            several = engine.card.multi_label
+        every = len(engine.classes)
+        topk = min(params.topk or (every if several else 5), every)
         records = room.predict_paths(
             engine,
             todo,
             topk=topk,
             threshold=params.threshold,
-            multi_label=params.multi_label,
+            multi_label=several,
             batch_size=params.batch_size,
             label_names=read_class_map(class_map) if class_map else None,
         )
@@ -84,5 +91,5 @@ def _answer(
     room.write_predictions_parquet(aside / "predictions.parquet", records)
     room.write_lines(aside / "predictions.txt", map(room.format_predict_cls, records))
     room.write_lines(aside / "predictions.infer.txt", [room.format_infer(records)])
-    sheet = room.prediction_sheet(todo[:_SHOWN], records[:_SHOWN])
+    sheet = room.prediction_sheet(todo[:_SHOWN], records[:_SHOWN], multi_label=several)
     sheet.save(aside / "predictions.png")

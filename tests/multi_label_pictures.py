@@ -1,0 +1,30 @@
+"""A learnable set of several labels an image: squares of three colours, each there or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLASSES = ["red square", "green square", "blue square"]
+
+
+def draw(folder: Path, split: str, count: int, *, seed: int, side: int = 32) -> None:
+    """``count`` noisy images below ``folder/split``, and ``split_list.txt`` in ``folder``."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    (folder / split).mkdir(parents=True)
+    for number in range(count):
+        pixels = rng.integers(0, 60, (side, side, 3))
+        present = rng.random(3) < [0.5, 0.35, 0.25]
+        for channel in np.flatnonzero(present):
+            top, left = rng.integers(0, side - side // 2, 2)
+            pixels[top : top + side // 2, left : left + side // 2, channel] = 255
+        name = f"{split}/{number:04d}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+        lines.append(f"{name}\t{','.join(str(int(there)) for there in present)}\n")
+    (folder / f"{split}_list.txt").write_text("".join(lines))
+    (folder / "class_map.txt").write_text(
+        "".join(f"{at} {name}\n" for at, name in enumerate(CLASSES))
+    )
