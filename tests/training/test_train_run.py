@@ -222,7 +222,7 @@ def test_student_learns_from_an_ensemble_without_labels(job: Job, pictures: Path
     path = job("x").root / "pool.parquet"
     unlabelled.to_parquet(path)
     teacher = {"members": ["teacher0", "teacher1"], "bn": "eval"}
-    spec = job("student", steps=40, **QUICK, loss=SSLD, spec={"teacher": teacher, "train": path})
+    spec = job("student", steps=80, **QUICK, loss=SSLD, spec={"teacher": teacher, "train": path})
     result = train_run(spec)
     assert result.metrics["val"]["top1"] == 1.0
     agreement = [row["teacher_agreement"] for row in result.history]
