@@ -4,7 +4,8 @@ python benchmarks/bench_input.py [--images 100] [--rounds 7] [--size 224]
 
 JPEG files of several sizes and kinds are made from scikit-learn's two photographs and held in
 memory, so that reading is not measured. Every round runs every contender once over all files, one
-thread; figures are medians over rounds of process time, ratios medians of each round's ratio. Then:
+thread, each in the way its loader works: image by image, or ours in training ``TOGETHER`` images at
+a time; figures are medians over rounds of process time, ratios medians of each round's ratio. Then:
 how far pixels differ from Pillow's, before RandAugment and for each of its operations. Tables, and
 the same as a JSON line.
 
@@ -41,7 +42,7 @@ from sklearn.datasets import load_sample_images  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
 from hgnetv2_pipeline.data import Preprocess, fast, jpeg, keyed_rng, make_augment  # noqa: E402
-from hgnetv2_pipeline.data.augment import BOXES  # noqa: E402
+from hgnetv2_pipeline.data.augment import BOXES, TOGETHER, Augment, begin  # noqa: E402
 from hgnetv2_pipeline.data.picture import Picture  # noqa: E402
 from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN  # noqa: E402
 
@@ -95,7 +96,33 @@ def bare_decoder() -> Callable[[bytes], Any]:
     return lambda content: cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 
 
-def contenders(size: int) -> dict[str, Callable[[bytes], Any]]:
+def one_by_one(make: Callable[[bytes], Any]) -> Callable[[list[bytes]], None]:
+    """As the loaders of torchvision and timm do: an image is finished before the next is read."""
+
+    def each(files: list[bytes]) -> None:
+        for content in files:
+            make(content)
+
+    return each
+
+
+def together(augment: Augment) -> Callable[[list[bytes]], None]:
+    """As ``TrainMaker`` does: headers and draws of some images, then their pixels."""
+    drawn = iter(range(10**9))
+
+    def all_of(files: list[bytes]) -> None:
+        for at in range(0, len(files), TOGETHER):
+            begun = [
+                begin(augment, Picture(content), keyed_rng(0, 0, str(next(drawn))))
+                for content in files[at : at + TOGETHER]
+            ]
+            for finish in begun:
+                finish()
+
+    return all_of
+
+
+def contenders(size: int) -> dict[str, Callable[[list[bytes]], None]]:
     cubic = transforms.InterpolationMode.BICUBIC
     floats = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229,) * 3)]
     torchvision_train = transforms.Compose(
@@ -125,17 +152,16 @@ def contenders(size: int) -> dict[str, Callable[[bytes], Any]]:
             *floats,
         ]
     )
-    drawn = iter(range(10**9))
     return {
-        "bare libjpeg": bare_decoder(),
-        "train torchvision v1": lambda content: torchvision_train(opened(content)),
-        "train timm": lambda content: timm_floats(opened(content)),
-        "train timm uint8": lambda content: timm_bytes(opened(content)),
-        "train exact": lambda content: exact(Picture(content), keyed_rng(0, 0, str(next(drawn)))),
-        "train fast": lambda content: quick(Picture(content), keyed_rng(0, 0, str(next(drawn)))),
-        "eval torchvision": lambda content: torchvision_eval(opened(content)),
-        "eval exact": preprocess.image,
-        "eval fast": lambda content: fast.evaluation_view(preprocess, Picture(content)),
+        "bare libjpeg": one_by_one(bare_decoder()),
+        "train torchvision v1": one_by_one(lambda content: torchvision_train(opened(content))),
+        "train timm": one_by_one(lambda content: timm_floats(opened(content))),
+        "train timm uint8": one_by_one(lambda content: timm_bytes(opened(content))),
+        "train exact": together(exact),
+        "train fast": together(quick),
+        "eval torchvision": one_by_one(lambda content: torchvision_eval(opened(content))),
+        "eval exact": one_by_one(preprocess.image),
+        "eval fast": one_by_one(lambda content: fast.evaluation_view(preprocess, Picture(content))),
     }
 
 
@@ -147,13 +173,11 @@ def measure(files: list[bytes], rounds: int, size: int) -> dict[str, list[float]
     every = contenders(size)
     times: dict[str, list[float]] = {name: [] for name in every}
     for each in every.values():
-        for content in files[:20]:
-            each(content)
+        each(files[:20])
     for _ in range(rounds):
         for name, each in every.items():
             began = time.process_time()
-            for content in files:
-                each(content)
+            each(files)
             times[name].append((time.process_time() - began) * 1e3 / len(files))
     return times
 

@@ -57,6 +57,8 @@ def test_a_run_comes_with_all_it_says_of_itself(spec, root, b0):
         "source": spec,
         "sha256": sha256_file(root / "run" / "student.safetensors"),
         "head": "loaded",
+        "task": "single_label",
+        "thresholds": None,
     }
 
 

@@ -51,6 +51,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSpec, int | None]]:
         return Plan(images or 4, 64 * steps, steps, float(steps), 0.25, 10**8, 10**12, 2 * 10**9)
 
     monkeypatch.setattr(plan, "plan_run", plan_run)
+    monkeypatch.setattr(plan, "peak_memory", lambda device: 10**9)
     monkeypatch.setattr(
         "hgnetv2_pipeline.training.pass_rate.pass_rate", lambda *_, **__: Rate(0.5, 0.1)
     )

@@ -210,6 +210,7 @@ def test_killed_process_ends_or_restarts_the_run_which_stays_exact(
     assert outputs(spec.out) == outputs(straight)
 
 
+@pytest.mark.slow
 def test_signal_to_one_process_stops_both_and_the_run_resumes(
     spec: RunSpec, straight: Path, strike: Callable[..., RunSpec]
 ) -> None:

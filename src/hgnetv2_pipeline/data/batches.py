@@ -5,7 +5,7 @@ The makers run in worker processes; they hold a table of samples and no state th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from hgnetv2_pipeline.data.augment import Augment
+from hgnetv2_pipeline.data.augment import TOGETHER, Augment, begin
 from hgnetv2_pipeline.data.drawn import DeviceView, Drawn, pack
 from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
@@ -116,7 +116,11 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def standing_at(self, row: int) -> None:
+        """Told before an image is read or decoded; ``loader`` has it noted."""
+
     def read(self, row: int) -> bytes:
+        self.standing_at(row)
         place = (self.paths[row].as_py(), int(self.offsets[row]), int(self.lengths[row]))
         return read_bytes(place, self.root)
 
@@ -135,6 +139,10 @@ class Made:
 
     def pin_memory(self) -> Made:
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
+
+
+# Row, key, what is left to be done for its view, the teacher's stored answer.
+_Begun = tuple[int, str, Callable[[], npt.NDArray[np.uint8] | Drawn], Records | None]
 
 
 class Maker(Protocol):
@@ -192,42 +200,32 @@ class TrainMaker:
 
     def make(self, step: int, known_bad: Mapping[str, str] | None = None) -> Made:
         """The batch of a step; ``known_bad`` (key to reason) are left out unread."""
-        n = len(self.source)
         views: list[npt.NDArray[np.uint8]] = []
         drawn: list[Drawn] = []
         records: list[Records] = []
         rows: list[int] = []
         keys: list[str] = []
         bad = dict(known_bad or {})
-        for position in self._positions(step):
-            if len(bad) > self.stop_after or len(bad) == n:
+        positions = self._positions(step)
+        while len(rows) < self.batch_size:
+            begun = self._begin(positions, min(TOGETHER, self.batch_size - len(rows)), bad)
+            if begun is None:
                 return Made(None, list(bad.items()))
-            epoch, place = divmod(position, n)
-            row = int(self._order(epoch)[place])
-            key = self.source.keys[row].as_py()
-            if key in bad:
-                continue
-            try:
-                picture = Picture(self.source.read(row), self.max_pixels)
-                view: npt.NDArray[np.uint8] | Drawn
-                if isinstance(self.transform, Replayed):
-                    number = self._view_number(self.transform.store.views, epoch, place, key)
-                    view, record = self.transform.show(picture, key, row, number)
-                    records.append(record)
+            for row, key, finish, record in begun:
+                self.source.standing_at(row)
+                try:
+                    view = finish()
+                except DataError as error:
+                    bad[key] = str(error)
+                    continue
+                if isinstance(view, Drawn):
+                    drawn.append(view)
                 else:
-                    name = self._name(key, place)
-                    view = self.transform(picture, keyed_rng(self.seed, epoch, name))
-            except DataError as error:
-                bad[key] = str(error)
-                continue
-            if isinstance(view, Drawn):
-                drawn.append(view)
-            else:
-                views.append(view)
-            rows.append(row)
-            keys.append(key)
-            if len(rows) == self.batch_size:
-                break
+                    views.append(view)
+                if record is not None:
+                    records.append(record)
+                rows.append(row)
+                keys.append(key)
         labels = self.source.labels[rows]
         if drawn:
             data, rest = pack(drawn)
@@ -237,6 +235,37 @@ class TrainMaker:
         if records:
             batch = replace(batch, answers=Answers.of(np.stack(records)))
         return Made(batch, list(bad.items()))
+
+    def _begin(
+        self, positions: Iterator[int], count: int, bad: dict[str, str]
+    ) -> list[_Begun] | None:
+        """The next ``count`` images, read and drawn; None once too many are ``bad``."""
+        n = len(self.source)
+        begun: list[_Begun] = []
+        for position in positions:
+            if len(bad) > self.stop_after or len(bad) == n:
+                return None
+            epoch, place = divmod(position, n)
+            row = int(self._order(epoch)[place])
+            key = self.source.keys[row].as_py()
+            if key in bad:
+                continue
+            try:
+                picture = Picture(self.source.read(row), self.max_pixels)
+                record = None
+                if isinstance(self.transform, Replayed):
+                    number = self._view_number(self.transform.store.views, epoch, place, key)
+                    finish, record = self.transform.begin(picture, key, row, number)
+                else:
+                    rng = keyed_rng(self.seed, epoch, self._name(key, place))
+                    finish = begin(self.transform, picture, rng)
+            except DataError as error:
+                bad[key] = str(error)
+                continue
+            begun.append((row, key, finish, record))
+            if len(begun) == count:
+                break
+        return begun
 
     def _name(self, key: str, place: int) -> str:
         """Balanced draws may show an image twice in an epoch: each time another view."""

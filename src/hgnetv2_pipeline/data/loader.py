@@ -67,15 +67,14 @@ class _Steps(Dataset[Made]):
         return self.maker.make(self.start + index)
 
     def watch(self, worker: int) -> None:
-        """From now on, in this worker, what is read is noted first."""
-        place, source = self.at[worker], self.maker.source
-        place[0], read = os.getpid(), source.read
+        """From now on, in this worker, what is read or decoded is noted first."""
+        place = self.at[worker]
+        place[0] = os.getpid()
 
-        def noted(row: int) -> bytes:
+        def note(row: int) -> None:
             place[1] = row
-            return read(row)
 
-        source.read = noted  # type: ignore[method-assign]
+        self.maker.source.standing_at = note  # type: ignore[method-assign]
 
     def key(self, worker: int) -> str:
         """The image that a worker was last seen at."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import pandas as pd
 import PIL
 from PIL import features
 
-from hgnetv2_pipeline.data.augment import Augment, View
+from hgnetv2_pipeline.data.augment import Augment, View, begin
 from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.keyed import keyed_rng
 from hgnetv2_pipeline.data.picture import Picture
@@ -199,8 +199,10 @@ class Replayed:
     store: TeacherLogits
     rows: npt.NDArray[np.int64]
 
-    def show(self, picture: Picture, key: str, row: int, number: int) -> tuple[View, Records]:
-        """Pixels and record of view ``number`` of the sample ``row`` of the run.
+    def begin(
+        self, picture: Picture, key: str, row: int, number: int
+    ) -> tuple[Callable[[], View], Records]:
+        """What makes the pixels of view ``number`` of the sample ``row`` of the run; its record.
 
         Raises:
             DataError: the image could not be read when the teacher saw it; and as ``Picture``.
@@ -208,7 +210,7 @@ class Replayed:
         record = self.store.read(int(self.rows[row]), number)
         if np.isnan(record["lse"]):
             raise DataError("the teacher has no stored answer: it could not read the image")
-        return self.view(picture, keyed_rng(self.store.seed, number, key)), record
+        return begin(self.view, picture, keyed_rng(self.store.seed, number, key)), record
 
 
 def shard_path(folder: Path, number: int) -> Path:
