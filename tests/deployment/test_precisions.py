@@ -274,15 +274,12 @@ def test_what_onnx_runtimes_own_quantiser_makes_of_clips_does_not_pass(
         judged_as_int8(onnx.load(theirs))
 
 
-def judged(drop: int, max_drop: float, n: int = 1000, bad: float = 0.0) -> dict[str, object]:
-    """The gate's view of a graph that errs on ``drop`` of ``n`` images."""
+def verdict(
+    exact: np.ndarray, rough: np.ndarray, truth: np.ndarray, max_drop: float
+) -> dict[str, object]:
+    """The gate on logits of fp32 (``exact``) and of a lower precision, in two batches."""
     from hgnetv2_pipeline.data import Preprocess
 
-    truth = np.arange(n) % 2
-    exact = np.eye(2, dtype=np.float32)[truth] * 10
-    rough = exact.copy()
-    rough[:drop] = 5 - 0.001 * (exact[:drop] - 5)  # just on the other side
-    rough[0] += bad
     answers = {"exact": iter(np.split(exact, 2)), "rough": iter(np.split(rough, 2))}
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -293,6 +290,16 @@ def judged(drop: int, max_drop: float, n: int = 1000, bad: float = 0.0) -> dict[
         lambda images: next(answers["exact"]), lambda images: next(answers["rough"]),
         Validation(batches, "made up"), Preprocess(), precision="int8", max_drop=max_drop,
     )  # fmt: skip
+
+
+def judged(drop: int, max_drop: float, n: int = 1000, bad: float = 0.0) -> dict[str, object]:
+    """The gate's view of a graph that errs on ``drop`` of ``n`` images."""
+    truth = np.arange(n) % 2
+    exact = np.eye(2, dtype=np.float32)[truth] * 10
+    rough = exact.copy()
+    rough[:drop] = 5 - 0.001 * (exact[:drop] - 5)  # just on the other side
+    rough[0] += bad
+    return verdict(exact, rough, truth, max_drop)
 
 
 def test_a_drop_at_the_limit_passes_and_one_image_more_does_not() -> None:
@@ -309,22 +316,11 @@ def test_a_drop_at_the_limit_passes_and_one_image_more_does_not() -> None:
 
 def judged_by_map(worse: int, max_drop: float) -> dict[str, object]:
     """The same of two labels an image: of class 0 the best ``worse`` positives fall to the end."""
-    from hgnetv2_pipeline.data import Preprocess
-
     truth = np.stack([np.arange(100) % 2, np.arange(100) % 5 == 0], axis=1).astype(np.uint8)
     exact = np.where(truth == 1, 5.0, -5.0).astype(np.float32)
     rough = exact.copy()
     rough[np.flatnonzero(truth[:, 0])[:worse], 0] = -6
-    answers = {"exact": iter(np.split(exact, 2)), "rough": iter(np.split(rough, 2))}
-
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for labels in np.split(truth, 2):
-            yield np.zeros((len(labels), 1, 1, 3), np.uint8), labels
-
-    return judge(
-        lambda images: next(answers["exact"]), lambda images: next(answers["rough"]),
-        Validation(batches, "made up"), Preprocess(), precision="int8", max_drop=max_drop,
-    )  # fmt: skip
+    return verdict(exact, rough, truth, max_drop)
 
 
 def test_of_several_labels_a_precision_is_judged_by_map() -> None:
