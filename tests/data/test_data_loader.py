@@ -279,7 +279,8 @@ def test_worker_that_dies_or_hangs_stops_the_run_with_its_image_named(
         monkeypatch.setattr(loader, "_TIMEOUT_SECONDS", 3.0)
     began = time.monotonic()
     with pytest.raises(DataError, match=reason) as caught:
-        train(trapped[0], workers=2, transform=Trap(act))
+        # Not the last image of those whose files are read before any is decoded.
+        train(trapped[0], workers=2, transform=Trap(act), batch_size=16)
     assert f"at image {trapped[1]}:" in str(caught.value)
     assert time.monotonic() - began < 20
     assert loader.dead_worker(RuntimeError("another")) is None
