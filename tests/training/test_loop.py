@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from train_recipes import LABELS, SSLD, recipe
+from train_recipes import ADAMW, LABELS, SSLD, recipe
 
 from hgnetv2_pipeline.data.batches import Answers, Batch
 from hgnetv2_pipeline.errors import ParameterError
@@ -128,12 +129,13 @@ def test_every_distillation_loss_is_the_one_named(
 
 
 @pytest.fixture
-def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
-    """``explode_in({2})``: the loss of step 2 is NaN, after a forward pass on absurd images."""
+def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``explode_in({2})``: the loss of step 2 is NaN, after a forward pass on absurd images; or of
+    a finite loss the ``gradient`` is."""
     plain = Supervised.__call__
     calls: list[int] = []
 
-    def arm(steps: set[int]) -> None:
+    def arm(steps: set[int], what: str = "loss") -> None:
         calls.clear()
 
         def call(self: Supervised, student: nn.Module, *batch: Any) -> Any:
@@ -141,7 +143,7 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
             loss, counts = plain(self, student, *batch)
             if calls[-1] in steps:
                 student(torch.full((2, 3, 32, 32), math.inf))
-                loss = loss * math.nan
+                loss = loss * math.nan if what == "loss" else loss + (0 * loss).sqrt()
             return loss, counts
 
         monkeypatch.setattr(Supervised, "__call__", call)
@@ -149,41 +151,57 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     return arm
 
 
-def test_step_without_a_finite_loss_leaves_no_trace(
-    job: Job, explode_in: Callable[[set[int]], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("loss", {}),
+        ("gradient", {"ema_decay": 0.5}),
+        ("gradient", {"clip_norm": 1.0, "optimizer": ADAMW}),
+    ],
+)
+def test_step_without_finite_numbers_leaves_no_trace(
+    job: Job,
+    explode_in: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    changes: dict[str, Any],
 ) -> None:
     seen = {}
     take = Step.__call__
 
-    def watched(self: Step, batch: Any) -> Any:
-        student, optimizer = self.state.student, self.state.optimizer
-        before = {k: v.clone() for k, v in student.state_dict().items()}
-        momenta = {id(p): s["momentum_buffer"].clone() for p, s in optimizer.state.items()}
-        outcome = take(self, batch)
-        same = all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
-        same &= all(
-            torch.equal(s["momentum_buffer"], momenta[id(p)])
-            for p, s in optimizer.state.items()
-            if id(p) in momenta
+    def trace(state: State) -> dict[Any, torch.Tensor]:
+        found = dict(state.student.state_dict())
+        found |= (
+            {} if state.ema is None else {f"ema {k}": v for k, v in state.ema.state_dict().items()}
         )
+        for p, values in state.optimizer.state.items():
+            found |= {(id(p), name): value for name, value in values.items()}
+        return {name: value.clone() for name, value in found.items()}
+
+    def watched(self: Step, batch: Any) -> Any:
+        before = trace(self.state)
+        outcome = take(self, batch)
+        after = trace(self.state)
+        same = all(torch.equal(after[name], value) for name, value in before.items())
         seen[batch.step] = (outcome.applied, same)
         return outcome
 
     monkeypatch.setattr(Step, "__call__", watched)
-    explode_in({2})
-    result = train_run(job("run", steps=5))
+    explode_in({2}, what)
+    result = train_run(job("run", steps=5, **changes))
     assert seen == {s: (s != 2, s == 2) for s in range(5)}
     assert result.metrics["steps_not_applied"] == [2]
     assert math.isfinite(result.history[-1]["loss"] or 0.0)
 
 
-def test_three_steps_in_a_row_without_a_finite_loss_stop_the_run_and_name_images(
-    job: Job, explode_in: Callable[[set[int]], None]
+def test_three_steps_in_a_row_without_finite_numbers_stop_the_run_and_name_images(
+    job: Job, explode_in: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    explode_in({2, 4, 5, 6})
+    explode_in({2, 4, 5, 6}, "gradient")
     with pytest.raises(ParameterError, match=r"steps 4 to 6 \(images train/\d\d\.png, ") as caught:
         train_run(job("run", steps=9))
     assert "and 18 more" in str(caught.value)
+    assert re.search(r"step 2 is not applied, its loss is [\d.]+ but a gradient is", caplog.text)
     assert not (job("run").out / "student.safetensors").exists()
 
 
@@ -288,7 +306,7 @@ def test_batch_worked_through_in_parts_gives_the_same_step(kind: str) -> None:
     for parts in (1, 3):
         torch.manual_seed(0)
         student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)).double()
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9, fused=True)
         state = State(student, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
         step = Step(
             state,

@@ -35,8 +35,8 @@ class Outcome:
 class Step:
     """Applies batches to a state. ``network`` is the student as called, see ``prepare.make_step``.
 
-    A loss that is not finite in any process is not applied in any: weights, optimiser and BN
-    statistics stay what they were.
+    A loss that is not finite in any process, or gradients that are not, are not applied in any:
+    weights, optimiser and BN statistics stay what they were.
     """
 
     def __init__(
@@ -77,21 +77,39 @@ class Step:
             [not math.isfinite(value), value, len(images), *own.values()]
         )
         value = total / self.world.size
-        if lost:
+        applied = not lost and self._update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if not applied:
             if self.buffers:
                 torch._foreach_copy_(self.buffers, self.buffers_before)
-            state.optimizer.zero_grad(set_to_none=True)
             return Outcome(value, int(seen), {}, applied=False)
-
-        if self.clip_norm is not None:
-            state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
         if state.ema is not None:
             state.ema.update_parameters(state.student)
         return Outcome(value, int(seen), dict(zip(own, sums, strict=True)), applied=True)
+
+    def _update(self) -> bool:
+        """Move the weights, unless a gradient is not finite; whether it was done.
+
+        All processes decide alike, for they have exchanged their gradients. fp16's scaler decides
+        for itself, and a step that it skips is no fault: that is how it finds its scale.
+        """
+        optimizer, scaler = self.state.optimizer, self.state.scaler
+        if scaler.is_enabled():
+            if self.clip_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            return True
+        norm = nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.weights, self.clip_norm, norm)
+        # Where it is 1 the fused optimisers leave all as it is, on the device: a GPU has been given
+        # the whole step before anything waits for it.
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+        return bool(norm.isfinite())
 
     def _gradients(
         self, images: Tensor, labels: Tensor, answers: Answers | None
