@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +16,10 @@ from hgnetv2_pipeline.errors import Interrupted
 
 _log = logging.getLogger(__name__)
 
+# A scheduler signals every process of a job, and those that started others pass theirs on: what
+# comes so soon after the first is the same request.
+ECHO_SECONDS = 3.0
+
 
 class StopRequest:
     """Whether someone asked the work to stop."""
@@ -21,18 +27,24 @@ class StopRequest:
     def __init__(self, first: Callable[[], None] | None = None) -> None:
         self._first = first
         self.requested = False
+        self._since = 0.0
 
     def __bool__(self) -> bool:
         return self.requested
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: the first signal is noted, the second ends the process at once."""
+        """The signal handler: the first signal is noted, a second one ends the process at once."""
         if self.requested:
+            if time.monotonic() - self._since < ECHO_SECONDS:
+                return
             # What is on disk is whole at any moment, so the code that says "resume me" is true.
             os._exit(Interrupted.exit_code)
-        self.requested = True
+        self.requested, self._since = True, time.monotonic()
         name = signal.Signals(number).name
-        _log.warning("%s: saving and stopping; a second signal stops at once", name)
+        _log.warning(
+            "%s: saving and stopping; a second signal, %g s from now or later, stops at once",
+            name, ECHO_SECONDS,
+        )  # fmt: skip
         if self._first is not None:
             self._first()
 
@@ -55,3 +67,21 @@ def stop_on_signal(first: Callable[[], None] | None = None) -> Iterator[StopRequ
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def when_starter_dies(act: Callable[[], object]) -> None:
+    """Call ``act`` in a thread of this process, one of ``multiprocessing``, once the process that
+    started it is gone.
+
+    Of processes that a server forks, the parent that the kernel knows is the server, which lives as
+    long as any of them: asked about that parent, they would outlive their starter for ever.
+    """
+    starter = multiprocessing.parent_process()
+    if starter is None:
+        return
+
+    def wait() -> None:
+        starter.join()
+        act()
+
+    threading.Thread(target=wait, name="starter", daemon=True).start()

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 
+from hgnetv2_pipeline import stopping
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted, ParameterError
 from hgnetv2_pipeline.stopping import stop_on_signal
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
@@ -313,21 +314,34 @@ def test_really_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, context: 
     child.join(30)
 
 
-def _busy_until_stopped(told: Connection) -> None:
-    with stop_on_signal():
+def _busy_until_stopped(echo: float, told: Connection) -> None:
+    stopping.ECHO_SECONDS = echo
+    with stop_on_signal() as stop:
         told.send("ready")
+        while not stop:
+            time.sleep(0.01)
+        told.send("asked")
         time.sleep(60)
 
 
-def test_second_signal_ends_the_process_at_once(context: Any) -> None:
-    child, told = _child(context, _busy_until_stopped)
+@pytest.mark.parametrize("echo", [0.1, 60.0])
+def test_second_signal_ends_the_process_at_once_unless_it_is_the_first_passed_on(
+    context: Any, echo: float
+) -> None:
+    child, told = _child(context, _busy_until_stopped, echo)
     told.recv()
     os.kill(child.pid, signal.SIGTERM)
+    told.recv()
     child.join(0.3)
     assert child.is_alive(), "the first one waits for the step to end"
     os.kill(child.pid, signal.SIGINT)
-    child.join(20)
-    assert child.exitcode == Interrupted.exit_code
+    child.join(20 if echo < 1 else 0.5)
+    if echo < 1:
+        assert child.exitcode == Interrupted.exit_code
+    else:
+        assert child.is_alive(), "a scheduler's signal, and that of the agent, are one request"
+        child.kill()
+        child.join()
 
 
 def test_manifest_names_every_file_with_its_hash(tmp_path: Path) -> None:

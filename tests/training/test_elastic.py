@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -34,6 +35,7 @@ from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
 from hgnetv2_pipeline.models import VARIANTS, build_from
 from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many
+from hgnetv2_pipeline.training.checkpoint import locked
 from hgnetv2_pipeline.training.elastic import join_command
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.step import Step
@@ -220,6 +222,42 @@ def test_signal_to_one_process_stops_both_and_the_run_resumes(
     assert signal.getsignal(signal.SIGTERM) is before
     train_many(spec, two())
     assert outputs(spec.out) == outputs(straight)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def train_until_killed(spec: str) -> None:
+    """As the command that started the run, to be killed from outside."""
+    VARIANTS["nano"], launch.work = NANO, at_step
+    train_many(RunSpec.model_validate_json(spec), two())
+
+
+@pytest.mark.slow
+def test_processes_save_and_end_when_the_one_that_started_them_is_killed(job: Job) -> None:
+    spec = job("run", **{**SMALL, "steps": 100_000, "checkpoint_every_minutes": 10.0})
+    context = multiprocessing.get_context("forkserver")
+    starter = context.Process(target=train_until_killed, args=(spec.model_dump_json(),))
+    starter.start()
+    deadline = time.monotonic() + SECONDS / 2
+    while not (spec.out / "history.csv").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    starter.kill()
+    starter.join()
+    checkpoints = spec.out / "checkpoints"
+    first = int((checkpoints / "lock").read_text().split()[0])
+    while alive(first) and time.monotonic() < deadline + 15:
+        time.sleep(0.05)
+    if alive(first):
+        os.kill(first, signal.SIGKILL)
+        pytest.fail("it goes on without the one that started it")
+    with locked(checkpoints):
+        assert len(list(checkpoints.glob("step=*"))) == 1
 
 
 def test_what_no_restart_mends_is_told_in_one_line_at_once(job: Job) -> None:
