@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,10 @@ from train_recipes import ADAMW, LABELS, SSLD, recipe
 from hgnetv2_pipeline.data.batches import Answers, Batch
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.training import RunSpec, losses, plan_run, run, train_run
-from hgnetv2_pipeline.training.config import LossConfig
+from hgnetv2_pipeline.training import RunSpec, losses, plan, plan_run, run, train_run
+from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
-from hgnetv2_pipeline.training.prepare import synchronised
+from hgnetv2_pipeline.training.prepare import choose_device, synchronised
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.training.world import World
@@ -276,6 +277,52 @@ def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:
     assert plan.disk_bytes > 0.8 * written
     with pytest.raises(ParameterError, match="at least 1"):
         plan_run(spec, probe_steps=0)
+
+
+def test_plan_gives_the_memory_of_its_probe_back(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    students, left = [], []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        prepared = run.prepare(*args, **kwargs)
+        students.append(weakref.ref(prepared.state.student))
+        return prepared
+
+    monkeypatch.setattr(plan, "prepare", watched)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(students[0]()))
+    plan_run(job("run"), probe_steps=1)
+    assert left == [None], "the GPU's memory is free for the processes that train"
+
+
+@pytest.mark.parametrize("work", [train_run, plan_run])
+def test_a_gpu_that_is_too_small_is_told_with_what_to_change(
+    job: Job, monkeypatch: pytest.MonkeyPatch, work: Callable[[RunSpec], object]
+) -> None:
+    def full(self: Step, batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee ...")
+
+    monkeypatch.setattr(Step, "__call__", full)
+    with pytest.raises(
+        ParameterError, match=r"hold 4 images of 32 .*lower train\.batch_size"
+    ) as told:
+        work(job("run", accumulate=2))
+    assert "\n" not in str(told.value) and "Tried to allocate 2.00 GiB." in str(told.value)
+
+
+@pytest.mark.parametrize(("name", "rank"), [("cuda:2", 0), ("cuda", 2), ("auto", 2)])
+def test_a_gpu_that_is_not_there_is_told(
+    name: str, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with pytest.raises(ParameterError, match="GPU 2 of this machine, which has 2"):
+        choose_device(name, rank)
+    assert choose_device("auto", 1) == choose_device("cuda:1") == torch.device("cuda:1")
+    assert chosen == [torch.device("cuda:1")] * 2
+    with pytest.raises(ParameterError, match="each process needs its own"):
+        two = {"nproc_per_node": 2, "nnodes": 1, "rdzv_endpoint": None, "max_restarts": 0}
+        DistributedConfig.model_validate(two).processes_here("cuda:1")
 
 
 def test_published_rule_scales_the_rate_of_a_whole_run(job: Job) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -266,6 +267,23 @@ def test_unreadable_val_image_stops_the_run(job: Job, pictures: Path, tmp_path: 
     broken.to_parquet(tmp_path / "broken.parquet")
     with pytest.raises(DataError, match="1 of 10 images cannot be used"):
         train_run(job("run", spec={"val": tmp_path / "broken.parquet"}, max_bad=1.0))
+
+
+def test_val_images_without_finite_logits_are_wrong_and_end_nothing(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = run.predict_logits
+
+    def overflowing(*args: Any, **kwargs: Any) -> Any:
+        keys, logits = whole(*args, **kwargs)
+        logits[:] = [[int(key[4:6]) % 2 == label for label in (0, 1)] for key in keys]
+        logits[:2] = [[math.inf, 0], [math.nan, 0]]
+        return keys, logits
+
+    monkeypatch.setattr(run, "predict_logits", overflowing)
+    found = train_run(job("run", steps=1)).metrics["val"]
+    assert (found["n"], found["top1_count"]) == (10, 8)
+    assert "2 of 10 val images got NaN or inf" in caplog.text
 
 
 @pytest.mark.parametrize(

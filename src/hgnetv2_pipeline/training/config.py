@@ -437,6 +437,11 @@ class DistributedConfig(_Frozen):
     def processes_here(self, device: str) -> int:
         """Processes on this machine for a run on ``device`` (auto, cpu, cuda, cuda:N)."""
         if self.nproc_per_node != "auto":
+            if self.nproc_per_node > 1 and device.startswith("cuda:"):
+                raise ParameterError(
+                    f"distributed.nproc_per_node is {self.nproc_per_node}, but device {device!r} "
+                    "is one GPU, and each process needs its own; set device to cuda"
+                )
             return self.nproc_per_node
         if device not in ("auto", "cuda"):
             return 1

@@ -82,6 +82,12 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             )
         if device.index is None:
             device = torch.device("cuda", local_rank)
+        if (count := torch.cuda.device_count()) <= (device.index or 0):
+            raise ParameterError(
+                f"device {name!r} is to be GPU {device.index} of this machine, which has {count}, "
+                "counted from 0; choose another (--params device=...), or fewer processes "
+                "(distributed.nproc_per_node)"
+            )
         torch.cuda.set_device(device)
     elif device.type != "cpu":
         raise ParameterError(f"device {name!r} is not supported; choose auto, cpu or cuda")
