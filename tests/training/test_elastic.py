@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import random
@@ -34,6 +35,7 @@ from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
 from hgnetv2_pipeline.models import VARIANTS, build_from
+from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many
 from hgnetv2_pipeline.training.checkpoint import locked
 from hgnetv2_pipeline.training.elastic import join_command
@@ -306,3 +308,33 @@ def test_second_machine_joins_by_the_printed_command_and_a_death_is_survived(
         other.wait()
     assert not (spec.out / "plan").exists(), "the kill took place"
     assert outputs(spec.out) == outputs(straight)
+
+
+@pytest.mark.parametrize(("restarts", "code"), [("0", 0), ("1", 3)])
+def test_a_refusal_holds_for_the_restarts_of_its_own_start_alone(
+    job: Job, monkeypatch: pytest.MonkeyPatch, restarts: str, code: int
+) -> None:
+    file = job("run").root / "spec.json"
+    file.write_text(job("run", steps=1).model_dump_json())
+    launch.refusal(file).write_text('{"code": 3, "message": "its images are gone", "run": "none"}')
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun's own, where no other is given
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    if code:
+        with pytest.raises(SystemExit, match=str(code)):
+            launch.main([str(file)])
+    else:
+        assert launch.main([str(file)]) == 0
+    assert launch.refusal(file).exists() == (code != 0)
+
+
+@pytest.mark.parametrize(("rank", "bars"), [("0", 1), ("1", 0)])
+def test_of_many_processes_the_first_shows_a_bar(
+    rank: str, bars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("RANK", rank)
+    with Progress(2, "work") as progress:
+        progress.advance()
+    assert terminal.getvalue().count("work:   0%") == bars

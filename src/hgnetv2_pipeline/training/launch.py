@@ -58,7 +58,10 @@ def refusal(spec: Path) -> Path:
 
 def _refused_before(spec: Path) -> int:
     """Under elastic: the exit code that a restart would only come to again; 0 if it may help."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        if _rank() == "0" and "TORCHELASTIC_RUN_ID" in os.environ:
+            refusal(spec).unlink(missing_ok=True)  # of an earlier start, since mended perhaps
+    else:
         with suppress(OSError, ValueError):
             before = read_json(refusal(spec))
             if before["run"] == os.environ.get("TORCHELASTIC_RUN_ID"):
