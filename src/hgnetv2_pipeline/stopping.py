@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request: what is in work ends whole, the state is saved, all resumes."""
+"""SIGTERM, SIGINT and SIGHUP as a request: what is in work ends whole and is saved, all resumes."""
 
 from __future__ import annotations
 
@@ -49,9 +49,15 @@ class StopRequest:
             self._first()
 
 
+def signals() -> list[signal.Signals]:
+    """What asks for a stop: SIGTERM, SIGINT, and the end of a terminal unless ``nohup`` said no."""
+    hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hang_up]
+
+
 @contextmanager
 def stop_on_signal(first: Callable[[], None] | None = None) -> Iterator[StopRequest]:
-    """Listen for SIGTERM and SIGINT while the body runs; earlier handlers come back after it.
+    """Listen for ``signals()`` while the body runs; earlier handlers come back after it.
 
     ``first`` is called at the first signal. Python lets only the main thread listen; in any other
     the request is never made.
@@ -60,7 +66,7 @@ def stop_on_signal(first: Callable[[], None] | None = None) -> Iterator[StopRequ
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = signals()
     before = [signal.signal(number, stop.receive) for number in numbers]
     try:
         yield stop

@@ -344,6 +344,19 @@ def test_second_signal_ends_the_process_at_once_unless_it_is_the_first_passed_on
         child.join()
 
 
+@pytest.mark.parametrize("nohup", [False, True])
+def test_the_end_of_a_terminal_asks_for_a_stop_unless_nohup_said_no(nohup: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    try:
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert bool(stop) is not nohup
+            # torch's agent would listen to it all the same.
+            assert (signal.SIGHUP in stopping.signals()) is not nohup
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_manifest_names_every_file_with_its_hash(tmp_path: Path) -> None:
     save(tmp_path, 5)
     manifest = json.loads((tmp_path / "step=00000005" / "manifest.json").read_text())

@@ -262,6 +262,21 @@ def test_processes_save_and_end_when_the_one_that_started_them_is_killed(job: Jo
         assert len(list(checkpoints.glob("step=*"))) == 1
 
 
+def test_nohup_holds_for_the_agent_too(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+
+    def launched(config: Any, work: Any) -> Callable[[str], None]:
+        heard.append(config.signals_to_handle)
+        return lambda spec: None
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launched)
+    for handler in (signal.SIG_IGN, signal.SIG_DFL):
+        before = signal.signal(signal.SIGHUP, handler)
+        train_many(job("run"), two())
+        assert signal.signal(signal.SIGHUP, before) is handler
+    assert heard == ["SIGTERM,SIGINT", "SIGTERM,SIGINT,SIGHUP"]
+
+
 def test_what_no_restart_mends_is_told_in_one_line_at_once(job: Job) -> None:
     spec = with_broken_image(job("strict", **SMALL))
     with pytest.raises(DataError, match="1 of 21 images cannot be used") as caught:

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from train_recipes import ADAMW, LABELS, SSLD, recipe
+from train_recipes import ADAMW, SSLD, recipe
 
 from hgnetv2_pipeline.data.batches import Answers, Batch
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.training import RunSpec, losses, plan, plan_run, run, train_run
+from hgnetv2_pipeline.training import RunSpec, losses, lr_at, plan, plan_run, run, train_run
 from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
 from hgnetv2_pipeline.training.prepare import choose_device, synchronised
@@ -250,17 +250,29 @@ def test_rare_class_is_drawn_as_often_or_weighs_as_much(
     )
 
 
-def test_averaged_weights_follow_the_raw_ones(job: Job) -> None:
-    train_run(job("run", steps=4, ema_decay=0.75, loss=LABELS))
+def test_averaged_weights_and_statistics_are_the_running_mean_of_the_raw_ones(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean: dict[str, torch.Tensor] = {}
+    take = Step.__call__
+
+    def averaged(self: Step, batch: Any) -> Any:
+        outcome = take(self, batch)
+        for name, value in self.state.student.state_dict().items():
+            if value.is_floating_point():
+                before = mean.get(name, value.double())  # of the first step a copy
+                mean[name] = 0.75 * before + 0.25 * value.double()
+        return outcome
+
+    monkeypatch.setattr(Step, "__call__", averaged)
+    train_run(job("run", steps=4, ema_decay=0.75, lr=0.1))
     [folder] = (job("run").out / "checkpoints").glob("step=*")
     ema, raw = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("ema", "model"))
-    moved = [
-        not torch.equal(ema[f"module.{name}"], value)
-        for name, value in raw.items()
-        if name.endswith("fc.weight")
-    ]
-    assert moved == [True]
     assert int(ema["n_averaged"]) == 4
+    assert any(name.endswith("running_var") for name in mean)
+    for name, value in mean.items():
+        torch.testing.assert_close(ema[f"module.{name}"].double(), value, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(ema["module.fc.weight"], raw["fc.weight"], atol=1e-3)
 
 
 def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:
@@ -325,7 +337,19 @@ def test_a_gpu_that_is_not_there_is_told(
         DistributedConfig.model_validate(two).processes_here("cuda:1")
 
 
-def test_published_rule_scales_the_rate_of_a_whole_run(job: Job) -> None:
+def test_published_rule_scales_the_rate_of_a_whole_run(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    take = Step.__call__
+
+    def watched(self: Step, batch: Any) -> Any:
+        rates.append(self.state.optimizer.param_groups[0]["lr"])
+        return take(self, batch)
+
+    monkeypatch.setattr(Step, "__call__", watched)
+    train_run(job("climbing", lr=0.5, steps=8, warmup_epochs=4 * 8 / 21))
+    assert rates == [lr_at(step, 0.5, 8, 4) for step in range(8)]
     spec = job("run", lr=0.5, lr_batch=1024, steps=3)
     assert train_run(spec).history[-1]["lr"] == pytest.approx(
         0.5 * 8 / 1024 * 0.5 * (1 + math.cos(math.pi * 2 / 3))
@@ -375,6 +399,24 @@ def test_batch_worked_through_in_parts_gives_the_same_step(kind: str) -> None:
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=exact)
     assert losses_[0] == pytest.approx(losses_[1], rel=exact)
     assert counts[0] == counts[1]
+
+
+def test_fp16s_scale_goes_on_where_it_stood() -> None:
+    scales = []
+    kept: dict[str, Any] = {}
+    for resumed in (False, True):
+        student = nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, fused=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        state = State(student, optimizer, scaler, None)
+        if resumed:
+            state.restore(kept)
+        scaler.scale(student(torch.full((1, 2), math.inf)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+        kept = state.parts()
+    assert scales == [512.0, 256.0]
 
 
 def test_parts_that_are_not_equal_and_bn_over_cpus_are_refused(job: Job) -> None:

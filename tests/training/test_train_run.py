@@ -309,6 +309,15 @@ def test_job_that_cannot_run_is_refused_before_anything_is_written(
     assert [path.name for path in bad.out.rglob("*") if path.is_file()] in ([], ["lock"])
 
 
+def test_a_list_of_one_class_is_refused(job: Job, pictures: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        frame = pd.read_parquet(pictures / f"{split}.parquet").assign(label=0)
+        frame.astype({"label": "Int64"}).to_parquet(tmp_path / f"{split}.parquet")
+    one = {split: tmp_path / f"{split}.parquet" for split in ("train", "val")}
+    with pytest.raises(DataError, match="has one class, 'red': there is nothing to tell apart"):
+        train_run(job("run", spec={**one, "num_classes": 1, "classes": ["red"]}))
+
+
 def test_init_of_other_classes_is_refused_unless_the_head_starts_anew(job: Job) -> None:
     train_run(job("first", steps=2))
     cats = {"classes": ["cat", "dog"]}

@@ -266,6 +266,11 @@ def _check_task(spec: RunSpec, train: pd.DataFrame, val: pd.DataFrame) -> None:
                 f"loss {loss.name!r} is for several labels an image, but {path} has one: set "
                 "data.layout to multi_label, or the loss to label_smoothing"
             )
+    if spec.num_classes == 1 and not loss.multi_label:
+        raise DataError(
+            f"{spec.train} has one class, {spec.classes[0]!r}: there is nothing to tell apart; "
+            "data.root is the folder that holds a folder for each of several classes"
+        )
     if loss.multi_label and not label_matrix(val).any():
         raise DataError(f"{spec.val}: none of its images belongs to any class; mAP needs some")
 
