@@ -104,7 +104,14 @@ def _train(
     changed: list[str] = []
     forced = changed.extend if spec.resume == "force" else None
     saved = load_checkpoint(checkpoints, identity=who, differing=forced)
+    images_a_step = config.batch_size * world.size
     if saved is not None:
+        before = saved["progress"].get("images_a_step", images_a_step)
+        if before != images_a_step:
+            raise ParameterError(
+                f"the steps so far were of {before} images, those to come are of {images_a_step}: "
+                f"the schedule counts steps, so keep batch_size x processes at {before}"
+            )
         state.restore(saved)
         _add(ledger, saved["ledger"])
         _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
@@ -134,6 +141,7 @@ def _train(
         _share(ledger, world)
         if world.first:
             parts = state.parts() | {"ledger": _ledger_rows(ledger)}
+            parts["progress"]["images_a_step"] = images_a_step
             save_checkpoint(
                 checkpoints, state.step, parts, identity=who, keep=config.keep_checkpoints
             )
