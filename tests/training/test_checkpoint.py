@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import io
 import json
 import logging
 import multiprocessing
@@ -148,6 +150,23 @@ def test_full_disk_keeps_the_earlier_checkpoint_and_says_what_was_needed(
     usage = shutil._ntuple_diskusage(1 << 30, 1 << 30, 100)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError, match="about 208 bytes needed, 100 free"):
+        save(tmp_path, 6)
+    assert names(tmp_path) == ["step=00000005"]
+
+
+def test_a_quota_that_is_used_up_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 5)
+    whole = torch.save
+
+    class OverQuota(io.RawIOBase):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    # torch's own words are about file positions.
+    monkeypatch.setattr(torch, "save", lambda value, file: whole(value, OverQuota()))
+    with pytest.raises(DiskFullError, match="disk quota used up while writing checkpoint"):
         save(tmp_path, 6)
     assert names(tmp_path) == ["step=00000005"]
 

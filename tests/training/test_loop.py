@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from train_recipes import ADAMW, SSLD, recipe
 
 from hgnetv2_pipeline.data.batches import Answers, Batch
@@ -399,6 +399,39 @@ def test_batch_worked_through_in_parts_gives_the_same_step(kind: str) -> None:
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=exact)
     assert losses_[0] == pytest.approx(losses_[1], rel=exact)
     assert counts[0] == counts[1]
+
+
+def test_processes_exchange_gradients_with_the_last_part_alone() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+        network = nn.parallel.DistributedDataParallel(student)
+        exchanged: list[bool] = []
+
+        def objective(network: Any, images: torch.Tensor, labels: torch.Tensor, _: None) -> Any:
+            exchanged.append(network.require_backward_grad_sync)
+            return nn.functional.cross_entropy(network(images / 255), labels), {}
+
+        step = Step(
+            State(
+                student,
+                torch.optim.SGD(student.parameters(), lr=0.1, fused=True),
+                torch.amp.GradScaler("cpu", enabled=False),
+                None,
+            ),
+            network,
+            objective,
+            device=torch.device("cpu"),
+            world=World(0, 1, 0),
+            amp="off",
+            clip_norm=None,
+            accumulate=3,
+            seed=0,
+        )
+        step(Batch(IMAGES, torch.tensor([0, 1, 2, 3, 0, 1]), [], 0, 6))
+        assert exchanged == [False, False, True]
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_fp16s_scale_goes_on_where_it_stood() -> None:
