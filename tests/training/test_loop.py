@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import weakref
@@ -24,7 +25,7 @@ from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
 from hgnetv2_pipeline.training.prepare import choose_device, synchronised
 from hgnetv2_pipeline.training.state import State
-from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.training.step import Step, step_seed
 from hgnetv2_pipeline.training.world import World
 
 Job = Callable[..., RunSpec]
@@ -399,6 +400,44 @@ def test_batch_worked_through_in_parts_gives_the_same_step(kind: str) -> None:
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=exact)
     assert losses_[0] == pytest.approx(losses_[1], rel=exact)
     assert counts[0] == counts[1]
+
+
+def test_every_step_of_every_process_draws_its_own_numbers() -> None:
+    every = list(itertools.product(range(2), range(50), range(3)))
+    seeds = {step_seed(*one) for one in every}
+    assert len(seeds) == len(every)
+    assert 0 <= min(seeds) and max(seeds) < 2**63
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gradients_are_clipped_by_their_global_norm(scaled: bool) -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    loss = losses.label_smoothing_cross_entropy(student(IMAGES / 255), labels, 0.1)
+    gradients = torch.autograd.grad(loss, list(student.parameters()))
+    norm = math.sqrt(sum(float((each**2).sum()) for each in gradients))
+    before = [p.detach().clone() for p in student.parameters()]
+    step = Step(
+        State(
+            student,
+            torch.optim.SGD(student.parameters(), lr=1.0, fused=True),
+            torch.amp.GradScaler(
+                "cpu", enabled=scaled
+            ),  # fp16's, where the norm is of the unscaled
+            None,
+        ),
+        student,
+        Supervised(lambda images: images / 255, 0.1),
+        device=torch.device("cpu"),
+        world=World(0, 1, 0),
+        amp="off",
+        clip_norm=norm / 4,
+        seed=0,
+    )
+    step(Batch(IMAGES, labels, [], 0, 6))
+    for parameter, old, gradient in zip(student.parameters(), before, gradients, strict=True):
+        torch.testing.assert_close(old - parameter.detach(), gradient / 4, rtol=1e-4, atol=1e-7)
 
 
 def test_processes_exchange_gradients_with_the_last_part_alone() -> None:

@@ -26,13 +26,16 @@ from hgnetv2_pipeline.training.checkpoint import load_checkpoint
 from hgnetv2_pipeline.training.state import COLUMNS
 
 Job = Callable[..., RunSpec]
-# Everything that has state: momentum, averaged weights, evaluations on the way, both best weights.
+# Everything that has state: momentum, averaged weights, evaluations on the way, both best weights;
+# and what draws random numbers in a step.
 FULL: dict[str, Any] = {
     "ema_decay": 0.5,
     "eval_every": 1.0,
     "clip_norm": 1.0,
     "steps": 7,
     "optimizer": ADAMW,
+    "erasing": 0.5,
+    "mix": {"mixup": 0.2, "cutmix": 1.0, "probability": 0.5, "switch": 0.5},
 }
 
 QUICK: dict[str, Any] = {"lr": 0.03, "optimizer": ADAMW, "batch_size": 20}
