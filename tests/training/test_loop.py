@@ -7,7 +7,7 @@ import math
 import re
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.training import RunSpec, losses, lr_at, plan, plan_run, run, train_run
 from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
+from hgnetv2_pipeline.training.plan import Plan, relief
 from hgnetv2_pipeline.training.prepare import choose_device, synchronised
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step, step_seed
@@ -338,6 +339,41 @@ def test_a_gpu_that_is_not_there_is_told(
         DistributedConfig.model_validate(two).processes_here("cuda:1")
 
 
+@pytest.mark.parametrize(
+    ("changes", "device", "ways"),
+    [
+        (
+            {"augment": {"name": "published"}, "workers": 0},
+            "cuda",
+            ["workers=", "input.fast=true", "input.device=randaugment", "input.resized=384"],
+        ),
+        (
+            {"augment": {"name": "published"}, "workers": 256},
+            "cpu",
+            ["input.fast=true", "input.resized=384"],
+        ),
+        ({"augment": {"name": "affine"}, "workers": 256}, "cuda", ["input.resized=384"]),
+        (
+            {"augment": {"name": "published"}, "workers": 256,
+             "input": {"fast": False, "device": "all", "resized": 384}},
+            "cuda",
+            [],
+        ),
+    ],
+)  # fmt: skip
+def test_plan_names_what_would_make_batches_faster(
+    job: Job, changes: dict[str, Any], device: str, ways: list[str]
+) -> None:
+    spec = job("run", **changes)
+    told = relief(spec, torch.device(device), processes=1)
+    found = told.split(", ") if told else []
+    assert len(found) == len(ways)
+    for text, way in zip(found, ways, strict=True):
+        assert text.startswith(f"{spec.stage}.{way}")
+    shown = str(Plan(21, 84, 12, 60.0, 0.4, 10**8, 10**12, 10**9, relief=told))
+    assert shown.endswith(f"to wait less: {told}" if told else "GB of memory")
+
+
 def test_published_rule_scales_the_rate_of_a_whole_run(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,7 +442,37 @@ def test_every_step_of_every_process_draws_its_own_numbers() -> None:
     every = list(itertools.product(range(2), range(50), range(3)))
     seeds = {step_seed(*one) for one in every}
     assert len(seeds) == len(every)
-    assert 0 <= min(seeds) and max(seeds) < 2**63
+    assert min(seeds) >= 0 and max(seeds) < 2**63
+
+
+class Twins(World):
+    """Two processes with the same batch."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return [2 * value for value in values]
+
+
+def test_loss_of_several_processes_is_their_mean_and_counts_are_sums() -> None:
+    outcomes = []
+    for world in (World(0, 1, 0), Twins(0, 2, 0)):
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, fused=True)
+        state = State(student, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
+        step = Step(
+            state,
+            student,
+            Supervised(view, 0.1),
+            device=torch.device("cpu"),
+            world=world,
+            amp="off",
+            clip_norm=None,
+            seed=0,
+        )
+        outcomes.append(step(Batch(IMAGES, torch.tensor([0, 1, 2, 3, 0, 1]), [], 0, 6)))
+    one, two = outcomes
+    assert (two.loss, two.images) == (one.loss, 12)
+    assert two.counts == {"train_top1": 2 * one.counts["train_top1"]}
 
 
 @pytest.mark.parametrize("scaled", [False, True])
