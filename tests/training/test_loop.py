@@ -539,6 +539,32 @@ def test_processes_exchange_gradients_with_the_last_part_alone() -> None:
         distributed.destroy_process_group()
 
 
+def test_fp16_that_overflows_at_every_scale_ends_the_run() -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1, fused=True)
+    step = Step(
+        State(student, optimizer, torch.amp.GradScaler("cpu"), None),
+        student,
+        lambda network, images, *_: (
+            network(images / 255).mean() + (0 * network(images / 255).sum()).sqrt(),
+            {},
+        ),
+        device=torch.device("cpu"),
+        world=World(0, 1, 0),
+        amp="off",
+        clip_norm=None,
+        seed=0,
+    )
+    before = student[1].weight.detach().clone()
+    taken = 0
+    with pytest.raises(ParameterError, match="in fp16 gradients overflow at every scale"):
+        for _ in range(40):
+            step(Batch(IMAGES, torch.zeros(6, dtype=torch.int64), [], 0, 6))
+            taken += 1
+    assert taken == 27, "65536 halved until it is below 2**-10"
+    assert torch.equal(student[1].weight, before)
+
+
 def test_fp16s_scale_goes_on_where_it_stood() -> None:
     scales = []
     kept: dict[str, Any] = {}

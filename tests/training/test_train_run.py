@@ -249,6 +249,30 @@ def test_mixed_precision_trains_with_a_teacher_too(job: Job, bn: str) -> None:
     assert {v.dtype for v in weights.values()} == {torch.float32, torch.int64}
 
 
+@pytest.mark.parametrize(
+    ("device", "amp", "workers"),
+    [
+        ("cpu", "bf16", 0),
+        pytest.param("cuda", "bf16", 2, marks=pytest.mark.gpu),
+        pytest.param("cuda", "fp16", 2, marks=pytest.mark.gpu),
+    ],
+)
+def test_mixed_precision_in_parts_stops_and_goes_on(
+    job: Job, sigterm_in: Callable[[int], None], device: str, amp: str, workers: int
+) -> None:
+    changes = FULL | {"amp": amp, "workers": workers, "accumulate": 2, "spec": {"device": device}}
+    sigterm_in(3)
+    with pytest.raises(Interrupted, match="stopped after step 4 of 7"):
+        train_run(job("run", **changes))
+    sigterm_in(-1)
+    result = train_run(job("run", **changes))
+    assert (result.metrics["steps"], result.metrics["steps_not_applied"]) == (7, [])
+    assert all(math.isfinite(row["loss"] or 0.0) for row in result.history)
+    [newest] = (job("run").out / "checkpoints").glob("step=*7")
+    scale = torch.load(newest / "progress.pt", weights_only=True)["scaler"].get("scale")
+    assert (scale is None) == (amp != "fp16")
+
+
 def test_unreadable_image_is_left_out_named_and_counted(
     job: Job, pictures: Path, tmp_path: Path
 ) -> None:

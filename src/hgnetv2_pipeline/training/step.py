@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.training.objectives import Objective
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.world import World
@@ -19,6 +20,8 @@ from hgnetv2_pipeline.training.world import World
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.batches import Answers, Batch
 
+# Where fp16's scaler stands below it, it has met overflows at every scale from 65536 down.
+LEAST_SCALE = 2.0**-10
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -111,6 +114,15 @@ class Step:
         del optimizer.found_inf  # type: ignore[attr-defined]
         return bool(norm.isfinite())
 
+    def _check_scale(self) -> None:
+        scaler = self.state.scaler
+        if scaler.is_enabled() and (scale := scaler.get_scale()) < LEAST_SCALE:
+            raise ParameterError(
+                f"in fp16 gradients overflow at every scale down to {scale:.1g}: the run has "
+                "diverged, its last checkpoint stands; try a lower training.lr, training.clip_norm "
+                "or training.amp=bf16"
+            )
+
     def _gradients(
         self, images: Tensor, labels: Tensor, answers: Answers | None
     ) -> tuple[float, dict[str, float]]:
@@ -127,6 +139,7 @@ class Step:
                     loss, counts = self.objective(self.network, some, theirs, said)
                 # Numbers first: on a GPU the backward pass then runs while the next is prepared.
                 total += loss.item() / self.accumulate
+                self._check_scale()
                 for name, count in counts.items():
                     sums[name] = sums.get(name, 0.0) + float(count)
                 self.state.scaler.scale(loss / self.accumulate).backward()
