@@ -1,8 +1,7 @@
 """RandAugment on uint8 batches with torch, on any device: a call a kind of operation, not an image.
 
-Operations, levels and choices are those of ``randaugment``, and so is the arithmetic: what maps
-single levels takes its table from the Pillow operation itself, the rest is Pillow's formula. Only
-geometry is blended in single precision, which may tip a pixel by a level.
+Operations, levels and choices are those of ``randaugment``, and so is the arithmetic: Pillow's
+formulas. Only geometry is blended in single precision, which may tip a pixel by a level.
 
 On a GPU a launch costs more than the work on one image, and memory more than arithmetic: what is a
 table is looked up at once for all images, what moves pixels along a line reads four neighbours
@@ -17,24 +16,20 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from hgnetv2_pipeline.data.randaugment import (
-    INCREASING,
-    PLAIN,
     TOP,
     Choice,
     Fill,
     strength,
     weakening,
 )
+from hgnetv2_pipeline.data.tables import TABLES
 
 # (pixels [N, H, W, 3], what happens to each, colour of what is uncovered) -> pixels
 Kind = Callable[[Tensor, list[Choice], Fill], Tensor]
 
-_ALL = {**INCREASING, **PLAIN}
-_RAMP = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2))
 # Neighbours that are fetched at once: about a gigabyte with what is computed of them.
 _NEIGHBOURS = 32_000_000
 
@@ -70,9 +65,8 @@ def _tables(pixels: Tensor, choices: list[Choice]) -> Tensor:
     """uint8 [N, 3, 256]: what becomes of each level of each channel."""
     known = np.zeros((len(choices), 1, 256), np.uint8)
     for n, (name, level, sign) in enumerate(choices):
-        if name not in _BY_CONTENT:
-            # What the Pillow operation makes of each level.
-            known[n] = np.asarray(_ALL[name](_RAMP, level, sign, (0, 0, 0)))[0, :, 0]
+        if name in TABLES:
+            known[n] = TABLES[name](level, sign)
     tables = torch.from_numpy(known).to(pixels.device).repeat(1, 3, 1)
     first = 0
     for name, members in groupby(choices, key=lambda choice: choice[0]):
@@ -275,7 +269,7 @@ def _neighbours(places: Tensor, size: int, steps: tuple[int, ...]) -> tuple[Tens
 
 
 _KINDS: dict[str, Kind] = {
-    **dict.fromkeys(_ALL, _looked_up),
+    **dict.fromkeys((*TABLES, *_BY_CONTENT), _looked_up),
     **dict.fromkeys(("Color", "ColorIncreasing"), _coloured),
     **dict.fromkeys(("Sharpness", "SharpnessIncreasing"), _sharpened),
     **dict.fromkeys(("ShearX", "TranslateXRel"), _along_rows),
