@@ -145,7 +145,7 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             calls.append(len(calls))
             loss, counts = plain(self, student, *batch)
             if calls[-1] in steps:
-                student(torch.full((2, 3, 32, 32), math.inf))
+                student(torch.full((2, 3, 32, 32), math.inf, device=loss.device))
                 loss = loss * math.nan if what == "loss" else loss + (0 * loss).sqrt()
             return loss, counts
 
@@ -160,6 +160,11 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ("loss", {}),
         ("gradient", {"ema_decay": 0.5}),
         ("gradient", {"clip_norm": 1.0, "optimizer": ADAMW}),
+        pytest.param(
+            "gradient",
+            {"amp": "bf16", "ema_decay": 0.5, "spec": {"device": "cuda"}},
+            marks=pytest.mark.gpu,
+        ),
     ],
 )
 def test_step_without_finite_numbers_leaves_no_trace(
@@ -475,12 +480,13 @@ def test_loss_of_several_processes_is_their_mean_and_counts_are_sums() -> None:
     assert two.counts == {"train_top1": 2 * one.counts["train_top1"]}
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_gradients_are_clipped_by_their_global_norm(scaled: bool) -> None:
+def test_gradients_are_clipped_by_their_global_norm(scaled: bool, device: str) -> None:
     torch.manual_seed(0)
-    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
-    labels = torch.tensor([0, 1, 2, 3, 0, 1])
-    loss = losses.label_smoothing_cross_entropy(student(IMAGES / 255), labels, 0.1)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)).to(device)
+    images, labels = IMAGES.to(device), torch.tensor([0, 1, 2, 3, 0, 1], device=device)
+    loss = losses.label_smoothing_cross_entropy(student(images / 255), labels, 0.1)
     gradients = torch.autograd.grad(loss, list(student.parameters()))
     norm = math.sqrt(sum(float((each**2).sum()) for each in gradients))
     before = [p.detach().clone() for p in student.parameters()]
@@ -495,7 +501,7 @@ def test_gradients_are_clipped_by_their_global_norm(scaled: bool) -> None:
         ),
         student,
         Supervised(lambda images: images / 255, 0.1),
-        device=torch.device("cpu"),
+        device=torch.device(device),
         world=World(0, 1, 0),
         amp="off",
         clip_norm=norm / 4,

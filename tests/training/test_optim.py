@@ -136,12 +136,13 @@ def test_adamw_decays_without_a_gradient_and_spares_bn() -> None:
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
 
 
-def test_a_first_step_that_fp16s_scaler_skips_leaves_nothing_for_the_second() -> None:
-    model = Tiny()
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_first_step_that_fp16s_scaler_skips_leaves_nothing_for_the_second(device: str) -> None:
+    model = Tiny().to(device)
     optimizer = build_optimizer(param_groups(model, 0.1, 0.0), OptimizerConfig.model_validate(SGD))
     set_lr(optimizer, 0, Schedule(0.1, 4, 0, 1.0, None, 1))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler = torch.amp.GradScaler(device, init_scale=2.0)
     for gradient in (float("inf"), 1.0):
         lying = [torch.full_like(p, 7.0) for p in model.parameters()]
         del lying  # what the next tensors of these sizes are likely to find in memory
