@@ -63,7 +63,8 @@ class Cuda:
         return Graph()
 
     @contextmanager
-    def graph(self, _graph: object) -> Iterator[None]:
+    def graph(self, _graph: object, stream: object = None) -> Iterator[None]:
+        assert stream is self  # the one that was warmed up, on the engine's own GPU
         self.diary.append("capture")
         yield
 

@@ -203,6 +203,27 @@ def test_a_provider_that_fell_back_to_the_cpu_is_no_gpu(
     assert asked[::2] == [("CUDAExecutionProvider", {"use_tf32": on}) for on in "01"]
 
 
+def test_a_gpu_without_room_is_no_damaged_file(
+    b0_onnx: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    on_a_cpu = onnxruntime.InferenceSession
+    full = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : CUDA failure 2: out of memory ; GPU=0 ;"
+
+    def open_session(path: str, sess_options: object, providers: list[object]) -> object:
+        if len(providers) == 2:
+            raise RuntimeError(full)
+        return on_a_cpu(path, sess_options=sess_options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    with caplog.at_level(logging.INFO):
+        assert load_engine(b0_onnx).name == "ort"
+    assert "ort-cuda: CUDAExecutionProvider did not start ([ONNXRuntimeError]" in caplog.text
+
+
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
 )
@@ -391,6 +412,17 @@ def test_what_only_a_gpu_has_is_refused_on_a_cpu(
 ) -> None:
     with pytest.raises(EngineUnavailable, match=f"{engine}: {reason} an NVIDIA GPU, not a CPU"):
         load_engine(run_folder, engine, precision=precision, device="cpu")
+
+
+def test_a_batch_that_the_gpu_has_no_room_for_is_refused_with_its_size() -> None:
+    class Full(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB.\nmore")
+
+    card = ModelCard(preprocess=Preprocess(SIDE, SIDE), classes=("a",))
+    engine = TorchEngine(Full(), card, model="m", device="cpu")
+    with pytest.raises(EngineUnavailable, match=r"^torch: no memory for a batch of 3 .*80 GiB"):
+        engine.logits(IMAGES)
 
 
 def test_half_precision_is_cast_and_comes_back_as_float32(run_folder: Path) -> None:

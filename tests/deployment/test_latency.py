@@ -138,3 +138,21 @@ def test_a_gpus_driver_and_clocks_are_what_nvidia_smi_says(
     )  # fmt: skip
     program.write_text("#!/bin/sh\necho no devices were found\n")
     assert machine.clocks("cuda") == {}
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked"), [(None, "0"), ("5,6", "5"), ("GPU-ab12", "GPU-ab12")]
+)
+def test_the_gpu_asked_for_its_clocks_is_the_one_that_works(
+    visible: str | None, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    machine.clocks("cuda")
+    assert f"--id={asked}" in (tmp_path / "asked").read_text().split()

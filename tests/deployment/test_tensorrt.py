@@ -270,6 +270,24 @@ def test_the_protocol_counts_and_marks_as_it_says(
     runner.close()
 
 
+def test_what_keeps_tensorrt_from_working_here_is_a_reason_for_the_next_rung(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+    use(monkeypatch, calls)
+    monkeypatch.setattr(with_tensorrt, "CudaDevice", lambda: HostDevice(calls))
+    (model.parent / "plans").write_text("a file where the folder of plans would be")
+    with pytest.raises(EngineUnavailable, match=r"tensorrt: cannot keep a plan in .*plans"):
+        load_engine(model, "tensorrt")
+    # A library of TensorRT's that is missing comes as OSError from its own package.
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: not found')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(EngineUnavailable, match=r"cannot be imported \(libnvinfer.so.11"):
+        load_engine(model, "tensorrt")
+
+
 def test_without_a_gpu_the_reason_is_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, [])
 
@@ -286,6 +304,40 @@ def test_without_a_gpu_the_reason_is_one_line(model: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(EngineUnavailable, match="pip install cuda-bindings"):
         load_engine(model, "tensorrt")
+
+
+def test_a_recorded_graph_is_destroyed_when_nobody_can_start_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    diary: list[str] = []
+    answers = {
+        "cudaGetDeviceCount": 1, "cudaGetDeviceProperties": SimpleNamespace(
+            name=b"A GPU", major=9, minor=0
+        ), "cudaStreamEndCapture": "graph", "cudaGraphInstantiate": "ready",
+        "cudaStreamCreateWithFlags": 7, "cudaRuntimeGetVersion": 13000,
+        "cudaDriverGetVersion": 13000,
+    }  # fmt: skip
+
+    class Runtime:
+        cudaStreamNonBlocking = 1  # noqa: N815 - CUDA's names
+        cudaStreamCaptureMode = SimpleNamespace(  # noqa: N815
+            cudaStreamCaptureModeThreadLocal="thread"
+        )
+
+        def __getattr__(self, name: str) -> object:
+            def call(*given: object) -> tuple[object, ...]:
+                diary.append(" ".join([name, *(str(one) for one in given if one in ("ready",))]))
+                return (0, answers[name]) if name in answers else (0,)
+
+            return call
+
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=Runtime()))
+    device = cuda_memory.CudaDevice()
+    replay = device.capture(lambda: None)
+    replay()
+    assert diary[-2:] == ["cudaGraphDestroy", "cudaGraphLaunch ready"]
+    del replay
+    assert diary[-1] == "cudaGraphExecDestroy ready"
 
 
 @pytest.mark.gpu

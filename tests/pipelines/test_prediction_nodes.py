@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet
+import pytest
 from PIL import Image
 
 from hgnetv2_pipeline.pipelines.identity import Identity
@@ -62,3 +63,29 @@ def test_the_answers_are_written_in_every_format_and_reused(exported: Identity) 
     (exported.project / "names.txt").write_text("0 un\n1 deux\n2 trois\n", encoding="utf-8")
     answers(parameters(class_map="names.txt", threshold=0.2))
     assert "eins" not in (folder / "predictions.jsonl").read_text()
+
+
+def test_images_behind_a_glob_or_a_list_are_answered_anew_when_they_change(
+    exported: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = exported.project / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+
+    def picture(name: str, level: int) -> None:
+        Image.new("RGB", (40, 40), (level, level, level)).save(home / name)
+
+    def names(wish: str) -> list[str]:
+        lists, bundle = exported.folder("lists"), exported.folder("export")
+        found, _ = predict(exported, parameters(), [wish], "auto", [], lists, bundle)
+        rows = [json.loads(line) for line in found.read_text().splitlines()]
+        return [Path(row["file_name"]).name for row in rows if "error" not in row]
+
+    picture("a.png", 10)
+    assert names("~/*.png") == ["a.png"]
+    picture("b.png", 90)
+    assert names("~/*.png") == ["a.png", "b.png"]
+    (home / "list.txt").write_text("a.png\nc.png\n")
+    assert names("~/list.txt") == ["a.png"]
+    picture("c.png", 200)
+    assert names("~/list.txt") == ["a.png", "c.png"]

@@ -96,6 +96,10 @@ class OrtEngine(Engine):
             )
         except Exception as error:  # the binding's own exception types have no common base
             reason = " ".join(str(error).split())
+            if " failure " in reason and "GPU=" in reason:  # as CUDA, cuDNN and cuBLAS report
+                raise EngineUnavailable(
+                    f"{self.name}: {self._provider} did not start ({reason[:300]})"
+                ) from error
             raise WeightsError(f"ONNX Runtime cannot read {path}: {reason[:300]}") from error
         if session.get_providers()[0] != self._provider:
             # ONNX Runtime falls back to the CPU with a warning only.

@@ -114,4 +114,9 @@ def from_onnx(
         )  # fmt: skip
     except PlanError as error:
         raise EngineUnavailable(f"tensorrt: {error}") from error
+    except OSError as error:
+        raise EngineUnavailable(
+            f"tensorrt: cannot keep a plan in {path.parent / 'plans'} ({error}); copy the model to "
+            "a folder that can be written"
+        ) from error
     return TensorRTEngine(plan, card=replace(card, precision=precision), device=place)
