@@ -224,6 +224,25 @@ def test_a_gpu_without_room_is_no_damaged_file(
     assert "ort-cuda: CUDAExecutionProvider did not start ([ONNXRuntimeError]" in caplog.text
 
 
+def test_onnx_runtime_on_a_gpu_names_the_gpu(
+    b0_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    real = onnxruntime.InferenceSession(b0_onnx, providers=both[1:])
+    session = SimpleNamespace(
+        get_providers=lambda: both, get_inputs=real.get_inputs, get_outputs=real.get_outputs,
+        get_modelmeta=real.get_modelmeta, run=real.run,
+    )  # fmt: skip
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: session)
+    monkeypatch.setattr(with_ort, "clocks", lambda place: {"name": f"A GPU for {place}"})
+    engine = load_engine(b0_onnx, "ort-cuda")
+    assert (engine.device, engine.place) == ("A GPU for cuda", "cuda")
+    assert engine.logits(IMAGES).shape == (3, len(CLASSES))
+
+
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
 )

@@ -125,6 +125,9 @@ def test_every_q_and_dq_is_int8_symmetric_and_weights_have_a_scale_a_channel(
         assert stored.dtype == np.int8
         assert stored.min() >= -127  # symmetric: -128 has no counterpart
         assert values[weight.input[1]].shape == (len(stored),)
+        # Each channel's own: its largest value is the end of the range (a LAB of scale 0 has none).
+        peaks = np.abs(stored.reshape(len(stored), -1).astype(int)).max(axis=1)
+        assert set(peaks.tolist()) <= {0, 127}
         assert [a.i for a in weight.attribute if a.name == "axis"] == [0]
         assert all(values[name].dtype == np.float32 for name in node.input[2:])  # biases
     assert sum(node.op_type == "Clip" for node in graph.node) == 12

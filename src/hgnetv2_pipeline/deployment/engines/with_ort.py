@@ -16,7 +16,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     choose_card,
 )
-from hgnetv2_pipeline.deployment.machine import cpu_name
+from hgnetv2_pipeline.deployment.machine import clocks, cpu_name
 from hgnetv2_pipeline.deployment.onnx_wire import external_tensors
 from hgnetv2_pipeline.errors import WeightsError
 
@@ -138,7 +138,8 @@ class OrtCudaEngine(OrtEngine):
         return [(self._provider, {"use_tf32": str(int(self._tf32))}), "CPUExecutionProvider"]
 
     def _device(self) -> str:
-        return "CUDA device 0"
+        # ONNX Runtime does not tell; a measurement without the GPU's name is worth nothing.
+        return clocks("cuda").get("name", "NVIDIA GPU of unknown name")
 
 
 def _check_signature(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -> None:
