@@ -16,7 +16,14 @@ import pytest
 from fake_tensorrt import CLASSES, SIDE, HostDevice
 
 from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import EngineUnavailable, ModelCard, convert_onnx, load_engine
+from hgnetv2_pipeline.deployment import (
+    EngineUnavailable,
+    ModelCard,
+    convert_onnx,
+    latency,
+    load_engine,
+    measure_latency,
+)
 from hgnetv2_pipeline.deployment.engines import with_tensorrt
 from hgnetv2_pipeline.deployment.kit import cuda_memory, plans
 from hgnetv2_pipeline.deployment.kit.plans import PlanError, PlanRunner, Profile, provide_plan
@@ -219,6 +226,24 @@ def test_auto_builds_loads_and_runs_in_the_documented_order(
         "upload 3", "synchronize", "capture", "replay", "execute on 7", "download",
         "upload 3", "replay", "execute on 7", "download",
     ]  # fmt: skip
+
+
+def test_the_benchmark_gets_the_gpus_own_time_with_and_without_copies(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    engine = open_engine(model, monkeypatch, calls)
+    monkeypatch.setattr(latency, "peak_gflops", lambda *_, **__: None)
+    monkeypatch.setattr(latency, "peak_gb_s", lambda _: None)
+    calls.clear()
+    found = measure_latency(engine, batch_size=3, warmup=3, runs=4)
+    assert calls.count("upload 3") == 1 + 7  # once for the images that stay
+    assert calls[-5:] == ["mark", "replay", "execute on 7", "mark", "synchronize"]
+    # The stand-in's clock counts its calls.
+    assert found["without_copies"]["gpu_p50_ms"] == 3
+    assert found["gpu_p50_ms"] == 5
+    assert found["without_copies"]["p50_ms"] > 0
+    assert engine.resident(IMAGES[:5]) is None  # more than the plan takes at once
 
 
 @pytest.mark.parametrize("count", [1, 4, 9])
