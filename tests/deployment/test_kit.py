@@ -232,3 +232,16 @@ def test_a_graph_that_fails_in_any_way_costs_the_others_nothing(
     assert code == 1
     assert rows["clip-int8"]["failed"] == "ValueError: pybind11 is displeased"
     assert [len(row.get("timings", [])) for row in rows.values()] == [2, 2, 0] * 2
+
+
+def test_top_1_and_the_set_of_top_5_are_judged_apart(kit: Path) -> None:
+    facts = json.loads((kit / "kit.json").read_text())
+    stored = np.load(kit / "validation.npz")["logits"]
+    order = np.argsort(-stored, axis=1)
+    swapped = stored.copy()
+    np.put_along_axis(swapped, order[:, :2], np.take_along_axis(stored, order[:, 1::-1], 1), 1)
+    found = run.check(lambda _: swapped, kit, facts)
+    assert (found["same_top1"], found["same_top5_set"]) == (0, 6)
+    assert found["stored_top1_count"] == (stored.argmax(1) == np.arange(6)).sum()
+    found = run.check(lambda _: -stored, kit, facts)
+    assert (found["same_top1"], found["same_top5_set"]) == (0, 0)

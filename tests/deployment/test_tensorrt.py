@@ -246,6 +246,15 @@ def test_the_benchmark_gets_the_gpus_own_time_with_and_without_copies(
     assert engine.resident(IMAGES[:5]) is None  # more than the plan takes at once
 
 
+def test_another_batch_size_is_recorded_anew(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    engine = open_engine(model, monkeypatch, calls)
+    for count in (3, 3, 2, 2, 3, 3):
+        engine.logits(IMAGES[:count])
+    assert calls.count("capture") == 3
+    assert [call for call in calls if call.startswith("shape")] == ["shape 3", "shape 2", "shape 3"]
+
+
 @pytest.mark.parametrize("count", [1, 4, 9])
 def test_batches_outside_the_profile_are_cut_up_or_filled(
     count: int, model: Path, monkeypatch: pytest.MonkeyPatch
