@@ -210,9 +210,10 @@ Python 3.11 or later):
     pip install -r requirements.txt
     python run.py
 
-(A driver of CUDA 12 needs `tensorrt-cu12` and `cuda-bindings` 12 in place of the newest.) It builds every graph of `kit.json` into `plans/`, lets it answer the {facts["packed"]} images
-packed in `validation.npz`, compares accuracy, top-5 and logits with the stored fp32 ones, times
-batches of {", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped, 2000 timed) and writes one
+(A driver of CUDA 12 needs `tensorrt-cu12` and `cuda-bindings` 12 in place of the newest.) It builds
+every graph of `kit.json` into `plans/`, lets it answer the {facts["packed"]} images packed in
+`validation.npz`, compares accuracy, top-5 and logits with the stored fp32 ones, times batches of
+{", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped, 2000 timed) and writes one
 file into `results/`. Copy it into `results/` of the kit where this one came from; the report then
 shows it.
 
