@@ -5,10 +5,11 @@ python benchmarks/bench_device.py [--device cuda] [--json FILE]
 1. Pixels beside the exact path: the decoder alone (nvJPEG beside Pillow's libjpeg-turbo), all but
    the decoder (files decoded on the CPU, everything after it on the device), both together, with
    RandAugment on top, and each operation of RandAugment alone.
-2. Images a second: the device's part alone, stage by stage; then whole loaders (exact, fast,
-   device) with several numbers of workers. Files are JPEGs of 120 kB on average, made from
-   scikit-learn's two photographs, read from disk out of the system's cache; 224 pixels with
-   ``rand-m7-mstd0.5-inc1``. A loader is timed once its first batches have come, for ``--seconds``.
+2. Images a second: the device's part alone, stage by stage; then whole loaders (exact, fast, both
+   with RandAugment on the device, all on the device) with several numbers of workers. Files are
+   JPEGs of 120 kB on average, made from scikit-learn's two photographs, read from disk out of the
+   system's cache; 224 pixels with ``rand-m7-mstd0.5-inc1``. A loader is timed once its first
+   batches have come, for ``--seconds``.
 
 Markdown tables, and all of it as JSON. Needs torch, torchvision, OpenCV, pandas, pyarrow,
 scikit-learn and timm; simplejpeg speeds up the CPU paths where it is installed. On a machine
@@ -22,6 +23,7 @@ import argparse
 import itertools
 import json
 import logging
+import math
 import os
 import platform
 import tempfile
@@ -39,10 +41,13 @@ import torch
 import torchvision
 from bench_input import FILL, POLICY, opened, photographs
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from hgnetv2_pipeline.data import Ledger, loader, make_augment, scan_folder_tree
-from hgnetv2_pipeline.data.batches import Source, TrainMaker
+from hgnetv2_pipeline.data import Ledger, keyed_rng, loader, make_augment, scan_folder_tree
+from hgnetv2_pipeline.data.ahead import Ahead, Operated
+from hgnetv2_pipeline.data.batches import Made, Source, TrainMaker
 from hgnetv2_pipeline.data.device import DeviceInput
 from hgnetv2_pipeline.data.deviceops import augment
 from hgnetv2_pipeline.data.drawn import on_device
@@ -120,14 +125,52 @@ def pixels(
     for policy, told in ((None, "before RandAugment"), (POLICY, f"with {POLICY}")):
         view = make_augment(config(size, policy))
         exact = maker_of(found, root, view, count).make(0).batch
-        maker = maker_of(found, root, on_device(view, device), count)
+        whole = on_device(view, "all", device)
+        maker = maker_of(found, root, whole, count)
         for kind in (DecodedOnTheCpu, DeviceInput):
-            made = next(kind(on_device(view, device), maker)([maker.make(0)])).batch
+            made = finished(kind(whole, maker), device, maker.make(0)).batch
             assert made.keys == exact.keys and torch.equal(made.labels, exact.labels)
             name = "all but the decoder" if kind is DecodedOnTheCpu else "all"
             result[f"{name}, {told}"] = apart(made.images, exact.images)
+        if policy is not None:
+            part = on_device(view, "randaugment", device)
+            made = finished(Operated(part), device, maker_of(found, root, part, count).make(0))
+            result[f"nothing but RandAugment, {told}"] = apart(made.batch.images, exact.images)
     result["operations"] = operations(files, size, device)
     return result
+
+
+def finished(finish: Callable[[Made], Made], device: torch.device, made: Made) -> Made:
+    return next(Ahead(device, finish)([made]))
+
+
+class Counted(TorchDispatchMode):
+    """Launches, and bytes of all that they read and write, each tensor whole and once a launch."""
+
+    launches = bytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, given: Any = (), named: Any = None
+    ) -> Any:
+        result = function(*given, **(named or {}))
+        if not function.is_view and "empty" not in function.overloadpacket.__name__:
+            self.launches += 1
+            tensors = {id(t): t for t in tree_leaves((given, result)) if torch.is_tensor(t)}
+            for tensor in tensors.values():
+                sizes = zip(tensor.shape, tensor.stride(), strict=True)
+                self.bytes += tensor.element_size() * math.prod(n for n, step in sizes if step)
+        return result
+
+
+def counted(size: int, batch: int) -> dict[str, float]:
+    """What RandAugment asks of a device, counted on the CPU: the mean of four batches."""
+    policy = make_augment(config(size, POLICY)).randaugment
+    with Counted() as counter, torch.no_grad():
+        for step in range(4):
+            images = torch.empty((batch, 3, size, size), dtype=torch.uint8).random_()
+            chosen = [policy.choices(keyed_rng(0, step, str(n))) for n in range(batch)]
+            augment(images, chosen, FILL)
+    return {"launches": counter.launches / 4, "GB": round(counter.bytes / 4e9, 2)}
 
 
 def plain_files(files: list[bytes]) -> list[bytes]:
@@ -164,7 +207,7 @@ def stages(
     """Images a second of the device's part alone: the same batch of files over and over."""
     result = {}
     for policy, told in ((None, "decode, cut, resize, flip"), (POLICY, "the same and RandAugment")):
-        view = on_device(make_augment(config(size, policy)), device)
+        view = on_device(make_augment(config(size, policy)), "all", device)
         maker = maker_of(found, root, view, batch)
         made = maker.make(0)
         data = list(made.batch.images.split([one.length for one in made.drawn]))
@@ -175,7 +218,14 @@ def stages(
                 lambda d=data, f=files: decode_jpeg([d[n] for n in f], ImageReadMode.RGB, device),
                 len(files), seconds, device,
             )  # fmt: skip
-        result[told] = rate(lambda o=own, m=made: list(o([m])), batch, seconds, device)
+        result[told] = rate(lambda o=own, m=made: finished(o, device, m), batch, seconds, device)
+    part = on_device(make_augment(config(size, POLICY)), "randaugment", device)
+    shown = maker_of(found, root, part, batch).make(0)
+    if device.type == "cuda":
+        shown = shown.pin_memory()
+    result["copy and RandAugment"] = rate(
+        lambda: finished(Operated(part), device, shown), batch, seconds, device
+    )
     return result
 
 
@@ -248,6 +298,8 @@ def main() -> None:
         for n, content in enumerate(files):
             (root / "all" / f"{n:04d}.jpg").write_bytes(content)
         found = scan_folder_tree(root).samples
+        result["counted"] = counted(options.size, options.batch[0])
+        print(f"RandAugment of a batch of {options.batch[0]}, counted:", result["counted"], "\n")
         result["pixels"] = pixels(files[:64], found, root, options.size, device)
         differences = {k: v for k, v in result["pixels"].items() if k != "operations"}
         differences |= result["pixels"]["operations"]
@@ -260,13 +312,19 @@ def main() -> None:
         print(table((f"the device's part alone, batches of {first}", "images/s"), rows))
 
         exact, fast = (make_augment(config(size, POLICY, fast)) for fast in (False, True))
-        views = {"device": on_device(exact, device), "fast": fast, "exact": exact}
+        views = {
+            "fast, RandAugment on the device": on_device(fast, "randaugment", device),
+            "fast": fast,
+            "device": on_device(exact, "all", device),
+            "exact": exact,
+            "exact, RandAugment on the device": on_device(exact, "randaugment", device),
+        }
         # The many workers first, in case the time does not do.
         many, few = options.workers[-1], options.workers[0]
         plan = [(name, first, many) for name in views]
         plan += [("device", batch, many) for batch in options.batch[1:]]
         plan += [("device", first, n) for n in options.workers[-2::-1]]
-        plan += [(name, first, few) for name in ("fast", "exact") if few != many]
+        plan += [(name, first, few) for name in views if name != "device" and few != many]
         result["loaders"] = []
         for name, batch, workers in plan:
             if time.perf_counter() - began > options.limit:

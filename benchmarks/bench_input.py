@@ -43,6 +43,7 @@ from torchvision import transforms  # noqa: E402
 
 from hgnetv2_pipeline.data import Preprocess, fast, jpeg, keyed_rng, make_augment  # noqa: E402
 from hgnetv2_pipeline.data.augment import BOXES, TOGETHER, Augment, begin  # noqa: E402
+from hgnetv2_pipeline.data.drawn import DeviceOperations, on_device  # noqa: E402
 from hgnetv2_pipeline.data.picture import Picture  # noqa: E402
 from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN  # noqa: E402
 
@@ -106,7 +107,7 @@ def one_by_one(make: Callable[[bytes], Any]) -> Callable[[list[bytes]], None]:
     return each
 
 
-def together(augment: Augment) -> Callable[[list[bytes]], None]:
+def together(augment: Augment | DeviceOperations) -> Callable[[list[bytes]], None]:
     """As ``TrainMaker`` does: headers and draws of some images, then their pixels."""
     drawn = iter(range(10**9))
 
@@ -159,6 +160,9 @@ def contenders(size: int) -> dict[str, Callable[[list[bytes]], None]]:
         "train timm uint8": one_by_one(lambda content: timm_bytes(opened(content))),
         "train exact": together(exact),
         "train fast": together(quick),
+        # What is left to the CPU with input.device 'randaugment'.
+        "workers' exact": together(on_device(exact, "randaugment", "cpu")),
+        "workers' fast": together(on_device(quick, "randaugment", "cpu")),
         "eval torchvision": one_by_one(lambda content: torchvision_eval(opened(content))),
         "eval exact": one_by_one(preprocess.image),
         "eval fast": one_by_one(lambda content: fast.evaluation_view(preprocess, Picture(content))),

@@ -20,6 +20,7 @@ from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.training import RunSpec, losses, plan_run, run, train_run
 from hgnetv2_pipeline.training.config import LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
+from hgnetv2_pipeline.training.plan import Plan, relief
 from hgnetv2_pipeline.training.prepare import synchronised
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step
@@ -258,6 +259,41 @@ def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:
     assert plan.disk_bytes > 0.8 * written
     with pytest.raises(ParameterError, match="at least 1"):
         plan_run(spec, probe_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "ways"),
+    [
+        (
+            {"augment": {"name": "published"}, "workers": 0},
+            "cuda",
+            ["workers=", "input.fast=true", "input.device=randaugment", "input.resized=384"],
+        ),
+        (
+            {"augment": {"name": "published"}, "workers": 256},
+            "cpu",
+            ["input.fast=true", "input.resized=384"],
+        ),
+        ({"augment": {"name": "affine"}, "workers": 256}, "cuda", ["input.resized=384"]),
+        (
+            {"augment": {"name": "published"}, "workers": 256,
+             "input": {"fast": False, "device": "all", "resized": 384}},
+            "cuda",
+            [],
+        ),
+    ],
+)  # fmt: skip
+def test_plan_names_what_would_make_batches_faster(
+    job: Job, changes: dict[str, Any], device: str, ways: list[str]
+) -> None:
+    spec = job("run", **changes)
+    told = relief(spec, torch.device(device), processes=1)
+    found = told.split(", ") if told else []
+    assert len(found) == len(ways)
+    for text, way in zip(found, ways, strict=True):
+        assert text.startswith(f"{spec.stage}.{way}")
+    shown = str(Plan(21, 84, 12, 60.0, 0.4, 10**8, 10**12, 10**9, relief=told))
+    assert shown.endswith(f"to wait less: {told}" if told else "GB of memory")
 
 
 def test_published_rule_scales_the_rate_of_a_whole_run(job: Job) -> None:

@@ -158,5 +158,5 @@ def test_senseless_mixing_is_refused():
     with pytest.raises(ValueError, match="both 0"):
         TrainConfig.model_validate(values(mix={**on, "mixup": 0.0}))
     with pytest.raises(ValueError, match="knows augmentation 'published'"):
-        on_cpu = {"fast": True, "device": False, "resized": None}
+        on_cpu = {"fast": True, "device": "none", "resized": None}
         TrainConfig.model_validate(values(input=on_cpu))

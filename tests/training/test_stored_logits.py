@@ -394,8 +394,8 @@ def other_list(pictures: Path, folder: Path, which: str) -> Path:
         ({"teacher": None, "config": recipe()}, "name it"),
         (
             {"config": recipe(loss=SSLD, augment={"name": "published"},
-                              input={"fast": False, "device": True, "resized": None})},
-            "set input.device to false",
+                              input={"fast": False, "device": "all", "resized": None})},
+            "set input.device to none",
         ),
     ],
 )  # fmt: skip

@@ -41,7 +41,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "augment": {"name": "affine"},
         "erasing": 0.0,
         "mix": {"mixup": 0.0, "cutmix": 0.0, "probability": 0.0, "switch": 0.5},
-        "input": {"fast": False, "device": False, "resized": None},
+        "input": {"fast": False, "device": "none", "resized": None},
         "image_size": 32,
         "resize_short": 32,
         "workers": 0,

@@ -16,12 +16,13 @@ import pandas as pd
 import torch
 
 from hgnetv2_pipeline.data.augment import TOGETHER, Augment, begin
-from hgnetv2_pipeline.data.drawn import DeviceView, Drawn, pack
+from hgnetv2_pipeline.data.drawn import DeviceOperations, DeviceView, Drawn, Shown, pack
 from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
 from hgnetv2_pipeline.data.multilabel import is_multi_label, label_matrix
 from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.randaugment import Choice
 from hgnetv2_pipeline.data.teacher_logits import Records, Replayed
 from hgnetv2_pipeline.errors import DataError
 
@@ -130,19 +131,21 @@ class Made:
     """What a worker sends: a batch, and the images that could not be read.
 
     Of a ``DeviceView`` the batch's images are bytes [B] until ``device.DeviceInput`` turns them and
-    ``drawn``, one entry an image, into pixels.
+    ``drawn``, one entry an image, into pixels. Of ``DeviceOperations`` they lack ``operations``,
+    one entry an image, until ``ahead.Operated`` has done them.
     """
 
     batch: Batch | None
     bad: list[tuple[str, str]]
     drawn: list[Drawn] = field(default_factory=list)
+    operations: list[list[Choice]] = field(default_factory=list)
 
     def pin_memory(self) -> Made:
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 
 # Row, key, what is left to be done for its view, the teacher's stored answer.
-_Begun = tuple[int, str, Callable[[], npt.NDArray[np.uint8] | Drawn], Records | None]
+_Begun = tuple[int, str, Callable[[], npt.NDArray[np.uint8] | Drawn | Shown], Records | None]
 
 
 class Maker(Protocol):
@@ -156,7 +159,7 @@ class TrainMaker:
     def __init__(
         self,
         source: Source,
-        transform: Augment | DeviceView | Replayed,
+        transform: Augment | DeviceView | DeviceOperations | Replayed,
         seed: int,
         batch_size: int,
         rank: int,
@@ -202,6 +205,7 @@ class TrainMaker:
         """The batch of a step; ``known_bad`` (key to reason) are left out unread."""
         views: list[npt.NDArray[np.uint8]] = []
         drawn: list[Drawn] = []
+        operations: list[list[Choice]] = []
         records: list[Records] = []
         rows: list[int] = []
         keys: list[str] = []
@@ -220,6 +224,9 @@ class TrainMaker:
                     continue
                 if isinstance(view, Drawn):
                     drawn.append(view)
+                elif isinstance(view, Shown):
+                    views.append(view.pixels)
+                    operations.append(view.operations)
                 else:
                     views.append(view)
                 if record is not None:
@@ -234,7 +241,7 @@ class TrainMaker:
         batch = _batch(views, labels, keys, step, self.batch_size)
         if records:
             batch = replace(batch, answers=Answers.of(np.stack(records)))
-        return Made(batch, list(bad.items()))
+        return Made(batch, list(bad.items()), operations=operations)
 
     def _begin(
         self, positions: Iterator[int], count: int, bad: dict[str, str]

@@ -1,7 +1,6 @@
-"""Batches decoded, cut, resized and augmented on a GPU (``input.device: true``).
+"""Batches decoded, cut, resized and augmented on a GPU (``input.device: all``).
 
-It happens beside the training: in a thread and on a stream of its own, two batches ahead. On the
-device 'cpu', a stand-in for tests, torchvision decodes with libjpeg-turbo instead of nvJPEG.
+On the device 'cpu', a stand-in for tests, torchvision decodes with libjpeg-turbo instead of nvJPEG.
 
 A file that the decoder refuses, or reads as another size than its header says, is decoded by
 ``Picture``; what ``Picture`` refuses is a bad image as anywhere else, and the batch is drawn again
@@ -12,10 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,8 +31,6 @@ _log = logging.getLogger(__name__)
 
 # Whole images that lie on the device at once: 200 MB.
 _TOGETHER = 64_000_000
-# Batches that are made or ready while the training is busy with an earlier one.
-_AHEAD = 2
 # A pixel's weights lie in a GPU's shared memory, which ends at some 90 pixels made one; a panorama
 # of 20,000 pixels is resized on the CPU.
 _STEEPEST = 48
@@ -54,40 +48,20 @@ class DeviceInput:
     def __init__(self, view: DeviceView, maker: TrainMaker) -> None:
         self.view, self.maker = view.view, maker
         self.device = view.device
-        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
-    def __call__(self, every: Iterable[Made]) -> Iterator[Made]:
-        """Each of ``every`` with uint8 images [N, 3, image_size, image_size] on the device.
+    def __call__(self, made: Made) -> Made:
+        """``made`` with uint8 images [N, 3, image_size, image_size], channels_last, on the device.
 
-        They are channels_last. A batch with an image that cannot be decoded is made anew without
-        it, by the rule of ``TrainMaker``, so that it is the batch that the CPU would have made.
+        A batch with an image that cannot be decoded is made anew without it, by the rule of
+        ``TrainMaker``, so that it is the batch that the CPU would have made.
         """
-        waiting: deque[Future[Made]] = deque()
-        with ThreadPoolExecutor(1, "device-input") as pool:
-            for made in every:
-                waiting.append(pool.submit(self._finished, made))
-                if len(waiting) > _AHEAD:
-                    yield self._handed_over(waiting.popleft().result())
-            while waiting:
-                yield self._handed_over(waiting.popleft().result())
-
-    def _finished(self, made: Made) -> Made:
-        with torch.no_grad(), torch.cuda.stream(self.stream) if self.stream else nullcontext():
-            while made.batch is not None:
-                data = list(made.batch.images.split([one.length for one in made.drawn]))
-                images, faults = self.pixels(data, made.drawn)
-                if images is not None:
-                    if self.stream is not None:
-                        self.stream.synchronize()
-                    return replace(made, batch=replace(made.batch, images=images), drawn=[])
-                bad = dict(made.bad) | {made.batch.keys[n]: why for n, why in faults.items()}
-                made = self.maker.make(made.batch.step, bad)
-        return made
-
-    def _handed_over(self, made: Made) -> Made:
-        """``made``, its memory not to be used again before the caller's stream is done with it."""
-        if self.stream is not None and made.batch is not None:
-            made.batch.images.record_stream(torch.cuda.current_stream(self.device))
+        while made.batch is not None:
+            data = list(made.batch.images.split([one.length for one in made.drawn]))
+            images, faults = self.pixels(data, made.drawn)
+            if images is not None:
+                return replace(made, batch=replace(made.batch, images=images), drawn=[])
+            bad = dict(made.bad) | {made.batch.keys[n]: why for n, why in faults.items()}
+            made = self.maker.make(made.batch.step, bad)
         return made
 
     def pixels(
@@ -123,11 +97,11 @@ class DeviceInput:
         """uint8 [3, H, W] of each file on the device; None where the decoder gives up."""
         if not files:
             return []
-        if self.stream is not None:
+        if self.device.type == "cuda":
             # torchvision's decoder takes memory that the allocator holds for free on this stream
             # and writes to it from a stream of its own, without waiting for the kernels that still
             # read it (github.com/pytorch/vision/pull/9606). After this there are none.
-            self.stream.synchronize()
+            torch.cuda.current_stream(self.device).synchronize()
         try:
             return list(decode_jpeg(files, mode=ImageReadMode.RGB, device=self.device))
         except torch.OutOfMemoryError:

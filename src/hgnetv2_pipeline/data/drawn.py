@@ -1,24 +1,27 @@
-"""Training views that a worker only draws, so that a GPU may decode, cut, resize and augment them.
+"""Training views that a worker leaves unfinished, so that a GPU may do the rest of the work.
 
 The worker reads the file and its header and draws crop, flip and operations from the sample's own
-generator, as the CPU paths do: for one (seed, epoch, key) all paths show the same view. What a
-decoder on a GPU may read otherwise than Pillow is decoded here and handed over as pixels.
+generator, as the CPU paths do: for one (seed, epoch, key) all paths show the same view. The GPU
+then decodes, cuts, resizes and augments ('all'), or does what RandAugment drew ('randaugment').
+What a decoder on a GPU may read otherwise than Pillow is decoded here and handed over as pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from hgnetv2_pipeline.data.augment import Augment, Box, PublishedView
+from hgnetv2_pipeline.data.augment import Augment, Box, PublishedView, Staged
 from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.randaugment import Choice
 from hgnetv2_pipeline.errors import ParameterError
 
+Part = Literal["randaugment", "all"]
 # Those that torch resizes with antialiasing.
 INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -65,22 +68,60 @@ class DeviceView:
         return Drawn(data, len(data), False, size, whole, flip, operations)
 
 
-def on_device(view: Augment, device: torch.device | str) -> DeviceView:
-    """The training view ``view`` with its pixels made on ``device``.
+@dataclass(frozen=True)
+class Shown:
+    """A view that still lacks its operations: uint8 [S, S, 3], and what RandAugment does to it."""
+
+    pixels: npt.NDArray[np.uint8]
+    operations: list[Choice]
+
+
+@dataclass(frozen=True)
+class DeviceOperations(Staged):
+    """``view`` cut, resized and flipped by a worker, its operations left to ``device``."""
+
+    view: PublishedView
+    device: torch.device
+
+    def __call__(self, picture: Picture, rng: np.random.Generator) -> Shown:
+        """The view before its operations; DataError as ``Picture``."""
+        return self.begin(picture, rng)()
+
+    def begin(self, picture: Picture, rng: np.random.Generator) -> Callable[[], Shown]:
+        box, flip, operations = self.view.draw(picture.size, rng)
+        return lambda: Shown(self.view.show(picture, box, flip, []), operations)
+
+
+def on_device(
+    view: Augment, part: Part, device: torch.device | str
+) -> DeviceView | DeviceOperations:
+    """The training view ``view`` with ``part`` of its work done on ``device``.
 
     Raises:
-        ParameterError: the view is another than 'published', resized by a filter that torch does
-            not have, or asked to be fast on the CPU as well.
+        ParameterError: the view is another than 'published', or has nothing for the device to do.
+            For 'all': it is resized by a filter that torch does not have, or asked to be fast on
+            the CPU as well.
     """
-    if not isinstance(view, PublishedView) or view.interpolation not in INTERPOLATIONS:
+    if not isinstance(view, PublishedView):
         raise ParameterError(
-            "input on the device knows augmentation 'published' with interpolation 'bicubic' or "
-            "'bilinear' alone; set input.device to false"
+            "input on the device knows augmentation 'published' alone; set input.device to none"
+        )
+    if part == "randaugment":
+        if view.randaugment is None:
+            raise ParameterError(
+                "augment.randaugment is null, which leaves nothing to do for input.device "
+                "'randaugment'; set input.device to none"
+            )
+        return DeviceOperations(view, torch.device(device))
+    if view.interpolation not in INTERPOLATIONS:
+        raise ParameterError(
+            f"input on the device resizes by 'bicubic' or 'bilinear', not {view.interpolation!r}; "
+            "set input.device to randaugment or none"
         )
     if view.fast:
         raise ParameterError(
-            "input.fast is about the CPU, input.device leaves the work to the GPU; set one of them "
-            "to false"
+            "input.fast is about the CPU, input.device 'all' leaves that work to the GPU; set "
+            "input.fast to false, or input.device to randaugment"
         )
     return DeviceView(view, torch.device(device))
 

@@ -21,9 +21,9 @@ from hgnetv2_pipeline.data.picture import Picture
 from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
 from hgnetv2_pipeline.data.randaugment import TOP, Fill, strength, weakening
 from hgnetv2_pipeline.data.slide import plain
+from hgnetv2_pipeline.data.tables import LEVELS, TABLES, Table, blended
 
 Pixels = npt.NDArray[np.uint8]
-Table = npt.NDArray[np.uint8]
 # (pixels [H, W, 3], level 0..10, sign +1 or -1, fill colour) -> pixels of the same shape
 Operation = Callable[[Pixels, float, float, Fill], Pixels]
 
@@ -34,7 +34,6 @@ _KERNELS: dict[str, Any] = {
     "bilinear": torch.ops.aten._upsample_bilinear2d_aa.default,
 }
 INTERPOLATIONS = tuple(_KERNELS)
-_LEVELS = np.arange(256)
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 # Pillow cuts the fraction off where OpenCV rounds; not quite a half, so that whole numbers stay.
 _CUT = -0.498
@@ -101,8 +100,12 @@ def mirror(pixels: Pixels) -> Pixels:
     return np.asarray(_cv.flip(pixels, 1))
 
 
-def _through(table: Table) -> Callable[[Pixels], Pixels]:
-    return lambda pixels: np.asarray(_cv.LUT(pixels, table))
+def _through(pixels: Pixels, table: Table) -> Pixels:
+    return np.asarray(_cv.LUT(pixels, table))
+
+
+def _tabled(table: Callable[[float, float], Table]) -> Operation:
+    return lambda pixels, level, sign, fill: _through(pixels, table(level, sign))
 
 
 def _through_each(pixels: Pixels, tables: list[npt.NDArray[Any]]) -> Pixels:
@@ -122,9 +125,9 @@ def _stretched(counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     seen = np.flatnonzero(counts)
     low, high = int(seen[0]), int(seen[-1])
     if high <= low:
-        return _LEVELS
+        return LEVELS
     scale = 255.0 / (high - low)
-    return (_LEVELS * scale - low * scale).clip(0, 255)
+    return (LEVELS * scale - low * scale).clip(0, 255)
 
 
 def _equalize(pixels: Pixels) -> Pixels:
@@ -134,40 +137,17 @@ def _equalize(pixels: Pixels) -> Pixels:
 def _equalised(counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     step = int(counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
     if not step:
-        return _LEVELS
+        return LEVELS
     return ((step // 2 + np.cumsum(counts) - counts) // step).clip(0, 255)
-
-
-def _posterize(bits: int) -> Table:
-    kept: Table = (_LEVELS - _LEVELS % 2 ** (8 - bits)).astype(np.uint8)
-    return kept
-
-
-def _solarize(threshold: int) -> Table:
-    return np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS).astype(np.uint8)
-
-
-def _solarize_add(add: int) -> Table:
-    return np.where(_LEVELS < 128, np.minimum(_LEVELS + add, 255), _LEVELS).astype(np.uint8)
-
-
-def _blend_table(constant: int, factor: float) -> Table:
-    """Pillow's blend of each level with a constant, in float32 as there."""
-    away = (_LEVELS - constant).astype(np.float32)
-    return (np.float32(constant) + np.float32(factor) * away).clip(0, 255).astype(np.uint8)
 
 
 def _blend(pixels: Pixels, other: Pixels, factor: float) -> Pixels:
     return np.asarray(_cv.addWeighted(pixels, factor, other, 1 - factor, _CUT))
 
 
-def _brightness(pixels: Pixels, factor: float) -> Pixels:
-    return _through(_blend_table(0, factor))(pixels)
-
-
 def _contrast(pixels: Pixels, factor: float) -> Pixels:
     mean = int(_cv.mean(_cv.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    return _through(_blend_table(mean, factor))(pixels)
+    return _through(pixels, blended(mean, factor))
 
 
 def _color(pixels: Pixels, factor: float) -> Pixels:
@@ -307,12 +287,9 @@ def _inside(
     return ends if slope > 0 else ends[::-1]
 
 
-def _keeping(bits: int) -> Callable[[Pixels], Pixels]:
-    return _through(_posterize(bits))
-
-
 # Every operation of both of timm's sets, by the name that ``randaugment`` knows it under.
 OPERATIONS: dict[str, Operation] = {
+    **{name: _tabled(table) for name, table in TABLES.items()},
     "AutoContrast": lambda pixels, level, sign, fill: _auto_contrast(pixels),
     "Equalize": lambda pixels, level, sign, fill: _equalize(pixels),
     "Invert": lambda pixels, level, sign, fill: np.asarray(_cv.bitwise_not(pixels)),
@@ -321,29 +298,12 @@ OPERATIONS: dict[str, Operation] = {
     "ShearY": _shear_y,
     "TranslateXRel": _translate_x,
     "TranslateYRel": _translate_y,
-    "SolarizeAdd": lambda pixels, level, sign, fill: _through(
-        _solarize_add(min(128, int(level / TOP * 110)))
-    )(pixels),
-    "PosterizeIncreasing": lambda pixels, level, sign, fill: _keeping(4 - int(level / TOP * 4))(
-        pixels
-    ),
-    "Posterize": lambda pixels, level, sign, fill: _keeping(int(level / TOP * 4))(pixels),
-    "SolarizeIncreasing": lambda pixels, level, sign, fill: _through(
-        _solarize(256 - min(256, int(level / TOP * 256)))
-    )(pixels),
-    "Solarize": lambda pixels, level, sign, fill: _through(
-        _solarize(min(256, int(level / TOP * 256)))
-    )(pixels),
     "ColorIncreasing": lambda pixels, level, sign, fill: _color(pixels, strength(level, sign)),
     "Color": lambda pixels, level, sign, fill: _color(pixels, weakening(level)),
     "ContrastIncreasing": lambda pixels, level, sign, fill: _contrast(
         pixels, strength(level, sign)
     ),
     "Contrast": lambda pixels, level, sign, fill: _contrast(pixels, weakening(level)),
-    "BrightnessIncreasing": lambda pixels, level, sign, fill: _brightness(
-        pixels, strength(level, sign)
-    ),
-    "Brightness": lambda pixels, level, sign, fill: _brightness(pixels, weakening(level)),
     "SharpnessIncreasing": lambda pixels, level, sign, fill: _sharpness(
         pixels, strength(level, sign)
     ),

@@ -32,7 +32,7 @@ from hgnetv2_pipeline.data.batches import (
     ViewMaker,
 )
 from hgnetv2_pipeline.data.decode import MAX_PIXELS
-from hgnetv2_pipeline.data.drawn import DeviceView
+from hgnetv2_pipeline.data.drawn import DeviceOperations, DeviceView
 from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
@@ -114,7 +114,7 @@ def train_batches(
     samples: pd.DataFrame,
     root: Path,
     *,
-    transform: Augment | DeviceView | Replayed,
+    transform: Augment | DeviceView | DeviceOperations | Replayed,
     seed: int,
     batch_size: int,
     start_step: int,
@@ -125,15 +125,16 @@ def train_batches(
     weights: npt.ArrayLike | None = None,
     ledger: Ledger,
     max_pixels: int = MAX_PIXELS,
+    device: torch.device | None = None,
 ) -> Iterator[Batch]:
     """Batches of steps ``start_step`` to ``start_step + steps - 1``, endless over epochs.
 
     Args:
         samples: frame of samples, see ``index.SCHEMA``; unlabelled images have label -1.
         root: what the samples' paths are relative to.
-        transform: from ``make_augment``, or a ``DeviceView`` of it: then workers only read and
-            draw, and the images of the batches are made, and lie, on its device. Or ``Replayed``:
-            then views are those that a teacher saw, and batches bring its answers.
+        transform: from ``make_augment``, or that ``on_device``: then workers leave its part of the
+            work undone, and the images of the batches are finished, and lie, on its device. Or
+            ``Replayed``: then views are those that a teacher saw, and batches bring its answers.
         seed: of the order and of the views (of ``Replayed``: of the order).
         batch_size: images a step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
@@ -142,6 +143,7 @@ def train_batches(
         weights: chance of each sample to be drawn (``sampling_weights``); drawn with replacement.
         ledger: receives unreadable images; the next images of the order fill their places.
         max_pixels: an image with more is unreadable.
+        device: a GPU has the images copied to it beside the training; others have no effect.
 
     Raises:
         DataError: there are no samples, or more are unreadable than the ledger allows.
@@ -168,11 +170,7 @@ def train_batches(
         stop_after=ledger.allowed,
         max_pixels=max_pixels,
     )
-    finish = None
-    if isinstance(transform, DeviceView):
-        from hgnetv2_pipeline.data.device import DeviceInput
-
-        finish = DeviceInput(transform, maker)
+    finish = _finisher(transform, maker, device)
     for made in _run(maker, start_step, steps, workers, ledger, finish):
         if made.batch is None:
             key, reason = made.bad[0]
@@ -180,6 +178,25 @@ def train_batches(
                 f"not one of {len(samples):,} images can be read; {key}: {reason}; restore them"
             )
         yield made.batch
+
+
+def _finisher(
+    transform: Augment | DeviceView | DeviceOperations | Replayed,
+    maker: TrainMaker,
+    device: torch.device | None,
+) -> Callable[[Iterator[Made]], Iterator[Made]] | None:
+    """What is done to the workers' batches in this process, beside the training."""
+    from hgnetv2_pipeline.data.ahead import Ahead, Copied, Operated
+
+    if isinstance(transform, DeviceView):
+        from hgnetv2_pipeline.data.device import DeviceInput
+
+        return Ahead(transform.device, DeviceInput(transform, maker))
+    if isinstance(transform, DeviceOperations):
+        return Ahead(transform.device, Operated(transform))
+    if device is not None and device.type == "cuda":
+        return Ahead(device, Copied(device))
+    return None
 
 
 def view_batches(

@@ -57,7 +57,8 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if type(conv) is not nn.Conv2d or not recording(x, conv) or not _rows(x):
         return conv(x)
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
-        weight = conv.weight.flatten(1)
+        # Seen as it lies in memory, so that its gradient comes back in the same layout.
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(x.permute(0, 2, 3, 1), weight, conv.bias).permute(0, 3, 1, 2)
     if conv.groups == conv.in_channels and conv.bias is None:
         autocast = torch.is_autocast_enabled("cpu")

@@ -120,8 +120,10 @@ class InputConfig(_Frozen):
     resized: Annotated[int, Field(ge=32, le=4096)] | None
     """Short side of a copy of the training images, made once, from which they are then read: less
     to decode, at the price of another generation of JPEG. null = the originals."""
-    device: bool
-    """Decoding, resizing and operations of augment 'published' on the GPU; workers only read."""
+    device: Literal["none", "randaugment", "all"]
+    """What the GPU does of augment 'published': nothing; the operations of RandAugment, a sixth of
+    the CPU time of a fast image and more of an exact one; or all, decoding too (workers only read).
+    """
 
 
 class MixConfig(_Frozen):
@@ -314,10 +316,10 @@ class TrainConfig(_Frozen):
         from hgnetv2_pipeline.data import make_augment
 
         view = make_augment(self.view())
-        if self.input.device:
+        if self.input.device != "none":
             from hgnetv2_pipeline.data.drawn import on_device
 
-            on_device(view, "cuda")
+            on_device(view, self.input.device, "cuda")
         return self
 
     def view(self) -> dict[str, Any]:
@@ -505,10 +507,10 @@ class RunSpec(_Frozen):
             if self.teacher is None:
                 raise ValueError("teacher_logits are stored answers of a teacher; name it")
             _only_eval(self.teacher)
-            if self.config.input.device:
+            if self.config.input.device != "none":
                 raise ValueError(
                     "stored teacher logits belong to views that workers make; set input.device "
-                    "to false, or teacher_logits.source to online"
+                    "to none, or teacher_logits.source to online"
                 )
         if len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for num_classes {self.num_classes}")

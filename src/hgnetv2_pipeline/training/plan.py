@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from hgnetv2_pipeline.data import Ledger
+from hgnetv2_pipeline.data import Ledger, make_augment
+from hgnetv2_pipeline.data.augment import PublishedView
 from hgnetv2_pipeline.data.loader import eval_batches
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
@@ -21,6 +23,9 @@ from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.world import World
+
+# Share of waiting from which a plan says what to do about it.
+MUCH = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Plan:
     disk_free: int
     memory_bytes: int
     """The most that the GPU held in the probe; on a CPU, that this process has held so far."""
+    relief: str = ""
+    """Where much of the time is waiting: the parameters that may lessen it."""
 
     def __str__(self) -> str:
         return (
@@ -47,6 +54,7 @@ class Plan:
             f"about {duration(self.seconds)} ({self.loader_share:.0%} of it waiting for images), "
             f"{self.disk_bytes / 1e6:,.0f} MB of disk ({self.disk_free / 1e6:,.0f} MB free), "
             f"{self.memory_bytes / 1e9:.1f} GB of memory"
+            f"{self.relief and f'; to wait less: {self.relief}'}"
         )
 
 
@@ -128,7 +136,26 @@ def plan_run(
         ),
         disk_free=free_bytes(spec.out),
         memory_bytes=peak_memory(device),
+        relief=relief(spec, device, processes) if waited > MUCH * (waited + worked) else "",
     )
+
+
+def relief(spec: RunSpec, device: torch.device, processes: int) -> str:
+    """The parameters of ``spec`` that would have its batches made faster, as they are written."""
+    config, cores = spec.config, (os.cpu_count() or 1) // processes
+    view = make_augment(config.view())
+    published = isinstance(view, PublishedView)
+    ways = {
+        f"workers={cores}": config.workers < cores,
+        "input.fast=true": published and not config.input.fast and config.input.device != "all",
+        "input.device=randaugment": isinstance(view, PublishedView)
+        and view.randaugment is not None
+        and device.type == "cuda"
+        and config.input.device == "none"
+        and spec.teacher_logits is None,
+        "input.resized=384 (for large photographs)": config.input.resized is None,
+    }
+    return ", ".join(f"{spec.stage}.{way}" for way, open_to_it in ways.items() if open_to_it)
 
 
 def free_bytes(place: Path) -> int:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 class Prepared:
     """A run before its first step."""
 
+    device: torch.device
     train: pd.DataFrame
     val: pd.DataFrame
     sample_weights: np.ndarray[Any, Any] | None
@@ -134,6 +135,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         teachers = teachers | {"teacher_logits": sha256_file(transform.store.folder / STORE)}
     balanced = config.class_balance == "sampler"
     return Prepared(
+        device=device,
         train=train,
         val=val,
         sample_weights=sampling_weights(_labels(train)) if balanced else None,
@@ -168,7 +170,10 @@ def make_step(run: Prepared, spec: RunSpec, device: torch.device, world: World) 
 def make_batches(
     run: Prepared, spec: RunSpec, world: World, ledger: Ledger, *, steps: int, workers: int
 ) -> Iterator[Batch]:
-    """The next ``steps`` batches of ``run`` for this process, from where its state stands."""
+    """The next ``steps`` batches of ``run`` for this process, from where its state stands.
+
+    On a GPU their images lie there already, copied beside the step before.
+    """
     return train_batches(
         run.train,
         spec.train_root,
@@ -182,6 +187,7 @@ def make_batches(
         world_size=world.size,
         weights=run.sample_weights,
         ledger=ledger,
+        device=run.device,
     )
 
 
@@ -196,16 +202,16 @@ def synchronised(student: nn.Module, device: torch.device) -> nn.Module:
 
 
 def training_view(config: TrainConfig, device: torch.device) -> Any:
-    """The training view of a recipe, made by the workers or on ``device`` (``input.device``)."""
+    """The training view of a recipe, made by the workers and on ``device`` (``input.device``)."""
     view = make_augment(config.view())
-    if not config.input.device:
+    if config.input.device == "none":
         return view
     if device.type != "cuda":
         raise ParameterError(
-            "training.input.device is true, but the run is on the CPU; set it to false, or choose "
-            "a GPU (--params device=cuda)"
+            f"training.input.device is {config.input.device}, but the run is on the CPU; set it to "
+            "none, or choose a GPU (--params device=cuda)"
         )
-    return on_device(view, device)
+    return on_device(view, config.input.device, device)
 
 
 def identity(spec: RunSpec, *, sources: Mapping[str, str], world_size: int) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""The benchmarks for GPUs still run: time on a rented GPU is too dear to find that out there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        # Compiling is left out by its cost.
+        ["bench_gpu_training.py", "--tiny", "--budget", "50", "--out", "."],
+        ["bench_device.py", "--images", "8", "--batch", "4", "--workers", "1", "--seconds", "0.1",
+         "--size", "64"],
+    ],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_benchmark_runs_on_a_cpu(command: list[str], tmp_path: Path) -> None:
+    script, *options = command
+    done = subprocess.run(
+        [sys.executable, PROJECT / "benchmarks" / script, "--device", "cpu", *options],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stdout
+    assert "| b4, on device |" in done.stdout or "| fast |" in done.stdout
