@@ -31,13 +31,8 @@ def predict(
 
     folder = identity.folder("prediction")
     given = [str(identity.project / Path(image).expanduser()) for image in images]
-    if not given:
-        # Nothing asked for: sixteen validation images, spread over the list.
-        frame = Lists(lists).frame("val")
-        chosen = frame.iloc[:: max(1, len(frame) // 16)].head(16)
-        given = [str(identity.folder("raw") / path) for path in chosen["path"]]
     class_map = identity.project / params.class_map if params.class_map else None
-    todo = expand_inputs(given)
+    todo = expand_inputs(given or _of_val(identity, Lists(lists)))
     # What a glob or a list stands for today: other images are other answers.
     sources = [getattr(entry.source, "path", entry.source) for entry in todo]
     files = list(dict.fromkeys(source for source in sources if isinstance(source, Path)))
@@ -56,6 +51,24 @@ def predict(
         make=lambda aside: _answer(identity, params, todo, device, class_map, bundle, aside),
     )
     return folder / "predictions.jsonl", folder / "predictions.png"
+
+
+def _of_val(identity: Identity, lists: Lists) -> list[Input]:
+    """Sixteen validation images, spread over the list: what is answered when nothing was named."""
+    from hgnetv2_pipeline.deployment.inputs import Input, Span
+
+    frame = lists.frame("val")
+    chosen = frame.iloc[:: max(1, len(frame) // 16)].head(16)
+    columns = [chosen[name].tolist() for name in ("key", "path", "offset", "length")]
+    found = []
+    for key, relative, offset, length in zip(*columns, strict=True):
+        path = identity.folder("raw") / relative
+        if offset < 0:
+            found.append(Input(str(path), path))
+        else:
+            member = key.removeprefix(f"{relative}!")
+            found.append(Input(f"{path}!{member}", Span(path, offset, length)))
+    return found
 
 
 def _answer(
