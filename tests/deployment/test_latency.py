@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from fake_engine import Clock, Fake
 
-from hgnetv2_pipeline.deployment import compare_latency, machine, measure_latency, stopwatch
+from hgnetv2_pipeline.deployment import (
+    compare_latency,
+    machine,
+    machine_peak,
+    measure_latency,
+    stopwatch,
+)
 from hgnetv2_pipeline.deployment import latency as latency_module
 from hgnetv2_pipeline.deployment.machine_peak import peak_gb_s, peak_gflops
 from hgnetv2_pipeline.errors import ParameterError
@@ -89,6 +97,25 @@ def test_the_probes_find_plausible_rates_and_measure_once() -> None:
     copied = peak_gb_s("cpu")
     assert copied is not None
     assert copied > 0.1
+
+
+def test_a_gpu_without_room_for_the_probes_costs_no_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    fake = SimpleNamespace(
+        randn=full, empty=full, float32=torch.float32, uint8=torch.uint8, backends=torch.backends,
+        OutOfMemoryError=torch.OutOfMemoryError,
+    )  # fmt: skip
+    monkeypatch.setattr(machine_peak, "_torch_with_cuda", lambda: fake)
+    for probe in (peak_gb_s, machine_peak._gpu_peak):
+        probe.cache_clear()
+    assert peak_gflops("cuda", precision="fp32") is None
+    assert peak_gb_s("cuda") is None
+    for probe in (peak_gb_s, machine_peak._gpu_peak):
+        probe.cache_clear()
 
 
 def test_comparison_runs_in_turn_and_turns_round_every_second_time(clock: Clock) -> None:
