@@ -55,7 +55,7 @@ SECONDS = 0.25  # that a case is timed, and a quarter of that again with copies
 LEAST = 20  # calls, however long one takes
 FIRST_COMPILE = 20.0  # seconds that the first compiled case is taken to cost
 COMPILE_SHARE = 0.25  # of the budget
-SAVE_EVERY = 5.0  # seconds between two writes of what there is
+SAVE_EVERY = 15.0  # seconds between two writes of what there is
 
 
 @dataclass(frozen=True)

@@ -390,6 +390,7 @@ def test_memory_events_and_graphs_on_a_real_gpu() -> None:
     assert device.between(first, last) > 0
     assert np.array_equal(device.download("a", (6,)), values + 1)
     device.forget(first, last)
+    del replay
     device.close()
 
 
@@ -404,6 +405,9 @@ def test_a_real_plan_gives_the_fp32_logits(b0_onnx: Path, precision: str, tmp_pa
     if precision in ("fp16", "bf16"):
         convert_onnx(path, tmp_path / f"model.{precision}.onnx", precision)
     engine = load_engine(path, "tensorrt", precision=precision)
+    bare = engine.resident(images)
+    assert bare is not None
+    assert all(engine.stopwatch().lap(bare).gpu > 0 for _ in range(3))
     for _ in range(3):  # by itself, recorded, replayed
         error = np.abs(engine.logits(images) - expected).max() / expected.std()
         assert error < (1e-3 if precision == "fp32" else 5e-2)
