@@ -3,6 +3,7 @@
     python benchmarks/bench_deduplicate.py            # as in docs/results/deduplication.md
     python benchmarks/bench_deduplicate.py --seeds 0  # one set only
     python benchmarks/bench_deduplicate.py --seeds --hashes 1000000
+    python benchmarks/bench_deduplicate.py --weights data/06_models/sample --teacher SPEC ...
 
 The set: disjoint 80-pixel tiles of scikit-learn's two photographs and matplotlib's portrait, shown
 at 256 pixels. Half of them are val; every edit of each of those, and the other half untouched, is
@@ -251,14 +252,17 @@ def scored(samples: pd.DataFrame, root: Path) -> pd.DataFrame:
     return samples[["key", "bytes_sha256"]].assign(phash64=np.array(hashes, dtype=np.uint64))
 
 
-def fates(planted: Planted, **options: Any) -> pd.DataFrame:
-    """Every pool image with its twin, kind and edit, and what de-duplication decided."""
+def fates(planted: Planted, scores: Path | None = None, **options: Any) -> pd.DataFrame:
+    """Every pool image with its twin, kind and edit, and what de-duplication decided.
+
+    ``scores``: of the pool, if a teacher has made them.
+    """
     from hgnetv2_pipeline.mining import deduplicate
 
     val = data.scan_unlabelled(planted.val).samples
     pool = data.scan_unlabelled(planted.pool).samples
     found = deduplicate(
-        scored(pool, planted.pool),
+        scores or scored(pool, planted.pool),
         {"val": (val, planted.val)},
         pool=(pool, planted.pool),
         **options,
@@ -268,6 +272,39 @@ def fates(planted: Planted, **options: Any) -> pd.DataFrame:
     fate["removed"] = fate["decision"] == "remove"
     fate["review"] = fate["decision"] == "review"
     fate["right"] = fate["twin"] == fate["val_key"]
+    return fate
+
+
+def with_features(
+    planted: Planted, home: Path, teachers: Sequence[str], weights: Path
+) -> dict[str, pd.DataFrame]:
+    """``fates`` by hashes, by the teachers' features and by both.
+
+    Those by features also tell what the pixels were asked about: ``compared``, some val tile was
+    near enough; ``near``, the twin was among the nearest five.
+    """
+    from hgnetv2_pipeline.mining import score_pool
+    from hgnetv2_pipeline.mining.features import FeatureIndex, feature_pairs, features_of
+
+    for name, root in (("val", planted.val), ("pool", planted.pool)):
+        score_pool(
+            data.scan_unlabelled(root).samples, root, teachers=teachers, num_classes=10,
+            out=home / name, weights_root=weights, features=True,
+        )  # fmt: skip
+    options = {"features": {"val": home / "val"}}
+    fate = {
+        " and ".join(channels): fates(
+            planted, home / "pool", channels=("bytes", *channels), **options
+        )
+        for channels in (("phash",), ("features",), ("phash", "features"))
+    }
+    vals = data.scan_unlabelled(planted.val).samples["key"]
+    index = FeatureIndex(features_of(home / "val", vals))
+    pairs = pd.concat(feature_pairs(home / "pool", index, 0.8, 5))
+    known = set(zip(pairs["key"], vals.to_numpy()[pairs["position"]], strict=True))
+    alone = fate["features"]
+    alone["near"] = [pair in known for pair in zip(alone["key"], alone["twin"], strict=True)]
+    alone["compared"] = alone["key"].isin(pairs["key"])
     return fate
 
 
@@ -386,6 +423,36 @@ def report(seed: int, side: int, views: int, *, negatives: bool) -> None:
             print(closest_negatives(planted).round(3).to_string(index=False))
 
 
+def report_features(seed: int, side: int, teachers: Sequence[str], weights: Path) -> None:
+    """Print what the channel ``features`` finds beside and besides the hashes."""
+    with tempfile.TemporaryDirectory() as folder:
+        planted = plant(Path(folder) / "set", seed, side=side)
+        cpu = time.process_time()
+        fate = with_features(planted, Path(folder), teachers, weights)
+        print(f"\n## seed {seed}, tiles of {side} pixels, features of {' + '.join(teachers)}; "
+              f"{time.process_time() - cpu:.1f} CPU-s")  # fmt: skip
+    shares = fate["features"][["kind", "edit"]].assign(
+        **{name: rows["removed"] for name, rows in fate.items()},
+        **{"twin among the nearest 5": fate["features"]["near"]},
+    )
+    names = shares.columns[2:]
+    print(f"| edits | planted | {' | '.join(names)} |\n{'|---' * (len(names) + 2)}|")
+    for kind, edits in KINDS.items():
+        of_kind = shares[shares["kind"] == kind]
+        for edit in (f"**{kind}**", *edits):
+            rows = of_kind[of_kind["edit"] == edit] if edit in edits else of_kind
+            print(f"| {edit} | {len(rows)} | "
+                  f"{' | '.join(f'{share:.1%}' for share in rows[names].mean())} |")  # fmt: skip
+    for name, rows in fate.items():
+        planted_rows, clean = rows[rows["kind"] != "clean"], rows[rows["kind"] == "clean"]
+        removed = planted_rows[planted_rows["removed"]]
+        print(f"{name}: twin right {removed['right'].mean():.1%} of {len(removed)}; clean tiles "
+              f"removed {clean['removed'].sum()} of {len(clean)}, left to a person "
+              f"{clean['review'].sum()}; planted left to a person "
+              f"{planted_rows['review'].sum()}")  # fmt: skip
+    print(f"compared by features: {fate['features']['compared'].mean():.1%} of the pool")
+
+
 def line(name: str, rows: pd.DataFrame) -> None:
     """One line of the table."""
     removed = rows[rows["removed"]]
@@ -400,6 +467,8 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=TILE)
     parser.add_argument("--views", type=int, nargs="*", default=[64, 28])
     parser.add_argument("--hashes", type=int, default=1_000_000)
+    parser.add_argument("--teacher", nargs="*", default=[], help="what the features come from")
+    parser.add_argument("--weights", type=Path, default=Path())
     parser.add_argument("--only-hashes", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only_hashes:
@@ -409,6 +478,10 @@ def main() -> None:
 
     print(f"{platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__}, "
           f"OpenCV {cv2.__version__}")  # fmt: skip
+    if arguments.teacher:
+        for seed in arguments.seeds:
+            report_features(seed, arguments.tile, arguments.teacher, arguments.weights)
+        return
     for seed in arguments.seeds:
         for views in arguments.views:
             report(seed, arguments.tile, views, negatives=views == arguments.views[0])

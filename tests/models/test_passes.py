@@ -14,6 +14,7 @@ from hgnetv2_pipeline import models
 from hgnetv2_pipeline.models import passes
 from hgnetv2_pipeline.models.hgnetv2 import ConvBNAct, SamePool
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
 
@@ -51,13 +52,14 @@ def everything(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return found | dict(network.named_buffers())
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("variant", "layout"),
     [(name, torch.channels_last) for name in ("b0", "b4", "hgnet_tiny")] + [("b0", LAYOUTS[1])],
 )
-def test_a_network_learns_as_its_plain_layers_do(variant, layout, filled):
-    network = filled(variant, 3, torch.float64).to(memory_format=layout)
-    x = noise(3, 3, 32, 64).contiguous(memory_format=layout)
+def test_a_network_learns_as_its_plain_layers_do(variant, layout, device, filled):
+    network = filled(variant, 3, torch.float64).to(device, memory_format=layout)
+    x = noise(3, 3, 32, 64).to(device, memory_format=layout)
     if variant == "b0":  # 0 where other channels still carry something on
         with torch.no_grad():
             network.stem.stem1.lab.scale.fill_(-0.7)
@@ -116,13 +118,21 @@ def test_depthwise_gradients_in_bf16_are_those_of_float32(stride):
 
 
 @pytest.mark.parametrize("variant", ["b0", "b4"])
-def test_gradients_under_autocast_point_where_float32s_do(variant, filled):
-    network = filled(variant).to(memory_format=torch.channels_last)
-    x = noise(4, 3, 64, 64).float().contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.bfloat16),
+        pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
+        pytest.param("cuda", torch.float16, marks=pytest.mark.gpu),
+    ],
+)
+def test_gradients_under_autocast_point_where_float32s_do(variant, device, dtype, filled):
+    network = filled(variant).to(device, memory_format=torch.channels_last)
+    x = noise(4, 3, 64, 64).float().to(device, memory_format=torch.channels_last)
     wanted = everything(network, x)
     errors = []
     for spare in (True, False):
-        with torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
+        with torch.autocast(device, dtype), pytest.MonkeyPatch.context() as patch:
             if not spare:
                 patch.setattr(passes, "recording", lambda *given: False)
             found = everything(network, x)

@@ -222,6 +222,7 @@ def test_student_learns_from_an_ensemble_without_labels(job: Job, pictures: Path
     path = job("x").root / "pool.parquet"
     unlabelled.to_parquet(path)
     teacher = {"members": ["teacher0", "teacher1"], "bn": "eval"}
+    # At 40 steps some seeds have not learnt it yet, with plain layers as often as with fused ones.
     spec = job("student", steps=80, **QUICK, loss=SSLD, spec={"teacher": teacher, "train": path})
     result = train_run(spec)
     assert result.metrics["val"]["top1"] == 1.0
