@@ -397,6 +397,19 @@ def test_a_bad_input_is_logged_with_its_reason(
     assert "gone.jpg: no such file" in caplog.text
 
 
+def test_a_linked_folder_that_is_not_entered_is_named(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    (outer / "link").symlink_to(pictures)
+    (outer / "a.jpg").symlink_to(pictures / "a.jpg")
+    with caplog.at_level(logging.WARNING):
+        assert [entry.name for entry in expand_inputs(outer)] == [str(outer / "a.jpg")]
+    assert f"{outer / 'link'} is a link to a folder and was not entered" in caplog.text
+    assert len(expand_inputs(outer / "link")) == 5  # named itself it is
+
+
 def test_a_name_that_is_no_utf_8_costs_no_answer(pictures: Path, tmp_path: Path) -> None:
     strange = os.fsdecode(b"caf\xe9.jpg")
     (pictures / strange).write_bytes((pictures / "a.jpg").read_bytes())

@@ -121,7 +121,11 @@ def _is_image(content: bytes) -> bool:
 
 
 def _folder(folder: Path) -> list[Input]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    every = sorted(folder.rglob("*"))
+    files = [path for path in every if path.is_file()]
+    for path in every:
+        if path.is_symlink() and path.is_dir():
+            _log.warning("%s is a link to a folder and was not entered; name it to answer it", path)
     found: list[Input] = []
     others = 0
     for path in files:
