@@ -70,7 +70,8 @@ def kit(b0: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = validation()
     write_kit(
         b0, folder, PLAN, model_name="train/b0/seed=0", class_names=CLASSES, preprocess=PREPROCESS,
-        validation=source, metadata={"tensorrt_profile": "1,1,4", "source_sha256": "ab" * 32},
+        validation=source, packed=source,
+        metadata={"tensorrt_profile": "1,1,4", "source_sha256": "ab" * 32},
         calibration=Calibration(lambda: (pixels for pixels, _ in source.batches()), "the same"),
         max_drop={"int8": 100},
     )  # fmt: skip
@@ -184,7 +185,7 @@ def test_networks_without_lab_have_one_form_and_bad_plans_are_refused(tmp_path: 
         formula_model("hgnet_tiny"), tmp_path / "kit",
         KitPlan(("clip", "relu", "affine"), ("fp32",), Profile(), (1,), 6),
         model_name="teacher", class_names=CLASSES, preprocess=PREPROCESS, validation=source,
-        calibration=Calibration(lambda: iter([]), "none"), metadata={},
+        packed=source, calibration=Calibration(lambda: iter([]), "none"), metadata={},
     )  # fmt: skip
     assert [(graph["name"], graph["lab"]) for graph in facts["graphs"]] == [("clip-fp32", "none")]
 

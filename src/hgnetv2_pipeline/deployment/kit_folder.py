@@ -38,7 +38,7 @@ _PACKAGE = "hgnetv2_pipeline.deployment.kit."
 class KitPlan:
     """What goes into a kit: forms of LAB, precisions, batch sizes to build for and to time.
 
-    ``images``: how many of the validation images are packed.
+    ``images``: how many images are packed at most.
     """
 
     labs: Sequence[Lab]
@@ -68,6 +68,7 @@ def write_kit(
     class_names: Sequence[str],
     preprocess: Preprocess,
     validation: Validation,
+    packed: Validation,
     calibration: Calibration,
     metadata: Mapping[str, str],
     opset: int = OPSET,
@@ -75,8 +76,9 @@ def write_kit(
 ) -> dict[str, Any]:
     """Write the kit into ``folder`` and return what its kit.json says.
 
-    Every graph has passed what ``export_onnx`` and ``convert_onnx`` check; the packed images are
-    the first of ``validation`` with the fp32 logits that ONNX Runtime gives for them.
+    Every graph has passed what ``export_onnx`` and ``convert_onnx`` check, the latter on
+    ``validation``. The packed images are the first of ``packed``, with the fp32 logits that ONNX
+    Runtime gives for them.
     """
     if metadata.get("task") == "multi_label":
         raise ParameterError(
@@ -94,7 +96,7 @@ def write_kit(
     )  # fmt: skip
     first = folder / graphs[0]["file"]
     engine = OrtEngine(first)
-    packed = _pack(folder / run.VALIDATION, engine, validation, plan.images)
+    count = _pack(folder / run.VALIDATION, engine, packed, plan.images)
     write_labels_and_preprocessing(folder, engine.card)
     facts = {
         "model": model_name,
@@ -103,7 +105,7 @@ def write_kit(
         "preprocess": preprocess.to_dict(),
         "profile": asdict(plan.profile),
         "batch_sizes": list(plan.batch_sizes),
-        "packed": packed,
+        "packed": count,
         "graphs": graphs,
     }
     write_json(folder / run.KIT, facts)
