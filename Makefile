@@ -38,8 +38,11 @@ install: $(STAMP)  ## the locked packages and this one, in .venv
 viz: install  ## Kedro-Viz in the browser
 	$(BIN)/kedro viz
 
-bench: install  ## the benchmarks of benchmarks/
-	for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python "$$b"; done
+bench-gpu: install  ## what needs a GPU, in nine minutes; results in data/08_reporting/gpu
+	PYTHON=$(BIN)/python benchmarks/gpu.sh data/08_reporting/gpu
+
+bench: install  ## the benchmarks of benchmarks/ that need none
+	for b in $(filter-out benchmarks/bench_gpu_%,$(wildcard benchmarks/bench_*.py)); do echo "== $$b"; $(BIN)/python "$$b"; done
 
 clean:  ## the environment and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
@@ -60,4 +63,4 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	@touch $@
 
-.PHONY: help run test test-long lint install viz bench clean lock
+.PHONY: help run test test-long lint install viz bench bench-gpu clean lock
