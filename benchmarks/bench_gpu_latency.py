@@ -54,7 +54,7 @@ CHECKED = 2  # images whose logits are compared with float64's
 SECONDS = 0.25  # that a case is timed, and a quarter of that again with copies
 LEAST = 20  # calls, however long one takes
 FIRST_COMPILE = 20.0  # seconds that the first compiled case, or TensorRT plan, is taken to cost
-COMPILE_SHARE = 0.25  # of the budget
+COMPILE_SHARE = 0.3  # of the budget
 SAVE_EVERY = 15.0  # seconds between two writes of what there is
 
 
