@@ -16,6 +16,8 @@ from typing import Any
 from hgnetv2_pipeline.errors import DiskFullError
 
 _CHUNK = 1 << 20
+FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
+"""Numbers of the errors that say so."""
 
 
 def sha256_file(path: Path) -> str:
@@ -65,10 +67,10 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
         fsync_directory(path.parent)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             free = shutil.disk_usage(path.parent).free
             raise DiskFullError(
-                f"disk full while writing {path}: {free:,} bytes free there; "
+                f"{FULL[error.errno]} while writing {path}: {free:,} bytes free there; "
                 "an earlier version of it, if any, still stands"
             ) from error
         raise

@@ -126,14 +126,9 @@ def _start(module: str, spec: Path, threads: int, logs: Path) -> _Job:
     return _Job(spec, log, process)
 
 
-def die_with(parent: int) -> None:
-    """Ask Linux to send SIGTERM to this process, which saves its state, when its parent dies."""
-    if (ask := _dying_with(parent)) is not None:
-        ask()
-
-
 def _dying_with(parent: int) -> Callable[[], None] | None:
-    """``die_with`` as a child calls it between fork and exec."""
+    """What a child calls between fork and exec, to get SIGTERM, on which it saves its state, when
+    its parent dies; None where the system is not Linux."""
     if not sys.platform.startswith("linux"):
         return None
     # Loaded before the fork: the child may do next to nothing between fork and exec.

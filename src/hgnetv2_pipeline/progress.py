@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,8 @@ _log = logging.getLogger(__name__)
 class Progress:
     """Counts work done; use ``track`` for plain loops.
 
-    On a terminal it is a tqdm bar. Elsewhere it logs one line at most every ``log_seconds``,
-    and nothing for work that ends sooner.
+    On a terminal it is a tqdm bar, of many processes of one run (RANK) the first one's. Elsewhere
+    it logs one line at most every ``log_seconds``, and nothing for work that ends sooner.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Progress:
         self._log_seconds = log_seconds
         self._began = self._logged = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             from tqdm.auto import tqdm
 
             self._bar = tqdm(

@@ -1,11 +1,13 @@
-"""SIGTERM and SIGINT as a request: what is in work ends whole, the state is saved, all resumes."""
+"""SIGTERM, SIGINT and SIGHUP as a request: what is in work ends whole and is saved, all resumes."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +16,10 @@ from hgnetv2_pipeline.errors import Interrupted
 
 _log = logging.getLogger(__name__)
 
+# A scheduler signals every process of a job, and those that started others pass theirs on: what
+# comes so soon after the first is the same request.
+ECHO_SECONDS = 3.0
+
 
 class StopRequest:
     """Whether someone asked the work to stop."""
@@ -21,25 +27,37 @@ class StopRequest:
     def __init__(self, first: Callable[[], None] | None = None) -> None:
         self._first = first
         self.requested = False
+        self._since = 0.0
 
     def __bool__(self) -> bool:
         return self.requested
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: the first signal is noted, the second ends the process at once."""
+        """The signal handler: the first signal is noted, a second one ends the process at once."""
         if self.requested:
+            if time.monotonic() - self._since < ECHO_SECONDS:
+                return
             # What is on disk is whole at any moment, so the code that says "resume me" is true.
             os._exit(Interrupted.exit_code)
-        self.requested = True
+        self.requested, self._since = True, time.monotonic()
         name = signal.Signals(number).name
-        _log.warning("%s: saving and stopping; a second signal stops at once", name)
+        _log.warning(
+            "%s: saving and stopping; a second signal, %g s from now or later, stops at once",
+            name, ECHO_SECONDS,
+        )  # fmt: skip
         if self._first is not None:
             self._first()
 
 
+def signals() -> list[signal.Signals]:
+    """What asks for a stop: SIGTERM, SIGINT, and the end of a terminal unless ``nohup`` said no."""
+    hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hang_up]
+
+
 @contextmanager
 def stop_on_signal(first: Callable[[], None] | None = None) -> Iterator[StopRequest]:
-    """Listen for SIGTERM and SIGINT while the body runs; earlier handlers come back after it.
+    """Listen for ``signals()`` while the body runs; earlier handlers come back after it.
 
     ``first`` is called at the first signal. Python lets only the main thread listen; in any other
     the request is never made.
@@ -48,10 +66,28 @@ def stop_on_signal(first: Callable[[], None] | None = None) -> Iterator[StopRequ
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = signals()
     before = [signal.signal(number, stop.receive) for number in numbers]
     try:
         yield stop
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def when_starter_dies(act: Callable[[], object]) -> None:
+    """Call ``act`` in a thread of this process, one of ``multiprocessing``, once the process that
+    started it is gone.
+
+    Of processes that a server forks, the parent that the kernel knows is the server, which lives as
+    long as any of them: asked about that parent, they would outlive their starter for ever.
+    """
+    starter = multiprocessing.parent_process()
+    if starter is None:
+        return
+
+    def wait() -> None:
+        starter.join()
+        act()
+
+    threading.Thread(target=wait, name="starter", daemon=True).start()

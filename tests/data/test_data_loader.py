@@ -1,6 +1,7 @@
 """Batches: a pure function of (seed, step), whatever the workers; bad images are counted."""
 
 import io
+import multiprocessing
 import os
 import shutil
 import signal
@@ -284,3 +285,42 @@ def test_worker_that_dies_or_hangs_stops_the_run_with_its_image_named(
     assert f"at image {trapped[1]}:" in str(caught.value)
     assert time.monotonic() - began < 20
     assert loader.dead_worker(RuntimeError("another")) is None
+
+
+def load_until_killed(tree, told):
+    """As beside a GPU, where a server forks the workers."""
+    torch.cuda.is_initialized = lambda: True
+    root, samples = tree
+    batches = loader.train_batches(
+        samples, root, transform=TRANSFORM, seed=3, batch_size=5, start_step=0, steps=1000,
+        workers=2, ledger=Ledger(len(samples), 0),
+    )  # fmt: skip
+    next(batches)
+    told.send(loader._live[0].at[:, 0].tolist())
+    time.sleep(60)
+
+
+def test_workers_beside_a_gpu_do_not_outlive_a_run_that_is_killed(tree):
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    run = context.Process(target=load_until_killed, args=(tree, theirs))
+    run.start()
+    theirs.close()
+    workers = ours.recv()
+    run.kill()
+    run.join()
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [pid for pid in workers if is_alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import io
 import json
 import logging
 import multiprocessing
@@ -23,6 +25,7 @@ from typing import Any
 import pytest
 import torch
 
+from hgnetv2_pipeline import stopping
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted, ParameterError
 from hgnetv2_pipeline.stopping import stop_on_signal
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
@@ -147,6 +150,23 @@ def test_full_disk_keeps_the_earlier_checkpoint_and_says_what_was_needed(
     usage = shutil._ntuple_diskusage(1 << 30, 1 << 30, 100)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError, match="about 208 bytes needed, 100 free"):
+        save(tmp_path, 6)
+    assert names(tmp_path) == ["step=00000005"]
+
+
+def test_a_quota_that_is_used_up_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 5)
+    whole = torch.save
+
+    class OverQuota(io.RawIOBase):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    # torch's own words are about file positions.
+    monkeypatch.setattr(torch, "save", lambda value, file: whole(value, OverQuota()))
+    with pytest.raises(DiskFullError, match="disk quota used up while writing checkpoint"):
         save(tmp_path, 6)
     assert names(tmp_path) == ["step=00000005"]
 
@@ -313,21 +333,47 @@ def test_really_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, context: 
     child.join(30)
 
 
-def _busy_until_stopped(told: Connection) -> None:
-    with stop_on_signal():
+def _busy_until_stopped(echo: float, told: Connection) -> None:
+    stopping.ECHO_SECONDS = echo
+    with stop_on_signal() as stop:
         told.send("ready")
+        while not stop:
+            time.sleep(0.01)
+        told.send("asked")
         time.sleep(60)
 
 
-def test_second_signal_ends_the_process_at_once(context: Any) -> None:
-    child, told = _child(context, _busy_until_stopped)
+@pytest.mark.parametrize("echo", [0.1, 60.0])
+def test_second_signal_ends_the_process_at_once_unless_it_is_the_first_passed_on(
+    context: Any, echo: float
+) -> None:
+    child, told = _child(context, _busy_until_stopped, echo)
     told.recv()
     os.kill(child.pid, signal.SIGTERM)
+    told.recv()
     child.join(0.3)
     assert child.is_alive(), "the first one waits for the step to end"
     os.kill(child.pid, signal.SIGINT)
-    child.join(20)
-    assert child.exitcode == Interrupted.exit_code
+    child.join(20 if echo < 1 else 0.5)
+    if echo < 1:
+        assert child.exitcode == Interrupted.exit_code
+    else:
+        assert child.is_alive(), "a scheduler's signal, and that of the agent, are one request"
+        child.kill()
+        child.join()
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_the_end_of_a_terminal_asks_for_a_stop_unless_nohup_said_no(nohup: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    try:
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert bool(stop) is not nohup
+            # torch's agent would listen to it all the same.
+            assert (signal.SIGHUP in stopping.signals()) is not nohup
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_manifest_names_every_file_with_its_hash(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import multiprocessing
 import os
 import random
 import signal
@@ -33,7 +35,9 @@ from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
 from hgnetv2_pipeline.models import VARIANTS, build_from
+from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many
+from hgnetv2_pipeline.training.checkpoint import locked
 from hgnetv2_pipeline.training.elastic import join_command
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.step import Step
@@ -222,6 +226,57 @@ def test_signal_to_one_process_stops_both_and_the_run_resumes(
     assert outputs(spec.out) == outputs(straight)
 
 
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def train_until_killed(spec: str) -> None:
+    """As the command that started the run, to be killed from outside."""
+    VARIANTS["nano"], launch.work = NANO, at_step
+    train_many(RunSpec.model_validate_json(spec), two())
+
+
+@pytest.mark.slow
+def test_processes_save_and_end_when_the_one_that_started_them_is_killed(job: Job) -> None:
+    spec = job("run", **{**SMALL, "steps": 100_000, "checkpoint_every_minutes": 10.0})
+    context = multiprocessing.get_context("forkserver")
+    starter = context.Process(target=train_until_killed, args=(spec.model_dump_json(),))
+    starter.start()
+    deadline = time.monotonic() + SECONDS / 2
+    while not (spec.out / "history.csv").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    starter.kill()
+    starter.join()
+    checkpoints = spec.out / "checkpoints"
+    first = int((checkpoints / "lock").read_text().split()[0])
+    while alive(first) and time.monotonic() < deadline + 15:
+        time.sleep(0.05)
+    if alive(first):
+        os.kill(first, signal.SIGKILL)
+        pytest.fail("it goes on without the one that started it")
+    with locked(checkpoints):
+        assert len(list(checkpoints.glob("step=*"))) == 1
+
+
+def test_nohup_holds_for_the_agent_too(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+
+    def launched(config: Any, work: Any) -> Callable[[str], None]:
+        heard.append(config.signals_to_handle)
+        return lambda spec: None
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launched)
+    for handler in (signal.SIG_IGN, signal.SIG_DFL):
+        before = signal.signal(signal.SIGHUP, handler)
+        train_many(job("run"), two())
+        assert signal.signal(signal.SIGHUP, before) is handler
+    assert heard == ["SIGTERM,SIGINT", "SIGTERM,SIGINT,SIGHUP"]
+
+
 def test_what_no_restart_mends_is_told_in_one_line_at_once(job: Job) -> None:
     spec = with_broken_image(job("strict", **SMALL))
     with pytest.raises(DataError, match="1 of 21 images cannot be used") as caught:
@@ -268,3 +323,33 @@ def test_second_machine_joins_by_the_printed_command_and_a_death_is_survived(
         other.wait()
     assert not (spec.out / "plan").exists(), "the kill took place"
     assert outputs(spec.out) == outputs(straight)
+
+
+@pytest.mark.parametrize(("restarts", "code"), [("0", 0), ("1", 3)])
+def test_a_refusal_holds_for_the_restarts_of_its_own_start_alone(
+    job: Job, monkeypatch: pytest.MonkeyPatch, restarts: str, code: int
+) -> None:
+    file = job("run").root / "spec.json"
+    file.write_text(job("run", steps=1).model_dump_json())
+    launch.refusal(file).write_text('{"code": 3, "message": "its images are gone", "run": "none"}')
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun's own, where no other is given
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    if code:
+        with pytest.raises(SystemExit, match=str(code)):
+            launch.main([str(file)])
+    else:
+        assert launch.main([str(file)]) == 0
+    assert launch.refusal(file).exists() == (code != 0)
+
+
+@pytest.mark.parametrize(("rank", "bars"), [("0", 1), ("1", 0)])
+def test_of_many_processes_the_first_shows_a_bar(
+    rank: str, bars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("RANK", rank)
+    with Progress(2, "work") as progress:
+        progress.advance()
+    assert terminal.getvalue().count("work:   0%") == bars

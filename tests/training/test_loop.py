@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from train_recipes import LABELS, SSLD, recipe
+from torch import distributed, nn
+from train_recipes import ADAMW, SSLD, recipe
 
 from hgnetv2_pipeline.data.batches import Answers, Batch
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.training import RunSpec, losses, plan_run, run, train_run
-from hgnetv2_pipeline.training.config import LossConfig
+from hgnetv2_pipeline.training import RunSpec, losses, lr_at, plan, plan_run, run, train_run
+from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
 from hgnetv2_pipeline.training.plan import Plan, relief
-from hgnetv2_pipeline.training.prepare import synchronised
+from hgnetv2_pipeline.training.prepare import choose_device, synchronised
 from hgnetv2_pipeline.training.state import State
-from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.training.step import Step, step_seed
 from hgnetv2_pipeline.training.world import World
 
 Job = Callable[..., RunSpec]
@@ -129,20 +132,21 @@ def test_every_distillation_loss_is_the_one_named(
 
 
 @pytest.fixture
-def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
-    """``explode_in({2})``: the loss of step 2 is NaN, after a forward pass on absurd images."""
+def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``explode_in({2})``: the loss of step 2 is NaN, after a forward pass on absurd images; or of
+    a finite loss the ``gradient`` is."""
     plain = Supervised.__call__
     calls: list[int] = []
 
-    def arm(steps: set[int]) -> None:
+    def arm(steps: set[int], what: str = "loss") -> None:
         calls.clear()
 
         def call(self: Supervised, student: nn.Module, *batch: Any) -> Any:
             calls.append(len(calls))
             loss, counts = plain(self, student, *batch)
             if calls[-1] in steps:
-                student(torch.full((2, 3, 32, 32), math.inf))
-                loss = loss * math.nan
+                student(torch.full((2, 3, 32, 32), math.inf, device=loss.device))
+                loss = loss * math.nan if what == "loss" else loss + (0 * loss).sqrt()
             return loss, counts
 
         monkeypatch.setattr(Supervised, "__call__", call)
@@ -150,41 +154,62 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     return arm
 
 
-def test_step_without_a_finite_loss_leaves_no_trace(
-    job: Job, explode_in: Callable[[set[int]], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("loss", {}),
+        ("gradient", {"ema_decay": 0.5}),
+        ("gradient", {"clip_norm": 1.0, "optimizer": ADAMW}),
+        pytest.param(
+            "gradient",
+            {"amp": "bf16", "ema_decay": 0.5, "spec": {"device": "cuda"}},
+            marks=pytest.mark.gpu,
+        ),
+    ],
+)
+def test_step_without_finite_numbers_leaves_no_trace(
+    job: Job,
+    explode_in: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    changes: dict[str, Any],
 ) -> None:
     seen = {}
     take = Step.__call__
 
-    def watched(self: Step, batch: Any) -> Any:
-        student, optimizer = self.state.student, self.state.optimizer
-        before = {k: v.clone() for k, v in student.state_dict().items()}
-        momenta = {id(p): s["momentum_buffer"].clone() for p, s in optimizer.state.items()}
-        outcome = take(self, batch)
-        same = all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
-        same &= all(
-            torch.equal(s["momentum_buffer"], momenta[id(p)])
-            for p, s in optimizer.state.items()
-            if id(p) in momenta
+    def trace(state: State) -> dict[Any, torch.Tensor]:
+        found = dict(state.student.state_dict())
+        found |= (
+            {} if state.ema is None else {f"ema {k}": v for k, v in state.ema.state_dict().items()}
         )
+        for p, values in state.optimizer.state.items():
+            found |= {(id(p), name): value for name, value in values.items()}
+        return {name: value.clone() for name, value in found.items()}
+
+    def watched(self: Step, batch: Any) -> Any:
+        before = trace(self.state)
+        outcome = take(self, batch)
+        after = trace(self.state)
+        same = all(torch.equal(after[name], value) for name, value in before.items())
         seen[batch.step] = (outcome.applied, same)
         return outcome
 
     monkeypatch.setattr(Step, "__call__", watched)
-    explode_in({2})
-    result = train_run(job("run", steps=5))
+    explode_in({2}, what)
+    result = train_run(job("run", steps=5, **changes))
     assert seen == {s: (s != 2, s == 2) for s in range(5)}
     assert result.metrics["steps_not_applied"] == [2]
     assert math.isfinite(result.history[-1]["loss"] or 0.0)
 
 
-def test_three_steps_in_a_row_without_a_finite_loss_stop_the_run_and_name_images(
-    job: Job, explode_in: Callable[[set[int]], None]
+def test_three_steps_in_a_row_without_finite_numbers_stop_the_run_and_name_images(
+    job: Job, explode_in: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    explode_in({2, 4, 5, 6})
+    explode_in({2, 4, 5, 6}, "gradient")
     with pytest.raises(ParameterError, match=r"steps 4 to 6 \(images train/\d\d\.png, ") as caught:
         train_run(job("run", steps=9))
     assert "and 18 more" in str(caught.value)
+    assert re.search(r"step 2 is not applied, its loss is [\d.]+ but a gradient is", caplog.text)
     assert not (job("run").out / "student.safetensors").exists()
 
 
@@ -232,17 +257,29 @@ def test_rare_class_is_drawn_as_often_or_weighs_as_much(
     )
 
 
-def test_averaged_weights_follow_the_raw_ones(job: Job) -> None:
-    train_run(job("run", steps=4, ema_decay=0.75, loss=LABELS))
+def test_averaged_weights_and_statistics_are_the_running_mean_of_the_raw_ones(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean: dict[str, torch.Tensor] = {}
+    take = Step.__call__
+
+    def averaged(self: Step, batch: Any) -> Any:
+        outcome = take(self, batch)
+        for name, value in self.state.student.state_dict().items():
+            if value.is_floating_point():
+                before = mean.get(name, value.double())  # of the first step a copy
+                mean[name] = 0.75 * before + 0.25 * value.double()
+        return outcome
+
+    monkeypatch.setattr(Step, "__call__", averaged)
+    train_run(job("run", steps=4, ema_decay=0.75, lr=0.1))
     [folder] = (job("run").out / "checkpoints").glob("step=*")
     ema, raw = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("ema", "model"))
-    moved = [
-        not torch.equal(ema[f"module.{name}"], value)
-        for name, value in raw.items()
-        if name.endswith("fc.weight")
-    ]
-    assert moved == [True]
     assert int(ema["n_averaged"]) == 4
+    assert any(name.endswith("running_var") for name in mean)
+    for name, value in mean.items():
+        torch.testing.assert_close(ema[f"module.{name}"].double(), value, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(ema["module.fc.weight"], raw["fc.weight"], atol=1e-3)
 
 
 def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:
@@ -259,6 +296,52 @@ def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:
     assert plan.disk_bytes > 0.8 * written
     with pytest.raises(ParameterError, match="at least 1"):
         plan_run(spec, probe_steps=0)
+
+
+def test_plan_gives_the_memory_of_its_probe_back(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    students, left = [], []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        prepared = run.prepare(*args, **kwargs)
+        students.append(weakref.ref(prepared.state.student))
+        return prepared
+
+    monkeypatch.setattr(plan, "prepare", watched)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(students[0]()))
+    plan_run(job("run"), probe_steps=1)
+    assert left == [None], "the GPU's memory is free for the processes that train"
+
+
+@pytest.mark.parametrize("work", [train_run, plan_run])
+def test_a_gpu_that_is_too_small_is_told_with_what_to_change(
+    job: Job, monkeypatch: pytest.MonkeyPatch, work: Callable[[RunSpec], object]
+) -> None:
+    def full(self: Step, batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee ...")
+
+    monkeypatch.setattr(Step, "__call__", full)
+    with pytest.raises(
+        ParameterError, match=r"hold 4 images of 32 .*lower train\.batch_size"
+    ) as told:
+        work(job("run", accumulate=2))
+    assert "\n" not in str(told.value) and "Tried to allocate 2.00 GiB." in str(told.value)
+
+
+@pytest.mark.parametrize(("name", "rank"), [("cuda:2", 0), ("cuda", 2), ("auto", 2)])
+def test_a_gpu_that_is_not_there_is_told(
+    name: str, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with pytest.raises(ParameterError, match="GPU 2 of this machine, which has 2"):
+        choose_device(name, rank)
+    assert choose_device("auto", 1) == choose_device("cuda:1") == torch.device("cuda:1")
+    assert chosen == [torch.device("cuda:1")] * 2
+    with pytest.raises(ParameterError, match="each process needs its own"):
+        two = {"nproc_per_node": 2, "nnodes": 1, "rdzv_endpoint": None, "max_restarts": 0}
+        DistributedConfig.model_validate(two).processes_here("cuda:1")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +379,19 @@ def test_plan_names_what_would_make_batches_faster(
     assert shown.endswith(f"to wait less: {told}" if told else "GB of memory")
 
 
-def test_published_rule_scales_the_rate_of_a_whole_run(job: Job) -> None:
+def test_published_rule_scales_the_rate_of_a_whole_run(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    take = Step.__call__
+
+    def watched(self: Step, batch: Any) -> Any:
+        rates.append(self.state.optimizer.param_groups[0]["lr"])
+        return take(self, batch)
+
+    monkeypatch.setattr(Step, "__call__", watched)
+    train_run(job("climbing", lr=0.5, steps=8, warmup_epochs=4 * 8 / 21))
+    assert rates == [lr_at(step, 0.5, 8, 4) for step in range(8)]
     spec = job("run", lr=0.5, lr_batch=1024, steps=3)
     assert train_run(spec).history[-1]["lr"] == pytest.approx(
         0.5 * 8 / 1024 * 0.5 * (1 + math.cos(math.pi * 2 / 3))
@@ -324,7 +419,7 @@ def test_batch_worked_through_in_parts_gives_the_same_step(kind: str) -> None:
     for parts in (1, 3):
         torch.manual_seed(0)
         student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)).double()
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9, fused=True)
         state = State(student, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
         step = Step(
             state,
@@ -346,6 +441,152 @@ def test_batch_worked_through_in_parts_gives_the_same_step(kind: str) -> None:
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=exact)
     assert losses_[0] == pytest.approx(losses_[1], rel=exact)
     assert counts[0] == counts[1]
+
+
+def test_every_step_of_every_process_draws_its_own_numbers() -> None:
+    every = list(itertools.product(range(2), range(50), range(3)))
+    seeds = {step_seed(*one) for one in every}
+    assert len(seeds) == len(every)
+    assert min(seeds) >= 0 and max(seeds) < 2**63
+
+
+class Twins(World):
+    """Two processes with the same batch."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return [2 * value for value in values]
+
+
+def test_loss_of_several_processes_is_their_mean_and_counts_are_sums() -> None:
+    outcomes = []
+    for world in (World(0, 1, 0), Twins(0, 2, 0)):
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, fused=True)
+        state = State(student, optimizer, torch.amp.GradScaler("cpu", enabled=False), None)
+        step = Step(
+            state,
+            student,
+            Supervised(view, 0.1),
+            device=torch.device("cpu"),
+            world=world,
+            amp="off",
+            clip_norm=None,
+            seed=0,
+        )
+        outcomes.append(step(Batch(IMAGES, torch.tensor([0, 1, 2, 3, 0, 1]), [], 0, 6)))
+    one, two = outcomes
+    assert (two.loss, two.images) == (one.loss, 12)
+    assert two.counts == {"train_top1": 2 * one.counts["train_top1"]}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gradients_are_clipped_by_their_global_norm(scaled: bool, device: str) -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)).to(device)
+    images, labels = IMAGES.to(device), torch.tensor([0, 1, 2, 3, 0, 1], device=device)
+    loss = losses.label_smoothing_cross_entropy(student(images / 255), labels, 0.1)
+    gradients = torch.autograd.grad(loss, list(student.parameters()))
+    norm = math.sqrt(sum(float((each**2).sum()) for each in gradients))
+    before = [p.detach().clone() for p in student.parameters()]
+    step = Step(
+        State(
+            student,
+            torch.optim.SGD(student.parameters(), lr=1.0, fused=True),
+            torch.amp.GradScaler(
+                "cpu", enabled=scaled
+            ),  # fp16's, where the norm is of the unscaled
+            None,
+        ),
+        student,
+        Supervised(lambda images: images / 255, 0.1),
+        device=torch.device(device),
+        world=World(0, 1, 0),
+        amp="off",
+        clip_norm=norm / 4,
+        seed=0,
+    )
+    step(Batch(IMAGES, labels, [], 0, 6))
+    for parameter, old, gradient in zip(student.parameters(), before, gradients, strict=True):
+        torch.testing.assert_close(old - parameter.detach(), gradient / 4, rtol=1e-4, atol=1e-7)
+
+
+def test_processes_exchange_gradients_with_the_last_part_alone() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+        network = nn.parallel.DistributedDataParallel(student)
+        exchanged: list[bool] = []
+
+        def objective(network: Any, images: torch.Tensor, labels: torch.Tensor, _: None) -> Any:
+            exchanged.append(network.require_backward_grad_sync)
+            return nn.functional.cross_entropy(network(images / 255), labels), {}
+
+        step = Step(
+            State(
+                student,
+                torch.optim.SGD(student.parameters(), lr=0.1, fused=True),
+                torch.amp.GradScaler("cpu", enabled=False),
+                None,
+            ),
+            network,
+            objective,
+            device=torch.device("cpu"),
+            world=World(0, 1, 0),
+            amp="off",
+            clip_norm=None,
+            accumulate=3,
+            seed=0,
+        )
+        step(Batch(IMAGES, torch.tensor([0, 1, 2, 3, 0, 1]), [], 0, 6))
+        assert exchanged == [False, False, True]
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_fp16_that_overflows_at_every_scale_ends_the_run() -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1, fused=True)
+    step = Step(
+        State(student, optimizer, torch.amp.GradScaler("cpu"), None),
+        student,
+        lambda network, images, *_: (
+            network(images / 255).mean() + (0 * network(images / 255).sum()).sqrt(),
+            {},
+        ),
+        device=torch.device("cpu"),
+        world=World(0, 1, 0),
+        amp="off",
+        clip_norm=None,
+        seed=0,
+    )
+    before = student[1].weight.detach().clone()
+    taken = 0
+    with pytest.raises(ParameterError, match="in fp16 gradients overflow at every scale"):
+        for _ in range(40):
+            step(Batch(IMAGES, torch.zeros(6, dtype=torch.int64), [], 0, 6))
+            taken += 1
+    assert taken == 27, "65536 halved until it is below 2**-10"
+    assert torch.equal(student[1].weight, before)
+
+
+def test_fp16s_scale_goes_on_where_it_stood() -> None:
+    scales = []
+    kept: dict[str, Any] = {}
+    for resumed in (False, True):
+        student = nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, fused=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        state = State(student, optimizer, scaler, None)
+        if resumed:
+            state.restore(kept)
+        scaler.scale(student(torch.full((1, 2), math.inf)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+        kept = state.parts()
+    assert scales == [512.0, 256.0]
 
 
 def test_parts_that_are_not_equal_and_bn_over_cpus_are_refused(job: Job) -> None:

@@ -59,6 +59,17 @@ def val_logits(weights: Path, root: Path) -> tuple[np.ndarray, np.ndarray]:
     return logits, label_matrix(samples)
 
 
+def test_map_of_images_without_finite_logits_is_that_of_telling_them_last(squares: Path) -> None:
+    samples = scan_multi_label(squares, "val").samples
+    truth = label_matrix(samples)
+    logits = np.random.default_rng(0).normal(0, 3, truth.shape).astype(np.float32)
+    logits[[3, 8]] = [[np.nan, 1, 2], [np.inf, 1, 2]]
+    found = _multi_label_score(logits, samples, World(0, 1, 0))
+    told_last = np.where(np.isfinite(logits).all(1, keepdims=True), logits, -100)
+    assert found.n == 29
+    assert found.map == pytest.approx(average_precision_score(truth, told_last), abs=1e-12)
+
+
 @pytest.mark.parametrize("loss", [BCE, ASL], ids=["bce", "asymmetric"])
 def test_weights_are_chosen_by_map_and_carry_their_thresholds(
     squares: Path, squares_job: Callable[..., RunSpec], loss: dict[str, Any]

@@ -134,3 +134,21 @@ def test_adamw_decays_without_a_gradient_and_spares_bn() -> None:
     for name, parameter in model.named_parameters():
         factor = 1.0 if name.startswith("bn") else 1 - 0.1 * 0.05
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_first_step_that_fp16s_scaler_skips_leaves_nothing_for_the_second(device: str) -> None:
+    model = Tiny().to(device)
+    optimizer = build_optimizer(param_groups(model, 0.1, 0.0), OptimizerConfig.model_validate(SGD))
+    set_lr(optimizer, 0, Schedule(0.1, 4, 0, 1.0, None, 1))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    scaler = torch.amp.GradScaler(device, init_scale=2.0)
+    for gradient in (float("inf"), 1.0):
+        lying = [torch.full_like(p, 7.0) for p in model.parameters()]
+        del lying  # what the next tensors of these sizes are likely to find in memory
+        for parameter in model.parameters():
+            parameter.grad = scaler.scale(torch.full_like(parameter, gradient))
+        scaler.step(optimizer)
+        scaler.update()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] - 0.1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train_recipes import ADAMW, ASL, BCE, LABELS, SGD, SSLD, values
+from train_recipes import ADAMW, ASL, BCE, LABELS, SGD, SSLD, recipe, values
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.training import RunSpec, TrainConfig
@@ -102,3 +102,9 @@ def test_job_survives_the_way_through_json() -> None:
     spec = RunSpec.model_validate(spec_values(config=values(optimizer=ADAMW)))
     assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
     assert spec.out == Path("out")
+
+
+def test_off_is_what_yaml_makes_of_it_too() -> None:
+    assert recipe(amp=False).amp == "off"
+    with pytest.raises(ValueError, match="'off', 'bf16' or 'fp16'"):
+        recipe(amp=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -25,13 +26,16 @@ from hgnetv2_pipeline.training.checkpoint import load_checkpoint
 from hgnetv2_pipeline.training.state import COLUMNS
 
 Job = Callable[..., RunSpec]
-# Everything that has state: momentum, averaged weights, evaluations on the way, both best weights.
+# Everything that has state: momentum, averaged weights, evaluations on the way, both best weights;
+# and what draws random numbers in a step.
 FULL: dict[str, Any] = {
     "ema_decay": 0.5,
     "eval_every": 1.0,
     "clip_norm": 1.0,
     "steps": 7,
     "optimizer": ADAMW,
+    "erasing": 0.5,
+    "mix": {"mixup": 0.2, "cutmix": 1.0, "probability": 0.5, "switch": 0.5},
 }
 
 QUICK: dict[str, Any] = {"lr": 0.03, "optimizer": ADAMW, "batch_size": 20}
@@ -246,6 +250,30 @@ def test_mixed_precision_trains_with_a_teacher_too(job: Job, bn: str) -> None:
     assert {v.dtype for v in weights.values()} == {torch.float32, torch.int64}
 
 
+@pytest.mark.parametrize(
+    ("device", "amp", "workers"),
+    [
+        ("cpu", "bf16", 0),
+        pytest.param("cuda", "bf16", 2, marks=pytest.mark.gpu),
+        pytest.param("cuda", "fp16", 2, marks=pytest.mark.gpu),
+    ],
+)
+def test_mixed_precision_in_parts_stops_and_goes_on(
+    job: Job, sigterm_in: Callable[[int], None], device: str, amp: str, workers: int
+) -> None:
+    changes = FULL | {"amp": amp, "workers": workers, "accumulate": 2, "spec": {"device": device}}
+    sigterm_in(3)
+    with pytest.raises(Interrupted, match="stopped after step 4 of 7"):
+        train_run(job("run", **changes))
+    sigterm_in(-1)
+    result = train_run(job("run", **changes))
+    assert (result.metrics["steps"], result.metrics["steps_not_applied"]) == (7, [])
+    assert all(math.isfinite(row["loss"] or 0.0) for row in result.history)
+    [newest] = (job("run").out / "checkpoints").glob("step=*7")
+    scale = torch.load(newest / "progress.pt", weights_only=True)["scaler"].get("scale")
+    assert (scale is None) == (amp != "fp16")
+
+
 def test_unreadable_image_is_left_out_named_and_counted(
     job: Job, pictures: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +297,23 @@ def test_unreadable_val_image_stops_the_run(job: Job, pictures: Path, tmp_path: 
         train_run(job("run", spec={"val": tmp_path / "broken.parquet"}, max_bad=1.0))
 
 
+def test_val_images_without_finite_logits_are_wrong_and_end_nothing(
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = run.predict_logits
+
+    def overflowing(*args: Any, **kwargs: Any) -> Any:
+        keys, logits = whole(*args, **kwargs)
+        logits[:] = [[int(key[4:6]) % 2 == label for label in (0, 1)] for key in keys]
+        logits[:2] = [[math.inf, 0], [math.nan, 0]]
+        return keys, logits
+
+    monkeypatch.setattr(run, "predict_logits", overflowing)
+    found = train_run(job("run", steps=1)).metrics["val"]
+    assert (found["n"], found["top1_count"]) == (10, 8)
+    assert "2 of 10 val images got NaN or inf" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changes", "spec", "error", "message"),
     [
@@ -290,6 +335,15 @@ def test_job_that_cannot_run_is_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         train_run(bad)
     assert [path.name for path in bad.out.rglob("*") if path.is_file()] in ([], ["lock"])
+
+
+def test_a_list_of_one_class_is_refused(job: Job, pictures: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        frame = pd.read_parquet(pictures / f"{split}.parquet").assign(label=0)
+        frame.astype({"label": "Int64"}).to_parquet(tmp_path / f"{split}.parquet")
+    one = {split: tmp_path / f"{split}.parquet" for split in ("train", "val")}
+    with pytest.raises(DataError, match="has one class, 'red': there is nothing to tell apart"):
+        train_run(job("run", spec={**one, "num_classes": 1, "classes": ["red"]}))
 
 
 def test_init_of_other_classes_is_refused_unless_the_head_starts_anew(job: Job) -> None:

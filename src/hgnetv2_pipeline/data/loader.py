@@ -38,6 +38,7 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.teacher_logits import Replayed
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.stopping import when_starter_dies
 
 _NICE = 10
 _TIMEOUT_SECONDS = 120.0
@@ -327,6 +328,8 @@ def _beside_the_step(worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
+    # torch looks at the parent, which of a run on a GPU is the server of _made.
+    when_starter_dies(lambda: os._exit(1))
     info: Any = get_worker_info()
     info.dataset.watch(worker)
     cv2 = optional("cv2")

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+from hgnetv2_pipeline.training.config import DistributedConfig, Precision, TrainConfig
 
 
 def _split_plus(value: Any) -> Any:
@@ -228,7 +228,7 @@ class TeacherLogitsParams(_Block):
     check: Annotated[int, Field(ge=0)] = Field(
         description="stored answers that the teacher is asked for again before training; 0: none"
     )
-    amp: Literal["off", "bf16", "fp16"] = Field(
+    amp: Precision = Field(
         description="precision of the pass; off: float32; the 16-bit kinds are faster on a GPU"
     )
     batch_size: Count = Field(description="views that the teacher answers at once")

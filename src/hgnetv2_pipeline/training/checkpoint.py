@@ -7,7 +7,6 @@ a checkpoint: it is passed over loudly and the next older one is loaded.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from hgnetv2_pipeline.durable import (
+    FULL,
     fsync_directory,
     read_json,
     sha256_file,
@@ -70,10 +70,13 @@ def save_checkpoint(
         usage = shutil.disk_usage(folder)  # while what was half-written still takes its room
         shutil.rmtree(aside, ignore_errors=True)
         # torch turns a failed write into a RuntimeError about file positions.
-        full = getattr(error, "errno", None) == errno.ENOSPC or usage.free < 1 << 20
+        numbers = [getattr(each, "errno", None) for each in (error, error.__context__)]
+        full = next((FULL[number] for number in numbers if number in FULL), None)
+        if full is None and usage.free < 1 << 20:
+            full = "disk full"
         if full and not isinstance(error, DiskFullError):
             raise DiskFullError(
-                f"disk full while writing checkpoint {final}: about {_size(parts):,} bytes needed, "
+                f"{full} while writing checkpoint {final}: about {_size(parts):,} bytes needed, "
                 f"{shutil.disk_usage(folder).free:,} free; the earlier checkpoints still stand"
             ) from error
         raise

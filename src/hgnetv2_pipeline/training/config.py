@@ -9,7 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hgnetv2_pipeline.errors import ParameterError
 
@@ -28,6 +36,11 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
+# off is false to YAML, which --params is read as.
+Precision = Annotated[
+    Literal["off", "bf16", "fp16"],
+    BeforeValidator(lambda given: "off" if given is False else given),
+]
 
 
 class _Frozen(BaseModel):
@@ -205,7 +218,7 @@ class TrainConfig(_Frozen):
     """Short side before the evaluation crop, pixels; travels with the weights."""
     workers: Annotated[int, Field(ge=0, le=256)]
     """Loader processes; results do not depend on it."""
-    amp: Literal["off", "bf16", "fp16"]
+    amp: Precision
     """Mixed precision; fp16 needs a GPU."""
     channels_last: bool
     """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
@@ -373,7 +386,7 @@ class StoreSpec(_Frozen):
     """K: best classes kept of an answer; at least the number of classes keeps all."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Of the views; the order of a training has a seed of its own."""
-    amp: Literal["off", "bf16", "fp16"]
+    amp: Precision
     """Precision of the teacher; off is full float32 (no TF32)."""
     batch_size: Count
     """Views that the teacher answers at once."""
@@ -439,6 +452,11 @@ class DistributedConfig(_Frozen):
     def processes_here(self, device: str) -> int:
         """Processes on this machine for a run on ``device`` (auto, cpu, cuda, cuda:N)."""
         if self.nproc_per_node != "auto":
+            if self.nproc_per_node > 1 and device.startswith("cuda:"):
+                raise ParameterError(
+                    f"distributed.nproc_per_node is {self.nproc_per_node}, but device {device!r} "
+                    "is one GPU, and each process needs its own; set device to cuda"
+                )
             return self.nproc_per_node
         if device not in ("auto", "cuda"):
             return 1

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.durable import read_json, write_text
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.launch import ERRORS
+from hgnetv2_pipeline.stopping import signals
 from hgnetv2_pipeline.training import launch
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 
@@ -37,7 +38,6 @@ _TALKATIVE = (
 # torch 2.15's agents keep one store for all rounds, where the process that comes back first finds
 # the addresses of the dead. Asked for, every round has its own; all agents must agree on it.
 _OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
@@ -76,6 +76,8 @@ def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
         rdzv_endpoint=endpoint,
         max_restarts=distributed.max_restarts,
         start_method="forkserver",
+        # torch would have listened to SIGHUP in spite of nohup, and ended the run at a logout.
+        signals_to_handle=",".join(number.name for number in signals()),
     )
     try:
         with _handlers_put_back(), _quiet(), _environment(_OWN_STORE):
@@ -145,11 +147,11 @@ def _handlers_put_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [signal.getsignal(number) for number in _SIGNALS]
+    before = {number: signal.getsignal(number) for number in signals()}
     try:
         yield
     finally:
-        for number, handler in zip(_SIGNALS, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
         for name in set(os.environ) - set(environment):
             del os.environ[name]

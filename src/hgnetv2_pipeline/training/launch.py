@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.launch import die_with, run_spec
+from hgnetv2_pipeline.launch import run_spec
+from hgnetv2_pipeline.stopping import when_starter_dies
 
 # What a process needs before its first step (an optimiser imports the compiler); imported once for
 # all processes of a machine.
@@ -44,7 +46,7 @@ def work(spec: str) -> None:
     """``main`` as torch elastic calls it in a process of its own."""
     # A Ctrl-C on the terminal reaches the agent, which passes it on: not twice.
     os.setsid()
-    die_with(os.getppid())
+    when_starter_dies(lambda: os.kill(os.getpid(), signal.SIGTERM))
     if code := main([spec]):
         sys.exit(code)
 
@@ -56,7 +58,10 @@ def refusal(spec: Path) -> Path:
 
 def _refused_before(spec: Path) -> int:
     """Under elastic: the exit code that a restart would only come to again; 0 if it may help."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        if _rank() == "0" and "TORCHELASTIC_RUN_ID" in os.environ:
+            refusal(spec).unlink(missing_ok=True)  # of an earlier start, since mended perhaps
+    else:
         with suppress(OSError, ValueError):
             before = read_json(refusal(spec))
             if before["run"] == os.environ.get("TORCHELASTIC_RUN_ID"):

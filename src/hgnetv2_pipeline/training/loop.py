@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# So many steps in a row without a finite loss are not bad luck but a run that has diverged.
+# So many steps in a row without finite numbers are not bad luck but a run that has diverged.
 PATIENCE = 3
 
 
@@ -64,7 +65,7 @@ def fit(
 
     Raises:
         Interrupted: a stop was requested; the state is saved.
-        ParameterError: the loss was not finite three times in a row; names the images.
+        ParameterError: loss or gradients were not finite three times in a row; names the images.
     """
     world = step.world
     lost: list[Batch] = []
@@ -132,13 +133,14 @@ def fit(
                 state.not_applied.append(batch.step)
                 lost.append(batch)
                 _log.warning(
-                    "step %d is not applied, its loss is %s; images %s",
-                    batch.step, outcome.loss, _keys([batch]),
+                    "step %d is not applied, its loss is %s%s; images %s", batch.step, outcome.loss,
+                    " but a gradient is not finite" if math.isfinite(outcome.loss) else "",
+                    _keys([batch]),
                 )  # fmt: skip
                 if len(lost) == PATIENCE:
                     raise ParameterError(
-                        f"the loss was not finite in steps {lost[0].step} to {batch.step} "
-                        f"(images {_keys(lost)}): the run has diverged. Its last checkpoint "
+                        f"loss or gradients were not finite in steps {lost[0].step} to {batch.step}"
+                        f" (images {_keys(lost)}): the run has diverged. Its last checkpoint "
                         "stands; try a lower training.lr, a longer training.warmup_epochs, "
                         "training.clip_norm, or training.amp=off"
                     )

@@ -1,8 +1,15 @@
-"""What a step on a CPU frees stays with the process."""
+"""What a step on a CPU frees stays with the process; what a GPU lacks is told in our words."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.training.config import RunSpec
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -20,3 +27,18 @@ def keep_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+@contextmanager
+def shortage_told(spec: RunSpec) -> Iterator[None]:
+    """A GPU's memory that does not suffice as a ``ParameterError``: another try would end alike."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        config, place = spec.config, spec.stage
+        raise ParameterError(
+            f"the GPU's memory does not hold {config.batch_size // config.accumulate} images of "
+            f"{config.image_size} pixels at once: lower {place}.batch_size ({config.batch_size} a "
+            f"process), or raise {place}.accumulate ({config.accumulate}), unless others use that "
+            f"GPU too; what is saved stands ({str(error).splitlines()[0]})"
+        ) from error

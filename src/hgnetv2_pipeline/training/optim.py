@@ -80,7 +80,13 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
     for group in groups:
         group["initial_lr"] = group["lr"]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, fused=True)
+        sgd = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, fused=True)
+        if config.momentum:
+            # torch takes them as they come in its first step, and leaves them so where that step is
+            # skipped, as fp16's first often is: the next one would start from what lay there.
+            for parameter in (p for group in groups for p in group["params"]):
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
 
 

@@ -17,6 +17,7 @@ from hgnetv2_pipeline.data.loader import eval_batches
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
 from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.prepare import choose_device, make_batches, make_step, prepare
 from hgnetv2_pipeline.training.run import torch_settings
@@ -80,6 +81,15 @@ def plan_run(
     """
     if probe_steps is not None and probe_steps < 1:
         raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
+    try:
+        with shortage_told(spec):
+            return _probed(spec, probe_steps, processes, images)
+    finally:
+        # Or torch would keep the GPU's memory for this process, where others are to train.
+        torch.cuda.empty_cache()
+
+
+def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int | None) -> Plan:
     device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

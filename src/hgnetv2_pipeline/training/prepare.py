@@ -83,6 +83,12 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             )
         if device.index is None:
             device = torch.device("cuda", local_rank)
+        if (count := torch.cuda.device_count()) <= (device.index or 0):
+            raise ParameterError(
+                f"device {name!r} is to be GPU {device.index} of this machine, which has {count}, "
+                "counted from 0; choose another (--params device=...), or fewer processes "
+                "(distributed.nproc_per_node)"
+            )
         torch.cuda.set_device(device)
     elif device.type != "cpu":
         raise ParameterError(f"device {name!r} is not supported; choose auto, cpu or cuda")
@@ -266,6 +272,11 @@ def _check_task(spec: RunSpec, train: pd.DataFrame, val: pd.DataFrame) -> None:
                 f"loss {loss.name!r} is for several labels an image, but {path} has one: set "
                 "data.layout to multi_label, or the loss to label_smoothing"
             )
+    if spec.num_classes == 1 and not loss.multi_label:
+        raise DataError(
+            f"{spec.train} has one class, {spec.classes[0]!r}: there is nothing to tell apart; "
+            "data.root is the folder that holds a folder for each of several classes"
+        )
     if loss.multi_label and not label_matrix(val).any():
         raise DataError(f"{spec.val}: none of its images belongs to any class; mAP needs some")
 

@@ -27,7 +27,7 @@ from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
-from hgnetv2_pipeline.training.memory import keep_memory
+from hgnetv2_pipeline.training.memory import keep_memory, shortage_told
 from hgnetv2_pipeline.training.modes import settled
 from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
@@ -81,7 +81,11 @@ def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
         stop_on_signal() as stop,
     ):
         device = choose_device(spec.device, _local_rank())
-        with torch_settings(device, _threads(spec.config.threads)), joined(device) as world:
+        with (
+            shortage_told(spec),
+            torch_settings(device, _threads(spec.config.threads)),
+            joined(device) as world,
+        ):
             try:
                 return _train(settled(spec, device, world), device, world, stop, report)
             except RuntimeError as error:
@@ -100,7 +104,14 @@ def _train(
     changed: list[str] = []
     forced = changed.extend if spec.resume == "force" else None
     saved = load_checkpoint(checkpoints, identity=who, differing=forced)
+    images_a_step = config.batch_size * world.size
     if saved is not None:
+        before = saved["progress"].get("images_a_step", images_a_step)
+        if before != images_a_step:
+            raise ParameterError(
+                f"the steps so far were of {before} images, those to come are of {images_a_step}: "
+                f"the schedule counts steps, so keep batch_size x processes at {before}"
+            )
         state.restore(saved)
         _add(ledger, saved["ledger"])
         _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
@@ -130,6 +141,7 @@ def _train(
         _share(ledger, world)
         if world.first:
             parts = state.parts() | {"ledger": _ledger_rows(ledger)}
+            parts["progress"]["images_a_step"] = images_a_step
             save_checkpoint(
                 checkpoints, state.step, parts, identity=who, keep=config.keep_checkpoints
             )
@@ -186,7 +198,8 @@ def score(
     """Right answers on val (of several labels: mAP), each image once over all processes; None if
     asked to stop.
 
-    An unreadable val image is a ``DataError``: weights are not chosen on another set.
+    An unreadable val image is a ``DataError``: weights are not chosen on another set. One that gets
+    NaN or infinity, as in fp16 from weights of a run's beginning, is answered wrongly.
     """
     # BN statistics are each process's own until its next step; what is scored is what is saved.
     world.from_first(network.buffers())
@@ -233,7 +246,9 @@ def score(
     counts = dict.fromkeys(ks, 0)
     if keys:
         labels = share.set_index("key")["label"].loc[keys].to_numpy(dtype="int64")
-        counts = metrics.topk_counts(logits, labels, ks)
+        sound = _sound(logits)
+        if sound.any():
+            counts = metrics.topk_counts(logits[sound], labels[sound], ks)
     sums = world.sum([len(keys), *counts.values()])
     return Score(int(sums[0]), int(sums[1]), int(sums[2]) if len(ks) > 1 else None)
 
@@ -245,6 +260,8 @@ def _multi_label_score(logits: Any, val: pd.DataFrame, world: World) -> MultiLab
     for rank, part in enumerate(world.gather(logits)):
         if len(part):
             every[rank :: world.size] = part
+    sound = _sound(every)
+    every[~sound] = every[sound].min(initial=0) - 1  # told last of all
     thresholds = metrics.best_thresholds(every, labels).tolist()
     names = [str(number) for number in range(labels.shape[1])]
     found = metrics.summarise_multi_label(every, labels, names, thresholds)
@@ -252,6 +269,17 @@ def _multi_label_score(logits: Any, val: pd.DataFrame, world: World) -> MultiLab
         n=len(labels), map=found["map"], f1_micro=found["f1_micro"], f1_macro=found["f1_macro"],
         thresholds=thresholds,
     )  # fmt: skip
+
+
+def _sound(logits: Any) -> Any:
+    """bool [N]: the images whose logits [N, C] are all finite; says how many are not."""
+    sound = np.isfinite(logits).all(axis=1)
+    if not sound.all():
+        _log.warning(
+            "%d of %d val images got NaN or inf, which counts as a wrong answer",
+            np.count_nonzero(~sound), len(sound),
+        )  # fmt: skip
+    return sound
 
 
 def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> TrainResult:

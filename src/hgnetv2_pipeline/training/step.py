@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.training.objectives import Objective
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.world import World
@@ -19,6 +20,8 @@ from hgnetv2_pipeline.training.world import World
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.batches import Answers, Batch
 
+# Where fp16's scaler stands below it, it has met overflows at every scale from 65536 down.
+LEAST_SCALE = 2.0**-10
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,8 +38,8 @@ class Outcome:
 class Step:
     """Applies batches to a state. ``network`` is the student as called, see ``prepare.make_step``.
 
-    A loss that is not finite in any process is not applied in any: weights, optimiser and BN
-    statistics stay what they were.
+    A loss that is not finite in any process, or gradients that are not, are not applied in any:
+    weights, optimiser and BN statistics stay what they were.
     """
 
     def __init__(
@@ -77,21 +80,48 @@ class Step:
             [not math.isfinite(value), value, len(images), *own.values()]
         )
         value = total / self.world.size
-        if lost:
+        applied = not lost and self._update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if not applied:
             if self.buffers:
                 torch._foreach_copy_(self.buffers, self.buffers_before)
-            state.optimizer.zero_grad(set_to_none=True)
             return Outcome(value, int(seen), {}, applied=False)
-
-        if self.clip_norm is not None:
-            state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
         if state.ema is not None:
             state.ema.update_parameters(state.student)
         return Outcome(value, int(seen), dict(zip(own, sums, strict=True)), applied=True)
+
+    def _update(self) -> bool:
+        """Move the weights, unless a gradient is not finite; whether it was done.
+
+        All processes decide alike, for they have exchanged their gradients. fp16's scaler decides
+        for itself, and a step that it skips is no fault: that is how it finds its scale.
+        """
+        optimizer, scaler = self.state.optimizer, self.state.scaler
+        if scaler.is_enabled():
+            if self.clip_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            return True
+        norm = nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.weights, self.clip_norm, norm)
+        # Where it is 1 the fused optimisers leave all as it is, on the device: a GPU has been given
+        # the whole step before anything waits for it.
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+        return bool(norm.isfinite())
+
+    def _check_scale(self) -> None:
+        scaler = self.state.scaler
+        if scaler.is_enabled() and (scale := scaler.get_scale()) < LEAST_SCALE:
+            raise ParameterError(
+                f"in fp16 gradients overflow at every scale down to {scale:.1g}: the run has "
+                "diverged, its last checkpoint stands; try a lower training.lr, training.clip_norm "
+                "or training.amp=bf16"
+            )
 
     def _gradients(
         self, images: Tensor, labels: Tensor, answers: Answers | None
@@ -109,6 +139,7 @@ class Step:
                     loss, counts = self.objective(self.network, some, theirs, said)
                 # Numbers first: on a GPU the backward pass then runs while the next is prepared.
                 total += loss.item() / self.accumulate
+                self._check_scale()
                 for name, count in counts.items():
                     sums[name] = sums.get(name, 0.0) + float(count)
                 self.state.scaler.scale(loss / self.accumulate).backward()
