@@ -19,7 +19,13 @@ from PIL import Image
 from hgnetv2_pipeline import deployment
 from hgnetv2_pipeline.commands import main
 from hgnetv2_pipeline.data import Preprocess, write_class_map
-from hgnetv2_pipeline.deployment import Engine, ModelCard, benchmark, export_onnx
+from hgnetv2_pipeline.deployment import (
+    Engine,
+    EngineUnavailable,
+    ModelCard,
+    benchmark,
+    export_onnx,
+)
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import create_model
 
@@ -172,6 +178,7 @@ def test_a_sheet_shows_the_first_images(folder: Path, model: Path) -> None:
         (["--format", "parquet"], "--format parquet writes a file"),
         (["--out", "x.doc"], "unknown ending '.doc'"),
         (["--topk", "0"], "topk=0"),
+        (["--out", "pics/a.png/x.csv"], "File exists: pics/a.png"),
         (["--device", "gpu"], "ort: runs on cpu, and device=cuda was asked for"),
     ],
 )
@@ -197,6 +204,24 @@ def test_a_benchmark_prints_a_table_and_json_as_its_last_line(folder: Path, mode
     (gap,) = result["not_run"]
     assert f"not run: {model} on tensorrt" in said.stdout
     assert "tensorrt is not installed" in gap["reason"]
+
+
+def test_a_batch_that_has_no_room_costs_the_smaller_ones_nothing(
+    folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(Told):
+        def _run(self, images: np.ndarray) -> np.ndarray:
+            if len(images) > 1:
+                raise EngineUnavailable("torch: no memory for a batch of 2")
+            return np.zeros((1, 1000), np.float32)
+
+    monkeypatch.setattr(benchmark, "load_engine", lambda *_, **__: Small({}))
+    said = typed(
+        "benchmark", model, "--batch-sizes", "1,2,4", "--warmup", 0, "--runs", 2,
+    )  # fmt: skip
+    result = json.loads(said.stdout.splitlines()[-1])
+    assert [row["batch_size"] for row in result["rows"]] == [1]
+    assert [gap["reason"] for gap in result["not_run"]] == ["torch: no memory for a batch of 2"]
 
 
 def test_models_are_exported_and_timed_in_turns_with_ratios_to_the_first(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from hgnetv2_pipeline import deploy_commands, weight_commands
+from hgnetv2_pipeline.errors import ParameterError
 
 
 class _Group(click.Group):
@@ -21,11 +22,15 @@ class _Group(click.Group):
             return super().invoke(context)
         except Exception as error:
             code = getattr(error, "exit_code", None)
+            told = str(error)
+            if code is None and isinstance(error, OSError) and error.filename is not None:
+                # A file or folder that cannot be read or written is the caller's to mend.
+                code, told = ParameterError.exit_code, f"{error.strerror}: {error.filename}"
             if context.params.get("debug") or not isinstance(code, int):
                 raise
             if isinstance(error, click.ClickException):
                 raise
-            click.secho(str(error), err=True, fg="red")
+            click.secho(told, err=True, fg="red")
             sys.exit(code)
 
 

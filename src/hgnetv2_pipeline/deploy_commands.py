@@ -193,7 +193,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
               help="Some of auto, tensorrt, ort-cuda, openvino, ort, torch, torch-compiled, "
               "torch-cuda-graph, with commas.")  # fmt: skip
 @click.option("--precisions", default="own", show_default=True, callback=_names,
-              help="own (the file's), or of fp32 (no TF32), tf32, fp16, bf16.")  # fmt: skip
+              help="own (the file's), or of fp32 (no TF32), tf32, fp16, bf16, int8.")  # fmt: skip
 @click.option("--batch-sizes", default="1", show_default=True, callback=_numbers)
 @click.option(
     "--threads", default=1, show_default=True, help="CPU threads; 0: the engine's choice."

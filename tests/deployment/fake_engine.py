@@ -30,6 +30,9 @@ class GpuStopwatch:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
 
+    def settle(self) -> None:
+        pass
+
     def lap(self, call: Call) -> Lap:
         clock = self.clock
         before = clock.wall, clock.cpu, clock.gpu

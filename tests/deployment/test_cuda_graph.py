@@ -13,7 +13,7 @@ import torch
 from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import ModelCard
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
-from hgnetv2_pipeline.deployment.stopwatch import CudaStopwatch
+from hgnetv2_pipeline.deployment.stopwatch import CudaStopwatch, time_calls
 
 SIDE = 8
 
@@ -63,7 +63,8 @@ class Cuda:
         return Graph()
 
     @contextmanager
-    def graph(self, _graph: object) -> Iterator[None]:
+    def graph(self, _graph: object, stream: object = None) -> Iterator[None]:
+        assert stream is self  # the one that was warmed up, on the engine's own GPU
         self.diary.append("capture")
         yield
 
@@ -150,6 +151,8 @@ def test_the_gpus_time_is_between_two_events_on_the_stream_waited_for(
             return 2.5  # milliseconds
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    lap = CudaStopwatch("s").lap(lambda: diary.append("call"))
+    (lap,) = time_calls(lambda: diary.append("call"), CudaStopwatch("s"), warmup=2, runs=1)
     assert lap.gpu == 0.0025
-    assert diary == ["record on s", "call", "record on s", "synchronize", "elapsed"]
+    # Calls that are dropped have ended before the clock starts: it waits for all that is queued.
+    dropped = ["call", "call", "record on s", "synchronize"]
+    assert diary == [*dropped, "record on s", "call", "record on s", "synchronize", "elapsed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -203,6 +204,46 @@ def test_a_provider_that_fell_back_to_the_cpu_is_no_gpu(
     assert asked[::2] == [("CUDAExecutionProvider", {"use_tf32": on}) for on in "01"]
 
 
+def test_a_gpu_without_room_is_no_damaged_file(
+    b0_onnx: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    on_a_cpu = onnxruntime.InferenceSession
+    full = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : CUDA failure 2: out of memory ; GPU=0 ;"
+
+    def open_session(path: str, sess_options: object, providers: list[object]) -> object:
+        if len(providers) == 2:
+            raise RuntimeError(full)
+        return on_a_cpu(path, sess_options=sess_options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    with caplog.at_level(logging.INFO):
+        assert load_engine(b0_onnx).name == "ort"
+    assert "ort-cuda: CUDAExecutionProvider did not start ([ONNXRuntimeError]" in caplog.text
+
+
+def test_onnx_runtime_on_a_gpu_names_the_gpu(
+    b0_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    real = onnxruntime.InferenceSession(b0_onnx, providers=both[1:])
+    session = SimpleNamespace(
+        get_providers=lambda: both, get_inputs=real.get_inputs, get_outputs=real.get_outputs,
+        get_modelmeta=real.get_modelmeta, run=real.run,
+    )  # fmt: skip
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: session)
+    monkeypatch.setattr(with_ort, "clocks", lambda place: {"name": f"A GPU for {place}"})
+    engine = load_engine(b0_onnx, "ort-cuda")
+    assert (engine.device, engine.place) == ("A GPU for cuda", "cuda")
+    assert engine.logits(IMAGES).shape == (3, len(CLASSES))
+
+
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
 )
@@ -393,6 +434,17 @@ def test_what_only_a_gpu_has_is_refused_on_a_cpu(
         load_engine(run_folder, engine, precision=precision, device="cpu")
 
 
+def test_a_batch_that_the_gpu_has_no_room_for_is_refused_with_its_size() -> None:
+    class Full(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB.\nmore")
+
+    card = ModelCard(preprocess=Preprocess(SIDE, SIDE), classes=("a",))
+    engine = TorchEngine(Full(), card, model="m", device="cpu")
+    with pytest.raises(EngineUnavailable, match=r"^torch: no memory for a batch of 3 .*80 GiB"):
+        engine.logits(IMAGES)
+
+
 def test_half_precision_is_cast_and_comes_back_as_float32(run_folder: Path) -> None:
     exact = load_engine(run_folder, "torch", device="cpu").logits(IMAGES)
     engine = load_engine(run_folder, "torch", precision="bf16", device="cpu")
@@ -409,19 +461,25 @@ def test_the_compiled_engine_gives_the_eager_ones_logits(run_folder: Path) -> No
     assert np.abs(compiled.logits(IMAGES) - eager).max() <= 1e-5 * np.abs(eager).max()
 
 
+_ERRORS = {"fp32": 1e-4, "tf32": 0.02, "fp16": 0.02, "bf16": 0.1}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("engine", ["torch", "torch-compiled", "torch-cuda-graph"])
 @pytest.mark.parametrize(
-    ("precision", "error"), [("fp32", 1e-4), ("tf32", 0.02), ("fp16", 0.02), ("bf16", 0.1)]
+    ("engine", "precision"),
+    [
+        *itertools.product(("torch", "torch-cuda-graph"), _ERRORS),
+        ("torch-compiled", "fp16"),  # a compilation a precision and batch size: half a minute
+    ],
 )
-def test_a_gpus_logits_are_the_cpus(
-    engine: str, precision: str, error: float, run_folder: Path
-) -> None:
+def test_a_gpus_logits_are_the_cpus(engine: str, precision: str, run_folder: Path) -> None:
+    error = _ERRORS[precision]
+    sizes = (3,) if engine == "torch-compiled" else (3, 1, 3)
     exact = load_engine(run_folder, "torch", device="cpu").logits(IMAGES)
     with load_engine(run_folder, engine, precision=precision, device="cuda") as loaded:
-        for images, wanted in ((IMAGES, exact), (IMAGES[:1], exact[:1]), (IMAGES, exact)):
-            logits = loaded.logits(images)
-            assert np.abs(logits - wanted).max() <= error * np.abs(exact).max()
+        for size in sizes:
+            logits = loaded.logits(IMAGES[:size])
+            assert np.abs(logits - exact[:size]).max() <= error * np.abs(exact).max()
         bare = loaded.resident(IMAGES)
         assert bare is not None
         assert loaded.stopwatch().lap(bare).gpu > 0

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from deployment_cases import CLASSES, formula_model
 
 from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import Calibration, Validation, load_engine
+from hgnetv2_pipeline.deployment.kit import run
 from hgnetv2_pipeline.deployment.kit.plans import Profile
 from hgnetv2_pipeline.deployment.kit_folder import KitPlan, trtexec_lines, write_kit
 from hgnetv2_pipeline.durable import sha256_file
@@ -38,6 +40,7 @@ class Away:
             raise ImportError(f"{name} is away")
 sys.meta_path.insert(0, Away())
 from pathlib import Path
+from types import SimpleNamespace
 import onnxruntime
 import run
 
@@ -67,7 +70,8 @@ def kit(b0: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = validation()
     write_kit(
         b0, folder, PLAN, model_name="train/b0/seed=0", class_names=CLASSES, preprocess=PREPROCESS,
-        validation=source, metadata={"tensorrt_profile": "1,1,4", "source_sha256": "ab" * 32},
+        validation=source, packed=source,
+        metadata={"tensorrt_profile": "1,1,4", "source_sha256": "ab" * 32},
         calibration=Calibration(lambda: (pixels for pixels, _ in source.batches()), "the same"),
         max_drop={"int8": 100},
     )  # fmt: skip
@@ -181,6 +185,64 @@ def test_networks_without_lab_have_one_form_and_bad_plans_are_refused(tmp_path: 
         formula_model("hgnet_tiny"), tmp_path / "kit",
         KitPlan(("clip", "relu", "affine"), ("fp32",), Profile(), (1,), 6),
         model_name="teacher", class_names=CLASSES, preprocess=PREPROCESS, validation=source,
-        calibration=Calibration(lambda: iter([]), "none"), metadata={},
+        packed=source, calibration=Calibration(lambda: iter([]), "none"), metadata={},
     )  # fmt: skip
     assert [(graph["name"], graph["lab"]) for graph in facts["graphs"]] == [("clip-fp32", "none")]
+
+
+def run_with(
+    kit: Path, monkeypatch: pytest.MonkeyPatch, open_graph: object, *arguments: str
+) -> tuple[int, list[Path]]:
+    """The kit's ``run.py`` in ``kit`` with graphs opened by ``open_graph`` in place of TensorRT."""
+    device = SimpleNamespace(name="no GPU", versions={})
+    monkeypatch.setattr(run, "__file__", str(kit / "run.py"))
+    monkeypatch.setattr(run, "CudaDevice", lambda: device)
+    monkeypatch.setattr(run, "tensorrt_opener", lambda *_, **__: open_graph)
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4"))
+    code = run.main(arguments)
+    return code, list((kit / "results").glob("*.json"))
+
+
+def test_batch_sizes_outside_the_profile_are_refused_before_anything_is_built(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kit = shutil.copytree(kit, tmp_path / "kit")
+
+    def never(path: Path, precision: str) -> object:
+        raise AssertionError(f"{path} was built")
+
+    assert run_with(kit, monkeypatch, never, "--batch-sizes", "1", "8") == (2, [])
+    assert "batch sizes [8] lie outside the profile 1..4" in caplog.text
+
+
+def test_a_graph_that_fails_in_any_way_costs_the_others_nothing(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = shutil.copytree(kit, tmp_path / "kit")
+
+    def open_graph(path: Path, precision: str) -> run.Opened:
+        if precision == "int8":
+            raise ValueError("pybind11 is\ndispleased")
+        return (
+            lambda images: np.zeros((len(images), 7), np.float32),
+            lambda images: {"batch_size": len(images), "gpu": {"p50_ms": 1.0}},
+        )
+
+    code, (path,) = run_with(kit, monkeypatch, open_graph)
+    rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    assert code == 1
+    assert rows["clip-int8"]["failed"] == "ValueError: pybind11 is displeased"
+    assert [len(row.get("timings", [])) for row in rows.values()] == [2, 2, 0] * 2
+
+
+def test_top_1_and_the_set_of_top_5_are_judged_apart(kit: Path) -> None:
+    facts = json.loads((kit / "kit.json").read_text())
+    stored = np.load(kit / "validation.npz")["logits"]
+    order = np.argsort(-stored, axis=1)
+    swapped = stored.copy()
+    np.put_along_axis(swapped, order[:, :2], np.take_along_axis(stored, order[:, 1::-1], 1), 1)
+    found = run.check(lambda _: swapped, kit, facts)
+    assert (found["same_top1"], found["same_top5_set"]) == (0, 6)
+    assert found["stored_top1_count"] == (stored.argmax(1) == np.arange(6)).sum()
+    found = run.check(lambda _: -stored, kit, facts)
+    assert (found["same_top1"], found["same_top5_set"]) == (0, 0)

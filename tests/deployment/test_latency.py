@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from fake_engine import Clock, Fake
 
-from hgnetv2_pipeline.deployment import compare_latency, machine, measure_latency, stopwatch
+from hgnetv2_pipeline.deployment import (
+    compare_latency,
+    machine,
+    machine_peak,
+    measure_latency,
+    stopwatch,
+)
 from hgnetv2_pipeline.deployment import latency as latency_module
 from hgnetv2_pipeline.deployment.machine_peak import peak_gb_s, peak_gflops
 from hgnetv2_pipeline.errors import ParameterError
@@ -91,6 +99,25 @@ def test_the_probes_find_plausible_rates_and_measure_once() -> None:
     assert copied > 0.1
 
 
+def test_a_gpu_without_room_for_the_probes_costs_no_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    fake = SimpleNamespace(
+        randn=full, empty=full, float32=torch.float32, uint8=torch.uint8, backends=torch.backends,
+        OutOfMemoryError=torch.OutOfMemoryError,
+    )  # fmt: skip
+    monkeypatch.setattr(machine_peak, "_torch_with_cuda", lambda: fake)
+    for probe in (peak_gb_s, machine_peak._gpu_peak):
+        probe.cache_clear()
+    assert peak_gflops("cuda", precision="fp32") is None
+    assert peak_gb_s("cuda") is None
+    for probe in (peak_gb_s, machine_peak._gpu_peak):
+        probe.cache_clear()
+
+
 def test_comparison_runs_in_turn_and_turns_round_every_second_time(clock: Clock) -> None:
     diary: list[str] = []
     engines = {name: Fake(clock, diary=diary, label=name) for name in ("x", "y")}
@@ -138,3 +165,21 @@ def test_a_gpus_driver_and_clocks_are_what_nvidia_smi_says(
     )  # fmt: skip
     program.write_text("#!/bin/sh\necho no devices were found\n")
     assert machine.clocks("cuda") == {}
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked"), [(None, "0"), ("5,6", "5"), ("GPU-ab12", "GPU-ab12")]
+)
+def test_the_gpu_asked_for_its_clocks_is_the_one_that_works(
+    visible: str | None, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    machine.clocks("cuda")
+    assert f"--id={asked}" in (tmp_path / "asked").read_text().split()

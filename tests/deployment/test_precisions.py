@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -27,6 +28,7 @@ from hgnetv2_pipeline.deployment import (
     precisions,
     write_bundle,
 )
+from hgnetv2_pipeline.deployment import calibration as calibration_module
 from hgnetv2_pipeline.deployment.calibration import activation_ranges
 from hgnetv2_pipeline.deployment.gate import judge
 from hgnetv2_pipeline.deployment.half import in_half, rounded_in_float32
@@ -125,6 +127,9 @@ def test_every_q_and_dq_is_int8_symmetric_and_weights_have_a_scale_a_channel(
         assert stored.dtype == np.int8
         assert stored.min() >= -127  # symmetric: -128 has no counterpart
         assert values[weight.input[1]].shape == (len(stored),)
+        # Each channel's own: its largest value is the end of the range (a LAB of scale 0 has none).
+        peaks = np.abs(stored.reshape(len(stored), -1).astype(int)).max(axis=1)
+        assert set(peaks.tolist()) <= {0, 127}
         assert [a.i for a in weight.attribute if a.name == "axis"] == [0]
         assert all(values[name].dtype == np.float32 for name in node.input[2:])  # biases
     assert sum(node.op_type == "Clip" for node in graph.node) == 12
@@ -378,6 +383,32 @@ def test_percentile_ranges_leave_out_the_rarest_values(b0_onnx: Path, pixels: np
         activation_ranges(proto, ["images"], lambda: [images], method="entropy")
     with pytest.raises(DataError, match="none was given"):
         activation_ranges(proto, ["images"], list, method="max")
+
+
+def test_calibration_keeps_the_activations_of_a_few_images_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+
+    class Session:
+        def get_inputs(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(name="images")]
+
+        def run(self, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            sizes.append(len(given["images"]))
+            return [2 * given["images"] for _ in names]
+
+    monkeypatch.setattr(calibration_module, "_watching", lambda *_: Session())
+    images = np.arange(70, dtype=np.float32).reshape(70, 1, 1, 1)
+    for method in ("max", "percentile"):
+        sizes.clear()
+        found = activation_ranges(
+            None, ["images", "x"], lambda: [images[:64], images[64:]], method=method, percentile=50
+        )
+        assert max(sizes) <= 8
+        assert sum(sizes) in (70, 140)
+        half = 1 if method == "max" else 0.5
+        assert found == pytest.approx({"images": 69 * half, "x": 138 * half}, rel=0.02)
 
 
 def test_a_bundle_holds_a_file_a_precision_and_says_what_each_cost(

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -258,6 +259,12 @@ def test_a_pipe_holds_an_image_or_paths(pictures: Path) -> None:
     assert [entry.source for entry in found] == [
         pictures / "a.jpg", pictures / "inner dir/é 7.webp",
     ]  # fmt: skip
+    # Texts that begin as a BMP or a WebP does.
+    found = from_stream(b"BMW/1.jpg\nRIFF/2.jpg\n")
+    assert [entry.name for entry in found] == ["BMW/1.jpg", "RIFF/2.jpg"]
+    assert [entry.name for entry in from_stream(b"RIFF/2.jpg\n")] == ["RIFF/2.jpg"]
+    for name in ("inner dir/c.bmp", "inner dir/é 7.webp"):
+        assert [one.name for one in from_stream((pictures / name).read_bytes())] == ["-"]
     with pytest.raises(DataError, match="neither an image nor paths"):
         from_stream(b"\x00\xff\xfe\x01")
     with pytest.raises(DataError, match="nothing to predict on standard input"):
@@ -388,3 +395,31 @@ def test_a_bad_input_is_logged_with_its_reason(
     with caplog.at_level(logging.WARNING):
         predict_paths(Fixed([[0.0]]), tmp_path / "gone.jpg")
     assert "gone.jpg: no such file" in caplog.text
+
+
+def test_a_linked_folder_that_is_not_entered_is_named(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    (outer / "link").symlink_to(pictures)
+    (outer / "a.jpg").symlink_to(pictures / "a.jpg")
+    with caplog.at_level(logging.WARNING):
+        assert [entry.name for entry in expand_inputs(outer)] == [str(outer / "a.jpg")]
+    assert f"{outer / 'link'} is a link to a folder and was not entered" in caplog.text
+    assert len(expand_inputs(outer / "link")) == 5  # named itself it is
+
+
+def test_a_name_that_is_no_utf_8_costs_no_answer(pictures: Path, tmp_path: Path) -> None:
+    strange = os.fsdecode(b"caf\xe9.jpg")
+    (pictures / strange).write_bytes((pictures / "a.jpg").read_bytes())
+    todo = expand_inputs(pictures)
+    records = predict_paths(Fixed([[0.0, 1.0]]), todo)
+    shown = str(pictures / "caf\\xe9.jpg")
+    assert [r["file_name"] for r in records if not r["file_name"].isascii() or "caf" in
+            r["file_name"]] == [shown, str(pictures / "inner dir/é 7.webp")]  # fmt: skip
+    assert not any("error" in record for record in records[:-1])
+    path = write_predictions_jsonl(tmp_path / "p.jsonl", records)
+    assert shown in [json.loads(line)["file_name"] for line in path.read_text("utf-8").splitlines()]
+    write_predictions_parquet(tmp_path / "p.parquet", records)
+    prediction_sheet(todo, records)

@@ -16,7 +16,14 @@ import pytest
 from fake_tensorrt import CLASSES, SIDE, HostDevice
 
 from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import EngineUnavailable, ModelCard, convert_onnx, load_engine
+from hgnetv2_pipeline.deployment import (
+    EngineUnavailable,
+    ModelCard,
+    convert_onnx,
+    latency,
+    load_engine,
+    measure_latency,
+)
 from hgnetv2_pipeline.deployment.engines import with_tensorrt
 from hgnetv2_pipeline.deployment.kit import cuda_memory, plans
 from hgnetv2_pipeline.deployment.kit.plans import PlanError, PlanRunner, Profile, provide_plan
@@ -221,6 +228,33 @@ def test_auto_builds_loads_and_runs_in_the_documented_order(
     ]  # fmt: skip
 
 
+def test_the_benchmark_gets_the_gpus_own_time_with_and_without_copies(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    engine = open_engine(model, monkeypatch, calls)
+    monkeypatch.setattr(latency, "peak_gflops", lambda *_, **__: None)
+    monkeypatch.setattr(latency, "peak_gb_s", lambda _: None)
+    calls.clear()
+    found = measure_latency(engine, batch_size=3, warmup=3, runs=4)
+    assert calls.count("upload 3") == 1 + 7  # once for the images that stay
+    assert calls[-5:] == ["mark", "replay", "execute on 7", "mark", "synchronize"]
+    # The stand-in's clock counts its calls.
+    assert found["without_copies"]["gpu_p50_ms"] == 3
+    assert found["gpu_p50_ms"] == 5
+    assert found["without_copies"]["p50_ms"] > 0
+    assert engine.resident(IMAGES[:5]) is None  # more than the plan takes at once
+
+
+def test_another_batch_size_is_recorded_anew(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    engine = open_engine(model, monkeypatch, calls)
+    for count in (3, 3, 2, 2, 3, 3):
+        engine.logits(IMAGES[:count])
+    assert calls.count("capture") == 3
+    assert [call for call in calls if call.startswith("shape")] == ["shape 3", "shape 2", "shape 3"]
+
+
 @pytest.mark.parametrize("count", [1, 4, 9])
 def test_batches_outside_the_profile_are_cut_up_or_filled(
     count: int, model: Path, monkeypatch: pytest.MonkeyPatch
@@ -270,6 +304,24 @@ def test_the_protocol_counts_and_marks_as_it_says(
     runner.close()
 
 
+def test_what_keeps_tensorrt_from_working_here_is_a_reason_for_the_next_rung(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+    use(monkeypatch, calls)
+    monkeypatch.setattr(with_tensorrt, "CudaDevice", lambda: HostDevice(calls))
+    (model.parent / "plans").write_text("a file where the folder of plans would be")
+    with pytest.raises(EngineUnavailable, match=r"tensorrt: cannot keep a plan in .*plans"):
+        load_engine(model, "tensorrt")
+    # A library of TensorRT's that is missing comes as OSError from its own package.
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: not found')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(EngineUnavailable, match=r"cannot be imported \(libnvinfer.so.11"):
+        load_engine(model, "tensorrt")
+
+
 def test_without_a_gpu_the_reason_is_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, [])
 
@@ -288,6 +340,40 @@ def test_without_a_gpu_the_reason_is_one_line(model: Path, monkeypatch: pytest.M
         load_engine(model, "tensorrt")
 
 
+def test_a_recorded_graph_is_destroyed_when_nobody_can_start_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    diary: list[str] = []
+    answers = {
+        "cudaGetDeviceCount": 1, "cudaGetDeviceProperties": SimpleNamespace(
+            name=b"A GPU", major=9, minor=0
+        ), "cudaStreamEndCapture": "graph", "cudaGraphInstantiate": "ready",
+        "cudaStreamCreateWithFlags": 7, "cudaRuntimeGetVersion": 13000,
+        "cudaDriverGetVersion": 13000,
+    }  # fmt: skip
+
+    class Runtime:
+        cudaStreamNonBlocking = 1  # noqa: N815 - CUDA's names
+        cudaStreamCaptureMode = SimpleNamespace(  # noqa: N815
+            cudaStreamCaptureModeThreadLocal="thread"
+        )
+
+        def __getattr__(self, name: str) -> object:
+            def call(*given: object) -> tuple[object, ...]:
+                diary.append(" ".join([name, *(str(one) for one in given if one in ("ready",))]))
+                return (0, answers[name]) if name in answers else (0,)
+
+            return call
+
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=Runtime()))
+    device = cuda_memory.CudaDevice()
+    replay = device.capture(lambda: None)
+    replay()
+    assert diary[-2:] == ["cudaGraphDestroy", "cudaGraphLaunch ready"]
+    del replay
+    assert diary[-1] == "cudaGraphExecDestroy ready"
+
+
 @pytest.mark.gpu
 def test_memory_events_and_graphs_on_a_real_gpu() -> None:
     device = cuda_memory.CudaDevice()
@@ -304,6 +390,7 @@ def test_memory_events_and_graphs_on_a_real_gpu() -> None:
     assert device.between(first, last) > 0
     assert np.array_equal(device.download("a", (6,)), values + 1)
     device.forget(first, last)
+    del replay
     device.close()
 
 
@@ -318,6 +405,9 @@ def test_a_real_plan_gives_the_fp32_logits(b0_onnx: Path, precision: str, tmp_pa
     if precision in ("fp16", "bf16"):
         convert_onnx(path, tmp_path / f"model.{precision}.onnx", precision)
     engine = load_engine(path, "tensorrt", precision=precision)
+    bare = engine.resident(images)
+    assert bare is not None
+    assert all(engine.stopwatch().lap(bare).gpu > 0 for _ in range(3))
     for _ in range(3):  # by itself, recorded, replayed
         error = np.abs(engine.logits(images) - expected).max() / expected.std()
         assert error < (1e-3 if precision == "fp32" else 5e-2)

@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 import pytest
+import torch
 
 from hgnetv2_pipeline.datasets import Unchanged
 from hgnetv2_pipeline.deployment import convert_onnx
@@ -72,6 +73,18 @@ def test_pytorch_runs_the_weights_in_the_precision_asked_for(exported: Identity)
     assert (row["model"], row["engine"], row["precision"]) == ("scratch:b0", "torch", "bf16")
     (gap,) = summary["not_run"]
     assert "tf32 needs an NVIDIA GPU" in gap["reason"]
+
+
+def test_another_device_for_pytorch_is_another_measurement(exported: Identity) -> None:
+    params = parameters(engines=["torch"])
+    who = exported.model_copy(update={"model": "scratch:b1"})
+    _, _, history = measure(who, params, "cpu", [], exported.folder("export"))
+    assert len(history["rows"]) == 1
+    kept = who.folder("latency") / "torch-fp32-bs1.manifest.json"
+    assert read_json(kept)["params"]["device"] == "cpu"
+    if not torch.cuda.is_available():  # auto is what it finds
+        _, _, nothing = measure(who, params, "auto", [], exported.folder("export"))
+        assert isinstance(nothing, Unchanged)
 
 
 def test_nothing_to_measure_is_an_error_with_its_reason(exported: Identity) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from kedro.config import OmegaConfigLoader
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.deployment.engines import ladder
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.identity import FOLDERS, VARIANTS, model_id
+from hgnetv2_pipeline.pipelines.params import EngineName, PrecisionName
 
 ROOT = Path(__file__).parents[2]
 STRATEGY = {"parameters": "soft", "globals": "soft"}
@@ -61,6 +63,12 @@ def test_every_variant_validates_in_every_environment(env: str, variant: str) ->
         ({"model": "../x/y"}, "model '../x/y'"),
         ({"export": {"precisions": "fp32+int4"}}, "export.precisions = 'int4'.*'fp16'"),
         ({"export": {"opset": 21}}, "export.opset = 21"),
+        ({"latency": {"engines": "ort+orrt"}}, "latency.engines = 'orrt'.*'ort-cuda'"),
+        ({"latency": {"engines": ""}}, "latency.engines = .*at least 1"),
+        ({"latency": {"precisions": "fp31"}}, "latency.precisions = 'fp31'.*'tf32'"),
+        ({"latency": {"batch_sizes": "1+0"}}, "latency.batch_sizes = '?0"),
+        ({"latency": {"batch_sizes": ""}}, "latency.batch_sizes = .*at least 1"),
+        ({"prediction": {"engine": "onnx"}}, "prediction.engine = 'onnx'.*'auto', 'tensorrt'"),
         ({"export": {"tensorrt": {"least": 4}}}, "export.tensorrt: 4, 1, 16 must not fall"),
         ({"export": {"gate": {"max_drop": {"int4": 1}}}}, "export.gate.max_drop.int4"),
         ({"mining": {"deduplicate": {"channels": "bytes+name"}}}, "'name' and name_pattern go"),
@@ -85,6 +93,11 @@ def test_lists_are_joined_by_plus_on_the_command_line() -> None:
 def test_code_in_a_parameter_stays_a_string() -> None:
     found = parameters(images="__import__('os').getcwd()")
     assert found["images"] == ["__import__('os').getcwd()"]
+
+
+def test_engines_and_precisions_are_those_of_the_room() -> None:
+    assert get_args(EngineName) == ladder.ENGINES
+    assert get_args(PrecisionName) == ladder.PRECISIONS
 
 
 @pytest.mark.parametrize("variant", ["b0", "b4"])

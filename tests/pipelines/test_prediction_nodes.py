@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet
+import pytest
 from PIL import Image
 
+from hgnetv2_pipeline.data import write_index
+from hgnetv2_pipeline.data.archives import index_archive
+from hgnetv2_pipeline.data.index import samples_frame
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.params import PredictionParams
 from hgnetv2_pipeline.pipelines.prediction.nodes import predict
@@ -62,3 +67,55 @@ def test_the_answers_are_written_in_every_format_and_reused(exported: Identity) 
     (exported.project / "names.txt").write_text("0 un\n1 deux\n2 trois\n", encoding="utf-8")
     answers(parameters(class_map="names.txt", threshold=0.2))
     assert "eins" not in (folder / "predictions.jsonl").read_text()
+
+
+def test_images_behind_a_glob_or_a_list_are_answered_anew_when_they_change(
+    exported: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = exported.project / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+
+    def picture(name: str, level: int) -> None:
+        Image.new("RGB", (40, 40), (level, level, level)).save(home / name)
+
+    def names(wish: str) -> list[str]:
+        lists, bundle = exported.folder("lists"), exported.folder("export")
+        found, _ = predict(exported, parameters(), [wish], "auto", [], lists, bundle)
+        rows = [json.loads(line) for line in found.read_text().splitlines()]
+        return [Path(row["file_name"]).name for row in rows if "error" not in row]
+
+    picture("a.png", 10)
+    assert names("~/*.png") == ["a.png"]
+    picture("b.png", 90)
+    assert names("~/*.png") == ["a.png", "b.png"]
+    (home / "list.txt").write_text("a.png\nc.png\n")
+    assert names("~/list.txt") == ["a.png"]
+    picture("c.png", 200)
+    assert names("~/list.txt") == ["a.png", "c.png"]
+
+
+def test_validation_images_inside_a_tar_are_answered_themselves_not_the_whole_tar(
+    exported: Identity, tmp_path: Path
+) -> None:
+    raw = exported.folder("raw")
+    raw.mkdir(parents=True, exist_ok=True)
+    for number in range(40):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+    with tarfile.open(raw / "val.tar", "w") as archive:
+        for path in sorted(tmp_path.glob("*.png")):
+            archive.add(path, path.name)
+    rows = [
+        (f"val.tar!{m.name}", "val.tar", m.offset, m.length, 0, 40, 40, "PNG", "")
+        for m in index_archive(raw / "val.tar").members
+    ]
+    Image.new("RGB", (40, 40)).save(raw / "z.png")
+    rows.append(("z.png", "z.png", -1, -1, 0, 40, 40, "PNG", ""))
+    lists, bundle = exported.folder("lists"), exported.folder("export")
+    lists.mkdir(parents=True, exist_ok=True)
+    write_index(lists / "index_val.parquet", samples_frame(rows))
+    found, _ = predict(exported, parameters(), [], "auto", [], lists, bundle)
+    told = [json.loads(line) for line in found.read_text().splitlines()]
+    names = [Path(row["file_name"]).name for row in told]
+    assert names == [f"val.tar!{number:02d}.png" for number in range(0, 32, 2)]
+    assert not any("error" in row for row in told)

@@ -134,7 +134,7 @@ def test_every_distillation_loss_is_the_one_named(
 @pytest.fixture
 def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``explode_in({2})``: the loss of step 2 is NaN, after a forward pass on absurd images; or of
-    a finite loss the ``gradient`` is."""
+    a sound pass the ``gradient`` is."""
     plain = Supervised.__call__
     calls: list[int] = []
 
@@ -145,8 +145,10 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             calls.append(len(calls))
             loss, counts = plain(self, student, *batch)
             if calls[-1] in steps:
+                if what == "gradient":
+                    return loss + (0 * loss).sqrt(), counts
                 student(torch.full((2, 3, 32, 32), math.inf, device=loss.device))
-                loss = loss * math.nan if what == "loss" else loss + (0 * loss).sqrt()
+                loss = loss * math.nan
             return loss, counts
 
         monkeypatch.setattr(Supervised, "__call__", call)
@@ -157,7 +159,7 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("what", "changes"),
     [
-        ("loss", {}),
+        ("loss", {"ema_decay": 0.5}),
         ("gradient", {"ema_decay": 0.5}),
         ("gradient", {"clip_norm": 1.0, "optimizer": ADAMW}),
         pytest.param(
@@ -178,13 +180,14 @@ def test_step_without_finite_numbers_leaves_no_trace(
     take = Step.__call__
 
     def trace(state: State) -> dict[Any, torch.Tensor]:
-        found = dict(state.student.state_dict())
-        found |= (
-            {} if state.ema is None else {f"ema {k}": v for k, v in state.ema.state_dict().items()}
-        )
+        found = dict(state.student.named_parameters())
+        if what == "loss":  # else the forward pass was sound
+            found |= dict(state.student.named_buffers())
+            assert state.ema is not None
+            found |= {f"ema {name}": value for name, value in state.ema.state_dict().items()}
         for p, values in state.optimizer.state.items():
             found |= {(id(p), name): value for name, value in values.items()}
-        return {name: value.clone() for name, value in found.items()}
+        return {name: value.detach().clone() for name, value in found.items()}
 
     def watched(self: Step, batch: Any) -> Any:
         before = trace(self.state)
@@ -200,6 +203,42 @@ def test_step_without_finite_numbers_leaves_no_trace(
     assert seen == {s: (s != 2, s == 2) for s in range(5)}
     assert result.metrics["steps_not_applied"] == [2]
     assert math.isfinite(result.history[-1]["loss"] or 0.0)
+
+
+@pytest.mark.parametrize(
+    ("variant", "layers"),
+    [("nano", None), ("b4", ["stem.stem1", "stages.1.blocks.0.layers.2", "stages.3.downsample"])],
+)
+def test_what_is_not_finite_behind_a_layer_reaches_the_gradients_that_are_looked_at(
+    variant: str, layers: list[str] | None
+) -> None:
+    torch.manual_seed(0)
+    student = create_model(variant, 4).train()
+    state = State(
+        student=student,
+        optimizer=torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9, fused=True),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        ema=None,
+    )
+    step = Step(
+        state, student, Supervised(view, 0.1), device=torch.device("cpu"),
+        world=World(0, 1, 0), amp="off", clip_norm=None, seed=0,
+    )  # fmt: skip
+    assert sum(p.numel() for p in step.judged) < sum(p.numel() for p in step.weights) / 10
+    found = [name for name, module in student.named_modules() if hasattr(module, "conv")]
+    batch = Batch(IMAGES, torch.tensor([0, 1, 2, 3, 0, 1]), [], 0, 6)
+    assert step(batch).applied
+    for name in layers or found:
+        layer = student.get_submodule(name)
+
+        def spoiled(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            output.register_hook(lambda grad: torch.where(grad != 0, math.inf, grad))
+
+        handle = layer.register_forward_hook(spoiled)
+        before = [p.detach().clone() for p in step.weights]
+        assert not step(batch).applied, name
+        assert all(torch.equal(a, b) for a, b in zip(before, step.weights, strict=True)), name
+        handle.remove()
 
 
 def test_three_steps_in_a_row_without_finite_numbers_stop_the_run_and_name_images(

@@ -66,9 +66,13 @@ def run_benchmark(
             engine = bench.load(*wish, size)
             if engine is None:
                 continue
-            row = measure_latency(engine, batch_size=size, warmup=warmup, runs=runs)
+            with engine:
+                try:
+                    row = measure_latency(engine, batch_size=size, warmup=warmup, runs=runs)
+                except EngineUnavailable as error:  # no memory for this batch
+                    bench.refuse(*wish, error)
+                    continue
             bench.rows.append({**row, "model": wish[0]})
-            engine.close()
     if not bench.rows:
         raise ParameterError(f"nothing can be run here: {bench.not_run[0]['reason']}")
     return {"rows": bench.rows, "not_run": bench.not_run, "comparisons": bench.comparisons}
@@ -134,9 +138,15 @@ class _Bench:
                 **({} if precision == OWN else {"precision": precision}),
             )
         except EngineUnavailable as error:
-            _log.warning("%s not measured: %s", model, error)
-            self.not_run.append({**refused, "reason": str(error)})
+            self.refuse(model, engine, precision, error)
             return None
+
+    def refuse(self, model: str, engine: str, precision: str, error: EngineUnavailable) -> None:
+        """Note what cannot be measured, and why; larger batches of it are not tried."""
+        _log.warning("%s not measured: %s", model, error)
+        self.not_run.append(
+            {"model": model, "engine": engine, "precision": precision, "reason": str(error)}
+        )
 
     def _weights(self, model: str) -> str:
         # A path as typed is relative to where it was typed, a name to the project.

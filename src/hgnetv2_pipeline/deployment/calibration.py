@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 
 METHODS = ("max", "percentile")
 _BINS = 2048
+_IMAGES = 8  # at a time: every activation of B6 is held, 0.14 GB an image
 
 Batches = Callable[[], Iterable[np.ndarray]]
 """Gives float32 batches [N, 3, S, S], preprocessed; the same ones at every call."""
@@ -32,7 +33,7 @@ def activation_ranges(
     session = _watching(proto, names)
     largest = dict.fromkeys(names, 0.0)
     count = 0
-    for images in batches():
+    for images in _few(batches):
         count += len(images)
         for name, value in zip(names, _values(session, names, images), strict=True):
             largest[name] = max(largest[name], float(np.abs(value).max()))
@@ -41,7 +42,7 @@ def activation_ranges(
     if method == "max":
         return largest
     histograms = {name: np.zeros(_BINS, np.int64) for name in names}
-    for images in batches():
+    for images in _few(batches):
         for name, value in zip(names, _values(session, names, images), strict=True):
             if largest[name]:
                 found, _ = np.histogram(np.abs(value), _BINS, (0, largest[name]))
@@ -50,6 +51,12 @@ def activation_ranges(
         name: largest[name] * _percentile_end(counts, percentile)
         for name, counts in histograms.items()
     }
+
+
+def _few(batches: Batches) -> Iterator[np.ndarray]:
+    for images in batches():
+        for at in range(0, len(images), _IMAGES):
+            yield images[at : at + _IMAGES]
 
 
 def _watching(proto: Any, names: Sequence[str]) -> Any:

@@ -18,7 +18,10 @@ IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 LIST_SUFFIXES = frozenset((".txt", ".lst"))
 _GLOB_SIGNS = frozenset("*?[")
 # How the formats that are read begin; a text does not.
-_IMAGE_SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+_IMAGE_SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
+# These two could begin a path; what follows, a size in four bytes and then zeros or a name, cannot.
+_BMP, _BMP_RESERVED = b"BM", b"\0\0\0\0"
+_RIFF, _WEBP = b"RIFF", b"WEBP"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class Input:
 
     name: str
     source: Any
+
+    def __post_init__(self) -> None:
+        # A file's name may be any bytes; what is not UTF-8 is written \xe9, as ls does: no table,
+        # terminal or JSON takes it as it is.
+        shown = os.fsencode(self.name).decode("utf-8", "backslashreplace")
+        object.__setattr__(self, "name", shown)
 
 
 def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
@@ -89,7 +98,7 @@ def from_stream(content: bytes, *, root: Path | None = None) -> list[Input]:
     The lines are as in a list file, relative to ``root`` or else to the current folder. DataError
     when there is nothing, or neither of the two.
     """
-    if content.startswith(_IMAGE_SIGNS):
+    if _is_image(content):
         return [Input("-", content)]
     try:
         text = content.decode("utf-8-sig")
@@ -103,8 +112,20 @@ def from_stream(content: bytes, *, root: Path | None = None) -> list[Input]:
     return found
 
 
+def _is_image(content: bytes) -> bool:
+    if content.startswith(_BMP):
+        return content[6:10] == _BMP_RESERVED
+    if content.startswith(_RIFF):
+        return content[8:12] == _WEBP
+    return content.startswith(_IMAGE_SIGNS)
+
+
 def _folder(folder: Path) -> list[Input]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    every = sorted(folder.rglob("*"))
+    files = [path for path in every if path.is_file()]
+    for path in every:
+        if path.is_symlink() and path.is_dir():
+            _log.warning("%s is a link to a folder and was not entered; name it to answer it", path)
     found: list[Input] = []
     others = 0
     for path in files:

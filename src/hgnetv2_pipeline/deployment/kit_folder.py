@@ -38,7 +38,7 @@ _PACKAGE = "hgnetv2_pipeline.deployment.kit."
 class KitPlan:
     """What goes into a kit: forms of LAB, precisions, batch sizes to build for and to time.
 
-    ``images``: how many of the validation images are packed.
+    ``images``: how many images are packed at most.
     """
 
     labs: Sequence[Lab]
@@ -68,6 +68,7 @@ def write_kit(
     class_names: Sequence[str],
     preprocess: Preprocess,
     validation: Validation,
+    packed: Validation,
     calibration: Calibration,
     metadata: Mapping[str, str],
     opset: int = OPSET,
@@ -75,8 +76,9 @@ def write_kit(
 ) -> dict[str, Any]:
     """Write the kit into ``folder`` and return what its kit.json says.
 
-    Every graph has passed what ``export_onnx`` and ``convert_onnx`` check; the packed images are
-    the first of ``validation`` with the fp32 logits that ONNX Runtime gives for them.
+    Every graph has passed what ``export_onnx`` and ``convert_onnx`` check, the latter on
+    ``validation``. The packed images are the first of ``packed``, with the fp32 logits that ONNX
+    Runtime gives for them.
     """
     if metadata.get("task") == "multi_label":
         raise ParameterError(
@@ -94,7 +96,7 @@ def write_kit(
     )  # fmt: skip
     first = folder / graphs[0]["file"]
     engine = OrtEngine(first)
-    packed = _pack(folder / run.VALIDATION, engine, validation, plan.images)
+    count = _pack(folder / run.VALIDATION, engine, packed, plan.images)
     write_labels_and_preprocessing(folder, engine.card)
     facts = {
         "model": model_name,
@@ -103,7 +105,7 @@ def write_kit(
         "preprocess": preprocess.to_dict(),
         "profile": asdict(plan.profile),
         "batch_sizes": list(plan.batch_sizes),
-        "packed": packed,
+        "packed": count,
         "graphs": graphs,
     }
     write_json(folder / run.KIT, facts)
@@ -210,9 +212,10 @@ Python 3.11 or later):
     pip install -r requirements.txt
     python run.py
 
-It builds every graph of `kit.json` into `plans/`, lets it answer the {facts["packed"]} images
-packed in `validation.npz`, compares accuracy, top-5 and logits with the stored fp32 ones, times
-batches of {", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped, 2000 timed) and writes one
+(A driver of CUDA 12 needs `tensorrt-cu12` and `cuda-bindings` 12 in place of the newest.) It builds
+every graph of `kit.json` into `plans/`, lets it answer the {facts["packed"]} images packed in
+`validation.npz`, compares accuracy, top-5 and logits with the stored fp32 ones, times batches of
+{", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped, 2000 timed) and writes one
 file into `results/`. Copy it into `results/` of the kit where this one came from; the report then
 shows it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ def cpu_name() -> str:
 
 
 def clocks(place: str) -> dict[str, str]:
-    """Driver and clocks of the first GPU for ``cuda`` as nvidia-smi says, else the CPU's clock.
+    """For ``cuda`` driver and clocks of the first visible GPU, by nvidia-smi; else the CPU's clock.
 
     Empty where nothing tells them. Clocks move with load and heat: ask right after the work.
     """
@@ -31,7 +32,9 @@ def clocks(place: str) -> dict[str, str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
-    asked = [program, f"--query-gpu={','.join(_NVIDIA)}", "--format=csv,noheader", "--id=0"]
+    # nvidia-smi numbers all GPUs of the machine, whatever this process sees of them.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    asked = [program, f"--query-gpu={','.join(_NVIDIA)}", "--format=csv,noheader", f"--id={first}"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

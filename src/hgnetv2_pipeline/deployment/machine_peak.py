@@ -24,8 +24,8 @@ def peak_gflops(place: str, *, threads: int = 0, precision: str = "fp32") -> flo
     the library's choice), a GPU with PyTorch in ``precision`` (fp32 is without TF32). The best of
     the dozen counts: the probe asks what the machine can do, not what its neighbours leave of it;
     at a known thread count the CPU time per thread is taken where it is shorter than the wall
-    time, for the same reason. None where the probe's library or the precision is missing. The
-    first answer stands for the whole process.
+    time, for the same reason. None where the probe's library, the precision or memory is missing.
+    The first answer stands for the whole process.
     """
     return _gpu_peak(precision) if place == "cuda" else _cpu_peak(threads)
 
@@ -37,8 +37,12 @@ def peak_gb_s(place: str) -> float | None:
         torch = _torch_with_cuda()
         if torch is None:
             return None
-        source = torch.empty(_COPY_GPU, dtype=torch.uint8, device="cuda")
-        target = torch.empty_like(source)
+        try:
+            source = torch.empty(_COPY_GPU, dtype=torch.uint8, device="cuda")
+            target = torch.empty_like(source)
+        except torch.OutOfMemoryError:
+            _tell_no_room("bandwidth")
+            return None
         seconds = _best_seconds(_synchronous(torch, lambda: target.copy_(source)))
         return 2 * _COPY_GPU / seconds / 1e9
     filled = np.ones(_COPY_CPU, np.uint8)
@@ -86,9 +90,16 @@ def _gpu_peak(precision: str) -> float | None:
         left = torch.randn(_SIDE_GPU, _SIDE_GPU, device="cuda", dtype=kind)
         right = torch.randn(_SIDE_GPU, _SIDE_GPU, device="cuda", dtype=kind)
         seconds = _best_seconds(_synchronous(torch, lambda: torch.matmul(left, right)))
+    except torch.OutOfMemoryError:
+        _tell_no_room("peak")
+        return None
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
     return 2 * _SIDE_GPU**3 / seconds / 1e9
+
+
+def _tell_no_room(what: str) -> None:
+    _log.info("the GPU has no memory left for a probe: no share of its %s is given", what)
 
 
 def _synchronous(torch: Any, work: Callable[[], object]) -> Callable[[], None]:

@@ -158,5 +158,6 @@ def prediction_sheet(
             captions.append(f"{record['label_names'][0]} {record['scores'][0]:.2f}")
         else:
             captions.append("-")
-    frame = pd.DataFrame(places, columns=["path", "offset", "length"])
+    # As they are: pandas' strings are UTF-8, names of files need not be.
+    frame = pd.DataFrame(places, columns=["path", "offset", "length"], dtype=object)
     return contact_sheet(frame, Path("/"), columns=columns, cell=cell, captions=captions)

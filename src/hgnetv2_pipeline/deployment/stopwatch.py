@@ -28,12 +28,18 @@ class Lap:
 class Stopwatch(Protocol):
     """Times one call, to its very end."""
 
+    def settle(self) -> None:
+        """Wait for what was started and not waited for."""
+
     def lap(self, call: Call) -> Lap:
         """Make the call once."""
 
 
 class HostStopwatch:
     """Wall and CPU time of a call that has done its work when it returns."""
+
+    def settle(self) -> None:
+        """There is nothing to wait for."""
 
     def lap(self, call: Call) -> Lap:
         cpu = time.process_time()
@@ -56,6 +62,11 @@ class CudaStopwatch:
         self._begin = torch.cuda.Event(enable_timing=True)
         self._end = torch.cuda.Event(enable_timing=True)
 
+    def settle(self) -> None:
+        """Wait for the stream."""
+        self._end.record(self._stream)
+        self._end.synchronize()
+
     def lap(self, call: Call) -> Lap:
         cpu = time.process_time()
         wall = time.perf_counter()
@@ -75,6 +86,7 @@ def time_calls(
         call()
         if progress is not None:
             progress.advance()
+    stopwatch.settle()
     laps = []
     for _ in range(runs):
         laps.append(stopwatch.lap(call))

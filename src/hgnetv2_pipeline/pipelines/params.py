@@ -41,9 +41,16 @@ def _unique(value: list[Any]) -> list[Any]:
 
 
 Names = Annotated[list[str], BeforeValidator(_split_plus), AfterValidator(_unique)]
-Numbers = Annotated[list[int], BeforeValidator(_split_plus), AfterValidator(_unique)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Numbers = Annotated[list[int], BeforeValidator(_split_plus), AfterValidator(_unique)]
+Counts = Annotated[
+    list[Count], BeforeValidator(_split_plus), AfterValidator(_unique), Field(min_length=1)
+]
+EngineName = Literal[
+    "tensorrt", "ort-cuda", "openvino", "ort", "torch", "torch-compiled", "torch-cuda-graph"
+]
+PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 
 class _Block(BaseModel):
@@ -275,7 +282,7 @@ class PredictionParams(_Block):
         description="file of 'id name' lines in place of the model's own class names"
     )
     batch_size: Count
-    engine: str
+    engine: Literal["auto", "tensorrt", "ort-cuda", "openvino", "ort"]
 
 
 class ExportGateParams(_Block):
@@ -316,7 +323,7 @@ class KitParams(_Block):
     """What the TensorRT kit holds."""
 
     precisions: Annotated[
-        list[Literal["fp32", "tf32", "fp16", "bf16", "int8"]],
+        list[PrecisionName],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
@@ -326,7 +333,7 @@ class KitParams(_Block):
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
     ] = Field(description="forms of LAB beside clip, for B0-B3")
-    batch_sizes: Numbers
+    batch_sizes: Counts
     images: Count = Field(description="validation images packed into it")
 
 
@@ -357,12 +364,22 @@ class ExportParams(_Block):
 class LatencyParams(_Block):
     """The seed's protocol: batch 1, 2100 runs, the first 100 dropped."""
 
-    engines: Names
-    precisions: Names = Field(
+    engines: Annotated[
+        list[EngineName],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ]
+    precisions: Annotated[
+        list[PrecisionName],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ] = Field(
         description="PyTorch has fp32, tf32, fp16, bf16, OpenVINO fp32, bf16; fp16 and int8 of an "
         "exported model are files (export.precisions); what an engine has not is told and left out"
     )
-    batch_sizes: Numbers
+    batch_sizes: Counts
     warmup: Annotated[int, Field(ge=0)]
     runs: Count
     threads: Count

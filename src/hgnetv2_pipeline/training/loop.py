@@ -19,7 +19,7 @@ from hgnetv2_pipeline.training.config import EarlyStoppingConfig
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
 from hgnetv2_pipeline.training.state import AnyScore, Row, State
-from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.training.step import Outcome, Step
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.batches import Batch
@@ -67,15 +67,21 @@ def fit(
         Interrupted: a stop was requested; the state is saved.
         ParameterError: loss or gradients were not finite three times in a row; names the images.
     """
-    world = step.world
-    lost: list[Batch] = []
+    world, judge = step.world, _Judge(state)
     last_save = time.monotonic()
+
+    def saved() -> None:
+        judge.settle()
+        save()
+
     progress = Progress(schedule.total_steps, "training", "step", done=state.step)
     with progress:
         while True:
             # Once in a while: score the weights, raw and averaged, and remember the best.
             began = time.monotonic()
             raw = ema = None
+            if schedule.evaluation_due(state.step) or schedule.row_due(state.step):
+                judge.settle()
             if schedule.evaluation_due(state.step) and state.evaluated != state.step:
                 raw, ema = _evaluate(state, evaluate)
             timing.evaluating += time.monotonic() - began
@@ -100,7 +106,7 @@ def fit(
             done = state.step == schedule.total_steps or ended_early(state, early)
             if done or stopping or due:
                 last_save = time.monotonic()
-                save()
+                saved()
                 timing.saving += time.monotonic() - last_save
             if done and scored:
                 if state.step < schedule.total_steps:
@@ -117,7 +123,7 @@ def fit(
 
             # One step.
             began = time.monotonic()
-            batch = _next(batches, save if world.size == 1 else None)
+            batch = _next(batches, saved if world.size == 1 else None)
             assert batch.step == state.step, "loader and run stand at different steps"  # noqa: S101
             waited = time.monotonic()
             set_lr(step.state.optimizer, state.step, schedule)
@@ -126,25 +132,49 @@ def fit(
             timing.waiting += waited - began
             timing.training += time.monotonic() - waited
             timing.steps, timing.images = timing.steps + 1, timing.images + outcome.images
-            if outcome.applied:
-                state.window.add(outcome.loss, outcome.images, outcome.counts)
-                lost.clear()
-            else:
-                state.not_applied.append(batch.step)
-                lost.append(batch)
-                _log.warning(
-                    "step %d is not applied, its loss is %s%s; images %s", batch.step, outcome.loss,
-                    " but a gradient is not finite" if math.isfinite(outcome.loss) else "",
-                    _keys([batch]),
-                )  # fmt: skip
-                if len(lost) == PATIENCE:
-                    raise ParameterError(
-                        f"loss or gradients were not finite in steps {lost[0].step} to {batch.step}"
-                        f" (images {_keys(lost)}): the run has diverged. Its last checkpoint "
-                        "stands; try a lower training.lr, a longer training.warmup_epochs, "
-                        "training.clip_norm, or training.amp=off"
-                    )
+            judge.take(batch, outcome)
             progress.advance(note=f"loss {outcome.loss:.3f}")
+
+
+class _Judge:
+    """Counts the steps that were applied, and stops a run that has diverged.
+
+    A step is judged when the next one has been taken: by then a GPU has ended it, and nobody waits.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.lost: list[Batch] = []
+        self.waiting: tuple[Batch, Outcome] | None = None
+
+    def take(self, batch: Batch, outcome: Outcome) -> None:
+        """Judge the step before, and have this one wait."""
+        self.settle()
+        self.waiting = batch, outcome
+
+    def settle(self) -> None:
+        """Judge the step that waits, before anything of the state is told or saved."""
+        if self.waiting is None:
+            return
+        (batch, outcome), self.waiting = self.waiting, None
+        state, lost = self.state, self.lost
+        if outcome.applied:
+            state.window.add(outcome.loss, outcome.images, outcome.counts)
+            lost.clear()
+            return
+        state.not_applied.append(batch.step)
+        lost.append(batch)
+        _log.warning(
+            "step %d is not applied, its loss is %s%s; images %s", batch.step, outcome.loss,
+            " but a gradient is not finite" if math.isfinite(outcome.loss) else "", _keys([batch]),
+        )  # fmt: skip
+        if len(lost) == PATIENCE:
+            raise ParameterError(
+                f"loss or gradients were not finite in steps {lost[0].step} to {batch.step} "
+                f"(images {_keys(lost)}): the run has diverged. Its last checkpoint stands; try a "
+                "lower training.lr, a longer training.warmup_epochs, training.clip_norm, or "
+                "training.amp=off"
+            )
 
 
 def ended_early(state: State, early: EarlyStoppingConfig) -> bool:

@@ -209,6 +209,10 @@ def _open_tensorrt(wish: _Wish) -> Engine:
         _need_onnx(wish, "tensorrt")
     _need("tensorrt", "tensorrt")
     _need("cuda", "tensorrt")
+    try:
+        import tensorrt  # noqa: F401
+    except OSError as error:  # how its package says that a library of its own is missing
+        raise ImportError(str(error)) from error
     from hgnetv2_pipeline.deployment.engines import with_tensorrt
 
     if wish.plan is not None:

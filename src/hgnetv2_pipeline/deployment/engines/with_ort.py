@@ -16,7 +16,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     choose_card,
 )
-from hgnetv2_pipeline.deployment.machine import cpu_name
+from hgnetv2_pipeline.deployment.machine import clocks, cpu_name
 from hgnetv2_pipeline.deployment.onnx_wire import external_tensors
 from hgnetv2_pipeline.errors import WeightsError
 
@@ -96,6 +96,10 @@ class OrtEngine(Engine):
             )
         except Exception as error:  # the binding's own exception types have no common base
             reason = " ".join(str(error).split())
+            if " failure " in reason and "GPU=" in reason:  # as CUDA, cuDNN and cuBLAS report
+                raise EngineUnavailable(
+                    f"{self.name}: {self._provider} did not start ({reason[:300]})"
+                ) from error
             raise WeightsError(f"ONNX Runtime cannot read {path}: {reason[:300]}") from error
         if session.get_providers()[0] != self._provider:
             # ONNX Runtime falls back to the CPU with a warning only.
@@ -134,7 +138,8 @@ class OrtCudaEngine(OrtEngine):
         return [(self._provider, {"use_tf32": str(int(self._tf32))}), "CPUExecutionProvider"]
 
     def _device(self) -> str:
-        return "CUDA device 0"
+        # ONNX Runtime does not tell; a measurement without the GPU's name is worth nothing.
+        return clocks("cuda").get("name", "NVIDIA GPU of unknown name")
 
 
 def _check_signature(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -> None:

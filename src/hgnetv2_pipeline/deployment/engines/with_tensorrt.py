@@ -7,6 +7,7 @@ test holds them, and a stand-in module checks their order.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from hgnetv2_pipeline.deployment.kit.plans import (
     provide_plan,
 )
 from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
+from hgnetv2_pipeline.deployment.stopwatch import Call, Lap, Stopwatch
 from hgnetv2_pipeline.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -83,6 +85,18 @@ class TensorRTEngine(Engine):
             versions={"tensorrt": trt.__version__},
         )
 
+    def stopwatch(self) -> Stopwatch:
+        """With events on the stream that the plan runs on."""
+        return DeviceStopwatch(self._place)
+
+    def resident(self, images: np.ndarray) -> Call | None:
+        """None for a batch that the plan does not take whole."""
+        runner, batch = self._runner, len(images)
+        if not runner.least <= batch <= runner.most:
+            return None
+        self._place.upload(runner.input, images)
+        return lambda: runner.enqueue(batch)
+
     def _run(self, images: np.ndarray) -> np.ndarray:
         return self._runner.logits(images)
 
@@ -91,6 +105,30 @@ class TensorRTEngine(Engine):
         self._runner.close()
         if isinstance(self._place, CudaDevice):
             self._place.close()
+
+
+class DeviceStopwatch:
+    """As ``CudaStopwatch``, without PyTorch."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def settle(self) -> None:
+        """Wait for the stream."""
+        self._device.synchronize()
+
+    def lap(self, call: Call) -> Lap:
+        """Make the call once, between two events."""
+        device = self._device
+        cpu, wall = time.process_time(), time.perf_counter()
+        begin = device.mark()
+        call()
+        end = device.mark()
+        device.synchronize()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        seconds = device.between(begin, end) / 1e3
+        device.forget(begin, end)
+        return Lap(wall, cpu, seconds)
 
 
 def from_onnx(
@@ -114,4 +152,9 @@ def from_onnx(
         )  # fmt: skip
     except PlanError as error:
         raise EngineUnavailable(f"tensorrt: {error}") from error
+    except OSError as error:
+        raise EngineUnavailable(
+            f"tensorrt: cannot keep a plan in {path.parent / 'plans'} ({error}); copy the model to "
+            "a folder that can be written"
+        ) from error
     return TensorRTEngine(plan, card=replace(card, precision=precision), device=place)

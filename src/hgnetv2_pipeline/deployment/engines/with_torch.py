@@ -105,7 +105,9 @@ class TorchEngine(Engine):
 
     def stopwatch(self) -> Stopwatch:
         """On a GPU with its events."""
-        return CudaStopwatch() if self._place.type == "cuda" else super().stopwatch()
+        if self._place.type != "cuda":
+            return super().stopwatch()
+        return CudaStopwatch(torch.cuda.current_stream(self._place))
 
     def resident(self, images: np.ndarray) -> Call | None:
         """The model on images already on the GPU; None on a CPU."""
@@ -129,8 +131,14 @@ class TorchEngine(Engine):
 
     def _forward(self, batch: Tensor) -> Tensor:
         """float32 logits of float32 NCHW images; the change of layout and type is part of it."""
-        with torch.inference_mode(), self._arithmetic():
-            return self._body(batch.to(self._kind, memory_format=self._layout)).float()
+        try:
+            with torch.inference_mode(), self._arithmetic():
+                return self._body(batch.to(self._kind, memory_format=self._layout)).float()
+        except torch.OutOfMemoryError as error:
+            told = str(error).splitlines()[0]
+            raise EngineUnavailable(
+                f"{self.name}: no memory for a batch of {len(batch)} ({told})"
+            ) from error
 
     def _graph(self, shape: tuple[int, ...]) -> tuple[Any, Tensor, Tensor]:
         """(graph, its input, its output) for batches of ``shape``, captured when first asked."""
@@ -146,7 +154,8 @@ class TorchEngine(Engine):
                     self._forward(given)
             torch.cuda.current_stream(self._place).wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Its own default stream belongs to the GPU that was current at its first use.
+            with torch.cuda.graph(graph, stream=aside):
                 answer = self._forward(given)
             self._graphs[shape] = graph, given, answer
         return self._graphs[shape]

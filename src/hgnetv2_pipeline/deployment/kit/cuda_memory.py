@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -92,7 +93,13 @@ class CudaDevice:
             graph = self._call("cudaStreamEndCapture", self._stream)
         ready = self._call("cudaGraphInstantiate", graph, 0)
         self._call("cudaGraphDestroy", graph)
-        return lambda: self._call("cudaGraphLaunch", ready, self._stream)
+
+        def launch() -> None:
+            self._call("cudaGraphLaunch", ready, self._stream)
+
+        # Every change of the batch size is a new graph: the old one goes with the last who knew it.
+        weakref.finalize(launch, self._call, "cudaGraphExecDestroy", ready).atexit = False
+        return launch
 
     def mark(self) -> Any:
         """An event at this point of the stream."""

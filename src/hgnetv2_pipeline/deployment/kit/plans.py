@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -48,6 +48,15 @@ class Device(Protocol):
 
     def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
         """Record what ``enqueue`` starts as a CUDA graph; the result starts it again."""
+
+    def mark(self) -> Any:
+        """An event at this point of the stream."""
+
+    def between(self, first: Any, last: Any) -> float:
+        """Milliseconds from one mark to another, both reached."""
+
+    def forget(self, *events: Any) -> None:
+        """Give events back."""
 
 
 @dataclass(frozen=True)

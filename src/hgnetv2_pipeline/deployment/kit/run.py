@@ -95,6 +95,8 @@ def measure(
             ]
         except (PlanError, OSError) as error:
             row["failed"] = str(error)
+        except Exception as error:  # the bindings' own kinds; hours of building may lie behind
+            row["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         rows.append(row)
         _log.info("%s: %s", graph["name"], row.get("failed") or _line(row))
     if not rows:
@@ -160,20 +162,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(__file__).resolve().parent
     try:
         kit = json.loads((folder / KIT).read_text(encoding="utf-8"))
+        profile = Profile(**kit["profile"])
+        batch_sizes = options.batch_sizes or kit["batch_sizes"]
+        beyond = [size for size in batch_sizes if not profile.least <= size <= profile.most]
+        if beyond:
+            raise PlanError(
+                f"batch sizes {beyond} lie outside the profile {profile.least}..{profile.most} "
+                f'that the plans are built for (--batch-sizes; "profile" in {KIT})'
+            )
         try:
             import tensorrt as trt
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise PlanError(
                 f"TensorRT cannot be imported ({error}); pip install tensorrt"
             ) from error
         device = CudaDevice()
-        profile = Profile(**kit["profile"])
         found = measure(
             folder,
             tensorrt_opener(folder, device, profile, warmup=options.warmup, runs=options.runs),
             device=device.name,
             versions={"tensorrt": trt.__version__, **device.versions},
-            batch_sizes=options.batch_sizes or kit["batch_sizes"],
+            batch_sizes=batch_sizes,
             only=options.graphs,
         )
     except PlanError as error:

@@ -19,12 +19,12 @@ _BATCH = 64
 
 
 def validation(
-    identity: Identity, lists: Lists, params: ExportParams, preprocess: Preprocess
+    identity: Identity, lists: Lists, count: int | None, preprocess: Preprocess
 ) -> Validation:
-    """``export.gate.images`` of val; one that cannot be read fails the export."""
+    """``count`` images of val (None: all); one that cannot be read fails the export."""
     from hgnetv2_pipeline.deployment import Validation
 
-    count, listed = params.gate.images, len(lists.frame("val"))
+    listed = len(lists.frame("val"))
     return Validation(
         batches=lambda: _batches(identity, lists, "val", count, preprocess),
         source=f"{min(count or listed, listed)} of {listed} val images of {identity.dataset}",

@@ -81,7 +81,9 @@ def _bundle(folder: Path, identity: Identity, params: ExportParams, lists: Lists
         opset=params.opset,
         softmax=params.softmax,
         lab=params.lab,
-        validation=validation(identity, lists, params, loaded.preprocess) if lists else None,
+        validation=validation(identity, lists, params.gate.images, loaded.preprocess)
+        if lists
+        else None,
         calibration=calibration(identity, lists, params, loaded.preprocess) if lists else None,
         max_drop={str(name): drop for name, drop in params.gate.max_drop.items()},
     )
@@ -106,7 +108,8 @@ def _kit(folder: Path, identity: Identity, params: ExportParams, lists: Lists) -
         model_name=identity.model,
         class_names=loaded.classes,
         preprocess=loaded.preprocess,
-        validation=validation(identity, lists, params, loaded.preprocess),
+        validation=validation(identity, lists, params.gate.images, loaded.preprocess),
+        packed=validation(identity, lists, params.kit.images, loaded.preprocess),
         calibration=calibration(identity, lists, params, loaded.preprocess),
         metadata=_metadata(identity, params, loaded),
         opset=params.opset,

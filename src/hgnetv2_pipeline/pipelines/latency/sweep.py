@@ -74,6 +74,12 @@ class Sweep:
             else None,
         )
 
+    def _device(self) -> str:
+        """Where PyTorch computes: a CPU's latency says nothing of a GPU's."""
+        import torch
+
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
     def _exported(self, model: str) -> Path:
         """A model's ONNX file; random weights are as fast as trained ones, fresh LABs are not."""
         if model not in self._exports:
@@ -205,6 +211,7 @@ class Sweep:
                 "batch_size": batch_size,
                 "threads": self.params.threads,
                 "image_size": self.size,
+                **({"device": self._device()} if engine.startswith("torch") else {}),
             },
             outputs=[f"{name}.json"],
             make=lambda aside: write_json(aside / f"{name}.json", make()),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import PredictionParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.deployment.inputs import Input
 
 _FILES = ("jsonl", "txt", "infer.txt", "csv", "parquet", "png")
 _SHOWN = 64
@@ -23,36 +27,54 @@ def predict(
     bundle: Path,
 ) -> tuple[Path, Path]:
     """Write the answers in every format: rows, PaddleClas's two kinds of line, and a sheet."""
+    from hgnetv2_pipeline.deployment import expand_inputs
+
     folder = identity.folder("prediction")
-    given = [str((identity.project / image).expanduser()) for image in images]
-    if not given:
-        # Nothing asked for: sixteen validation images, spread over the list.
-        frame = Lists(lists).frame("val")
-        chosen = frame.iloc[:: max(1, len(frame) // 16)].head(16)
-        given = [str(identity.folder("raw") / path) for path in chosen["path"]]
+    given = [str(identity.project / Path(image).expanduser()) for image in images]
     class_map = identity.project / params.class_map if params.class_map else None
-    named = {
-        f"image {number}": Path(path) for number, path in enumerate(given) if Path(path).exists()
-    }
-    Reuse(identity.project, redo).produce(
+    todo = expand_inputs(given or _of_val(identity, Lists(lists)))
+    # What a glob or a list stands for today: other images are other answers.
+    sources = [getattr(entry.source, "path", entry.source) for entry in todo]
+    files = list(dict.fromkeys(source for source in sources if isinstance(source, Path)))
+    reuse = Reuse(identity.project, redo)
+    reuse.produce(
         folder,
         pipeline="prediction",
         inputs={
             "model": bundle / "model.onnx",
-            **named,
+            "names": "\n".join(entry.name for entry in todo),
+            "images": reuse.contents(files),
             **({"class map": class_map} if class_map else {}),
         },
         params={**params.model_dump(mode="json"), "images": images or ["val"]},
         outputs=[f"predictions.{ending}" for ending in _FILES],
-        make=lambda aside: _answer(identity, params, given, device, class_map, bundle, aside),
+        make=lambda aside: _answer(identity, params, todo, device, class_map, bundle, aside),
     )
     return folder / "predictions.jsonl", folder / "predictions.png"
+
+
+def _of_val(identity: Identity, lists: Lists) -> list[Input]:
+    """Sixteen validation images, spread over the list: what is answered when nothing was named."""
+    from hgnetv2_pipeline.deployment.inputs import Input, Span
+
+    frame = lists.frame("val")
+    chosen = frame.iloc[:: max(1, len(frame) // 16)].head(16)
+    columns = [chosen[name].tolist() for name in ("key", "path", "offset", "length")]
+    found = []
+    for key, relative, offset, length in zip(*columns, strict=True):
+        path = identity.folder("raw") / relative
+        if offset < 0:
+            found.append(Input(str(path), path))
+        else:
+            member = key.removeprefix(f"{relative}!")
+            found.append(Input(f"{path}!{member}", Span(path, offset, length)))
+    return found
 
 
 def _answer(
     identity: Identity,
     params: PredictionParams,
-    given: list[str],
+    todo: list[Input],
     device: str,
     class_map: Path | None,
     bundle: Path,
@@ -61,7 +83,6 @@ def _answer(
     from hgnetv2_pipeline import deployment as room
     from hgnetv2_pipeline.data import read_class_map
 
-    todo = room.expand_inputs(given)
     place = None if device == "auto" else device
     with room.load_engine(
         bundle / "model.onnx", engine=params.engine, device=place,
