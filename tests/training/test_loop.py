@@ -644,5 +644,5 @@ def test_parts_that_are_not_equal_and_bn_over_cpus_are_refused(job: Job) -> None
 def test_compiled_student_learns_the_same(job: Job) -> None:
     plain = train_run(job("plain", steps=3))
     compiled = train_run(job("compiled", steps=3, compile=True))
-    # 1e-5 apart in the first step; BN over eight values a channel makes ten times that of it a step.
+    # 1e-5 apart in the first step; BN over eight values a channel makes ten times that a step.
     assert compiled.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=1e-3)
