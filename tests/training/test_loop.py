@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 from torch import distributed, nn
 from train_recipes import ADAMW, SSLD, recipe
 
+from hgnetv2_pipeline.data import Ledger
 from hgnetv2_pipeline.data.batches import Answers, Batch
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import create_model
@@ -294,6 +297,28 @@ def test_rare_class_is_drawn_as_often_or_weighs_as_much(
     torch.testing.assert_close(
         prepared.objective.class_weights, torch.tensor([13 / 22, 13 / 4], dtype=torch.float32)
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")
+def test_a_step_waits_for_a_gpu_with_its_loss_and_counts_alone(job: Job) -> None:
+    spec = job("run", amp="bf16", ema_decay=0.9, erasing=0.5, spec={"device": "cuda"})
+    device, world = torch.device("cuda", 0), World(0, 1, 0)
+    prepared = run.prepare(spec, device=device, world_size=1)
+    step = run.make_step(prepared, spec, device, world)
+    batches = run.make_batches(prepared, spec, world, Ledger(21, 0), steps=3, workers=0)
+    first, second, third = (replace(batch, labels=batch.labels.to(device)) for batch in batches)
+    step(first)
+    step(second)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step(third)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    where = [Path(warning.filename).name for warning in caught]
+    assert set(where) == {"step.py"} and len(where) == 2, [str(one.message) for one in caught]
 
 
 def test_averaged_weights_and_statistics_are_the_running_mean_of_the_raw_ones(

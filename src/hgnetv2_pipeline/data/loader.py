@@ -8,6 +8,7 @@ out; it is never replaced by another picture under its label.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import re
@@ -352,7 +353,12 @@ def normalise(
         raise ParameterError(
             f"normalise got {images.dtype} {tuple(images.shape)}; it takes uint8 [N, 3, H, W]"
         )
-    shape = (1, 3, 1, 1)
-    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
-    spread = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+    centre, spread = (_constant(tuple(values), images.device) for values in (mean, std))
     return images.to(torch.float32).div_(255).sub_(centre).div_(spread).to(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """float32 [1, 3, 1, 1], made once: a copy to a GPU waits until all before it is done."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)

@@ -24,7 +24,11 @@ def random_erasing(images: Tensor, probability: float) -> Tensor:
     places = _rectangles(count, height, width, probability)
     if not places:
         return images.clone()
-    at, top, left, bottom, right = torch.tensor(places).to(images.device).T[..., None, None]
+    drawn = torch.tensor(places)
+    if images.is_cuda:
+        # From ordinary memory the copy would wait until all before it is done.
+        drawn = drawn.pin_memory().to(images.device, non_blocking=True)
+    at, top, left, bottom, right = drawn.T[..., None, None]
     rows = torch.arange(height, device=images.device)[:, None]
     columns = torch.arange(width, device=images.device)
     inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)

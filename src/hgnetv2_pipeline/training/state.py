@@ -6,8 +6,9 @@ of (seed, step, rank), so the step says where every generator stands.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -244,11 +245,42 @@ class State:
             self.best, self.evaluations, self.evaluated = None, [], -1
 
 
-def averaged(student: nn.Module, decay: float | None) -> AveragedModel | None:
+class RunningMean(AveragedModel):
+    """torch's exponential average of weights and BN statistics, for which nothing waits.
+
+    torch copies the number of updates to the GPU in each of them, and a copy out of ordinary memory
+    waits until all before it is done; the average has no use for that number.
+    """
+
+    def __init__(self, student: nn.Module, decay: float) -> None:
+        super().__init__(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take ``model`` in; the first time it is all there is."""
+        pairs = [
+            (mean.detach(), value.detach())
+            for mean, value in zip(_all(self.module), _all(model), strict=True)
+        ]
+        if self.n_averaged == 0:  # it stays on the CPU
+            for mean, value in pairs:
+                mean.copy_(value)
+        else:
+            # Weights and statistics in one call, the whole numbers in another.
+            for whole in (False, True):
+                some = [pair for pair in pairs if pair[0].is_floating_point() is not whole]
+                if some:
+                    self.multi_avg_fn(*map(list, zip(*some, strict=True)), None)
+        self.n_averaged += 1
+
+
+def _all(network: nn.Module) -> Iterator[torch.Tensor]:
+    return itertools.chain(network.parameters(), network.buffers())
+
+
+def averaged(student: nn.Module, decay: float | None) -> RunningMean | None:
     """A running mean of all weights and BN statistics, ``decay`` of the old one a step."""
-    if decay is None:
-        return None
-    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return None if decay is None else RunningMean(student, decay)
 
 
 def _tensors(network: nn.Module) -> Sequence[tuple[str, torch.Tensor]]:
