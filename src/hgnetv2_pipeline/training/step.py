@@ -122,7 +122,11 @@ class Step:
             scaler.step(optimizer)
             scaler.update()
             return None
-        norm = nn.utils.get_total_norm([p.grad for p in self.judged if p.grad is not None])
+        gradients = [p.grad for p in self.judged if p.grad is not None]
+        if self.judged is self.weights:
+            norm = nn.utils.get_total_norm(gradients)
+        else:
+            norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.weights, self.clip_norm, norm)
         # Where it is 1 the fused optimisers leave all as it is, on the device: nothing waits for a
