@@ -23,7 +23,7 @@ from hgnetv2_pipeline.data import Ledger
 from hgnetv2_pipeline.data.batches import Answers, Batch
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.training import RunSpec, losses, lr_at, plan, plan_run, run, train_run
+from hgnetv2_pipeline.training import RunSpec, loop, losses, lr_at, plan, plan_run, run, train_run
 from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
 from hgnetv2_pipeline.training.plan import Plan, relief
@@ -344,6 +344,14 @@ def test_averaged_weights_and_statistics_are_the_running_mean_of_the_raw_ones(
     for name, value in mean.items():
         torch.testing.assert_close(ema[f"module.{name}"].double(), value, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(ema["module.fc.weight"], raw["fc.weight"], atol=1e-3)
+
+
+def test_progress_tells_the_share_of_waiting(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(loop.Progress, "advance", lambda self, note: notes.append(note))
+    train_run(job("run", steps=3))
+    assert len(notes) == 3
+    assert all(re.fullmatch(r"loss [\d.]+, \d+% waiting for images", note) for note in notes)
 
 
 def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:

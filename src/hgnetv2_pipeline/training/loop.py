@@ -133,7 +133,8 @@ def fit(
             timing.training += time.monotonic() - waited
             timing.steps, timing.images = timing.steps + 1, timing.images + outcome.images
             judge.take(batch, outcome)
-            progress.advance(note=f"loss {outcome.loss:.3f}")
+            share = timing.waiting / (timing.waiting + timing.training)
+            progress.advance(note=f"loss {outcome.loss:.3f}, {share:.0%} waiting for images")
 
 
 class _Judge:
