@@ -8,6 +8,7 @@ The callables are plain data and travel to worker processes.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,12 +35,12 @@ PUBLISHED_RANDAUGMENT = "rand-m7-mstd0.5-inc1"
 IMAGENET_FILL: Fill = (124, 116, 104)
 
 
-class Staged:
+class Staged(ABC):
     """A view whose draws come apart from its pixels."""
 
+    @abstractmethod
     def begin(self, picture: Picture, rng: np.random.Generator) -> Callable[[], Any]:
         """What is left to do for the view of ``picture`` once everything is drawn."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
