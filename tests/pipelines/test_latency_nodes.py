@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hgnetv2_pipeline.datasets import Unchanged
-from hgnetv2_pipeline.deployment import convert_onnx
+from hgnetv2_pipeline.deployment import convert_onnx, machine
 from hgnetv2_pipeline.deployment.engines.ladder import model_file
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError
@@ -85,6 +85,20 @@ def test_another_device_for_pytorch_is_another_measurement(exported: Identity) -
     if not torch.cuda.is_available():  # auto is what it finds
         _, _, nothing = measure(who, params, "auto", [], exported.folder("export"))
         assert isinstance(nothing, Unchanged)
+
+
+def test_another_machine_or_version_is_another_measurement(
+    exported: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = parameters()
+    run(exported, params)
+    _, nothing = run(exported, params)
+    assert isinstance(nothing, Unchanged)
+    here = machine.what_runs_here()
+    assert here["onnxruntime"] and here["cpu"] == machine.cpu_name()
+    monkeypatch.setattr(machine, "what_runs_here", lambda: here | {"onnxruntime": "9.9"})
+    _, history = run(exported, params)
+    assert len(history["rows"]) == 1
 
 
 def test_nothing_to_measure_is_an_error_with_its_reason(exported: Identity) -> None:

@@ -7,12 +7,14 @@ import platform
 import shutil
 import subprocess
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _NVIDIA = (
     "name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit",
     "temperature.gpu",
 )  # fmt: skip
+_ENGINES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 @cache
@@ -41,6 +43,18 @@ def clocks(place: str) -> dict[str, str]:
         return {}
     values = [value.strip() for value in done.stdout.strip().split(",")]
     return dict(zip(_NVIDIA, values, strict=True)) if len(values) == len(_NVIDIA) else {}
+
+
+@cache
+def what_runs_here() -> dict[str, str]:
+    """Processor, GPU and versions of the engines: with another of them a latency is another."""
+    found = {"cpu": cpu_name(), "gpu": clocks("cuda").get("name", "none")}
+    for package in _ENGINES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _cpu_field(name: str) -> str:

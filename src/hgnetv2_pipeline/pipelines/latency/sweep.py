@@ -195,6 +195,8 @@ class Sweep:
         batch_size: int | None = None,
     ) -> None:
         """The measurement ``name`` in the first model's folder, made if it does not stand."""
+        from hgnetv2_pipeline.deployment.machine import what_runs_here
+
         folder = self.folder(models[0])
         result = self.reuse.produce(
             folder,
@@ -211,6 +213,7 @@ class Sweep:
                 "batch_size": batch_size,
                 "threads": self.params.threads,
                 "image_size": self.size,
+                "machine": what_runs_here(),
                 **({"device": self._device()} if engine.startswith("torch") else {}),
             },
             outputs=[f"{name}.json"],
