@@ -442,7 +442,12 @@ def test_plan_names_what_would_make_batches_faster(
     job: Job, changes: dict[str, Any], device: str, ways: list[str]
 ) -> None:
     spec = job("run", **changes)
-    told = relief(spec, torch.device(device), processes=1)
+    told = relief(spec, torch.device(device), processes=1, short=3000)
+    assert "resized" not in relief(spec, torch.device(device), processes=1, short=500)
+    teacher = spec.model_copy(update={"stage": "train_teacher"})
+    assert relief(teacher, torch.device(device), processes=1, short=3000) == told.replace(
+        f"{spec.stage}.", "train_teacher.recipe."
+    )
     found = told.split(", ") if told else []
     assert len(found) == len(ways)
     for text, way in zip(found, ways, strict=True):

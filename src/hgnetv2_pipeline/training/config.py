@@ -508,6 +508,11 @@ class RunSpec(_Frozen):
     """force: a checkpoint made under another recipe, list or number of processes is gone on with,
     and result.json says what changed and at which step; exact: it is refused."""
 
+    @property
+    def place(self) -> str:
+        """Where the recipe stands among the parameters, to be named by errors and advice."""
+        return "train_teacher.recipe" if self.stage == "train_teacher" else self.stage
+
     @model_validator(mode="after")
     def _loss_and_teacher_belong_together(self) -> Self:
         name = self.config.loss.name

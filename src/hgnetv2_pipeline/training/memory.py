@@ -35,7 +35,7 @@ def shortage_told(spec: RunSpec) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        config, place = spec.config, spec.stage
+        config, place = spec.config, spec.place
         raise ParameterError(
             f"the GPU's memory does not hold {config.batch_size // config.accumulate} images of "
             f"{config.image_size} pixels at once: lower {place}.batch_size ({config.batch_size} a "

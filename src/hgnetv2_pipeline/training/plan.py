@@ -132,6 +132,7 @@ def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int 
             amp=config.amp,
         )
         an_evaluation = (time.monotonic() - began) / len(few) * len(run.val) / processes
+    short = float(run.train[["width", "height"]].min(axis=1).median())
     networks = 1 if config.ema_decay is None else 2
     steps = schedule.total_steps
     return Plan(
@@ -146,12 +147,15 @@ def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int 
         ),
         disk_free=free_bytes(spec.out),
         memory_bytes=peak_memory(device),
-        relief=relief(spec, device, processes) if waited > MUCH * (waited + worked) else "",
+        relief=relief(spec, device, processes, short) if waited > MUCH * (waited + worked) else "",
     )
 
 
-def relief(spec: RunSpec, device: torch.device, processes: int) -> str:
-    """The parameters of ``spec`` that would have its batches made faster, as they are written."""
+def relief(spec: RunSpec, device: torch.device, processes: int, short: float) -> str:
+    """The parameters of ``spec`` that would have its batches made faster, as they are written.
+
+    ``short`` is the median of the training images' shorter sides, pixels.
+    """
     config, cores = spec.config, (os.cpu_count() or 1) // processes
     view = make_augment(config.view())
     published = isinstance(view, PublishedView)
@@ -163,9 +167,9 @@ def relief(spec: RunSpec, device: torch.device, processes: int) -> str:
         and device.type == "cuda"
         and config.input.device == "none"
         and spec.teacher_logits is None,
-        "input.resized=384 (for large photographs)": config.input.resized is None,
+        "input.resized=384": config.input.resized is None and short > 2 * 384,
     }
-    return ", ".join(f"{spec.stage}.{way}" for way, open_to_it in ways.items() if open_to_it)
+    return ", ".join(f"{spec.place}.{way}" for way, open_to_it in ways.items() if open_to_it)
 
 
 def free_bytes(place: Path) -> int:

@@ -265,7 +265,7 @@ def _check_task(spec: RunSpec, train: pd.DataFrame, val: pd.DataFrame) -> None:
         if is_multi_label(frame) and not loss.multi_label:
             raise ParameterError(
                 f"{path} has several labels an image, but loss {loss.name!r} is for one: set "
-                f"{spec.stage}.loss.name to bce or asymmetric (--params recipe=multi_label)"
+                f"{spec.place}.loss.name to bce or asymmetric (--params recipe=multi_label)"
             )
         if loss.multi_label and not is_multi_label(frame):
             raise ParameterError(
