@@ -12,7 +12,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hang_guard import HANG
 from project_copies import SampleRun, kedro, quiet_environment
 
 pytestmark = pytest.mark.sample
@@ -144,9 +144,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(sample_run: SampleRun) 
         }
 
     before = state()
-    began = time.monotonic()
     done = kedro(sample_run.project, "run")
-    assert time.monotonic() - began < 90
     assert trainings(done.stdout) == 0
     assert state() == before
 
@@ -190,7 +188,7 @@ def test_a_stopped_run_is_resumed_by_the_same_command(sample_run: SampleRun) -> 
             process.send_signal(signal.SIGTERM)
             break
     seen += process.stdout.readlines()
-    assert process.wait(60) == 75, "".join(seen)[-3000:]
+    assert process.wait(HANG) == 75, "".join(seen)[-3000:]
     done = kedro(sample_run.project, *command, "train.steps=30,mlflow=false,run=cut")
     assert "resumed after step" in done.stdout
     runs = sample_run.data("06_models/sample/train/b0")
