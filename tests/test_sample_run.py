@@ -45,11 +45,12 @@ def arms(sample_run: SampleRun) -> dict[str, list[float]]:
 
 
 def test_stage_1_gains_at_least_3_points_over_supervised(arms: dict[str, list[float]]) -> None:
-    assert len(arms["stage1"]) == len(arms["supervised"]) == 3
+    assert len(arms["stage1"]) == len(arms["supervised"]) >= 2  # 3 beside the slow tests
     assert np.mean(arms["stage1"]) - np.mean(arms["supervised"]) >= 3.0
     assert min(arms["stage1"]) > max(arms["supervised"])
 
 
+@pytest.mark.slow
 def test_stage_1_beats_supervised_at_equal_steps(arms: dict[str, list[float]]) -> None:
     assert np.mean(arms["stage1"]) > np.mean(arms["supervised_equal_steps"])
 
