@@ -16,9 +16,10 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     choose_card,
 )
-from hgnetv2_pipeline.deployment.machine import clocks, cpu_name
+from hgnetv2_pipeline.deployment.machine import clocks
 from hgnetv2_pipeline.deployment.onnx_wire import external_tensors
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.processor import cpu_name
 
 if TYPE_CHECKING:
     import onnxruntime
