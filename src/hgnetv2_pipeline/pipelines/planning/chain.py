@@ -356,7 +356,7 @@ class _Chain:
         ]
         if "train_teacher" in parts and not self.teaching.source:
             told.append(slow_amp(self.teaching.recipe, "train_teacher.recipe", device))
-        others = {}
+        others: dict[str, tuple[str, str]] = {}
         if "ssld_stage1" in parts and self.logits.source == "stored":
             others["teacher_logits.amp"] = self.logits.amp, "off"
         if "evaluation" in parts:
