@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.deployment.probes import Probes
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import WeightsError
 
@@ -38,7 +39,8 @@ class ModelCard:
     ``macs`` counts the multiply-accumulates of convolutions and matrix products for one image,
     ``activations`` the values these read and write besides the ``params`` of the network;
     ``parity_error`` is the largest logit error against float64 PyTorch over the logits' standard
-    deviation; ``more`` holds any further text entries (stage, git revision, ...).
+    deviation; ``probes`` are answers that an engine must give when it is loaded (None: the file
+    carries none); ``more`` holds any further text entries (stage, git revision, ...).
     """
 
     preprocess: Preprocess
@@ -50,6 +52,7 @@ class ModelCard:
     params: int | None = None
     activations: int | None = None
     parity_error: float | None = None
+    probes: Probes | None = None
     more: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -93,6 +96,8 @@ class ModelCard:
                 props[name] = str(count)
         if self.parity_error is not None:
             props["parity_error"] = f"{self.parity_error:.2g}"
+        if self.probes is not None:
+            props["probes"] = self.probes.to_text()
         return props
 
     @classmethod
@@ -115,6 +120,7 @@ class ModelCard:
                 params=_count(props, "params"),
                 activations=_count(props, "activations"),
                 parity_error=float(props["parity_error"]) if "parity_error" in props else None,
+                probes=Probes.from_text(props["probes"]) if "probes" in props else None,
                 more={key: text for key, text in props.items() if key not in _OWN_KEYS},
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -141,6 +147,7 @@ class ModelCard:
                 params=manifest.get("params"),
                 activations=manifest.get("activations"),
                 parity_error=manifest.get("parity_error"),
+                probes=Probes.from_text(manifest["probes"]) if "probes" in manifest else None,
                 more={name: str(manifest[name]) for name in TASK if name in manifest},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -150,7 +157,7 @@ class ModelCard:
 _COUNTS = ("macs", "params", "activations")
 _OWN_KEYS = frozenset(
     ("format", "preprocess", "classes", "variant", "precision", "source_sha256")
-    + (*_COUNTS, "parity_error")
+    + (*_COUNTS, "parity_error", "probes")
 )
 
 

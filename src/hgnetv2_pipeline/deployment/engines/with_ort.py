@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     choose_card,
 )
 from hgnetv2_pipeline.deployment.machine import clocks
+from hgnetv2_pipeline.deployment.onnx_session import WHOLE_BIASES
 from hgnetv2_pipeline.deployment.onnx_wire import external_tensors
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.processor import cpu_name
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     import onnxruntime
 
     from hgnetv2_pipeline.data import Preprocess
+
+# On x86 a graph with int8 activations is computed as written, in float32, so that rounded biases
+# cost accuracy and bring nothing. ARM's integer kernels need them.
+_WITHOUT = [WHOLE_BIASES] if platform.machine() in ("x86_64", "AMD64") else []
 
 
 def refuse_external_data(path: Path) -> None:
@@ -93,7 +99,10 @@ class OrtEngine(Engine):
         options.log_severity_level = 3
         try:
             session = onnxruntime.InferenceSession(
-                str(path), sess_options=options, providers=self._providers()
+                str(path),
+                sess_options=options,
+                providers=self._providers(),
+                disabled_optimizers=_WITHOUT,
             )
         except Exception as error:  # the binding's own exception types have no common base
             reason = " ".join(str(error).split())
