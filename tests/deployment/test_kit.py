@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,7 @@ class Away:
         if name.split(".")[0] in ("torch", "hgnetv2_pipeline", "kedro", "onnx", "tensorrt"):
             raise ImportError(f"{name} is away")
 sys.meta_path.insert(0, Away())
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 import onnxruntime
@@ -224,7 +226,7 @@ def test_a_graph_that_fails_in_any_way_costs_the_others_nothing(
         if precision == "int8":
             raise ValueError("pybind11 is\ndispleased")
         return (
-            lambda images: np.zeros((len(images), 7), np.float32),
+            load_engine(path, "ort").logits,
             lambda images: {"batch_size": len(images), "gpu": {"p50_ms": 1.0}},
         )
 
@@ -246,3 +248,32 @@ def test_top_1_and_the_set_of_top_5_are_judged_apart(kit: Path) -> None:
     assert found["stored_top1_count"] == (stored.argmax(1) == np.arange(6)).sum()
     found = run.check(lambda _: -stored, kit, facts)
     assert (found["same_top1"], found["same_top5_set"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda logits: np.clip(logits, -0.5, 0.5), lambda logits: logits * np.nan]
+)
+def test_a_graph_that_the_target_computes_wrongly_fails_and_is_not_timed(
+    kit: Path, spoil: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    timed: list[str] = []
+
+    def open_graph(path: Path, precision: str) -> run.Opened:
+        logits = load_engine(path, "ort").logits
+
+        def time_batch(images: np.ndarray) -> dict[str, object]:
+            timed.append(precision)
+            return {"batch_size": len(images), "gpu": {"p50_ms": 1.0}}
+
+        spoilt = precision == "tf32"
+        return (lambda images: spoil(logits(images))) if spoilt else logits, time_batch
+
+    found = run.measure(
+        kit, open_graph, device="A GPU", versions={}, batch_sizes=[1],
+        only=["clip-fp32", "clip-tf32", "clip-int8"],
+    )  # fmt: skip
+    rows = {row["name"]: row for row in found["rows"]}
+    assert "computed wrongly on A GPU: its logits are off by" in rows["clip-tf32"]["failed"]
+    assert "check" in rows["clip-tf32"]
+    assert not {"failed"} & (set(rows["clip-fp32"]) | set(rows["clip-int8"]))
+    assert timed == ["fp32", "int8"]

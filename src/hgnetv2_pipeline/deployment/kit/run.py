@@ -2,9 +2,9 @@
 
 Needs an NVIDIA GPU, Python 3.11 or later, numpy, tensorrt (10 or 11) and cuda-bindings. Each graph
 is built (plans/), answers the packed validation images (accuracy, and top-5 and logits beside the
-stored ones) and is timed by the seed page's protocol. Everything goes into one file,
-results/<time>.json; copy it back into the results/ folder of the kit where it came from, and
-`kedro run --pipeline reporting` shows it.
+stored ones; one that is computed wrongly is refused) and is timed by the seed page's protocol.
+Everything goes into one file, results/<time>.json; copy it back into the results/ folder of the kit
+where it came from, and `kedro run --pipeline reporting` shows it.
 """
 
 from __future__ import annotations
@@ -89,6 +89,12 @@ def measure(
                 raise PlanError(f"{graph['file']} is not the file that the kit was made with")
             logits, timing = open_graph(path, graph["precision"])
             row["check"] = check(logits, folder, kit)
+            if not row["check"]["rms_error"] <= graph["max_rms_error"]:  # nor for NaN
+                raise PlanError(
+                    f"computed wrongly on {device}: its logits are off by "
+                    f"{row['check']['rms_error']:.2g} of their standard deviation (allowed "
+                    f"{graph['max_rms_error']:g}); it is not timed"
+                )
             row["timings"] = [
                 timing(random.standard_normal((size, 3, side, side), np.float32))
                 for size in batch_sizes
