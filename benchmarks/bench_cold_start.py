@@ -17,7 +17,7 @@ from pathlib import Path
 from hgnetv2_pipeline.deployment import export_onnx
 from hgnetv2_pipeline.deployment.cold_start import predict_command, time_starts, write_photograph
 from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.processor import cpu_name
+from hgnetv2_pipeline.processor import describe
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
                 predict_command(model, image, engine=options.engine), runs=options.runs
             )
             rows.append(
-                {"variant": variant, "engine": options.engine, "device": cpu_name(), **found}
+                {"variant": variant, "engine": options.engine, "device": describe(), **found}
             )
             print(
                 f"{variant}: median {found['median_s']:.2f} s of {options.runs} starts "

@@ -34,6 +34,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from hgnetv2_pipeline import data
+from hgnetv2_pipeline.processor import describe
 
 SIDE = 256
 TILE = 80
@@ -476,8 +477,8 @@ def main() -> None:
         return
     import cv2
 
-    print(f"{platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__}, "
-          f"OpenCV {cv2.__version__}")  # fmt: skip
+    print(f"{describe()}, {platform.platform()}, Python {platform.python_version()}, "
+          f"NumPy {np.__version__}, OpenCV {cv2.__version__}")  # fmt: skip
     if arguments.teacher:
         for seed in arguments.seeds:
             report_features(seed, arguments.tile, arguments.teacher, arguments.weights)

@@ -53,6 +53,7 @@ from hgnetv2_pipeline.data.deviceops import augment
 from hgnetv2_pipeline.data.drawn import on_device
 from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN
+from hgnetv2_pipeline.processor import describe
 
 ZOOM = 1.25
 _FIRST = 3
@@ -288,6 +289,7 @@ def main() -> None:
         "cpus": len(os.sched_getaffinity(0)),
         "simplejpeg": optional("simplejpeg") is not None,
         "mean file, kB": round(float(np.mean([len(file) for file in files])) / 1e3, 1),
+        "processor": describe(),
         "python": platform.python_version(),
         **{m.__name__: m.__version__ for m in (torch, torchvision, PIL, np)},
     }

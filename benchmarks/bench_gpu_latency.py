@@ -44,6 +44,7 @@ from hgnetv2_pipeline.deployment.machine_peak import peak_gb_s, peak_gflops
 from hgnetv2_pipeline.deployment.stopwatch import Lap, time_calls
 from hgnetv2_pipeline.durable import write_json, write_text
 from hgnetv2_pipeline.models import ZOO, create_model, profile, reparameterize
+from hgnetv2_pipeline.processor import describe
 
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
 FORMS = ("reparameterised", "stock")
@@ -446,6 +447,7 @@ def main() -> None:
         parser.error("PyTorch sees no NVIDIA GPU here; --device cpu is for a smoke run")
     machine = {
         "device": torch.cuda.get_device_name() if gpu else "CPU",
+        "processor": describe(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

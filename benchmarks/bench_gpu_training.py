@@ -350,9 +350,10 @@ def machine(device: torch.device) -> dict[str, Any]:
     import torchvision
 
     from hgnetv2_pipeline.data.jpeg import optional
+    from hgnetv2_pipeline.processor import describe
 
     found = {
-        "device": platform.machine(),
+        "device": describe(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -46,6 +46,7 @@ from hgnetv2_pipeline.data.augment import BOXES, TOGETHER, Augment, begin  # noq
 from hgnetv2_pipeline.data.drawn import DeviceOperations, on_device  # noqa: E402
 from hgnetv2_pipeline.data.picture import Picture  # noqa: E402
 from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN  # noqa: E402
+from hgnetv2_pipeline.processor import describe  # noqa: E402
 
 FILL = (124, 116, 104)
 SIZES = [(500, 375), (375, 500), (500, 333), (333, 500), (640, 480)]
@@ -296,6 +297,7 @@ def main() -> None:
     for name, row in operations.items():
         print(f"{name:<28}{row['exact max']:>11}{row['fast max']:>11}{row['fast mean']:>12.4f}")
     versions = {
+        "processor": describe(),
         "python": platform.python_version(),
         **{m.__name__: m.__version__ for m in (torch, torchvision, timm, PIL, cv2, np)},
     }

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from hgnetv2_pipeline.processor import describe
+
 CLASSES = 21_841  # of ImageNet-21k
 FOLDERS = 1_000
 SHARED = 20
@@ -141,7 +143,11 @@ def main() -> None:
             f"{name:{width}}  {run['seconds']:7.1f}  {run['cpu_seconds']:5.1f}"
             f"  {run['peak_gb']:7.2f}  {run['found']:9,.0f}"
         )
-    print(json.dumps({"python": platform.python_version(), "results": results}))
+    print(
+        json.dumps(
+            {"processor": describe(), "python": platform.python_version(), "results": results}
+        )
+    )
 
 
 if __name__ == "__main__":

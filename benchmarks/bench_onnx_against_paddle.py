@@ -33,6 +33,7 @@ from hgnetv2_pipeline.deployment.benchmark import unsettle  # noqa: E402
 from hgnetv2_pipeline.models import VARIANTS, create_model  # noqa: E402
 from hgnetv2_pipeline.models.paddle_writer import write_pdparams  # noqa: E402
 from hgnetv2_pipeline.models.weight_writing import to_paddle  # noqa: E402
+from hgnetv2_pipeline.processor import describe
 
 
 class Paddle:
@@ -101,6 +102,7 @@ def measure(
     return {
         "variant": variant,
         "batch_size": batch_size,
+        "processor": describe(),
         "paddle": paddle.version,
         "device": engine.device,
         "cpu_ms": {name: 1e3 * float(np.median(found)) for name, found in times.items()},

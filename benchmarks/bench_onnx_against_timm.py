@@ -40,6 +40,7 @@ from hgnetv2_pipeline.deployment.onnx_wire import onnx_props  # noqa: E402
 from hgnetv2_pipeline.deployment.precisions import save_onnx  # noqa: E402
 from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups  # noqa: E402
 from hgnetv2_pipeline.models import build_from, create_model  # noqa: E402
+from hgnetv2_pipeline.processor import describe
 
 BASE = "timm-ort"
 
@@ -141,7 +142,7 @@ def main() -> None:
                 f"{row['variant']} batch {row['batch_size']:>2} {name:14} "
                 f"{row['speedup_cpu'][name]:.2f}x  {row['cpu_ms'][name]:.2f} CPU ms"
             )
-    print(json.dumps(rows))
+    print(json.dumps({"processor": describe(), "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hgnetv2_pipeline.processor import describe
+
 CLASSES, KEPT, SHARD = 1000, 10, 65_536
 SEED = 0
 
@@ -210,7 +212,7 @@ def main() -> None:
             f"{CASES[name]:{width}}  {run['seconds']:7.1f}  {run['cpu_seconds']:5.1f}"
             f"  {run['peak_mb']:7.0f}  {run['mined']:9,}"
         )
-    print(json.dumps({"python": platform.python_version(), "runs": runs}))
+    print(json.dumps({"processor": describe(), "python": platform.python_version(), "runs": runs}))
 
 
 if __name__ == "__main__":

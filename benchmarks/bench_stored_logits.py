@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.models import create_model, reparameterize
+from hgnetv2_pipeline.processor import describe
 from hgnetv2_pipeline.training.memory import keep_memory
 from hgnetv2_pipeline.training.objectives import Distilled, Teacher
 
@@ -193,7 +193,7 @@ def main() -> None:
     for arm in arms.values():  # not timed: kernels are chosen, memory is taken
         arm.seconds()
     rounds = [{name: arm.seconds() for name, arm in arms.items()} for _ in range(options.rounds)]
-    where = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU"
+    where = torch.cuda.get_device_name() if on_gpu else describe()
     print(f"{where}, torch {torch.__version__}, {options}")
     result: dict[str, Any] = {**vars(options), "where": where, "torch": torch.__version__}
     fastest = [name for name in names if "stored" in name]

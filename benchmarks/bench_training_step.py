@@ -17,7 +17,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from hgnetv2_pipeline.data.batches import Batch  # noqa: E402
 from hgnetv2_pipeline.data.loader import normalise  # noqa: E402
 from hgnetv2_pipeline.errors import Interrupted  # noqa: E402
 from hgnetv2_pipeline.models import create_model  # noqa: E402
+from hgnetv2_pipeline.processor import describe  # noqa: E402
 from hgnetv2_pipeline.stopping import StopRequest  # noqa: E402
 from hgnetv2_pipeline.training import Schedule, build_optimizer, fit, param_groups  # noqa: E402
 from hgnetv2_pipeline.training.config import EarlyStoppingConfig, OptimizerConfig  # noqa: E402
@@ -149,7 +149,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
     kept = not options.glibc and keep_memory()
-    print(f"{platform.machine()}, torch {torch.__version__}, timm {timm.__version__}, "
+    print(f"{describe()}, torch {torch.__version__}, timm {timm.__version__}, "
           f"memory kept: {kept}")  # fmt: skip
     print("\n| network | step | images a CPU-second | over timm | over a bare step |\n"
           "|---|---|---|---|---|")  # fmt: skip

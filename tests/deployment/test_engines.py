@@ -313,7 +313,7 @@ def test_a_precision_names_its_file(
 def timed(monkeypatch: pytest.MonkeyPatch, *, ours: float, plain: float) -> None:
     """Let ``auto`` measure these seconds per image: the engine's, and those of the fp32 file."""
     steps = itertools.cycle([0.0, ours, 0.0, plain])
-    clock = SimpleNamespace(perf_counter=lambda: next(steps), monotonic=lambda: 0.0)
+    clock = SimpleNamespace(process_time=lambda: next(steps), monotonic=lambda: 0.0)
     monkeypatch.setattr(ladder, "time", clock)
 
 

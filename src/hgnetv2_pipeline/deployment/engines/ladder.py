@@ -183,9 +183,9 @@ def _refuse_slower_than_fp32(engine: Engine, wish: _Wish) -> None:
     until = time.monotonic() + 1
     while len(taken[plain]) < 3 or (len(taken[plain]) < 20 and time.monotonic() < until):
         for one, times in taken.items():
-            began = time.perf_counter()
+            began = time.process_time()
             one.logits(image)
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
     ours, theirs = (1e3 * min(times) for times in taken.values())
     if ours > _SLOWER * theirs:
         raise EngineUnavailable(
