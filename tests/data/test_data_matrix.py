@@ -315,11 +315,9 @@ def test_i10_no_foreign_decoder_is_started(tmp_path: Path, monkeypatch: pytest.M
 def test_i12_what_changed_between_listing_and_reading_is_quarantined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    from hgnetv2_pipeline.data import decode
-
     root = put(tmp_path, {"a.png": GOOD, "b.png": encoded(blotches(8))})
     (root / "list.txt").write_text("a.png 0\nb.png 0\n")
-    read = decode.os.open
+    read = os.open
 
     def meddle(path: object, *arguments: object) -> int:
         if Path(str(path)).name == "b.png":
@@ -331,7 +329,7 @@ def test_i12_what_changed_between_listing_and_reading_is_quarantined(
                 raise PermissionError(13, "Permission denied")
         return read(path, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decode.os, "open", meddle)
+    monkeypatch.setattr(os, "open", meddle)
     scan = scan_list(root / "list.txt", root, threads=1)
     assert scan.quarantined[["key", "line"]].values.tolist() == [["b.png", 2]]
     assert list(scan.samples["key"]) == ["a.png"]
