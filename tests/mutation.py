@@ -51,7 +51,7 @@ class Fault:
     what: str
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What became of the cases, by the words of ``check``, and those that went wrong."""
 
@@ -62,7 +62,7 @@ class Report:
     peak: int = 0
     """Bytes of memory in use at the worst moment, libraries included."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         told = "\n".join(f"case {fault.case}: {fault.what}" for fault in self.faults)
         return (
             f"{dict(self.verdicts)}, slowest {self.slowest:.2f} CPU s, "

@@ -48,6 +48,7 @@ _WITHOUT_DATA = b"123456"  # whatever their headers say
 _LINKS = b"12"
 _LABEL = b"V"  # a name for the whole archive
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd", b"PK": "zip"}
+_MARKS = (b"ustar", bytes(5))  # the oldest archives have none
 _OCTAL, _MARK = re.compile(rb"[0-7]"), re.compile(rb"u")
 
 
@@ -211,7 +212,7 @@ class TarReader:
         if found - at != 2 * _BLOCK and (found - self._begin) % _RECORD:
             raise self._damage("zeros stand where a header is due", at, at)
         self.joins.append((at, found))
-        self._at = found
+        self._at, self._behind_gap = found, True
 
     def _payload(self, at: int, size: int) -> bytes:
         if size > _MAX_EXTENDED or at + size > self._end:
@@ -266,6 +267,7 @@ class TarReader:
         hint = _text(header[:100])
         extended = header[156:157] in _NAMING or "@LongLink" in hint or "PaxHeader" in hint
         self._name_lost = bool(header) and extended
+        begin = min(begin, self._end)  # the padding of the last member may be cut, too
         return TarDamage(reason, begin, entry=entry, sound=is_header(header), hint=hint)
 
     def _search(self, at: int) -> tuple[int | None, int | None, int]:
@@ -344,8 +346,8 @@ class _Said:
 
 
 def is_header(block: bytes) -> bool:
-    """Whether ``block`` is 512 bytes with the checksum of a tar header, and not all zero."""
-    if len(block) != _BLOCK:
+    """Whether ``block`` is 512 bytes with the mark and the checksum of a tar header."""
+    if len(block) != _BLOCK or block[257:262] not in _MARKS:
         return False
     digits = block[148:156].partition(b"\0")[0].strip(b" ")
     if not digits or digits.strip(b"01234567"):

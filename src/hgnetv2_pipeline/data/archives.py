@@ -160,6 +160,7 @@ class _Archive:
         self._path, self._descriptor, self._prefix = path, descriptor, prefix
         self._depth, self._found = depth, found
         self._holds_archives = False
+        self.damaged = False
         # Members taken since damage, as long as no inner archive has been seen behind it.
         self._since_damage: list[Member] | None = None
 
@@ -174,13 +175,12 @@ class _Archive:
                 entry = reader.next_entry()
             except TarDamage as damage:
                 if damage.entry is not None and _is_archive(damage.entry):
-                    self._refuse(damage.entry, str(damage))
-                    self._inner(damage.entry, end)  # it is cut, and all that is left belongs to it
+                    self._inner(damage.entry, end, str(damage))  # all that is left belongs to it
                     return
                 gap = reader.resume(damage)
                 if not damage.sound and damage.begin == begin and gap.last:
                     raise DataError(f"not a plain tar archive ({damage})") from damage
-                self._damaged(damage, gap)
+                self._pass_over(damage, gap)
                 continue
             if entry is None:
                 break
@@ -194,8 +194,8 @@ class _Archive:
                 last,
             )
 
-    def _damaged(self, damage: TarDamage, gap: Gap) -> None:
-        self._since_damage = []
+    def _pass_over(self, damage: TarDamage, gap: Gap) -> None:
+        self._since_damage, self.damaged = [], True
         if damage.entry is not None:
             self._refuse(damage.entry, f"{damage} (damaged {gap})")
         else:
@@ -220,11 +220,11 @@ class _Archive:
             if self._since_damage is not None:
                 self._since_damage.append(member)
 
-    def _inner(self, entry: Entry, end: int) -> None:
-        """Reads an archive within this one."""
+    def _inner(self, entry: Entry, end: int, cut: str = "") -> None:
+        """Reads an archive within this one; ``cut`` says why it is not all there."""
         for member in self._since_damage or ():
             self._found.give_up(member, _ADRIFT)
-        self._since_damage, self._holds_archives = None, True
+        self._holds_archives = True
         if self._depth == _DEEPEST:
             self._refuse(entry, f"archives more than {_DEEPEST} deep are not read; unpack this one")
             return
@@ -233,7 +233,11 @@ class _Archive:
         try:
             inner.read(entry.offset, end)
         except DataError as error:
-            self._refuse(entry, str(error))
+            cut = cut or str(error)
+        if cut:
+            self._refuse(entry, cut)
+        # Where an inner archive is damaged, its header may be wrong about where it ends.
+        self._since_damage = [] if cut or inner.damaged else None
 
     def _refuse(self, entry: Entry, reason: str) -> None:
         name = self._name(entry.name)
@@ -242,7 +246,7 @@ class _Archive:
         self._found.refuse(name, reason, entry.begin)
 
     def _name(self, name: str) -> str:
-        return self._prefix + name.removeprefix("./")
+        return self._prefix + (name.removeprefix("./") or "(without a name)")
 
 
 def _is_archive(entry: Entry) -> bool:
@@ -254,7 +258,7 @@ def _why_unusable(entry: Entry) -> str | None:
     if entry.kind != FILE:
         return f"{entry.kind} inside an archive"
     if not name:
-        return "a member without a name"
+        return "a member that has no name"
     if len(name) > _LONGEST_NAME:
         return f"its name has {len(name):,} characters"
     if name[0] == "/" or (".." in name and ".." in name.split("/")):
