@@ -12,6 +12,7 @@ import re
 import shutil
 import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,11 @@ def survey(labelled: Path, pool: Path | None) -> Survey:
 
 def _has_several_labels(path: Path) -> bool:
     """Whether the first line of a list, if there is one, is of the kind ``path<TAB>0,1,0``."""
+    from hgnetv2_pipeline.data.regular import opened
+
     if not path.is_file():
         return False
-    with path.open("rb") as file:
+    with opened(path, "list") as file:
         lines = (line for line in file if line.strip() and not line.startswith(b"#"))
         return b"\t" in next(lines, b"")
 
@@ -156,7 +159,8 @@ def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
             images += ending in endings
             if ending == ".tar":
                 archives += 1
-                packed += (Path(where) / name).stat().st_size
+                with suppress(OSError):  # ingestion names it
+                    packed += (Path(where) / name).stat().st_size
     if not images and not archives:
         raise DataError(f"--pool {pool} holds neither images ({READABLE}) nor tar archives")
     # A member takes whole blocks of 512 bytes and a header of one.
@@ -165,7 +169,7 @@ def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
 
 def _sizes(images: list[Path]) -> tuple[int, float]:
     """Median short side in pixels and mean bytes of those images that open."""
-    from PIL import Image
+    from hgnetv2_pipeline.data.decode import MAX_PIXELS, open_image, read_regular_file
 
     if not images:
         # All labelled images lie in archives; ingestion opens those.
@@ -173,11 +177,12 @@ def _sizes(images: list[Path]) -> tuple[int, float]:
     sides, sizes = [], []
     for path in images:
         try:
-            with Image.open(path) as image:
-                sides.append(min(image.size))
-                sizes.append(path.stat().st_size)
-        except (OSError, Image.DecompressionBombError):
-            continue
+            content = read_regular_file(path)
+            image = open_image(content, MAX_PIXELS)
+        except DataError:
+            continue  # ingestion names it
+        sides.append(min(image.size))
+        sizes.append(len(content))
     if not sides:
         raise DataError(f"none of {len(images)} labelled images looked at can be opened")
     return int(statistics.median(sides)), statistics.fmean(sizes)

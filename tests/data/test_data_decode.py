@@ -170,3 +170,48 @@ def test_a_jpeg_without_its_last_two_bytes_is_refused_and_whole_it_is_not(qualit
         assert decode_image(content + b"trailing bytes").size == (61, 40 + seed)
         with pytest.raises(DataError, match="cannot be decoded"):
             decode_image(content[:-2])
+
+
+def several(kind: str, **options: object) -> bytes:
+    frames = [scene().resize((40, 30)).rotate(90 * turn) for turn in range(3)]
+    return encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+
+
+SMALL = {
+    "JPEG": encoded(scene().resize((40, 30)), "JPEG"),
+    "progressive JPEG": encoded(scene().resize((40, 30)), "JPEG", progressive=True),
+    "PNG": encoded(scene().resize((40, 30)), "PNG"),
+    "palette PNG": encoded(scene().resize((40, 30)).convert("P"), "PNG"),
+    "animated PNG": several("PNG"),
+    "GIF": encoded(scene().resize((40, 30)).convert("P"), "GIF"),
+    "animated GIF": several("GIF", loop=0),
+    "WEBP": encoded(scene().resize((40, 30)), "WEBP"),
+    "BMP": encoded(scene().resize((40, 30)), "BMP"),
+    "TIFF": encoded(scene().resize((40, 30)), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_i02_a_file_that_ends_early_is_refused_however_little_is_missing(case):
+    whole = SMALL[case]
+    decode_image(whole)
+    cuts = {*range(1, min(300, len(whole))), *range(1, len(whole), 97)}
+    for cut in sorted(cuts):
+        with pytest.raises(DataError) as told:
+            decode_image(whole[:-cut])
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_bytes_behind_the_end_of_a_file_do_no_harm(case):
+    expected = np.asarray(decode_image(SMALL[case]))
+    for tail in (b"\0", b"\r\n", b"PK\x03\x04" + bytes(40), SMALL["PNG"]):
+        assert np.array_equal(np.asarray(decode_image(SMALL[case] + tail)), expected)
+
+
+def test_of_a_tiff_with_several_pictures_the_first_must_be_whole():
+    whole = several("TIFF")
+    first = np.asarray(decode_image(whole))
+    assert np.array_equal(np.asarray(decode_image(whole[:-10])), first)
+    with pytest.raises(DataError):
+        decode_image(whole[: len(whole) // 4])

@@ -187,15 +187,22 @@ def test_l15_an_image_of_two_sets_is_refused_by_its_path_and_by_its_bytes(
     assert "b of train has the same bytes as c of val" in caplog.text
 
 
+@pytest.mark.parametrize("n", [2_000, pytest.param(1_280_000, marks=pytest.mark.slow)])
 def test_l17_every_missing_file_is_listed_once_the_first_twenty_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, n: int
 ) -> None:
-    n = 2_000
-    put(tmp_path / "root", {f"{i % 3}/{i}.jpg": b"" for i in range(n) if i % 20})
+    root = tmp_path / "root"
+    for folder in range(n // 1000):
+        (root / f"{folder}").mkdir(parents=True)
+    for i in range(n):
+        if i % 20:
+            os.close(os.open(f"{root}/{i // 1000}/{i}.jpg", os.O_CREAT))
     path = tmp_path / "list.txt"
-    path.write_text("".join(f"{i % 3}/{i}.jpg 0\n" for i in range(n)))
-    with pytest.raises(DataError, match="list.txt:1: 100 of 2,000 files cannot be used"):
-        read_list(path, tmp_path / "root", missing_to=tmp_path / "missing.csv")
+    path.write_text("".join(f"{i // 1000}/{i}.jpg 0\n" for i in range(n)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=f"list.txt:1: {n // 20:,} of {n:,} files cannot be used"):
+        read_list(path, root, missing_to=tmp_path / "missing.csv")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 1 << 30
     assert caplog.text.count("the file is missing") == 20
     written = pd.read_csv(tmp_path / "missing.csv")
     assert written["line"].tolist() == list(range(1, n + 1, 20)) and written["key"].is_unique
@@ -313,11 +320,9 @@ def test_i10_no_foreign_decoder_is_started(tmp_path: Path, monkeypatch: pytest.M
 def test_i12_what_changed_between_listing_and_reading_is_quarantined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    from hgnetv2_pipeline.data import decode
-
     root = put(tmp_path, {"a.png": GOOD, "b.png": encoded(blotches(8))})
     (root / "list.txt").write_text("a.png 0\nb.png 0\n")
-    read = decode.os.open
+    read = os.open
 
     def meddle(path: object, *arguments: object) -> int:
         if Path(str(path)).name == "b.png":
@@ -329,7 +334,7 @@ def test_i12_what_changed_between_listing_and_reading_is_quarantined(
                 raise PermissionError(13, "Permission denied")
         return read(path, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decode.os, "open", meddle)
+    monkeypatch.setattr(os, "open", meddle)
     scan = scan_list(root / "list.txt", root, threads=1)
     assert scan.quarantined[["key", "line"]].values.tolist() == [["b.png", 2]]
     assert list(scan.samples["key"]) == ["a.png"]

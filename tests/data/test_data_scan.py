@@ -191,7 +191,11 @@ def test_odd_members_of_a_tar_are_named_with_a_reason(tmp_path):
         "a.png": b"33",
         "hard.png": b"33",
     }
-    assert [name for name, _ in index.refused] == ["../up.png", "a.png", "soft.png"]
+    assert [refused.key for refused in index.refused] == [
+        "../up.png",
+        "a.png (at byte 512)",
+        "soft.png",
+    ]
 
 
 def test_a_damaged_or_packed_tar_is_named(tmp_path):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hgnetv2_pipeline.data.regular import opened
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError
 
@@ -53,9 +54,8 @@ def read_synset_map(path: Path) -> dict[str, str]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not blank."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: the class map is missing") from error
+        with opened(Path(path), "class map") as file:
+            text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):

@@ -11,7 +11,9 @@ The rules (all without torch):
   them stand (as OpenCV does). CMYK and YCbCr become RGB by Pillow's formula, without ICC profiles.
 * Of 16 bits a channel the upper 8 are kept. Pixels of 32-bit integers or floats have no fixed
   range and are refused.
-* A file that ends early is refused, even if only the last two bytes are missing.
+* A file that ends early is refused, even if only the last bytes are missing: the end marks of JPEG,
+  PNG and GIF must be there, for Pillow decodes some files without. TIFF has none: of one with
+  several pictures a cut behind the first is not noticed, and nothing behind it is read.
 """
 
 from __future__ import annotations
@@ -19,14 +21,13 @@ from __future__ import annotations
 import functools
 import io
 import logging
-import os
-import stat
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
+from hgnetv2_pipeline.data.regular import NOT_REGULAR, open_regular
 from hgnetv2_pipeline.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _ORIENTATION_TAG = 0x0112
 _JPEG_SCAN, _JPEG_END = b"\xda", b"\xff\xd9"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,16 +67,15 @@ def read_regular_file(path: Path) -> bytes:
         DataError: the file is missing, not readable or not a regular file.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise DataError("not a regular file")
+        with open_regular(path) as file:
             return file.read()
     except FileNotFoundError as error:
         raise DataError("the file is missing") from error
     except PermissionError as error:
         raise DataError("no permission to read the file") from error
     except OSError as error:
+        if error.strerror == NOT_REGULAR or isinstance(error, IsADirectoryError):
+            raise DataError(NOT_REGULAR) from error
         raise DataError(f"cannot be read: {error.strerror or error}") from error
 
 
@@ -113,15 +114,15 @@ def open_image(content: bytes, max_pixels: int) -> Image.Image:
         raise DataError("the file is empty (0 bytes)")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
+        kind = image.format or ""
+        if kind == "MPO":  # a phone's JPEG with more pictures behind the first, which alone is read
+            image, kind = JpegImagePlugin.JpegImageFile(io.BytesIO(content)), "JPEG"
     except UnidentifiedImageError as error:
         raise DataError(_why_unidentified(content)) from error
     except Image.DecompressionBombError as error:
         raise DataError(f"too many pixels, allowed are {max_pixels:,} (data.max_pixels)") from error
     except Exception as error:  # a damaged header makes Pillow raise almost anything
         raise DataError(f"damaged header: {_short(error)}") from error
-    kind = image.format or ""
-    if kind == "MPO":  # a phone's JPEG with more pictures behind the first, which alone is read
-        image, kind = JpegImagePlugin.JpegImageFile(io.BytesIO(content)), "JPEG"
     if kind not in FORMATS:
         raise DataError(f"format {kind} is not allowed; allowed are {', '.join(FORMATS)}")
     width, height = image.size
@@ -130,12 +131,12 @@ def open_image(content: bytes, max_pixels: int) -> Image.Image:
             f"too many pixels: {width}x{height} in the header, allowed are {max_pixels:,} "
             "(data.max_pixels)"
         )
-    if kind == "JPEG" and not _has_end(content):
+    if kind in _HAS_END and not _HAS_END[kind](content):
         raise DataError("cannot be decoded: the file ends early, its end marker is missing")
     return image
 
 
-def _has_end(content: bytes) -> bool:
+def _jpeg_has_end(content: bytes) -> bool:
     """Whether an end marker follows the headers of a JPEG file.
 
     Pillow decodes a few files in a hundred that lack it: libjpeg had all pixels by then. Segments
@@ -150,6 +151,45 @@ def _has_end(content: bytes) -> bool:
     ):
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return content.rfind(_JPEG_END, place) >= 0
+
+
+def _png_has_end(content: bytes) -> bool:
+    """Whether the chunks of a PNG file lead to a whole IEND; anything may follow it."""
+    if content.endswith(_PNG_END):
+        return True
+    place = 8
+    while place + 12 <= len(content):
+        if content[place + 4 : place + 8] == b"IEND":
+            return True
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return False
+
+
+def _gif_has_end(content: bytes) -> bool:
+    """Whether the blocks of a GIF file lead to its trailer; anything may follow it."""
+    place = 13 + _gif_colours(content[10:11])
+    while place < len(content):
+        mark = content[place : place + 1]
+        if mark == b"\x3b":
+            return True
+        if mark == b"\x21":  # an extension: its label, then blocks
+            place += 2
+        elif mark == b"\x2c":  # a picture: its place and size, its colours, its code size, blocks
+            place += 11 + _gif_colours(content[place + 9 : place + 10])
+        else:
+            return True  # no GIF as it should be; whether it can be decoded, Pillow knows
+        while place < len(content) and content[place]:
+            place += 1 + content[place]
+        place += 1
+    return False
+
+
+def _gif_colours(flags: bytes) -> int:
+    """Bytes of the colour table that these flags announce."""
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
+
+
+_HAS_END = {"JPEG": _jpeg_has_end, "PNG": _png_has_end, "GIF": _gif_has_end}
 
 
 def load_image(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hgnetv2_pipeline.data.quarantine import printable
+from hgnetv2_pipeline.data.regular import opened
 from hgnetv2_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -70,37 +71,32 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
     labels: list[npt.NDArray[np.int32]] = []
     lines: list[npt.NDArray[np.int32]] = []
     done, skipped = 0, 0
-    try:
-        with Path(path).open("rb") as file:
-            start = file.read(3)
-            if start[:2] in _BOMS:
-                raise DataError(f"{path}:1: {_BOMS[start[:2]]} text; save the list as UTF-8")
-            rest = b"" if start == b"\xef\xbb\xbf" else start
-            place = len(start) - len(rest)
-            while True:
-                read = file.read(_CHUNK)
-                block = rest + read
-                cut = block.rfind(b"\n") + 1 if read else len(block)
-                block, rest = block[:cut], block[cut:]
-                if len(rest) > LONGEST_LINE:
-                    raise _too_long(path, done + block.count(b"\n") + 1)
-                if block:
-                    part = _parse_block(path, block, done, place, labelled)
-                    _, bounds, text = part.paths.buffers()
-                    bounds = np.frombuffer(bounds, np.int64, len(part.paths) + 1)
-                    ends.append(bounds[1:] + len(texts))
-                    texts += memoryview(text)[: bounds[-1]]
-                    labels.append(part.labels)
-                    lines.append(part.lines)
-                    skipped += part.skipped
-                    done += block.count(b"\n")
-                    place += len(block)
-                if not read:
-                    break
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: the list is missing") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: a directory, not a list") from error
+    with opened(Path(path), "list") as file:
+        start = file.read(3)
+        if start[:2] in _BOMS:
+            raise DataError(f"{path}:1: {_BOMS[start[:2]]} text; save the list as UTF-8")
+        rest = b"" if start == b"\xef\xbb\xbf" else start
+        place = len(start) - len(rest)
+        while True:
+            read = file.read(_CHUNK)
+            block = rest + read
+            cut = block.rfind(b"\n") + 1 if read else len(block)
+            block, rest = block[:cut], block[cut:]
+            if len(rest) > LONGEST_LINE:
+                raise _too_long(path, done + block.count(b"\n") + 1)
+            if block:
+                part = _parse_block(path, block, done, place, labelled)
+                _, bounds, text = part.paths.buffers()
+                bounds = np.frombuffer(bounds, np.int64, len(part.paths) + 1)
+                ends.append(bounds[1:] + len(texts))
+                texts += memoryview(text)[: bounds[-1]]
+                labels.append(part.labels)
+                lines.append(part.lines)
+                skipped += part.skipped
+                done += block.count(b"\n")
+                place += len(block)
+            if not read:
+                break
     if skipped:
         _log.info("%s: %d blank or comment lines skipped", path, skipped)
     empty = np.zeros(0, np.int32)

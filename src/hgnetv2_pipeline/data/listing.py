@@ -196,14 +196,21 @@ def _check_folder(
 def _check_archive(fence: Fence, tar: str, members: pd.Series) -> tuple[int, list[Problem]]:
     reason = fence.why_unusable(str(fence.root / tar))
     present: set[str] = set()
+    refused: dict[str, str] = {}
     if reason is None:
         try:
-            present = {member.name for member in index_archive(fence.root / tar).members}
+            index = index_archive(fence.root / tar)
+            present = {member.name for member in index.members}
+            refused = {unusable.name: unusable.reason for unusable in index.refused}
         except DataError as error:
             reason = str(error)
+    # Where a range of bytes is damaged, a member that is not found may lie in it.
+    missing = "the archive has no such member"
+    if "" in refused:
+        missing = f"{missing}, but is {refused['']}"
     problems = []
     for position, key in zip(members.index, members, strict=True):
-        if reason is not None or key[len(tar) + 1 :] not in present:
-            why = reason or "the archive has no such member"
-            problems.append(Problem(int(position), key, why))
+        name = key[len(tar) + 1 :]
+        if reason is not None or name not in present:
+            problems.append(Problem(int(position), key, reason or refused.get(name, missing)))
     return len(members), problems

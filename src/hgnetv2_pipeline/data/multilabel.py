@@ -17,6 +17,7 @@ import pandas as pd
 from hgnetv2_pipeline.data.grammar import ParsedList, check_utf8, parse_multi_label_line
 from hgnetv2_pipeline.data.index import LABELS
 from hgnetv2_pipeline.data.lists import refuse_unusable, spelled
+from hgnetv2_pipeline.data.regular import opened
 from hgnetv2_pipeline.data.repeats import without_repeats
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError
@@ -175,21 +176,16 @@ def _shown(labels: npt.NDArray[np.uint8]) -> str:
 
 def _lines(path: Path) -> Any:
     """Number and bytes of each line, line ends and byte order mark taken off; UTF-8 checked."""
-    try:
-        with path.open("rb") as file:
-            number, place = 0, 0
-            while line := file.readline(2 * _MOST_CLASSES):
-                number += 1
-                if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                    raise DataError(f"{path}:1: UTF-16 text; save the list as UTF-8")
-                if len(line) == 2 * _MOST_CLASSES:
-                    raise DataError(f"{path}:{number}: the line is longer than {len(line):,} bytes")
-                check_utf8(path, line, _ONE_LINE, number - 1, place)
-                place += len(line)
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: the list is missing") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: a directory, not a list") from error
+    with opened(path, "list") as file:
+        number, place = 0, 0
+        while line := file.readline(2 * _MOST_CLASSES):
+            number += 1
+            if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise DataError(f"{path}:1: UTF-16 text; save the list as UTF-8")
+            if len(line) == 2 * _MOST_CLASSES:
+                raise DataError(f"{path}:{number}: the line is longer than {len(line):,} bytes")
+            check_utf8(path, line, _ONE_LINE, number - 1, place)
+            place += len(line)
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            yield number, line.removesuffix(b"\n").removesuffix(b"\r")

@@ -70,21 +70,31 @@ class Walk:
         seen = {os.path.realpath(self.fence.root)}
         while folders:
             folder = folders.pop()
-            try:
-                with os.scandir(self.fence.root / folder) as entries:
-                    for entry in sorted(entries, key=lambda entry: entry.name):
-                        self._entry(entry, folder, folders, seen)
-            except OSError as error:
-                self.quarantine(folder or ".", f"the folder cannot be read: {error.strerror}")
+            for entry in self._entries(folder):
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                try:
+                    self._entry(entry, key, folders, seen)
+                except OSError as error:
+                    self.quarantine(key, f"cannot be looked up: {error.strerror or error}")
         if self.ignored:
             _log.info("%s: %d files are no images and are ignored", self.fence.root, self.ignored)
 
-    def _entry(
-        self, entry: os.DirEntry[str], folder: str, folders: list[str], seen: set[str]
-    ) -> None:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            return
-        key = f"{folder}/{entry.name}" if folder else entry.name
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        """What a folder holds, by name; as much of it as can be listed."""
+        listed: list[os.DirEntry[str]] = []
+        try:
+            with os.scandir(self.fence.root / folder) as entries:
+                listed.extend(entries)
+        except OSError as error:
+            so_far = f" after {len(listed):,} entries" if listed else ""
+            self.quarantine(
+                folder or ".", f"the folder cannot be read{so_far}: {error.strerror or error}"
+            )
+        return sorted(listed, key=lambda entry: entry.name)
+
+    def _entry(self, entry: os.DirEntry[str], key: str, folders: list[str], seen: set[str]) -> None:
         if entry.is_dir(follow_symlinks=False):
             folders.append(key)
         elif entry.is_symlink() and entry.is_dir():
@@ -121,11 +131,11 @@ class Walk:
     def _archive(self, path: str) -> None:
         try:
             index = index_archive(self.fence.root / path)
-        except (DataError, OSError) as error:
-            self.quarantine(path, f"the archive cannot be read: {error}")
+        except DataError as error:
+            self.quarantine(path, str(error))
             return
-        for name, reason in index.refused:
-            self.quarantine(f"{path}!{name}", reason)
+        for unusable in index.refused:
+            self.quarantine(f"{path}!{unusable.key}", unusable.reason)
         tops: set[str] = set()
         for member in index.members:
             key = f"{path}!{member.name}"

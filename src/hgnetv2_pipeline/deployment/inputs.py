@@ -80,7 +80,7 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
         found = _archive(path)
     elif not answers(path.exists) and _GLOB_SIGNS & set(str(path)):
         names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute patterns too
-        found = [Input(name, Path(name)) for name in names if Path(name).is_file()]
+        found = [Input(name, Path(name)) for name in names if not answers(Path(name).is_dir)]
     else:
         # The name is printed as given: './a.jpg' stays './a.jpg'.
         return [Input(str(inputs), path)]
@@ -121,14 +121,24 @@ def _is_image(content: bytes) -> bool:
 
 
 def _folder(folder: Path) -> list[Input]:
-    every = sorted(folder.rglob("*"))
-    files = [path for path in every if path.is_file()]
-    for path in every:
-        if path.is_symlink() and path.is_dir():
-            _log.warning("%s is a link to a folder and was not entered; name it to answer it", path)
     found: list[Input] = []
     others = 0
-    for path in files:
+
+    def unlisted(error: OSError) -> None:
+        reason = f"the folder cannot be read: {error.strerror or error}"
+        found.append(Input(str(error.filename), Refused(reason)))
+
+    every: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=unlisted):
+        for name in folders:
+            path = Path(place, name)
+            if path.is_symlink():
+                _log.warning(
+                    "%s is a link to a folder and was not entered; name it to answer it", path
+                )
+        every += [Path(place, name) for name in names]
+    for path in sorted(every):
+        # Whether it is there, a file and an image is seen when it is read, and told in its row.
         if path.suffix.lower() == ".tar":
             found += _archive(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
@@ -146,17 +156,17 @@ def _archive(path: Path) -> list[Input]:
 
     try:
         index = index_archive(path)
-    except (DataError, OSError) as error:
-        return [Input(str(path), Refused(" ".join(str(error).split())))]
+    except DataError as error:
+        return [Input(str(path), Refused(str(error)))]
     members = [member for member in index.members if _claims_image(member.name)]
     if len(members) < len(index.members):
         _log.info(
             "%s: %d files that are no images left out", path, len(index.members) - len(members)
         )
     refused = [
-        Input(f"{path}!{name}", Refused(reason))
-        for name, reason in index.refused
-        if _claims_image(name) or name.endswith("(rest)")
+        Input(f"{path}!{key}", Refused(reason))
+        for key, name, reason in index.refused
+        if not name or _claims_image(name) or name.lower().endswith(".tar")
     ]
     spans = [Input(f"{path}!{m.name}", Span(path, m.offset, m.length)) for m in members]
     return spans + refused
@@ -167,10 +177,14 @@ def _claims_image(name: str) -> bool:
 
 
 def _list_file(path: Path, root: Path | None) -> list[Input]:
+    from hgnetv2_pipeline.data.regular import opened
+
+    with opened(path, "list") as file:
+        content = file.read()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path}: {error}") from error
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     return _listed(text, path.parent if root is None else Path(root))
 
 

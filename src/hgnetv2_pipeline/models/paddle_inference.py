@@ -22,6 +22,7 @@ import numpy as np
 
 from hgnetv2_pipeline.durable import sha256_file, sha256_json
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.models.inference_files import Member, find_members
 from hgnetv2_pipeline.models.paddle_names import Layouts, names_from_info, names_from_program
 from hgnetv2_pipeline.models.paddle_pickle import read_stream
 from hgnetv2_pipeline.models.paddle_program import (
@@ -32,7 +33,6 @@ from hgnetv2_pipeline.models.paddle_program import (
     read_pir,
     read_tensor_desc,
 )
-from hgnetv2_pipeline.models.tar_members import Member, find_members
 
 PDMODEL, PIR = "inference.pdmodel", "inference.json"
 TENSORS, INFO = "inference.pdiparams", "inference.pdiparams.info"

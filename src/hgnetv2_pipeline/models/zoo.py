@@ -12,7 +12,6 @@ import fcntl
 import http.client
 import logging
 import os
-import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO
 from hgnetv2_pipeline import durable
 from hgnetv2_pipeline.errors import DiskFullError, WeightsError
 from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.tar_members import is_header
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
@@ -254,13 +254,17 @@ def _discard(part: Path) -> None:
     _tag(part).unlink(missing_ok=True)
 
 
+def _first_bytes(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
+
+
 def _checked(path: Path, entry: ZooEntry, record: Path) -> str:
     """SHA-256 of a whole weight file; it must be one, and match what is known of it."""
     if entry.url.endswith(".tar"):
-        fits = tarfile.is_tarfile(path)
+        fits = is_header(_first_bytes(path, 512))
     else:
-        with path.open("rb") as file:
-            fits = file.read(1) == b"\x80"  # how every pickle of protocol 2 and up begins
+        fits = _first_bytes(path, 1) == b"\x80"  # how every pickle of protocol 2 and up begins
     if not fits:
         raise WeightsError(
             f"{path} from {entry.url} is no weight file (a web page or an error message?)"
