@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hostile_pickles import mutate
 
 from hgnetv2_pipeline.models.weights import read_file
+from spoiling import mutate, spoil
 
 SHARING = 4  # times the file's size that its tensors may add up to
 
@@ -31,13 +31,17 @@ def checkpoints() -> list[bytes]:
     """Files of ``torch.save``: flat, inside a training program's checkpoint, views, half."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 2), torch.nn.BatchNorm2d(3))
-    optimiser = torch.optim.Adam(network.parameters())
-    network(torch.zeros(2, 2, 4, 4)).sum().backward()
-    optimiser.step()
+    # As torch.optim keeps it, whose first step takes seconds of imports.
+    moments = {
+        number: {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(parameter)}
+        for number, parameter in enumerate(network.parameters())
+    }
+    groups = [{"lr": 1e-3, "betas": (0.9, 0.999), "fused": None, "params": [*moments]}]
+    optimiser = {"state": moments, "param_groups": groups}
     values = torch.arange(24.0)
     made: list[Any] = [
         network.state_dict(),
-        {"model": network.state_dict(), "optimizer": optimiser.state_dict(), "epoch": 3},
+        {"model": network.state_dict(), "optimizer": optimiser, "epoch": 3},
         {"a": values.reshape(4, 6).t(), "b": values[2:9], "c": values, "d": torch.zeros(0, 2)},
         {"h": values.half(), "z": values.bfloat16(), "i": torch.arange(5), "f": values > 3},
         {"p": torch.nn.Parameter(values), "size": torch.Size([1, 2])},
@@ -149,28 +153,6 @@ def safetensors() -> list[tuple[dict[str, Any], bytes]]:
 def safetensors_file(header: Any, data: bytes) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
-
-
-ODD = [
-    None, True, -1, 0, 1, 1.5, 2**31, 2**40, 2**63, 2**64, "", "F32", "F4", "C64", "U8", [], [0],
-    [0, 4], [4, 0], [-4, 0], [0, 2**64], {}, "\x1b[31m", "a" * 600, [[[]]], "\ud800",
-]  # fmt: skip
-
-
-def spoil(value: Any, rng: random.Random) -> Any:
-    """A JSON value with one place in it changed."""
-    if isinstance(value, dict) and value and rng.random() < 0.9:
-        key = rng.choice(list(value))
-        if rng.random() < 0.1:
-            renamed = rng.choice(["\x1b]0;x\x07", "a\nb", "", "__metadata__", "w"])
-            return {renamed if k == key else k: v for k, v in value.items()}
-        if rng.random() < 0.1:
-            return {k: v for k, v in value.items() if k != key}
-        return value | {key: spoil(value[key], rng)}
-    if isinstance(value, list) and value and rng.random() < 0.6:
-        at = rng.randrange(len(value))
-        return [*value[:at], spoil(value[at], rng), *value[at + 1 :]]
-    return rng.choice(ODD)
 
 
 def make_safetensors(rng: random.Random) -> tuple[bytes, Any]:

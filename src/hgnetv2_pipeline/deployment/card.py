@@ -98,7 +98,7 @@ class ModelCard:
         """Read the card of ``where`` from its text entries; WeightsError when they are not ours."""
         if props.get("format") != FORMAT:
             raise WeightsError(
-                f"{where} carries no card of format {FORMAT} (found {props.get('format')!r}): "
+                f"{where} carries no card of format {FORMAT} (found {brief(props.get('format'))}): "
                 "preprocessing and class names are unknown; export it with export_onnx, or give "
                 "preprocess= and classes= to load_engine"
             )

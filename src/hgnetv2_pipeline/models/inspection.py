@@ -19,11 +19,10 @@ from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.models import names
 from hgnetv2_pipeline.models.build import identify
+from hgnetv2_pipeline.models.onnx_file import examine_onnx
 from hgnetv2_pipeline.models.paddle_inference import is_archive, read_variables
 from hgnetv2_pipeline.models.paddle_pickle import read_object
 from hgnetv2_pipeline.models.pickle_machine import brief
-from hgnetv2_pipeline.models.protobuf_wire import Wire
-from hgnetv2_pipeline.models.weight_file import opened
 from hgnetv2_pipeline.models.weights import WeightFile, file_sha256, read_file
 
 _FORMATS = {
@@ -177,14 +176,9 @@ def _onnx(path: Path) -> WeightFile:
     import onnx
     from onnx import numpy_helper
 
-    with opened(path) as (file, _), foreign_file(path, WeightsError, "is no ONNX file"):
-        content = file.read()
-        # Bounds what the parser behind it would build; it raises for what is no message.
-        for _ in Wire().fields(memoryview(content)):
-            pass
-        model = onnx.load_from_string(content)
-        if not model.graph.node:
-            raise ValueError("it has no graph")
+    file = examine_onnx(path)
+    with foreign_file(path, WeightsError):
+        model = onnx.load_from_string(file.content)
     tensors: dict[str, Tensor] = {}
     rest = []
     for item in model.graph.initializer:
@@ -198,4 +192,4 @@ def _onnx(path: Path) -> WeightFile:
                 tensors[item.name] = torch.from_numpy(numpy_helper.to_array(item).copy())
             except TypeError:  # a type that NumPy itself has not, such as int4
                 rest.append(f"{item.name} ({onnx.TensorProto.DataType.Name(item.data_type)})")
-    return WeightFile(tensors, {p.key: p.value for p in model.metadata_props}, tuple(rest))
+    return WeightFile(tensors, file.props, tuple(rest))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 MAX_FIELDS = 500_000  # the program of a B6 has about 20,000; this many take a second
 _MAX_PACKED = 64  # dimensions of a tensor are all that is read from such fields
-_MAX_KEY_BYTES = 5
+_MAX_BYTES = 5  # of a key or a length
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -32,7 +32,7 @@ class Wire:
                 raise ValueError(f"more than {MAX_FIELDS:,} fields")
             began = at
             key, at = varint(data, at)
-            if key >= 1 << 32 or at - began > _MAX_KEY_BYTES:
+            if key >= 1 << 32 or at - began > _MAX_BYTES:
                 raise ValueError("a field whose key has more than 32 bits")
             number, wire = key >> 3, key & 7
             if number == 0:
@@ -42,7 +42,10 @@ class Wire:
                 yield number, value
                 continue
             if wire == _BYTES:
+                began = at
                 length, at = varint(data, at)
+                if length >= 1 << 31 or at - began > _MAX_BYTES:
+                    raise ValueError("a length of more than 31 bits")
             elif wire in (_FIXED64, _FIXED32):
                 length = 8 if wire == _FIXED64 else 4
             else:

@@ -55,7 +55,9 @@ _OTHER_TYPES = (
     "ComplexFloatStorage", "ComplexDoubleStorage", "QInt8Storage", "QUInt8Storage",
     "QInt32Storage", "QUInt4x2Storage", "QUInt2x4Storage", "UntypedStorage",
 )  # fmt: skip
-_DTYPES = [name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)]
+_CONSTANTS = [
+    name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype | torch.qscheme)
+]
 _CONTAINERS = (list, dict, tuple, str)
 _MAX_PICKLE = 64 << 20  # of the largest of our networks with an optimiser it is about 1 MB
 
@@ -241,7 +243,7 @@ class _TorchMachine(Machine):
     symbols = Machine.symbols | _GLOBALS
     symbols |= {("torch", name): Symbol("storage", name) for name in (*_TYPES, *_OTHER_TYPES)}
     symbols |= {("torch.storage", "UntypedStorage"): Symbol("storage", "UntypedStorage")}
-    symbols |= {("torch", name): Symbol("value", f"torch.{name}") for name in _DTYPES}
+    symbols |= {("torch", name): Symbol("value", f"torch.{name}") for name in _CONSTANTS}
 
     @staticmethod
     def key_problem(key: Any) -> str | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.deployment.card import PRECISIONS, precision_file, precision_of
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
-from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.models.onnx_file import onnx_props
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess

@@ -18,9 +18,9 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     choose_card,
 )
-from hgnetv2_pipeline.deployment.onnx_wire import read_onnx
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, reason
+from hgnetv2_pipeline.models.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess

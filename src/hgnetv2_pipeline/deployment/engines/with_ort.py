@@ -17,10 +17,10 @@ from hgnetv2_pipeline.deployment.engines.base import (
     choose_card,
 )
 from hgnetv2_pipeline.deployment.machine import clocks, cpu_name
-from hgnetv2_pipeline.deployment.onnx_wire import OnnxFile, read_onnx
 from hgnetv2_pipeline.deployment.time_limit import A_CALL, AN_IMAGE, time_limit
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, reason
+from hgnetv2_pipeline.models.onnx_file import OnnxFile, read_onnx
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -55,9 +55,10 @@ class OrtEngine(Engine):
             threads=threads,
             versions={"onnxruntime": onnxruntime.__version__},
         )
-        _check_signature(session, card, path, named=classes is not None)
+        with foreign_file(path, WeightsError, "has unreadable inputs and outputs"):
+            _check_signature(session, card, path, named=classes is not None)
+            self._input = session.get_inputs()[0].name
         self._session = session
-        self._input = session.get_inputs()[0].name
 
     def _device(self) -> str:
         return cpu_name()

@@ -30,10 +30,10 @@ from hgnetv2_pipeline.deployment.kit.plans import (
     Profile,
     provide_plan,
 )
-from hgnetv2_pipeline.deployment.onnx_wire import read_onnx
 from hgnetv2_pipeline.deployment.stopwatch import Call, Lap, Stopwatch
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
+from hgnetv2_pipeline.models.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess
