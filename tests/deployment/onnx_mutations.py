@@ -120,11 +120,6 @@ def spans(data: bytes, begin: int = 0, end: int | None = None, depth: int = 0) -
         at += length
 
 
-def put(data: bytes, begin: int, end: int, content: bytes) -> bytes:
-    """``data`` with ``content`` in place of a part; lengths around it are left as they were."""
-    return data[:begin] + content + data[end:]
-
-
 @functools.cache
 def honest() -> tuple[bytes, ...]:
     deeper = [
@@ -179,15 +174,30 @@ def rewritten(
     data: bytes, start: int, begin: int, end: int, content: bytes, rng: random.Random
 ) -> bytes:
     """``data`` with the field at ``start`` holding ``content``, all lengths around it right."""
-    around = [s for s in spans(data) if s[1] <= start and end <= s[2]]
-    key = data[start]
+    key = varint(memoryview(data), start)[0]
     made = number(key | (rng.random() < 0.1) << 32, rng.choice((0, 0, 0, 3, 5, 6)))
     made += number(len(content), rng.choice((0, 0, 0, 5, 9))) + content
+    return enclosed(data, start, end, made)
+
+
+def rewritten_at(data: bytes, name: bytes, more: bytes) -> bytes:
+    """``data`` with ``more`` behind the field that is ``name``, all lengths around it right."""
+    start, begin, end = next(s for s in spans(data) if data[s[1] : s[2]] == name)
+    return enclosed(data, start, end, data[start:end] + more)
+
+
+def enclosed(data: bytes, start: int, end: int, made: bytes) -> bytes:
+    """``data`` with ``made`` in place of a field, and the lengths of the messages around it."""
+    around = [s for s in spans(data) if s[1] <= start and end <= s[2]]
     for s, b, e in reversed(around):
         inner = data[b:start] + made + data[end:e]
-        made = data[s : s + 1] + number(len(inner)) + inner
+        made = key_of(data, s) + number(len(inner)) + inner
         start, end = s, e
     return data[:start] + made + data[end:]
+
+
+def key_of(data: bytes, at: int) -> bytes:
+    return data[at : varint(memoryview(data), at)[1]]
 
 
 def check_onnx(path: Path, _: Any) -> str:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 A_CALL, AN_IMAGE = 60.0, 10.0
@@ -20,26 +21,35 @@ class Stoppable(Protocol):
     terminate: bool
 
 
-_watched: dict[int, tuple[float, Stoppable]] = {}
+@dataclass
+class Limit:
+    """A call under way; ``passed`` once it was told to stop."""
+
+    options: Stoppable
+    until: float
+    passed: bool = False
+
+
+_watched: dict[int, Limit] = {}
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
 
 
 @contextmanager
-def time_limit(options: Stoppable, seconds: float) -> Iterator[None]:
+def time_limit(options: Stoppable, seconds: float) -> Iterator[Limit]:
     """Set ``options.terminate`` if the body takes longer than ``seconds``, give or take a tick."""
     global _thread
-    number = id(options)
+    limit = Limit(options, time.monotonic() + seconds)
     with _lock:
-        _watched[number] = (time.monotonic() + seconds, options)
+        _watched[id(limit)] = limit
         if _thread is None or not _thread.is_alive():  # nor does it outlive a fork
             _thread = threading.Thread(target=_watch, name="time limit", daemon=True)
             _thread.start()
     try:
-        yield
+        yield limit
     finally:
         with _lock:
-            del _watched[number]
+            del _watched[id(limit)]
 
 
 def _watch() -> None:
@@ -49,9 +59,9 @@ def _watch() -> None:
         time.sleep(_TICK)
         now = time.monotonic()
         with _lock:
-            for until, options in _watched.values():
-                if now > until:
-                    options.terminate = True
+            for limit in _watched.values():
+                if now > limit.until:
+                    limit.options.terminate = limit.passed = True
             if not _watched:
                 _thread = None
                 return

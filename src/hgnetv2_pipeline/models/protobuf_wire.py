@@ -47,12 +47,13 @@ class Wire:
                 if length >= 1 << 31 or at - began > _MAX_BYTES:
                     raise ValueError("a length of more than 31 bits")
             elif wire in (_FIXED64, _FIXED32):
-                length = 8 if wire == _FIXED64 else 4
+                length = 8 if wire == _FIXED64 else 4  # a number as well, and never text
             else:
                 raise ValueError(f"wire type {wire}, which such files do not have")
             if length > end - at:
                 raise ValueError(f"field {number} ends {length - (end - at):,} bytes past the end")
-            yield number, data[at : at + length]
+            content = data[at : at + length]
+            yield number, content if wire == _BYTES else int.from_bytes(content, "little")
             at += length
 
 

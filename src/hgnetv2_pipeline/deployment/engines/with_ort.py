@@ -107,12 +107,14 @@ class OrtEngine(Engine):
         count = len(images)
         options, seconds = onnxruntime.RunOptions(), A_CALL + AN_IMAGE * count
         options.log_severity_level = 4  # what fails is told once, by the exception
-        with foreign_file(self.model, WeightsError, f"cannot answer {count} images"):
+        with (
+            foreign_file(self.model, WeightsError, f"cannot answer {count} images"),
+            time_limit(options, seconds) as limit,
+        ):
             try:
-                with time_limit(options, seconds):
-                    logits: np.ndarray = self._session.run(None, {self._input: images}, options)[0]
+                logits: np.ndarray = self._session.run(None, {self._input: images}, options)[0]
             except Exception:
-                if not options.terminate:
+                if not limit.passed:
                     raise
                 raise WeightsError(
                     f"{self.model} was stopped: no answer to {count} images within {seconds:g} "
