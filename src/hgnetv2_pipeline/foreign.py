@@ -7,17 +7,18 @@ memory and nesting without end included, is one line with the file's name and th
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hgnetv2_pipeline.durable import FULL
 from hgnetv2_pipeline.errors import DataError, WeightsError
 
 MAX_JSON = 8 << 20
 """Characters; the names of 20,000 classes are half a million."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MAX_DEPTH = 64
 _LONGEST = 300
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
@@ -37,7 +38,7 @@ def foreign_file(
     except Exception as error:
         if isinstance(getattr(error, "exit_code", None), int):
             raise
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in _FULL:
             raise
         raise kind(f"{name} {what}: {reason(error)}") from error
 
