@@ -16,8 +16,8 @@ from pathlib import Path
 
 from hgnetv2_pipeline.deployment import export_onnx
 from hgnetv2_pipeline.deployment.cold_start import predict_command, time_starts, write_photograph
-from hgnetv2_pipeline.deployment.machine import cpu_name
 from hgnetv2_pipeline.models import create_model
+from hgnetv2_pipeline.processor import cpu_name
 
 
 def main() -> None:

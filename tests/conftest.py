@@ -1,8 +1,10 @@
 """What several test files share: a copy of the project, and the one run of the embedded sample.
 
 The sample run is started in a process of its own as soon as it is known that a test needs it, so
-that it works beside the other tests. ``make test`` deals the test files to two workers (xdist);
-all tests marked ``sample`` go to one of them, when the run is about to be finished.
+that it works beside the other tests. Where none of these is marked ``slow`` it has fewer further
+trainings and timed calls (``shorten``): they are most of its time. ``make test`` deals the test
+files to two workers (xdist); all tests marked ``sample`` go to one of them, when the run is about
+to be finished.
 """
 
 from __future__ import annotations
@@ -20,14 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from project_copies import SampleRun, copy_project, quiet_environment
+from project_copies import SampleRun, copy_project, quiet_environment, shorten
 
 SAMPLE_LIMIT = 900.0
 # Workers inherit the environment of the process that starts them.
 SHARED = "HGNETV2_TEST_SAMPLE"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# hypothesis takes the time as well, and fails tests on a busy machine.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -66,11 +74,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    wanted = any(item.get_closest_marker("sample") for item in session.items)
+    wanted = [item for item in session.items if item.get_closest_marker("sample")]
     worker = getattr(session.config, "workerinput", {"workerid": "gw0"})["workerid"]
     if wanted and worker == "gw0" and not session.config.option.collectonly:
         shared = Path(os.environ[SHARED])
         project = copy_project(shared / "project")
+        if not any(item.get_closest_marker("slow") for item in wanted):
+            shorten(project)
         done = 'echo $? > "$1/code.new" && mv "$1/code.new" "$1/code"'
         process = subprocess.Popen(
             ["sh", "-c", f'"$0" -m kedro run > run.log 2>&1; {done}', sys.executable, str(shared)],

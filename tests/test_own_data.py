@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.commands import main
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.own import Survey, _filled, choose, init, survey
@@ -186,6 +187,7 @@ def test_the_report_is_reached_and_nobody_is_told_of_the_sample(chain: Chain) ->
     assert "imbalance" in page
 
 
+@pytest.mark.slow  # of the embedded sample by default: test_sample_run.py
 def test_a_second_run_reuses_everything(chain: Chain) -> None:
     def state() -> dict[str, int]:
         return {
@@ -259,6 +261,20 @@ def test_init_refuses_in_one_line_and_writes_nothing(
     assert re.search(said, done.output)
     assert len(done.output.strip().splitlines()) == 1
     assert sorted(path.name for path in (bare / "conf").iterdir()) == before
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("has", [[], ["amx_bf16"]])
+def test_init_says_why_it_keeps_to_float32_where_bf16_is_slow(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool, has: list[str]
+) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset(has))
+    monkeypatch.setattr("hgnetv2_pipeline.own._cuda", lambda: cuda)
+    small_tree(bare / "two", a=3, b=3)
+    said = hgnetv2(bare, "init", "cats", "--labelled", "two").output
+    assert said.count("amp is off, for bf16 would be slow") == (not cuda and not has)
+    text = (bare / "conf" / "cats" / "parameters.yml").read_text(encoding="utf-8")
+    assert f'amp: "{"bf16" if cuda else "off"}"' in text
 
 
 def test_init_never_overwrites_an_environment(bare: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from hang_guard import HANG
 from project_copies import ROOT, SampleRun, quiet_environment
 
 pytestmark = pytest.mark.sample
@@ -95,7 +96,7 @@ def test_a_run_stopped_by_sigterm_is_resumed_by_dvc_repro(project: Path) -> None
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stdout.read()
-    assert process.wait(60) == 75, rest[-3000:]
+    assert process.wait(HANG) == 75, rest[-3000:]
     printed = dvc(project, "repro", "--single-item", "train")
     assert "resumed after step" in printed
     assert (project / "data/06_models/sample/train/b0/seed=0/manifest.json").is_file()

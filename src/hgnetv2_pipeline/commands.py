@@ -69,6 +69,7 @@ def init(
     kedro run --env cats                             the whole chain, to the report
     """
     from hgnetv2_pipeline.own import init as write_environment
+    from hgnetv2_pipeline.training.precision import slow_precision
 
     project = weight_commands.project_folder()
     folder, found, chosen = write_environment(
@@ -94,6 +95,8 @@ def init(
     click.echo(
         f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; {taught}; batch {chosen['BATCH']}"
     )
+    if chosen["AMP"] == "off" and (why := slow_precision("bf16")):
+        click.echo(f"  amp is off, for bf16 would be slow: {why}")
     click.echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
     if found.listed is not None:
         click.echo(

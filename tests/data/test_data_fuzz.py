@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data_pictures import blotches, encoded, put
 
+from hang_guard import ends
 from hgnetv2_pipeline.data import read_list, scan_unlabelled
 from hgnetv2_pipeline.errors import DataError
 
@@ -74,7 +74,7 @@ def spoiled(rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("first", "last"), [(0, 1_000), pytest.param(1_000, 10_000, marks=pytest.mark.slow)]
+    ("first", "last"), [(0, 300), pytest.param(300, 10_000, marks=pytest.mark.slow)]
 )
 def test_a_spoiled_list_is_refused_with_its_place_or_read_as_the_reference_does(
     tmp_path: Path, first: int, last: int
@@ -134,9 +134,7 @@ def damaged(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 @pytest.mark.parametrize(
     ("first", "last"), [(0, 200), pytest.param(200, 2_000, marks=pytest.mark.slow)]
 )
-def test_a_damaged_image_is_decoded_or_quarantined_within_a_second(
-    tmp_path: Path, first: int, last: int
-) -> None:
+def test_a_damaged_image_is_decoded_or_quarantined(tmp_path: Path, first: int, last: int) -> None:
     kinds = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
     whole = [encoded(blotches(at, (64, 48)), kind) for at, kind in enumerate(kinds)]
     whole += [encoded(blotches(7, (64, 48)), "JPEG", progressive=True, quality=30)]
@@ -146,9 +144,8 @@ def test_a_damaged_image_is_decoded_or_quarantined_within_a_second(
         content, other = whole[seed % len(whole)], whole[rng.integers(len(whole))]
         files[f"{seed % 8}/{seed}.jpg"] = damaged(content, other, rng)
     root = put(tmp_path / "pool", files)
-    began = time.process_time()
-    scan = scan_unlabelled(root, threads=1)
-    assert time.process_time() - began < last - first  # one second each, at the very worst
+    with ends("a scan of damaged images"):
+        scan = scan_unlabelled(root, threads=1)
     assert sorted([*scan.samples["key"], *scan.quarantined["key"]]) == sorted(files)
     assert scan.quarantined["reason"].str.len().min() > 5
     assert 0.1 * len(files) < len(scan.samples) < 0.9 * len(files)

@@ -31,7 +31,7 @@ def frame(
     return samples_frame((key, key, -1, 9, label, 4, 4, "PNG", sha) for key, label, sha in rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 25), st.integers(0, 25), st.integers(0, 8), st.integers(0, 99))
 def test_leaks_equal_an_exhaustive_search(n: int, m: int, distance: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

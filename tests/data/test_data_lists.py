@@ -129,7 +129,7 @@ LINE = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(LINE, max_size=6), st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.booleans())
 @example([b"a/.. 3"], b"\n", True, False)
 @example([b""], b"\r\n", True, False)
@@ -155,7 +155,7 @@ def test_the_quick_parser_agrees_with_the_grammar(tmp_path_factory, lines, end, 
     assert list(got) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_parsed_or_refused_with_a_place(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "bytes.txt"
@@ -172,7 +172,7 @@ def test_any_bytes_are_parsed_or_refused_with_a_place(tmp_path_factory, content)
 NAME = st.text("abcé日 #!().-_0", min_size=1, max_size=12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(NAME, st.integers(0, 999_999_999), min_size=1, max_size=8), st.booleans())
 def test_what_is_written_is_read_back(tmp_path_factory, images, labelled):
     path = tmp_path_factory.getbasetemp() / "written.txt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from data_pictures import blotches, encoded, huge_png, put
 from PIL import Image
 
+from hang_guard import ends
 from hgnetv2_pipeline.data import (
     Ledger,
     find_leaks,
@@ -163,10 +163,9 @@ def test_a_listed_place_that_is_no_file_inside_the_root_is_refused_at_once(
     bad = make(root, outside)
     path = tmp_path / "list.txt"
     path.write_text("".join(f"{name} 0\n" for name in [*names, bad]))
-    began = time.monotonic()
-    with pytest.raises(DataError, match=f"list.txt:{len(names) + 1}: 1 of .*{said}"):
+    refused = pytest.raises(DataError, match=f"list.txt:{len(names) + 1}: 1 of .*{said}")
+    with ends("a list that names a pipe"), refused:  # never opened, so never waited for
         read_list(path, root)
-    assert time.monotonic() - began < 5  # it never opens, so it never waits
 
 
 def frame(keys: list[str], digests: list[str] | None = None) -> pd.DataFrame:
@@ -249,9 +248,8 @@ def test_an_image_that_cannot_be_used_is_named_and_the_rest_go_on(
     content, reason = QUARANTINED[case]
     root = put(tmp_path, {"a/good.png": GOOD, "a/bad.JPEG": content})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.process_time()
     scan = scan_folder_tree(root, threads=1)
-    assert time.process_time() - began < 1
+    # Nor the time: what takes long here is to fill the memory of all those pixels.
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 50_000
     assert list(scan.samples["key"]) == ["a/good.png"]
     assert list(scan.quarantined["key"]) == ["a/bad.JPEG"]

@@ -100,7 +100,7 @@ def test_files_classes_and_duplicates_are_checked_as_in_other_lists(tmp_path: Pa
 NAME = st.text("abé日 #.-/", min_size=1, max_size=9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(NAME, min_size=1, max_size=6, unique=True), st.integers(1, 5), st.integers(0, 9))
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], classes: int, seed: int
@@ -214,7 +214,7 @@ def test_copies_under_other_labels_are_found_and_left_out() -> None:
         clean_sets(sets, find_leaks(sets, None), ["one", "two"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000), classes=st.integers(1, 12), val=st.floats(0.05, 0.4),
     test=st.sampled_from([0.0, 0.15]),

@@ -153,7 +153,7 @@ def transcribed(content: bytes, short: int, crop: int) -> np.ndarray:
     return ((out - mean) / std).transpose(2, 0, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(["JPEG", "PNG"]),
     mode=st.sampled_from(["RGB", "L", "CMYK"]),
@@ -188,7 +188,7 @@ def test_an_ordinary_header_is_read_as_pillow_reads_it(kind):
     assert jpeg.ordinary_size(KINDS[kind][:40] + jpeg.END) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     places=st.lists(st.integers(2, 640), min_size=1, max_size=3),

@@ -33,7 +33,7 @@ def test_all_golden_values_are_checked():
     assert len(MEASURED) == 21
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     width=st.integers(1, 300),
     height=st.integers(1, 300),

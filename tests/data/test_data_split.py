@@ -33,7 +33,7 @@ def sides(parts: dict[str, pd.DataFrame]) -> dict[str, str]:
     return {key: name for name, part in parts.items() for key in part["key"]}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(2, 60), min_size=1, max_size=6),
     val=st.floats(0, 0.45),
@@ -62,7 +62,7 @@ def test_a_split_depends_on_seed_and_keys_alone():
     assert sides(split_samples(samples, val=0.2, test=0.1, seed=2)) != one
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 12), min_size=30, max_size=80), st.integers(0, 3))
 def test_groups_stay_on_one_side(patients, seed):
     keys = [f"{n % 2}/patient{p:02d}_{n}.png" for n, p in enumerate(patients)]
@@ -108,7 +108,7 @@ def test_near_duplicates_and_exact_copies_stay_on_one_side():
         split_samples(samples, val=0.3, test=0, seed=0, near_duplicates=series.iloc[:5])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=30, max_size=70),
     shares=st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.sampled_from([0.0, 0.15, 0.3])),
@@ -193,7 +193,7 @@ def test_what_cannot_be_split_says_why():
             split_samples(two, val=0.5, test=0, seed=0, group_pattern=pattern)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10), st.integers(0, 60), st.integers(0, 99))
 def test_near_pairs_equal_an_exhaustive_search(distance, n, seed):
     rng = np.random.default_rng(seed)

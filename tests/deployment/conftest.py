@@ -9,7 +9,7 @@ import pytest
 from deployment_cases import CLASSES, SIDE, formula_model
 from PIL import Image
 
-from hgnetv2_pipeline.deployment import export_onnx
+from hgnetv2_pipeline.deployment import Calibration, Validation, export_onnx, write_bundle
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
 
@@ -23,6 +23,21 @@ def b0_onnx(b0: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("b0") / "model.onnx"
     facts = {"source_sha256": "ab" * 32, "stage": "ssld_stage1"}
     return export_onnx(b0, path, SIDE, CLASSES, metadata=facts)
+
+
+@pytest.fixture(scope="session")
+def precisions(b0: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export folder with fp32, fp16 and int8."""
+    folder = tmp_path_factory.mktemp("export")
+    pixels = np.random.default_rng(4).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+    names = ("fp32", "fp16", "int8")
+    write_bundle(
+        b0, folder, image_size=SIDE, class_names=CLASSES, precisions=names,
+        validation=Validation(lambda: [(pixels, np.zeros(8, np.int64))], "8 pictures"),
+        calibration=Calibration(lambda: [pixels], "8 pictures"),
+        max_drop=dict.fromkeys(names, 100.0),
+    )  # fmt: skip
+    return folder
 
 
 @pytest.fixture

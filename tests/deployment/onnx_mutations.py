@@ -31,6 +31,8 @@ PREPROCESS = {
     "interpolation": "bicubic", "max_pixels": 50_000_000,
 }  # fmt: skip
 
+PROBES = json.dumps({"allowed": 0.1, "logits": [[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]]})
+
 
 def card(**entries: str) -> dict[str, str]:
     """The text entries of a good card, with ``entries`` in place of its own."""
@@ -156,8 +158,8 @@ def make_onnx(rng: random.Random) -> tuple[bytes, Any]:
         return mutate(source, rng.choice(honest()), PIECES, rng), None
     if way < 0.55:
         entries = card()
-        key = rng.choice([*entries, "macs", "parity_error", "thresholds", "task"])
-        value = entries.get(key, "1")
+        key = rng.choice([*entries, "macs", "parity_error", "thresholds", "task", "probes"])
+        value = entries.get(key, PROBES if key == "probes" else "1")
         try:
             spoilt = json.dumps(spoil(json.loads(value), rng))
         except ValueError:

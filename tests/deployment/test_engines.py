@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -19,14 +20,12 @@ import pytest
 import torch
 from deployment_cases import CLASSES, SIDE
 
+from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment import (
     ENGINES,
-    Calibration,
     EngineUnavailable,
     ModelCard,
-    Validation,
-    convert_onnx,
     load_engine,
 )
 from hgnetv2_pipeline.deployment.engines import ladder, with_ort
@@ -193,7 +192,7 @@ def test_a_provider_that_fell_back_to_the_cpu_is_no_gpu(
     session = SimpleNamespace(get_providers=lambda: both[1:])
     asked: list[object] = []
 
-    def open_session(path: str, sess_options: object, providers: list[object]) -> object:
+    def open_session(path: str, providers: list[object], **options: object) -> object:
         asked.extend(providers)
         return session
 
@@ -215,10 +214,10 @@ def test_a_gpu_without_room_is_no_damaged_file(
     on_a_cpu = onnxruntime.InferenceSession
     full = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : CUDA failure 2: out of memory ; GPU=0 ;"
 
-    def open_session(path: str, sess_options: object, providers: list[object]) -> object:
+    def open_session(path: str, providers: list[object], **options: object) -> object:
         if len(providers) == 2:
             raise RuntimeError(full)
-        return on_a_cpu(path, sess_options=sess_options, providers=providers)
+        return on_a_cpu(path, providers=providers, **options)
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
@@ -251,22 +250,6 @@ needs_openvino = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def precisions(b0_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export folder with fp32, fp16 and int8."""
-    folder = tmp_path_factory.mktemp("export")
-    pixels = np.random.default_rng(4).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
-    (folder / "model.onnx").write_bytes(b0_onnx.read_bytes())
-    judges = Validation(lambda: [(pixels, np.zeros(8, np.int64))], "8 pictures")
-    calibration = Calibration(lambda: [pixels], "8 pictures")
-    for name in ("fp16", "int8"):
-        convert_onnx(
-            folder / "model.onnx", folder / f"model.{name}.onnx", name, validation=judges,
-            calibration=calibration, max_drop=100,
-        )  # fmt: skip
-    return folder
-
-
 @needs_openvino
 @pytest.mark.parametrize(
     ("precision", "reference", "allowed"),
@@ -278,11 +261,12 @@ def test_openvino_gives_the_logits_of_onnx_runtime(
     images = np.clip(IMAGES, -2, 2)  # as photographs are, and int8's ranges expect
     expected = load_engine(precisions, "ort", precision=reference).logits(images)
     given = {"engine": "openvino", "precision": precision, "threads": 1}
-    try:
-        engine = load_engine(precisions, **given)
-    except EngineUnavailable as error:
-        assert precision == "bf16"
-        pytest.skip(str(error))
+    fit = {"int8": processor.sums_int8_exactly(), "bf16": processor.computes_bf16()}
+    if fit.get(precision) is False:
+        with pytest.raises(EngineUnavailable, match="openvino: this processor, "):
+            load_engine(precisions, **given)
+        return
+    engine = load_engine(precisions, **given)
     got = engine.logits(images)
     assert engine.precision == precision
     assert np.abs(got - expected).max() <= allowed * expected.std()
@@ -328,12 +312,70 @@ def test_a_precision_names_its_file(
     assert engine.precision == found
 
 
+def timed(monkeypatch: pytest.MonkeyPatch, *, ours: float, plain: float) -> None:
+    """Let ``auto`` measure these seconds per image: the engine's, and those of the fp32 file."""
+    steps = itertools.cycle([0.0, ours, 0.0, plain])
+    clock = SimpleNamespace(perf_counter=lambda: next(steps), monotonic=lambda: 0.0)
+    monkeypatch.setattr(ladder, "time", clock)
+
+
+def test_auto_takes_no_precision_that_is_slower_here_than_fp32(
+    precisions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_only(monkeypatch, "onnxruntime", "torch")
+    timed(monkeypatch, ours=0.0333, plain=0.0151)
+    told = r"ort: int8 is slower than fp32 on this processor \(33\.3 and 15\.1 ms per image\)"
+    with pytest.raises(EngineUnavailable, match=told):
+        load_engine(precisions, precision="int8")
+    assert load_engine(precisions, "ort", precision="int8").precision == "int8"
+    assert load_engine(precisions).precision == "fp32"
+    timed(monkeypatch, ours=0.0160, plain=0.0151)  # level, as far as a clock can say
+    assert load_engine(precisions, precision="int8").name == "ort"
+    # Alone it is all there is.
+    timed(monkeypatch, ours=0.0333, plain=0.0151)
+    alone = precisions.parent / "alone"
+    alone.mkdir(exist_ok=True)
+    shutil.copy(precisions / "model.int8.onnx", alone)
+    assert load_engine(alone / "model.int8.onnx").name == "ort"
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_openvino_is_not_taken_for_what_the_processor_computes_wrongly_or_piecemeal(
+    precision: str, precisions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeOpenVino(["FP32", "BF16", "INT8"])
+    monkeypatch.setitem(sys.modules, "openvino", fake)
+    fake.__spec__ = importlib.util.spec_from_loader("openvino", loader=None)
+    monkeypatch.setattr(processor, "_reported", lambda: frozenset({"avx2"}))
+    reason = {"int8": "adds 8-bit products in 16 bits", "bf16": "does not compute in bf16"}
+    with pytest.raises(EngineUnavailable, match=f"openvino: this processor.*{reason[precision]}"):
+        load_engine(precisions, "openvino", precision=precision)
+    monkeypatch.setattr(processor, "_reported", lambda: frozenset({"avx512_vnni", "avx512_bf16"}))
+    assert load_engine(precisions, "openvino", precision=precision).precision == precision
+    monkeypatch.setattr(processor, "_reported", frozenset)  # a system that does not say
+    assert load_engine(precisions, "openvino", precision=precision).precision == precision
+
+
+def test_auto_does_not_take_pytorch_in_half_precision_where_the_cpu_has_none(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "_reported", lambda: frozenset({"avx2"}))
+    with pytest.raises(EngineUnavailable, match="torch: bf16 is several times slower than fp32"):
+        load_engine(run_folder, device="cpu", precision="bf16")
+    named = load_engine(run_folder, "torch", device="cpu", precision="bf16")
+    assert named.precision == "bf16"
+
+
 def test_int8_goes_to_openvino_first_and_every_refusal_has_its_reason(
     precisions: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    timed(monkeypatch, ours=1.0, plain=1.0)
     with caplog.at_level(logging.INFO):
         if importlib.util.find_spec("openvino") is not None:
-            assert load_engine(precisions, precision="int8").name == "openvino"
+            fit = processor.sums_int8_exactly() is not False
+            taken = load_engine(precisions, precision="int8").name
+            assert taken == ("openvino" if fit else "ort")
+            assert fit or "openvino: this processor, " in caplog.text
             caplog.clear()
         installed_only(monkeypatch, "onnxruntime", "torch")
         assert load_engine(precisions, precision="int8").name == "ort"
@@ -396,16 +438,18 @@ def test_openvino_is_asked_for_true_float32_or_for_bf16(
     b0_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeOpenVino(["FP32", "BF16"])
+    monkeypatch.setattr(processor, "_reported", lambda: frozenset({"avx512_bf16"}))
     monkeypatch.setitem(sys.modules, "openvino", fake)
     fake.__spec__ = importlib.util.spec_from_loader("openvino", loader=None)
     engine = load_engine(b0_onnx, "openvino", threads=1)
     assert fake.config["INFERENCE_PRECISION_HINT"] == "f32"
     assert fake.config["INFERENCE_NUM_THREADS"] == 1
     assert np.array_equal(engine.logits(IMAGES), load_engine(b0_onnx, "ort").logits(IMAGES))
+    timed(monkeypatch, ours=1.0, plain=1.0)
     engine = load_engine(b0_onnx, precision="bf16", batch_size=2)
     assert fake.shape == [2, 3, SIDE, SIDE]
     assert engine.logits(IMAGES).shape == (3, len(CLASSES))
-    assert fake.sizes == [2, 2]
+    assert fake.sizes[-2:] == [2, 2]
     assert (engine.name, engine.precision) == ("openvino", "bf16")
     assert fake.config["INFERENCE_PRECISION_HINT"] == "bf16"
     fake.able = ["FP32"]

@@ -295,6 +295,17 @@ def test_preprocessing_itself_takes_no_such_value(name: str, value: Any) -> None
         Preprocess.from_dict(PREPROCESS | {name: value})
 
 
+PROBES = [
+    "[]", "1", "{", "null", '{"allowed": 1}', '{"allowed": 0, "logits": [[1, 2, 3]]}',
+    '{"allowed": NaN, "logits": [[1, 2, 3]]}',
+    *[
+        f'{{"allowed": 1, "logits": {rows}}}'
+        for rows in ("[[1, 1, 1]]", "[[1, 2]]", "[[1, 2, true]]", "[[1, 2, 1e400]]", "[[], []]",
+                     "[[1, 2, 3], [1]]", [[1, 2, 3]] * 9)
+    ],
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("key", "texts"),
     [
@@ -304,6 +315,7 @@ def test_preprocessing_itself_takes_no_such_value(name: str, value: Any) -> None
         ("precision", ["fp33", "", "\x1b[2J", "[]"]),
         ("macs", ["-1", "1.5", "true", "null x", "9" * 5_000, "[" * 10_000, "1e3"]),
         ("params", ["[]", "NaN"]),
+        ("probes", PROBES),
         ("parity_error", ["NaN", "Infinity", "-1", "true", '"0"', "1e999", "[" * 10_000]),
         ("format", ["", "hgnetv2_pipeline.onnx/2", "[" * 10_000, "\x1b[31m"]),
     ],

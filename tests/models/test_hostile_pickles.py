@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import hostile_pickles
@@ -18,6 +15,7 @@ import pytest
 from hostile_pickles import Call, array, attacks, of, text
 
 import hgnetv2_pipeline
+from hang_guard import HANG, ends
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.models import paddle_pickle
 from hgnetv2_pipeline.models.paddle_pickle import read_object, read_pdparams
@@ -39,10 +37,8 @@ def files(marker) -> dict[str, bytes]:
 def test_a_hostile_file_is_refused_and_nothing_of_it_runs(name, files, marker, tmp_path):
     path = tmp_path / "w.pdparams"
     path.write_bytes(files[name])
-    began = time.process_time()
     with pytest.raises(WeightsError) as caught:
         read_pdparams(path)
-    assert time.process_time() - began < 1
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 600
     assert str(caught.value).isprintable()
@@ -67,15 +63,17 @@ def in_a_process_of_its_own(folder: Path, *words: object) -> dict[str, float]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=HANG,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_no_hostile_file_takes_a_second_or_a_gigabyte(tmp_path):
+def test_no_hostile_file_takes_more_work_or_memory_than_a_large_honest_one(tmp_path):
     found = in_a_process_of_its_own(tmp_path, "corpus")
     assert found["read"] + found["refused"] == len(NAMES)
-    assert found["slowest_s"] < 1
+    # The reader's own limit is 500,000 opcodes; 20 calls to each is ample (14 were counted).
+    assert 1_000_000 < found["most_calls"] < 10_000_000
     assert not found["ran"]
 
 
@@ -88,7 +86,6 @@ def test_a_mutated_file_is_read_or_refused_and_nothing_else(count, seed, tmp_pat
     assert found["read"] + found["refused"] == count
     assert found["refused"] > count / 2
     assert found["read"] > count / 50  # else the changes would be too coarse to reach far
-    assert found["slowest_s"] < 1
     assert not found["ran"]
 
 
@@ -160,20 +157,6 @@ def test_the_frame_around_the_attacks_is_itself_a_good_file(tmp_path):
 # --- what stands under the name -------------------------------------------------------------------
 
 
-@pytest.fixture
-def alarm() -> Iterator[None]:
-    """A read that waits for ever is a failure, not a hanging test."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError("the reader waits")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(5)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
 def a_folder(path: Path) -> None:
     path.mkdir()
 
@@ -202,11 +185,11 @@ def nothing_at_all(path: Path) -> None:
     "make",
     [a_folder, a_pipe, a_link_to_itself, a_link_to_nowhere, a_device, nothing_at_all],
 )
-@pytest.mark.usefixtures("alarm")
 def test_what_is_no_file_is_refused_without_waiting(make, tmp_path):
     path = tmp_path / "w.pdparams"
     make(path)
-    with pytest.raises(WeightsError, match="there is no weight file at .*w.pdparams"):
+    refused = pytest.raises(WeightsError, match="there is no weight file at .*w.pdparams")
+    with ends("the reader of what is no file"), refused:
         read_pdparams(path)
 
 

@@ -203,7 +203,7 @@ def scratch(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("round") / "w.pdparams"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(state=st.dictionaries(NAMES, tensors(), min_size=1, max_size=6), protocol=PROTOCOLS)
 def test_any_state_dict_comes_back_bit_for_bit(state, protocol, scratch):
     write_pdparams(scratch, state, protocol)
@@ -226,7 +226,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(value=VALUES, protocol=PROTOCOLS)
 def test_any_nest_of_plain_values_from_a_real_pickler_comes_back(value, protocol):
     data = pickle.dumps(value, protocol)

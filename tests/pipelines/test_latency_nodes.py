@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.datasets import Unchanged
 from hgnetv2_pipeline.deployment import convert_onnx, machine
 from hgnetv2_pipeline.deployment.engines.ladder import model_file
@@ -95,7 +96,7 @@ def test_another_machine_or_version_is_another_measurement(
     _, nothing = run(exported, params)
     assert isinstance(nothing, Unchanged)
     here = machine.what_runs_here()
-    assert here["onnxruntime"] and here["cpu"] == machine.cpu_name()
+    assert here["onnxruntime"] and here["cpu"] == processor.describe()
     monkeypatch.setattr(machine, "what_runs_here", lambda: here | {"onnxruntime": "9.9"})
     _, history = run(exported, params)
     assert len(history["rows"]) == 1

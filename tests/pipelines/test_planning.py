@@ -10,7 +10,7 @@ import pytest
 from test_params import parameters
 from tiny_project import picture
 
-from hgnetv2_pipeline import data
+from hgnetv2_pipeline import data, processor
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.planning import plan_chain
@@ -80,6 +80,33 @@ def test_whole_chain_from_nothing_but_lists(
     stage1 = next(spec for spec, images in probed if images == 124)
     assert stage1.teacher is not None
     assert stage1.teacher.members == ["scratch:b0"] * 2
+
+
+@pytest.mark.parametrize("has", [[], ["avx512_bf16"]])
+def test_every_precision_that_is_slow_here_is_told_where_it_was_chosen(
+    project: dict[str, Any],
+    probed: list[tuple[RunSpec, int | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    has: list[str],
+) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset(has))
+    project["device"] = "cpu"
+    assert "slow here" not in plan_chain(project, CHAIN)
+    project["train_teacher"]["recipe"] |= {"amp": "bf16"}
+    project["ssld_stage2"] |= {"amp": "bf16"}
+    project["train"] |= {"amp": "bf16"}  # no part of this chain
+    project["ssld_stage1"] |= {"amp": "bf16", "mode": "auto"}  # the probe will choose
+    project["teacher_logits"] |= {"source": "stored", "amp": "bf16"}
+    project["evaluation"] |= {"engine": "torch", "precision": "bf16"}
+    text = plan_chain(project, CHAIN)
+    told = [line for line in text.splitlines() if line.startswith("slow here: ")]
+    places = {line.split("; set ")[1] for line in told}
+    wanted = {
+        "train_teacher.recipe.amp=off", "ssld_stage2.amp=off", "teacher_logits.amp=off",
+        "evaluation.precision=fp32",
+    }  # fmt: skip
+    assert places == (set() if has else wanted)
+    assert len(told) == len(places)
 
 
 def test_stored_answers_take_a_pass_and_steps_without_a_teacher(

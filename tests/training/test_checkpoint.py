@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 import torch
 
+from hang_guard import HANG
 from hgnetv2_pipeline import stopping
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted, ParameterError
 from hgnetv2_pipeline.stopping import stop_on_signal
@@ -256,7 +257,7 @@ def test_kill_at_any_moment_leaves_the_newest_complete_checkpoint(
             newest = told.recv()
             time.sleep(random.uniform(0, 0.02))
             child.kill()
-        child.join(30)
+        child.join(HANG)
         assert child.exitcode == -signal.SIGKILL
         with contextlib.suppress(EOFError):
             while True:
@@ -330,7 +331,7 @@ def test_really_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, context: 
     assert "about 2,000,008 bytes needed" in message
     assert left == ["step=00000001"]
     assert told.recv(), "the earlier checkpoint loads"
-    child.join(30)
+    child.join(HANG)
 
 
 def _busy_until_stopped(echo: float, told: Connection) -> None:
@@ -354,7 +355,7 @@ def test_second_signal_ends_the_process_at_once_unless_it_is_the_first_passed_on
     child.join(0.3)
     assert child.is_alive(), "the first one waits for the step to end"
     os.kill(child.pid, signal.SIGINT)
-    child.join(20 if echo < 1 else 0.5)
+    child.join(HANG if echo < 1 else 0.5)
     if echo < 1:
         assert child.exitcode == Interrupted.exit_code
     else:

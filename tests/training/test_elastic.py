@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from train_recipes import BCE, NANO, make_job
 
+from hang_guard import HANG, ends, wait_until
 from hgnetv2_pipeline.data import (
     Ledger,
     Preprocess,
@@ -54,7 +54,6 @@ SMALL: dict[str, Any] = {
     "eval_every": 0.9,
     "checkpoint_every_minutes": 1e-6,
 }
-SECONDS = 60.0
 ANY = -2
 
 
@@ -102,9 +101,8 @@ def _nano_in_every_process() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < SECONDS
+    with ends("a run in many processes"):
+        yield
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -144,8 +142,9 @@ def test_global_batch_val_and_ledger_count_every_image_once(straight: Path, spec
     # The same weights score the same when one process evaluates them alone.
     alone = spec.config.model_copy(update={"init": str(straight), "steps": 1, "lr": 1e-30})
     scored = train_run(spec.model_copy(update={"config": alone, "out": spec.root / "alone"}))
+    # Counts: what a CSV reader makes of a share may be off in its last bit.
     best = history[["val_top1", "val_top1_ema"]].max().max()
-    assert result["val"]["top1"] == best
+    assert result["val"]["top1_count"] == round(10 * best)
     assert scored.metrics["val"]["n"] == 10
     # What was scored is what was saved, also where processes have BN statistics of their own.
     model, info = build_from(str(straight), num_classes=None, root=straight)
@@ -193,8 +192,7 @@ def test_map_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     ("restarts", "rank"),
     [
         (1, 1),
-        (0, 0),
-        *(
+        *(  # without a restart too, from kill0 on
             pytest.param(number % 2, number // 2 % 2, marks=pytest.mark.slow, id=f"kill{number}")
             for number in range(20)
         ),
@@ -246,18 +244,17 @@ def test_processes_save_and_end_when_the_one_that_started_them_is_killed(job: Jo
     context = multiprocessing.get_context("forkserver")
     starter = context.Process(target=train_until_killed, args=(spec.model_dump_json(),))
     starter.start()
-    deadline = time.monotonic() + SECONDS / 2
-    while not (spec.out / "history.csv").is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    history = spec.out / "history.csv"
+    wait_until(lambda: history.is_file() or not starter.is_alive(), "the run has begun")
     starter.kill()
     starter.join()
     checkpoints = spec.out / "checkpoints"
     first = int((checkpoints / "lock").read_text().split()[0])
-    while alive(first) and time.monotonic() < deadline + 15:
-        time.sleep(0.05)
-    if alive(first):
-        os.kill(first, signal.SIGKILL)
-        pytest.fail("it goes on without the one that started it")
+    try:
+        wait_until(lambda: not alive(first), "it ends with the one that started it")
+    finally:
+        if alive(first):
+            os.kill(first, signal.SIGKILL)
     with locked(checkpoints):
         assert len(list(checkpoints.glob("step=*"))) == 1
 
@@ -317,7 +314,7 @@ def test_second_machine_joins_by_the_printed_command_and_a_death_is_survived(
     )
     try:
         train_many(spec, both)
-        assert other.wait(30) == 0
+        assert other.wait(HANG) == 0
     finally:
         other.kill()
         other.wait()

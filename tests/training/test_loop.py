@@ -19,6 +19,7 @@ import torch
 from torch import distributed, nn
 from train_recipes import ADAMW, SSLD, recipe
 
+from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data import Ledger
 from hgnetv2_pipeline.data.batches import Answers, Batch
 from hgnetv2_pipeline.errors import ParameterError
@@ -26,7 +27,7 @@ from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.training import RunSpec, loop, losses, lr_at, plan, plan_run, run, train_run
 from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
-from hgnetv2_pipeline.training.plan import Plan, relief
+from hgnetv2_pipeline.training.plan import Plan, relief, slow_amp
 from hgnetv2_pipeline.training.prepare import choose_device, synchronised
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step, step_seed
@@ -454,6 +455,24 @@ def test_plan_names_what_would_make_batches_faster(
         assert text.startswith(f"{spec.stage}.{way}")
     shown = str(Plan(21, 84, 12, 60.0, 0.4, 10**8, 10**12, 10**9, relief=told))
     assert shown.endswith(f"to wait less: {told}" if told else "GB of memory")
+
+
+@pytest.mark.parametrize("has", [[], ["amx_bf16"]])
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("mode", ["as_set", "auto"])
+def test_plan_names_a_precision_that_is_slow_here_where_it_was_chosen(
+    job: Job, monkeypatch: pytest.MonkeyPatch, has: list[str], amp: str, mode: str
+) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset(has))
+    spec = job("run", amp=amp, mode=mode)
+    told = slow_amp(spec.config, spec.place, torch.device("cpu"))
+    if amp == "bf16" and not has and mode == "as_set":
+        assert f"{spec.stage}.amp=bf16: this processor has no bf16 units" in told
+        assert told.endswith(f"set {spec.stage}.amp=off")
+        assert str(plan_run(spec, probe_steps=1)).endswith(f"; {told}")
+    else:
+        assert told == ""
+    assert slow_amp(spec.config, spec.place, torch.device("cuda")) == ""
 
 
 def test_published_rule_scales_the_rate_of_a_whole_run(

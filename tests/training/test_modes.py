@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.training import RunSpec, modes, train_run
 from hgnetv2_pipeline.training.modes import Mode, Trial, choose
@@ -46,11 +47,29 @@ def test_mode_that_computes_something_else_is_not_chosen_however_fast(
     assert f"bf16 channels_last 10.0 ms ({fault})" in reason
 
 
+@pytest.mark.parametrize(
+    ("device", "has", "tried"),
+    [
+        ("cpu", [], {"off"}),
+        ("cpu", ["avx2", "avx512", "avx512_vnni", "amx_int8"], {"off"}),
+        ("cpu", ["avx512_bf16"], {"off", "bf16"}),
+        ("cpu", ["amx_bf16"], {"off", "bf16"}),
+        ("cuda", [], {"off", "bf16", "fp16"}),
+    ],
+)
+def test_auto_never_takes_a_precision_that_the_processor_has_no_units_for(
+    device: str, has: list[str], tried: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset(has))
+    assert {mode.amp for mode in modes._modes(torch.device(device))} == tried
+
+
 def test_run_keeps_its_mode_when_it_goes_on(
     job: Callable[..., RunSpec],
     sigterm_in: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset({"amx_bf16"}))
     monkeypatch.setattr(modes, "STEPS", 2)
     spec = job("run", mode="auto", steps=4)
     with pytest.MonkeyPatch.context() as patch:
@@ -72,6 +91,7 @@ def test_run_keeps_its_mode_when_it_goes_on(
 def test_real_probe_finds_float32_at_the_least(
     job: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset({"amx_bf16"}))
     monkeypatch.setattr(modes, "STEPS", 3)
     spec = job("run", mode="auto")
     found = modes.settled(spec, torch.device("cpu"), modes.World(0, 1, 0)).config

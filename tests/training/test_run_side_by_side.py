@@ -8,11 +8,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
+from hang_guard import wait_until
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.launch import run_side_by_side
 
@@ -54,11 +54,8 @@ def specs(folder: Path, *texts: str) -> list[Path]:
     return files
 
 
-def until(path: Path, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not (path.exists() and path.read_text()):
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.01)
+def until(path: Path) -> None:
+    wait_until(lambda: path.exists() and path.read_text() != "", f"{path} is written")
 
 
 def test_all_run_and_each_has_its_own_log_and_threads(module: str, tmp_path: Path) -> None:
@@ -75,7 +72,7 @@ def test_all_run_and_each_has_its_own_log_and_threads(module: str, tmp_path: Pat
 def test_failure_is_named_with_the_end_of_its_log_and_stops_the_others(
     module: str, tmp_path: Path, code: int, error: type[Exception]
 ) -> None:
-    files = specs(tmp_path, "sleep 60", f"fail {code}", "ok")
+    files = specs(tmp_path, "sleep 3600", f"fail {code}", "ok")
     with pytest.raises(error, match=rf"run 1 ended with exit code {code}(.|\n)*reason of the"):
         run_side_by_side(module, files, jobs=2, threads=1, logs=tmp_path)
     assert not files[2].with_suffix(".out").exists(), "nothing new is started after a failure"
@@ -93,7 +90,7 @@ def test_process_that_asks_to_be_resumed_interrupts(module: str, tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_is_passed_on_and_waited_for(module: str, tmp_path: Path, number: int) -> None:
-    files = specs(tmp_path, "sleep 60", "sleep 60", "ok")
+    files = specs(tmp_path, "sleep 3600", "sleep 3600", "ok")
 
     def stop_when_running() -> None:
         for file in files[:2]:
@@ -113,7 +110,7 @@ def test_stop_is_passed_on_and_waited_for(module: str, tmp_path: Path, number: i
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells children")
 def test_children_are_stopped_when_their_parent_is_killed(module: str, tmp_path: Path) -> None:
-    [spec] = specs(tmp_path, "sleep 60")
+    [spec] = specs(tmp_path, "sleep 3600")
     program = textwrap.dedent(
         f"""
         from pathlib import Path
@@ -129,10 +126,7 @@ def test_children_are_stopped_when_their_parent_is_killed(module: str, tmp_path:
     until(out)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while out.read_text() != "stopped" and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert out.read_text() == "stopped"
+    wait_until(lambda: out.read_text() == "stopped", "the child is stopped")
 
 
 def test_numbers_that_make_no_sense_are_refused(tmp_path: Path) -> None:

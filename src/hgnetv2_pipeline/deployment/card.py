@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.deployment.probes import Probes
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, parse_json
 from hgnetv2_pipeline.models.metadata import (
@@ -47,7 +48,8 @@ class ModelCard:
     ``macs`` counts the multiply-accumulates of convolutions and matrix products for one image,
     ``activations`` the values these read and write besides the ``params`` of the network;
     ``parity_error`` is the largest logit error against float64 PyTorch over the logits' standard
-    deviation; ``more`` holds any further text entries (stage, git revision, ...).
+    deviation; ``probes`` are answers that an engine must give when it is loaded (None: the file
+    carries none); ``more`` holds any further text entries (stage, git revision, ...).
     """
 
     preprocess: Preprocess
@@ -59,6 +61,7 @@ class ModelCard:
     params: int | None = None
     activations: int | None = None
     parity_error: float | None = None
+    probes: Probes | None = None
     more: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -91,6 +94,8 @@ class ModelCard:
                 props[name] = str(count)
         if self.parity_error is not None:
             props["parity_error"] = f"{self.parity_error:.2g}"
+        if self.probes is not None:
+            props["probes"] = self.probes.to_text()
         return props
 
     @classmethod
@@ -111,7 +116,7 @@ class ModelCard:
             preprocess=preprocess,
             classes=tuple(classes),
             more={key: text for key, text in props.items() if key not in _OWN_KEYS},
-            **_checked(props | numbers, where),
+            **_checked(props | numbers, where, len(classes)),
         )
 
     @classmethod
@@ -134,15 +139,15 @@ class ModelCard:
             preprocess=as_preprocess(said, folder),
             classes=tuple(labels),
             more={name: str(manifest[name]) for name in TASK if name in manifest},
-            **_checked(manifest, folder),
+            **_checked(manifest, folder, len(labels)),
         )
 
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
-_COUNTS, _PARITY = ("macs", "params", "activations"), "parity_error"
+_COUNTS, _PARITY, _PROBES = ("macs", "params", "activations"), "parity_error", "probes"
 _OWN_KEYS = frozenset(
     ("format", "preprocess", "classes", "variant", "precision", "source_sha256")
-    + (*_COUNTS, _PARITY)
+    + (*_COUNTS, _PARITY, _PROBES)
 )
 
 
@@ -157,8 +162,8 @@ def precision_of(said: Mapping[str, Any], where: object) -> str:
     return str(precision)
 
 
-def _checked(said: Mapping[str, Any], where: object) -> dict[str, Any]:
-    """Variant, precision, hash and numbers of a card, each in its range or WeightsError."""
+def _checked(said: Mapping[str, Any], where: object, classes: int) -> dict[str, Any]:
+    """Variant, precision, hash, numbers and probes of a card, each in its range or WeightsError."""
     with foreign_file(where, WeightsError, "has a damaged card"):
         found: dict[str, Any] = {"precision": precision_of(said, where)}
         for name in ("variant", "source_sha256"):
@@ -172,6 +177,10 @@ def _checked(said: Mapping[str, Any], where: object) -> dict[str, Any]:
         found[_PARITY] = error = said.get(_PARITY)
         if error is not None and not (type(error) in (int, float) and 0 <= error < math.inf):
             raise ValueError(f"{_PARITY} is no number from 0 on")
+        if _PROBES in said:
+            found[_PROBES] = probes = Probes.from_text(said[_PROBES])
+            if len(probes.logits[0]) != classes:
+                raise ValueError(f"probes of {len(probes.logits[0])} logits for {classes} classes")
         return found
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from hgnetv2_pipeline.processor import cpu_field, describe
 
 _NVIDIA = (
     "name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit",
@@ -17,19 +17,13 @@ _NVIDIA = (
 _ENGINES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
-@cache
-def cpu_name() -> str:
-    """The processor's name as Linux gives it, else what Python knows."""
-    return _cpu_field("model name") or platform.processor() or platform.machine()
-
-
 def clocks(place: str) -> dict[str, str]:
     """For ``cuda`` driver and clocks of the first visible GPU, by nvidia-smi; else the CPU's clock.
 
     Empty where nothing tells them. Clocks move with load and heat: ask right after the work.
     """
     if place != "cuda":
-        found = _cpu_field("cpu MHz")
+        found = cpu_field("cpu MHz")
         return {"cpu_mhz": found} if found else {}
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -47,20 +41,14 @@ def clocks(place: str) -> dict[str, str]:
 
 @cache
 def what_runs_here() -> dict[str, str]:
-    """Processor, GPU and versions of the engines: with another of them a latency is another."""
-    found = {"cpu": cpu_name(), "gpu": clocks("cuda").get("name", "none")}
+    """Processor with its instruction sets, GPU and versions of the engines.
+
+    With another of them a latency is another.
+    """
+    found = {"cpu": describe(), "gpu": clocks("cuda").get("name", "none")}
     for package in _ENGINES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_field(name: str) -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(name):
-                return line.split(":", 1)[1].strip()
-    return ""

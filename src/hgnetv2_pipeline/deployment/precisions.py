@@ -13,9 +13,11 @@ import numpy as np
 
 from hgnetv2_pipeline.deployment.calibration import activation_ranges
 from hgnetv2_pipeline.deployment.card import ModelCard
-from hgnetv2_pipeline.deployment.gate import MAX_DROP, Logits, Validation, judge, noise
+from hgnetv2_pipeline.deployment.gate import MAX_DROP, Validation, judge, noise
 from hgnetv2_pipeline.deployment.half import HALVES, in_half, rounded_in_float32
 from hgnetv2_pipeline.deployment.onnx_graph import PRODUCER
+from hgnetv2_pipeline.deployment.onnx_session import session_logits
+from hgnetv2_pipeline.deployment.probes import probes_of
 from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
@@ -101,7 +103,13 @@ def convert_onnx(
         max_drop=MAX_DROP[precision] if max_drop is None else max_drop,
     )
     more["gate"] = json.dumps(found, sort_keys=True)
-    card = replace(card, precision=precision, parity_error=found["relative_error"], more=more)
+    card = replace(
+        card,
+        precision=precision,
+        parity_error=found["relative_error"],
+        probes=probes_of(rough, card.preprocess, precision),
+        more=more,
+    )
     with written_aside(path) as aside:
         save_onnx(rough, card, aside)
     told = ""
@@ -125,21 +133,3 @@ def save_onnx(proto: Any, card: ModelCard, path: Path) -> None:
     onnx.checker.check_model(proto, full_check=True)
     # One file: `save` moves no tensor out of it unless it is asked to.
     onnx.save(proto, str(path))
-
-
-def session_logits(proto: Any) -> Logits:
-    """The first output of a ModelProto as a function of its input, by ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    given = session.get_inputs()[0].name
-
-    def logits(images: np.ndarray) -> np.ndarray:
-        result: np.ndarray = session.run(None, {given: images})[0]
-        return result
-
-    return logits

@@ -24,6 +24,7 @@ from hgnetv2_pipeline.deployment.precisions import (
     convert_onnx,
     save_onnx,
 )
+from hgnetv2_pipeline.deployment.probes import probes_of
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
@@ -116,7 +117,12 @@ def export_onnx(
     with written_aside(path) as aside:
         save_onnx(proto, card, aside)
         report = verify_onnx(model, aside)
-        save_onnx(proto, replace(card, parity_error=report["relative_error"]), aside)
+        known = replace(
+            card,
+            parity_error=report["relative_error"],
+            probes=probes_of(proto, preprocess, "fp32"),
+        )
+        save_onnx(proto, known, aside)
     _log.info(
         "wrote %s: %d nodes, logit error %.1e of their standard deviation",
         path, len(proto.graph.node), report["relative_error"],

@@ -90,10 +90,8 @@ class _Depthwise(Function):
         if need_dx:
             shape = torch.empty_like(x, dtype=wide.dtype)  # all that is asked of it
             dx = _gradient(wide, shape, weight.float(), ctx.where, 0).to(x.dtype)
-        if need_dw and ctx.where[0] == (1, 1):
+        if need_dw:
             dw = _gradient(wide, x.float(), weight.float(), ctx.where, 1).to(weight.dtype)
-        elif need_dw:
-            dw = _gradient(grad, x, weight.to(x.dtype), ctx.where, 1).to(weight.dtype)
         return dx, dw, None
 
 

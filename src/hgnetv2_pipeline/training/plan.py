@@ -16,9 +16,10 @@ from hgnetv2_pipeline.data.augment import PublishedView
 from hgnetv2_pipeline.data.loader import eval_batches
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
-from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr
+from hgnetv2_pipeline.training.precision import slow_precision
 from hgnetv2_pipeline.training.prepare import choose_device, make_batches, make_step, prepare
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.schedule import plan_schedule
@@ -48,6 +49,8 @@ class Plan:
     """The most that the GPU held in the probe; on a CPU, that this process has held so far."""
     relief: str = ""
     """Where much of the time is waiting: the parameters that may lessen it."""
+    slow: str = ""
+    """Why the precision that was set is slower than float32 on this machine, and what to set."""
 
     def __str__(self) -> str:
         return (
@@ -56,6 +59,7 @@ class Plan:
             f"{self.disk_bytes / 1e6:,.0f} MB of disk ({self.disk_free / 1e6:,.0f} MB free), "
             f"{self.memory_bytes / 1e9:.1f} GB of memory"
             f"{self.relief and f'; to wait less: {self.relief}'}"
+            f"{self.slow and f'; {self.slow}'}"
         )
 
 
@@ -148,6 +152,7 @@ def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int 
         disk_free=free_bytes(spec.out),
         memory_bytes=peak_memory(device),
         relief=relief(spec, device, processes, short) if waited > MUCH * (waited + worked) else "",
+        slow=slow_amp(config, spec.place, device),
     )
 
 
@@ -170,6 +175,14 @@ def relief(spec: RunSpec, device: torch.device, processes: int, short: float) ->
         "input.resized=384": config.input.resized is None and short > 2 * 384,
     }
     return ", ".join(f"{spec.place}.{way}" for way, open_to_it in ways.items() if open_to_it)
+
+
+def slow_amp(config: TrainConfig, place: str, device: torch.device) -> str:
+    """Why ``config``, which stands at ``place`` of the parameters, is slower on ``device`` than it
+    would be in float32, and what to set; empty where it is not, or where a probe will choose.
+    """
+    why = "" if config.mode == "auto" else slow_precision(config.amp, device.type)
+    return why and f"{place}.amp={config.amp}: {why}; set {place}.amp=off"
 
 
 def free_bytes(place: Path) -> int:

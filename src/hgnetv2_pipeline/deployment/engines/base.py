@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.probes import ALLOWED, probe_images
 from hgnetv2_pipeline.deployment.stopwatch import Call, HostStopwatch, Stopwatch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
@@ -111,6 +112,26 @@ class Engine(ABC):
 
         return predict_paths(self, inputs, topk=topk, batch_size=batch_size, root=root)
 
+    def check_answers(self) -> None:
+        """Answer the images that the file carries the exact logits of.
+
+        Raises EngineUnavailable when the engine's lie further off than its precision explains: it
+        computes this file wrongly on this machine.
+        """
+        probes = self.card.probes
+        if probes is None:
+            return
+        pixels = probe_images(len(probes.logits), self.preprocess.crop)
+        off = probes.distance(self.logits(self.preprocess.normalize(pixels)))
+        allowed = max(probes.allowed, ALLOWED[self.precision])
+        if not off <= allowed:  # nor for NaN
+            raise EngineUnavailable(
+                f"{self.name}: computes {self.model} wrongly on {self.device}: its "
+                f"{self.precision} logits of the {len(pixels)} images that the file has answers "
+                f"for are off by {off:.2g} of their standard deviation (allowed {allowed:.2g}); "
+                "take another engine or precision"
+            )
+
     def close(self) -> None:  # noqa: B027 - most engines hold nothing
         """Give device memory back; the engine is of no use afterwards."""
 
@@ -152,8 +173,10 @@ def choose_card(
         if preprocess is None or classes is None:
             raise
         return ModelCard(preprocess=preprocess, classes=tuple(classes))
+    other = preprocess is not None and preprocess != card.preprocess
     return replace(
         card,
         preprocess=card.preprocess if preprocess is None else preprocess,
+        probes=None if other else card.probes,  # they are of images as the file's own makes them
         classes=card.classes if classes is None else tuple(classes),
     )

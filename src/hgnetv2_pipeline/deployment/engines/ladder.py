@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.deployment.card import PRECISIONS, precision_file, precision_of
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
+from hgnetv2_pipeline.deployment.probes import probe_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.onnx_file import onnx_props
+from hgnetv2_pipeline.processor import computes_bf16, describe, sums_int8_exactly
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess
@@ -29,6 +32,8 @@ _FILES = {
     "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
 }
 _FILES["torch-compiled"] = _FILES["torch-cuda-graph"] = _FILES["torch"]
+# What noise of the clock may make of two that are level.
+_SLOWER = 1.1
 DEVICES = (None, "cpu", "cuda")
 _PLAN_SUFFIXES = (".engine", ".plan")
 _GPU_ONLY, _CPU_ONLY = frozenset(("tensorrt", "ort-cuda")), frozenset(("openvino", "ort"))
@@ -77,7 +82,8 @@ def load_engine(
     it), a plan (``.engine``, ``.plan``), or anything that ``models.build_from`` takes: a weight
     file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
-    together with the reasons of those before it (never one of ``ASKED_FOR``). ``threads``: CPU
+    together with the reasons of those before it (never one of ``ASKED_FOR``, nor a precision that
+    is slower here than fp32). ``threads``: CPU
     threads, 0 = the library's choice. ``precision``: None takes that of the file named, fp32 of a
     folder and of weights; ``fp16``, ``int8`` and TensorRT's ``bf16`` are
     ``model.<precision>.onnx`` beside ``model.onnx``, OpenVINO's ``bf16`` and a GPU's ``tf32``
@@ -87,7 +93,10 @@ def load_engine(
     ``cuda`` leaves out the engines of the other; None takes a GPU where there is one.
     ``preprocess`` and ``classes`` replace, or stand in for, what the file says.
 
-    Raises ParameterError (``EngineUnavailable`` when a named engine cannot run here),
+    An engine that does not give the answers that an exported file carries is refused.
+
+    Raises ParameterError (``EngineUnavailable`` when a named engine cannot run here, or computes
+    wrongly),
     WeightsError for a missing, damaged or foreign file.
     """
     if engine != "auto" and engine not in ENGINES:
@@ -139,11 +148,52 @@ def _open(name: str, wish: _Wish) -> Engine:
     if wish.device not in (None, home):
         raise EngineUnavailable(f"{name}: runs on {home}, and device={wish.device} was asked for")
     try:
-        return _OPENERS[name](_with_file(name, wish))
+        engine = _OPENERS[name](_with_file(name, wish))
     except ImportError as error:
         # Installed, but a library of the system that it needs is not.
         reason = " ".join(str(error).split())
         raise EngineUnavailable(f"{name}: cannot be imported ({reason})") from error
+    try:
+        engine.check_answers()
+        if wish.auto and engine.place == "cpu":
+            _refuse_slower_than_fp32(engine, wish)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _refuse_slower_than_fp32(engine: Engine, wish: _Wish) -> None:
+    """Raise EngineUnavailable where the fp32 file beside an engine's is answered faster.
+
+    A lower precision is asked for to be faster, and on a processor without the instructions it is
+    not. Both answer one image in turn, for as long as a second; the best of each counts.
+    """
+    if engine.precision == "fp32" or wish.onnx is None:
+        return
+    exact = wish.onnx.with_name(precision_file("fp32"))
+    if not exact.is_file():
+        return
+    from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
+
+    given = {"threads": wish.threads, "preprocess": wish.preprocess, "classes": wish.classes}
+    plain = OrtEngine(exact, **given)
+    side = engine.preprocess.crop
+    image = engine.preprocess.normalize(probe_images(1, side))
+    taken: dict[Engine, list[float]] = {engine: [], plain: []}
+    until = time.monotonic() + 1
+    while len(taken[plain]) < 3 or (len(taken[plain]) < 20 and time.monotonic() < until):
+        for one, times in taken.items():
+            began = time.perf_counter()
+            one.logits(image)
+            times.append(time.perf_counter() - began)
+    ours, theirs = (1e3 * min(times) for times in taken.values())
+    if ours > _SLOWER * theirs:
+        raise EngineUnavailable(
+            f"{engine.name}: {engine.precision} is slower than fp32 on this processor "
+            f"({ours:.1f} and {theirs:.1f} ms per image); take precision fp32, or ask for "
+            f"engine {engine.name}"
+        )
 
 
 def model_file(onnx: Path, engine: str, precision: str) -> Path:
@@ -249,6 +299,15 @@ def _open_openvino(wish: _Wish) -> Engine:
         # Level at batch 1; beyond, which of the two is faster depends on the processor, and the
         # same file must not give other last bits because a machine was timed otherwise.
         raise EngineUnavailable("openvino: taken for bf16 and int8; in fp32 ask for it")
+    if wish.precision == "int8" and sums_int8_exactly() is False:
+        # Also with weights of 7 bits, which leave room for the sums: where a Concat feeds a
+        # convolution it loses the offset of 128 that stands for signed values (version 2026.4).
+        raise EngineUnavailable(
+            f"openvino: this processor, {describe()}, adds 8-bit products in 16 bits, and "
+            "OpenVINO's int8 answers are wrong on it; take engine ort or precision fp32"
+        )
+    if wish.precision == "bf16" and computes_bf16() is False:
+        raise EngineUnavailable(f"openvino: this processor, {describe()}, does not compute in bf16")
     from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
 
     return OpenVinoEngine(
@@ -277,6 +336,16 @@ def _open_torch(wish: _Wish, mode: str = "eager") -> Engine:
             f"timm:<name>), and {wish.spec} is an exported model"
         )
     _need("torch", name)
+    if (
+        wish.auto
+        and wish.precision in ("bf16", "fp16")
+        and computes_bf16() is False
+        and not _torch_on_gpu(wish.device)
+    ):
+        raise EngineUnavailable(
+            f"{name}: {wish.precision} is several times slower than fp32 on this processor, "
+            f"{describe()}; take precision fp32, or ask for engine {name}"
+        )
     from hgnetv2_pipeline.deployment.engines.with_torch import load_torch_engine
 
     return load_torch_engine(
@@ -289,6 +358,12 @@ def _open_torch(wish: _Wish, mode: str = "eager") -> Engine:
         mode=mode,
         precision=wish.precision or "fp32",
     )
+
+
+def _torch_on_gpu(device: str | None) -> bool:
+    import torch
+
+    return device != "cpu" and torch.cuda.is_available()
 
 
 _OPENERS: dict[str, Callable[[_Wish], Engine]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,22 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     choose_card,
 )
-from hgnetv2_pipeline.deployment.machine import clocks, cpu_name
+from hgnetv2_pipeline.deployment.machine import clocks
+from hgnetv2_pipeline.deployment.onnx_session import WHOLE_BIASES
 from hgnetv2_pipeline.deployment.time_limit import A_CALL, AN_IMAGE, time_limit
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, reason
 from hgnetv2_pipeline.models.onnx_file import OnnxFile, read_onnx
+from hgnetv2_pipeline.processor import cpu_name
 
 if TYPE_CHECKING:
     import onnxruntime
 
     from hgnetv2_pipeline.data import Preprocess
+
+# On x86 a graph with int8 activations is computed as written, in float32, so that rounded biases
+# cost accuracy and bring nothing. ARM's integer kernels need them.
+_WITHOUT = [WHOLE_BIASES] if platform.machine() in ("x86_64", "AMD64") else []
 
 
 class OrtEngine(Engine):
@@ -84,7 +91,10 @@ class OrtEngine(Engine):
         options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             session = onnxruntime.InferenceSession(
-                file.content, sess_options=options, providers=self._providers()
+                file.content,
+                sess_options=options,
+                providers=self._providers(),
+                disabled_optimizers=_WITHOUT,
             )
         except Exception as error:  # the binding's own exception types have no common base
             told = reason(error)

@@ -23,11 +23,11 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     numbered_classes,
 )
-from hgnetv2_pipeline.deployment.machine import cpu_name
 from hgnetv2_pipeline.deployment.stopwatch import Call, CudaStopwatch, Stopwatch
 from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.models import build_from, profile, reparameterize
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
+from hgnetv2_pipeline.processor import cpu_name
 
 NAMES = {"eager": "torch", "compiled": "torch-compiled", "cuda-graph": "torch-cuda-graph"}
 """Mode to engine name."""

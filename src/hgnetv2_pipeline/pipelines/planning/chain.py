@@ -15,6 +15,7 @@ from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists, count_rows
 from hgnetv2_pipeline.pipelines.params import (
     ComparisonParams,
+    EvaluationParams,
     MiningParams,
     TeacherLogitsParams,
     TeacherParams,
@@ -63,6 +64,7 @@ class _Chain:
         self.teaching = TeacherParams.model_validate(params["train_teacher"])
         self.mining = MiningParams.model_validate(params["mining"])
         self.logits = TeacherLogitsParams.model_validate(params["teacher_logits"])
+        self.evaluation = EvaluationParams.model_validate(params["evaluation"])
         self.comparison = ComparisonParams.model_validate(params["comparison"])
         self.distributed = DistributedConfig.model_validate(params["distributed"])
         self.recipes = {
@@ -93,7 +95,7 @@ class _Chain:
         rows += [self._training(n) for n in ("ssld_stage2", "train", "finetune") if n in parts]
         if "comparison" in parts:
             rows.append(self._arms())
-        return as_text(rows, self.assumed, self._free())
+        return as_text(rows, self.assumed, self._free(), self._slow(parts))
 
     # The parts.
 
@@ -341,6 +343,28 @@ class _Chain:
         from hgnetv2_pipeline.training.prepare import choose_device
 
         return peak_memory(choose_device(self.device))
+
+    def _slow(self, parts: Collection[str]) -> list[str]:
+        """The precisions chosen for ``parts`` that this machine is slower in than in float32."""
+        from hgnetv2_pipeline.training.plan import slow_amp
+        from hgnetv2_pipeline.training.precision import slow_precision
+        from hgnetv2_pipeline.training.prepare import choose_device
+
+        device = choose_device(self.device)
+        told = [
+            slow_amp(self.recipes[name], name, device) for name in self.recipes if name in parts
+        ]
+        if "train_teacher" in parts and not self.teaching.source:
+            told.append(slow_amp(self.teaching.recipe, "train_teacher.recipe", device))
+        others: dict[str, tuple[str, str]] = {}
+        if "ssld_stage1" in parts and self.logits.source == "stored":
+            others["teacher_logits.amp"] = self.logits.amp, "off"
+        if "evaluation" in parts:
+            others["evaluation.precision"] = self.evaluation.precision, "fp32"
+        for place, (precision, instead) in others.items():
+            why = slow_precision(precision, device.type)
+            told.append(why and f"{place}={precision}: {why}; set {place}={instead}")
+        return [line for line in told if line]
 
     def _free(self) -> int:
         from hgnetv2_pipeline.training.plan import free_bytes

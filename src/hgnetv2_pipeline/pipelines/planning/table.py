@@ -38,8 +38,8 @@ def row_of(part: str, plan: Plan, *, times: int = 1, copies: int = 1) -> Row:
     )
 
 
-def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int) -> str:
-    """The table, the disk that is free, and what was assumed."""
+def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int, slow: Sequence[str]) -> str:
+    """The table, the disk that is free, what was assumed, and what is ``slow`` on this machine."""
     from hgnetv2_pipeline.reporting.terminal import terminal_table
 
     disk = sum(row.disk for row in rows)
@@ -56,6 +56,7 @@ def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int) -> str:
         terminal_table([_cells(row) for row in [*rows, total]]),
         f"disk free: {_bytes(free)}" + ("; IT IS NOT ENOUGH" if disk > free else ""),
         *(f"assumed: {what}" for what in assumed),
+        *(f"slow here: {what}" for what in slow),
     ]
     return "\n".join(lines)
 

@@ -1,0 +1,136 @@
+"""Whether an engine computes on this machine what the file means: answers that travel with it.
+
+A runtime that passed every test elsewhere may compute the same file wrongly on another processor,
+in silence: 8-bit products summed in 16 bits saturate. So a file carries the exact logits of a few
+images made by formula, which any language can repeat, and each engine answers them when it is
+loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hgnetv2_pipeline.foreign import parse_json
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data import Preprocess
+
+ALLOWED = {"fp32": 1e-3, "tf32": 0.02, "fp16": 0.05, "bf16": 0.2, "int8": 0.05}
+"""Root mean square of the logits' distance over their standard deviation, by the precision that an
+engine computes in. Right engines have at most 1e-5 in fp32; a Q/DQ graph brings its own limit where
+its rounding moves it further, see ``probes_of``."""
+_ROUNDINGS = 3
+_GRID = 8
+_MOST = 8  # images
+_LARGEST = 1e30  # of a logit
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Exact logits of ``probe_images``: a row per image; how far an engine's may lie from them.
+
+    ``allowed`` counts as in ``ALLOWED``.
+    """
+
+    logits: tuple[tuple[float, ...], ...]
+    allowed: float
+
+    def to_text(self) -> str:
+        """As one entry of a card; ``from_text`` reads it back."""
+        return json.dumps({"allowed": self.allowed, "logits": self.logits})
+
+    @classmethod
+    def from_text(cls, text: str) -> Probes:
+        """Raises ValueError for what ``to_text`` did not write: the text comes from a file."""
+        given = parse_json(text) if isinstance(text, str) else None
+        rows = given.get("logits") if isinstance(given, dict) else None
+        # As many images are made and answered as there are rows.
+        if (
+            not isinstance(rows, list)
+            or not 1 <= len(rows) <= _MOST
+            or not all(map(_numbers, rows))
+        ):
+            raise ValueError(f"probes are no table of finite logits for up to {_MOST} images")
+        if len({len(row) for row in rows}) != 1 or not np.std(np.array(rows, np.float64)) > 0:
+            raise ValueError("probes whose logits are all the same, or not a table")
+        allowed = given["allowed"] if _numbers([given.get("allowed")]) else 0
+        if not 0 < allowed < math.inf:
+            raise ValueError("probes without a limit above 0")
+        return cls(tuple(tuple(map(float, row)) for row in rows), float(allowed))
+
+    def distance(self, logits: np.ndarray) -> float:
+        """How far an engine's ``logits`` [N, classes] lie from the exact ones; NaN for NaN."""
+        return _distance(logits, np.array(self.logits))
+
+
+def probe_images(count: int, side: int) -> np.ndarray:
+    """``count`` images by formula, uint8 [count, side, side, 3].
+
+    A grid of 8 x 8 colours, the top bytes of the sequence x -> 1664525 x + 1013904223 (mod 2^32)
+    from 1, image by image, row by row, channel last, is drawn out to ``side`` pixels by linear
+    interpolation in whole numbers: at pixel i, position ``i * 7 * 256 // (side - 1)`` in 256ths of
+    a cell, both sums of products divided by 65536 at the end.
+    """
+    state, values = 1, []
+    for _ in range(count * _GRID * _GRID * 3):
+        state = (1664525 * state + 1013904223) % 2**32
+        values.append(state >> 24)
+    grid = np.array(values, np.int64).reshape(count, _GRID, _GRID, 3)
+    at = np.arange(side, dtype=np.int64) * (_GRID - 1) * 256 // max(side - 1, 1)
+    low = np.minimum(at // 256, _GRID - 2)
+    part = at - low * 256
+    down, across = part[:, None, None], part[:, None]
+    rows = grid[:, low] * (256 - down) + grid[:, low + 1] * down
+    pixels = rows[:, :, low] * (256 - across) + rows[:, :, low + 1] * across
+    return (pixels >> 16).astype(np.uint8)
+
+
+def probe_count(classes: int) -> int:
+    """How many images tell enough about a model of ``classes``: 2, or up to 8 where few logits are
+    given for each.
+    """
+    return min(_MOST, max(2, math.ceil(32 / classes)))
+
+
+def probes_of(proto: Any, preprocess: Preprocess, precision: str) -> Probes | None:
+    """The probes of a ModelProto, answered by ONNX Runtime in the graph's own arithmetic.
+
+    ``int8``: exactly what the Q/DQ pairs say, in float32; the limit is three times what rounding
+    the biases to whole numbers does, as right runtimes do. ``bf16``: with every value rounded to
+    it. None when the logits are all the same, so that nothing can be told by them.
+    """
+    from hgnetv2_pipeline.deployment.half import rounded_in_float32
+    from hgnetv2_pipeline.deployment.onnx_session import session_logits
+
+    classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    images = preprocess.normalize(probe_images(probe_count(classes), preprocess.crop))
+    exact = session_logits(rounded_in_float32(proto) if precision == "bf16" else proto)(images)
+    exact = exact.astype(np.float64)
+    if not np.isfinite(exact).all() or exact.std() == 0:
+        return None
+    allowed = ALLOWED[precision]
+    if precision == "int8":
+        rounded = session_logits(proto, whole_biases=True)(images)
+        allowed = max(allowed, _ROUNDINGS * _distance(rounded, exact))
+    return Probes(
+        tuple(tuple(float(f"{value:.6g}") for value in row) for row in exact),
+        float(f"{allowed:.3g}"),
+    )
+
+
+def _numbers(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(type(value) in (int, float) and -_LARGEST < value < _LARGEST for value in values)
+    )
+
+
+def _distance(logits: np.ndarray, exact: np.ndarray) -> float:
+    error = np.asarray(logits, np.float64) - exact
+    return float(np.sqrt(np.square(error).mean()) / exact.std())

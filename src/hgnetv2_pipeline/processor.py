@@ -1,0 +1,136 @@
+"""What the processor can compute in, as the system reports it and as the libraries are allowed to.
+
+8-bit products summed without a dot-product instruction are summed in 16 bits, which saturate; bf16
+without units for it is computed piecemeal, ten times slower than float32. So both are asked here
+before they are chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+# Our name -> what Linux calls it on x86 ("flags") and on ARM ("Features").
+_LINUX = {
+    "avx2": "avx2",
+    "avx512": "avx512f",
+    "avx_vnni": "avx_vnni",
+    "avx512_vnni": "avx512_vnni",
+    "avx512_bf16": "avx512_bf16",
+    "amx_int8": "amx_int8",
+    "amx_bf16": "amx_bf16",
+    "neon": "asimd",
+    "neon_dotprod": "asimddp",
+    "neon_bf16": "bf16",
+}
+_MACOS = {
+    "avx2": "hw.optional.avx2_0",
+    "avx512": "hw.optional.avx512f",
+    "neon": "hw.optional.arm.AdvSIMD",
+    "neon_dotprod": "hw.optional.arm.FEAT_DotProd",
+    "neon_bf16": "hw.optional.arm.FEAT_BF16",
+}
+FEATURES = frozenset(_LINUX)
+"""The names that ``features`` gives."""
+_INT8_EXACT = frozenset(("avx_vnni", "avx512_vnni", "amx_int8", "neon_dotprod", "neon"))
+_BF16 = frozenset(("avx512_bf16", "amx_bf16", "neon_bf16"))
+
+_CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+# What each cap of oneDNN leaves. It computes PyTorch's and OpenVINO's convolutions on x86.
+_UP_TO: dict[str, frozenset[str]] = {"SSE41": frozenset(), "AVX": frozenset()}
+_UP_TO["AVX2"] = frozenset(("avx2",))
+_UP_TO["AVX2_VNNI"] = _UP_TO["AVX2_VNNI_2"] = _UP_TO["AVX2"] | {"avx_vnni"}
+_UP_TO["AVX512_CORE"] = _UP_TO["AVX2_VNNI"] | {"avx512"}
+_UP_TO["AVX512_CORE_VNNI"] = _UP_TO["AVX512_CORE"] | {"avx512_vnni"}
+_UP_TO["AVX512_CORE_BF16"] = _UP_TO["AVX512_CORE_VNNI"] | {"avx512_bf16"}
+_UP_TO["AVX512_CORE_FP16"] = _UP_TO["AVX10_1_512"] = _UP_TO["AVX512_CORE_BF16"]
+
+
+def features() -> frozenset[str]:
+    """Those of ``FEATURES`` that the processor has, less what oneDNN's caps take away.
+
+    The caps are the environment variables ``ONEDNN_MAX_CPU_ISA`` and ``DNNL_MAX_CPU_ISA``: a
+    machine that is told to compute as an older one is treated as one. Empty where the system does
+    not say.
+    """
+    cap = next((os.environ[name].upper() for name in _CAPS if os.environ.get(name)), "")
+    found = _reported()
+    return found & _UP_TO[cap] if cap in _UP_TO else found
+
+
+def sums_int8_exactly() -> bool | None:
+    """Whether 8-bit products are summed without saturating; None: not known.
+
+    x86 without VNNI or AMX adds pairs of them in 16 bits, where they saturate. NEON without its dot
+    product widens each first, which is slower and right.
+    """
+    return _has_any(_INT8_EXACT)
+
+
+def computes_bf16() -> bool | None:
+    """Whether the processor multiplies in bf16; None: not known."""
+    return _has_any(_BF16)
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    return cpu_field("model name") or platform.processor() or platform.machine()
+
+
+def describe() -> str:
+    """Name and instruction sets, as a record of a measurement needs them.
+
+    For example ``AMD EPYC (avx2; no bf16, no exact 8-bit sums)``.
+    """
+    missing = [
+        f"no {what}"
+        for what, has in (("bf16", computes_bf16()), ("exact 8-bit sums", sums_int8_exactly()))
+        if has is False
+    ]
+    sets = ", ".join(sorted(features())) or "instruction sets not reported"
+    return f"{cpu_name()} ({sets}{'; ' if missing else ''}{', '.join(missing)})"
+
+
+def cpu_field(name: str) -> str:
+    """The first processor's entry ``name`` of /proc/cpuinfo; empty where there is none."""
+    for line in _cpuinfo().partition("\n\n")[0].splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key.strip() == name:
+            return value.strip()
+    return ""
+
+
+def _has_any(wanted: frozenset[str]) -> bool | None:
+    found = features()
+    if found & wanted:
+        return True
+    return False if _reported() else None
+
+
+@cache
+def _reported() -> frozenset[str]:
+    if platform.system() == "Darwin":
+        return frozenset(name for name, key in _MACOS.items() if _sysctl(key) == "1")
+    words = {*cpu_field("flags").split(), *cpu_field("Features").split()}
+    return frozenset(name for name, flag in _LINUX.items() if flag in words)
+
+
+def _cpuinfo() -> str:
+    try:
+        return _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return ""
+
+
+def _sysctl(key: str) -> str:
+    try:
+        done = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", key], capture_output=True, text=True, check=False, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
