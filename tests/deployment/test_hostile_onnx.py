@@ -84,6 +84,7 @@ OUTSIDE = {
 def test_values_outside_the_file_are_seen_however_they_are_written(
     name: str, place: str, tmp_path: Path
 ) -> None:
+    """O01."""
     tensor = helper.make_tensor("inside", TensorProto.FLOAT, [9], [1.0] * 9)
     constant = helper.make_node("Constant", [], ["c"], value=tensor)
     nodes = [helper.make_node("Identity", ["q"], ["y"])]
@@ -109,7 +110,7 @@ def test_values_outside_the_file_are_seen_however_they_are_written(
 def test_a_runtime_gets_the_bytes_that_were_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the path, under which another file may lie by then."""
+    """O01: not the path, under which another file may lie by then."""
     path = saved(tmp_path / "m.onnx", model())
     read = with_ort.read_onnx
 
@@ -127,6 +128,7 @@ def test_a_runtime_gets_the_bytes_that_were_looked_at(
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 5, 100, -1, -9])
 def test_a_file_cut_short_is_refused(cut: int, tmp_path: Path) -> None:
+    """O02."""
     content = honest()[0]
     refused(saved(tmp_path / "m.onnx", content[:cut]), "not a whole ONNX file")
 
@@ -136,6 +138,7 @@ def test_a_file_cut_short_is_refused(cut: int, tmp_path: Path) -> None:
     [(bytes(1000), "number 0"), (b"<html></html>", "whole ONNX"), (b"\x08\x08", "no graph")],
 )
 def test_what_is_no_onnx_file_is_refused(content: bytes, told: str, tmp_path: Path) -> None:
+    """O02."""
     refused(saved(tmp_path / "m.onnx", content), told)
 
 
@@ -148,6 +151,7 @@ def test_an_entry_of_the_metadata_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("domain", ["", "no.such.domain"])
 def test_an_operator_that_nobody_knows_is_named(domain: str, tmp_path: Path) -> None:
+    """O03."""
     made = model([helper.make_node("NoSuchOperator", ["q"], ["y"], domain=domain)])
     if domain:
         made.opset_import.append(helper.make_opsetid(domain, 1))
@@ -254,10 +258,12 @@ def time_limit_thread_ends() -> bool:
     ids=["asks for terabytes", "cannot be reshaped"],
 )  # fmt: skip
 def test_a_graph_that_fails_when_it_runs_is_one_line(nodes: list[Any], tmp_path: Path) -> None:
+    """O03."""
     refused(saved(tmp_path / "m.onnx", model(nodes)), "cannot answer 1 images: ")
 
 
 def test_another_number_of_rows_than_images_is_refused(tmp_path: Path) -> None:
+    """O03."""
     twice = [helper.make_node("Concat", ["q", "q"], ["y"], axis=0)]
     refused(saved(tmp_path / "m.onnx", model(twice)), r"gave \[2, 3\] for 1 images")
 
@@ -397,6 +403,7 @@ def picture(tmp_path: Path) -> Path:
 def test_logits_that_are_no_numbers_are_a_row_with_an_error_and_exit_3(
     value: float, style: str, tmp_path: Path, picture: Path
 ) -> None:
+    """W08."""
     weight = np.ones((3, 3), np.float32)
     weight[:, 1] = value
     path = saved(tmp_path / "m.onnx", model(weight=weight))

@@ -47,6 +47,7 @@ def test_what_the_library_saves_is_read_as_the_library_reads_it(shapes, dtypes, 
 
 @pytest.mark.parametrize("length", [0, 7, 2**31, 2**63, 2**64 - 1])
 def test_a_header_of_another_length_than_it_says_is_refused(length, tmp_path):
+    """W10."""
     path = tmp_path / "w.safetensors"
     path.write_bytes(struct.pack("<Q", length) + json.dumps({"w": F32}).encode() + bytes(4))
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
@@ -104,6 +105,7 @@ def test_a_header_of_another_length_than_it_says_is_refused(length, tmp_path):
     ],
 )
 def test_what_is_no_whole_file_is_refused_in_a_line(header, data, told, tmp_path):
+    """W10."""
     if isinstance(header, str):
         header = header.replace("%s", json.dumps(F32)).encode()
     path = tmp_path / "w.safetensors"

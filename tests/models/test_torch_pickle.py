@@ -98,6 +98,7 @@ def quantised() -> torch.Tensor:
     ],
 )
 def test_what_is_no_plain_tensor_is_refused_by_name(make, told, tmp_path):
+    """W09."""
     torch.save({"a": torch.ones(2), "layer.odd": make()}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=rf"w\.pth is refused: layer\.odd .*{told}") as caught:
         read_file(tmp_path / "w.pth")
@@ -205,7 +206,7 @@ class Attack:
     [Attack(), {"w": Attack()}, {"w": torch.nn.Linear(2, 2)}, {"w": range(2**60)}, {"w": 1j}],
 )
 def test_what_asks_for_a_function_is_refused_and_nothing_runs(value, tmp_path, monkeypatch):
-    """``torch.load`` without ``weights_only`` would run it; there is no falling back to that."""
+    """W09. ``torch.load`` without ``weights_only`` would run it; there is no falling back to that."""
     monkeypatch.chdir(tmp_path)
     torch.save(value, "w.pth")
     with pytest.raises(WeightsError, match="it asks for .* which is never run here"):
