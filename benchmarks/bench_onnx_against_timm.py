@@ -36,11 +36,11 @@ from hgnetv2_pipeline.deployment import (  # noqa: E402
 from hgnetv2_pipeline.deployment.benchmark import unsettle  # noqa: E402
 from hgnetv2_pipeline.deployment.calibration import activation_ranges  # noqa: E402
 from hgnetv2_pipeline.deployment.card import ModelCard  # noqa: E402
-from hgnetv2_pipeline.deployment.onnx_wire import onnx_props  # noqa: E402
 from hgnetv2_pipeline.deployment.precisions import save_onnx  # noqa: E402
 from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups  # noqa: E402
 from hgnetv2_pipeline.models import build_from, create_model  # noqa: E402
-from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.models.onnx_file import onnx_props  # noqa: E402
+from hgnetv2_pipeline.processor import describe  # noqa: E402
 
 BASE = "timm-ort"
 

@@ -185,12 +185,12 @@ class Attack:
         ("evil.pdopt", pickle.dumps(Attack(), 4), "posix.system"),
         ("page.pdparams", b"<html>not found</html>", "web page"),
         ("cut.safetensors", b"\x10\0\0\0\0\0\0\0{", "not a whole safetensors file"),
-        ("evil.pth", pickle.dumps({"w": Attack()}, 2), "safe loader"),
-        ("page.onnx", b"<html>not found</html>", "no ONNX file"),
-        ("empty.onnx", b"", "no ONNX file"),
+        ("evil.pth", pickle.dumps({"w": Attack()}, 2), "no whole zip archive"),
+        ("page.onnx", b"<html>not found</html>", "not a whole ONNX file"),
+        ("empty.onnx", b"", "it holds no graph"),
         ("notes.txt", b"hello", "weights end in one of"),
         ("absent.pth", None, "no weight file at"),
-        ("absent.onnx", None, "no weight file at"),
+        ("absent.onnx", None, "no such model file"),
     ],
 )
 def test_inspect_ends_with_4_and_the_reason_and_runs_nothing(name, content, reason, here):

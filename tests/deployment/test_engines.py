@@ -10,7 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -402,8 +404,10 @@ class FakeOpenVino(ModuleType):
     def get_property(self, device: str, name: str) -> object:
         return self.able if name == "OPTIMIZATION_CAPABILITIES" else f"fake {device}"
 
-    def read_model(self, path: str) -> FakeOpenVino:
-        self.inner, self.sizes = with_ort.OrtEngine(Path(path)), []
+    def read_model(self, content: BytesIO) -> FakeOpenVino:
+        with NamedTemporaryFile(suffix=".onnx") as file:
+            Path(file.name).write_bytes(content.getvalue())
+            self.inner, self.sizes = with_ort.OrtEngine(Path(file.name)), []
         return self
 
     def input(self, index: int) -> SimpleNamespace:

@@ -32,7 +32,6 @@ from hgnetv2_pipeline.deployment import calibration as calibration_module
 from hgnetv2_pipeline.deployment.calibration import activation_ranges
 from hgnetv2_pipeline.deployment.gate import judge
 from hgnetv2_pipeline.deployment.half import in_half, rounded_in_float32
-from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
 from hgnetv2_pipeline.deployment.precisions import session_logits
 from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups
 from hgnetv2_pipeline.durable import read_json, sha256_file
@@ -40,6 +39,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.models import create_model, reparameterize
 from hgnetv2_pipeline.models.fold import FoldedConv
 from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
+from hgnetv2_pipeline.models.onnx_file import onnx_props
 
 Graphs = dict[str, Path]
 

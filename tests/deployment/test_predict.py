@@ -312,7 +312,7 @@ def test_damaged_thresholds_of_a_card_are_an_error(pictures: Path, text: str) ->
     engine = Fixed([[0.0, 2.0, -1.0, 3.0]])
     given = {"task": "multi_label", "thresholds": text}
     engine.card = ModelCard(engine.preprocess, engine.card.classes, more=given)
-    with pytest.raises(WeightsError, match="damaged card"):
+    with pytest.raises(WeightsError, match="damaged entry 'thresholds'"):
         predict_paths(engine, pictures / "a.jpg")
 
 

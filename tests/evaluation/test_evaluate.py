@@ -15,7 +15,7 @@ from torch import nn
 
 from hgnetv2_pipeline.data import Ledger, Preprocess, label_matrix, scan_list
 from hgnetv2_pipeline.data.loader import eval_batches
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.evaluation import Evaluation, evaluate_samples, predict_logits
 
 PREPROCESS = Preprocess(resize_short=40, crop=32)
@@ -192,3 +192,17 @@ def test_positives_of_an_unreadable_image_are_never_found(
     assert found["map"] < whole["map"]
     with pytest.raises(DataError):
         evaluated(engine, samples, tmp_path, max_bad=0.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_no_accuracy(value: float, folder: Any) -> None:
+    """W08: the class of the first NaN would be counted as the answer."""
+    samples, root = folder
+
+    def broken(images: np.ndarray) -> np.ndarray:
+        logits = engine(images)
+        logits[0, 1] = value
+        return logits
+
+    with pytest.raises(WeightsError, match="NaN or infinite logits for 3 of 11 images of split"):
+        evaluated(broken, samples, root)

@@ -34,6 +34,8 @@ from typing import Any
 
 import numpy as np
 
+from spoiling import mutate
+
 FILES = Path(__file__).parents[1] / "golden" / "paddle_files"
 MEMORY = 1 << 29  # bytes of address space, Python and numpy included
 
@@ -491,36 +493,6 @@ def grafts(marker: Path) -> list[bytes]:
         b"\x8e\xff\xff\xff\xff\xff\x00\x00\x00", b"\x95\xff\xff\xff\xff\x00\x00\x00\x00",
         b"X\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f", b"\x8a\xff", b"(" * 100, b"h\x01" * 100,
     ]  # fmt: skip
-
-
-def mutate(data: bytes, other: bytes, pieces: list[bytes], rng: random.Random) -> bytes:
-    """``data`` after one to five random changes."""
-    changed = bytearray(data)
-    for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        size = len(changed)
-        at = int(rng.random() * size)
-        match int(rng.random() * 8):
-            case 0:
-                changed[at] = int(rng.random() * 256)
-            case 1:
-                changed[at] ^= 1 << int(rng.random() * 8)
-            case 2:
-                changed[at:at] = rng.choice(pieces)
-            case 3:
-                del changed[at : at + 1 + int(rng.random() * 20)]
-            case 4:
-                source = int(rng.random() * size)
-                changed[at:at] = changed[source : source + 1 + int(rng.random() * 40)]
-            case 5:
-                del changed[max(at, 1) :]
-            case 6:
-                source = int(rng.random() * len(other))
-                changed[at:at] = other[source : source + 1 + int(rng.random() * 60)]
-            case 7:
-                changed[at:] = other[int(rng.random() * len(other)) :]
-        if not changed:
-            return b"."
-    return bytes(changed)
 
 
 def mutations(count: int, seed: int, marker: Path) -> Iterator[bytes]:

@@ -166,10 +166,31 @@ def test_a_wrong_word_is_refused_by_name(spec, error, reason, root):
         models.build_from(spec, num_classes=3, root=root)
 
 
-def test_metadata_that_is_not_json_is_refused(b0, tmp_path):
-    save_weights(tmp_path / "student.safetensors", b0, {"variant": "b0", "classes": "cat, dog"})
-    with pytest.raises(WeightsError, match="metadata 'classes' is not JSON"):
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ("classes", "cat, dog"),
+        ("classes", '{"a": 1}'),
+        ("classes", "[1, 2, 3]"),
+        ("classes", "[" * 10_000),
+        ("preprocess", "[]"),
+        ("preprocess", '{"crop": 32.5}'),
+        ("preprocess", '{"crop": 60000, "resize_short": 60000}'),
+        ("preprocess", '{"mean": [NaN, 0, 0]}'),
+        ("preprocess", '{"std": [0, 0, 0]}'),
+        ("preprocess", '{"colour": "red"}'),
+        ("thresholds", "[0.5]"),
+        ("thresholds", "[0.5, 0.5, 1e400]"),
+        ("variant", "b9"),
+        ("variant", "b0\x1b[2J"),
+    ],
+)
+def test_metadata_outside_their_range_are_the_files_fault(entry, text, b0, tmp_path):
+    save_weights(tmp_path / "student.safetensors", b0, {"variant": "b0", entry: text})
+    with pytest.raises(WeightsError, match=r"student\.safetensors (has|fits)") as caught:
         models.build_from(str(tmp_path), num_classes=3, root=tmp_path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
 
 
 def test_the_formula_depends_on_name_and_shape_alone():

@@ -56,9 +56,10 @@ def test_the_marker_would_be_there_if_a_file_were_run(tmp_path):
 def in_a_process_of_its_own(folder: Path, *words: object) -> dict[str, float]:
     """Runs ``hostile_pickles`` as a script, under its limit of half a gigabyte."""
     source = Path(hgnetv2_pipeline.__file__).parents[1]
+    path = os.pathsep.join((str(source), str(Path(__file__).parents[1])))
     done = subprocess.run(
         [sys.executable, hostile_pickles.__file__, str(folder), *map(str, words)],
-        env=os.environ | {"PYTHONPATH": str(source), "OPENBLAS_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -8,7 +8,8 @@ its Pillow backend; torchvision's Resize and CenterCrop differ by a pixel on man
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ RESAMPLING: dict[str, Image.Resampling] = {
 _PILLOW = int(PIL.__version__.split(".")[0])
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_SIDE = 4096
+"""Pixels of the short side and of the crop: sixteen times those of ImageNet and more."""
+_LEAST_STD, _MOST = 1e-4, 1e3  # of pixels scaled to 0..1
 
 
 @dataclass(frozen=True)
@@ -52,25 +56,31 @@ class Preprocess:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if self.interpolation not in RESAMPLING:
+        if not isinstance(self.interpolation, str) or self.interpolation not in RESAMPLING:
             raise unknown_name(
                 "interpolation", self.interpolation, RESAMPLING, "preprocess.interpolation"
             )
-        if not 1 <= self.crop <= self.resize_short:
+        # Each limit says what may be, not what may not: NaN is on neither side of a bound.
+        if not (_is_whole(self.resize_short) and 1 <= self.resize_short <= MAX_SIDE) or not (
+            _is_whole(self.crop) and 1 <= self.crop <= self.resize_short
+        ):
             raise ParameterError(
-                f"crop {self.crop} and resize_short {self.resize_short}: the crop must be at least "
-                "1 and at most resize_short (preprocess.crop, preprocess.resize_short)"
+                f"crop {self.crop!r} and resize_short {self.resize_short!r}: whole numbers of "
+                "pixels, the crop at least 1 and at most resize_short, and that at most "
+                f"{MAX_SIDE} (preprocess.crop, preprocess.resize_short)"
             )
-        for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
+        for name, least in (("mean", -_MOST), ("std", _LEAST_STD)):
+            given = getattr(self, name)
+            if not _are_numbers(given, 3) or not all(least <= value <= _MOST for value in given):
                 raise ParameterError(
-                    f"{name} {values}: three numbers are needed, those of std above 0 "
+                    f"{name} {given!r:.200}: three numbers from {least:g} to {_MOST:g} are needed "
                     f"(preprocess.{name})"
                 )
-            object.__setattr__(self, name, values)
-        if self.max_pixels < 1:
-            raise ParameterError(f"max_pixels {self.max_pixels}: at least 1 (data.max_pixels)")
+            object.__setattr__(self, name, tuple(float(value) for value in given))
+        if not _is_whole(self.max_pixels) or not self.max_pixels >= 1:
+            raise ParameterError(
+                f"max_pixels {self.max_pixels!r}: a whole number, at least 1 (data.max_pixels)"
+            )
 
     def __call__(self, source: Path | str | bytes | Image.Image) -> npt.NDArray[np.float32]:
         """float32 [3, crop, crop] of a file, its bytes or a Pillow image.
@@ -148,6 +158,10 @@ class Preprocess:
         Raises:
             ParameterError: a name is unknown or a value out of range.
         """
+        if not isinstance(values, Mapping):
+            raise ParameterError(
+                f"preprocess is a {type(values).__name__}, where names and values are needed"
+            )
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:
@@ -162,10 +176,26 @@ class Preprocess:
         """The published values, both sides scaled to a crop of ``crop`` pixels."""
         return cls(resize_short=round(crop * cls.resize_short / cls.crop), crop=crop)
 
+    def capped(self) -> Preprocess:
+        """The same with at most the product's own number of pixels, ``MAX_PIXELS``."""
+        return replace(self, max_pixels=min(self.max_pixels, MAX_PIXELS))
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of ``to_dict``: the same exactly if all parameters are the same."""
         return sha256_json(self.to_dict())
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int  # True is an int, and no number of pixels
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(isinstance(v, Real) and not isinstance(v, bool) for v in values)
+    )
 
 
 def vertical_first(width: int, height: int, to_width: int, to_height: int) -> bool:

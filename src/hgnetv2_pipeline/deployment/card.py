@@ -7,6 +7,7 @@ room for text, in ``preprocess.json``, ``labels.txt`` and ``manifest.json`` besi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,16 @@ from typing import Any
 
 from hgnetv2_pipeline.data import Preprocess
 from hgnetv2_pipeline.deployment.probes import Probes
-from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.foreign import foreign_file, parse_json
+from hgnetv2_pipeline.models.metadata import (
+    as_preprocess,
+    classes_of,
+    entry,
+    preprocess_of,
+    thresholds_of,
+)
+from hgnetv2_pipeline.models.pickle_machine import brief
 
 FORMAT = "hgnetv2_pipeline.onnx/1"
 TASK = ("task", "thresholds")
@@ -66,18 +75,7 @@ class ModelCard:
 
         Raises WeightsError for an entry ``thresholds`` that is no number from 0 to 1 a class.
         """
-        if "thresholds" not in self.more:
-            return None
-        try:
-            found = tuple(float(value) for value in json.loads(self.more["thresholds"]))
-        except (TypeError, ValueError) as error:
-            raise WeightsError(f"a damaged card: thresholds are no numbers ({error})") from error
-        if len(found) != len(self.classes) or not all(0 <= value <= 1 for value in found):
-            raise WeightsError(
-                f"a damaged card: {len(found)} thresholds for {len(self.classes)} classes; one "
-                "from 0 to 1 for each is needed"
-            )
-        return found
+        return thresholds_of(self.more, "the model's card", len(self.classes))
 
     def to_props(self) -> dict[str, str]:
         """As text entries for ``metadata_props``; ``from_props`` reads them back."""
@@ -105,26 +103,21 @@ class ModelCard:
         """Read the card of ``where`` from its text entries; WeightsError when they are not ours."""
         if props.get("format") != FORMAT:
             raise WeightsError(
-                f"{where} carries no card of format {FORMAT} (found {props.get('format')!r}): "
+                f"{where} carries no card of format {FORMAT} (found {brief(props.get('format'))}): "
                 "preprocessing and class names are unknown; export it with export_onnx, or give "
                 "preprocess= and classes= to load_engine"
             )
-        try:
-            return cls(
-                preprocess=Preprocess.from_dict(json.loads(props["preprocess"])),
-                classes=tuple(str(name) for name in json.loads(props["classes"])),
-                variant=props.get("variant", ""),
-                precision=props.get("precision", "fp32"),
-                source_sha256=props.get("source_sha256", ""),
-                macs=_count(props, "macs"),
-                params=_count(props, "params"),
-                activations=_count(props, "activations"),
-                parity_error=float(props["parity_error"]) if "parity_error" in props else None,
-                probes=Probes.from_text(props["probes"]) if "probes" in props else None,
-                more={key: text for key, text in props.items() if key not in _OWN_KEYS},
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{where} has a damaged card: {error!r}") from error
+        preprocess, classes = preprocess_of(props, where), classes_of(props, where)
+        if preprocess is None or classes is None:
+            missing = "preprocess" if preprocess is None else "classes"
+            raise WeightsError(f"{where} has a damaged card: the entry {missing!r} is missing")
+        numbers = {name: entry(props, name, where) for name in (*_COUNTS, _PARITY) if name in props}
+        return cls(
+            preprocess=preprocess,
+            classes=tuple(classes),
+            more={key: text for key, text in props.items() if key not in _OWN_KEYS},
+            **_checked({**props, **numbers}, where, len(classes)),
+        )
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelCard:
@@ -134,35 +127,61 @@ class ModelCard:
             raise WeightsError(
                 f"{folder} has no {' and no '.join(missing)}; export with write_bundle"
             )
-        try:
-            preprocess = Preprocess.from_dict(read_json(folder / PREPROCESS))
-            manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-            return cls(
-                preprocess=preprocess,
-                classes=tuple((folder / LABELS).read_text(encoding="utf-8").splitlines()),
-                variant=manifest.get("variant", ""),
-                precision=manifest.get("precision", "fp32"),
-                source_sha256=manifest.get("source_sha256", ""),
-                macs=manifest.get("macs"),
-                params=manifest.get("params"),
-                activations=manifest.get("activations"),
-                parity_error=manifest.get("parity_error"),
-                probes=Probes.from_text(manifest["probes"]) if "probes" in manifest else None,
-                more={name: str(manifest[name]) for name in TASK if name in manifest},
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{folder} has a damaged card: {error!r}") from error
+        with foreign_file(folder, WeightsError, "has a damaged card"):
+            said = parse_json((folder / PREPROCESS).read_text(encoding="utf-8"))
+            labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+            manifest = {}
+            if (folder / MANIFEST).is_file():
+                manifest = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict):
+                raise ValueError(f"{MANIFEST} is no object")
+        return cls(
+            preprocess=as_preprocess(said, folder),
+            classes=tuple(labels),
+            more={name: str(manifest[name]) for name in TASK if name in manifest},
+            **_checked(manifest, folder, len(labels)),
+        )
 
 
-_COUNTS = ("macs", "params", "activations")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+_COUNTS, _PARITY, _PROBES = ("macs", "params", "activations"), "parity_error", "probes"
 _OWN_KEYS = frozenset(
     ("format", "preprocess", "classes", "variant", "precision", "source_sha256")
-    + (*_COUNTS, "parity_error", "probes")
+    + (*_COUNTS, _PARITY, _PROBES)
 )
 
 
-def _count(props: Mapping[str, str], name: str) -> int | None:
-    return int(props[name]) if name in props else None
+def precision_of(said: Mapping[str, Any], where: object) -> str:
+    """The precision that a card's entries name, fp32 where they name none; WeightsError else."""
+    precision = said.get("precision", "fp32")
+    if precision not in PRECISIONS:
+        raise WeightsError(
+            f"{where} has a damaged card: precision {brief(precision)}; known are "
+            f"{', '.join(PRECISIONS)}"
+        )
+    return str(precision)
+
+
+def _checked(said: Mapping[str, Any], where: object, classes: int) -> dict[str, Any]:
+    """Variant, precision, hash, numbers and probes of a card, each in its range or WeightsError."""
+    with foreign_file(where, WeightsError, "has a damaged card"):
+        found: dict[str, Any] = {"precision": precision_of(said, where)}
+        for name in ("variant", "source_sha256"):
+            found[name] = said.get(name, "")
+            if not isinstance(found[name], str):
+                raise ValueError(f"{name} is no text")
+        for name in _COUNTS:
+            found[name] = count = said.get(name)
+            if count is not None and not (type(count) is int and 0 <= count < 1 << 63):
+                raise ValueError(f"{name} is no count")
+        found[_PARITY] = error = said.get(_PARITY)
+        if error is not None and not (type(error) in (int, float) and 0 <= error < math.inf):
+            raise ValueError(f"{_PARITY} is no number from 0 on")
+        if _PROBES in said:
+            found[_PROBES] = probes = Probes.from_text(said[_PROBES])
+            if len(probes.logits[0]) != classes:
+                raise ValueError(f"probes of {len(probes.logits[0])} logits for {classes} classes")
+        return found
 
 
 def task_entries(info: Mapping[str, Any]) -> dict[str, str]:

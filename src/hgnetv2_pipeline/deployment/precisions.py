@@ -20,7 +20,9 @@ from hgnetv2_pipeline.deployment.onnx_session import session_logits
 from hgnetv2_pipeline.deployment.probes import probes_of
 from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups
 from hgnetv2_pipeline.durable import written_aside
-from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.foreign import foreign_file
+from hgnetv2_pipeline.models.onnx_file import read_onnx
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +63,10 @@ def convert_onnx(
 
     if precision not in PRECISIONS[1:]:
         raise unknown_name("precision", precision, PRECISIONS[1:], "precision=...")
-    proto = onnx.load(str(source), load_external_data=False)
-    card = ModelCard.from_props({e.key: e.value for e in proto.metadata_props}, source)
+    file = read_onnx(source)
+    with foreign_file(source, WeightsError):
+        proto = onnx.load_from_string(file.content)
+    card = ModelCard.from_props(file.props, source)
     if proto.producer_name != PRODUCER or card.precision != "fp32":
         raise ParameterError(
             f"{source} ({proto.producer_name or 'unknown producer'}, {card.precision}) cannot be "

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.engines.base import Engine
 
 _log = logging.getLogger(__name__)
+_NOT_FINITE = "the model gives no answer: its logits are NaN or infinite"
 
 
 class Record(TypedDict):
@@ -42,9 +43,19 @@ class _Choice:
     thresholds: np.ndarray
     multi_label: bool
 
-    def of(self, logits: np.ndarray) -> Iterator[tuple[list[int], list[float]]]:
-        """(class ids, scores) of each row, best first; of equal ones the lower class id first."""
-        for row in sigmoid(logits) if self.multi_label else softmax(logits):
+    def of(self, logits: np.ndarray) -> Iterator[tuple[list[int], list[float]] | str]:
+        """(class ids, scores) of each row, best first; of equal ones the lower class id first.
+
+        A row with NaN or infinite logits is no answer: its reason stands in its place.
+        """
+        finite = np.isfinite(logits).all(axis=1)
+        logits = np.where(finite[:, None], logits, 0)
+        for good, row in zip(
+            finite, sigmoid(logits) if self.multi_label else softmax(logits), strict=True
+        ):
+            if not good:
+                yield _NOT_FINITE
+                continue
             order = np.argsort(-row, kind="stable")[: self.topk]
             kept = [int(index) for index in order if row[index] >= self.thresholds[index]]
             yield kept, [float(row[index]) for index in kept]
@@ -111,11 +122,12 @@ def _stream(
             # One bad image must not cost the others of its batch, nor a batch of bad ones a call.
             rows = choice.of(engine.logits(np.stack(arrays))) if arrays else iter(())
             for entry, image in decoded:
-                if isinstance(image, str):
-                    _log.warning("%s: %s", entry.name, image)
-                    yield _record(entry.name, [], [], names) | {"error": image}  # type: ignore[misc]
+                answer = image if isinstance(image, str) else next(rows)
+                if isinstance(answer, str):
+                    _log.warning("%s: %s", entry.name, answer)
+                    yield _record(entry.name, [], [], names) | {"error": answer}  # type: ignore[misc]
                 else:
-                    yield _record(entry.name, *next(rows), names)
+                    yield _record(entry.name, *answer, names)
             progress.advance(len(batch))
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hgnetv2_pipeline.foreign import parse_json
+
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess
 
@@ -24,6 +26,8 @@ engine computes in. Right engines have at most 1e-5 in fp32; a Q/DQ graph brings
 its rounding moves it further, see ``probes_of``."""
 _ROUNDINGS = 3
 _GRID = 8
+_MOST = 8  # images
+_LARGEST = 1e30  # of a logit
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,22 @@ class Probes:
 
     @classmethod
     def from_text(cls, text: str) -> Probes:
-        """Raises ValueError, TypeError or KeyError for what ``to_text`` did not write."""
-        given = json.loads(text)
-        rows = tuple(tuple(float(value) for value in row) for row in given["logits"])
-        allowed = float(given["allowed"])
-        numbers = [allowed, *(value for row in rows for value in row)]
-        if not rows or len({len(row) for row in rows}) != 1 or not all(map(math.isfinite, numbers)):
-            raise ValueError("probes are no table of finite logits")
-        return cls(rows, allowed)
+        """Raises ValueError for what ``to_text`` did not write: the text comes from a file."""
+        given = parse_json(text) if isinstance(text, str) else None
+        rows = given.get("logits") if isinstance(given, dict) else None
+        # As many images are made and answered as there are rows.
+        if (
+            not isinstance(rows, list)
+            or not 1 <= len(rows) <= _MOST
+            or not all(map(_numbers, rows))
+        ):
+            raise ValueError(f"probes are no table of finite logits for up to {_MOST} images")
+        if len({len(row) for row in rows}) != 1 or not np.std(np.array(rows, np.float64)) > 0:
+            raise ValueError("probes whose logits are all the same, or not a table")
+        allowed = given["allowed"] if _numbers([given.get("allowed")]) else 0
+        if not 0 < allowed < math.inf:
+            raise ValueError("probes without a limit above 0")
+        return cls(tuple(tuple(map(float, row)) for row in rows), float(allowed))
 
     def distance(self, logits: np.ndarray) -> float:
         """How far an engine's ``logits`` [N, classes] lie from the exact ones; NaN for NaN."""
@@ -75,14 +87,15 @@ def probe_images(count: int, side: int) -> np.ndarray:
     down, across = part[:, None, None], part[:, None]
     rows = grid[:, low] * (256 - down) + grid[:, low + 1] * down
     pixels = rows[:, :, low] * (256 - across) + rows[:, :, low + 1] * across
-    return (pixels >> 16).astype(np.uint8)
+    images: np.ndarray = (pixels >> 16).astype(np.uint8)
+    return images
 
 
 def probe_count(classes: int) -> int:
     """How many images tell enough about a model of ``classes``: 2, or up to 8 where few logits are
     given for each.
     """
-    return min(8, max(2, math.ceil(32 / classes)))
+    return min(_MOST, max(2, math.ceil(32 / classes)))
 
 
 def probes_of(proto: Any, preprocess: Preprocess, precision: str) -> Probes | None:
@@ -108,6 +121,14 @@ def probes_of(proto: Any, preprocess: Preprocess, precision: str) -> Probes | No
     return Probes(
         tuple(tuple(float(f"{value:.6g}") for value in row) for row in exact),
         float(f"{allowed:.3g}"),
+    )
+
+
+def _numbers(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(type(value) in (int, float) and -_LARGEST < value < _LARGEST for value in values)
     )
 
 

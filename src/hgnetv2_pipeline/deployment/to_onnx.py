@@ -112,7 +112,7 @@ def export_onnx(
         activations=cost.activations,
         more=more,
     )
-    check_classes(card, classes, "the exported model")
+    check_classes(card, classes, "the exported model", named=class_names is not None)
     path = Path(path)
     with written_aside(path) as aside:
         save_onnx(proto, card, aside)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def evaluate_samples(
     A bad image is never replaced: more than ``max_bad`` of the list unreadable is a ``DataError``,
     and up to there each counts as wrong, so that every ratio divides by the number listed (of
     several labels: its positives are never found).
-    Unlabelled samples are refused.
+    Unlabelled samples are refused, and logits that are not finite a ``WeightsError``.
     """
     from hgnetv2_pipeline.data import Ledger, is_multi_label
     from hgnetv2_pipeline.data.loader import eval_batches
@@ -131,6 +131,13 @@ def evaluate_samples(
     ledger.check()
     if not keys:
         raise DataError(f"none of the {len(samples)} images of split {split!r} can be read")
+    lost = int((~np.isfinite(logits).all(axis=1)).sum())
+    if lost:
+        # Whatever would be counted of them is no answer of the model's.
+        raise WeightsError(
+            f"{model_name} ({engine}, {precision}) gives NaN or infinite logits for {lost} of "
+            f"{len(keys)} images of split {split!r}"
+        )
     if several:
         found, rows = _of_several_labels(samples, keys, logits, classes, thresholds)
     else:

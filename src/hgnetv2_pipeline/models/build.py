@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from hgnetv2_pipeline.models import imagenet
 from hgnetv2_pipeline.models.frozen import freeze
 from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
 from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone, HGNetV2, PoolPadding
+from hgnetv2_pipeline.models.metadata import classes_of, said_preprocess, thresholds_of
 from hgnetv2_pipeline.models.names import CLASSIFIER
 from hgnetv2_pipeline.models.paddle_inference import is_archive
+from hgnetv2_pipeline.models.pickle_machine import brief
 from hgnetv2_pipeline.models.weights import SUFFIXES, Head, load_read, read_state
 from hgnetv2_pipeline.models.zoo import ZOO, provide
 
@@ -147,8 +148,9 @@ def _from_file(
     meta = read.metadata
     variant = known.get("variant") or meta.get("variant")
     variant = variant or identify(read.tensors)
-    if variant is None:
-        raise WeightsError(f"{path} fits none of {', '.join([*VARIANTS, *TEACHERS])}")
+    if variant is None or variant not in (*VARIANTS, *TEACHERS):
+        named = "" if variant is None else f" (its metadata say variant {brief(variant)})"
+        raise WeightsError(f"{path} fits none of {', '.join([*VARIANTS, *TEACHERS])}{named}")
     if num_classes is None:
         if "fc.bias" not in read.tensors:
             raise ParameterError(f"{path} has no fc; say how many classes it is for")
@@ -160,24 +162,18 @@ def _from_file(
         variant=variant,
         stage=known.get("stage") or meta.get("stage"),
         num_classes=num_classes,
-        preprocess=_json(meta, "preprocess", path) or known.get("preprocess"),
+        preprocess=said_preprocess(meta, path) or known.get("preprocess"),
         sha256=read.sha256,
         head=report.head,
     )
     if head == "strict":  # names of classes belong to the head that was loaded
-        info["classes"] = _json(meta, "classes", path)
+        info["classes"] = classes_of(meta, path)
         info["task"] = meta.get("task", "single_label" if "format" in meta else None)
-        info["thresholds"] = _json(meta, "thresholds", path)
+        thresholds = thresholds_of(meta, path, num_classes)
+        info["thresholds"] = None if thresholds is None else list(thresholds)
         if known.get("published") and num_classes == imagenet.COUNT:
             info["classes"] = imagenet.class_names()
     return model, info
-
-
-def _json(metadata: Mapping[str, str], key: str, path: Path) -> Any:
-    try:
-        return json.loads(metadata[key]) if key in metadata else None
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"{path}: its metadata {key!r} is not JSON") from error
 
 
 def _from_timm(

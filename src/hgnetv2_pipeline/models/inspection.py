@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.models import names
 from hgnetv2_pipeline.models.build import identify
+from hgnetv2_pipeline.models.onnx_file import examine_onnx
 from hgnetv2_pipeline.models.paddle_inference import is_archive, read_variables
 from hgnetv2_pipeline.models.paddle_pickle import read_object
+from hgnetv2_pipeline.models.pickle_machine import brief
 from hgnetv2_pipeline.models.weights import WeightFile, file_sha256, read_file
 
 _FORMATS = {
     ".safetensors": "safetensors",
-    ".pth": "PyTorch checkpoint, read by its safe loader",
-    ".pt": "PyTorch checkpoint, read by its safe loader",
+    ".pth": "PyTorch checkpoint",
+    ".pt": "PyTorch checkpoint",
     ".pdparams": "Paddle state dict",
     ".pdopt": "Paddle optimiser state",
     ".pdstates": "Paddle training state",
@@ -171,26 +174,22 @@ def _archive(path: Path) -> WeightFile:
 def _onnx(path: Path) -> WeightFile:
     """An ONNX file's metadata and weights; operators and their code are not looked at."""
     import onnx
-    from google.protobuf.message import DecodeError
     from onnx import numpy_helper
 
-    if not path.is_file():
-        raise WeightsError(f"there is no weight file at {path}")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except DecodeError as error:
-        raise WeightsError(f"{path} is no ONNX file: {error}") from error
-    if not model.graph.node:
-        raise WeightsError(f"{path} is no ONNX file: it has no graph")
-    tensors, rest = {}, []
+    file = examine_onnx(path)
+    with foreign_file(path, WeightsError):
+        model = onnx.load_from_string(file.content)
+    tensors: dict[str, Tensor] = {}
+    rest = []
     for item in model.graph.initializer:
-        if item.data_location == onnx.TensorProto.EXTERNAL:
+        if item.name in tensors:
+            raise WeightsError(f"{path}: {brief(item.name)} twice")
+        if item.data_location == onnx.TensorProto.EXTERNAL or item.external_data:
             rest.append(f"{item.name} (in another file)")
             continue
-        try:
-            tensors[item.name] = torch.from_numpy(numpy_helper.to_array(item).copy())
-        except TypeError:  # a type that NumPy itself has not, such as int4
-            rest.append(f"{item.name} ({onnx.TensorProto.DataType.Name(item.data_type)})")
-        except ValueError as error:
-            raise WeightsError(f"{path}: {item.name} is damaged: {error}") from error
-    return WeightFile(tensors, {p.key: p.value for p in model.metadata_props}, tuple(rest))
+        with foreign_file(path, WeightsError, f"has a damaged tensor {brief(item.name)}"):
+            try:
+                tensors[item.name] = torch.from_numpy(numpy_helper.to_array(item).copy())
+            except TypeError:  # a type that NumPy itself has not, such as int4
+                rest.append(f"{item.name} ({onnx.TensorProto.DataType.Name(item.data_type)})")
+    return WeightFile(tensors, file.props, tuple(rest))

@@ -22,6 +22,7 @@ import numpy as np
 
 from hgnetv2_pipeline.durable import sha256_file, sha256_json
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.models.inference_files import Member, find_members
 from hgnetv2_pipeline.models.paddle_names import Layouts, names_from_info, names_from_program
 from hgnetv2_pipeline.models.paddle_pickle import read_stream
@@ -88,14 +89,8 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
 @contextmanager
 def _refused(what: object) -> Iterator[None]:
     """Turns what readers raise into a ``WeightsError`` that names ``what``."""
-    try:
+    with foreign_file(what, WeightsError, "is refused"):
         yield
-    except WeightsError:
-        raise
-    except OSError as error:
-        raise WeightsError(f"{what} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as reason:
-        raise WeightsError(f"{what} is refused: {reason}") from None
 
 
 def _open(path: Path) -> tuple[dict[str, Member], Program]:

@@ -7,7 +7,6 @@ names it. ``paddle_writer`` makes such files.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ import numpy as np
 
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.models.pickle_machine import MAX_KEY, Refused, brief, interpret
+from hgnetv2_pipeline.models.weight_file import likeness, opened
 
 NAMES_KEY = "StructuredToParameterName@@"  # Paddle's table of structured -> framework names
 SPLIT_KEY = "UnpackBigParamInfor@@"
-_MAX_FILE = 4 << 30  # the largest of our networks with two moments and master weights needs 1.2 GB
 _log = logging.getLogger(__name__)
 
 
@@ -46,13 +45,8 @@ def read_object(path: Path) -> Any:
     Raises ``WeightsError`` on anything that Paddle does not write.
     """
     path = Path(path)
-    try:
-        if not path.is_file():  # nor is a pipe or a device, which could keep us waiting
-            raise WeightsError(f"there is no weight file at {path}")
-        with path.open("rb") as file:
-            return read_stream(file, os.fstat(file.fileno()).st_size, path)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    with opened(path) as (file, size):
+        return read_stream(file, size, path)
 
 
 def read_stream(stream: BinaryIO, size: int, name: object) -> Any:
@@ -60,40 +54,14 @@ def read_stream(stream: BinaryIO, size: int, name: object) -> Any:
 
     ``name`` stands for the file in messages.
     """
-    if not size:
-        raise WeightsError(f"{name} is empty: a download that failed?")
-    if size > _MAX_FILE:
-        raise WeightsError(
-            f"{name} is {size:,} bytes long; weights of these networks are under {_MAX_FILE:,}"
-        )
     at = stream.tell()
     try:
         return interpret(stream, size)
     except Refused as reason:
         stream.seek(at)
-        hint = _guess(stream.read(512))
-        raise WeightsError(f"{name} is refused: {reason}{hint}") from None
+        raise WeightsError(f"{name} is refused: {reason}{likeness(stream.read(512))}") from None
     except MemoryError:
         raise WeightsError(f"{name} is {size:,} bytes long, too much for the memory here") from None
-
-
-def _guess(start: bytes) -> str:
-    """What the first bytes look like, if not like a pickle of Paddle's."""
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
-        return " (it looks like a web page: a download that failed?)"
-    if start.startswith(b"version https://git-lfs"):
-        return " (it is a Git LFS pointer: the file itself was not fetched)"
-    if start.startswith(b"PK\x03\x04"):
-        return " (it is a zip archive: a PyTorch .pth?)"
-    if start.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"):
-        return " (it is a PyTorch file of before 1.6)"
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd")):
-        return " (it is compressed: unpack it first)"
-    if start[257:262] == b"ustar":
-        return " (it is a tar archive: an inference archive?)"
-    if start[8:10] == b'{"':
-        return " (it looks like safetensors: give it that suffix)"
-    return ""
 
 
 def read_pdparams(path: Path) -> dict[str, np.ndarray]:

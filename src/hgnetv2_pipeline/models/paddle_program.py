@@ -9,12 +9,11 @@ OpDesc.inputs 1, .outputs 2, .type 3; OpDesc.Var.parameter 1, .arguments 2.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hgnetv2_pipeline.foreign import parse_json
 from hgnetv2_pipeline.models.protobuf_wire import Wire, message, number, signed, text
 
 Value = str | int  # a value of the program: a name, or a PIR number
@@ -26,7 +25,6 @@ _PIR_DTYPES = {
     "bool": "b1", "i16": "i2", "i32": "i4", "i64": "i8", "f16": "f2", "f32": "f4", "f64": "f8",
     "ui8": "u1", "i8": "i1", "bf16": "u2",
 }  # fmt: skip
-_MAX_JSON_DEPTH = 64
 _TENSOR = 7  # VarType.Type LOD_TENSOR
 _NO_DATA = (9, 10, 15, 17)  # feed and fetch lists, readers, raw: persistable, never saved
 
@@ -201,19 +199,10 @@ def _op_desc(wire: Wire, data: memoryview) -> Op:
 
 # --- inference.json ---------------------------------------------------------------------------
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
-
 
 def read_pir(data: bytes) -> Program:
     """The program of an ``inference.json``. Raises ``ValueError``."""
-    source = str(data, "utf-8")
-    depth = 0
-    for token in _TOKEN.finditer(source):
-        first = token[0][0]
-        depth += (first in "[{") - (first in "]}")
-        if depth > _MAX_JSON_DEPTH:
-            raise ValueError(f"nested deeper than {_MAX_JSON_DEPTH}")
-    root = json.loads(source, parse_constant=_no_constant, object_pairs_hook=_unique)
+    root = parse_json(str(data, "utf-8"))
     if _get(_get(root, "base_code", dict), "magic", str) != "pir":
         raise ValueError("it is no PIR program of Paddle's")
     (region,) = _exactly_one(_get(_get(root, "program", dict), "regions", list), "region")
@@ -233,17 +222,6 @@ def read_pir(data: bytes) -> Program:
         else:
             ops.append(_pir_op(entry, name, names))
     return Program(parameters, ops)
-
-
-def _no_constant(constant: str) -> None:
-    raise ValueError(f"the number {constant}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("the same key twice in one object")
-    return found
 
 
 def _get(value: Any, key: str, kind: type) -> Any:

@@ -1,10 +1,10 @@
-"""The opcodes of Paddle's pickles, interpreted; nothing of the file is run.
+"""The opcodes of weight files' pickles, interpreted; nothing of the file is run.
 
 A pickle is a program. ``pickle.load`` runs it, and guarding the names it may import is not enough:
 BUILD still hands hostile state to whatever those names return. Here the few globals that Paddle
 writes become inert symbols, REDUCE and BUILD accept them with exactly the arguments Paddle gives,
 and every other opcode, name or form is refused. Nothing is imported, looked up or called on behalf
-of the file.
+of the file. ``torch_pickle`` adds what PyTorch writes.
 
 Time and memory are bounded by constants and by the file's own size: a length is compared with what
 is left of the file before anything is allocated, memo entries are written in order and once, and
@@ -20,7 +20,7 @@ import pickletools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -30,7 +30,7 @@ _MAX_OPCODES = 500_000  # a B6 state dict needs 25,000; this many take about hal
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 64
 MAX_KEY = 512  # characters, of a nested tensor's dotted name as well
-_MAX_SHARING = 4  # what the arrays may add up to, each counted as often as it is named, over size
+MAX_SHARING = 4  # what the arrays may add up to, each counted as often as it is named, over size
 _SMALL = 1 << 16  # bytes that may be asked of the file without looking how many it has
 
 _GLOBALS = {
@@ -58,10 +58,11 @@ class Refused(Exception):  # noqa: N818 - becomes a WeightsError with the file's
 
 
 @dataclass(frozen=True)
-class _Symbol:
-    """A global of the file: a name, nothing behind it."""
+class Symbol:
+    """A global of the file: a name, nothing behind it; ``detail`` is for who knows the role."""
 
     role: str
+    detail: str = ""
 
 
 @dataclass(eq=False)
@@ -79,8 +80,8 @@ class _Array:
     value: np.ndarray | None = None
 
 
-_SYMBOLS = {name: _Symbol(role) for name, role in _GLOBALS.items()}
-_BEGUN_ARRAY = (_Symbol("ndarray"), (0,), b"b")
+_SYMBOLS = {name: Symbol(role) for name, role in _GLOBALS.items()}
+_BEGUN_ARRAY = (Symbol("ndarray"), (0,), b"b")
 _KINDS = {code: np.dtype(code).newbyteorder("<") for code in DTYPES}
 
 
@@ -100,17 +101,13 @@ def key_problem(key: Any) -> str | None:
     return None
 
 
-def interpret(stream: BinaryIO, size: int) -> Any:
-    """The value of the pickle that fills ``stream``, ``size`` bytes from here to its end.
-
-    Dicts with text keys, lists, tuples, numbers, text, bytes, None and read-only arrays. Raises
-    ``Refused`` for everything else; ``OSError`` and ``MemoryError`` are left to the caller.
-    """
-    return _Resolver(size)(_Machine(stream, size).run())
-
-
-class _Machine:
+class Machine:
     """A stack machine for the opcodes Paddle's files consist of."""
+
+    writer = "Paddle"
+    opcodes: ClassVar[dict[bytes, Callable[[Any], None]]]
+    symbols: ClassVar[dict[tuple[str, str], Symbol]]
+    calls: ClassVar[dict[str, Callable[[Any, tuple[Any, ...]], Any]]]
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream, self._size = stream, size
@@ -126,7 +123,7 @@ class _Machine:
     def run(self) -> Any:
         if self._read(1) != b"\x80" or self._read(1) not in (b"\x02", b"\x03", b"\x04"):
             raise Refused("it does not begin as a pickle of protocol 2, 3 or 4")
-        read, opcodes = self._read, _OPCODES
+        read, opcodes = self._read, self.opcodes
         for _ in range(_MAX_OPCODES):
             code = read(1)
             action = opcodes.get(code)
@@ -142,7 +139,9 @@ class _Machine:
         if not code:
             return "it is cut short: the pickle does not end"
         name = _KNOWN.get(code.decode("latin1"), f"{code.hex()} (none that exists)")
-        return f"opcode {name} at byte {self._position() - 1}, where no Paddle file has it"
+        return (
+            f"opcode {name} at byte {self._position() - 1}, where no file of {self.writer}'s has it"
+        )
 
     def _stop(self) -> Any:
         left = self._size - self._position()
@@ -249,12 +248,17 @@ class _Machine:
     def appends(self) -> None:
         self._extend(self._pop_mark())
 
+    @staticmethod
+    def key_problem(key: Any) -> str | None:
+        """What keeps ``key`` from being a key of a dict, if anything does."""
+        return key_problem(key)
+
     def _set(self, items: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, dict) or len(items) % 2:
             raise Refused("keys and values are set on something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if (problem := key_problem(key)) is not None:
+            if (problem := self.key_problem(key)) is not None:
                 raise Refused(f"a dict key {problem}")
             if key in target:
                 raise Refused(f"the key {brief(key)} twice")
@@ -268,9 +272,9 @@ class _Machine:
 
     # --- globals, and the two opcodes that act on them
     def find(self, module: str, name: str) -> None:
-        symbol = _SYMBOLS.get((module, name))
+        symbol = self.symbols.get((module, name))
         if symbol is None:
-            hint = "no weight file of Paddle names it; it may be an attack"
+            hint = f"no weight file of {self.writer}'s names it; it may be an attack"
             if module in ("builtins", "__builtin__"):
                 hint = _HINTS.get(name, hint)
             dotted = f"{brief(module)}.{brief(name)}"
@@ -292,12 +296,15 @@ class _Machine:
 
     def reduce(self) -> None:
         function, arguments = self._pop(2)
-        if not isinstance(function, _Symbol) or not isinstance(arguments, tuple):
+        if not isinstance(function, Symbol) or not isinstance(arguments, tuple):
             raise Refused("a call of something that is not a known global")
-        call = _CALLS.get(function.role)
+        self._stack.append(self.call(function, arguments))
+
+    def call(self, function: Symbol, arguments: tuple[Any, ...]) -> Any:
+        call = self.calls.get(function.role)
         if call is None:
             raise Refused(f"a call of {function.role}")
-        self._stack.append(call(self, arguments))
+        return call(self, arguments)
 
     def make_array(self, arguments: tuple[Any, ...]) -> _Array:
         if arguments != _BEGUN_ARRAY:
@@ -379,12 +386,12 @@ class _Machine:
             raise Refused(f"a tensor of the impossible shape {list(shape)}") from None
 
 
-class _Resolver:
+class Resolver:
     """Replaces the unfinished things of the machine by arrays; refuses cycles and bombs."""
 
     def __init__(self, size: int) -> None:
         self._values_left = _MAX_VALUES
-        self._bytes_left = _MAX_SHARING * size
+        self._bytes_left = MAX_SHARING * size
 
     def __call__(self, value: Any, depth: int = 0) -> Any:
         self._values_left -= 1
@@ -406,7 +413,7 @@ class _Resolver:
             return [self(item, depth + 1) for item in value]
         if isinstance(value, tuple):
             return tuple(self(item, depth + 1) for item in value)
-        if isinstance(value, _Symbol | _Dtype):
+        if isinstance(value, Symbol | _Dtype):
             raise Refused("a bare global where a value is expected")
         return value
 
@@ -414,8 +421,9 @@ class _Resolver:
 _U1, _U2, _U4, _U8 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<Q"))
 _I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
 _KNOWN = {opcode.code: opcode.name for opcode in pickletools.opcodes}  # for messages alone
-_OPCODES: dict[bytes, Callable[[_Machine], None]] = {
-    b"\x95": _Machine.frame,
+Machine.symbols = _SYMBOLS
+Machine.opcodes = {
+    b"\x95": Machine.frame,
     b"N": lambda machine: machine._stack.append(None),
     b"\x88": lambda machine: machine._stack.append(True),
     b"\x89": lambda machine: machine._stack.append(False),
@@ -423,41 +431,55 @@ _OPCODES: dict[bytes, Callable[[_Machine], None]] = {
     b"M": lambda machine: machine.number(_U2),
     b"J": lambda machine: machine.number(_I4),
     b"G": lambda machine: machine.number(_F8),
-    b"\x8a": _Machine.long,
+    b"\x8a": Machine.long,
     b"C": lambda machine: machine.data(_U1),
     b"B": lambda machine: machine.data(_U4),
     b"\x8e": lambda machine: machine.data(_U8),
     b"\x8c": lambda machine: machine.text(_U1),
     b"X": lambda machine: machine.text(_U4),
     b"\x8d": lambda machine: machine.text(_U8),
-    b"(": _Machine.mark,
+    b"(": Machine.mark,
     b"q": lambda machine: machine.put(_U1),
     b"r": lambda machine: machine.put(_U4),
-    b"\x94": _Machine.memoize,
+    b"\x94": Machine.memoize,
     b"h": lambda machine: machine.get(_U1),
     b"j": lambda machine: machine.get(_U4),
     b")": lambda machine: machine._stack.append(()),
-    b"t": _Machine.tuple_from_mark,
+    b"t": Machine.tuple_from_mark,
     b"\x85": lambda machine: machine.tuple_of(1),
     b"\x86": lambda machine: machine.tuple_of(2),
     b"\x87": lambda machine: machine.tuple_of(3),
     b"]": lambda machine: machine._stack.append([]),
-    b"a": _Machine.append,
-    b"e": _Machine.appends,
+    b"a": Machine.append,
+    b"e": Machine.appends,
     b"}": lambda machine: machine._stack.append({}),
-    b"s": _Machine.setitem,
-    b"u": _Machine.setitems,
-    b"c": _Machine.global_name,
-    b"\x93": _Machine.stack_global,
-    b"R": _Machine.reduce,
-    b"b": _Machine.build,
+    b"s": Machine.setitem,
+    b"u": Machine.setitems,
+    b"c": Machine.global_name,
+    b"\x93": Machine.stack_global,
+    b"R": Machine.reduce,
+    b"b": Machine.build,
 }
-_CALLS: dict[str, Callable[[_Machine, tuple[Any, ...]], Any]] = {
-    "reconstruct": _Machine.make_array,
-    "scalar": _Machine.make_scalar,
-    "dtype": _Machine.make_dtype,
-    "encode": _Machine.make_bytes,
-    "bytes": _Machine.make_bytes,
-    "tuple": _Machine.make_tuple,
-    "ordered_dict": _Machine.make_dict,
+Machine.calls = {
+    "reconstruct": Machine.make_array,
+    "scalar": Machine.make_scalar,
+    "dtype": Machine.make_dtype,
+    "encode": Machine.make_bytes,
+    "bytes": Machine.make_bytes,
+    "tuple": Machine.make_tuple,
+    "ordered_dict": Machine.make_dict,
 }
+
+
+def interpret(
+    stream: BinaryIO,
+    size: int,
+    machine: type[Machine] = Machine,
+    resolver: type[Resolver] = Resolver,
+) -> Any:
+    """The value of the pickle that fills ``stream``, ``size`` bytes from here to its end.
+
+    Dicts with text keys, lists, tuples, numbers, text, bytes, None and read-only arrays. Raises
+    ``Refused`` for everything else; ``OSError`` and ``MemoryError`` are left to the caller.
+    """
+    return resolver(size)(machine(stream, size).run())

@@ -1,15 +1,19 @@
-"""The wire format of Protocol Buffers, as far as Paddle's files need it read.
+"""The wire format of Protocol Buffers, as strictly as any reader of it.
 
-A message is a run of (field number, wire type, value). Nothing is allocated for a length that the
-data does not have, and the number of fields that one file may make us look at is bounded.
+A message is a run of (field number, wire type, value). Paddle's programs and ONNX files are read
+with it. A runtime parses the same bytes once more with Google's code, which cuts a field's key down
+to 32 bits: what would mean one thing here and another there is refused. Nothing is allocated for a
+length that the data does not have, and the number of fields that one file may make us look at is
+bounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-_MAX_FIELDS = 500_000  # the program of a B6 has about 20,000; this many take a second
+MAX_FIELDS = 500_000  # the program of a B6 has about 20,000; this many take a second
 _MAX_PACKED = 64  # dimensions of a tensor are all that is read from such fields
+_MAX_BYTES = 5  # of a key or a length
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -17,7 +21,7 @@ class Wire:
     """Reads messages and counts fields over all of them. Raises ``ValueError``."""
 
     def __init__(self) -> None:
-        self._left = _MAX_FIELDS
+        self._left = MAX_FIELDS
 
     def fields(self, data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         """(field number, value) in order; a value is an unsigned integer or its bytes."""
@@ -25,8 +29,11 @@ class Wire:
         while at < end:
             self._left -= 1
             if self._left < 0:
-                raise ValueError(f"more than {_MAX_FIELDS:,} fields")
+                raise ValueError(f"more than {MAX_FIELDS:,} fields")
+            began = at
             key, at = varint(data, at)
+            if key >= 1 << 32 or at - began > _MAX_BYTES:
+                raise ValueError("a field whose key has more than 32 bits")
             number, wire = key >> 3, key & 7
             if number == 0:
                 raise ValueError("a field with the number 0")
@@ -35,14 +42,18 @@ class Wire:
                 yield number, value
                 continue
             if wire == _BYTES:
+                began = at
                 length, at = varint(data, at)
+                if length >= 1 << 31 or at - began > _MAX_BYTES:
+                    raise ValueError("a length of more than 31 bits")
             elif wire in (_FIXED64, _FIXED32):
-                length = 8 if wire == _FIXED64 else 4
+                length = 8 if wire == _FIXED64 else 4  # a number as well, and never text
             else:
-                raise ValueError(f"wire type {wire}, which Paddle's files do not have")
+                raise ValueError(f"wire type {wire}, which such files do not have")
             if length > end - at:
                 raise ValueError(f"field {number} ends {length - (end - at):,} bytes past the end")
-            yield number, data[at : at + length]
+            content = data[at : at + length]
+            yield number, content if wire == _BYTES else int.from_bytes(content, "little")
             at += length
 
 

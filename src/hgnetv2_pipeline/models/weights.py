@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from hgnetv2_pipeline.models.names import CLASSIFIER, Part, State
 from hgnetv2_pipeline.models.paddle_inference import archive_sha256, is_archive, read_inference
 from hgnetv2_pipeline.models.paddle_pickle import read_paddle_state, read_pdparams
 from hgnetv2_pipeline.models.paddle_writer import write_pdparams
+from hgnetv2_pipeline.models.safetensors_file import header_of, read_header
+from hgnetv2_pipeline.models.torch_pickle import read_checkpoint
+from hgnetv2_pipeline.models.weight_file import opened
 from hgnetv2_pipeline.models.weight_writing import (
     ExportReport,
     export_weights,
@@ -57,6 +60,18 @@ SUFFIXES = (".pdparams", ".safetensors", ".pth", ".pt", ".tar")
 _FC = ("fc.weight", "fc.bias")
 _PADDLE = names.style_for("paddle", ())
 _OURS = names.style_for("ours", ())
+_SAFETENSORS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -137,15 +152,10 @@ def _read_tensors(path: Path) -> tuple[State, dict[str, str], tuple[str, ...]]:
         state = read_paddle_state(path)
         return {key: _tensor(value) for key, value in state.tensors.items()}, {}, state.leftovers
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path), read_metadata(path), ()
-        except SafetensorError as error:
-            raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+        tensors, metadata = _read_safetensors(path)
+        return tensors, metadata, ()
     if path.suffix in (".pth", ".pt"):
-        tensors, left = _read_pth(path)
+        tensors, left = read_checkpoint(path)
         return tensors, {}, left
     raise WeightsError(
         f"{path}: weights end in one of {', '.join(SUFFIXES)}, or are a folder with "
@@ -159,19 +169,18 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _read_pth(path: Path) -> tuple[State, tuple[str, ...]]:
-    try:
-        value: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is damaged or hostile
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path} is refused by torch's safe loader: {reason}") from error
-    value, left = names.unwrapped(value)
-    if not isinstance(value, Mapping) or not value:
-        raise WeightsError(f"{path} holds no state dict")
-    strangers = [str(key) for key, item in value.items() if not isinstance(item, Tensor)]
-    if strangers:
-        raise WeightsError(f"{path} holds more than tensors: {_first(strangers)}")
-    return {str(key): item for key, item in value.items()}, left
+def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    with opened(path) as (file, size):
+        header = header_of(file, size, path)
+        tensors = {}
+        for key, entry in header.tensors.items():
+            value = torch.empty(entry.shape, dtype=_SAFETENSORS[entry.dtype])
+            file.seek(entry.begin)
+            wanted = memoryview(value.reshape(-1).view(torch.uint8).numpy())
+            if file.readinto(wanted) != entry.size:  # type: ignore[attr-defined]
+                raise WeightsError(f"{path} changed while it was read")
+            tensors[key] = value
+        return tensors, header.metadata
 
 
 def _as_float32(key: str, value: Tensor, path: Path) -> Tensor:
@@ -187,15 +196,7 @@ def _as_float32(key: str, value: Tensor, path: Path) -> Tensor:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file; empty if it has none. Reads the header only."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise WeightsError(f"there is no weight file at {path}")
-    try:
-        with safe_open(path, "np") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+    return read_header(path).metadata
 
 
 # --- loading --------------------------------------------------------------------------------------

@@ -92,7 +92,13 @@ class Engine(ABC):
             )
         if len(images) == 0:
             return np.empty((0, len(self.card.classes)), np.float32)
-        return self._run(np.ascontiguousarray(images))
+        logits = self._run(np.ascontiguousarray(images))
+        if logits.shape != (len(images), len(self.card.classes)):
+            raise WeightsError(
+                f"{self.model} gave {list(logits.shape)} for {len(images)} images; expected logits "
+                f"[{len(images)}, {len(self.card.classes)}]"
+            )
+        return logits
 
     __call__ = logits
 
@@ -136,13 +142,17 @@ class Engine(ABC):
         self.close()
 
 
-def check_classes(card: ModelCard, outputs: int, model: str) -> None:
-    """Raise ParameterError unless the card names exactly ``outputs`` classes."""
-    if len(card.classes) != outputs:
-        raise ParameterError(
-            f"{model} has {outputs} outputs and {len(card.classes)} class names are given "
-            "(classes=, labels.txt or the metadata of the file)"
-        )
+def check_classes(card: ModelCard, outputs: int, model: str, *, named: bool) -> None:
+    """Raise unless the card names exactly ``outputs`` classes.
+
+    ``named``: the caller gave the names (ParameterError); else the file did (WeightsError).
+    """
+    if len(card.classes) == outputs:
+        return
+    told = f"{model} has {outputs} outputs and {len(card.classes)} class names are given"
+    if named:
+        raise ParameterError(f"{told} (classes=)")
+    raise WeightsError(f"{told} by its own card (labels.txt or the metadata of the file)")
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:

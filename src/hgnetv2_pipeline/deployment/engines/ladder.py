@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.deployment.card import precision_file
+from hgnetv2_pipeline.deployment.card import PRECISIONS, precision_file, precision_of
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
-from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
 from hgnetv2_pipeline.deployment.probes import probe_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.models.onnx_file import onnx_props
 from hgnetv2_pipeline.processor import computes_bf16, describe, sums_int8_exactly
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 # Which file each engine takes for a precision; what is not here it cannot do.
 _FILES = {
     "tensorrt": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"},
@@ -54,6 +53,7 @@ class _Wish:
     spec: str
     onnx: Path | None
     plan: Path | None
+    own: str  # precision of the ONNX file
     auto: bool
     threads: int
     precision: str | None
@@ -114,6 +114,7 @@ def load_engine(
         spec=str(path),
         onnx=onnx,
         plan=plan,
+        own="fp32" if onnx is None else precision_of(onnx_props(onnx), onnx),
         auto=engine == "auto",
         threads=threads,
         precision=precision,
@@ -175,8 +176,7 @@ def _refuse_slower_than_fp32(engine: Engine, wish: _Wish) -> None:
         return
     from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 
-    given = {"threads": wish.threads, "preprocess": wish.preprocess, "classes": wish.classes}
-    plain = OrtEngine(exact, **given)
+    plain = OrtEngine(exact, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes)
     side = engine.preprocess.crop
     image = engine.preprocess.normalize(probe_images(1, side))
     taken: dict[Engine, list[float]] = {engine: [], plain: []}
@@ -220,7 +220,7 @@ def _files(spec: str) -> tuple[Path | None, Path | None]:
 
 def _with_file(engine: str, wish: _Wish) -> _Wish:
     """The wish with its precision settled and, for that precision, the right file."""
-    own = "fp32" if wish.onnx is None else onnx_props(wish.onnx).get("precision", "fp32")
+    own = "fp32" if wish.onnx is None else wish.own
     if wish.precision is None and wish.onnx is None:
         return wish  # a plan brings its own, weights are fp32
     precision = wish.precision or own

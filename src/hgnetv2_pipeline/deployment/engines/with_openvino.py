@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,9 +18,9 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     choose_card,
 )
-from hgnetv2_pipeline.deployment.engines.with_ort import refuse_external_data
-from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.foreign import foreign_file, reason
+from hgnetv2_pipeline.models.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess
@@ -45,12 +46,9 @@ class OpenVinoEngine(Engine):
         classes: Sequence[str] | None = None,
     ) -> None:
         openvino = _import_openvino()
-        path = Path(path)
-        refuse_external_data(path)
-        # OpenVINO does not hand the ONNX metadata on.
-        card = choose_card(
-            lambda: ModelCard.from_props(onnx_props(path), path), preprocess, classes
-        )
+        file = read_onnx(path)
+        path = file.path
+        card = choose_card(lambda: ModelCard.from_props(file.props, path), preprocess, classes)
         core = openvino.Core()
         able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in able:
@@ -65,13 +63,12 @@ class OpenVinoEngine(Engine):
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            model = core.read_model(str(path))
+            model = core.read_model(io.BytesIO(file.content))
             if batch_size is not None:
                 model.reshape([batch_size, *model.input(0).get_partial_shape()[1:]])
             compiled = core.compile_model(model, "CPU", config)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise WeightsError(f"OpenVINO cannot read {path}: {reason[:300]}") from error
+        except Exception as error:
+            raise WeightsError(f"OpenVINO cannot read {path}: {reason(error)}") from error
         if precision == "bf16":
             card = replace(card, precision="bf16")
         super().__init__(
@@ -81,8 +78,9 @@ class OpenVinoEngine(Engine):
             threads=threads,
             versions={"openvino": openvino.__version__},
         )
-        outputs = compiled.output(0).get_partial_shape()[1]
-        check_classes(card, outputs.get_length(), str(path))
+        with foreign_file(path, WeightsError, "gives no logits [batch, classes]"):
+            outputs = compiled.output(0).get_partial_shape()[1].get_length()
+        check_classes(card, outputs, str(path), named=classes is not None)
         self._request, self._batch_size = compiled.create_infer_request(), batch_size
 
     def _run(self, images: np.ndarray) -> np.ndarray:
@@ -95,9 +93,10 @@ class OpenVinoEngine(Engine):
         return np.concatenate(parts)[: len(images)]
 
     def _infer(self, images: np.ndarray) -> np.ndarray:
-        # share_inputs saves a copy; the result is copied, because the request reuses its memory.
-        result = self._request.infer([images], share_inputs=True)
-        return np.array(result[0], np.float32)
+        with foreign_file(self.model, WeightsError, f"cannot answer {len(images)} images"):
+            # share_inputs saves a copy; the result is copied: the request reuses its memory.
+            result = self._request.infer([images], share_inputs=True)
+            return np.array(result[0], np.float32)
 
 
 def _import_openvino() -> Any:

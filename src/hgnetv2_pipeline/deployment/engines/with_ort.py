@@ -19,8 +19,10 @@ from hgnetv2_pipeline.deployment.engines.base import (
 )
 from hgnetv2_pipeline.deployment.machine import clocks
 from hgnetv2_pipeline.deployment.onnx_session import WHOLE_BIASES
-from hgnetv2_pipeline.deployment.onnx_wire import external_tensors
+from hgnetv2_pipeline.deployment.time_limit import A_CALL, AN_IMAGE, time_limit
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.foreign import foreign_file, reason
+from hgnetv2_pipeline.models.onnx_file import OnnxFile, read_onnx
 from hgnetv2_pipeline.processor import cpu_name
 
 if TYPE_CHECKING:
@@ -31,19 +33,6 @@ if TYPE_CHECKING:
 # On x86 a graph with int8 activations is computed as written, in float32, so that rounded biases
 # cost accuracy and bring nothing. ARM's integer kernels need them.
 _WITHOUT = [WHOLE_BIASES] if platform.machine() in ("x86_64", "AMD64") else []
-
-
-def refuse_external_data(path: Path) -> None:
-    """Raise WeightsError when tensors of the ONNX file ``path`` lie in other files.
-
-    Such a file may name any path of the reader's disk, and is not what its hash says it is.
-    """
-    outside = external_tensors(path)
-    if outside:
-        raise WeightsError(
-            f"{path} keeps {len(outside)} tensors in other files (first: {outside[0]}); only "
-            "single-file ONNX models are read: save it again with its data inside"
-        )
 
 
 class OrtEngine(Engine):
@@ -62,11 +51,10 @@ class OrtEngine(Engine):
     ) -> None:
         import onnxruntime
 
-        path = Path(path)
-        refuse_external_data(path)
-        session = self._open(path, threads)
-        given = session.get_modelmeta().custom_metadata_map
-        card = choose_card(lambda: ModelCard.from_props(given, path), preprocess, classes)
+        file = read_onnx(path)
+        path = file.path
+        session = self._open(file, threads)
+        card = choose_card(lambda: ModelCard.from_props(file.props, path), preprocess, classes)
         super().__init__(
             model=str(path),
             card=card,
@@ -74,9 +62,10 @@ class OrtEngine(Engine):
             threads=threads,
             versions={"onnxruntime": onnxruntime.__version__},
         )
-        _check_signature(session, card, path)
+        with foreign_file(path, WeightsError, "has unreadable inputs and outputs"):
+            _check_signature(session, card, path, named=classes is not None)
+            self._input = session.get_inputs()[0].name
         self._session = session
-        self._input = session.get_inputs()[0].name
 
     def _device(self) -> str:
         return cpu_name()
@@ -84,7 +73,7 @@ class OrtEngine(Engine):
     def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
         return [self._provider]
 
-    def _open(self, path: Path, threads: int) -> onnxruntime.InferenceSession:
+    def _open(self, file: OnnxFile, threads: int) -> onnxruntime.InferenceSession:
         import onnxruntime
 
         if self._provider not in onnxruntime.get_available_providers():
@@ -97,20 +86,23 @@ class OrtEngine(Engine):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Bytes may be taken for ONNX Runtime's own format by a mark in them; they were not checked
+        # as that.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             session = onnxruntime.InferenceSession(
-                str(path),
+                file.content,
                 sess_options=options,
                 providers=self._providers(),
                 disabled_optimizers=_WITHOUT,
             )
         except Exception as error:  # the binding's own exception types have no common base
-            reason = " ".join(str(error).split())
-            if " failure " in reason and "GPU=" in reason:  # as CUDA, cuDNN and cuBLAS report
+            told = reason(error)
+            if " failure " in told and "GPU=" in told:  # as CUDA, cuDNN and cuBLAS report
                 raise EngineUnavailable(
-                    f"{self.name}: {self._provider} did not start ({reason[:300]})"
+                    f"{self.name}: {self._provider} did not start ({told})"
                 ) from error
-            raise WeightsError(f"ONNX Runtime cannot read {path}: {reason[:300]}") from error
+            raise WeightsError(f"ONNX Runtime cannot read {file.path}: {told}") from error
         if session.get_providers()[0] != self._provider:
             # ONNX Runtime falls back to the CPU with a warning only.
             raise EngineUnavailable(
@@ -120,7 +112,24 @@ class OrtEngine(Engine):
         return session
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = self._session.run(None, {self._input: images})[0]
+        import onnxruntime
+
+        count = len(images)
+        options, seconds = onnxruntime.RunOptions(), A_CALL + AN_IMAGE * count
+        options.log_severity_level = 4  # what fails is told once, by the exception
+        with (
+            foreign_file(self.model, WeightsError, f"cannot answer {count} images"),
+            time_limit(options, seconds) as limit,
+        ):
+            try:
+                logits: np.ndarray = self._session.run(None, {self._input: images}, options)[0]
+            except Exception:
+                if not limit.passed:
+                    raise
+                raise WeightsError(
+                    f"{self.model} was stopped: no answer to {count} images within {seconds:g} "
+                    "seconds"
+                ) from None
         return logits
 
 
@@ -152,7 +161,9 @@ class OrtCudaEngine(OrtEngine):
         return clocks("cuda").get("name", "NVIDIA GPU of unknown name")
 
 
-def _check_signature(session: onnxruntime.InferenceSession, card: ModelCard, path: Path) -> None:
+def _check_signature(
+    session: onnxruntime.InferenceSession, card: ModelCard, path: Path, *, named: bool
+) -> None:
     """The graph must take and give what the card says: one image input, one logits output."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     side = card.preprocess.crop
@@ -166,4 +177,4 @@ def _check_signature(session: onnxruntime.InferenceSession, card: ModelCard, pat
         )
     if len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
         raise WeightsError(f"{path} gives {outputs[0].shape}; expected logits [batch, classes]")
-    check_classes(card, outputs[0].shape[1], str(path))
+    check_classes(card, outputs[0].shape[1], str(path), named=named)

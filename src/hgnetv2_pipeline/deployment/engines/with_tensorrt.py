@@ -22,7 +22,6 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     choose_card,
 )
-from hgnetv2_pipeline.deployment.engines.with_ort import refuse_external_data
 from hgnetv2_pipeline.deployment.kit.cuda_memory import CudaDevice
 from hgnetv2_pipeline.deployment.kit.plans import (
     Device,
@@ -31,9 +30,10 @@ from hgnetv2_pipeline.deployment.kit.plans import (
     Profile,
     provide_plan,
 )
-from hgnetv2_pipeline.deployment.onnx_wire import onnx_props
 from hgnetv2_pipeline.deployment.stopwatch import Call, Lap, Stopwatch
 from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.foreign import foreign_file
+from hgnetv2_pipeline.models.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess
@@ -77,7 +77,7 @@ class TensorRTEngine(Engine):
             raise WeightsError(
                 f"{path} takes {self._runner.image_shape}; its preprocessing gives {side}x{side}"
             )
-        check_classes(card, self._runner.classes, str(path))
+        check_classes(card, self._runner.classes, str(path), named=classes is not None)
         super().__init__(
             model=str(path),
             card=card,
@@ -98,7 +98,8 @@ class TensorRTEngine(Engine):
         return lambda: runner.enqueue(batch)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        return self._runner.logits(images)
+        with foreign_file(self.model, WeightsError, f"cannot answer {len(images)} images"):
+            return self._runner.logits(images)
 
     def close(self) -> None:
         """Give the GPU's memory back."""
@@ -140,10 +141,13 @@ def from_onnx(
     device: Device | None = None,
 ) -> TensorRTEngine:
     """The engine for an ONNX file: its plan from ``plans/`` beside it, built there if need be."""
-    path = Path(path)
-    refuse_external_data(path)
-    card = choose_card(lambda: ModelCard.from_props(onnx_props(path), path), preprocess, classes)
-    sizes = [int(size) for size in card.more.get(PROFILE, "1,1,16").split(",")]
+    file = read_onnx(path)
+    path = file.path
+    card = choose_card(lambda: ModelCard.from_props(file.props, path), preprocess, classes)
+    with foreign_file(path, WeightsError, f"has a damaged card: {PROFILE}"):
+        sizes = [int(size) for size in card.more.get(PROFILE, "1,1,16").split(",")]
+        if len(sizes) != 3:
+            raise ValueError("three batch sizes are needed")
     try:
         place = CudaDevice() if device is None else device
         plan = provide_plan(

@@ -220,7 +220,7 @@ def load_torch_engine(
         activations=cost.activations,
         more=task_entries(info),
     )
-    check_classes(card, info["num_classes"], spec)
+    check_classes(card, info["num_classes"], spec, named=classes is not None)
     if reparameterized and isinstance(module, Backbone):
         module = reparameterize(module.eval())
     return TorchEngine(module, card, model=spec, device=device, threads=threads, mode=mode)

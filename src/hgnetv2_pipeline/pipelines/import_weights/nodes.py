@@ -119,6 +119,7 @@ def _convert(
 
     from hgnetv2_pipeline.data import Preprocess
     from hgnetv2_pipeline.models import create_model, imagenet, save_weights
+    from hgnetv2_pipeline.models.metadata import classes_of, preprocess_of
     from hgnetv2_pipeline.models.weights import load_read, read_state
     from hgnetv2_pipeline.models.zoo import ZOO
 
@@ -139,12 +140,10 @@ def _convert(
     entry = ZOO.get(f"{variant}.{weights}")
     if entry is not None:
         preprocess = Preprocess(resize_short=entry.resize_short)
-    elif "preprocess" in read.metadata:
-        preprocess = Preprocess.from_dict(json.loads(read.metadata["preprocess"]))
     else:
-        preprocess = Preprocess()
-    if classes is None and "classes" in read.metadata:
-        classes = json.loads(read.metadata["classes"])
+        preprocess = preprocess_of(read.metadata, source) or Preprocess()
+    if classes is None:
+        classes = classes_of(read.metadata, source)
     if classes is None and entry is not None and number == imagenet.COUNT:
         classes = imagenet.class_names()
     if classes is None or len(classes) != number:
