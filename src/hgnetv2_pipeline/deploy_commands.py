@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.printable import echo, json_text
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.inputs import Input
@@ -110,7 +110,7 @@ def predict(
                 aside, "PNG"
             )
     if out is not None:
-        click.echo(f"{tally.total} rows in {out}, {tally.bad} of them bad", err=True)
+        echo(f"{tally.total} rows in {out}, {tally.bad} of them bad", err=True)
     tally.check(strict=strict)
 
 
@@ -173,7 +173,7 @@ def _write(records: Iterable[Record], style: str, out: Path | None, topk: int) -
         formats.write_lines(out, lines)
         return
     for line in lines:
-        click.echo(line)
+        echo(line)
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str) -> list[str]:
@@ -240,7 +240,7 @@ def benchmark(
         threads=threads, device=_PLACES[device], image_size=image_size, warmup=warmup, runs=runs,
         turns=turns, root=weights_root(),
     )  # fmt: skip
-    click.echo(room.as_table(result))
+    echo(room.as_table(result))
     if out is not None:
         write_json(out, result)
-    click.echo(json.dumps(result))
+    echo(json_text(result))

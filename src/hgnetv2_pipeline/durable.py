@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from hgnetv2_pipeline.errors import DiskFullError
+from hgnetv2_pipeline.exits import full_disk
 
 _CHUNK = 1 << 20
-FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
-"""Numbers of the errors that say so."""
 
 
 def sha256_file(path: Path) -> str:
@@ -66,12 +64,12 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.chmod(0o666 & ~umask)
         aside.replace(path)
         fsync_directory(path.parent)
-    except OSError as error:
-        if error.errno in FULL:
-            free = shutil.disk_usage(path.parent).free
+    except Exception as error:
+        meaning = full_disk(error, path.parent)
+        if meaning is not None and not isinstance(error, DiskFullError):
             raise DiskFullError(
-                f"{FULL[error.errno]} while writing {path}: {free:,} bytes free there; "
-                "an earlier version of it, if any, still stands"
+                f"{meaning} while writing {path}: {disk_usage(path.parent).free:,} bytes free "
+                "there; an earlier version of it, if any, still stands"
             ) from error
         raise
     finally:

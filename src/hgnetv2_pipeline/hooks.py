@@ -12,17 +12,18 @@ from kedro.pipeline.node import Node
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, PlanPrinted
+from hgnetv2_pipeline.printable import Lines
 from hgnetv2_pipeline.tracking import tracker
 from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
 
 _log = logging.getLogger(__name__)
 
-BANNER = """\
+BANNER = Lines("""\
 +---------------------------------------------------------------------------+
 | EMBEDDED SAMPLE: 8x8 digits and photo patches, minutes on a laptop.       |
 | Its figures show that every step works; they say nothing about ImageNet.  |
 | Your own images: hgnetv2 init NAME --labelled DIR --pool DIR              |
-+---------------------------------------------------------------------------+"""
++---------------------------------------------------------------------------+""")
 
 
 class ProjectHooks:

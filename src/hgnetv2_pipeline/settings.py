@@ -14,6 +14,10 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain")
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader  # noqa: E402
 from hgnetv2_pipeline.hooks import MLflowHooks, ProjectHooks  # noqa: E402
+from hgnetv2_pipeline.printable import show_logs  # noqa: E402
+
+# Whatever Kedro logs to, it logs no control characters.
+show_logs()
 
 HOOKS = (ProjectHooks(), MLflowHooks())
 CONFIG_LOADER_CLASS = ProjectConfigLoader

@@ -22,6 +22,7 @@ from hgnetv2_pipeline.data.loader import dead_worker, eval_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
+from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
@@ -358,7 +359,7 @@ def _write_history(path: Path, state: State) -> None:
     import pandas as pd
 
     rows = pd.DataFrame(state.history, columns=list(state.columns))
-    write_text(path, rows.to_csv(index=False))
+    write_text(path, csv_frame(rows).to_csv(index=False))
 
 
 def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.device) -> None:

@@ -89,7 +89,8 @@ class OrtEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        # What goes wrong is raised; its own log would write the file's names to the terminal raw.
+        options.log_severity_level = 4
         try:
             session = onnxruntime.InferenceSession(
                 str(path), sess_options=options, providers=self._providers()
