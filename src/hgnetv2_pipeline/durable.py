@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,10 +13,11 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
-from hgnetv2_pipeline.errors import DiskFullError
+from hgnetv2_pipeline.errors import DiskFullError, ParameterError
 from hgnetv2_pipeline.exits import full_disk
 
 _CHUNK = 1 << 20
+_LONGEST_BELOW = 200  # what our own folders and files add to a path at most
 
 
 def sha256_file(path: Path) -> str:
@@ -42,6 +44,22 @@ def fsync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def current_umask() -> int:
+    """The umask of this process, read without changing it: another thread may make a file now."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def never_for_everyone() -> None:
+    """From here on this process makes nothing that everyone may change, whatever its umask was."""
+    os.umask(current_umask() | 0o002)
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it to ``path``.
@@ -58,10 +76,9 @@ def written_aside(path: Path) -> Iterator[Path]:
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes the file private; a result is as readable as the umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o666 & ~umask)
+        # mkstemp makes the file private; a result is as readable as the umask allows, and nobody
+        # but its owner and their group may ever change it.
+        aside.chmod(0o664 & ~current_umask())
         aside.replace(path)
         fsync_directory(path.parent)
     except Exception as error:
@@ -75,6 +92,38 @@ def written_aside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             aside.unlink()
+
+
+def require_writable(path: Path, setting: str) -> None:
+    """Raise ParameterError if no file can be made where ``path`` is, or would be, DiskFullError if
+    there is no room for one; ``setting`` is what names the place.
+    """
+    path = Path(path)
+    folder = next(place for place in path.absolute().parents if place.exists())
+    try:
+        if len(os.fsencode(path.absolute())) + _LONGEST_BELOW > os.pathconf(folder, "PC_PATH_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        # A name as long as those that follow; a file with a byte needs an inode and a block.
+        handle, name = tempfile.mkstemp(prefix=".writable.", suffix=".tmp", dir=folder)
+        try:
+            os.write(handle, b"?")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+            Path(name).unlink()
+    except OSError as error:
+        if meaning := full_disk(error, folder):
+            raise DiskFullError(f"{setting}: {meaning}: nothing can be written to {folder}") from (
+                error
+            )
+        remedy = (
+            "give the project or the run a shorter name"
+            if error.errno == errno.ENAMETOOLONG
+            else "make it writable, or let it lead (by a link) to a disk that is"
+        )
+        raise ParameterError(
+            f"{setting}: nothing can be written to {folder} ({error.strerror}); {remedy}"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.errors import (
     DataError,
     DiskFullError,
@@ -172,6 +173,7 @@ def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | 
     # Under torchrun every process would say the same; the others speak up only about trouble.
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     show_logs()
+    never_for_everyone()
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s"
     )

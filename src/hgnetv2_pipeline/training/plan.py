@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data import Ledger, make_augment
 from hgnetv2_pipeline.data.augment import PublishedView
 from hgnetv2_pipeline.data.loader import eval_batches
@@ -156,7 +156,7 @@ def relief(spec: RunSpec, device: torch.device, processes: int, short: float) ->
 
     ``short`` is the median of the training images' shorter sides, pixels.
     """
-    config, cores = spec.config, (os.cpu_count() or 1) // processes
+    config, cores = spec.config, available_cpus() // processes
     view = make_augment(config.view())
     published = isinstance(view, PublishedView)
     ways = {
