@@ -10,11 +10,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shutil import disk_usage
 from typing import Any
 
 from hgnetv2_pipeline.errors import DiskFullError, ParameterError
-from hgnetv2_pipeline.exits import full_disk
+from hgnetv2_pipeline.exits import free_bytes, full_disk
 
 _CHUNK = 1 << 20
 _LONGEST_BELOW = 200  # what our own folders and files add to a path at most
@@ -68,11 +67,12 @@ def written_aside(path: Path) -> Iterator[Path]:
     ``DiskFullError`` with the place and what is free there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
+    aside = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        aside = Path(name)
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
@@ -85,13 +85,13 @@ def written_aside(path: Path) -> Iterator[Path]:
         meaning = full_disk(error, path.parent)
         if meaning is not None and not isinstance(error, DiskFullError):
             raise DiskFullError(
-                f"{meaning} while writing {path}: {disk_usage(path.parent).free:,} bytes free "
-                "there; an earlier version of it, if any, still stands"
+                f"{meaning} while writing {path}: {free_bytes(path):,} bytes free there; "
+                "an earlier version of it, if any, still stands"
             ) from error
         raise
     finally:
-        with suppress(FileNotFoundError):
-            aside.unlink()
+        if aside is not None:
+            aside.unlink(missing_ok=True)
 
 
 def require_writable(path: Path, setting: str) -> None:

@@ -77,8 +77,10 @@ def full_disk(error: BaseException, place: Path | None = None) -> str | None:
                 return meaning
         short = short or any(sign in words for sign in _SHORT_WRITE)
         place = place or _named(cause)
-    if short and _free(place or Path.cwd()) < _NEARLY_NOTHING:
-        return FULL[errno.ENOSPC]
+    if short:
+        with suppress(OSError):
+            if free_bytes(place or Path.cwd()) < _NEARLY_NOTHING:
+                return FULL[errno.ENOSPC]
     return None
 
 
@@ -87,12 +89,11 @@ def _named(error: BaseException) -> Path | None:
     return Path(name) if isinstance(name, str) else None
 
 
-def _free(place: Path) -> float:
-    """Bytes free where ``place`` is, or would be; infinite where nobody can tell."""
-    for folder in (place, *place.absolute().parents):
-        with suppress(OSError):
-            return shutil.disk_usage(folder).free
-    return float("inf")
+def free_bytes(place: Path) -> int:
+    """Bytes free where ``place`` is, or would be."""
+    place = place.absolute()
+    folder = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+    return shutil.disk_usage(folder).free
 
 
 def explain(error: BaseException, *, debug: str, place: Path | None = None) -> tuple[int, Lines]:

@@ -182,7 +182,7 @@ class EarlyStoppingConfig(_Frozen):
 class ProfileConfig(_Frozen):
     """Steps that torch.profiler records, into ``profile/`` of the run's folder."""
 
-    start: Annotated[int, Field(ge=1)]
+    start: Steps
     """Steps that this process takes before; the first ones are not like the others."""
     steps: Annotated[int, Field(ge=0, le=200)]
     """Steps recorded, some MB each; 0 = none, at no cost."""

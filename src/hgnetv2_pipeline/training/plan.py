@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -16,6 +14,7 @@ from hgnetv2_pipeline.data.augment import PublishedView
 from hgnetv2_pipeline.data.loader import eval_batches
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
+from hgnetv2_pipeline.exits import free_bytes
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr
@@ -170,13 +169,6 @@ def relief(spec: RunSpec, device: torch.device, processes: int, short: float) ->
         "input.resized=384": config.input.resized is None and short > 2 * 384,
     }
     return ", ".join(f"{spec.place}.{way}" for way, open_to_it in ways.items() if open_to_it)
-
-
-def free_bytes(place: Path) -> int:
-    """Bytes free where ``place`` is, or will be."""
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def peak_memory(device: torch.device) -> int:

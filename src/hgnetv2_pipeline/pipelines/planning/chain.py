@@ -343,7 +343,7 @@ class _Chain:
         return peak_memory(choose_device(self.device))
 
     def _free(self) -> int:
-        from hgnetv2_pipeline.training.plan import free_bytes
+        from hgnetv2_pipeline.exits import free_bytes
 
         return free_bytes(self.identity.folder("models"))
 
