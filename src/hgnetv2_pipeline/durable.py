@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.errors import DiskFullError, ParameterError
-from hgnetv2_pipeline.exits import free_bytes, full_disk
+from hgnetv2_pipeline.exits import REMEDIES, free_bytes, full_disk
 
 _CHUNK = 1 << 20
 _LONGEST_BELOW = 200  # what our own folders and files add to a path at most
@@ -116,11 +116,7 @@ def require_writable(path: Path, setting: str) -> None:
             raise DiskFullError(f"{setting}: {meaning}: nothing can be written to {folder}") from (
                 error
             )
-        remedy = (
-            "give the project or the run a shorter name"
-            if error.errno == errno.ENAMETOOLONG
-            else "make it writable, or let it lead (by a link) to a disk that is"
-        )
+        remedy = REMEDIES.get(error.errno or 0) or "name another place"
         raise ParameterError(
             f"{setting}: nothing can be written to {folder} ({error.strerror}); {remedy}"
         ) from error

@@ -31,7 +31,7 @@ _SHORT_WRITE = ("requested and", "inline_container", "failed writing file")
 _NEARLY_NOTHING = 1 << 20  # bytes: less than this left, and a short write needs no other reason
 
 # What only the one who called can mend, and how.
-_REMEDIES = {
+REMEDIES = {
     errno.EROFS: "make it writable, or let the folder lead to a disk that is",
     errno.EACCES: "give yourself the right to it, or name another place",
     errno.EPERM: "give yourself the right to it, or name another place",
@@ -113,7 +113,7 @@ def explain(error: BaseException, *, debug: str, place: Path | None = None) -> t
         what = _flat(error) if named is None else named
         return DiskFullError.exit_code, _told(error, f"{meaning}: {what}; free some and go on")
     for cause in causes(error):
-        remedy = _REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
+        remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
         if remedy is not None and isinstance(cause, OSError) and cause.filename is not None:
             told = f"{cause.strerror}: {cause.filename}" + (f"; {remedy}" if remedy else "")
             return ParameterError.exit_code, _told(error, told)
