@@ -457,6 +457,70 @@ def test_ingestion_on_a_full_disk_ends_with_28_and_the_next_run_finishes(
     assert still == made
 
 
+CHAIN = """
+import hashlib, json, os
+from kedro.framework.startup import bootstrap_project
+from project_copies import run_here
+
+project = Path(sys.argv[1])
+os.chdir(project)
+bootstrap_project(project)
+mount(project / "data", "size=700m")
+SMALL = (
+    "train_teacher.recipe.steps=2,train_teacher.gate.action=warn,train_teacher.jobs=1,"
+    "ssld_stage1.steps=2,ssld_stage2.steps=2,comparison.supervised_seeds=2,"
+    "comparison.equal_steps_seeds=,comparison.unmined_seeds=,comparison.stage1_seeds=,"
+    "comparison.jobs=1,latency.runs=2,latency.warmup=0,latency.turns=0,latency.cold_starts=0,"
+    "latency.beside="
+)
+
+def files():
+    # What lies under a name that begins with a dot is no result yet; logs grow.
+    return {
+        path.relative_to(project).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((project / "data").rglob("*"))
+        if path.is_file() and path.suffix != ".log" and "specs" not in path.parts
+        and not any(part.startswith(".") for part in path.parts)
+    }
+
+for stage in sys.argv[2:]:
+    words = ("--pipeline", stage, "--tags", stage, "--params", SMALL)
+    before = files()
+    filler = fill(project / "data", 8192)
+    full = run_here(*words)
+    filler.unlink()
+    after = files()
+    freed = run_here(*words)
+    end = files()
+    new = {name: value for name, value in after.items() if before.get(name) != value}
+    told = {
+        "stage": stage, "full": full, "freed": freed,
+        "lost": sorted(set(before) - set(after)),
+        "half": sorted(name for name, value in new.items() if end.get(name) != value),
+    }
+    print("TOLD" + json.dumps(told), flush=True)
+"""
+STAGES = ("ingestion", "import_weights", "train_teacher", "mining", "ssld_stage1", "ssld_stage2",
+          "comparison", "evaluation", "export", "latency", "prediction", "reporting")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a disk of its own")
+def test_every_stage_of_the_chain_on_a_full_disk_ends_with_28_and_the_next_run_finishes(
+    tmp_path: Path,
+) -> None:
+    """C03, C04: nothing half-written has a final name, and nothing that was there is lost."""
+    from project_copies import copy_project
+
+    out = on_own_disk(CHAIN, copy_project(tmp_path / "project"), *STAGES, timeout=3000)
+    told = [json.loads(line[4:]) for line in out.splitlines() if line.startswith("TOLD")]
+    assert [step["stage"] for step in told] == [*STAGES]
+    for step in told:
+        assert step["full"][0] == 28, step
+        assert step["freed"] == [0, ""], step
+        assert step["lost"] == step["half"] == [], step
+
+
 LOGS = """
 from hgnetv2_pipeline.launch import run_side_by_side
 

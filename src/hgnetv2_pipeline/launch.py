@@ -181,7 +181,8 @@ def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | 
         run(options.spec)
     except Exception as error:
         code, told = explain(error, debug="--debug", place=options.spec.parent)
-        if options.debug or code == 1:
+        # What nobody foresaw leaves its traceback in the log.
+        if options.debug or (code == 1 and not hasattr(error, "exit_code")):
             raise
         _log.error("%s", told)
         return code
