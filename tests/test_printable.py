@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,6 +306,19 @@ def test_a_refusal_of_a_command_is_one_printable_line(sign: str, tmp_path: Path)
         assert done.exit_code in (2, 3, 4)
         assert not unprintable(done.stderr)
         assert not [line for line in done.stderr.splitlines() if line.startswith("loads")]
+
+
+def test_a_traceback_that_was_asked_for_is_printable() -> None:
+    sign = "".join(HOSTILE.values())
+    call = "import sys; from hgnetv2_pipeline.commands import main; main(sys.argv[1:])"
+    words = ["--debug", "predict", "--model", f"no{sign}.onnx", "x.jpg"]
+    done = subprocess.run(
+        [sys.executable, "-c", call, *words], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert not unprintable(done.stderr)
+    assert all(line.startswith("  ") for line in done.stderr.splitlines())
 
 
 # --- files that are read by people ----------------------------------------------------------------

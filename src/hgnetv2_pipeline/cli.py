@@ -21,7 +21,7 @@ from kedro.utils import find_kedro_project
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.exits import explain
-from hgnetv2_pipeline.printable import echo, lines
+from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def _run(debug: bool, **options: Any) -> Any:
     kedro run --params ssld_stage1.lr=0.1,run=lr01           another recipe beside the first
     kedro run --params redo=mining                           make finished results anew
     """
+    show_tracebacks()
     wanted = {*(options["pipelines"] or []), options["pipeline"]} - {None, ""}
     if options["pipeline"] and not options["pipelines"]:
         # The documentation and the card say --pipeline; Kedro warns and prefers --pipelines.

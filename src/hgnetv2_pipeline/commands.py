@@ -14,7 +14,7 @@ import click
 from hgnetv2_pipeline import deploy_commands, weight_commands
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
-from hgnetv2_pipeline.printable import echo, printable, show_logs
+from hgnetv2_pipeline.printable import echo, printable, show_logs, show_tracebacks
 
 
 class _Group(click.Group):
@@ -50,6 +50,7 @@ def main(debug: bool) -> None:
     hgnetv2 predict --model data/07_model_output/.../model.onnx picture.jpg
     """
     show_logs()
+    show_tracebacks()
     never_for_everyone()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 

@@ -27,7 +27,7 @@ from hgnetv2_pipeline.errors import (
     WeightsError,
 )
 from hgnetv2_pipeline.exits import explain
-from hgnetv2_pipeline.printable import show_logs
+from hgnetv2_pipeline.printable import show_logs, show_tracebacks
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import stop_on_signal
 
@@ -173,6 +173,7 @@ def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | 
     # Under torchrun every process would say the same; the others speak up only about trouble.
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     show_logs()
+    show_tracebacks()
     never_for_everyone()
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s"

@@ -15,6 +15,7 @@ import json
 import logging
 import numbers
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +191,15 @@ def traceback_lines(error: BaseException | None) -> Lines:
         return Lines("")
     text = "".join(traceback.format_exception(error))
     return Lines("\n".join(f"  {line}" for line in text.rstrip("\n").split("\n")))
+
+
+def show_tracebacks() -> None:
+    """Make the traceback of an error that ends this process printable."""
+
+    def hook(_kind: object, error: BaseException, _trace: object) -> None:
+        print(traceback_lines(error), file=sys.stderr)  # noqa: T201 - Python's own would
+
+    sys.excepthook = hook
 
 
 def show_logs() -> None:
