@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hgnetv2_pipeline"
-GROUND = {"durable", "errors", "foreign", "processor", "progress", "stopping", "tar_members"}
+GROUND = {
+    "cpus",
+    "durable",
+    "errors",
+    "exits",
+    "foreign",
+    "printable",
+    "processor",
+    "progress",
+    "stopping",
+    "tar_members",
+}
 ROOMS: dict[str, set[str]] = {
     "data": set(),
     "models": {"data"},  # the weights' metadata names a Preprocess; build.py alone

@@ -178,7 +178,7 @@ def test_a_sheet_shows_the_first_images(folder: Path, model: Path) -> None:
         (["--format", "parquet"], "--format parquet writes a file"),
         (["--out", "x.doc"], "unknown ending '.doc'"),
         (["--topk", "0"], "topk=0"),
-        (["--out", "pics/a.png/x.csv"], "File exists: pics/a.png"),
+        (["--out", "pics/a.png/x.csv"], "pics/a.png (Not a directory); name another place"),
         (["--device", "gpu"], "ort: runs on cpu, and device=cuda was asked for"),
     ],
 )

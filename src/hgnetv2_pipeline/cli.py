@@ -6,7 +6,6 @@ resumable by the same command.
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,8 @@ from kedro.utils import find_kedro_project
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.errors import unknown_name
+from hgnetv2_pipeline.exits import explain
+from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def _run(debug: bool, **options: Any) -> Any:
     kedro run --params ssld_stage1.lr=0.1,run=lr01           another recipe beside the first
     kedro run --params redo=mining                           make finished results anew
     """
+    show_tracebacks()
     wanted = {*(options["pipelines"] or []), options["pipeline"]} - {None, ""}
     if options["pipeline"] and not options["pipelines"]:
         # The documentation and the card say --pipeline; Kedro warns and prefers --pipelines.
@@ -59,8 +61,10 @@ def _run(debug: bool, **options: Any) -> Any:
         except Exception as error:
             if debug:
                 raise
-            code, message = explain(error)
-            click.secho(message, err=True, fg="red" if code != 75 else "yellow")
+            code, message = explain(error, debug="kedro run --debug")
+            if code == 1 and isinstance(error, click.ClickException):
+                code, message = error.exit_code, lines(error.format_message())
+            echo(message, err=True, colour="red" if code != 75 else "yellow")
             sys.exit(code)
 
 
@@ -127,26 +131,6 @@ run = click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
 )(_run)
 cli.add_command(run)
-
-
-def explain(error: BaseException) -> tuple[int, str]:
-    """The exit code and the one line for an error, looking through what Kedro wraps around it."""
-    for cause in _causes(error):
-        code = getattr(cause, "exit_code", None)
-        if isinstance(code, int) and not isinstance(cause, click.ClickException):
-            return code, str(cause)
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-            return 28, f"disk full: {cause.filename or cause}"
-    if isinstance(error, click.ClickException):
-        return error.exit_code, error.format_message()
-    name = type(error).__name__
-    return 1, f"{name}: {str(error).strip() or 'no message'} (kedro run --debug shows where)"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 @cli.command(

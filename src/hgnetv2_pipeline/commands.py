@@ -3,6 +3,7 @@ them, so that ``--help`` and prediction on ONNX start fast."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import click
 
 from hgnetv2_pipeline import deploy_commands, weight_commands
-from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.durable import never_for_everyone
+from hgnetv2_pipeline.exits import explain, leave_standard_output
+from hgnetv2_pipeline.printable import echo, printable, show_logs, show_tracebacks
 
 
 class _Group(click.Group):
@@ -20,17 +23,18 @@ class _Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except click.ClickException as error:
+            error.message = printable(error.message)  # type: ignore[misc]
+            raise
         except Exception as error:
-            code = getattr(error, "exit_code", None)
-            told = str(error)
-            if code is None and isinstance(error, OSError) and error.filename is not None:
-                # A file or folder that cannot be read or written is the caller's to mend.
-                code, told = ParameterError.exit_code, f"{error.strerror}: {error.filename}"
-            if context.params.get("debug") or not isinstance(code, int):
+            gone = isinstance(error, OSError) and error.errno == errno.EPIPE
+            if gone or isinstance(error, click.exceptions.Exit | click.Abort):
+                raise  # click's own ways to end
+            if context.params.get("debug"):
                 raise
-            if isinstance(error, click.ClickException):
-                raise
-            click.secho(told, err=True, fg="red")
+            code, told = explain(error, debug="hgnetv2 --debug")
+            leave_standard_output()
+            echo(told, err=True, colour="red")
             sys.exit(code)
 
 
@@ -45,6 +49,9 @@ def main(debug: bool) -> None:
     kedro run --env cats
     hgnetv2 predict --model data/07_model_output/.../model.onnx picture.jpg
     """
+    show_logs()
+    show_tracebacks()
+    never_for_everyone()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
 
@@ -75,45 +82,43 @@ def init(
     folder, found, chosen = write_environment(
         project, name, labelled=labelled, pool=pool, test=test, variant=variant
     )
-    click.echo(
+    echo(
         f"found {found.labelled:,} labelled images of {len(found.per_class)} classes "
         f"({found.extremes}: {found.imbalance:.1f} to 1), {found.pool}"
     )
     if found.unusable:
         key, reason = found.unusable[0]
-        click.echo(
+        echo(
             f"  {len(found.unusable):,} labelled files cannot be taken as they lie; {key}: {reason}"
         )
     if chosen["BALANCE"] != "none":
-        click.echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
+        echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
     taught = (
         f"{chosen['EPOCHS']} epochs"
         if found.listed is not None
         else f"teacher {chosen['TEACHER']} ({chosen['TEACHER_EPOCHS']} epochs), stage 1 "
         f"{chosen['STAGE1_EPOCHS']} epochs, stage 2 {chosen['STAGE2_EPOCHS']}"
     )
-    click.echo(
-        f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; {taught}; batch {chosen['BATCH']}"
-    )
+    echo(f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; {taught}; batch {chosen['BATCH']}")
     if chosen["AMP"] == "off" and (why := slow_precision("bf16")):
-        click.echo(f"  amp is off, for bf16 would be slow: {why}")
-    click.echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
+        echo(f"  amp is off, for bf16 would be slow: {why}")
+    echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
     if found.listed is not None:
-        click.echo(
+        echo(
             "several labels an image: --pipeline train or finetune, then evaluation, export and "
             f"prediction with --params model=train/{chosen['VARIANT']}/seed=0"
         )
-        click.echo(f"next: kedro run --env {name} --pipeline train")
+        echo(f"next: kedro run --env {name} --pipeline train")
         return
     if pool is None:
-        click.echo(
+        echo(
             "without --pool there is no mining and no SSLD: use --pipeline train or finetune, then "
             f"export and evaluation with --params model=train/{chosen['VARIANT']}/seed=0"
         )
-        click.echo(f"next: kedro run --env {name} --pipeline train")
+        echo(f"next: kedro run --env {name} --pipeline train")
         return
-    click.echo(f"next: kedro run --env {name} --params plan_only=true    what it will cost")
-    click.echo(f"      kedro run --env {name}                            all of it, to the report")
+    echo(f"next: kedro run --env {name} --params plan_only=true    what it will cost")
+    echo(f"      kedro run --env {name}                            all of it, to the report")
 
 
 for command in (

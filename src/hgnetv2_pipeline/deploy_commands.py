@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hgnetv2_pipeline.durable import require_writable
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.printable import echo, json_text
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.inputs import Input
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _STYLES = ("predict_cls", "infer", "jsonl", "csv", "parquet")
 _BY_SUFFIX = {".txt": "predict_cls", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+MOST_AT_ONCE = 2**16
 _PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
 
 
@@ -85,6 +88,7 @@ def predict(
     from hgnetv2_pipeline.deployment.predict import Tally
 
     style = _style(style, out)
+    _can_write(style, out, sheet)
     todo = _inputs(inputs, root)
     names = _class_names(class_map)
     tally = Tally()
@@ -110,7 +114,7 @@ def predict(
                 aside, "PNG"
             )
     if out is not None:
-        click.echo(f"{tally.total} rows in {out}, {tally.bad} of them bad", err=True)
+        echo(f"{tally.total} rows in {out}, {tally.bad} of them bad", err=True)
     tally.check(strict=strict)
 
 
@@ -123,6 +127,24 @@ def _style(given: str | None, out: Path | None) -> str:
     if out.suffix.lower() not in _BY_SUFFIX:
         raise unknown_name("ending", out.suffix, _BY_SUFFIX, "--out, or --format ...")
     return _BY_SUFFIX[out.suffix.lower()]
+
+
+def _can_write(style: str, out: Path | None, sheet: Path | None) -> None:
+    """Refuse, before the first image, what could not be written after the last."""
+    needed = {"--format parquet": ("pyarrow", style == "parquet"), "--sheet": ("pandas", sheet)}
+    for option, (library, asked) in needed.items():
+        if asked:
+            try:
+                importlib.import_module(library)
+            except ImportError as error:
+                raise ParameterError(
+                    f"{option} needs {library}, which is not installed here (pip install {library})"
+                ) from error
+    for option, path in (("--out", out), ("--sheet", sheet)):
+        if path is not None:
+            if path.is_dir():
+                raise ParameterError(f"{option} {path} is a folder; name a file")
+            require_writable(path, option)
 
 
 def _inputs(inputs: tuple[str, ...], root: Path | None) -> list[Input]:
@@ -173,7 +195,7 @@ def _write(records: Iterable[Record], style: str, out: Path | None, topk: int) -
         formats.write_lines(out, lines)
         return
     for line in lines:
-        click.echo(line)
+        echo(line)
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str) -> list[str]:
@@ -182,8 +204,10 @@ def _names(_context: click.Context, _option: click.Parameter, value: str) -> lis
 
 def _numbers(context: click.Context, option: click.Parameter, value: str) -> list[int]:
     parts = _names(context, option, value)
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{value!r} is no list of counts such as 1,16")
+    if not parts or not all(part.isdecimal() and 0 < int(part) <= MOST_AT_ONCE for part in parts):
+        raise click.BadParameter(
+            f"{value!r} is no list of counts such as 1,16, up to {MOST_AT_ONCE:,}"
+        )
     return [int(part) for part in parts]
 
 
@@ -199,11 +223,23 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
     "--threads", default=1, show_default=True, help="CPU threads; 0: the engine's choice."
 )
 @click.option("--device", type=click.Choice(list(_PLACES)), default="auto", show_default=True)
-@click.option("--image-size", default=224, show_default=True,
+@click.option("--image-size", default=224, type=click.IntRange(1, 4096), show_default=True,
               help="Of models that bring no preprocessing.")  # fmt: skip
-@click.option("--warmup", default=100, show_default=True, help="Calls that are dropped.")
-@click.option("--runs", default=2000, show_default=True, help="Calls that count.")
-@click.option("--turns", default=0, show_default=True,
+@click.option(
+    "--warmup",
+    default=100,
+    type=click.IntRange(0, 10**6),
+    show_default=True,
+    help="Calls that are dropped.",
+)
+@click.option(
+    "--runs",
+    default=2000,
+    type=click.IntRange(1, 10**6),
+    show_default=True,
+    help="Calls that count.",
+)
+@click.option("--turns", default=0, type=click.IntRange(0, 1000), show_default=True,
               help="Time them in turns instead, so many rounds; gives ratios.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON there too.")
 def benchmark(
@@ -240,7 +276,7 @@ def benchmark(
         threads=threads, device=_PLACES[device], image_size=image_size, warmup=warmup, runs=runs,
         turns=turns, root=weights_root(),
     )  # fmt: skip
-    click.echo(room.as_table(result))
+    echo(room.as_table(result))
     if out is not None:
         write_json(out, result)
-    click.echo(json.dumps(result))
+    echo(json_text(result))

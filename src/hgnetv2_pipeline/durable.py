@@ -6,18 +6,17 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.errors import DiskFullError
+from hgnetv2_pipeline.errors import DiskFullError, ParameterError
+from hgnetv2_pipeline.exits import REMEDIES, free_bytes, full_disk
 
 _CHUNK = 1 << 20
-FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
-"""Numbers of the errors that say so."""
+_LONGEST_BELOW = 200  # what our own folders and files add to a path at most
 
 
 def sha256_file(path: Path) -> str:
@@ -44,6 +43,22 @@ def fsync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def current_umask() -> int:
+    """The umask of this process, read without changing it: another thread may make a file now."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def never_for_everyone() -> None:
+    """From here on this process makes nothing that everyone may change, whatever its umask was."""
+    os.umask(current_umask() | 0o002)
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it to ``path``.
@@ -52,31 +67,59 @@ def written_aside(path: Path) -> Iterator[Path]:
     ``DiskFullError`` with the place and what is free there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
+    aside = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        aside = Path(name)
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes the file private; a result is as readable as the umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o666 & ~umask)
+        # mkstemp makes the file private; a result is as readable as the umask allows, and nobody
+        # but its owner and their group may ever change it.
+        aside.chmod(0o664 & ~current_umask())
         aside.replace(path)
         fsync_directory(path.parent)
-    except OSError as error:
-        if error.errno in FULL:
-            free = shutil.disk_usage(path.parent).free
+    except Exception as error:
+        meaning = full_disk(error, path.parent)
+        if meaning is not None and not isinstance(error, DiskFullError):
             raise DiskFullError(
-                f"{FULL[error.errno]} while writing {path}: {free:,} bytes free there; "
+                f"{meaning} while writing {path}: {free_bytes(path):,} bytes free there; "
                 "an earlier version of it, if any, still stands"
             ) from error
         raise
     finally:
-        with suppress(FileNotFoundError):
-            aside.unlink()
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, setting: str) -> None:
+    """Raise ParameterError if no file can be made where ``path`` is, or would be, DiskFullError if
+    there is no room for one; ``setting`` is what names the place.
+    """
+    path = Path(path)
+    folder = next(place for place in path.absolute().parents if place.exists())
+    try:
+        if len(os.fsencode(path.absolute())) + _LONGEST_BELOW > os.pathconf(folder, "PC_PATH_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        # A name as long as those that follow; a file with a byte needs an inode and a block.
+        handle, name = tempfile.mkstemp(prefix=".writable.", suffix=".tmp", dir=folder)
+        try:
+            os.write(handle, b"?")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+            Path(name).unlink()
+    except OSError as error:
+        if meaning := full_disk(error, folder):
+            raise DiskFullError(f"{setting}: {meaning}: nothing can be written to {folder}") from (
+                error
+            )
+        remedy = REMEDIES.get(error.errno or 0) or "name another place"
+        raise ParameterError(
+            f"{setting}: nothing can be written to {folder} ({error.strerror}); {remedy}"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -35,7 +35,7 @@ class DiskFullError(OSError):
 
 
 class Interrupted(Exception):  # noqa: N818 - a request that was obeyed, not an error
-    """The run was asked to stop (SIGTERM, SIGINT), saved its state and can be resumed."""
+    """The run was asked to stop (SIGTERM, SIGINT, SIGUSR1), saved its state and can be resumed."""
 
     exit_code = 75
 

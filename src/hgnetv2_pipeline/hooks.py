@@ -10,19 +10,20 @@ from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.durable import read_json, require_writable
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, PlanPrinted
+from hgnetv2_pipeline.printable import Lines
 from hgnetv2_pipeline.tracking import tracker
 from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
 
 _log = logging.getLogger(__name__)
 
-BANNER = """\
+BANNER = Lines("""\
 +---------------------------------------------------------------------------+
 | EMBEDDED SAMPLE: 8x8 digits and photo patches, minutes on a laptop.       |
 | Its figures show that every step works; they say nothing about ImageNet.  |
 | Your own images: hgnetv2 init NAME --labelled DIR --pool DIR              |
-+---------------------------------------------------------------------------+"""
++---------------------------------------------------------------------------+""")
 
 
 class ProjectHooks:
@@ -44,6 +45,7 @@ class ProjectHooks:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
         """What cannot end well is told now, not after hours of training the teacher."""
         data, identity = self._params["data"], self._params["identity"]
+        self._refuse_unwritable(Path(identity["project"]))
         self._parts = {str(node.namespace) for node in pipeline.nodes}
         tags = {tag for node in pipeline.nodes for tag in node.tags}
         several = data["layout"] == "multi_label"
@@ -78,6 +80,13 @@ class ProjectHooks:
                 "data.pool=DIR); without a pool: --pipeline train, then evaluation or export with "
                 f"--params model=train/{identity['variant']}/{identity['run']}"
             )
+
+    @staticmethod
+    def _refuse_unwritable(project: Path) -> None:
+        """Each layer of ``data/`` may lead to another disk; all of them are tried."""
+        data = project / "data"
+        for folder in (data, *sorted(data.glob("0[2-8]_*"))):
+            require_writable(folder / "any", "data/")
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.errors import (
     DataError,
     DiskFullError,
@@ -25,6 +26,8 @@ from hgnetv2_pipeline.errors import (
     ParameterError,
     WeightsError,
 )
+from hgnetv2_pipeline.exits import explain
+from hgnetv2_pipeline.printable import show_logs, show_tracebacks
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import stop_on_signal
 
@@ -153,9 +156,12 @@ def _failure(job: _Job) -> Exception:
     code = job.process.returncode
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     hint = " (often the out-of-memory killer)" if code == -signal.SIGKILL else ""
-    tail = "\n".join(lines[-TAIL_LINES:])
-    message = f"run {job.spec.stem} ended with {how}{hint}; the end of {job.log}:\n{tail}"
-    return ERRORS.get(code, RuntimeError)(message)
+    error = ERRORS.get(code, RuntimeError)(
+        f"run {job.spec.stem} ended with {how}{hint}; the end of {job.log}:"
+    )
+    for line in lines[-TAIL_LINES:]:
+        error.add_note(line)
+    return error
 
 
 def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | None = None) -> int:
@@ -166,15 +172,19 @@ def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | 
     options = parser.parse_args(arguments)
     # Under torchrun every process would say the same; the others speak up only about trouble.
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    show_logs()
+    show_tracebacks()
+    never_for_everyone()
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
         run(options.spec)
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if options.debug or code is None:
+        code, told = explain(error, debug="--debug", place=options.spec.parent)
+        # What nobody foresaw leaves its traceback in the log.
+        if options.debug or (code == 1 and not hasattr(error, "exit_code")):
             raise
-        _log.error("%s", error)
-        return int(code)
+        _log.error("%s", told)
+        return code
     return 0

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 
 RESERVED = {"base", "sample", "imagenet", "own", "local"}
@@ -306,7 +307,7 @@ def init(
         variant=variant,
         test=test is not None or (found.listed is not None and held_out.is_file()),
         cuda=_cuda(),
-        cores=os.cpu_count() or 1,
+        cores=available_cpus(),
         teacher_file=(project / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").is_file(),
     )
     # JSON strings are YAML strings, whatever quotes, colons or non-ASCII letters a path holds.

@@ -13,7 +13,13 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 warnings.filterwarnings("ignore", message="One or more dataset names contain")
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader  # noqa: E402
+from hgnetv2_pipeline.durable import never_for_everyone  # noqa: E402
 from hgnetv2_pipeline.hooks import MLflowHooks, ProjectHooks  # noqa: E402
+from hgnetv2_pipeline.printable import show_logs  # noqa: E402
+
+# Whatever Kedro logs to, it logs no control characters; whatever it makes is not everyone's.
+show_logs()
+never_for_everyone()
 
 HOOKS = (ProjectHooks(), MLflowHooks())
 CONFIG_LOADER_CLASS = ProjectConfigLoader

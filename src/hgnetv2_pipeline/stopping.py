@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP as a request: what is in work ends whole and is saved, all resumes."""
+"""A signal as a request to stop: what is in work ends whole and is saved, and all resumes."""
 
 from __future__ import annotations
 
@@ -50,9 +50,13 @@ class StopRequest:
 
 
 def signals() -> list[signal.Signals]:
-    """What asks for a stop: SIGTERM, SIGINT, and the end of a terminal unless ``nohup`` said no."""
-    hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
-    return [signal.SIGTERM, signal.SIGINT, *hang_up]
+    """What asks for a stop: SIGTERM, SIGINT; unless this process was started to ignore them, as
+    ``nohup`` does, also SIGUSR1, by which a batch system says that the time is nearly up, and
+    SIGHUP, the end of a terminal.
+    """
+    perhaps = (signal.SIGUSR1, signal.SIGHUP)
+    heard = [number for number in perhaps if signal.getsignal(number) is not signal.SIG_IGN]
+    return [signal.SIGTERM, signal.SIGINT, *heard]
 
 
 @contextmanager

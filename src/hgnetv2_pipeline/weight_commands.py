@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.printable import echo, json_text, shortened
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.models.zoo import ZooEntry
@@ -48,7 +49,7 @@ def models(urls: bool) -> None:
     from hgnetv2_pipeline.models.zoo import COSTS, ZOO, weights_file
 
     root = weights_root()
-    click.echo(
+    echo(
         f"{'name':25} {'params':>7} {'GMACs':>6} {'top-1':>6} {'top-5':>6} "
         f"{'timm':>6} {'V100 ms':>7}  weights"
     )
@@ -62,13 +63,13 @@ def models(urls: bool) -> None:
         here = weights_file(entry, root)
         found += here is not None
         state = f"{_size(here.stat().st_size)}, {_hash_state(entry, here)}" if here else "not here"
-        click.echo(
+        echo(
             f"{entry.name:25} {parameters / 1e6:6.2f}M {macs / 1e9:6.2f} "
             f"{top1:>6} {top5:>6} {timm:>6} {latency:>7}  {entry.filename}: {state}"
         )
         if urls:
-            click.echo(f"{'':25} {entry.url}")
-    click.echo(f"{found} of {len(ZOO)} files are in {root / 'weights'}")
+            echo(f"{'':25} {entry.url}")
+    echo(f"{found} of {len(ZOO)} files are in {root / 'weights'}")
 
 
 def _hash_state(entry: ZooEntry, path: Path) -> str:
@@ -101,14 +102,14 @@ def inspect(file: Path, tensors: bool, as_json: bool) -> None:
 
     facts = inspect_file(file)
     if as_json:
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        echo(json_text(facts, indent=2))
         return
     for label, text in _described(facts):
-        click.echo(f"{label:11} {text}")
+        echo(f"{label:11} {text}")
     if tensors:
         for item in facts["tensors"]:
             note = f"  {item['nonfinite']} not finite" if item["nonfinite"] else ""
-            click.echo(f"  {item['name']:60} {item['dtype']:9} {item['shape']}{note}")
+            echo(f"  {shortened(item['name']):60} {item['dtype']:9} {item['shape']}{note}")
 
 
 def _described(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -119,17 +120,17 @@ def _described(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "size", f"{_size(facts['bytes'])} ({facts['bytes']:,} bytes)"
     yield "sha256", facts["sha256"]
     for key, value in facts["metadata"].items():
-        yield "metadata", f"{key}: {_shortened(key, value)}"
+        yield "metadata", f"{shortened(key)}: {_shortened(key, value)}"
     rows = facts["tensors"]
     kinds = ", ".join(sorted({row["dtype"] for row in rows})) or "none"
     yield "tensors", f"{len(rows)} ({kinds})"
     bad = [row for row in rows if row["nonfinite"]]
     for row in bad[:5]:
-        yield "not finite", f"{row['name']}: {row['nonfinite']:,} values"
+        yield "not finite", f"{shortened(row['name'])}: {row['nonfinite']:,} values"
     if len(bad) > 5:
         yield "not finite", f"and in {len(bad) - 5} tensors more"
     for network in facts["networks"]:
-        below = f", below {network['prefix']}" if network["prefix"] else ""
+        below = f", below {shortened(network['prefix'])}" if network["prefix"] else ""
         yield (
             "network",
             f"{network['variant'] or 'none of ours'}{below}, {network['style']} names "
@@ -147,7 +148,7 @@ def _described(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     rest = facts["left_aside"]
     if rest:
         more = f" and {len(rest) - 8} more" if len(rest) > 8 else ""
-        yield "also holds", ", ".join(rest[:8]) + more
+        yield "also holds", ", ".join(map(shortened, rest[:8])) + more
 
 
 def _shortened(key: str, value: str) -> str:
@@ -158,9 +159,9 @@ def _shortened(key: str, value: str) -> str:
         except json.JSONDecodeError:
             classes = None
         if isinstance(classes, list) and len(classes) > 6:
-            named = ", ".join(map(str, classes[:4]))
-            return f"{len(classes)}: {named}, ... {classes[-1]}"
-    return value if len(value) <= 200 else f"{value[:200]}... ({len(value):,} characters)"
+            named = ", ".join(map(shortened, classes[:4]))
+            return f"{len(classes)}: {named}, ... {shortened(classes[-1])}"
+    return shortened(value)
 
 
 def _size(count: int) -> str:
@@ -198,9 +199,9 @@ def export_weights(source: str, style: str, out: Path, protocol: int) -> None:
     spec = str(given.absolute()) if given.exists() else source
     model, info = build_from(spec, num_classes=None, root=weights_root())
     report = write(model, out, style, protocol=protocol, metadata=_metadata(info))
-    click.echo(f"wrote {report}")
+    echo(f"wrote {report}")
     for remark in report.remarks:
-        click.echo(f"note: {remark}")
+        echo(f"note: {remark}")
 
 
 def _metadata(info: dict[str, Any]) -> dict[str, str]:

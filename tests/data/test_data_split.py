@@ -189,7 +189,7 @@ def test_what_cannot_be_split_says_why():
             split_samples(samples, val=shares[0], test=shares[1], seed=0)
     two = frame(["a", "b"], [0, 0])
     for pattern in ("(", "zzz"):
-        with pytest.raises(ParameterError, match="group pattern"):
+        with pytest.raises(ParameterError, match="data.split.group_pattern"):
             split_samples(two, val=0.5, test=0, seed=0, group_pattern=pattern)
 
 

@@ -81,7 +81,7 @@ def test_a_hostile_name_is_shown_as_it_is_and_breaks_nothing(text: str) -> None:
         Figure(("<svg></svg>",), text), Picture("data:image/png;base64,AA==", text, text),
     ]  # fmt: skip
     reader = read(to_html(page_of(*blocks)))
-    assert text in reader.cells
+    assert text.replace("\u202e", "\\u202e") in reader.cells
     assert "script" not in reader.names
     # <b> is ours once, in the card; a name must not add another.
     assert to_html(page_of(*blocks)).count("<b>") == 1

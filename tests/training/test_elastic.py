@@ -271,7 +271,7 @@ def test_nohup_holds_for_the_agent_too(job: Job, monkeypatch: pytest.MonkeyPatch
         before = signal.signal(signal.SIGHUP, handler)
         train_many(job("run"), two())
         assert signal.signal(signal.SIGHUP, before) is handler
-    assert heard == ["SIGTERM,SIGINT", "SIGTERM,SIGINT,SIGHUP"]
+    assert heard == ["SIGTERM,SIGINT,SIGUSR1", "SIGTERM,SIGINT,SIGUSR1,SIGHUP"]
 
 
 def test_what_no_restart_mends_is_told_in_one_line_at_once(job: Job) -> None:

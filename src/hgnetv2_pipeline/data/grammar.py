@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hgnetv2_pipeline.data.quarantine import printable
 from hgnetv2_pipeline.data.regular import opened
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.printable import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

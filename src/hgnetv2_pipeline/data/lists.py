@@ -19,10 +19,11 @@ import pandas as pd
 
 from hgnetv2_pipeline.data.grammar import ParsedList, parse_list, why_unlistable
 from hgnetv2_pipeline.data.listing import check_files
-from hgnetv2_pipeline.data.quarantine import printable, quarantine_frame, write_quarantine
+from hgnetv2_pipeline.data.quarantine import quarantine_frame, write_quarantine
 from hgnetv2_pipeline.data.repeats import without_repeats
 from hgnetv2_pipeline.durable import write_text, written_aside
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.printable import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -327,7 +327,8 @@ def _beside_the_step(worker: int) -> None:
     if hasattr(os, "nice"):
         os.nice(_NICE)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
     # torch looks at the parent, which of a run on a GPU is the server of _made.
     when_starter_dies(lambda: os._exit(1))

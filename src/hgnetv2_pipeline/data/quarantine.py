@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import pandas as pd
 
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.printable import csv_line, csv_value
 
 COLUMNS = ["key", "reason", "line"]
 
@@ -111,20 +110,16 @@ def quarantine_frame(rows: list[tuple[str, str, int | None]]) -> pd.DataFrame:
 
 
 def write_quarantine(path: Path, frame: pd.DataFrame) -> Path:
-    """Write columns key, reason, line as CSV (UTF-8, \\n); control characters are escaped."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    """Write columns key, reason, line as CSV (UTF-8, \\n), its cells by ``csv_cell``."""
+    rows = [csv_line(COLUMNS)]
     for key, reason, line in frame[COLUMNS].itertuples(index=False):
-        writer.writerow([printable(key), printable(reason), "" if pd.isna(line) else int(line)])
-    return write_text(path, text.getvalue())
+        rows.append(csv_line([key, reason, "" if pd.isna(line) else int(line)]))
+    return write_text(path, "".join(f"{row}\n" for row in rows))
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters and broken UTF-8 shown as escapes (a log stays a log)."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
+def read_quarantine(path: Path) -> pd.DataFrame:
+    """What ``write_quarantine`` wrote: columns key, reason, line."""
+    kinds = {"key": "str", "reason": "str", "line": "Int64"}
+    frame = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={"line": [""]})
+    texts = {name: frame[name].map(csv_value).astype("str") for name in ("key", "reason")}
+    return frame.assign(**texts)[COLUMNS]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import itertools
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ import pandas as pd
 import PIL
 from PIL import Image
 
+from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image
 from hgnetv2_pipeline.data.index import images_hash, read_bytes, sorted_samples, write_index
 from hgnetv2_pipeline.durable import read_json, sha256_json, write_json, written_aside
@@ -73,7 +73,7 @@ def resized_copy(
     slices = [rows.iloc[at : at + shard_images] for at in range(0, len(rows), shard_images)]
     wanted = [_identity(part, short_side) for part in slices]
     todo = [n for n, identity in enumerate(wanted) if _finished(folder, n) != identity]
-    workers = threads or os.cpu_count() or 1
+    workers = threads or available_cpus()
     if todo:
         left = pd.concat([slices[number] for number in todo])
         _check_space(left, root, folder, short_side, max_pixels)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data.archives import index_archive
 from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_with_format
@@ -273,7 +273,7 @@ def examine(
     rows: list[tuple[object, ...]] = []
     hashes: dict[str, int] = {}
     chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
-    workers = threads or os.cpu_count() or 1
+    workers = threads or available_cpus()
     with Progress(len(found), "scan", "images") as progress:
         for results in _in_order(root, chunks, max_pixels, phash, workers):
             for item, result in results:

@@ -22,6 +22,7 @@ from hgnetv2_pipeline.data.multilabel import (
     label_matrix,
     label_text,
 )
+from hgnetv2_pipeline.data.patterns import find_matches
 from hgnetv2_pipeline.data.perceptual import joined, near_pairs
 from hgnetv2_pipeline.data.stratify import quota, stratified
 from hgnetv2_pipeline.errors import DataError, ParameterError
@@ -177,26 +178,16 @@ def _groups(
 
 
 def _matches(keys: pd.Series, pattern: str) -> pd.Series:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ParameterError(
-            f"group pattern {pattern!r} is no regular expression: {error} "
-            "(data.split.group_pattern)"
-        ) from error
+    setting = "data.split.group_pattern"
 
-    def match(key: str) -> str | None:
-        found = compiled.search(key)
+    def group(found: re.Match[str] | None) -> str | None:
         if found is None:
             return None
-        return "\0".join(part or "" for part in found.groups()) if compiled.groups else found[0]
+        return "\0".join(part or "" for part in found.groups()) if found.re.groups else found[0]
 
-    values = pd.Series([match(key) for key in keys], dtype="object")
+    values = pd.Series(map(group, find_matches(pattern, list(keys), setting)), dtype="object")
     if values.isna().all():
-        raise ParameterError(
-            f"group pattern {pattern!r} matches no key, such as {keys.iloc[0]!r} "
-            "(data.split.group_pattern)"
-        )
+        raise ParameterError(f"{setting}: {pattern!r} matches no key, such as {keys.iloc[0]!r}")
     return values
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from hgnetv2_pipeline.data.archives import index_archive
 from hgnetv2_pipeline.data.grammar import why_unlistable
 from hgnetv2_pipeline.data.listing import Fence
-from hgnetv2_pipeline.data.quarantine import printable
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.printable import printable
 
 _log = logging.getLogger(__name__)
 

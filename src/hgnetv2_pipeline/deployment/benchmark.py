@@ -15,6 +15,7 @@ from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.latency import compare_latency, measure_latency
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.printable import Lines, lines, printable
 
 _log = logging.getLogger(__name__)
 _EXPORTED = (".onnx", ".engine", ".plan")
@@ -182,7 +183,7 @@ def _short(engines: Mapping[tuple[str, str, str], Engine]) -> dict[str, Engine]:
     return {" ".join(wish[at] for at in telling): engine for wish, engine in engines.items()}
 
 
-def as_table(result: Mapping[str, Any]) -> str:
+def as_table(result: Mapping[str, Any]) -> Lines:
     """A benchmark as text: a line a row, what was not run, and the ratios of those in turns."""
     from hgnetv2_pipeline.models.zoo import ZOO
 
@@ -198,7 +199,8 @@ def as_table(result: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         body.append(
             [
-                _tail(row["model"]), row["engine"], row["precision"], str(row["batch_size"]),
+                _tail(printable(row["model"])), row["engine"], row["precision"],
+                str(row["batch_size"]),
                 *("" if value is None else f"{value:.3f}" for value in figures),
                 "" if row["percent_of_peak"] is None else f"{row['percent_of_peak']:.0f}",
                 f"{published.latency_v100_ms:.2f}"
@@ -207,19 +209,19 @@ def as_table(result: Mapping[str, Any]) -> str:
             ]
         )  # fmt: skip
     empty = {at for at in range(len(head)) if not any(line[at] for line in body)}
-    lines = [[word for at, word in enumerate(line) if at not in empty] for line in (head, *body)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = [[word for at, word in enumerate(line) if at not in empty] for line in (head, *body)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     text = [
         "  ".join(
             word.ljust(width) if at < 3 else word.rjust(width)
             for at, (word, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in lines
+        for line in cells
     ]
     first = result["rows"][0]
     text.append(f"ms a batch, on {', '.join(sorted({row['device'] for row in result['rows']}))}, "
                 f"{first['n_timed']} calls timed")  # fmt: skip
-    if "V100*" in lines[0]:
+    if "V100*" in cells[0]:
         text.append("* published: V100, TensorRT 8.5 FP32, batch 1; a reference, not measured here")
     for both in result["comparisons"]:
         base, *others = both["ratios"].items()
@@ -230,7 +232,7 @@ def as_table(result: Mapping[str, Any]) -> str:
         f"not run: {gap['model']} on {gap['engine']} {gap['precision']}: {gap['reason']}"
         for gap in result["not_run"]
     ]
-    return "\n".join(text)
+    return lines(*text)
 
 
 def _tail(model: str, most: int = 40) -> str:

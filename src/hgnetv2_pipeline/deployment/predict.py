@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
+from hgnetv2_pipeline.cpus import MOST_THREADS
 from hgnetv2_pipeline.deployment.inputs import Input, Refused, Span, answers, expand_inputs
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation.metrics import NEUTRAL_THRESHOLD, sigmoid, softmax
@@ -89,10 +90,15 @@ def iter_predictions(
     least = np.full(len(engine.classes), 0.0 if threshold is None else threshold)
     if threshold is None and several:
         least[:] = engine.card.thresholds or NEUTRAL_THRESHOLD
-    counts = {"topk": topk, "batch_size": batch_size, "workers": workers}
-    for what, value in counts.items():
+    for what, value, most in (
+        ("topk", topk, None),
+        ("batch_size", batch_size, 2**16),
+        ("workers", workers, MOST_THREADS),
+    ):
         if value is not None and value < 1:
             raise ParameterError(f"{what}={value}; it must be at least 1")
+        if value is not None and most is not None and value > most:
+            raise ParameterError(f"{what}={value}; it must be at most {most:,}")
     names = list(engine.classes if label_names is None else label_names)
     if len(names) != len(engine.classes):
         raise ParameterError(

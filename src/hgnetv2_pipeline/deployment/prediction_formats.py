@@ -4,9 +4,6 @@ and a sheet of pictures.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +13,7 @@ from hgnetv2_pipeline.deployment.inputs import Input, Span
 from hgnetv2_pipeline.deployment.predict import Record
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.printable import csv_line, json_text, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,9 +42,9 @@ def format_infer(records: Iterable[Record]) -> str:
 
 def format_predict_cls(record: Record) -> str:
     """The page's section 3.2 (``predict_cls.py``): one line, base name, scores to 2 decimals."""
-    name = Path(record["file_name"]).name
+    name = printable(Path(record["file_name"]).name)
     if "error" in record:
-        return f"{name}:    error: {record['error']}"
+        return f"{name}:    error: {printable(record['error'])}"
     scores = ", ".join(f"{score:.2f}" for score in record["scores"])
     return (
         f"{name}:    class id(s): {record['class_ids']}, score(s): [{scores}], "
@@ -56,12 +54,12 @@ def format_predict_cls(record: Record) -> str:
 
 def csv_lines(records: Iterable[Record], *, topk: int) -> Iterator[str]:
     """A header and a row an input: ``file_name, error``, then ``id, score, label`` of each of
-    ``topk`` ranks.
+    ``topk`` ranks. Texts are written by ``printable.csv_cell``: no formula, no control character.
     """
     if topk < 1:
         raise ParameterError(f"topk={topk}; it must be at least 1")
     ranks = range(1, topk + 1)
-    yield _csv_line(
+    yield csv_line(
         ["file_name", "error"]
         + [f"{what}_{rank}" for rank in ranks for what in ("id", "score", "label")]
     )
@@ -69,19 +67,13 @@ def csv_lines(records: Iterable[Record], *, topk: int) -> Iterator[str]:
         ranked = zip(record["class_ids"], record["scores"], record["label_names"], strict=True)
         cells = [cell for answer in ranked for cell in answer][: 3 * topk]
         padding = [""] * (3 * topk - len(cells))
-        yield _csv_line([record["file_name"], record.get("error", ""), *cells, *padding])
-
-
-def _csv_line(cells: Sequence[object]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(cells)
-    return buffer.getvalue()
+        yield csv_line([record["file_name"], record.get("error", ""), *cells, *padding])
 
 
 def jsonl_lines(records: Iterable[Record]) -> Iterator[str]:
     """One JSON object a line, the record as it is (full precision, ``error`` for a bad input)."""
     for record in records:
-        yield json.dumps(record, ensure_ascii=False)
+        yield json_text(record)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> Path:

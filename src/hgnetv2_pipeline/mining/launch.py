@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.launch import run_side_by_side, run_spec
@@ -78,7 +79,7 @@ def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:
         __name__,
         files,
         jobs=processes,
-        threads=max(1, (os.cpu_count() or 1) // processes),
+        threads=max(1, available_cpus() // processes),
         logs=work,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pandas as pd
 
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.printable import as_known, csv_frame
 
 _log = logging.getLogger(__name__)
 
@@ -26,18 +26,22 @@ def write_review(path: Path, dedup: pd.DataFrame) -> Path:
     """
     rows = dedup[dedup["decision"] == "review"]
     if Path(path).is_file():
-        decided = read_review(path)
+        decided = _of(dedup, read_review(path))
         decided = decided[decided["decision"] != "review"]
         settled = dedup[dedup["key"].isin(decided["key"])].drop(columns="decision")
         settled = decided.merge(settled, on="key", how="left")[list(dedup.columns)]
         rows = pd.concat([settled, rows[~rows["key"].isin(decided["key"])]])
-    text = io.StringIO()
-    rows.sort_values("key").to_csv(text, index=False, lineterminator="\n", float_format="%.4f")
-    return write_text(path, text.getvalue())
+    text = csv_frame(rows.sort_values("key")).to_csv(
+        index=False, lineterminator="\n", float_format="%.4f"
+    )
+    return write_text(path, text)
 
 
 def read_review(path: Path) -> pd.DataFrame:
-    """Columns key, decision of an edited review.csv; DataError names the line that is wrong."""
+    """Columns key, decision of an edited review.csv; DataError names the line that is wrong.
+
+    The keys are as the file shows them, see ``printable.csv_cell``.
+    """
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     missing = {"key", "decision"} - set(rows.columns)
     if missing:
@@ -54,6 +58,11 @@ def read_review(path: Path) -> pd.DataFrame:
     return pd.DataFrame({"key": rows["key"], "decision": words})
 
 
+def _of(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:
+    """``review`` with the keys of ``dedup``, which a CSV may show in another spelling."""
+    return review.assign(key=as_known(review["key"], dedup["key"]))
+
+
 def apply_review(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:
     """``dedup`` with a person's decisions in place of the machine's; ``review`` of read_review.
 
@@ -61,6 +70,7 @@ def apply_review(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:
     ``dedup`` does not hold. An image with the bytes or the name of a protected one cannot be kept:
     DataError.
     """
+    review = _of(dedup, review)
     decided = review[review["decision"] != "review"].set_index("key")["decision"]
     certain = dedup[dedup["channel"].isin(_CERTAIN)]
     for key in certain["key"]:
@@ -88,6 +98,7 @@ def count_decisions(dedup: pd.DataFrame, review: pd.DataFrame) -> dict[str, int]
     obeyed = kept + removed; changed: those where the machine had decided otherwise; waiting: pairs
     in doubt that nobody has decided. ``review`` is what ``read_review`` returns.
     """
+    review = _of(dedup, review)
     decided = review[review["decision"] != "review"].set_index("key")["decision"]
     machine = dedup.set_index("key")["decision"]
     doubted = machine.index[machine == "review"]

@@ -7,7 +7,6 @@ rows found, only hashes (and features) of the protected images are held.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hgnetv2_pipeline.data.patterns import find_matches
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.mining.features import FeatureIndex, feature_pairs, features_of
 from hgnetv2_pipeline.mining.judging import COLUMNS, judge, pair_row
@@ -143,13 +143,12 @@ def _equal(
 
 
 def _named(pattern: str) -> Callable[[pd.Series[str]], pd.Series[Any]]:
-    compiled = re.compile(pattern)
+    def identities(keys: pd.Series[str]) -> pd.Series[Any]:
+        found = find_matches(pattern, list(keys), "mining.deduplicate.name_pattern")
+        named = [match[match.lastindex or 0] if match else None for match in found]
+        return pd.Series(named, keys.index, dtype="object")
 
-    def identity(key: str) -> str | None:
-        match = compiled.search(key)
-        return match[match.lastindex or 0] if match else None
-
-    return lambda keys: keys.map(identity)
+    return identities
 
 
 def _by_hash(

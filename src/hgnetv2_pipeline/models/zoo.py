@@ -7,7 +7,6 @@ weights at resize 232.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import http.client
 import logging
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO
 
 from hgnetv2_pipeline import durable
 from hgnetv2_pipeline.errors import DiskFullError, WeightsError
+from hgnetv2_pipeline.exits import full_disk
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.tar_members import is_header
 
@@ -166,8 +166,8 @@ def fetch(
         try:
             _download(entry, file, attempts, timeout, pause)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise DiskFullError(f"disk full while fetching {target}") from error
+            if meaning := full_disk(error, folder):
+                raise DiskFullError(f"{meaning} while fetching {target}") from error
             raise
         os.fsync(file.fileno())
         try:

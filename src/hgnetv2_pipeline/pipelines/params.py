@@ -7,7 +7,6 @@ missing value is a mistake in conf/, not something to guess.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -21,8 +20,19 @@ from pydantic import (
     model_validator,
 )
 
+from hgnetv2_pipeline.cpus import MOST_THREADS
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.training.config import DistributedConfig, Precision, TrainConfig
+from hgnetv2_pipeline.training.config import (
+    BatchSize,
+    Count,
+    DistributedConfig,
+    Loaders,
+    Precision,
+    Processes,
+    Threads,
+    TrainConfig,
+    Views,
+)
 
 
 def _split_plus(value: Any) -> Any:
@@ -42,11 +52,23 @@ def _unique(value: list[Any]) -> list[Any]:
 
 Names = Annotated[list[str], BeforeValidator(_split_plus), AfterValidator(_unique)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 Numbers = Annotated[list[int], BeforeValidator(_split_plus), AfterValidator(_unique)]
 Counts = Annotated[
-    list[Count], BeforeValidator(_split_plus), AfterValidator(_unique), Field(min_length=1)
+    list[BatchSize], BeforeValidator(_split_plus), AfterValidator(_unique), Field(min_length=1)
 ]
+
+
+def _compiles(value: str) -> str:
+    from hgnetv2_pipeline.data.patterns import compile_pattern
+
+    try:
+        compile_pattern(value, "regular expression")
+    except ParameterError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
 EngineName = Literal[
     "tensorrt", "ort-cuda", "openvino", "ort", "torch", "torch-compiled", "torch-cuda-graph"
 ]
@@ -62,7 +84,7 @@ class SplitParams(_Block):
 
     val: Share = Field(description="share of each class for validation")
     test: Share = Field(description="share of each class for the final test; 0 for none")
-    group_pattern: str | None = Field(
+    group_pattern: Pattern | None = Field(
         description="regular expression on the key; images with the same match stay together"
     )
     groups: str | None = Field(
@@ -100,7 +122,9 @@ class DataParams(_Block):
         "all are left out, and so are copies within a set"
     )
     trusted_roots: Names = Field(description="folders that symlinks may lead into")
-    workers: Annotated[int, Field(ge=0)] = Field(description="threads that scan; 0: one per core")
+    workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] = Field(
+        description="threads that scan; 0: one for each processor of ours"
+    )
 
 
 class GateParams(_Block):
@@ -116,7 +140,9 @@ class TeacherParams(_Block):
     """What the teacher is, and how its members are trained."""
 
     arch: str = Field(description="b0..b6, hgnet_tiny|small|base or timm:<name>")
-    members: Count = Field(description="their mean probability is the teacher")
+    members: Annotated[int, Field(ge=1, le=100)] = Field(
+        description="their mean probability is the teacher"
+    )
     source: Names = Field(
         description="ready weights (zoo names, files, run ids) to use as they are; empty: train"
     )
@@ -124,7 +150,7 @@ class TeacherParams(_Block):
         description="statistics of the frozen teacher's batch norms when it teaches online; "
         "PaddleClas happens to use those of the batch"
     )
-    jobs: Count = Field(description="members trained side by side")
+    jobs: Processes = Field(description="members trained side by side")
     gate: GateParams
     recipe: TrainConfig
 
@@ -138,7 +164,7 @@ class DeduplicateParams(_Block):
         AfterValidator(_unique),
         Field(min_length=1),
     ] = Field(description="what is compared; features need mining.features")
-    name_pattern: str | None = Field(
+    name_pattern: Pattern | None = Field(
         description="regular expression of the part of a key that names the image, for 'name'"
     )
     views: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -163,10 +189,6 @@ class DeduplicateParams(_Block):
         # Found out here, not after days of scoring.
         if ("name" in self.channels) != (self.name_pattern is not None):
             raise ValueError("the channel 'name' and name_pattern go together: set both or neither")
-        try:
-            re.compile(self.name_pattern or "")
-        except re.error as error:
-            raise ValueError(f"name_pattern {self.name_pattern!r}: {error}") from error
         if self.auto_max > self.verify_max:
             raise ValueError(f"auto_max {self.auto_max} is above verify_max {self.verify_max}")
         return self
@@ -185,10 +207,12 @@ class PurityParams(_Block):
 class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
-    batch_size: Count
+    batch_size: BatchSize
     shard_rows: Count = Field(description="images a shard of scores, what a stop can lose")
-    workers: Annotated[int, Field(ge=0)]
-    processes: Count = Field(description="that share the scoring, on a GPU each if there are any")
+    workers: Loaders
+    processes: Processes = Field(
+        description="that share the scoring, on a GPU each if there are any"
+    )
     features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
     k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
     target_total: Count | None = Field(description="the smallest k that brings so many images")
@@ -222,18 +246,18 @@ class TeacherLogitsParams(_Block):
         description="online: the teacher runs beside the student at every step; stored: its "
         "answers are made once and read by every student and both stages"
     )
-    views: Count = Field(description="stored views an image; epoch e shows view e mod views")
+    views: Views = Field(description="stored views an image; epoch e shows view e mod views")
     topk: Count = Field(description="classes kept of an answer; the rest share what is left of 1")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="of the views")
-    check: Annotated[int, Field(ge=0)] = Field(
+    check: Annotated[int, Field(ge=0, le=10**6)] = Field(
         description="stored answers that the teacher is asked for again before training; 0: none"
     )
     amp: Precision = Field(
         description="precision of the pass; off: float32; the 16-bit kinds are faster on a GPU"
     )
-    batch_size: Count = Field(description="views that the teacher answers at once")
+    batch_size: BatchSize = Field(description="views that the teacher answers at once")
     shard_images: Count = Field(description="images a shard, the unit of work that a stop can lose")
-    workers: Annotated[int, Field(ge=0)]
+    workers: Loaders
     max_bad: Share
 
 
@@ -247,7 +271,7 @@ class ComparisonParams(_Block):
     unmined_seeds: Numbers = Field(description="stage 1 on the whole pool, in as many steps")
     stage1_seeds: Numbers = Field(description="further seeds of stage 1")
     stage2_seeds: Numbers = Field(description="further seeds of stage 2 (need the stage-1 seed)")
-    jobs: Count = Field(description="runs trained side by side")
+    jobs: Processes = Field(description="runs trained side by side")
 
 
 class EvaluationParams(_Block):
@@ -255,10 +279,10 @@ class EvaluationParams(_Block):
 
     engine: Literal["torch", "ort", "ort-cuda", "openvino", "tensorrt"]
     precision: Literal["fp32", "fp16", "bf16", "int8"]
-    batch_size: Count
-    workers: Annotated[int, Field(ge=0)]
+    batch_size: BatchSize
+    workers: Loaders
     max_bad: Share = Field(description="0: one unreadable image fails the evaluation")
-    resize_short: Count | None = Field(
+    resize_short: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         description="short side before the crop; null: as the weights say (236 for SSLD's); timm "
         "measures them at 232"
     )
@@ -281,7 +305,7 @@ class PredictionParams(_Block):
     class_map: str | None = Field(
         description="file of 'id name' lines in place of the model's own class names"
     )
-    batch_size: Count
+    batch_size: BatchSize
     engine: Literal["auto", "tensorrt", "ort-cuda", "openvino", "ort"]
 
 
@@ -308,9 +332,9 @@ class CalibrationParams(_Block):
 class PlanProfileParams(_Block):
     """Batch sizes a TensorRT plan is built for."""
 
-    least: Count
-    best: Count
-    most: Count
+    least: BatchSize
+    best: BatchSize
+    most: BatchSize
 
     @model_validator(mode="after")
     def _in_order(self) -> PlanProfileParams:
@@ -380,16 +404,16 @@ class LatencyParams(_Block):
         "exported model are files (export.precisions); what an engine has not is told and left out"
     )
     batch_sizes: Counts
-    warmup: Annotated[int, Field(ge=0)]
-    runs: Count
-    threads: Count
+    warmup: Annotated[int, Field(ge=0, le=10**6)]
+    runs: Annotated[int, Field(ge=1, le=10**6)]
+    threads: Threads
     beside: Names = Field(
         description="models measured beside ours: timm:resnet18, scratch:b4, a run, a zoo name"
     )
-    turns: Annotated[int, Field(ge=0)] = Field(
+    turns: Annotated[int, Field(ge=0, le=1000)] = Field(
         description="rounds in which all models are timed in turns besides; 0: not"
     )
-    cold_starts: Annotated[int, Field(ge=0)] = Field(
+    cold_starts: Annotated[int, Field(ge=0, le=1000)] = Field(
         description="fresh processes timed from hgnetv2 predict to its answer; 0: none"
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.printable import Lines, lines
 from hgnetv2_pipeline.reporting import (
     curve_sections,
     formats,
@@ -42,16 +43,20 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
     return page
 
 
-def terminal_summary(inputs: ReportInputs) -> str:
+def terminal_summary(inputs: ReportInputs) -> Lines:
     """What the terminal shows last: the banner of the sample and the honest table."""
     banner = banner_text(is_sample=inputs.is_sample)
     try:
         _, summaries = sections.read_comparison(inputs, Ledger(inputs.root))
-        table = terminal_table(summary_rows(summaries))
-        table += "\ngain: points over supervised only; +/-: its standard error (images and seeds)"
+        table = lines(
+            terminal_table(summary_rows(summaries)),
+            "gain: points over supervised only; +/-: its standard error (images and seeds)",
+        )
     except sections.MISSHAPEN as error:
-        table = f"No final table. {error}; {inputs.run_command} --pipeline comparison makes it"
-    return "\n\n".join(part for part in (banner, table) if part)
+        table = lines(
+            f"No final table. {error}; {inputs.run_command} --pipeline comparison makes it"
+        )
+    return lines(banner, "", table) if banner else table
 
 
 def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report:

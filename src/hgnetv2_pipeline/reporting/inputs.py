@@ -12,6 +12,7 @@ from typing import Any
 
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.printable import csv_value
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +127,10 @@ class Ledger:
         found = self.existing(path, what, run)
         try:
             with found.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
+                rows = [
+                    {name: csv_value(cell or "") for name, cell in row.items() if name is not None}
+                    for row in csv.DictReader(file)
+                ]
         except (OSError, ValueError, csv.Error) as error:
             raise self._unreadable(found, what, str(error)) from error
         if not rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
+from hgnetv2_pipeline.printable import printable
 from hgnetv2_pipeline.reporting.blocks import (
     Block,
     Bullets,
@@ -125,7 +126,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|#~$])")
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, also inside a table and where HTML is let through."""
-    flat = " ".join(text.split())
+    flat = printable(" ".join(text.split()))
     for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         flat = flat.replace(sign, entity)
     return _MARKDOWN.sub(r"\\\1", flat)
@@ -133,7 +134,7 @@ def escape_markdown(text: str) -> str:
 
 def _code_markdown(text: str) -> str:
     fence = "``" if "`" in text else "`"
-    return f"{fence}{text}{fence}"
+    return f"{fence}{printable(text)}{fence}"
 
 
 def to_markdown(report: Report) -> str:

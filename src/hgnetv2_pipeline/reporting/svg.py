@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import html
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from hgnetv2_pipeline.printable import Lines
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, yellow left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b87f00", "#56b4e9", "#6b6b6b", "#8c4d31")
 INK, FAINT, GRID = "#1c1c1c", "#5f6670", "#dfe3e8"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-# XML 1.0 knows no control characters, not even escaped.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-
 
 def escape(text: str) -> str:
-    """Text for HTML and XML, in elements and in quoted attributes."""
-    return html.escape(_CONTROL.sub("�", text), quote=True)
+    """Text for HTML and XML, in elements and in quoted attributes.
+
+    Line ends are white space there; whatever else is not printable is shown, such as the control
+    characters, which XML 1.0 has no way to write, and the signs that turn the order of letters.
+    """
+    return html.escape(Lines(text), quote=True)
 
 
 def n(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from hgnetv2_pipeline.printable import Lines, lines, printable
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.comparison import ArmSummary, difference
 
@@ -50,13 +51,7 @@ def _width(text: str) -> int:
     )
 
 
-def _plain(value: object) -> str:
-    """One line without control signs: a name must not move the cursor or colour the terminal."""
-    text = " ".join(str(value).split())
-    return "".join("?" if unicodedata.category(sign) in ("Cc", "Cf") else sign for sign in text)
-
-
-def terminal_table(rows: Sequence[Mapping[str, object]]) -> str:
+def terminal_table(rows: Sequence[Mapping[str, object]]) -> Lines:
     """Rows as aligned plain text; columns are the keys of the first row, numbers to the right.
 
     >>> print(terminal_table([{"model": "b0", "top-1 %": "77.8"}]))
@@ -65,9 +60,9 @@ def terminal_table(rows: Sequence[Mapping[str, object]]) -> str:
     b0        77.8
     """
     if not rows:
-        return "(nothing to show)"
-    columns = [str(name) for name in rows[0]]
-    cells = [[_plain(row.get(name, "-")) for name in columns] for row in rows]
+        return lines("(nothing to show)")
+    columns = list(rows[0])
+    cells = [[printable(row.get(name, "-")) for name in columns] for row in rows]
     widths = [
         max(_width(line[place]) for line in [columns, *cells]) for place in range(len(columns))
     ]
@@ -80,7 +75,7 @@ def terminal_table(rows: Sequence[Mapping[str, object]]) -> str:
             parts.append(gap + text if to_right else text + gap)
         return "  ".join(parts).rstrip()
 
-    return "\n".join([one(columns), one(["-" * width for width in widths]), *map(one, cells)])
+    return lines(one(columns), one(["-" * width for width in widths]), *map(one, cells))
 
 
 def _is_number(text: str) -> bool:

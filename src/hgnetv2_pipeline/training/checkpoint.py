@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from hgnetv2_pipeline.durable import (
-    FULL,
     fsync_directory,
     read_json,
     sha256_file,
@@ -28,6 +27,7 @@ from hgnetv2_pipeline.durable import (
     write_json,
 )
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
+from hgnetv2_pipeline.exits import full_disk
 
 _log = logging.getLogger(__name__)
 
@@ -67,13 +67,8 @@ def save_checkpoint(
         aside.rename(final)
         fsync_directory(folder)
     except (OSError, RuntimeError) as error:
-        usage = shutil.disk_usage(folder)  # while what was half-written still takes its room
+        full = full_disk(error, folder)  # while what was half-written still takes its room
         shutil.rmtree(aside, ignore_errors=True)
-        # torch turns a failed write into a RuntimeError about file positions.
-        numbers = [getattr(each, "errno", None) for each in (error, error.__context__)]
-        full = next((FULL[number] for number in numbers if number in FULL), None)
-        if full is None and usage.free < 1 << 20:
-            full = "disk full"
         if full and not isinstance(error, DiskFullError):
             raise DiskFullError(
                 f"{full} while writing checkpoint {final}: about {_size(parts):,} bytes needed, "

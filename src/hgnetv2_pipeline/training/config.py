@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from hgnetv2_pipeline.cpus import MOST_THREADS
 from hgnetv2_pipeline.errors import ParameterError
 
 DISTILLATION_LOSSES = ("ce", "kl", "skl", "dist")
@@ -35,7 +36,15 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(gt=0)]
+# Above these a number is a slip of the finger, which would be at work, or take memory, for ever.
+Count = Annotated[int, Field(gt=0, le=10**10)]
+Steps = Annotated[int, Field(gt=0, le=10**8)]
+Epochs = Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)]
+BatchSize = Annotated[int, Field(gt=0, le=2**16)]
+Threads = Annotated[int, Field(gt=0, le=MOST_THREADS)]
+Processes = Annotated[int, Field(gt=0, le=MOST_THREADS)]
+Loaders = Annotated[int, Field(ge=0, le=256)]
+Views = Annotated[int, Field(gt=0, le=10**4)]
 # off is false to YAML, which --params is read as.
 Precision = Annotated[
     Literal["off", "bf16", "fp16"],
@@ -173,7 +182,7 @@ class EarlyStoppingConfig(_Frozen):
 class ProfileConfig(_Frozen):
     """Steps that torch.profiler records, into ``profile/`` of the run's folder."""
 
-    start: Annotated[int, Field(ge=1)]
+    start: Steps
     """Steps that this process takes before; the first ones are not like the others."""
     steps: Annotated[int, Field(ge=0, le=200)]
     """Steps recorded, some MB each; 0 = none, at no cost."""
@@ -182,15 +191,15 @@ class ProfileConfig(_Frozen):
 class TrainConfig(_Frozen):
     """One recipe: scratch, SSLD stage 1, stage 2 and fine-tune differ in nothing but this."""
 
-    epochs: Positive | None
+    epochs: Epochs | None
     """Passes over the training list; null when steps is given."""
-    steps: Count | None
+    steps: Steps | None
     """Optimiser steps; null when epochs is given."""
-    batch_size: Count
+    batch_size: BatchSize
     """Images a step and process."""
     lr: Positive
     """Peak learning rate."""
-    lr_batch: Count | None
+    lr_batch: Annotated[int, Field(gt=0, le=2**24)] | None
     """Global batch that lr is meant for: lr is scaled linearly to the real one; null = as it is."""
     warmup_epochs: NotNegative
     """Passes over which lr climbs from 0."""
@@ -216,7 +225,7 @@ class TrainConfig(_Frozen):
     """Side of the square training and evaluation crop, pixels."""
     resize_short: Annotated[int, Field(ge=32, le=4096)]
     """Short side before the evaluation crop, pixels; travels with the weights."""
-    workers: Annotated[int, Field(ge=0, le=256)]
+    workers: Loaders
     """Loader processes; results do not depend on it."""
     amp: Precision
     """Mixed precision; fp16 needs a GPU."""
@@ -227,12 +236,12 @@ class TrainConfig(_Frozen):
     finds sound, and the run says which; two machines may choose differently."""
     compile: bool
     """Whether torch.compile compiles the student: minutes at the start, then faster steps."""
-    accumulate: Count
+    accumulate: BatchSize
     """Parts that a process works its batch through in, for less memory; the gradient is the same
     but for BN statistics, which are then each part's own."""
     sync_bn: bool
     """Whether BN statistics are those of all processes together; GPUs only."""
-    threads: Count | None
+    threads: Threads | None
     """Threads of one process; null = torch's choice."""
     class_balance: Literal["none", "sampler", "weights"]
     """Unequal classes: as they are, drawn equally often, or weighted in the loss (bce: positives by
@@ -248,7 +257,7 @@ class TrainConfig(_Frozen):
     """Which steps torch.profiler records."""
     checkpoint_every_minutes: Positive
     """Longest work lost to a power cut."""
-    keep_checkpoints: Count
+    keep_checkpoints: Annotated[int, Field(gt=0, le=10**4)]
     """Newest checkpoints kept."""
     max_bad: Share
     """Largest share of unreadable training images before the run stops."""
@@ -380,7 +389,7 @@ class StoreSpec(_Frozen):
     """The training view, as TrainConfig.view gives it."""
     resized: int | None
     """Short side of the copy that the samples are; null = the originals."""
-    views: Count
+    views: Views
     """V: views of an image; epoch e of a training shows view e mod V."""
     topk: Count
     """K: best classes kept of an answer; at least the number of classes keeps all."""
@@ -388,13 +397,13 @@ class StoreSpec(_Frozen):
     """Of the views; the order of a training has a seed of its own."""
     amp: Precision
     """Precision of the teacher; off is full float32 (no TF32)."""
-    batch_size: Count
+    batch_size: BatchSize
     """Views that the teacher answers at once."""
     shard_images: Count
     """Images a shard; one that is not whole is made again after a stop."""
-    workers: Annotated[int, Field(ge=0, le=256)]
+    workers: Loaders
     """Loader processes."""
-    threads: Count | None
+    threads: Threads | None
     """Threads of one process; null = torch's choice."""
     channels_last: bool
     """Memory format; a speed matter."""
@@ -409,7 +418,7 @@ class StoreSpec(_Frozen):
     """cpu, cuda, cuda:1, or auto."""
     rank: Annotated[int, Field(ge=0)]
     """This process among those that share the work."""
-    world_size: Count
+    world_size: Annotated[int, Field(gt=0, le=MOST_THREADS * 1024)]
     """Their number; shards do not depend on it."""
 
     @model_validator(mode="after")
@@ -431,13 +440,13 @@ def _only_eval(teacher: TeacherConfig) -> None:
 class DistributedConfig(_Frozen):
     """How many processes train one run, started and watched by torch elastic."""
 
-    nproc_per_node: Count | Literal["auto"]
+    nproc_per_node: Processes | Literal["auto"]
     """Processes on a machine; auto = one a GPU, one alone on a CPU."""
-    nnodes: Count
+    nnodes: Annotated[int, Field(gt=0, le=1024)]
     """Machines; each further one joins by the torchrun command that the first one prints."""
     rdzv_endpoint: str | None
     """host:port of the first machine, by which the others find it; null with one machine."""
-    max_restarts: Annotated[int, Field(ge=0)]
+    max_restarts: Annotated[int, Field(ge=0, le=10**4)]
     """Times that all processes start anew, from the newest checkpoint, after one has died."""
 
     @model_validator(mode="after")

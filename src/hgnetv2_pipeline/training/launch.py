@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.launch import run_spec
 from hgnetv2_pipeline.stopping import when_starter_dies
 
@@ -118,8 +119,9 @@ def _run(path: Path) -> None:
             time.sleep(PEER_SECONDS)
             _tell_agent(gone)
             raise PeerGoneError(gone) from error
-        if code := getattr(error, "exit_code", None):
-            _refuse(path, int(code), str(error))
+        code, told = explain(error, debug="--debug", place=path.parent)
+        if code > 1:
+            _refuse(path, code, told)
         raise
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.printable import Lines, lines
 from hgnetv2_pipeline.training.config import OptimizerConfig
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
 
@@ -98,13 +99,13 @@ def set_lr(optimizer: torch.optim.Optimizer, step: int, schedule: Schedule) -> f
     return lr_at(step, schedule.base_lr, total, warmup)
 
 
-def group_table(groups: list[dict[str, Any]]) -> str:
+def group_table(groups: list[dict[str, Any]]) -> Lines:
     """The groups as a text table: name, tensors, numbers, learning rate, weight decay."""
-    lines = [f"{'group':<18}{'tensors':>8}{'numbers':>12}{'lr':>12}{'decay':>10}"]
+    rows = [f"{'group':<18}{'tensors':>8}{'numbers':>12}{'lr':>12}{'decay':>10}"]
     for group in groups:
         numbers = sum(parameter.numel() for parameter in group["params"])
-        lines.append(
+        rows.append(
             f"{group['name']:<18}{len(group['params']):>8}{numbers:>12,}"
             f"{group['lr']:>12.4g}{group['weight_decay']:>10.2g}"
         )
-    return "\n".join(lines)
+    return lines(*rows)

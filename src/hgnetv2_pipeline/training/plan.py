@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data import Ledger, make_augment
 from hgnetv2_pipeline.data.augment import PublishedView
 from hgnetv2_pipeline.data.loader import eval_batches
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
+from hgnetv2_pipeline.exits import free_bytes
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr
@@ -161,7 +160,7 @@ def relief(spec: RunSpec, device: torch.device, processes: int, short: float) ->
 
     ``short`` is the median of the training images' shorter sides, pixels.
     """
-    config, cores = spec.config, (os.cpu_count() or 1) // processes
+    config, cores = spec.config, available_cpus() // processes
     view = make_augment(config.view())
     published = isinstance(view, PublishedView)
     ways = {
@@ -183,13 +182,6 @@ def slow_amp(config: TrainConfig, place: str, device: torch.device) -> str:
     """
     why = "" if config.mode == "auto" else slow_precision(config.amp, device.type)
     return why and f"{place}.amp={config.amp}: {why}; set {place}.amp=off"
-
-
-def free_bytes(place: Path) -> int:
-    """Bytes free where ``place`` is, or will be."""
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def peak_memory(device: torch.device) -> int:

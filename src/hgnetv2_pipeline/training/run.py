@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from hgnetv2_pipeline.cpus import available_cpus, restricted_cpus
 from hgnetv2_pipeline.data import Ledger, label_matrix
 from hgnetv2_pipeline.data.batches import Batch
 from hgnetv2_pipeline.data.loader import dead_worker, eval_batches
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
+from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
@@ -83,7 +85,7 @@ def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
         device = choose_device(spec.device, _local_rank())
         with (
             shortage_told(spec),
-            torch_settings(device, _threads(spec.config.threads)),
+            torch_settings(device, spec.config.threads),
             joined(device) as world,
         ):
             try:
@@ -339,8 +341,8 @@ def torch_settings(device: torch.device, threads: int | None) -> Iterator[None]:
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if (count := _threads(threads)) is not None:
+        torch.set_num_threads(count)
     if device.type == "cpu":
         keep_memory()
         torch.use_deterministic_algorithms(True)
@@ -358,7 +360,7 @@ def _write_history(path: Path, state: State) -> None:
     import pandas as pd
 
     rows = pd.DataFrame(state.history, columns=list(state.columns))
-    write_text(path, rows.to_csv(index=False))
+    write_text(path, csv_frame(rows).to_csv(index=False))
 
 
 def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.device) -> None:
@@ -393,11 +395,17 @@ def _ledger_rows(ledger: Ledger) -> list[list[str]]:
 
 
 def _threads(asked: int | None) -> int | None:
-    """Threads of this process; unless the recipe says, the processes of a machine share it."""
+    """Threads of this process; unless the recipe says, the processes of a machine share it.
+
+    None: torch's choice, which is right on a machine that is all ours.
+    """
+    if asked is not None:
+        return asked
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if asked is None and beside > 1:
-        return max(1, (os.cpu_count() or 1) // beside)
-    return asked
+    if beside > 1:
+        return max(1, available_cpus() // beside)
+    # Who started this process side by side with others has given it its part.
+    return None if "OMP_NUM_THREADS" in os.environ else restricted_cpus()
 
 
 def _first_process() -> bool:

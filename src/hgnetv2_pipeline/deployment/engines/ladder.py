@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hgnetv2_pipeline.cpus import MOST_THREADS, restricted_cpus
 from hgnetv2_pipeline.deployment.card import PRECISIONS, precision_file, precision_of
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.probes import probe_images
@@ -105,8 +106,10 @@ def load_engine(
         raise unknown_name("precision", precision, PRECISIONS, "precision=...")
     if device not in DEVICES:
         raise unknown_name("device", device, ("cpu", "cuda"), "device=...")
-    if threads < 0:
-        raise ParameterError(f"threads={threads}; give 0 for the library's choice, or a count")
+    if not 0 <= threads <= MOST_THREADS:
+        raise ParameterError(
+            f"threads={threads}; give a count up to {MOST_THREADS:,}, or 0 for the library's choice"
+        )
     if batch_size is not None and batch_size < 1:
         raise ParameterError(f"batch_size={batch_size}; it must be at least 1")
     onnx, plan = _files(str(path))
@@ -116,7 +119,8 @@ def load_engine(
         plan=plan,
         own="fp32" if onnx is None else precision_of(onnx_props(onnx), onnx),
         auto=engine == "auto",
-        threads=threads,
+        # The library's choice is by the cores of the machine, whatever share of them is ours.
+        threads=threads or restricted_cpus() or 0,
         precision=precision,
         batch_size=batch_size,
         device=device,

@@ -85,7 +85,8 @@ class OrtEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        # What goes wrong is raised; its own log would write the file's names to the terminal raw.
+        options.log_severity_level = 4
         # Bytes may be taken for ONNX Runtime's own format by a mark in them; they were not checked
         # as that.
         options.add_session_config_entry("session.load_model_format", "ONNX")

@@ -31,6 +31,7 @@ from hgnetv2_pipeline.pipelines.training.nodes import (
     stored_logits,
     train_side_by_side,
 )
+from hgnetv2_pipeline.printable import lines
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
@@ -295,8 +296,8 @@ def tabulate(
         make=make,
     )
     summaries = summarise_arms(read_json(folder / "comparison.json")["rows"])
-    told = [terminal_table(summary_rows(summaries)), *explain(summaries)]
-    _log.info("comparison\n%s", "\n".join(told))
+    told = lines(terminal_table(summary_rows(summaries)), *explain(summaries))
+    _log.info("comparison\n%s", told)
     return folder, folder / "comparison.json"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
+from hgnetv2_pipeline.printable import as_known, csv_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,12 @@ def write_report(aside: Path, identity: Identity, known: Lists, sets: list[str],
 
     frames = {name: known.frame(name) for name in sets}
     left_out = pd.read_csv(known.folder / "quarantine.csv", dtype=str, keep_default_na=False)
-    leaks = pd.read_csv(known.folder / "leaks.csv")
+    left_out["key"] = left_out["key"].map(csv_value)
+    left_out["reason"] = left_out["reason"].map(csv_value)
+    leaks = pd.read_csv(known.folder / "leaks.csv", dtype={"key": "str", "other_key": "str"})
+    keys = [key for frame in frames.values() for key in frame["key"]]
+    for name in ("key", "other_key"):
+        leaks[name] = as_known(leaks[name], keys)
     roles = {"images": "train"}
     bad = {
         roles.get(str(name), str(name)): rows

@@ -90,18 +90,18 @@ def _read_scan(folder: Path) -> Scan:
     import pandas as pd
 
     from hgnetv2_pipeline import data as room
+    from hgnetv2_pipeline.data.quarantine import read_quarantine
     from hgnetv2_pipeline.durable import read_json
 
     index, quarantined, refused, ignored = (folder / name for name in _FILES)
-    kinds = {"key": "str", "reason": "str", "line": "Int64"}
     samples = room.read_index(index)
     # A list may have had labels; the pool has none.
     unlabelled = pd.Series(pd.NA, samples.index, dtype="Int64")
     return room.Scan(
         samples=samples.assign(label=unlabelled),
         classes=None,
-        quarantined=pd.read_csv(quarantined, dtype=kinds, keep_default_na=False, na_values=[""]),
-        refused=pd.read_csv(refused, dtype=kinds, keep_default_na=False, na_values=[""]),
+        quarantined=read_quarantine(quarantined),
+        refused=read_quarantine(refused),
         ignored=int(read_json(ignored)["files"]),
     )
 

@@ -12,6 +12,7 @@ from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.places import about, below
 from hgnetv2_pipeline.pipelines.ingestion.pool import read_pool, together, write_sources
 from hgnetv2_pipeline.pipelines.params import DataParams
+from hgnetv2_pipeline.printable import csv_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +84,8 @@ def write_lists(
         _write_list(aside / f"{name}_list.txt", frames[name])
     if pool:
         write_sources(aside / "pool_sources.json", frames["pool"], pool)
-    leaks.to_csv(aside / "leaks.csv", index=False)
-    pd.concat(left_out, ignore_index=True).to_csv(aside / "quarantine.csv", index=False)
+    csv_frame(leaks).to_csv(aside / "leaks.csv", index=False)
+    csv_frame(pd.concat(left_out, ignore_index=True)).to_csv(aside / "quarantine.csv", index=False)
     for name, ledger in ledgers.items():
         _log.info("%s: %s", name, ledger.summary())
     _must_add_up(ledgers, {name: frames[name] for name in sets})

@@ -22,6 +22,7 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
 from hgnetv2_pipeline.pipelines.params import MiningParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import read_teacher
+from hgnetv2_pipeline.printable import csv_frame
 
 OUTPUTS = ("audit.json", "classes.csv", "pairs.csv", "sheets", "mining_report.html")
 
@@ -102,7 +103,7 @@ def estimate_purity(
             truth=_sample_truth(identity).get("truth"),
             **how,
         )
-        curve.to_csv(aside / "purity.csv", index=False)
+        csv_frame(curve).to_csv(aside / "purity.csv", index=False)
 
     folder = identity.folder("purity")
     Reuse(identity.project, redo).produce(
@@ -181,9 +182,9 @@ def _write_audit(
     counts["estimate"]["set"] = mining.purity.probes
     counts["person"] = room.count_decisions(machine, room.read_review(mined / "review.csv"))
     write_json(aside / "audit.json", counts)
-    table.to_csv(aside / "classes.csv", index=False)
+    csv_frame(table).to_csv(aside / "classes.csv", index=False)
     shown = [room.shown_pairs(pairs, decision, 100) for decision in ("remove", "review")]
-    pd.concat(shown).to_csv(aside / "pairs.csv", index=False, float_format="%.4f")
+    csv_frame(pd.concat(shown)).to_csv(aside / "pairs.csv", index=False, float_format="%.4f")
     (aside / "sheets").mkdir()
     sheets = room.contact_sheets(
         listed,

@@ -367,7 +367,7 @@ class _Chain:
         return [line for line in told if line]
 
     def _free(self) -> int:
-        from hgnetv2_pipeline.training.plan import free_bytes
+        from hgnetv2_pipeline.exits import free_bytes
 
         return free_bytes(self.identity.folder("models"))
 

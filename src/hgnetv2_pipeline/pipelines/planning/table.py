@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hgnetv2_pipeline.printable import Lines, lines
+
 if TYPE_CHECKING:
     from hgnetv2_pipeline.training import Plan
 
@@ -38,7 +40,7 @@ def row_of(part: str, plan: Plan, *, times: int = 1, copies: int = 1) -> Row:
     )
 
 
-def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int, slow: Sequence[str]) -> str:
+def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int, slow: Sequence[str]) -> Lines:
     """The table, the disk that is free, what was assumed, and what is ``slow`` on this machine."""
     from hgnetv2_pipeline.reporting.terminal import terminal_table
 
@@ -51,14 +53,13 @@ def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int, slow: Sequen
         disk=disk,
         memory=max((row.memory for row in rows), default=0),
     )
-    lines = [
+    return lines(
         "what is to be done, projected from a few steps of each part on this machine:",
         terminal_table([_cells(row) for row in [*rows, total]]),
         f"disk free: {_bytes(free)}" + ("; IT IS NOT ENOUGH" if disk > free else ""),
         *(f"assumed: {what}" for what in assumed),
         *(f"slow here: {what}" for what in slow),
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _cells(row: Row) -> dict[str, str]:

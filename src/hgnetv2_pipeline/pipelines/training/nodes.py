@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.models.zoo import ZOO, provide
 from hgnetv2_pipeline.pipelines.identity import Identity
@@ -168,7 +168,7 @@ def train_side_by_side(
         files.append(folder / "specs" / f"{spec.out.name}.json")
         write_text(files[-1], spec.model_dump_json(indent=2) + "\n")
     # Processes side by side share the cores; each gets its part unless the recipe says.
-    share = max(1, (os.cpu_count() or 1) // jobs)
+    share = max(1, available_cpus() // jobs)
     run_side_by_side(
         "hgnetv2_pipeline.training.launch",
         files,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
+from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
@@ -103,7 +103,7 @@ def _make(identity: Identity, spec: StoreSpec) -> None:
             "hgnetv2_pipeline.training.teacher_pass",
             files,
             jobs=spec.world_size,
-            threads=spec.threads or max(1, (os.cpu_count() or 1) // spec.world_size),
+            threads=spec.threads or max(1, available_cpus() // spec.world_size),
             logs=spec.out / "logs",
         )
     seal_teacher_logits(spec)
