@@ -95,6 +95,8 @@ def init(
         f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; {taught}; batch {chosen['BATCH']}"
     )
     click.echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
+    if (folder / "dvc.yaml").is_file():
+        click.echo(f"      {folder.relative_to(project)}/dvc.yaml: the same chain as DVC stages")
     if found.listed is not None:
         click.echo(
             "several labels an image: --pipeline train or finetune, then evaluation, export and "
@@ -111,6 +113,22 @@ def init(
         return
     click.echo(f"next: kedro run --env {name} --params plan_only=true    what it will cost")
     click.echo(f"      kedro run --env {name}                            all of it, to the report")
+
+
+@main.command()
+@click.argument("name")
+def stages(name: str) -> None:
+    """Write conf/NAME/dvc.yaml anew, after data.pool, data.test or the names of a run changed.
+
+    \b
+    hgnetv2 stages cats
+    dvc repro conf/cats/dvc.yaml          the chain of conf/cats, as far as it has to be made
+    dvc status conf/cats/dvc.yaml         what has changed since
+    """
+    from hgnetv2_pipeline.stages import write_stages
+
+    project = weight_commands.project_folder()
+    click.echo(f"wrote {write_stages(project, name).relative_to(project)}")
 
 
 for command in (

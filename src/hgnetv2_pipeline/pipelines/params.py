@@ -22,7 +22,13 @@ from pydantic import (
 )
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.training.config import DistributedConfig, Precision, TrainConfig
+from hgnetv2_pipeline.training.config import (
+    Device,
+    DistributedConfig,
+    ParameterModel,
+    Precision,
+    TrainConfig,
+)
 
 
 def _split_plus(value: Any) -> Any:
@@ -40,6 +46,30 @@ def _unique(value: list[Any]) -> list[Any]:
     return value
 
 
+# What makes results, each of which can be asked for anew.
+REDOABLE = (
+    "ingestion", "import_weights", "train_teacher", "mining", "teacher_logits", "ssld_stage1",
+    "ssld_stage2", "train", "finetune", "comparison", "evaluation", "export", "latency",
+    "prediction", "reporting", "all",
+)  # fmt: skip
+
+
+def _redoable(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in REDOABLE:
+            raise unknown_name("name", name, REDOABLE, "--params redo=..., joined by +")
+    return names
+
+
+def _pattern(value: str | None) -> str | None:
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return value
+
+
+Pattern = Annotated[str | None, AfterValidator(_pattern)]
 Names = Annotated[list[str], BeforeValidator(_split_plus), AfterValidator(_unique)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -53,8 +83,8 @@ EngineName = Literal[
 PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Block(ParameterModel):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class SplitParams(_Block):
@@ -62,7 +92,7 @@ class SplitParams(_Block):
 
     val: Share = Field(description="share of each class for validation")
     test: Share = Field(description="share of each class for the final test; 0 for none")
-    group_pattern: str | None = Field(
+    group_pattern: Pattern = Field(
         description="regular expression on the key; images with the same match stay together"
     )
     groups: str | None = Field(
@@ -138,7 +168,7 @@ class DeduplicateParams(_Block):
         AfterValidator(_unique),
         Field(min_length=1),
     ] = Field(description="what is compared; features need mining.features")
-    name_pattern: str | None = Field(
+    name_pattern: Pattern = Field(
         description="regular expression of the part of a key that names the image, for 'name'"
     )
     views: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -163,10 +193,6 @@ class DeduplicateParams(_Block):
         # Found out here, not after days of scoring.
         if ("name" in self.channels) != (self.name_pattern is not None):
             raise ValueError("the channel 'name' and name_pattern go together: set both or neither")
-        try:
-            re.compile(self.name_pattern or "")
-        except re.error as error:
-            raise ValueError(f"name_pattern {self.name_pattern!r}: {error}") from error
         if self.auto_max > self.verify_max:
             raise ValueError(f"auto_max {self.auto_max} is above verify_max {self.verify_max}")
         return self
@@ -422,9 +448,9 @@ class RunParams(_Block):
     split: _Split = Field(description="what evaluation measures on")
     weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")
     images: Names = Field(description="what prediction answers: files, folders, lists; empty: val")
-    device: Literal["auto", "cpu", "cuda"]
+    device: Device
     distributed: DistributedConfig
-    redo: Names = Field(
+    redo: Annotated[Names, AfterValidator(_redoable)] = Field(
         description="pipelines, and teacher_logits, whose results are made anew; or all"
     )
     plan_only: bool = Field(description="stop after the printed plan")
@@ -480,6 +506,8 @@ def _in_words(error: ValidationError, environment: str) -> ParameterError:
     same = [mistake for mistake in mistakes if _named(mistake["loc"]) == path]
     messages = [mistake["msg"][0].lower() + mistake["msg"][1:] for mistake in same]
     message = str(cause) if cause else ", or ".join(dict.fromkeys(messages))
+    if first["input"] in ("None", "none", "nil"):
+        message += "; no value is written null"
     others = len(mistakes) - len(same)
     more = f"; and {others} more" if others else ""
     named = f"parameter {key}" if key else "the parameters"
