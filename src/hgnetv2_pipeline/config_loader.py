@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from hgnetv2_pipeline.pipelines.identity import Identity, resolve, result_name
 PUBLISHED = "published"
 _IDENTITY_KEYS = ("variant", "dataset", "seed", "teacher", "download", "run", "model")
 # Values that one file may come to once its anchors are written out; ours have some hundreds.
-_MOST_VALUES = 100_000
+_MOST_VALUES, _DEEPEST = 100_000, 50
+_PLAIN_KINDS = ("str", "int", "float", "bool", "null", "seq", "map")
+_PLAIN_TAGS = {"!", *(f"tag:yaml.org,2002:{kind}" for kind in _PLAIN_KINDS)}
 _WHERE = "--conf-source FOLDER or the archive that kedro package writes"
 
 
@@ -202,43 +205,67 @@ def _in_one_line() -> Iterator[None]:
 
 
 def _check_yaml(text: bytes, path: str) -> None:
-    """Refuse what is no plain YAML: syntax, tags of Python, keys twice, anchors without end."""
+    """Refuse what is no plain YAML: syntax, tags of Python, keys twice, anchors without end.
+
+    Reads events, of which nothing is built: a file of some hundred bytes can stand for gigabytes.
+    """
+    reader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        values = 0 if root is None else _written_out(root, {}, path)
+        _check_events(yaml.parse(text, Loader=reader), path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise ParameterError(f"{path} is nested too deep") from error
-    if values > _MOST_VALUES:
-        raise ParameterError(
-            f"{path} comes to more than {_MOST_VALUES:,} values once its anchors are written out"
-        )
 
 
-def _written_out(node: yaml.Node, sizes: dict[int, int], path: str) -> int:
-    """How many values ``node`` stands for; a part that is named often is counted once."""
-    if id(node) in sizes:
-        if not sizes[id(node)]:
-            raise ParameterError(f"{path}{_line(node)}: an anchor holds itself")
-        return sizes[id(node)]
-    sizes[id(node)] = 0  # being counted
-    if not node.tag.startswith("tag:yaml.org,2002:") or "python/" in node.tag:
-        raise ParameterError(f"{path}{_line(node)}: the tag {node.tag} is not taken, write a value")
-    parts: list[yaml.Node] = []
-    if isinstance(node, yaml.MappingNode):
-        keys: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in keys:
-                    raise ParameterError(f"{path}{_line(key)}: the key {key.value} stands twice")
-                keys.add(key.value)
-            parts += [key, value]
-    elif isinstance(node, yaml.SequenceNode):
-        parts = list(node.value)
-    sizes[id(node)] = 1 + sum(_written_out(part, sizes, path) for part in parts)
-    return sizes[id(node)]
+@dataclass
+class _Open:
+    """A list or block whose end has not come yet."""
+
+    anchor: str | None
+    keys: set[str] | None
+    values: int = 1
+    parts: int = 0
 
 
-def _line(node: yaml.Node) -> str:
-    return f" line {node.start_mark.line + 1}"
+def _check_events(events: Iterator[Any], path: str) -> None:
+    sizes: dict[str, int] = {}
+    waiting = [_Open(None, None)]
+    for event in events:
+        where = f"{path} line {event.start_mark.line + 1}"
+        size = 0
+        if isinstance(event, yaml.AliasEvent):
+            if any(part.anchor == event.anchor for part in waiting):
+                raise ParameterError(f"{where}: an anchor holds itself")
+            if event.anchor not in sizes:
+                raise ParameterError(f"{where}: there is no anchor {event.anchor}")
+            size = sizes[event.anchor]
+        elif isinstance(event, yaml.NodeEvent):
+            tag = getattr(event, "tag", None)
+            if tag is not None and tag not in _PLAIN_TAGS:
+                raise ParameterError(f"{where}: the tag {tag} is not taken; write a plain value")
+        if isinstance(event, yaml.ScalarEvent):
+            size = 1
+            keys, first = waiting[-1].keys, waiting[-1].parts % 2 == 0
+            if keys is not None and first and event.value != "<<":
+                if event.value in keys:
+                    raise ParameterError(f"{where}: the key {event.value} stands twice")
+                keys.add(event.value)
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            block = isinstance(event, yaml.MappingStartEvent)
+            waiting.append(_Open(event.anchor, set() if block else None))
+            if len(waiting) > _DEEPEST:
+                raise ParameterError(f"{where}: nested too deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            closed = waiting.pop()
+            size = closed.values
+            if closed.anchor:
+                sizes[closed.anchor] = size
+        if size:
+            waiting[-1].parts += 1
+            waiting[-1].values += size
+            if waiting[-1].values > _MOST_VALUES:
+                raise ParameterError(
+                    f"{path} comes to more than {_MOST_VALUES:,} values once its anchors are "
+                    "written out"
+                )
