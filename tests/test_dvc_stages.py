@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hgnetv2_pipeline.stages import stages_for
+from hgnetv2_pipeline.stages import _parameters, stages_for, warn_of_unwatched_images
 from own_tree import draw, write_classes
 from project_copies import ROOT, copy_project, quiet_environment
 
@@ -160,7 +160,9 @@ def test_a_change_in_pool_test_or_labelled_images_is_seen(project: Path) -> None
         assert repo.status(targets=[target]) == {}
 
 
-def test_stages_follow_the_configuration_when_written_anew(project: Path) -> None:
+def test_stages_follow_the_configuration_when_written_anew(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from click.testing import CliRunner
 
     from hgnetv2_pipeline.commands import main as command
@@ -172,9 +174,17 @@ def test_stages_follow_the_configuration_when_written_anew(project: Path) -> Non
     path = project / "conf" / "mine" / "dvc.yaml"
     written = path.read_text(encoding="utf-8")
     conf.write_text(before.replace(f'{POOL}"]', f'{POOL}", "{more}"]'), encoding="utf-8")
+    told = "conf/mine/dvc.yaml does not name pool/more_of_them"
     try:
+        # A run that reads what DVC does not watch says so.
+        caplog.set_level("WARNING", logger="hgnetv2_pipeline")
+        warn_of_unwatched_images(_parameters(project, "mine"))
+        assert told in caplog.text
+        caplog.clear()
         done = CliRunner().invoke(command, ["stages", "mine"])
         assert (done.exit_code, done.output) == (0, "wrote conf/mine/dvc.yaml\n")
+        warn_of_unwatched_images(_parameters(project, "mine"))
+        assert told not in caplog.text
         outs = [*yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]["ingestion"]["outs"]]
         assert {"cache": False, "persist": True} in [
             out.get("data/01_raw/${dataset}/pool/more_of_them") for out in outs
@@ -234,6 +244,49 @@ def test_the_published_weights_are_no_business_of_the_projects_status(tmp_path: 
         assert {stage.path_in_repo for stage in repo.index.stages} == {"dvc.yaml"}
     with Repo(str(project / "weights")) as repo:
         assert len(repo.index.stages) == len(list((ROOT / "weights").glob("*.pdparams.dvc"))) + 7
+
+
+@pytest.mark.parametrize("change", ["a bit", "cut", "another result"])
+def test_x03_a_result_that_dvc_brings_back_with_wrong_bytes_is_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """DVC trusts an object of its cache that is read-only; our manifests do not."""
+    from dvc.repo import Repo
+
+    from hgnetv2_pipeline.pipelines.reuse import Reuse
+
+    monkeypatch.chdir(tmp_path)
+    folder, right = tmp_path / "data" / "06_models" / "run", bytes(range(256)) * 8
+    (tmp_path / "data" / "06_models").mkdir(parents=True)
+
+    def produced() -> bool:
+        result = Reuse(tmp_path).produce(
+            folder,
+            pipeline="train",
+            inputs={"train": "list"},
+            params={"lr": 0.1},
+            outputs=["student.safetensors"],
+            make=lambda aside: (aside / "student.safetensors").write_bytes(right),
+        )
+        return result.reused
+
+    assert not produced()
+    with Repo.init(".", no_scm=True) as repo:
+        repo.add("data/06_models/run")
+        objects = [p for p in (tmp_path / ".dvc/cache/files/md5").rglob("*") if p.is_file()]
+        (stored,) = [path for path in objects if path.read_bytes() == right]
+        wrong = {"a bit": bytes([right[0] ^ 1]) + right[1:], "cut": right[:-1]}.get(change, b"x")
+        stored.chmod(0o644)
+        stored.write_bytes(wrong)
+        stored.chmod(0o444)
+        shutil.rmtree(folder)
+        repo.checkout("data/06_models/run.dvc", force=True)
+    assert (folder / "student.safetensors").read_bytes() == wrong
+    assert not produced()
+    assert (folder / "student.safetensors").read_bytes() == right
+    (kept,) = (folder.parent / "archive").rglob("student.safetensors")
+    assert kept.read_bytes() == wrong
+    assert produced()
 
 
 @pytest.mark.slow

@@ -82,6 +82,10 @@ class ProjectHooks:
                 f"--params model=train/{identity['variant']}/{identity['run']}"
             )
         self._refuse_missing_models(tags)
+        if "ingestion" in tags:
+            from hgnetv2_pipeline.stages import warn_of_unwatched_images
+
+            warn_of_unwatched_images(self._params)
 
     def _refuse_missing_models(self, tags: set[str]) -> None:
         from hgnetv2_pipeline.pipelines.identity import Identity

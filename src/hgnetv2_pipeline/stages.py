@@ -6,12 +6,15 @@ DVC has no lists of varying length and one set of names a file; so each environm
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import ParameterError
+
+_log = logging.getLogger(__name__)
 
 _HEADER = """\
 # The stages of ../../dvc.yaml for this environment, with its own folders of images:
@@ -91,6 +94,22 @@ def raw_places(params: Mapping[str, Any]) -> list[str]:
     sources = pool_sources(data["pool"], Path(params["identity"]["project"]))
     pool = [f"pool/{source.link}" for source in sources]
     return ["images", *(["test"] if data["test"] else []), *pool]
+
+
+def warn_of_unwatched_images(params: Mapping[str, Any]) -> None:
+    """Say where conf/NAME/dvc.yaml, if there is one, does not name all images that are read."""
+    identity = params["identity"]
+    path = Path(identity["project"]) / "conf" / identity["environment"] / "dvc.yaml"
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    missing = [place for place in raw_places(params) if f"}}/{place}:" not in text]
+    if missing:
+        name = identity["environment"]
+        _log.warning(
+            "conf/%s/dvc.yaml does not name %s, whose changes DVC would not see: hgnetv2 stages %s "
+            "writes it anew", name, ", ".join(missing), name,
+        )  # fmt: skip
 
 
 def _parameters(project: Path, name: str) -> dict[str, Any]:
