@@ -70,7 +70,7 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	$$uv pip install -q --require-hashes -r requirements.lock; \
 	$$uv pip install -q --no-deps --no-build-isolation -e .
 	@# DVC asks for a git repository; an unpacked archive has none.
-	@test -e .git || $(BIN)/dvc config --local core.no_scm true
+	@test -e .git || for folder in . weights; do (cd $$folder && $(CURDIR)/$(BIN)/dvc config --local core.no_scm true); done
 	@touch $@
 
 .PHONY: help run test test-long test-avx2 lint install viz bench bench-gpu clean lock

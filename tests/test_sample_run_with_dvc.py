@@ -68,6 +68,8 @@ def test_after_kedro_run_dvc_repro_trains_nothing_and_then_does_nothing(project:
     second = dvc(project, "repro", "ssld_stage1")
     assert "Running stage" not in second
     assert "up to date" in second
+    made = ("ingestion", "train_teacher", "mining", "ssld_stage1")
+    assert "up to date" in dvc(project, "status", *made)
 
 
 def test_a_touched_file_and_a_comment_change_nothing(project: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from kedro.framework.project import pipelines, settings
 from kedro.utils import find_kedro_project
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
-from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
+from hgnetv2_pipeline.project_logging import use_project_logging
+from hgnetv2_pipeline.selection import check_names, needed_tags
 
 _log = logging.getLogger(__name__)
 
-# These take a trained model; naming one means that nothing upstream of it is wanted.
-_TAKES_MODEL = {"evaluation", "export", "latency", "prediction"}
 _KEDRO_LOGGERS = ("pipeline.node", "runner.sequential_runner", "runner.runner")
 
 
@@ -47,19 +46,40 @@ def _run(debug: bool, **options: Any) -> Any:
     kedro run --params redo=mining                           make finished results anew
     """
     show_tracebacks()
-    wanted = {*(options["pipelines"] or []), options["pipeline"]} - {None, ""}
+    from hgnetv2_pipeline.pipelines.given import read_params
+
+    options["params"] = read_params(options["params"])
     if options["pipeline"] and not options["pipelines"]:
         # The documentation and the card say --pipeline; Kedro warns and prefers --pipelines.
         options |= {"pipelines": [options["pipeline"]], "pipeline": ""}
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    conf_source = options["conf_source"] or project / settings.CONF_SOURCE
+
+    def load() -> ProjectConfigLoader:
+        return ProjectConfigLoader(
+            conf_source,
+            env=options["env"],
+            runtime_params=options["params"],
+            project=project,
+            **settings.CONFIG_LOADER_ARGS,
+        )
+
+    use_project_logging(str(conf_source))
+    check_names(options, pipelines)
+    if options["pipelines"] and not options["tags"]:
+        options["tags"] = needed_tags(options["pipelines"], pipelines, options["params"], load)
     with _told_once(debug):
+        return kedro_run.callback(**options)  # type: ignore[misc]
+
+
+class _Run(click.Command):
+    """A command whose errors are one line and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
         try:
-            for name in sorted(wanted - set(pipelines)):
-                raise unknown_name("pipeline", name, sorted(pipelines), "--pipeline ...")
-            if wanted and not options["tags"]:
-                options["tags"] = _parts(wanted, options)
-            return kedro_run.callback(**options)  # type: ignore[misc]
+            return self.invoke_openly(context)
         except Exception as error:
-            if debug:
+            if context.params["debug"]:
                 raise
             code, message = explain(error, debug="kedro run --debug")
             if code == 1 and isinstance(error, click.ClickException):
@@ -67,31 +87,9 @@ def _run(debug: bool, **options: Any) -> Any:
             echo(message, err=True, colour="red" if code != 75 else "yellow")
             sys.exit(code)
 
-
-def _parts(wanted: set[str], options: Mapping[str, Any]) -> list[str]:
-    """The tags of what these pipelines really need; none: all that is upstream of them.
-
-    Where the weights they start from are named, nothing is trained to make others.
-    """
-    if wanted <= _TAKES_MODEL and options["params"].get("model"):
-        # What runs on the exported model needs the export, which is made or reused.
-        exported = ["export"] if wanted & {"latency", "prediction"} else []
-        return ["ingestion", *sorted(wanted), *exported]
-    if wanted != {"finetune"}:
-        return []
-    project = find_kedro_project(Path.cwd()) or Path.cwd()
-    conf = ProjectConfigLoader(
-        options["conf_source"] or project / settings.CONF_SOURCE,
-        env=options["env"],
-        runtime_params=options["params"],
-        **settings.CONFIG_LOADER_ARGS,
-    )
-    start = Path(conf["parameters"]["finetune"]["init"])
-    models = conf.identity.folder("models")
-    if models / start == conf.identity.folder("ssld_stage1"):
-        return ["ingestion", "train_teacher", "mining", "ssld_stage1", "finetune"]
-    imported = (models / start).is_relative_to(conf.identity.folder("import_weights"))
-    return ["ingestion", *(["import_weights"] if imported else []), "finetune"]
+    def invoke_openly(self, context: click.Context) -> Any:
+        """The same, with its errors as the exceptions they are."""
+        return super().invoke(context)
 
 
 @contextmanager
@@ -122,10 +120,23 @@ def _told_once(debug: bool) -> Iterator[None]:
 
 
 _run.__name__ = "run"
+
+
+def _option(option: click.Parameter) -> click.Parameter:
+    """Kedro's option; ``--params`` keeps its text, which read_params understands."""
+    if option.name != "params":
+        return option
+    assert isinstance(option, click.Option)
+    return click.Option(
+        ["--params"], type=click.UNPROCESSED, default="", help=option.help, metavar="KEY=VALUE,..."
+    )
+
+
 run = click.command(
     name="run",
+    cls=_Run,
     params=[
-        *kedro_run.params,
+        *map(_option, kedro_run.params),
         click.Option(["--debug"], is_flag=True, help="Show the whole traceback of an error."),
     ],
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -103,6 +103,8 @@ def init(
     if chosen["AMP"] == "off" and (why := slow_precision("bf16")):
         echo(f"  amp is off, for bf16 would be slow: {why}")
     echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
+    if (folder / "dvc.yaml").is_file():
+        echo(f"      {folder.relative_to(project)}/dvc.yaml: the same chain as DVC stages")
     if found.listed is not None:
         echo(
             "several labels an image: --pipeline train or finetune, then evaluation, export and "
@@ -119,6 +121,22 @@ def init(
         return
     echo(f"next: kedro run --env {name} --params plan_only=true    what it will cost")
     echo(f"      kedro run --env {name}                            all of it, to the report")
+
+
+@main.command()
+@click.argument("name")
+def stages(name: str) -> None:
+    """Write conf/NAME/dvc.yaml anew, after data.pool, data.test or the names of a run changed.
+
+    \b
+    hgnetv2 stages cats
+    dvc repro conf/cats/dvc.yaml          the chain of conf/cats, as far as it has to be made
+    dvc status conf/cats/dvc.yaml         what has changed since
+    """
+    from hgnetv2_pipeline.stages import write_stages
+
+    project = weight_commands.project_folder()
+    echo(f"wrote {write_stages(project, name).relative_to(project)}")
 
 
 for command in (

@@ -47,12 +47,17 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str], where: str) -
     "unknown variant 'b9'; choose one of b0, b4 (--params variant=...)"
     """
     names = list(allowed)
-    near = difflib.get_close_matches(str(given), names, n=1)
-    # For two-letter names such as b9 the nearest is no help: every one is near.
-    hint = f" (did you mean '{near[0]}'?)" if near and len(str(given)) > 2 else ""
     return ParameterError(
-        f"unknown {kind} {given!r}{hint}; choose one of {', '.join(names)} ({where})"
+        f"unknown {kind} {given!r}{nearest(given, names)}; choose one of {', '.join(names)} "
+        f"({where})"
     )
+
+
+def nearest(given: object, names: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` with the name most like ``given``; empty where none is like it."""
+    near = difflib.get_close_matches(str(given), list(names), n=1)
+    # For two-letter names such as b9 the nearest is no help: every one is near.
+    return f" (did you mean '{near[0]}'?)" if near and len(str(given)) > 2 else ""
 
 
 class PlanPrinted(Exception):  # noqa: N818 - what was asked for, not an error

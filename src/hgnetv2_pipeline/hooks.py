@@ -18,6 +18,7 @@ from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
 
 _log = logging.getLogger(__name__)
 
+TRAININGS = ("train", "ssld_stage1", "ssld_stage2", "finetune")
 BANNER = Lines("""\
 +---------------------------------------------------------------------------+
 | EMBEDDED SAMPLE: 8x8 digits and photo patches, minutes on a laptop.       |
@@ -33,8 +34,10 @@ class ProjectHooks:
         self._params: dict[str, Any] = {}
         self._parts: set[str] = set()
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
+        # With --conf-source the configuration lies elsewhere than the project.
+        context.config_loader.project = context.project_path
         # Kedro reads parameters only when the catalog is made; a mistake should be told before.
         self._params = dict(context.config_loader["parameters"])
         identity = self._params["identity"]
@@ -80,6 +83,29 @@ class ProjectHooks:
                 "data.pool=DIR); without a pool: --pipeline train, then evaluation or export with "
                 f"--params model=train/{identity['variant']}/{identity['run']}"
             )
+        self._refuse_missing_models(tags)
+        if "ingestion" in tags:
+            from hgnetv2_pipeline.stages import warn_of_unwatched_images
+
+            warn_of_unwatched_images(self._params)
+
+    def _refuse_missing_models(self, tags: set[str]) -> None:
+        from hgnetv2_pipeline.pipelines.identity import Identity
+        from hgnetv2_pipeline.pipelines.measure import check_model
+        from hgnetv2_pipeline.selection import TAKES_MODEL
+
+        identity = Identity.model_validate(self._params["identity"])
+        named = [identity.model] if tags & TAKES_MODEL else []
+        if "latency" in tags:
+            named += self._params["latency"]["beside"]
+        if "train_teacher" in tags:
+            named += self._params["train_teacher"]["source"]
+        recipes = [self._params[name] for name in TRAININGS if name in tags]
+        if "train_teacher" in tags and not self._params["train_teacher"]["source"]:
+            recipes.append(self._params["train_teacher"]["recipe"])
+        named += [recipe["init"] for recipe in recipes if recipe["init"] != "scratch"]
+        for model in named:
+            check_model(identity, model, made=tags)
 
     @staticmethod
     def _refuse_unwritable(project: Path) -> None:

@@ -272,7 +272,7 @@ def init(
     test: Path | None,
     variant: str | None,
 ) -> tuple[Path, Survey, dict[str, Any]]:
-    """Write ``conf/NAME`` from the template ``conf/own``, whole or not at all.
+    """Write ``conf/NAME`` from the template ``conf/own``, whole or not at all, and DVC's stages.
 
     Returns the folder, what was found, and the values chosen.
     """
@@ -289,6 +289,10 @@ def init(
         raise ParameterError(f"conf/{name} exists already: edit it, or choose another NAME")
     if test is not None and not test.is_dir():
         raise DataError(f"--test {test} is not a folder")
+    for option, folder in (("--labelled", labelled), ("--pool", pool), ("--test", test)):
+        if folder is not None and "${" in str(folder.resolve()):
+            # In a configuration that names a value to look up, which a path never does.
+            raise ParameterError(f"{option} {folder}: rename it, ${{ cannot stand in a path")
     for option, folder in (("--pool", pool), ("--test", test)):
         if folder is not None and folder.resolve().is_relative_to(labelled.resolve()):
             raise DataError(
@@ -338,6 +342,10 @@ def init(
         text = "".join(_filled(line, values) + "\n" for line in lines)
         (aside / source.name).write_text(text, encoding="utf-8")
     aside.rename(target)
+    if (project / "dvc.yaml").is_file():
+        from hgnetv2_pipeline.stages import write_stages
+
+        write_stages(project, name)
     return target, found, chosen
 
 

@@ -136,3 +136,65 @@ def test_what_is_there_is_not_planned_and_further_runs_are_counted(
     [stage1] = [spec for spec, images in probed if images]
     assert stage1.teacher is not None
     assert stage1.teacher.members == ["scratch:hgnet_small"]
+
+
+def test_a_finished_arm_of_the_comparison_costs_nothing(
+    project: dict[str, Any],
+    probed: list[tuple[RunSpec, int | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hgnetv2_pipeline.pipelines.comparison import nodes
+    from hgnetv2_pipeline.pipelines.params import (
+        ComparisonParams,
+        TeacherLogitsParams,
+        TeacherParams,
+    )
+    from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+
+    identity = Identity.model_validate(project["identity"])
+    mining, models = identity.folder("mining"), identity.folder("models")
+    mining.mkdir(parents=True)
+    frame = data.read_index(identity.folder("lists") / "index_train.parquet")
+    data.write_index(mining / "train_mined.parquet", frame)
+    frame[["key"]].assign(decision="keep").to_parquet(mining / "dedup.parquet")
+    members = [f"train_teacher/two_b0/member={number}" for number in range(2)]
+    write_json(
+        identity.folder("train_teacher") / "teacher.json", {"members": members, "bn": "eval"}
+    )
+    for run in (*members, "ssld_stage1/b0/seed=0", "ssld_stage2/b0/seed=0"):
+        write_json(models / run / "result.json", {"steps": 100})
+        (models / run / "student.safetensors").write_text(run)
+    project["comparison"] |= {
+        "supervised_seeds": [1, 2], "equal_steps_seeds": [0], "unmined_seeds": [0],
+        "stage1_seeds": [1], "stage2_seeds": [1], "jobs": 1,
+    }  # fmt: skip
+    due = 6
+
+    def trained(_: Identity, specs: list[RunSpec], **__: Any) -> None:
+        for spec in specs:
+            spec.out.mkdir(parents=True, exist_ok=True)
+            for name in ("student.safetensors", "history.csv", "result.json"):
+                (spec.out / name).write_text("{}")
+
+    monkeypatch.setattr(nodes, "train_side_by_side", trained)
+
+    def train_arms() -> None:
+        recipes = [TrainConfig.model_validate(project[n]) for n in
+                   ("train", "ssld_stage1", "ssld_stage2")]  # fmt: skip
+        nodes.train_arms(
+            identity, ComparisonParams.model_validate(project["comparison"]),
+            TeacherParams.model_validate(project["train_teacher"]), *recipes,
+            TeacherLogitsParams.model_validate(project["teacher_logits"]), project["device"],
+            DistributedConfig.model_validate(project["distributed"]), [], "exact",
+            identity.folder("lists"), identity.folder("train_teacher"), mining, Path(),
+        )  # fmt: skip
+
+    assert f"comparison, {due} runs" in rows(plan_chain(project, {"comparison"}))
+    train_arms()
+    assert rows(plan_chain(project, {"comparison"}))["comparison"] == "comparison finished"
+    # One seed more is all that is due; so is what depends on a recipe that changed.
+    project["comparison"] |= {"supervised_seeds": [1, 2, 3]}
+    assert "comparison, 1 runs" in rows(plan_chain(project, {"comparison"}))
+    project["comparison"] |= {"supervised_seeds": [1, 2]}
+    project["ssld_stage2"] |= {"lr": 0.125}
+    assert "comparison, 1 runs" in rows(plan_chain(project, {"comparison"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -105,6 +106,7 @@ def build_from(
     or 'multi_label') and the ``thresholds`` of several labels. Raises ``ParameterError`` or
     ``WeightsError``.
     """
+    check_name(spec, root)
     kind, _, name = spec.partition(":")
     if kind == "scratch":
         model = create_model(name, num_classes or 1000)
@@ -121,6 +123,27 @@ def build_from(
             "published": True,
         }
         return _from_file(path, spec, known, num_classes=num_classes, head=head)
+    return _from_file(_weights_at(spec, root), spec, {}, num_classes=num_classes, head=head)
+
+
+def check_name(spec: str, root: Path) -> None:
+    """Refuse a ``spec`` under which ``build_from`` would find nothing, without reading weights.
+
+    Whether published weights are here or can be fetched is not asked. Raises ``ParameterError`` or
+    ``WeightsError``, with the nearest name.
+    """
+    kind, _, name = spec.partition(":")
+    if kind == "scratch":
+        if name not in [*VARIANTS, *TEACHERS]:
+            raise unknown_name("variant", name, [*VARIANTS, *TEACHERS], "scratch:VARIANT")
+    elif kind == "timm":
+        _check_timm(name)
+    elif spec not in ZOO:
+        _weights_at(spec, root)
+
+
+def _weights_at(spec: str, root: Path) -> Path:
+    """The file or inference folder that ``spec``, a path relative to ``root``, names."""
     path = Path(root) / spec
     if path.is_dir() and not is_archive(path):
         path = path / "student.safetensors"
@@ -132,7 +155,19 @@ def build_from(
         raise unknown_name(
             "model", spec, [*ZOO, "timm:NAME", "scratch:VARIANT", "a file", "a run"], "model=..."
         )
-    return _from_file(path, spec, {}, num_classes=num_classes, head=head)
+    return path
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    name, _, suffix = name.partition(":")
+    if suffix not in ("", "pretrained"):
+        raise ParameterError(f"timm:{name}:{suffix}: the only ending is ':pretrained'")
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=8)
+        raise unknown_name("timm model", name, near or ["see timm.list_models()"], "timm:NAME")
 
 
 def _info(source: str, **known: Any) -> dict[str, Any]:
@@ -182,11 +217,6 @@ def _from_timm(
     import timm
 
     name, _, suffix = name.partition(":")
-    if suffix not in ("", "pretrained"):
-        raise ParameterError(f"timm:{name}:{suffix}: the only ending is ':pretrained'")
-    if not timm.is_model(name.partition(".")[0]):
-        near = timm.list_models(f"*{name}*")[:8]
-        raise unknown_name("timm model", name, near or ["see timm.list_models()"], "timm:NAME")
     pretrained = suffix == "pretrained"
     arguments: dict[str, Any] = {"num_classes": num_classes or 1000}
     if pretrained and head == "strict":

@@ -50,8 +50,24 @@ FOLDERS: Mapping[str, str] = {
     "report": "data/08_reporting/{dataset}/report",
 }
 
-# One path segment: no slash, no leading dot, so that no name can lead out of its layer.
-_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]*")
+# One path segment: no slash, no leading dot, so that no name can lead out of its layer; and short,
+# since file systems take 255 bytes and names of our own are made of it.
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]{0,99}")
+# Folders and files of our own that lie beside results.
+_TAKEN = re.compile(r"archive|lock|.*\.lock|.*manifest\.json")
+
+
+def _check_segment(name: str) -> str:
+    """``name`` if it can name a folder of results; else a ``ValueError`` that says why not."""
+    shown = name if len(name) <= 100 else f"{name[:40]}... ({len(name)} letters)"
+    if _TAKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is the name of a place of the project's own; choose another")
+    if not _SEGMENT.fullmatch(name):
+        raise ValueError(
+            f"{shown!r} cannot name a folder: use letters, digits and _ . = , + -, at most 100, a "
+            "letter, digit or _ first"
+        )
+    return name
 
 
 class Identity(BaseModel):
@@ -72,8 +88,12 @@ class Identity(BaseModel):
     @field_validator("dataset", "run", "teacher")
     @classmethod
     def _one_segment(cls, value: str) -> str:
-        if not _SEGMENT.fullmatch(value):
-            raise ValueError(f"{value!r} cannot name a folder: use letters, digits and _ . = , + -")
+        return _check_segment(value)
+
+    @field_validator("model")
+    @classmethod
+    def _has_a_place(cls, value: str) -> str:
+        model_id(value)
         return value
 
     @field_validator("variant")
@@ -122,20 +142,31 @@ def model_id(model: str) -> str:
     ('ssld_stage2/b0/seed=0', 'timm/resnet18', 'zoo/b4.ssld_stage2')
     """
     kind, colon, name = model.partition(":")
-    if colon and kind in ("timm", "scratch"):
-        return f"{kind}/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", name)
     path = Path(model)
-    if path.suffix in {".safetensors", ".pdparams", ".pth", ".onnx", ".tar"} or path.is_absolute():
-        return "file/" + re.sub(r"[^A-Za-z0-9_.=,+-]", "_", path.name)
-    parts = model.split("/")
-    if len(parts) == 1:
-        return "zoo/" + model
-    if not all(_SEGMENT.fullmatch(part) for part in parts):
+    if colon and kind in ("timm", "scratch"):
+        parts = [kind, _as_segment(name)]
+    elif path.suffix in _WEIGHTS or path.is_absolute():
+        parts = ["file", _as_segment(path.name)]
+    else:
+        parts = model.split("/")
+        if len(parts) == 1:
+            parts.insert(0, "zoo")
+    try:
+        return "/".join(map(_check_segment, parts))
+    except ValueError as error:
         raise ParameterError(
-            f"model {model!r} is no run id, zoo name, weight file or timm:<name>; a run id is "
-            "<pipeline>/<variant>/<run>, for example ssld_stage2/b0/seed=0 (--params model=...)"
-        )
-    return model
+            f"model {model[:100]!r} is no run id, zoo name, weight file or timm:<name>: {error}; a "
+            "run id is <pipeline>/<variant>/<run>, for example ssld_stage2/b0/seed=0 "
+            "(--params model=...)"
+        ) from None
+
+
+_WEIGHTS = {".safetensors", ".pdparams", ".pth", ".onnx", ".tar"}
+
+
+def _as_segment(name: str) -> str:
+    """A file's name, or timm's of a model, with letters that a folder of results may have."""
+    return re.sub(r"[^A-Za-z0-9_.=,+-]", "_", name)
 
 
 def result_name(
@@ -161,13 +192,24 @@ def resolve(names: Mapping[str, Any], *, project: Path, environment: str) -> Ide
     defaults that follow from them. Raises ``ParameterError`` naming what is wrong and where to
     set it.
     """
+    seed = names["seed"]
     try:
-        seed = int(names["seed"])
+        if isinstance(seed, bool | float):
+            raise TypeError
+        seed = int(seed)
     except (TypeError, ValueError):
         raise ParameterError(
-            f"seed {names['seed']!r} is not a whole number (--params seed=... or globals.yml)"
+            f"seed {seed!r} is not a whole number (--params seed=... or globals.yml)"
         ) from None
-    run = str(names.get("run") or f"seed={seed}")
+    for key in ("dataset", "run", "teacher", "model"):
+        if names.get(key) is not None and not isinstance(names[key], str):
+            # YAML has read 007 as 7 and 1e5 as 100000.0: which folder was meant is lost.
+            raise ParameterError(
+                f"{key} {names[key]!r} is no text to YAML; put it in quotes, {key}: "
+                f"'{names[key]}' (conf/{environment}/globals.yml; on the command line "
+                f"--params {key}=... takes it as it is typed)"
+            )
+    run = names.get("run") or f"seed={seed}"
     variant = str(names["variant"])
     model = names.get("model") or f"ssld_stage2/{variant}/{run}"
     from pydantic import ValidationError

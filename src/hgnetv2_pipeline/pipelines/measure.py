@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, nearest
+from hgnetv2_pipeline.pipelines.identity import FOLDERS, Identity
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data import Preprocess
@@ -39,10 +40,28 @@ def model_source(identity: Identity, model: str) -> str:
         path.parent.relative_to(base).as_posix() for path in base.glob("*/**/student.safetensors")
     )
     raise WeightsError(
-        f"no finished run {model!r} of dataset {identity.dataset}; there are: "
-        f"{', '.join(known) or 'none'}. Train it (kedro run --pipeline {model.split('/')[0]}) or "
-        "name another (--params model=...)"
+        f"no finished run {model!r}{nearest(model, known)} of dataset {identity.dataset}; there "
+        f"are: {', '.join(known) or 'none'}. Train it (kedro run --pipeline "
+        f"{model.split('/')[0]}) or name another (--params model=...)"
     )
+
+
+def check_model(identity: Identity, model: str, *, made: Collection[str]) -> None:
+    """Refuse a ``model`` that is not there and that no pipeline of this run (``made``) makes.
+
+    Nothing is loaded or fetched. Raises what ``model_source`` and ``build_from`` would raise later,
+    after hours.
+    """
+    from hgnetv2_pipeline.models.build import check_name
+    from hgnetv2_pipeline.models.zoo import ZOO, weights_file
+
+    maker = model.partition("/")[0]
+    folder = identity.run_folder(model)
+    if maker in made and maker in FOLDERS and folder.is_relative_to(identity.folder(maker)):
+        return
+    if model in ZOO and (identity.download or weights_file(ZOO[model], identity.project)):
+        return
+    check_name(model_source(identity, model), identity.project)
 
 
 @dataclass(frozen=True)
@@ -95,13 +114,14 @@ def load_model(
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` as cuda where there is one, else cpu."""
+    """``auto`` as cuda where there is one, else cpu; ``ParameterError`` for a GPU not there."""
     import torch
+
+    from hgnetv2_pipeline.training.prepare import choose_device
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device=cuda, but torch finds no GPU (--params device=auto)")
+    choose_device(device)
     return device
 
 

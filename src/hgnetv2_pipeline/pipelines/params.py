@@ -25,8 +25,10 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.training.config import (
     BatchSize,
     Count,
+    Device,
     DistributedConfig,
     Loaders,
+    ParameterModel,
     Precision,
     Processes,
     Threads,
@@ -48,6 +50,21 @@ def _unique(value: list[Any]) -> list[Any]:
     if len(set(value)) != len(value):
         raise ValueError(f"{value} names something twice")
     return value
+
+
+# What makes results, each of which can be asked for anew.
+REDOABLE = (
+    "ingestion", "import_weights", "train_teacher", "mining", "teacher_logits", "ssld_stage1",
+    "ssld_stage2", "train", "finetune", "comparison", "evaluation", "export", "latency",
+    "prediction", "reporting", "all",
+)  # fmt: skip
+
+
+def _redoable(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in REDOABLE:
+            raise unknown_name("name", name, REDOABLE, "--params redo=..., joined by +")
+    return names
 
 
 Names = Annotated[list[str], BeforeValidator(_split_plus), AfterValidator(_unique)]
@@ -75,8 +92,8 @@ EngineName = Literal[
 PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Block(ParameterModel):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class SplitParams(_Block):
@@ -446,9 +463,9 @@ class RunParams(_Block):
     split: _Split = Field(description="what evaluation measures on")
     weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")
     images: Names = Field(description="what prediction answers: files, folders, lists; empty: val")
-    device: Literal["auto", "cpu", "cuda"]
+    device: Device
     distributed: DistributedConfig
-    redo: Names = Field(
+    redo: Annotated[Names, AfterValidator(_redoable)] = Field(
         description="pipelines, and teacher_logits, whose results are made anew; or all"
     )
     plan_only: bool = Field(description="stop after the printed plan")
@@ -504,6 +521,8 @@ def _in_words(error: ValidationError, environment: str) -> ParameterError:
     same = [mistake for mistake in mistakes if _named(mistake["loc"]) == path]
     messages = [mistake["msg"][0].lower() + mistake["msg"][1:] for mistake in same]
     message = str(cause) if cause else ", or ".join(dict.fromkeys(messages))
+    if first["input"] in ("None", "none", "nil"):
+        message += "; no value is written null"
     others = len(mistakes) - len(same)
     more = f"; and {others} more" if others else ""
     named = f"parameter {key}" if key else "the parameters"

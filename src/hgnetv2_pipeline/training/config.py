@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -51,12 +52,35 @@ Precision = Annotated[
     BeforeValidator(lambda given: "off" if given is False else given),
 ]
 
+Device = Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]{1,3})?)$")]
+"""auto (a GPU if there is one), cpu, cuda, or one GPU of several: cuda:1."""
 
-class _Frozen(BaseModel):
+
+class ParameterModel(BaseModel):
+    """A block of parameters: frozen, closed, and strict where YAML is not: ``true`` is no 1."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _no_number_from_a_truth(cls, given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        found = validate(given)
+        if _turned_into_number(given, found):
+            raise ValueError("input should be a number, not true or false")
+        return found
 
-class OptimizerConfig(_Frozen):
+
+def _turned_into_number(given: Any, found: Any) -> bool:
+    if isinstance(given, bool):
+        return isinstance(found, int | float) and not isinstance(found, bool)
+    if isinstance(given, dict) and isinstance(found, dict):
+        return any(_turned_into_number(given[key], found.get(key)) for key in given)
+    if isinstance(given, list | tuple) and isinstance(found, list | tuple):
+        return any(map(_turned_into_number, given, found))
+    return False
+
+
+class OptimizerConfig(ParameterModel):
     """The update rule; L2 (sgd) or decoupled decay (adamw) spares BN weights and biases only."""
 
     name: Literal["sgd", "adamw"]
@@ -76,7 +100,7 @@ class OptimizerConfig(_Frozen):
         return self
 
 
-class AsymmetricConfig(_Frozen):
+class AsymmetricConfig(ParameterModel):
     """How the asymmetric loss plays down what is easy; 4, 0 and 0.05 in its paper."""
 
     gamma_neg: NotNegative
@@ -87,7 +111,7 @@ class AsymmetricConfig(_Frozen):
     """Probability up to which a negative does not count at all."""
 
 
-class LossConfig(_Frozen):
+class LossConfig(ParameterModel):
     """What is minimised: label_smoothing uses labels; ce, kl, skl and dist follow a teacher; bce
     and asymmetric are for images of several labels.
     """
@@ -133,7 +157,7 @@ class LossConfig(_Frozen):
         return self
 
 
-class InputConfig(_Frozen):
+class InputConfig(ParameterModel):
     """How training images reach the network; evaluation is always exact."""
 
     fast: bool
@@ -148,7 +172,7 @@ class InputConfig(_Frozen):
     """
 
 
-class MixConfig(_Frozen):
+class MixConfig(ParameterModel):
     """Mixup and CutMix of a batch, labels mixed alike (supervised training); timm's batch mode."""
 
     mixup: NotNegative
@@ -170,7 +194,7 @@ class MixConfig(_Frozen):
         return self
 
 
-class EarlyStoppingConfig(_Frozen):
+class EarlyStoppingConfig(ParameterModel):
     """A run ends before its time once val no longer rises; the schedule stays what it was."""
 
     patience: Count | None
@@ -179,7 +203,7 @@ class EarlyStoppingConfig(_Frozen):
     """What the best metric on val must rise by to count as a gain; 0.001 = 0.1 points of top-1."""
 
 
-class ProfileConfig(_Frozen):
+class ProfileConfig(ParameterModel):
     """Steps that torch.profiler records, into ``profile/`` of the run's folder."""
 
     start: Steps
@@ -188,7 +212,7 @@ class ProfileConfig(_Frozen):
     """Steps recorded, some MB each; 0 = none, at no cost."""
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(ParameterModel):
     """One recipe: scratch, SSLD stage 1, stage 2 and fine-tune differ in nothing but this."""
 
     epochs: Epochs | None
@@ -354,7 +378,7 @@ class TrainConfig(_Frozen):
         }
 
 
-class TeacherConfig(_Frozen):
+class TeacherConfig(ParameterModel):
     """The network, or mean of networks, whose answers the student learns."""
 
     members: Annotated[list[str], Field(min_length=1)]
@@ -363,7 +387,7 @@ class TeacherConfig(_Frozen):
     """Statistics of the frozen BN layers: stored ones, or the batch's as PaddleClas happens to."""
 
 
-class StoredLogits(_Frozen):
+class StoredLogits(ParameterModel):
     """The teacher's answers in a file, in place of the teacher at every step."""
 
     folder: Path
@@ -372,7 +396,7 @@ class StoredLogits(_Frozen):
     """Records that the teacher is asked for again before the first step; 0 = none."""
 
 
-class StoreSpec(_Frozen):
+class StoreSpec(ParameterModel):
     """One pass of a teacher over V views of every image; JSON-able, for processes of its own."""
 
     classes: list[str]
@@ -414,7 +438,7 @@ class StoreSpec(_Frozen):
     over instead of made."""
     out: Path
     """Folder of the store."""
-    device: str
+    device: Device
     """cpu, cuda, cuda:1, or auto."""
     rank: Annotated[int, Field(ge=0)]
     """This process among those that share the work."""
@@ -437,7 +461,7 @@ def _only_eval(teacher: TeacherConfig) -> None:
         )
 
 
-class DistributedConfig(_Frozen):
+class DistributedConfig(ParameterModel):
     """How many processes train one run, started and watched by torch elastic."""
 
     nproc_per_node: Processes | Literal["auto"]
@@ -478,7 +502,7 @@ class DistributedConfig(_Frozen):
         return self.nnodes * self.processes_here(device)
 
 
-class RunSpec(_Frozen):
+class RunSpec(ParameterModel):
     """One training run, complete and JSON-able: what a process of its own is started with."""
 
     variant: str
@@ -511,7 +535,7 @@ class RunSpec(_Frozen):
     """Name of the pipeline, kept in the weights' metadata."""
     inputs: dict[str, str]
     """Hashes of what the run was made from, kept in the weights' metadata."""
-    device: str
+    device: Device
     """cpu, cuda, cuda:1, or auto."""
     resume: Literal["exact", "force"]
     """force: a checkpoint made under another recipe, list or number of processes is gone on with,

@@ -21,8 +21,8 @@ from hgnetv2_pipeline.pipelines.params import (
     TeacherLogitsParams,
     TeacherParams,
 )
-from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
-from hgnetv2_pipeline.pipelines.teacher import RECORD, read_teacher
+from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
+from hgnetv2_pipeline.pipelines.teacher import RECORD, Teacher, read_teacher
 from hgnetv2_pipeline.pipelines.training.nodes import (
     Resume,
     begin_run,
@@ -32,7 +32,12 @@ from hgnetv2_pipeline.pipelines.training.nodes import (
     train_side_by_side,
 )
 from hgnetv2_pipeline.printable import lines
-from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec, TrainConfig
+from hgnetv2_pipeline.training.config import (
+    DistributedConfig,
+    RunSpec,
+    StoredLogits,
+    TrainConfig,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -89,27 +94,10 @@ def train_arms(
     ):
         works, specs = [], []
         for arm in wave:
-            spec = run_spec(
-                identity,
-                arm.config,
-                pipeline="comparison",
-                out=arm.folder,
-                lists=known,
-                train=arm.train,
-                teacher=found if arm.distilled else None,
-                # Of the images that were not mined no answers are stored.
-                stored=stored if arm.name in ("stage1", "stage2") else None,
-                device=device,
-                seed=arm.seed,
-                variant=identity.variant,
-                resume=resume,
-            )
-            spec, work = begin_run(
-                reuse,
-                spec,
-                found if arm.distilled else None,
+            spec, work = _begin(
+                reuse, identity, arm, found, stored, device, resume,
                 processes=processes_of_each(distributed, device, jobs=comparison.jobs),
-            )
+            )  # fmt: skip
             if isinstance(work, Work):
                 works.append(work)
                 specs.append(spec)
@@ -123,6 +111,78 @@ def train_arms(
             for work in works:
                 work.finish()
     return base
+
+
+def _begin(
+    reuse: Reuse,
+    identity: Identity,
+    arm: _Arm,
+    teacher: Teacher | None,
+    stored: StoredLogits | None,
+    device: str,
+    resume: Resume,
+    *,
+    processes: int,
+) -> tuple[RunSpec, Result | Work]:
+    spec = run_spec(
+        identity,
+        arm.config,
+        pipeline="comparison",
+        out=arm.folder,
+        lists=Lists(identity.folder("lists")),
+        train=arm.train,
+        teacher=teacher if arm.distilled else None,
+        # Of the images that were not mined no answers are stored.
+        stored=stored if arm.name in ("stage1", "stage2") else None,
+        device=device,
+        seed=arm.seed,
+        variant=identity.variant,
+        resume=resume,
+    )
+    return begin_run(reuse, spec, teacher if arm.distilled else None, processes=processes)
+
+
+def finished_arms(
+    reuse: Reuse,
+    identity: Identity,
+    comparison: ComparisonParams,
+    teacher: TeacherParams,
+    train: TrainConfig,
+    stage1: TrainConfig,
+    stage2: TrainConfig,
+    logits: TeacherLogitsParams,
+    device: str,
+    distributed: DistributedConfig,
+    *,
+    chain_stands: bool,
+) -> set[tuple[str, int]]:
+    """Name and seed of the arms that stand and would be reused; ``reuse`` only finds out (dry).
+
+    Without ``chain_stands`` the teacher, the mined list or a stage is yet to be made anew, and only
+    what was trained on labels alone can stand.
+    """
+    lists, mined = Lists(identity.folder("lists")), identity.folder("mining")
+    unmined: Path | None = identity.folder("comparison") / "train_unmined.parquet"
+    found = None
+    if chain_stands:
+        found = read_teacher(identity.folder("train_teacher"), identity)
+    else:
+        later = ("equal_steps_seeds", "unmined_seeds", "stage1_seeds", "stage2_seeds")
+        comparison = comparison.model_copy(update={name: [] for name in later})
+    if not comparison.unmined_seeds or unmined is None or not unmined.is_file():
+        unmined = None
+    stored = stored_logits(identity, logits)
+    standing: set[tuple[str, int]] = set()
+    for arm in _arms(identity, comparison, teacher, train, stage1, stage2, lists, mined, unmined):
+        if arm.name == "stage2" and ("stage1", arm.seed) not in standing:
+            continue
+        _, work = _begin(
+            reuse, identity, arm, found, stored, device, "exact",
+            processes=processes_of_each(distributed, device, jobs=comparison.jobs),
+        )  # fmt: skip
+        if isinstance(work, Result):
+            standing.add((arm.name, arm.seed))
+    return standing
 
 
 def _announce(specs: list[RunSpec], jobs: int) -> None:
@@ -173,7 +233,7 @@ def _arms(
             _Arm("stage1_unmined", seed, base / f"unmined,seed={seed}", longer, unmined, True)
             for seed in comparison.unmined_seeds
         ]
-    for seed in comparison.stage2_seeds:
+    for seed in comparison.stage2_seeds:  # after the others: it starts from one of them
         start = base / f"stage1,seed={seed}"
         config = stage2.model_copy(update={**threads, "init": str(start)})
         arms.append(_Arm("stage2", seed, base / f"stage2,seed={seed}", config, labelled, True))

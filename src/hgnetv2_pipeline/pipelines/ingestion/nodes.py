@@ -10,7 +10,7 @@ from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.pages import write_report
 from hgnetv2_pipeline.pipelines.ingestion.pool import pool_contents, scan_pool
-from hgnetv2_pipeline.pipelines.ingestion.sets import has_test_list, is_split, write_lists
+from hgnetv2_pipeline.pipelines.ingestion.sets import is_split, sets_of, write_lists
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import DataParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
@@ -66,10 +66,7 @@ def provide_raw(identity: Identity, data: DataParams) -> Path:
 def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path) -> Path:
     """Scan every image once, divide the labelled ones, and write indexes and lists."""
     folder = identity.folder("lists")
-    sets = ["train", "val"]
-    held_out = data.test or (is_split(data, raw) and data.split.test)
-    sets += ["test"] if held_out or has_test_list(data, raw) else []
-    sets += ["pool"] if data.pool or data.layout == "sample" else []
+    sets = sets_of(data, raw / "images")
     reuse = Reuse(identity.project, redo)
     sources: dict[str, Path | str] = {
         name: raw / name for name in ("images", "test") if (raw / name).is_dir()
@@ -81,7 +78,7 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
             scan_pool(reuse, identity, data, raw, hashes)
         write_lists(aside, identity, data, raw, sets)
 
-    if data.split.groups is not None and is_split(data, raw):
+    if data.split.groups is not None and is_split(data, raw / "images"):
         sources["groups"] = identity.project / Path(data.split.groups).expanduser()
     places = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
     reuse.produce(

@@ -44,7 +44,7 @@ def write_lists(
     if not classes:
         raise DataError(f"{data.root}: no classes found (data.root, data.layout)")
     frames = {name: scan.samples for name, scan in scans.items() if name != "images"}
-    if is_split(data, raw):
+    if is_split(data, raw / "images"):
         labelled = scans["images"]
         frames = (
             room.split_samples(
@@ -102,15 +102,23 @@ def _write_list(path: Path, frame: pd.DataFrame) -> None:
     room.write_list(path, listed.assign(label=listed["label"].fillna(0)))
 
 
-def has_test_list(data: DataParams, raw: Path) -> bool:
+def sets_of(data: DataParams, images: Path) -> list[str]:
+    """The sets that ingestion makes of the labelled ``images`` and what else ``data`` names."""
+    held_out = data.test or (is_split(data, images) and data.split.test)
+    test = ["test"] if held_out or has_test_list(data, images) else []
+    pool = ["pool"] if data.pool or data.layout == "sample" else []
+    return ["train", "val", *test, *pool]
+
+
+def has_test_list(data: DataParams, images: Path) -> bool:
     """Whether ``test_list.txt`` beside the lists of train and val is the final test."""
     lists = data.layout != "folders" and not data.test
-    return lists and (raw / "images" / "test_list.txt").is_file()
+    return lists and (images / "test_list.txt").is_file()
 
 
-def is_split(data: DataParams, raw: Path) -> bool:
+def is_split(data: DataParams, images: Path) -> bool:
     """Whether val (and test) are taken from the images of train, by ``data.split``."""
-    alone = data.layout == "multi_label" and not (raw / "images" / "val_list.txt").is_file()
+    alone = data.layout == "multi_label" and not (images / "val_list.txt").is_file()
     return data.layout == "folders" or alone
 
 
@@ -195,9 +203,9 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
         scans = {"images": below(raw, images, scan)}
     elif data.layout == "multi_label":
         splits = {"images": "train", "val": "val", "test": "test"}
-        if is_split(data, raw):
+        if is_split(data, raw / "images"):
             del splits["val"]
-        if not has_test_list(data, raw):
+        if not has_test_list(data, raw / "images"):
             del splits["test"]
         scans = {}
         names = None
@@ -214,7 +222,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
         scans = {}
         names = folders = None
         splits = {"images": "train", "val": "val"}
-        if has_test_list(data, raw):
+        if has_test_list(data, raw / "images"):
             splits["test"] = "test"
         for role, split in splits.items():
             with about("root"):

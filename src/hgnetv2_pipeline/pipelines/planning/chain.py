@@ -47,6 +47,12 @@ PARTS = ("train_teacher", "mining", *SSLD, "train", "finetune", "comparison")
 # A row of scores as it lies on disk (116 on the sample), and what a feature of a teacher with 2,048
 # of them adds.
 SCORE_BYTES, FEATURE_BYTES = 120, 4096
+_EQUAL_STEPS = "supervised_equal_steps"
+# By which recipe the comparison's trainings are timed.
+_RECIPE_OF = {
+    "supervised": "train", _EQUAL_STEPS: "train", "stage1": "ssld_stage1",
+    "stage1_unmined": "ssld_stage1", "stage2": "ssld_stage2",
+}  # fmt: skip
 _LABELS = {
     "name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0,
     "asymmetric": None,
@@ -192,24 +198,46 @@ class _Chain:
 
     def _arms(self) -> Row:
         """The further trainings of the comparison, from the time a step of their kind takes."""
-        wanted = self.comparison
-        plain, first = self._plan("train"), self._plan("ssld_stage1")
-        second = self._plan("ssld_stage2") if wanted.stage2_seeds else None
-        runs = [
-            *((plain, plain.steps) for _ in wanted.supervised_seeds),
-            *((plain, max(self.steps, 1)) for _ in wanted.equal_steps_seeds),
-            *((first, first.steps) for _ in [*wanted.stage1_seeds, *wanted.unmined_seeds]),
-            *((second, second.steps) for _ in wanted.stage2_seeds if second is not None),
-        ]
+        due = self._due_arms()
+        if not due:
+            return Row("comparison", "finished")
+        runs = []
+        for arm in due:
+            plan = self._plan(_RECIPE_OF[arm])
+            runs.append((plan, max(self.steps, 1) if arm == _EQUAL_STEPS else plan.steps))
         seconds = sum(plan.seconds * steps / plan.steps for plan, steps in runs)
         return Row(
             f"comparison, {len(runs)} runs",
-            "as far as they are not finished",
+            "to do",
             steps=sum(steps for _, steps in runs),
             seconds=seconds / self.comparison.jobs,
             disk=sum(plan.disk_bytes for plan, _ in runs),
             memory=max((plan.memory_bytes for plan, _ in runs), default=0),
         )
+
+    def _due_arms(self) -> list[str]:
+        """Names of the comparison's trainings that do not stand, one for each of their seeds."""
+        from hgnetv2_pipeline.pipelines.comparison.nodes import finished_arms
+
+        wanted, config = self.comparison, self.recipes
+        made = [self.identity.folder(name) / "result.json" for name in SSLD]
+        standing = finished_arms(
+            self.reuse, self.identity, wanted, self.teaching, config["train"],
+            config["ssld_stage1"], config["ssld_stage2"], self.logits, self.device,
+            self.distributed,
+            chain_stands=not self._made_anew()
+            and self.mined is not None
+            and self._teacher() is not None
+            and all(path.is_file() for path in made),
+        )  # fmt: skip
+        arms = {
+            "supervised": wanted.supervised_seeds,
+            _EQUAL_STEPS: wanted.equal_steps_seeds,
+            "stage1": wanted.stage1_seeds,
+            "stage1_unmined": wanted.unmined_seeds,
+            "stage2": wanted.stage2_seeds,
+        }
+        return [name for name in arms for seed in arms[name] if (name, seed) not in standing]
 
     # What they need.
 

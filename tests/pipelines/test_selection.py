@@ -1,0 +1,82 @@
+"""Which parts of the graph a command line needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hgnetv2_pipeline import project_logging
+from hgnetv2_pipeline.pipeline_registry import register_pipelines
+from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.selection import needed_tags
+
+PIPELINES = register_pipelines()
+STAGE1 = {"ingestion", "train_teacher", "mining", "ssld_stage1"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tags"),
+    [
+        ("evaluation", {"ingestion", "evaluation"}),
+        ("export", {"ingestion", "export"}),
+        ("latency", {"ingestion", "export", "latency"}),
+        ("prediction", {"ingestion", "export", "prediction"}),
+        ("evaluation+latency", {"ingestion", "evaluation", "export", "latency"}),
+        # Something else that is wanted needs its own upstream.
+        ("evaluation+mining", set()),
+        ("ssld_stage2", set()),
+    ],
+)
+def test_a_named_model_makes_nothing_that_would_make_another(wanted: str, tags: set[str]) -> None:
+    def load() -> Any:
+        raise AssertionError("nothing to look up")
+
+    names = wanted.split("+")
+    assert set(needed_tags(names, PIPELINES, {"model": "train/b0/seed=0"}, load)) == tags
+    assert needed_tags(names, PIPELINES, {"model": None}, load) == []
+
+
+@pytest.mark.parametrize(
+    ("init", "tags"),
+    [
+        ("ssld_stage1/b0/seed=0", STAGE1 | {"finetune"}),
+        ("import_weights/b0/ssld_stage1", {"ingestion", "import_weights", "finetune"}),
+        ("ssld_stage1/b0/other", {"ingestion", "finetune"}),
+        ("b4.ssld_stage1", {"ingestion", "finetune"}),
+        ("/somewhere/w.pdparams", {"ingestion", "finetune"}),
+    ],
+)
+def test_fine_tuning_needs_what_it_starts_from(tmp_path: Path, init: str, tags: set[str]) -> None:
+    class Conf(dict[str, Any]):
+        identity = Identity(
+            project=tmp_path, environment="mine", dataset="mine", variant="b0", run="seed=0",
+            seed=0, teacher="two_b0", model="train/b0/seed=0", download=False,
+        )  # fmt: skip
+
+    conf = Conf(parameters={"finetune": {"init": init}})
+    assert set(needed_tags(["finetune"], PIPELINES, {}, lambda: conf)) == tags
+
+
+@pytest.mark.parametrize("below", [".", "src/hgnetv2_pipeline", "notebooks"])
+def test_logging_is_the_projects_own_wherever_a_run_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.kedro]\n")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "logging.yml").write_text("version: 1\nroot: {level: ERROR}\n")
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / below)
+    monkeypatch.delenv("KEDRO_LOGGING_CONFIG", raising=False)
+    told: list[Any] = []
+    monkeypatch.setattr(project_logging, "configure_logging", told.append)
+    monkeypatch.setattr(project_logging, "LOGGING", {})
+    project_logging.use_project_logging()
+    assert told == [{"version": 1, "root": {"level": "ERROR"}}]
+    monkeypatch.setattr(project_logging, "LOGGING", told[0])
+    project_logging.use_project_logging()
+    monkeypatch.setenv("KEDRO_LOGGING_CONFIG", "mine.yml")
+    monkeypatch.setattr(project_logging, "LOGGING", {})
+    project_logging.use_project_logging()
+    assert len(told) == 1
