@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hgnetv2_pipeline"
-GROUND = {"errors", "durable", "progress", "stopping"}
+GROUND = {"errors", "durable", "ownership", "progress", "stopping"}
 ROOMS: dict[str, set[str]] = {
     "data": set(),
     "models": {"data"},  # the weights' metadata names a Preprocess; build.py alone

@@ -21,6 +21,7 @@ from kedro.utils import find_kedro_project
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.errors import unknown_name
+from hgnetv2_pipeline.pipelines.claims import claims
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ def _run(debug: bool, **options: Any) -> Any:
             code, message = explain(error)
             click.secho(message, err=True, fg="red" if code != 75 else "yellow")
             sys.exit(code)
+        finally:
+            claims.end()
 
 
 def _parts(wanted: set[str], options: Mapping[str, Any]) -> list[str]:

@@ -6,14 +6,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.errors import DiskFullError
+from hgnetv2_pipeline.ownership import mark, sweep_dead
 
 _CHUNK = 1 << 20
 FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "disk quota used up"}
@@ -35,6 +36,11 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_sha256(value: object) -> bool:
+    """Whether a value is a SHA-256 as these functions tell it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
 def fsync_directory(path: Path) -> None:
     """Make a rename inside ``path`` survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -48,22 +54,20 @@ def fsync_directory(path: Path) -> None:
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it to ``path``.
 
-    If the body raises, ``path`` is untouched and the temporary file is gone. A full disk becomes
-    ``DiskFullError`` with the place and what is free there.
+    If the body raises, ``path`` is untouched and the temporary file is gone; what a killed process
+    left of its own attempt goes too. A full disk becomes ``DiskFullError`` with the place and what
+    is free there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
+    sweep_dead(path)
+    aside = path.with_name(f".{path.name}.{mark()}.tmp")
     try:
+        # Not by tempfile, which makes private files: a result is as readable as the umask allows.
+        os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes the file private; a result is as readable as the umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o666 & ~umask)
         aside.replace(path)
         fsync_directory(path.parent)
     except OSError as error:

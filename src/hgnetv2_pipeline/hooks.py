@@ -12,6 +12,8 @@ from kedro.pipeline.node import Node
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, PlanPrinted
+from hgnetv2_pipeline.pipelines.claims import claims
+from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.tracking import tracker
 from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
 
@@ -23,6 +25,10 @@ BANNER = """\
 | Its figures show that every step works; they say nothing about ImageNet.  |
 | Your own images: hgnetv2 init NAME --labelled DIR --pool DIR              |
 +---------------------------------------------------------------------------+"""
+
+
+# What a plan needs to be there.
+_PLANNED = ("ingestion", "import_weights")
 
 
 class ProjectHooks:
@@ -40,9 +46,12 @@ class ProjectHooks:
         if identity["dataset"] == "sample":
             _log.info("\n%s", BANNER)
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
-        """What cannot end well is told now, not after hours of training the teacher."""
+        """What cannot end well is told now, not after hours of training the teacher.
+
+        Then, before MLflow or a node has written anything, this command's results are claimed.
+        """
         data, identity = self._params["data"], self._params["identity"]
         self._parts = {str(node.namespace) for node in pipeline.nodes}
         tags = {tag for node in pipeline.nodes for tag in node.tags}
@@ -79,10 +88,31 @@ class ProjectHooks:
                 f"--params model=train/{identity['variant']}/{identity['run']}"
             )
 
+        planned = self._params["plan_only"]
+        nodes = [node for node in pipeline.nodes if not planned or node.namespace in _PLANNED]
+        claims.begin(
+            {
+                node.name: frozenset(each.name for each in pipeline.from_nodes(node.name).nodes)
+                & {each.name for each in nodes}
+                for node in nodes
+            },
+            identity=Identity.model_validate(identity),
+            params=self._params,
+        )
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        claims.end()
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        claims.end()
+
     @hook_impl
     def before_node_run(self, node: Node) -> None:
         """With ``plan_only`` the lists are made, to be counted; then all ends with a table."""
-        if not self._params["plan_only"] or node.namespace in ("ingestion", "import_weights"):
+        claims.at(node.name)
+        if not self._params["plan_only"] or node.namespace in _PLANNED:
             return
         from hgnetv2_pipeline.pipelines.planning import PARTS, plan_chain
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.durable import read_json, write_text
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.launch import ERRORS
+from hgnetv2_pipeline.ownership import take
 from hgnetv2_pipeline.stopping import signals
 from hgnetv2_pipeline.training import launch
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
@@ -80,7 +81,13 @@ def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
         signals_to_handle=",".join(number.name for number in signals()),
     )
     try:
-        with _handlers_put_back(), _quiet(), _environment(_OWN_STORE):
+        with (
+            # The process that saves may be one of another machine.
+            take(spec.out, run=run_id(spec)),
+            _handlers_put_back(),
+            _quiet(),
+            _environment(_OWN_STORE),
+        ):
             elastic_launch(config, launch.work)(str(file))
     except SignalException as stopped:
         raise Interrupted(
