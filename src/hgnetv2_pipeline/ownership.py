@@ -25,6 +25,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -302,6 +303,13 @@ def _refuse_held(places: Sequence[Place]) -> None:
                 pass
 
 
+def is_dead(folder: Path, name: str = "") -> bool:
+    """Whether a lock lies there that nobody holds any more."""
+    path = lock_file(folder, name)
+    with _guard:
+        return path.is_file() and not any(_alive(one, path) for one in _read(path))
+
+
 @contextmanager
 def sole(folder: Path, name: str = "", *, run: str = "", wait: bool = False) -> Iterator[None]:
     """Be the only one, among the threads of this process too, that makes a result.
@@ -564,6 +572,41 @@ def new_partial(folder: Path, name: str = "") -> Path:
     path = base / f".partial-{stem}-{mark()}"
     path.mkdir()
     return path
+
+
+@contextmanager
+def made_aside(folder: Path) -> Iterator[Path]:
+    """Be the only one that makes ``folder``: yields an empty folder beside it, gone afterwards.
+
+    What killed processes left of their own attempts goes first.
+    """
+    with sole(folder):
+        for path in partial_folders(folder):
+            _remove(path)
+        aside = new_partial(folder)
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def scratch(what: str) -> Iterator[Path]:
+    """An empty folder among the machine's temporary files, gone afterwards.
+
+    Those that killed processes left for the same purpose go first.
+    """
+    base, prefix = Path(tempfile.gettempdir()), f"hgnetv2-{what}-"
+    for path in base.glob(f"{prefix}*"):
+        if _MARK.fullmatch(marked := path.name.removeprefix(prefix)) and left_behind(path, marked):
+            with suppress(OSError):  # another user's
+                _remove(path)
+    folder = base / f"{prefix}{mark()}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_dead(target: Path) -> None:

@@ -367,8 +367,12 @@ class Reuse:
         for file in (recipe.manifest, _made_by(recipe.manifest)):
             ownership.sweep_dead(file)
         left = ownership.partial_folders(recipe.folder, recipe.name, dead=True)
-        if left:
+        mark = recipe.folder / _CLAIM
+        marked = not recipe.name and mark.is_file()  # killed between its manifest and its end
+        if left or marked or ownership.is_dead(recipe.folder, recipe.name):
             with suppress(ownership.HeldError), ownership.sole(recipe.folder, recipe.name):
+                if marked:
+                    mark.unlink(missing_ok=True)
                 for path in left:
                     shutil.rmtree(path, ignore_errors=True)
 
