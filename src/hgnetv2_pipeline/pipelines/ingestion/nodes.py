@@ -12,7 +12,12 @@ from hgnetv2_pipeline.pipelines.claims import claims
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.pages import write_report
 from hgnetv2_pipeline.pipelines.ingestion.pool import pool_contents, scan_pool
-from hgnetv2_pipeline.pipelines.ingestion.sets import has_test_list, is_split, write_lists
+from hgnetv2_pipeline.pipelines.ingestion.sets import (
+    check_limit,
+    has_test_list,
+    is_split,
+    write_lists,
+)
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import DataParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
@@ -87,7 +92,7 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
     if data.split.groups is not None and is_split(data, raw):
         sources["groups"] = identity.project / Path(data.split.groups).expanduser()
     places = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
-    reuse.produce(
+    result = reuse.produce(
         folder,
         pipeline="ingestion",
         inputs=sources | hashes,
@@ -106,6 +111,8 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
         ],
         make=make,
     )
+    if result.reused:
+        check_limit(folder, identity, data, raw, sets)
     return folder
 
 
