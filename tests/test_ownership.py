@@ -144,6 +144,12 @@ def test_a_holder_gives_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.Monke
         assert lock_file(tmp_path / "a").stat().st_mtime > 100
 
 
+WHOLE = {
+    "pid": os.getppid(), "started": "", "machine": ownership._machine(), "host": "a", "since": "b",
+    "run": "", "helps": False,
+}  # fmt: skip
+
+
 @given(
     content=st.one_of(
         st.binary(max_size=60),
@@ -157,6 +163,11 @@ def test_a_holder_gives_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.Monke
         ).map(lambda value: json.dumps(value).encode()),
         st.integers(1, 200).map(lambda cut: b'[{"pid": 1, "started": "5", "machine": "x"'[:cut]),
         st.just(b"[" * 100_000),
+        # Whole but for one part, which is of another kind.
+        st.tuples(
+            st.sampled_from(["pid", "started", "machine", "host", "since", "run"]),
+            st.sampled_from([0, -1, True, None, 1.5, [], {}]),
+        ).map(lambda part: json.dumps([WHOLE | {part[0]: part[1]}]).encode()),
     )
 )
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

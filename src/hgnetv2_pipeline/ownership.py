@@ -205,8 +205,10 @@ class Claim:
         self.release()
 
     def __del__(self) -> None:
-        # Work that nobody can finish any more is nobody's.
-        self.release()
+        # Work that nobody can finish any more is nobody's. At the end of the interpreter all was
+        # let go of before its modules are taken apart.
+        if self.open and _held:
+            self.release()
 
 
 def take(folder: Path, name: str = "", *, run: str = "") -> Claim:
@@ -236,7 +238,15 @@ def _take(folder: Path, path: Path, run: str) -> Claim:
             mine = replace(before, run=known.run, helps=bool(others))
             holders[:] = [*others, mine]
         _start_beating()
-    return Claim(path)
+        claim = Claim(path)
+        # Again, since one that takes a folder around this one looks inside it before and after.
+        try:
+            for above in _around(path):
+                _refuse_others(folder, above, _read(above), ancestors)
+        except BaseException:
+            claim.release()
+            raise
+    return claim
 
 
 def _patiently(act: Callable[[], _T]) -> _T:
@@ -265,6 +275,7 @@ def take_all(places: Sequence[Place]) -> list[Claim]:
     try:
         for folder, name in sorted({lock_file(*place): place for place in places}.values()):
             claims.append(take(folder, name))
+        _refuse_held(places)
     except BaseException:
         release_all(claims)
         raise
@@ -391,7 +402,8 @@ def _refusal(folder: Path, path: Path, holder: Holder, which: str = "") -> str:
     silent = _silence(path)
     return (
         f"another run is writing to {folder}: process {holder.pid} on {holder.host}{which}, since "
-        f"{holder.since}; wait for it, or give this one its own run (--params run=NAME)"
+        f"{holder.since}; wait for it, or give this one its own run (--params run=NAME), whose "
+        "folders are its own"
         + (
             f". It last gave a sign of life {max(silent, 0):.0f} s ago: if it is dead, try again "
             f"in {max(1.0, SILENT_SECONDS - silent):.0f} s, or remove {path}"
@@ -413,9 +425,16 @@ def _read(path: Path) -> list[Holder]:
 def _parsed(content: bytes) -> list[Holder]:
     try:
         # What follows the first line is left of a longer one that was written over.
-        return [Holder(**values) for values in json.loads(content.partition(b"\n")[0])]
+        holders = [Holder(**values) for values in json.loads(content.partition(b"\n")[0])]
     except (ValueError, TypeError, RecursionError):
         return []
+    return holders if all(map(_is_sound, holders)) else []
+
+
+def _is_sound(holder: Holder) -> bool:
+    """Whether the parts of a holder are of their kinds; 0 and below would mean many processes."""
+    words = (holder.started, holder.machine, holder.host, holder.since, holder.run)
+    return type(holder.pid) is int and holder.pid > 0 and all(type(word) is str for word in words)
 
 
 @contextmanager

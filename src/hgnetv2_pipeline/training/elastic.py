@@ -49,13 +49,18 @@ def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
         ParameterError, DataError, WeightsError, DiskFullError, RuntimeError: what ended the first
             process that failed once no restart was left, by its exit code.
     """
+    # The process that saves may be one of another machine.
+    with take(spec.out, run=run_id(spec)):
+        file = write_text(spec.out / SPEC, spec.model_dump_json(indent=2) + "\n")
+        launch.refusal(file).unlink(missing_ok=True)
+        _launch(spec, file, distributed)
+
+
+def _launch(spec: RunSpec, file: Path, distributed: DistributedConfig) -> None:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    spec.out.mkdir(parents=True, exist_ok=True)
-    file = write_text(spec.out / SPEC, spec.model_dump_json(indent=2) + "\n")
-    launch.refusal(file).unlink(missing_ok=True)
     processes = distributed.processes_here(spec.device)
     # torchrun's own name for "a free port of this machine".
     endpoint = distributed.rdzv_endpoint or "localhost:0"
@@ -81,13 +86,7 @@ def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
         signals_to_handle=",".join(number.name for number in signals()),
     )
     try:
-        with (
-            # The process that saves may be one of another machine.
-            take(spec.out, run=run_id(spec)),
-            _handlers_put_back(),
-            _quiet(),
-            _environment(_OWN_STORE),
-        ):
+        with _handlers_put_back(), _quiet(), _environment(_OWN_STORE):
             elastic_launch(config, launch.work)(str(file))
     except SignalException as stopped:
         raise Interrupted(
