@@ -17,6 +17,7 @@ GROUND = {
     "errors",
     "exits",
     "foreign",
+    "ownership",
     "printable",
     "processor",
     "progress",

@@ -20,6 +20,7 @@ from kedro.utils import find_kedro_project
 
 from hgnetv2_pipeline.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.exits import explain
+from hgnetv2_pipeline.pipelines.claims import claims
 from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
 from hgnetv2_pipeline.project_logging import use_project_logging
 from hgnetv2_pipeline.selection import check_names, needed_tags
@@ -89,7 +90,10 @@ class _Run(click.Command):
 
     def invoke_openly(self, context: click.Context) -> Any:
         """The same, with its errors as the exceptions they are."""
-        return super().invoke(context)
+        try:
+            return super().invoke(context)
+        finally:
+            claims.end()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 from hgnetv2_pipeline.errors import DiskFullError, ParameterError
 from hgnetv2_pipeline.exits import REMEDIES, free_bytes, full_disk
+from hgnetv2_pipeline.ownership import mark, sweep_dead
 
 _CHUNK = 1 << 20
 _LONGEST_BELOW = 200  # what our own folders and files add to a path at most
@@ -32,6 +34,11 @@ def sha256_json(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form: the order of keys does not count."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_sha256(value: object) -> bool:
+    """Whether a value is a SHA-256 as these functions tell it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def fsync_directory(path: Path) -> None:
@@ -63,22 +70,23 @@ def never_for_everyone() -> None:
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it to ``path``.
 
-    If the body raises, ``path`` is untouched and the temporary file is gone. A full disk becomes
-    ``DiskFullError`` with the place and what is free there.
+    If the body raises, ``path`` is untouched and the temporary file is gone; what a killed process
+    left of its own attempt goes too. A full disk becomes ``DiskFullError`` with the place and what
+    is free there.
     """
     path = Path(path)
     aside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        aside = Path(name)
+        sweep_dead(path)
+        named = path.with_name(f".{path.name}.{mark()}.tmp")
+        # Not by tempfile, which makes private files: a result is as readable as the umask allows,
+        # and nobody but its owner and their group may ever change it.
+        os.close(os.open(named, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o664))
+        aside = named
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes the file private; a result is as readable as the umask allows, and nobody
-        # but its owner and their group may ever change it.
-        aside.chmod(0o664 & ~current_umask())
         aside.replace(path)
         fsync_directory(path.parent)
     except Exception as error:

@@ -12,6 +12,8 @@ from kedro.pipeline.node import Node
 
 from hgnetv2_pipeline.durable import read_json, require_writable
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, PlanPrinted
+from hgnetv2_pipeline.pipelines.claims import claims
+from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.printable import Lines
 from hgnetv2_pipeline.tracking import tracker
 from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
@@ -25,6 +27,10 @@ BANNER = Lines("""\
 | Its figures show that every step works; they say nothing about ImageNet.  |
 | Your own images: hgnetv2 init NAME --labelled DIR --pool DIR              |
 +---------------------------------------------------------------------------+""")
+
+
+# What a plan needs to be there.
+_PLANNED = ("ingestion", "import_weights")
 
 
 class ProjectHooks:
@@ -44,9 +50,12 @@ class ProjectHooks:
         if identity["dataset"] == "sample":
             _log.info("\n%s", BANNER)
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
-        """What cannot end well is told now, not after hours of training the teacher."""
+        """What cannot end well is told now, not after hours of training the teacher.
+
+        Then, before MLflow or a node has written anything, this command's results are claimed.
+        """
         data, identity = self._params["data"], self._params["identity"]
         self._refuse_unwritable(Path(identity["project"]))
         self._parts = {str(node.namespace) for node in pipeline.nodes}
@@ -88,9 +97,19 @@ class ProjectHooks:
             from hgnetv2_pipeline.stages import warn_of_unwatched_images
 
             warn_of_unwatched_images(self._params)
+        planned = self._params["plan_only"]
+        nodes = [node for node in pipeline.nodes if not planned or node.namespace in _PLANNED]
+        claims.begin(
+            {
+                node.name: frozenset(each.name for each in pipeline.from_nodes(node.name).nodes)
+                & {each.name for each in nodes}
+                for node in nodes
+            },
+            identity=Identity.model_validate(identity),
+            params=self._params,
+        )
 
     def _refuse_missing_models(self, tags: set[str]) -> None:
-        from hgnetv2_pipeline.pipelines.identity import Identity
         from hgnetv2_pipeline.pipelines.measure import check_model
         from hgnetv2_pipeline.selection import TAKES_MODEL
 
@@ -115,9 +134,18 @@ class ProjectHooks:
             require_writable(folder / "any", "data/")
 
     @hook_impl
+    def after_pipeline_run(self) -> None:
+        claims.end()
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        claims.end()
+
+    @hook_impl
     def before_node_run(self, node: Node) -> None:
         """With ``plan_only`` the lists are made, to be counted; then all ends with a table."""
-        if not self._params["plan_only"] or node.namespace in ("ingestion", "import_weights"):
+        claims.at(node.name)
+        if not self._params["plan_only"] or node.namespace in _PLANNED:
             return
         from hgnetv2_pipeline.pipelines.planning import PARTS, plan_chain
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import statistics
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 
@@ -285,8 +285,9 @@ def init(
     if variant is not None and variant not in VARIANTS:
         raise unknown_name("variant", variant, VARIANTS, "--variant")
     target = project / "conf" / name
+    taken = f"conf/{name} exists already: edit it, or choose another NAME"
     if target.exists():
-        raise ParameterError(f"conf/{name} exists already: edit it, or choose another NAME")
+        raise ParameterError(taken)
     if test is not None and not test.is_dir():
         raise DataError(f"--test {test} is not a folder")
     for option, folder in (("--labelled", labelled), ("--pool", pool), ("--test", test)):
@@ -332,16 +333,18 @@ def init(
             f"{found.short_side}."
         ),
     }
-    aside = target.with_name(f".{name}-partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for source in sorted((project / "conf" / "own").glob("*.yml")):
-        lines = source.read_text(encoding="utf-8").splitlines()
-        if source.name == "globals.yml":
-            lines = lines[2:]
-        text = "".join(_filled(line, values) + "\n" for line in lines)
-        (aside / source.name).write_text(text, encoding="utf-8")
-    aside.rename(target)
+    with ownership.made_aside(target) as folder:
+        aside = folder / name
+        aside.mkdir()
+        for source in sorted((project / "conf" / "own").glob("*.yml")):
+            lines = source.read_text(encoding="utf-8").splitlines()
+            if source.name == "globals.yml":
+                lines = lines[2:]
+            text = "".join(_filled(line, values) + "\n" for line in lines)
+            (aside / source.name).write_text(text, encoding="utf-8")
+        if target.exists():  # by another command, in the meantime
+            raise ParameterError(taken)
+        aside.rename(target)
     if (project / "dvc.yaml").is_file():
         from hgnetv2_pipeline.stages import write_stages
 

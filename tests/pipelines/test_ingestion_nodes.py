@@ -208,6 +208,31 @@ def test_an_unreadable_image_within_max_bad_is_left_out_and_counted(tmp_path: Pa
     assert "images/train/1.png" in report.read_text()
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_limit_that_is_lowered_refuses_lists_that_were_made_under_a_higher_one(
+    folders: Path, listed: bool
+) -> None:
+    if listed:
+        images = folders / "images"
+        for name, first in (("train", 0), ("val", 5)):
+            lines = [f"{kind}/{n}.png {at}\n" for at, kind in enumerate("ab")
+                     for n in range(first, first + 5)]  # fmt: skip
+            (images / f"{name}_list.txt").write_text("".join(lines))
+        with (images / "val_list.txt").open("a") as file:
+            file.write("b/broken.png 1\n")
+        (images / "class_map.txt").write_text("0 a\n1 b\n")
+    how: dict[str, Any] = {"layout": "imagenet" if listed else "folders", "leaks": "report"}
+    who, n = identity(folders), 11 if listed else 22
+    data = parameters(max_bad=0.2, **how)
+    raw = provide_raw(who, data)
+    lists = make_lists(who, data, [], raw)
+    before = {path: path.stat().st_mtime_ns for path in lists.iterdir()}
+    with pytest.raises(DataError, match=rf"1 of {n} images cannot be used, 0 may .max_bad 0.01"):
+        make_lists(who, parameters(max_bad=0.01, **how), [], raw)
+    make_lists(who, parameters(max_bad=0.1, **how), [], raw)
+    assert {path: path.stat().st_mtime_ns for path in lists.iterdir()} == before
+
+
 def test_lists_need_no_split_of_their_own(tmp_path: Path) -> None:
     write_list_layout(tmp_path / "images")
     split = {"val": 0.2, "test": 0.2, "group_pattern": None, "groups": None}

@@ -173,12 +173,13 @@ def test_a_quota_that_is_used_up_is_told_as_such(
 
 
 def test_two_runs_in_one_folder_the_second_is_refused(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
     program = textwrap.dedent(
         f"""
         import time
         from pathlib import Path
         from hgnetv2_pipeline.training.checkpoint import locked
-        with locked(Path({str(tmp_path)!r})):
+        with locked(Path({str(tmp_path / "checkpoints")!r})):
             print("held", flush=True)
             time.sleep(60)
         """
@@ -187,16 +188,16 @@ def test_two_runs_in_one_folder_the_second_is_refused(tmp_path: Path) -> None:
     try:
         assert other.stdout is not None
         assert other.stdout.readline().strip() == "held"
-        with pytest.raises(ParameterError, match=f"process {other.pid} on"), locked(tmp_path):
+        with pytest.raises(ParameterError, match=f"process {other.pid} on"), locked(checkpoints):
             pytest.fail("the folder was held by two")
     finally:
         other.send_signal(signal.SIGKILL)
         other.communicate()
     # The one that held it is dead: the lock is taken over.
-    (tmp_path / ".step=00000007.123.tmp").mkdir()
-    with locked(tmp_path):
-        assert names(tmp_path) == ["lock"], "half-written directories are swept"
-        with pytest.raises(ParameterError, match="this one"), locked(tmp_path):
+    (checkpoints / ".step=00000007.123.tmp").mkdir()
+    with locked(checkpoints):
+        assert names(checkpoints) == [], "half-written directories are swept"
+        with pytest.raises(ParameterError, match="this one"), locked(checkpoints):
             pytest.fail("the folder was held twice")
 
 

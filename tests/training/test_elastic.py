@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
 import random
@@ -35,6 +36,7 @@ from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
 from hgnetv2_pipeline.models import VARIANTS, build_from
+from hgnetv2_pipeline.ownership import lock_file
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many
 from hgnetv2_pipeline.training.checkpoint import locked
@@ -249,7 +251,9 @@ def test_processes_save_and_end_when_the_one_that_started_them_is_killed(job: Jo
     starter.kill()
     starter.join()
     checkpoints = spec.out / "checkpoints"
-    first = int((checkpoints / "lock").read_text().split()[0])
+    # Named in the lock are the starter, now dead, and the process that saves.
+    held = json.loads(lock_file(spec.out).read_text().splitlines()[0])
+    first = next(holder["pid"] for holder in held if holder["helps"])
     try:
         wait_until(lambda: not alive(first), "it ends with the one that started it")
     finally:

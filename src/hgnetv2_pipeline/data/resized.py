@@ -22,9 +22,16 @@ import pandas as pd
 import PIL
 from PIL import Image
 
+from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image
-from hgnetv2_pipeline.data.index import images_hash, read_bytes, sorted_samples, write_index
+from hgnetv2_pipeline.data.index import (
+    images_hash,
+    read_bytes,
+    read_index,
+    sorted_samples,
+    write_index,
+)
 from hgnetv2_pipeline.durable import read_json, sha256_json, write_json, written_aside
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 from hgnetv2_pipeline.progress import Progress
@@ -69,30 +76,50 @@ def resized_copy(
     if not len(samples):
         raise DataError("0 samples; there is nothing to copy")
     rows = sorted_samples(samples)
-    folder.mkdir(parents=True, exist_ok=True)
     slices = [rows.iloc[at : at + shard_images] for at in range(0, len(rows), shard_images)]
     wanted = [_identity(part, short_side) for part in slices]
-    todo = [n for n, identity in enumerate(wanted) if _finished(folder, n) != identity]
-    workers = threads or available_cpus()
-    if todo:
-        left = pd.concat([slices[number] for number in todo])
-        _check_space(left, root, folder, short_side, max_pixels)
-        with (
-            ThreadPoolExecutor(workers) as pool,
-            Progress(len(left), f"resized copy {short_side}", "img") as progress,
-        ):
-            for number in todo:
-                _write_shard(folder, number, slices[number], wanted[number], root, short_side,
-                             max_pixels, pool, progress)  # fmt: skip
-    _drop_leftovers(folder, len(slices))
-    places = [read_json(_manifest(folder, number)) for number in range(len(slices))]
-    copied = rows.assign(
+
+    def unfinished() -> list[int]:
+        return [n for n, identity in enumerate(wanted) if _finished(folder, n) != identity]
+
+    if not unfinished() and _stands(folder, rows, len(slices)):
+        return folder / INDEX
+    # Runs side by side need the same copy: one makes it, the others wait.
+    with ownership.sole(folder, wait=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        ownership.sweep_temporaries(folder)
+        todo = unfinished()
+        if todo:
+            left = pd.concat([slices[number] for number in todo])
+            _check_space(left, root, folder, short_side, max_pixels)
+            with (
+                ThreadPoolExecutor(threads or available_cpus()) as pool,
+                Progress(len(left), f"resized copy {short_side}", "img") as progress,
+            ):
+                for number in todo:
+                    _write_shard(folder, number, slices[number], wanted[number], root, short_side,
+                                 max_pixels, pool, progress)  # fmt: skip
+        _drop_leftovers(folder, len(slices))
+        return write_index(folder / INDEX, _index(folder, rows, len(slices)))
+
+
+def _stands(folder: Path, rows: pd.DataFrame, shards: int) -> bool:
+    """Whether the index is that of these finished shards and labels."""
+    try:
+        found = read_index(folder / INDEX)
+    except (DataError, OSError):
+        return False
+    return found.equals(_index(folder, rows, shards)[found.columns])
+
+
+def _index(folder: Path, rows: pd.DataFrame, shards: int) -> pd.DataFrame:
+    places = [read_json(_manifest(folder, number)) for number in range(shards)]
+    return rows.assign(
         path=[_data(folder, n).name for n, place in enumerate(places) for _ in place["lengths"]],
         offset=[offset for place in places for offset in place["offsets"]],
         length=[length for place in places for length in place["lengths"]],
         bytes_sha256="",
-    )
-    return write_index(folder / INDEX, copied)
+    ).reset_index(drop=True)
 
 
 def _identity(rows: pd.DataFrame, short_side: int) -> str:
@@ -117,10 +144,13 @@ def _finished(folder: Path, number: int) -> str | None:
     data, manifest = _data(folder, number), _manifest(folder, number)
     if not data.is_file() or not manifest.is_file():
         return None
-    known = read_json(manifest)
-    if data.stat().st_size != sum(known["lengths"]):
+    try:
+        known = read_json(manifest)
+        whole = data.stat().st_size == sum(known["lengths"]) and len(known["offsets"])
+    except (ValueError, KeyError, TypeError):
+        _log.warning("%s is damaged; its shard is made again", manifest)
         return None
-    return str(known["identity"])
+    return str(known["identity"]) if whole else None
 
 
 def _write_shard(

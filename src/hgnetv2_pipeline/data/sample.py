@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import logging
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.data.classmap import write_class_map
 from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
 from hgnetv2_pipeline.data.lists import write_list
@@ -61,16 +61,15 @@ def write_sample(root: Path, seed: int = 0) -> None:
         if marker.get("seed") == seed and marker.get("tree_sha256") == tree_sha256(root):
             return
         _log.warning("%s: the sample is changed or of another seed; it is written anew", root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as folder:
-        aside = Path(folder) / "new"
+    with ownership.made_aside(root) as folder:
+        aside = folder / "new"
         aside.mkdir()
         counts = _write_tree(aside, seed)
         write_json(
             aside / MARKER, {"seed": seed, "counts": counts, "tree_sha256": tree_sha256(aside)}
         )
         if root.is_dir():
-            root.rename(Path(folder) / "old")
+            root.rename(folder / "old")
         aside.rename(root)
 
 

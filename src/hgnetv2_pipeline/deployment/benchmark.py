@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.latency import compare_latency, measure_latency
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.ownership import scratch
 from hgnetv2_pipeline.printable import Lines, lines, printable
 
 _log = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ def run_benchmark(
     """
     if not (models and engines and precisions and batch_sizes):
         raise ParameterError("a benchmark needs a model, an engine, a precision and a batch size")
-    with tempfile.TemporaryDirectory(prefix="hgnetv2-benchmark-") as folder:
-        bench = _Bench(Path(folder), root, threads, device, image_size)
+    with scratch("benchmark") as folder:
+        bench = _Bench(folder, root, threads, device, image_size)
         wanted = list(itertools.product(models, engines, precisions))
         if turns:
             for size in batch_sizes:

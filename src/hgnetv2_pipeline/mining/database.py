@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hgnetv2_pipeline.ownership import scratch
 
 if TYPE_CHECKING:
     import duckdb
@@ -18,9 +19,9 @@ def database(threads: int = 1, memory_limit: str = "1GB") -> Iterator[duckdb.Duc
     import duckdb
 
     with (
-        tempfile.TemporaryDirectory(prefix="hgnetv2-mining-") as spill,
+        scratch("mining") as spill,
         duckdb.connect(
-            config={"threads": threads, "memory_limit": memory_limit, "temp_directory": spill}
+            config={"threads": threads, "memory_limit": memory_limit, "temp_directory": str(spill)}
         ) as base,
     ):
         base.execute("set enable_progress_bar = false")

@@ -19,6 +19,7 @@ from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.launch import run_side_by_side, run_spec
+from hgnetv2_pipeline.ownership import helping
 
 
 class ScoreSpec(BaseModel):
@@ -57,7 +58,8 @@ def score(spec: ScoreSpec) -> None:
         "device": _device(spec.device, int(os.environ.get("LOCAL_RANK", rank))),
         "preprocess": spec.preprocess and Preprocess.from_dict(spec.preprocess),
     }
-    score_pool(values.pop("index"), values.pop("root"), **values)
+    with helping(spec.out):
+        score_pool(values.pop("index"), values.pop("root"), **values)
 
 
 def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:

@@ -149,9 +149,6 @@ def write_shard(
         width = len(columns["feat"][0]) if len(columns["feat"]) else 1
         schema = schema.append(pa.field("feat", pa.list_(pa.float16(), width)))
     path = shard_path(out, number)
-    # Only this process writes this shard, so what lies aside was left by one that was killed.
-    for left in out.glob(f".{path.stem}.*.tmp"):
-        left.unlink()
     with written_aside(path) as aside:
         pq.write_table(pa.table(columns, schema=schema), aside, compression="zstd")
     sealed = manifest | {

@@ -8,33 +8,34 @@ anew. Nothing finished is ever overwritten or deleted. A change of code alone on
 
 from __future__ import annotations
 
-import glob
 import logging
-import os
 import shutil
-import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from hgnetv2_pipeline.durable import (
-    fsync_directory,
-    read_json,
-    sha256_file,
-    sha256_json,
-    write_json,
-)
+from hgnetv2_pipeline import ownership
+from hgnetv2_pipeline.durable import fsync_directory, sha256_file, sha256_json, write_json
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.pipelines.claims import claims
+from hgnetv2_pipeline.pipelines.contents import ContentHashes
+from hgnetv2_pipeline.pipelines.manifest import (
+    FORMAT,
+    DamagedError,
+    read_manifest,
+    read_outputs,
+    read_recipe,
+    read_state,
+)
 
 _log = logging.getLogger(__name__)
-_FORMAT = "hgnetv2_pipeline/manifest/1"
 _CLAIM = "in_progress.json"
+_UNKNOWN = "unknown0"
+_STRAY = "files without a manifest lie there"
 
 
 @dataclass(frozen=True)
@@ -46,73 +47,36 @@ class Result:
     fingerprint: str
 
 
-class ContentHashes:
-    """SHA-256 of files, remembered by size and modification time, as DVC and git do it.
+@dataclass(frozen=True)
+class Recipe:
+    """What a result is to be: its place, what it is made from, and the names of its files."""
 
-    A touched file is read again and found unchanged; a flipped byte is found because writing it
-    touches the file. Corruption that leaves the time alone needs ``fresh=True``.
-    """
+    folder: Path
+    name: str
+    title: str
+    record: Mapping[str, Any]
+    outputs: tuple[str, ...]
 
-    def __init__(self, database: Path) -> None:
-        self._database = database
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._connect()) as connection, connection:
-            connection.execute(
-                "create table if not exists hashes "
-                "(path text primary key, size integer, mtime_ns integer, sha256 text)"
-            )
+    @property
+    def manifest(self) -> Path:
+        return self.folder / (f"{self.name}.manifest.json" if self.name else "manifest.json")
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._database, timeout=60)
+    @property
+    def pipeline(self) -> str:
+        return str(self.record["pipeline"])
 
-    def file(self, path: Path, *, fresh: bool = False) -> str:
-        """SHA-256 of one file."""
-        return self.files([path], fresh=fresh)[0]
+    @property
+    def fingerprint(self) -> str:
+        return str(self.record["fingerprint"])
 
-    def files(self, paths: Sequence[Path], *, fresh: bool = False) -> list[str]:
-        """SHA-256 of many files, in order."""
-        hashes: list[str] = []
-        changed: list[tuple[str, int, int, str]] = []
-        with closing(self._connect()) as connection:
-            for path in paths:
-                status = path.stat()
-                row = connection.execute(
-                    "select size, mtime_ns, sha256 from hashes where path = ?", (str(path),)
-                ).fetchone()
-                if row and not fresh and row[:2] == (status.st_size, status.st_mtime_ns):
-                    hashes.append(row[2])
-                    continue
-                digest = sha256_file(path)
-                hashes.append(digest)
-                changed.append((str(path), status.st_size, status.st_mtime_ns, digest))
-            if changed:
-                with connection:
-                    connection.executemany(
-                        "insert or replace into hashes values (?, ?, ?, ?)", changed
-                    )
-        return hashes
 
-    def tree(self, folder: Path) -> str:
-        """SHA-256 over all files below ``folder``: their relative names and contents."""
-        # os.walk rather than rglob: it follows symlinked folders (DVC makes them) and is faster.
-        names: list[str] = []
-        for where, folders, files in os.walk(folder, followlinks=True):
-            folders[:] = [name for name in folders if not _leads_up(Path(where) / name)]
-            base = Path(where).relative_to(folder)
-            names += [(base / name).as_posix() for name in files if not name.startswith(".")]
-        names.sort()
-        hashes = self.of_any_kind([folder / name for name in names])
-        return sha256_json(list(zip(names, hashes, strict=True)))
+@dataclass(frozen=True)
+class _Old:
+    """What lies where a result is to be made, and why it does not stand."""
 
-    def of_any_kind(self, paths: Sequence[Path]) -> list[str]:
-        """As ``files``, with words for what is missing or no regular file (a pipe would block)."""
-        hashes = ["no regular file" if path.exists() else "missing" for path in paths]
-        regular = [place for place, path in enumerate(paths) if path.is_file()]
-        for place, digest in zip(
-            regular, self.files([paths[place] for place in regular]), strict=True
-        ):
-            hashes[place] = digest
-        return hashes
+    reason: str
+    fingerprint: str
+    outputs: tuple[str, ...]
 
 
 class Reuse:
@@ -136,9 +100,15 @@ class Reuse:
             return sha256_json(value)
         if value.is_dir():
             manifest = value / "manifest.json"
-            if manifest.is_file():
-                return sha256_json(read_json(manifest)["outputs"])
-            return self._hashes.tree(value)
+            if not manifest.is_file():
+                return self._hashes.tree(value)
+            try:
+                return sha256_json(read_outputs(manifest))
+            except DamagedError as error:
+                raise DataError(
+                    f"{value} is needed: {error}; the pipeline that makes it sets it aside and "
+                    "makes it anew"
+                ) from error
         if not value.exists():
             raise DataError(f"{value} is needed and does not exist")
         return self._hashes.file(value)
@@ -157,18 +127,37 @@ class Reuse:
         outputs: Sequence[str],
         make: Callable[[Path], object],
         name: str = "",
+        wait: bool = False,
     ) -> Result:
         """Return the result in ``folder``, making it with ``make(aside)`` unless it stands.
 
         ``make`` writes into an empty folder aside, whose files are renamed into place when all of
-        them are whole. The other arguments are those of ``begin``.
+        them are whole; a process that is killed between two of them leaves the rest to the next
+        call. With ``wait``, for what several runs make alike, one waits for another that makes it
+        now. The other arguments are those of ``begin``, which raises the same.
         """
-        work, clear = self._look(folder, pipeline, inputs, params, outputs, name)
-        if isinstance(work, Result):
-            return work
-        # Made first, cleared then: what fails leaves the earlier result where it was.
-        _make_aside(folder, outputs, make, clear)
-        return work.finish()
+        recipe = self._recipe(folder, pipeline, inputs, params, outputs, name)
+        found = self._standing(recipe)
+        if isinstance(found, Result):
+            return found
+        claims.before_making()
+        with ownership.sole(folder, name, wait=wait):
+            self._clean(recipe)
+            found = self._standing(recipe)
+            if isinstance(found, Result):
+                return found
+            aside = ownership.new_partial(folder, name)
+            try:
+                make(aside)
+                _seal(aside, recipe, self._hashes)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            # Made first, cleared then: what fails leaves the earlier result where it was.
+            if found is not None:
+                self._archive(recipe, found)
+            self._settle(aside, recipe)
+        return self._finished(recipe)
 
     def begin(
         self,
@@ -198,16 +187,41 @@ class Reuse:
                 (``resume=force``); None: this kind of work cannot be.
 
         Returns:
-            The finished ``Result``, or ``Work``: write the outputs, then call its ``finish``.
-        """
-        work, clear = self._look(folder, pipeline, inputs, params, outputs, name)
-        if isinstance(work, Work) and not self._dry:
-            clear()
-            if resumable:
-                self._claim(folder, work.record, outputs, self._title(folder, name), adopt)
-        return work
+            The finished ``Result``, or ``Work``: write the outputs, then call its ``finish``. Until
+            then, or the end of this process, nobody else may make it.
 
-    def _look(
+        Raises:
+            ParameterError: another living process makes it; nothing was touched.
+        """
+        recipe = self._recipe(folder, pipeline, inputs, params, outputs, name)
+        found = self._standing(recipe)
+        if isinstance(found, Result):
+            return found
+        if self._dry:
+            if found is not None:
+                _log.info("%s would be made anew: %s", recipe.title, found.reason)
+            return Work(recipe, self._hashes, None)
+        claims.before_making()
+        claim = ownership.take(folder, name)
+        try:
+            self._clean(recipe)
+            found = self._standing(recipe)
+            if isinstance(found, Result):
+                claim.release()
+                return found
+            if found is not None:
+                self._archive(recipe, found)
+            folder.mkdir(parents=True, exist_ok=True)
+            if resumable:
+                self._mark(recipe, adopt)
+            elif strays := _there(folder, recipe.outputs):
+                self._archive(recipe, _Old(_STRAY, _UNKNOWN, strays))
+        except BaseException:
+            claim.release()
+            raise
+        return Work(recipe, self._hashes, claim)
+
+    def _recipe(
         self,
         folder: Path,
         pipeline: str,
@@ -215,41 +229,51 @@ class Reuse:
         params: BaseModel | Mapping[str, Any],
         outputs: Sequence[str],
         name: str,
-    ) -> tuple[Result | Work, Callable[[], None]]:
-        """The finished result, or the work to do; and what moves an older result out of its way."""
-        if not self._dry:
-            folder.mkdir(parents=True, exist_ok=True)
-        manifest = folder / (f"{name}.manifest.json" if name else "manifest.json")
+    ) -> Recipe:
         values = params.model_dump(mode="json") if isinstance(params, BaseModel) else dict(params)
         record: dict[str, Any] = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "pipeline": pipeline,
             "inputs": {role: self.digest(value) for role, value in sorted(inputs.items())},
             "params": values,
         }
-        fingerprint = sha256_json({key: record[key] for key in ("inputs", "params")})
-        record["fingerprint"] = fingerprint
-        title = self._title(folder, name)
-        clear: Callable[[], None] = _nothing
-        if manifest.is_file():
-            old = read_json(manifest)
-            reason = self._why_not(folder, old, record, pipeline, outputs)
-            if reason is None:
-                _log.info("%s: reused, nothing to do", title)
-                if not _made_by(manifest).is_file():
-                    write_json(_made_by(manifest), {"code": code_hash()})
-                if read_json(_made_by(manifest))["code"] != code_hash():
-                    _log.warning(
-                        "%s was made by other code; to make it anew: --params redo=%s",
-                        title, pipeline,
-                    )  # fmt: skip
-                return Result(folder, reused=True, fingerprint=fingerprint), clear
-            if self._dry:
-                _log.info("%s would be made anew: %s", title, reason)
-            clear = partial(
-                self._archive, folder, manifest, old["fingerprint"], old["outputs"], title, reason
-            )
-        return Work(folder, manifest, record, tuple(outputs), self._hashes), clear
+        record["fingerprint"] = sha256_json({key: record[key] for key in ("inputs", "params")})
+        return Recipe(folder, name, self._title(folder, name), record, tuple(outputs))
+
+    def _standing(self, recipe: Recipe) -> Result | _Old | None:
+        """The finished result, or why the one that lies there is none; None where none lies."""
+        manifest = recipe.manifest
+        if not manifest.is_file():
+            return None
+        try:
+            old = read_manifest(manifest, recipe.folder)
+        except DamagedError as error:
+            return _Old(str(error), _UNKNOWN, recipe.outputs)
+        reason = self._why_not(recipe, old)
+        if reason is not None:
+            return _Old(reason, old["fingerprint"], tuple(old["outputs"]))
+        _log.info("%s: reused, nothing to do", recipe.title)
+        if not self._dry:
+            self._compare_code(recipe)
+            self._sweep_dead(recipe)
+        return Result(recipe.folder, reused=True, fingerprint=recipe.fingerprint)
+
+    def _compare_code(self, recipe: Recipe) -> None:
+        """Warn of a result that other code made; what does not say so counts as made by ours."""
+        made_by = _made_by(recipe.manifest)
+        code = None
+        if made_by.is_file():
+            try:
+                code = read_state(made_by).get("code")
+            except DamagedError as error:
+                _log.warning("%s: %s; it is written anew", recipe.title, error)
+        if code is None:
+            write_json(made_by, {"code": code_hash()})
+        elif code != code_hash():
+            _log.warning(
+                "%s was made by other code; to make it anew: --params redo=%s",
+                recipe.title, recipe.pipeline,
+            )  # fmt: skip
 
     def _title(self, folder: Path, name: str) -> str:
         try:
@@ -258,162 +282,204 @@ class Reuse:
             where = folder
         return f"{where.as_posix()}{'/' + name if name else ''}"
 
-    def _why_not(
-        self,
-        folder: Path,
-        old: Mapping[str, Any],
-        new: Mapping[str, Any],
-        pipeline: str,
-        outputs: Sequence[str],
-    ) -> str | None:
+    def _why_not(self, recipe: Recipe, old: Mapping[str, Any]) -> str | None:
         """Why the finished result does not stand; None when it does."""
-        if pipeline in self._redo or "all" in self._redo:
+        if self._redo & {recipe.pipeline, "all"}:
             return "redo was asked for"
-        if old["fingerprint"] != new["fingerprint"]:
-            return "; ".join(differences(old, new)) or "made in another format"
+        if old["fingerprint"] != recipe.fingerprint:
+            return "; ".join(differences(old, recipe.record)) or "made in another format"
         for relative, digest in old["outputs"].items():
-            path = folder / relative
+            path = recipe.folder / relative
             if not path.is_file():
                 return f"{relative} is gone"
             if self._hashes.file(path) != digest:
                 return f"{relative} was changed since"
-        for relative in outputs:
-            if not (folder / relative).exists():
+        for relative in recipe.outputs:
+            if not (recipe.folder / relative).exists():
                 return f"{relative} is missing, which an older version did not make"
         return None
 
-    def _archive(
-        self,
-        folder: Path,
-        manifest: Path | None,
-        fingerprint: str,
-        outputs: Iterable[str],
-        title: str,
-        reason: str,
-    ) -> None:
+    def _archive(self, recipe: Recipe, old: _Old) -> None:
         """Move a result (all of its folder, or its named files) out of the way."""
-        stem = fingerprint[:8]
-        base = folder.parent if manifest is None or manifest.name == "manifest.json" else folder
-        place = base / "archive" / stem
-        number = 1
-        while place.exists():
-            # The same recipe can be archived twice (redo, damaged): keep each.
-            number += 1
-            place = base / "archive" / f"{stem}-{number}"
-        place.mkdir(parents=True)
+        folder, manifest = recipe.folder, recipe.manifest
+        place = _new_place(folder if recipe.name else folder.parent, old.fingerprint)
         _log.warning(
-            "%s: %s; the old result moves to %s", title, reason, self._title(place, "")
+            "%s: %s; the old result moves to %s",
+            recipe.title, old.reason, self._title(place, ""),
         )  # fmt: skip
-        if base == folder.parent:
+        if recipe.name:
+            # The manifest goes first: without it the files left behind are no finished result.
+            for path in (manifest, _made_by(manifest), *(folder / name for name in old.outputs)):
+                if path.exists():
+                    target = place / path.relative_to(folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    path.rename(target)
+        else:
             folder.rename(place / folder.name)
             folder.mkdir()
-        else:
-            assert manifest is not None
-            # The manifest goes first: without it the files left behind are no finished result.
-            manifest.rename(place / manifest.name)
-            if _made_by(manifest).is_file():
-                _made_by(manifest).rename(place / _made_by(manifest).name)
-            for relative in outputs:
-                if (folder / relative).exists():
-                    (place / relative).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / relative).rename(place / relative)
-        fsync_directory(base)
+        fsync_directory(place.parent.parent)
 
-    def _claim(
-        self,
-        folder: Path,
-        record: Mapping[str, Any],
-        outputs: Sequence[str],
-        title: str,
-        adopt: bool | None,
-    ) -> None:
+    def _mark(self, recipe: Recipe, adopt: bool | None) -> None:
         """Mark unfinished work as this recipe's; archive another recipe's, unless ``adopt``."""
+        folder, record = recipe.folder, recipe.record
         claim = folder / _CLAIM
         others = [path for path in folder.iterdir() if path.name not in ("archive", _CLAIM)]
         if claim.is_file():
-            other = read_json(claim)
-            if other["fingerprint"] == record["fingerprint"]:
-                if others:
-                    _log.info("%s: unfinished work found, it goes on", title)
-                return
-            known = "params" in other  # which an older version did not keep
-            changed = "; ".join(differences(other, record)) if known else "its parameters changed"
-            if adopt:
-                _log.warning("%s: unfinished work goes on although %s", title, changed)
+            try:
+                other = read_recipe(claim)
+            except DamagedError as error:
+                self._archive(recipe, _Old(str(error), _UNKNOWN, recipe.outputs))
             else:
-                hint = "" if adopt is None else " (--params resume=force would go on from it)"
-                reason = f"unfinished work of another recipe lies there: {changed}{hint}"
-                self._archive(folder, None, other["fingerprint"], outputs, title, reason)
+                if other["fingerprint"] == recipe.fingerprint:
+                    if others:
+                        _log.info("%s: unfinished work found, it goes on", recipe.title)
+                    return
+                known = "params" in other  # which an older version did not keep
+                changed = (
+                    "; ".join(differences(other, record)) if known else "its parameters changed"
+                )
+                if adopt:
+                    _log.warning("%s: unfinished work goes on although %s", recipe.title, changed)
+                else:
+                    hint = "" if adopt is None else " (--params resume=force would go on from it)"
+                    reason = f"unfinished work of another recipe lies there: {changed}{hint}"
+                    old = _Old(reason, other["fingerprint"], recipe.outputs)
+                    self._archive(recipe, old)
         elif others:
-            self._archive(
-                folder, None, "unknown0", outputs, title, "files without a manifest lie there"
-            )
+            self._archive(recipe, _Old(_STRAY, _UNKNOWN, recipe.outputs))
         write_json(claim, {key: record[key] for key in ("fingerprint", "inputs", "params")})
+
+    # What killed processes left.
+
+    def _clean(self, recipe: Recipe) -> None:
+        """Finish or remove what earlier processes left; this one holds the lock."""
+        for aside in ownership.partial_folders(recipe.folder, recipe.name):
+            if (aside / recipe.manifest.name).is_file():
+                _log.info("%s: made by a process that was killed, now put in place", recipe.title)
+                self._settle(aside, recipe)
+            else:
+                _log.info("removing %s, left by a process that was killed", aside)
+                shutil.rmtree(aside)
+        ownership.sweep_temporaries(recipe.folder, targets=self._targets(recipe))
+
+    def _sweep_dead(self, recipe: Recipe) -> None:
+        """Remove what dead processes left beside a result that stands, if nobody makes it anew."""
+        for file in (recipe.manifest, _made_by(recipe.manifest)):
+            ownership.sweep_dead(file)
+        left = ownership.partial_folders(recipe.folder, recipe.name, dead=True)
+        mark = recipe.folder / _CLAIM
+        marked = not recipe.name and mark.is_file()  # killed between its manifest and its end
+        if left or marked or ownership.is_dead(recipe.folder, recipe.name):
+            with suppress(ownership.HeldError), ownership.sole(recipe.folder, recipe.name):
+                if marked:
+                    mark.unlink(missing_ok=True)
+                for path in left:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _targets(self, recipe: Recipe) -> list[str]:
+        """Files whose temporary ones are this result's; none: all in its folder are."""
+        if not recipe.name:
+            return []
+        return [recipe.manifest.name, _made_by(recipe.manifest).name, *recipe.outputs]
+
+    def _settle(self, aside: Path, recipe: Recipe) -> None:
+        """Move a whole result into its place, its manifest last; what lies there is archived."""
+        folder, manifest = recipe.folder, recipe.manifest
+        outputs = read_outputs(aside / manifest.name)
+        units = _units(aside, recipe, outputs)
+        if in_the_way := _there(folder, units):
+            self._archive(recipe, _Old(_STRAY, _UNKNOWN, in_the_way))
+        for name in units:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).rename(folder / name)
+        for name in (_made_by(manifest).name, manifest.name):
+            if (aside / name).exists():
+                (aside / name).replace(folder / name)
+        fsync_directory(folder)
+        self._hashes.note([folder / name for name in outputs], list(outputs.values()))
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _finished(self, recipe: Recipe) -> Result:
+        _note_outputs(recipe, read_outputs(recipe.manifest))
+        return Result(recipe.folder, reused=False, fingerprint=recipe.fingerprint)
 
 
 @dataclass(frozen=True)
 class Work:
     """A result in the making: write its outputs into ``folder``, then ``finish``."""
 
-    folder: Path
-    manifest: Path
-    record: Mapping[str, Any]
-    outputs: tuple[str, ...]
+    recipe: Recipe
     hashes: ContentHashes
+    claim: ownership.Claim | None
+
+    @property
+    def folder(self) -> Path:
+        return self.recipe.folder
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        return self.recipe.record
 
     def finish(self) -> Result:
         """Hash the outputs and write the manifest, which makes the result a finished one."""
-        paths: list[Path] = []
-        for relative in self.outputs:
-            path = self.folder / relative
-            if path.is_dir():
-                paths += sorted(inner for inner in path.rglob("*") if inner.is_file())
-            else:
-                paths.append(path)
-        digests = self.hashes.files(paths, fresh=True)
-        names = [path.relative_to(self.folder).as_posix() for path in paths]
-        outputs = dict(zip(names, digests, strict=True))
-        write_json(_made_by(self.manifest), {"code": code_hash()})
-        write_json(self.manifest, {**self.record, "outputs": outputs})
+        _seal(self.folder, self.recipe, self.hashes)
         (self.folder / _CLAIM).unlink(missing_ok=True)
-        _made.update([self.folder] if self.manifest.name == "manifest.json" else paths)
-        return Result(self.folder, reused=False, fingerprint=self.record["fingerprint"])
+        _note_outputs(self.recipe, read_outputs(self.recipe.manifest))
+        if self.claim is not None:
+            self.claim.release()
+        return Result(self.folder, reused=False, fingerprint=self.recipe.fingerprint)
 
 
-def _leads_up(folder: Path) -> bool:
-    """Whether a link leads to a folder that it lies in itself, and so for ever round."""
-    return folder.is_symlink() and folder.resolve() in (folder.parent.resolve() / "x").parents
+def _seal(folder: Path, recipe: Recipe, hashes: ContentHashes) -> None:
+    """Write the manifest of the outputs in ``folder``, with the hashes of what lies there now."""
+    paths: list[Path] = []
+    for relative in recipe.outputs:
+        path = folder / relative
+        assert path.exists(), f"{relative} was promised and not made"  # noqa: S101
+        if path.is_dir():
+            paths += sorted(inner for inner in path.rglob("*") if inner.is_file())
+        else:
+            paths.append(path)
+    # Remembered hashes are of no use here: what is told is what was written.
+    digests = hashes.files(paths, fresh=True)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    manifest = folder / recipe.manifest.name
+    write_json(_made_by(manifest), {"code": code_hash()})
+    write_json(manifest, {**recipe.record, "outputs": dict(zip(names, digests, strict=True))})
 
 
-def _nothing() -> None:
-    """No older result lies in the way."""
+def _note_outputs(recipe: Recipe, outputs: Iterable[str]) -> None:
+    """Count a result among those that this process made."""
+    named = [recipe.folder / name for name in outputs]
+    _made.update(named if recipe.name else [recipe.folder])
 
 
-def _make_aside(
-    folder: Path,
-    outputs: Sequence[str],
-    make: Callable[[Path], object],
-    clear: Callable[[], None],
-) -> None:
-    # Beside the folder, which may move to the archive as a whole.
-    prefix = f".partial-{folder.name}-"
-    for orphan in folder.parent.glob(f"{glob.escape(prefix)}*"):
-        shutil.rmtree(orphan)
-    aside = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
-        make(aside)
-        for relative in outputs:
-            assert (aside / relative).exists(), f"{relative} was promised and not made"
-        clear()
-        for relative in outputs:
-            made = aside / relative
-            target = folder / relative
-            if target.is_dir():
-                shutil.rmtree(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            made.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def _new_place(base: Path, fingerprint: str) -> Path:
+    """A new folder of the archive. The same recipe can be archived twice (redo, damaged)."""
+    stem, number = fingerprint[:8], 1
+    place = base / "archive" / stem
+    while True:
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            place = base / "archive" / f"{stem}-{number}"
+        else:
+            return place
+
+
+def _there(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that exist in the folder."""
+    return tuple(name for name in names if (folder / name).exists())
+
+
+def _units(aside: Path, recipe: Recipe, outputs: Iterable[str]) -> tuple[str, ...]:
+    """What is still to be moved from ``aside``, a folder that was promised as one."""
+    units = dict.fromkeys(recipe.outputs)
+    for name in outputs:
+        if not any(Path(name).is_relative_to(unit) for unit in recipe.outputs):
+            units[name] = None  # of a recipe of before
+    return _there(aside, units)
 
 
 def _made_by(manifest: Path) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -28,12 +27,12 @@ from hgnetv2_pipeline.durable import (
 )
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 from hgnetv2_pipeline.exits import full_disk
+from hgnetv2_pipeline.ownership import mark, sole
 
 _log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 3
-_held: set[Path] = set()
 
 
 def save_checkpoint(
@@ -50,7 +49,7 @@ def save_checkpoint(
         if _fault(final) is None:
             return final
         _set_aside(final)
-    aside = folder / f".{final.name}.{os.getpid()}.tmp"
+    aside = folder / f".{final.name}.{mark()}.tmp"
     aside.mkdir(parents=True)
     try:
         hashes = {}
@@ -121,36 +120,17 @@ def load_checkpoint(
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; a second run in it is refused, naming the first.
+    """Hold the run of the checkpoints in ``folder`` for this process.
 
-    The kernel drops the lock with the process that holds it, so a lock left by a killed run is
-    simply taken over. Directories that such a run left half-written are removed.
+    A second one is refused, naming the first: "another run is writing to ...". Directories that a
+    killed run left half-written are removed.
     """
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = (folder / "lock").resolve()
-    refusal = "another run is writing to {}: process {}; wait for it, or give this one its own run"
-    # Closing a second handle would drop the lock, so our own process must not even open one.
-    if path in _held:
-        raise ParameterError(refusal.format(folder.parent, f"{os.getpid()}, this one"))
-    with path.open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise ParameterError(refusal.format(folder.parent, file.read().strip())) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        _held.add(path)
-        try:
-            for orphan in folder.glob(".step=*.tmp"):
-                _log.info("removing %s, left half-written by a run that was killed", orphan)
-                shutil.rmtree(orphan)
-            yield
-        finally:
-            _held.discard(path)
+    with sole(folder.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        for orphan in folder.glob(".step=*.tmp"):
+            _log.info("removing %s, left half-written by a run that was killed", orphan)
+            shutil.rmtree(orphan)
+        yield
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.durable import read_json, write_text
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.launch import ERRORS
+from hgnetv2_pipeline.ownership import take
 from hgnetv2_pipeline.stopping import signals
 from hgnetv2_pipeline.training import launch
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
@@ -48,13 +49,18 @@ def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
         ParameterError, DataError, WeightsError, DiskFullError, RuntimeError: what ended the first
             process that failed once no restart was left, by its exit code.
     """
+    # The process that saves may be one of another machine.
+    with take(spec.out, run=run_id(spec)):
+        file = write_text(spec.out / SPEC, spec.model_dump_json(indent=2) + "\n")
+        launch.refusal(file).unlink(missing_ok=True)
+        _launch(spec, file, distributed)
+
+
+def _launch(spec: RunSpec, file: Path, distributed: DistributedConfig) -> None:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    spec.out.mkdir(parents=True, exist_ok=True)
-    file = write_text(spec.out / SPEC, spec.model_dump_json(indent=2) + "\n")
-    launch.refusal(file).unlink(missing_ok=True)
     processes = distributed.processes_here(spec.device)
     # torchrun's own name for "a free port of this machine".
     endpoint = distributed.rdzv_endpoint or "localhost:0"

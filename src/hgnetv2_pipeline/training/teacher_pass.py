@@ -29,6 +29,7 @@ from hgnetv2_pipeline.data.teacher_logits import (
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted
 from hgnetv2_pipeline.launch import run_spec
+from hgnetv2_pipeline.ownership import helping
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.config import StoreSpec, parse
@@ -238,7 +239,8 @@ def _run(path: Path) -> None:
     if "RANK" in os.environ:  # torchrun's word goes
         place = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
         spec = spec.model_copy(update=place)
-    store_teacher_logits(spec)
+    with helping(spec.out):
+        store_teacher_logits(spec)
 
 
 if __name__ == "__main__":

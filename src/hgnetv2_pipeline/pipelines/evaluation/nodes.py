@@ -67,8 +67,8 @@ def evaluate(
         inputs=inputs,
         params={"model": identity.model, "split": split, "engine": params.engine,
                 "precision": params.precision, "resize_short": params.resize_short,
-                "fast": params.fast,
-                "classes": known.classes},
+                "fast": params.fast, "max_bad": params.max_bad, "classes": known.classes,
+                **({"device": device} if params.engine == "torch" else {})},
         outputs=[f"{name}.json", f"{name}.parquet"],
         make=make,
     )  # fmt: skip

@@ -6,11 +6,18 @@ import logging
 import shutil
 from pathlib import Path
 
+from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.pipelines.claims import claims
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.pages import write_report
 from hgnetv2_pipeline.pipelines.ingestion.pool import pool_contents, scan_pool
-from hgnetv2_pipeline.pipelines.ingestion.sets import is_split, sets_of, write_lists
+from hgnetv2_pipeline.pipelines.ingestion.sets import (
+    check_limit,
+    is_split,
+    sets_of,
+    write_lists,
+)
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.params import DataParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
@@ -31,10 +38,9 @@ def provide_raw(identity: Identity, data: DataParams) -> Path:
         if not (raw / "images").is_dir():
             from hgnetv2_pipeline.data import write_sample
 
-            aside = raw / ".images-partial"
-            shutil.rmtree(aside, ignore_errors=True)
-            write_sample(aside)
-            aside.rename(raw / "images")
+            claims.before_making()
+            with ownership.sole(raw):
+                write_sample(raw / "images")
             _log.info("the embedded sample was written to %s", identity.relative("raw"))
         return raw
     places: dict[str, str | Path] = {"images": data.root}
@@ -54,12 +60,14 @@ def provide_raw(identity: Identity, data: DataParams) -> Path:
             )
         if link.resolve() == target:
             continue
-        if link.is_symlink():
-            link.unlink()
-        elif link.exists():
-            raise DataError(f"{link} exists and is not {given}: move one of the two away")
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target)
+        claims.before_making()
+        with ownership.sole(raw):
+            if link.is_symlink():
+                link.unlink()
+            elif link.exists():
+                raise DataError(f"{link} exists and is not {given}: move one of the two away")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(target)
     return raw
 
 
@@ -81,7 +89,7 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
     if data.split.groups is not None and is_split(data, raw / "images"):
         sources["groups"] = identity.project / Path(data.split.groups).expanduser()
     places = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
-    reuse.produce(
+    result = reuse.produce(
         folder,
         pipeline="ingestion",
         inputs=sources | hashes,
@@ -100,6 +108,8 @@ def make_lists(identity: Identity, data: DataParams, redo: list[str], raw: Path)
         ],
         make=make,
     )
+    if result.reused:
+        check_limit(folder, identity, data, raw, sets)
     return folder
 
 

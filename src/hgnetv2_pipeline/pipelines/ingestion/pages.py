@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import write_json
+from hgnetv2_pipeline.ownership import scratch
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.printable import as_known, csv_value
@@ -49,10 +49,10 @@ def write_report(aside: Path, identity: Identity, known: Lists, sets: list[str],
     ]
     room.contact_sheet(shown, raw, 12, 72, captions).save(aside / "contact_sheet.png")
     sheets = {"Images of train by class": aside / "contact_sheet.png"}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch("ingestion") as folder:
         if len(leaks):
             pairs = leaks.sort_values("distance", kind="stable").head(_PAIRS)
-            sheet = Path(folder) / "pairs.png"
+            sheet = folder / "pairs.png"
             _pairs(frames, pairs, raw).save(sheet)
             sheets["Images that stand in two sets, side by side, the most alike first"] = sheet
         build_dataset_page(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.ingestion.places import about, below
 from hgnetv2_pipeline.pipelines.ingestion.pool import read_pool, together, write_sources
+from hgnetv2_pipeline.pipelines.lists import count_rows
 from hgnetv2_pipeline.pipelines.params import DataParams
 from hgnetv2_pipeline.printable import csv_frame
 
@@ -38,8 +40,7 @@ def write_lists(
     if pool:
         scans["pool"] = together(list(pool.values()))
     ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
-    for ledger in ledgers.values():
-        ledger.check(f"data.max_bad (conf/{identity.environment}/parameters.yml)")
+    _check(ledgers.values(), identity)
     classes = scans["images"].classes
     if not classes:
         raise DataError(f"{data.root}: no classes found (data.root, data.layout)")
@@ -89,6 +90,37 @@ def write_lists(
     for name, ledger in ledgers.items():
         _log.info("%s: %s", name, ledger.summary())
     _must_add_up(ledgers, {name: frames[name] for name in sets})
+
+
+def check_limit(
+    folder: Path, identity: Identity, data: DataParams, raw: Path, sets: list[str]
+) -> None:
+    """Hold lists that were made before to today's ``data.max_bad``, which is none of their inputs.
+
+    Raises:
+        DataError: more images of a scan cannot be used than it allows.
+    """
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import Ledger
+
+    left = pd.read_csv(folder / "quarantine.csv", keep_default_na=False)
+    scanned = {"pool"}
+    scanned |= {"test"} if data.test or has_test_list(data, raw / "images") else set()
+    scanned |= set() if is_split(data, raw / "images") else {"val"}
+    ledgers = []
+    for scan, rows in left.groupby("set"):
+        lists = [str(scan)] if scan != "images" else [name for name in sets if name not in scanned]
+        used = sum(count_rows(folder / f"index_{name}.parquet") for name in lists)
+        ledgers.append(Ledger(used + rows["key"].nunique(), data.max_bad))
+        for key, reason in rows.loc[rows["fate"] == "quarantined", ["key", "reason"]].to_numpy():
+            ledgers[-1].quarantine(str(key), str(reason))
+    _check(ledgers, identity)
+
+
+def _check(ledgers: Iterable[Ledger], identity: Identity) -> None:
+    for ledger in ledgers:
+        ledger.check(f"data.max_bad (conf/{identity.environment}/parameters.yml)")
 
 
 def _write_list(path: Path, frame: pd.DataFrame) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, write_json
+from hgnetv2_pipeline.ownership import scratch
 from hgnetv2_pipeline.pipelines.identity import Identity, model_id
 from hgnetv2_pipeline.pipelines.params import LatencyParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse
@@ -88,7 +88,9 @@ class Sweep:
 
     def _export(self, model: str) -> Path:
         path = self.folder(model, "export") / "model.onnx"
-        if model == self.identity.model:
+        # An export that was asked for stands in this place; it is the same network.
+        exported = (path.parent / "export.manifest.json").is_file() and path.is_file()
+        if model == self.identity.model or exported:
             return path
         from hgnetv2_pipeline.pipelines.measure import weights_input
 
@@ -177,8 +179,8 @@ class Sweep:
             )
 
             model = self._exported(self.identity.model)
-            with tempfile.TemporaryDirectory() as place:
-                image = write_photograph(Path(place) / "one.jpg")
+            with scratch("latency") as place:
+                image = write_photograph(place / "one.jpg")
                 found = time_starts(predict_command(model, image), runs=self.params.cold_starts)
             return {"model": self.identity.model, "cold_start": found}
 

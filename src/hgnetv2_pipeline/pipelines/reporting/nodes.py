@@ -90,6 +90,7 @@ def report(
         params={"dataset": identity.dataset, "variant": identity.variant},
         outputs=["report.html", "report.md"],
         make=make,
+        wait=True,  # all runs of a dataset have this one page
     )
     _log.info("\n%s", terminal_summary(inputs))
     _log.info("report: %s", (folder / "report.html").relative_to(identity.project))

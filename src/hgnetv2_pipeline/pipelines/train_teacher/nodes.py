@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
+from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.lists import Lists
@@ -42,15 +43,15 @@ def train_members(
         reuse, identity, teacher, device, distributed, resume, Lists(lists)
     )
 
+    weights = {member: weights_input(identity, member) for member in members}
+
     def record(aside: Path) -> None:
         write_json(
             aside / RECORD,
-            _measured(identity, members, teacher, Lists(lists), device),
+            _measured(reuse, identity, members, weights, teacher, Lists(lists), device),
         )
 
-    inputs: dict[str, Path | str] = {"val": Lists(lists).index("val")}
-    for member in members:
-        inputs[member] = weights_input(identity, member)
+    inputs: dict[str, Path | str] = {"val": Lists(lists).index("val"), **weights}
     reuse.produce(
         folder,
         name="teacher",
@@ -111,16 +112,24 @@ def _train(
 
 
 def _measured(
-    identity: Identity, members: list[str], teacher: TeacherParams, lists: Lists, device: str
+    reuse: Reuse,
+    identity: Identity,
+    members: list[str],
+    weights: Mapping[str, Path | str],
+    teacher: TeacherParams,
+    lists: Lists,
+    device: str,
 ) -> dict[str, Any]:
-    """Validation accuracy of each member and of their mean, and which bytes they are."""
+    """Validation accuracy of each member and of their mean, and which bytes they are.
+
+    Whatever learns from the teacher depends on this record alone, so the weights of every member
+    are in it, wherever they come from; timm's names alone have none to be hashed.
+    """
     from hgnetv2_pipeline.pipelines.measure import mean_probability
 
     counts = mean_probability(identity, members, lists, "val", device=device)
     hashes = {
-        member: sha256_file(identity.run_folder(member) / "student.safetensors")
-        for member in members
-        if (identity.run_folder(member) / "student.safetensors").is_file()
+        member: reuse.digest(place) for member, place in weights.items() if isinstance(place, Path)
     }
     return {"members": members, "bn": teacher.bn, "sha256": hashes, "val": counts}
 

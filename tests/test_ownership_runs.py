@@ -1,0 +1,315 @@
+"""Whole commands beside each other, and killed ones: the first stays whole, the next finishes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hgnetv2_pipeline.own import init
+from other_process import other, tree
+from own_tree import draw, write_classes
+from project_copies import copy_project, kedro, quiet_environment, run_here
+
+SECONDS = 900
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, nothing is written there
+TRAIN = ("--env", "tiny", "--pipeline", "train", "--params")
+SHORT = (
+    "mlflow=false,train.epochs=2,train.warmup_epochs=0,train.threads=1,train.workers=1,"
+    "train.eval_every=1"
+)
+CHAIN = (
+    "mlflow=false,train_teacher.recipe.epochs=2,train_teacher.recipe.warmup_epochs=0,"
+    "train_teacher.recipe.threads=1,train_teacher.jobs=2,ssld_stage1.epochs=2,"
+    "ssld_stage1.warmup_epochs=0,ssld_stage1.workers=1,ssld_stage2.epochs=1,mining.processes=2,"
+    "mining.shard_rows=8,latency.warmup=1,latency.runs=2"
+)
+# Clock times, logs and places; and what says which bytes the remembered hashes belong to.
+NOT_COMPARED = ("timing.json", ".log", ".sqlite", "spec.json", "specs/", "processes/", ".png")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders of a user, and projects whose environment ``tiny`` is about them."""
+
+    base: Path
+
+    def project(self, name: str) -> Path:
+        project = copy_project(self.base / name)
+        init(
+            project, "tiny", labelled=self.base / "labelled", pool=self.base / "pool", test=None,
+            variant=None,
+        )  # fmt: skip
+        return project
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    base = tmp_path_factory.mktemp("runs")
+    write_classes(base / "labelled", ("ab", "cd"), per_class=10)
+    rng = np.random.default_rng(1)
+    (base / "pool").mkdir()
+    for number in range(16):
+        draw(number % 2, rng).save(base / "pool" / f"{number}.png")
+    return Place(base)
+
+
+def results(project: Path) -> dict[str, bytes]:
+    """What a run made, byte for byte, apart from times and places."""
+    return {
+        name: content
+        for name, content in tree(project / "data").items()
+        if not any(part in name for part in NOT_COMPARED)
+    }
+
+
+def started(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kedro", "run", *arguments],
+        cwd=project, env=quiet_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def held(project: Path) -> list[Path]:
+    return sorted((project / "data").resolve().rglob(".*.lock"))
+
+
+def left(project: Path) -> list[str]:
+    """What no finished run leaves: locks, temporary files, partial folders, marks."""
+    return [
+        path.name
+        for path in sorted((project / "data").resolve().rglob("*"))
+        if path.name.endswith((".lock", ".tmp"))
+        or path.name.startswith(".partial-")
+        or path.name == "in_progress.json"
+    ]
+
+
+def processes_of(project: Path) -> list[int]:
+    """Processes that were started in the project and live."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            there = entry.name.isdecimal() and (entry / "cwd").readlink() == project.resolve()
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0] if there else "Z"
+        except OSError:
+            continue
+        if state not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+# Beside another command.
+
+
+@pytest.fixture
+def here(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    from kedro.framework.startup import bootstrap_project
+
+    project = place.project("here")
+    monkeypatch.chdir(project)
+    bootstrap_project(project)
+    yield project
+    shutil.rmtree(project)
+
+
+def test_a_run_of_the_same_name_is_refused_before_its_first_node_from_any_clone(
+    here: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of the run makes the folder; what else differs does not matter."""
+    clone = place.project("clone")
+    (clone / "data").symlink_to(here / "data")
+    run = here / "data" / "06_models" / "tiny" / "train" / "b0" / "lr"
+    with other(f"held = ownership.take(Path({str(run)!r}))") as first:
+        before = tree(here)
+        for project in (here, clone):
+            monkeypatch.chdir(project)
+            code, line = run_here(*TRAIN, f"run=lr,train.lr=0.5,{SHORT.partition(',')[2]}")
+            assert code == 2
+            assert f"/train/b0/lr: process {first.pid} on " in line
+            assert tree(here) == before, "nothing was written, not even the lists"
+            assert not (project / "mlflow.db").exists()
+        assert len(held(here)) == 1
+
+
+def test_an_ingestion_that_is_killed_is_finished_by_the_next_one(here: Path, place: Place) -> None:
+    arguments = ("--env", "tiny", "--pipeline", "ingestion", "--params")
+    process = started(here, *arguments, "mlflow=false")
+    deadline = time.monotonic() + SECONDS
+    lists = here / "data" / "02_intermediate"
+    while not list(lists.glob(".partial-tiny-*")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert held(here), "killed while it held them"
+    assert run_here(*arguments, "")[0] == 0
+    assert left(here) == []
+    first = results(here)
+    # Undisturbed, by the same command.
+    shutil.rmtree(here / "data")
+    assert run_here(*arguments, "")[0] == 0
+    assert results(here) == first
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Place) -> dict[str, bytes]:
+    project = place.project("undisturbed")
+    kedro(project, "run", *TRAIN, f"{SHORT},run=lr")
+    return results(project)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("second", "clone"),
+    [
+        ("run=lr,train.lr=0.5", False),
+        ("run=lr", False),
+        ("run=lr-2", False),
+        ("run=l", False),
+        ("run=lr", True),
+        ("run=lr,train.lr=0.5", True),
+    ],
+)
+def test_the_first_finishes_as_if_alone_and_the_second_has_changed_nothing(
+    place: Place, undisturbed: dict[str, bytes], tmp_path: Path, second: str, clone: bool
+) -> None:
+    project = copy_project(tmp_path / "project")
+    shutil.copytree(place.project(tmp_path.name) / "conf", project / "conf", dirs_exist_ok=True)
+    (tmp_path / "shared").mkdir()
+    (project / "data").symlink_to(tmp_path / "shared")
+    beside = project
+    if clone:
+        beside = copy_project(tmp_path / "clone")
+        shutil.copytree(project / "conf", beside / "conf", dirs_exist_ok=True)
+        (beside / "data").symlink_to(tmp_path / "shared")
+    first = started(project, *TRAIN, f"{SHORT},run=lr")
+    deadline = time.monotonic() + SECONDS
+    while not held(project) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # Stopped at a random moment, so that what changes now is the second one's doing.
+    time.sleep(random.uniform(0, 8))  # noqa: S311
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        assert held(project), "it ended before the second began"
+        before = tree(tmp_path / "shared")
+        done = kedro(beside, "run", *TRAIN, f"{SHORT.partition(',')[2]},{second}", check=False)
+        assert tree(tmp_path / "shared") == before
+        assert not (beside / "mlflow.db").exists()
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert done.returncode == 2, done.stdout
+    assert f"process {first.pid} on " in done.stdout
+    assert "Completed node" not in done.stdout
+    said = first.communicate(timeout=SECONDS)[0]
+    assert first.returncode == 0, said
+    assert results(project) == undisturbed
+    assert left(project) == []
+
+
+@pytest.mark.slow
+def test_of_two_that_start_at_the_same_moment_one_finishes_as_if_alone(
+    place: Place, undisturbed: dict[str, bytes]
+) -> None:
+    for attempt in range(3):
+        project = place.project(f"same moment {attempt}")
+        both = [started(project, *TRAIN, f"{SHORT},run=lr") for _ in range(2)]
+        said = [one.communicate(timeout=SECONDS)[0] for one in both]
+        assert sorted(one.returncode for one in both) == [0, 2], said
+        assert results(project) == undisturbed
+        assert left(project) == []
+
+
+@pytest.mark.slow
+def test_runs_of_other_names_go_on_side_by_side_once_the_lists_are_there(place: Place) -> None:
+    project = place.project("side by side")
+    kedro(project, "run", "--env", "tiny", "--pipeline", "ingestion", "--params", "mlflow=false")
+    both = [started(project, *TRAIN, f"{SHORT},run={name}") for name in ("lr", "lr-2")]
+    said = [one.communicate(timeout=SECONDS)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    runs = project / "data" / "06_models" / "tiny" / "train" / "b0"
+    assert (runs / "lr" / "history.csv").read_bytes() == (
+        runs / "lr-2" / "history.csv"
+    ).read_bytes()
+    assert left(project) == []
+
+
+# Killed.
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place) -> tuple[dict[str, bytes], dict[str, float]]:
+    """The results of an undisturbed chain; and the seconds of each node."""
+    project = place.project("whole")
+    process = started(project, "--env", "tiny", "--params", CHAIN)
+    seconds, lines, before = {}, [], time.monotonic()
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if "Completed node: " in line:
+            now = time.monotonic()
+            seconds[line.split("Completed node: ")[1].strip()] = now - before
+            before = now
+    assert process.wait() == 0, "".join(lines)
+    assert left(project) == []
+    return results(project), seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [5, 30])
+def test_a_chain_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
+    place: Place, whole: tuple[dict[str, bytes], dict[str, float]], kills: int
+) -> None:
+    """Kill -9 of the command at random moments, inside every stage; what it had started ends."""
+    expected, seconds = whole
+    nodes = list(seconds)
+    seed = random.randrange(10**9)
+    rng = random.Random(seed)  # noqa: S311
+    stages = sorted(rng.choices(nodes, k=max(0, kills - len(nodes))) + nodes, key=nodes.index)
+    if kills < len(nodes):
+        # Those that take longest are where a kill finds most to spoil.
+        longest = sorted(nodes, key=lambda node: -seconds[node])[: 2 * kills]
+        stages = sorted(rng.sample(longest, k=kills), key=nodes.index)
+    project = place.project(f"killed {kills}")
+    memory = sorted(SHARED_MEMORY.iterdir())
+    inside = []
+    for stage in stages:
+        process = started(project, "--env", "tiny", "--params", CHAIN)
+        assert process.stdout is not None
+        before = nodes[nodes.index(stage) - 1] if stage != nodes[0] else None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if before is None or f"Completed node: {before}" in line:
+                break
+        time.sleep(rng.uniform(0, 0.7 * seconds[stage]))
+        process.kill()
+        said += list(process.stdout)
+        process.wait()
+        if process.returncode == -signal.SIGKILL:
+            inside.append(stage)
+        assert process.returncode in (-signal.SIGKILL, 0), "".join(said)
+        deadline = time.monotonic() + 120
+        while processes_of(project) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert processes_of(project) == [], "what it had started goes on without it"
+    done = kedro(project, "run", "--env", "tiny", "--params", CHAIN)
+    found = results(project)
+    assert {n: found.get(n) for n in expected if "archive" not in n} == expected, f"seed {seed}"
+    assert left(project) == [], done.stdout
+    assert not list((project / "data").rglob("archive")), "nothing unfinished was archived"
+    assert sorted(SHARED_MEMORY.iterdir()) == memory
+    assert len(inside) >= kills - 3, (inside, f"seed {seed}")
+    again = kedro(project, "run", "--env", "tiny", "--params", CHAIN)
+    assert results(project) == found, again.stdout
