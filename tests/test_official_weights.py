@@ -130,6 +130,7 @@ def test_weights_that_are_not_there_are_named(project: Path, weights: str, said:
     assert re.search(said, line), line
 
 
+# Row W05 of docs/reliability.md.
 def test_a_wrong_hash_is_refused(project: Path, served: tuple[str, Path]) -> None:
     path = served[1] / STAGE1.filename
     code, line = run_here(

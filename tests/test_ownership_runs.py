@@ -170,6 +170,7 @@ def undisturbed(place: Place) -> dict[str, bytes]:
     return results(project)
 
 
+# Row C11 of docs/reliability.md.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "clone"),

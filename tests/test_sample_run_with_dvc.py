@@ -80,6 +80,7 @@ def test_a_touched_file_and_a_comment_change_nothing(project: Path) -> None:
     assert "Running stage" not in dvc(project, "repro", "ssld_stage1")
 
 
+# Row C12 of docs/reliability.md.
 def test_a_run_stopped_by_sigterm_is_resumed_by_dvc_repro(project: Path) -> None:
     conf = project / "conf/sample/parameters.yml"
     text = conf.read_text(encoding="utf-8")

@@ -67,6 +67,7 @@ def test_kedro_viz_builds_a_site_with_layers_stages_and_previews(sample_run: Sam
     assert all(found.get("preview") for found in previews.values())
 
 
+# Row X01 of docs/reliability.md.
 @pytest.mark.sample
 def test_no_process_looked_outside_this_machine(sample_run: SampleRun) -> None:
     assert sample_run.output

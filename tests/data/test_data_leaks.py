@@ -110,6 +110,7 @@ def lists(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# Row L15 of docs/reliability.md.
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -142,6 +143,7 @@ def test_the_catalog_refuses_lists_that_do_not_agree(
     assert isinstance(told.value.__cause__, DataError)
 
 
+# Row L15 of docs/reliability.md.
 def test_an_image_in_two_lists_is_refused(lists: Path) -> None:
     part = frame(["a.jpg", "d.jpg"], [0, 1])
     write_index(lists / "index_val.parquet", part)

@@ -67,6 +67,7 @@ def same(first, second) -> bool:
     )
 
 
+# Row C09 of docs/reliability.md.
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])
 @pytest.mark.parametrize("transform", [TRANSFORM, FAST], ids=["exact", "fast"])
 def test_batches_do_not_depend_on_workers_or_on_where_the_run_resumed(tree, workers, transform):
@@ -153,6 +154,7 @@ def damaged(tree, tmp_path):
     return (tmp_path, samples), bad
 
 
+# Row I12 of docs/reliability.md.
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_left_out_counted_and_batches_stay_full(tree, damaged, workers):
     broken, bad = damaged
@@ -168,6 +170,7 @@ def test_bad_images_are_left_out_counted_and_batches_stay_full(tree, damaged, wo
     assert same(train(broken, start=6, steps=3, ledger=Ledger(22, 0.1)), batches[6:])
 
 
+# Row I13 of docs/reliability.md.
 def test_too_many_bad_images_stop_the_run(damaged, tree, tmp_path):
     broken, _ = damaged
     with pytest.raises(DataError, match="of 22 images cannot be used, 1 may"):
@@ -267,6 +270,7 @@ def trapped(tree, tmp_path):
     return (root, scan_folder_tree(root).samples), key
 
 
+# Rows P03 and P04 of docs/reliability.md.
 @pytest.mark.parametrize(
     ("act", "reason"),
     [

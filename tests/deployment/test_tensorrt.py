@@ -163,6 +163,7 @@ def test_a_plan_is_built_strongly_typed_without_tf32_and_noted(
     assert "build" in calls
 
 
+# Row O04 of docs/reliability.md.
 @pytest.mark.parametrize("changed", ["onnx", "tensorrt", "gpu", "profile", "precision"])
 def test_the_key_of_a_plan_covers_all_it_depends_on(changed: str) -> None:
     facts = {"tensorrt": "11.4", "gpu": "A", "profile": Profile(), "precision": "fp32"}

@@ -110,6 +110,7 @@ def test_padded_batches_give_each_image_once(folder: tuple[pd.DataFrame, Path]) 
     assert logits.dtype == np.float32
 
 
+# Row I14 of docs/reliability.md.
 def test_unreadable_image_fails_the_evaluation_or_counts_as_wrong(
     folder: tuple[pd.DataFrame, Path],
 ) -> None:

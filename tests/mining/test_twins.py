@@ -55,6 +55,7 @@ def fate(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return bench.fates(planted)
 
 
+# Row M03 of docs/reliability.md.
 @pytest.mark.parametrize("edit", ["exact", "mirror", "grey", "turn 8", "crop 0.75"])
 def test_copies_that_differ_little_all_go(fate: pd.DataFrame, edit: str) -> None:
     assert shares(fate, "fixed")[edit] == 1.0

@@ -111,6 +111,7 @@ def test_a_bare_file_is_known_by_its_tensors(variant, tmp_path):
     assert equal(again, model)
 
 
+# Row W06 of docs/reliability.md.
 def test_a_file_of_another_network_is_refused(tmp_path):
     arrays = {"conv.weight": formula_tensor("conv.weight", (4, 3, 3, 3))}
     write_pdparams(tmp_path / "w.pdparams", arrays)

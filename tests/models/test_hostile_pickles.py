@@ -33,6 +33,7 @@ def files(marker) -> dict[str, bytes]:
     return attacks(marker)
 
 
+# Row W01 of docs/reliability.md.
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hostile_file_is_refused_and_nothing_of_it_runs(name, files, marker, tmp_path):
     path = tmp_path / "w.pdparams"
@@ -77,6 +78,7 @@ def test_no_hostile_file_takes_more_work_or_memory_than_a_large_honest_one(tmp_p
     assert not found["ran"]
 
 
+# Row W02 of docs/reliability.md.
 @pytest.mark.parametrize(
     ("count", "seed"), [(20_000, 7), pytest.param(200_000, 8, marks=pytest.mark.slow)]
 )
@@ -135,6 +137,7 @@ def test_an_attack_is_refused_for_its_own_reason(name, reason, files, tmp_path):
         read_pdparams(path)
 
 
+# Row W03 of docs/reliability.md.
 def test_a_refusal_names_the_global_and_says_what_to_do(tmp_path):
     path = tmp_path / "w.pdparams"
     path.write_bytes(pickle.dumps({"w": Call(eval, "1")}, 2))
@@ -181,6 +184,7 @@ def nothing_at_all(path: Path) -> None:
     assert not path.exists()
 
 
+# Row W04 of docs/reliability.md.
 @pytest.mark.parametrize(
     "make",
     [a_folder, a_pipe, a_link_to_itself, a_link_to_nowhere, a_device, nothing_at_all],

@@ -208,6 +208,7 @@ def test_a_pth_of_a_parallel_network_loads_and_an_unsafe_one_does_not(b0, tmp_pa
 # --- strictness -----------------------------------------------------------------------------------
 
 
+# Row W07 of docs/reliability.md.
 def test_another_number_of_classes_refuses_unless_the_head_starts_afresh(b0, tmp_path):
     path = tmp_path / "w.pdparams"
     write_pdparams(path, to_paddle(b0))
@@ -235,6 +236,7 @@ def test_a_refused_file_changes_nothing(b0, tmp_path):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+# Row W06 of docs/reliability.md.
 def test_the_first_five_disagreements_are_named_and_the_rest_counted(b0, tmp_path):
     write_pdparams(tmp_path / "w.pdparams", to_paddle(b0))
     with pytest.raises(WeightsError) as caught:
@@ -282,6 +284,7 @@ def test_half_precision_and_bfloat16_files_load_as_float32(b0, tmp_path):
         read_state(tmp_path / "w.pdparams")
 
 
+# Row W04 of docs/reliability.md.
 def test_damaged_missing_and_unknown_files_are_refused_by_path(b0, tmp_path):
     save_weights(tmp_path / "w.safetensors", b0, {})
     whole = (tmp_path / "w.safetensors").read_bytes()

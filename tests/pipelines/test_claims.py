@@ -108,6 +108,7 @@ def test_what_is_missing_or_to_be_redone_is_claimed_with_what_follows(
     assert len(locks(tmp_path)) == 5
 
 
+# Row C11 of docs/reliability.md.
 @pytest.mark.parametrize(
     ("run", "refused"), [("seed=0", True), ("seed=0-b", False), ("seed", False)]
 )

@@ -317,6 +317,7 @@ def spoil(path: Path, kind: int) -> None:
         path.symlink_to("/etc/hostname")
 
 
+# Row M04 of docs/reliability.md.
 def test_a_hundred_bad_images_are_named_and_none_is_mined(project: Project) -> None:
     """Fifty are bad when the pool is ingested, fifty go bad before they are scored."""
     web = sorted((project.root / "web" / "deep").glob("*.png"))

@@ -90,6 +90,7 @@ def test_lists_are_joined_by_plus_on_the_command_line() -> None:
     assert found["comparison"]["stage1_seeds"] == [1, 2]
 
 
+# Row G04 of docs/reliability.md.
 def test_code_in_a_parameter_stays_a_string() -> None:
     found = parameters(images="__import__('os').getcwd()")
     assert found["images"] == ["__import__('os').getcwd()"]
@@ -121,6 +122,7 @@ def test_a_variant_set_where_paths_do_not_see_it_is_refused(tmp_path: Path) -> N
         loader(conf=tmp_path / "conf")["parameters"]
 
 
+# Row G05 of docs/reliability.md.
 def test_nothing_in_the_configuration_reads_the_environment() -> None:
     assert issubclass(ProjectConfigLoader, OmegaConfigLoader)
     for path in (ROOT / "conf").rglob("*.yml"):

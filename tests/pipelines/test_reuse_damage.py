@@ -333,6 +333,7 @@ def killed_at(number: int, act: Callable[[], object]) -> bool:
 EVERY = [4, pytest.param(1, marks=pytest.mark.slow)]
 
 
+# Row C10 of docs/reliability.md.
 @pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize(("name", "same"), [("", True), ("val", False)])
 def test_whatever_step_a_process_is_killed_at_the_next_finishes_and_nothing_is_left(

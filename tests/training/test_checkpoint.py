@@ -81,6 +81,7 @@ DAMAGE = {
 }
 
 
+# Row C06 of docs/reliability.md.
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_checkpoint_is_passed_over_loudly(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
@@ -109,6 +110,7 @@ def test_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path: Path) ->
     assert load_checkpoint(tmp_path, identity=WHO) is not None
 
 
+# Row C07 of docs/reliability.md.
 def test_nothing_but_damaged_checkpoints_is_an_error_and_no_fresh_start(tmp_path: Path) -> None:
     save(tmp_path, 5, 12)
     for folder in tmp_path.iterdir():
@@ -125,6 +127,7 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) ->
     assert "seed" not in str(caught.value)
 
 
+# Row W12 of docs/reliability.md.
 def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -172,6 +175,7 @@ def test_a_quota_that_is_used_up_is_told_as_such(
     assert names(tmp_path) == ["step=00000005"]
 
 
+# Row C11 of docs/reliability.md.
 def test_two_runs_in_one_folder_the_second_is_refused(tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     program = textwrap.dedent(
@@ -242,6 +246,7 @@ def _save_for_ever(folder: Path, dies_at: int, told: Connection) -> None:
         told.send(step)
 
 
+# Rows C01 and C02 of docs/reliability.md.
 @pytest.mark.parametrize("kills", [8, pytest.param(500, marks=pytest.mark.slow)])
 def test_kill_at_any_moment_leaves_the_newest_complete_checkpoint(
     tmp_path: Path, context: Any, kills: int
@@ -273,6 +278,7 @@ def test_kill_at_any_moment_leaves_the_newest_complete_checkpoint(
         shutil.rmtree(folder)
 
 
+# Row C06 of docs/reliability.md.
 @pytest.mark.parametrize("times", [20, pytest.param(300, marks=pytest.mark.slow)])
 def test_any_damage_is_found_and_the_one_before_is_loaded(tmp_path: Path, times: int) -> None:
     save(tmp_path, 5, 12)
@@ -345,6 +351,7 @@ def _busy_until_stopped(echo: float, told: Connection) -> None:
         time.sleep(60)
 
 
+# Row P02 of docs/reliability.md.
 @pytest.mark.parametrize("echo", [0.1, 60.0])
 def test_second_signal_ends_the_process_at_once_unless_it_is_the_first_passed_on(
     context: Any, echo: float

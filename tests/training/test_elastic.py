@@ -190,6 +190,7 @@ def test_map_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert result["val"]["map"] == pytest.approx(expected, abs=1e-12)
 
 
+# Row P05 of docs/reliability.md.
 @pytest.mark.parametrize(
     ("restarts", "rank"),
     [

@@ -36,6 +36,7 @@ def stopped(job: Job, sigterm_in: Callable[[int], None]) -> Callable[..., RunSpe
     return stop
 
 
+# Row C08 of docs/reliability.md.
 def test_forced_resume_goes_on_under_the_new_recipe_and_says_so(
     stopped: Callable[..., RunSpec], caplog: pytest.LogCaptureFixture
 ) -> None:

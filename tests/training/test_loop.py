@@ -160,6 +160,7 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return arm
 
 
+# Row P08 of docs/reliability.md.
 @pytest.mark.parametrize(
     ("what", "changes"),
     [
@@ -245,6 +246,7 @@ def test_what_is_not_finite_behind_a_layer_reaches_the_gradients_that_are_looked
         handle.remove()
 
 
+# Row P08 of docs/reliability.md.
 def test_three_steps_in_a_row_without_finite_numbers_stop_the_run_and_name_images(
     job: Job, explode_in: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:

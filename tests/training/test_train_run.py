@@ -119,6 +119,7 @@ def test_same_job_gives_the_same_bytes_and_another_seed_does_not(job: Job, strai
     assert weights[0] != weights[1]
 
 
+# Row C09 of docs/reliability.md.
 @pytest.mark.parametrize("stops", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     job: Job, straight: Path, stops: int, sigterm_in: Callable[[int], None]
@@ -182,6 +183,7 @@ def test_finished_run_is_finished_again_with_the_same_bytes(job: Job) -> None:
     assert outputs(spec.out) == before
 
 
+# Row C08 of docs/reliability.md.
 def test_changed_recipe_is_not_resumed(job: Job) -> None:
     train_run(job("run", steps=2))
     with pytest.raises(ParameterError, match=r"training\.lr: 0\.01 there, 0\.02 now"):
@@ -345,6 +347,7 @@ def test_a_list_of_one_class_is_refused(job: Job, pictures: Path, tmp_path: Path
         train_run(job("run", spec={**one, "num_classes": 1, "classes": ["red"]}))
 
 
+# Row W07 of docs/reliability.md.
 def test_init_of_other_classes_is_refused_unless_the_head_starts_anew(job: Job) -> None:
     train_run(job("first", steps=2))
     cats = {"classes": ["cat", "dog"]}
