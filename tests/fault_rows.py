@@ -5,7 +5,7 @@
 A test names a row by its id (L01, W09, ...) in its docstring, its parameters or a comment of its own.
 """
 
-# ruff: noqa: E501 - rows of a table
+# ruff: noqa: E501, S108 - rows of a table
 from __future__ import annotations
 
 import ast
