@@ -22,6 +22,7 @@ from hgnetv2_pipeline.data import (
     make_augment,
     sampling_weights,
     scan_folder_tree,
+    workers,
 )
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
@@ -283,12 +284,12 @@ def test_worker_that_dies_or_hangs_stops_the_run_with_its_image_named(
     trapped, monkeypatch, act, reason
 ):
     if "gave nothing" in reason:
-        monkeypatch.setattr(loader, "_TIMEOUT_SECONDS", 8.0)
+        monkeypatch.setattr(workers, "_TIMEOUT_SECONDS", 8.0)
     with ends("a run whose worker gives nothing"), pytest.raises(DataError, match=reason) as caught:
         # Not the last image of those whose files are read before any is decoded.
         train(trapped[0], workers=2, transform=Trap(act), batch_size=16)
     assert f"at image {trapped[1]}:" in str(caught.value)
-    assert loader.dead_worker(RuntimeError("another")) is None
+    assert workers._dead_worker(RuntimeError("another")) is None
 
 
 def load_until_killed(tree, told):
@@ -300,7 +301,7 @@ def load_until_killed(tree, told):
         workers=2, ledger=Ledger(len(samples), 0),
     )  # fmt: skip
     next(batches)
-    told.send(loader._live[0].at[:, 0].tolist())
+    told.send(workers._live[0].at[:, 0].tolist())
     time.sleep(3 * HANG)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +81,12 @@ class Batch:
     n_real: int
     answers: Answers | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        answers = 0 if self.answers is None else self.answers.ids.nbytes + self.answers.logps.nbytes
+        return int(self.images.nbytes + self.labels.nbytes + answers)
+
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which copies to a GPU run in the background."""
         return replace(
@@ -111,8 +117,10 @@ class Source:
         self.labels: npt.NDArray[Any]
         if is_multi_label(samples):
             self.labels = label_matrix(samples)
-        else:
+        elif "label" in samples.columns:
             self.labels = samples["label"].fillna(-1).to_numpy(np.int64)
+        else:
+            self.labels = np.full(len(samples), -1, np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -120,10 +128,18 @@ class Source:
     def standing_at(self, row: int) -> None:
         """Told before an image is read or decoded; ``loader`` has it noted."""
 
+    def place(self, row: int) -> dict[str, Any]:
+        """Where an image lies, as ``index.read_bytes`` takes it."""
+        return {
+            "key": self.keys[row].as_py(),
+            "path": self.paths[row].as_py(),
+            "offset": int(self.offsets[row]),
+            "length": int(self.lengths[row]),
+        }
+
     def read(self, row: int) -> bytes:
         self.standing_at(row)
-        place = (self.paths[row].as_py(), int(self.offsets[row]), int(self.lengths[row]))
-        return read_bytes(place, self.root)
+        return read_bytes(self.place(row), self.root)
 
 
 @dataclass(frozen=True)
@@ -140,17 +156,17 @@ class Made:
     drawn: list[Drawn] = field(default_factory=list)
     operations: list[list[Choice]] = field(default_factory=list)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the batch's tensors."""
+        return 0 if self.batch is None else self.batch.nbytes
+
     def pin_memory(self) -> Made:
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 
 # Row, key, what is left to be done for its view, the teacher's stored answer.
 _Begun = tuple[int, str, Callable[[], npt.NDArray[np.uint8] | Drawn | Shown], Records | None]
-
-
-class Maker(Protocol):
-    def make(self, step: int) -> Made:
-        """The batch of a step."""
 
 
 class TrainMaker:

@@ -1,7 +1,8 @@
 """From samples to uint8 batches, in worker processes or in the caller's own thread.
 
 A batch is a pure function of (seed, step): workers are handed step numbers and make whole batches,
-so that the bytes do not depend on how many workers there are or on where a run resumed. Pixels stay
+so that the bytes do not depend on how many workers there are or on where a run resumed. Who makes
+batches of another kind has them made by ``made_batches`` too, with the same care. Pixels stay
 uint8 until ``normalise`` on the device. An image that cannot be read goes to the ledger and is left
 out; it is never replaced by another picture under its label.
 """
@@ -9,19 +10,13 @@ out; it is never replaced by another picture under its label.
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import os
-import re
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hgnetv2_pipeline.data.augment import Augment
 from hgnetv2_pipeline.data.batches import (
@@ -34,82 +29,11 @@ from hgnetv2_pipeline.data.batches import (
 )
 from hgnetv2_pipeline.data.decode import MAX_PIXELS
 from hgnetv2_pipeline.data.drawn import DeviceOperations, DeviceView
-from hgnetv2_pipeline.data.jpeg import optional
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.teacher_logits import Replayed
+from hgnetv2_pipeline.data.workers import M, Maker, from_workers
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.stopping import when_starter_dies
-
-_NICE = 10
-_TIMEOUT_SECONDS = 120.0
-_PREFETCH = 4
-# Of the loaders that run, for ``dead_worker``.
-_live: list[_Steps] = []
-
-
-_Maker = TrainMaker | EvalMaker | ViewMaker
-
-
-class _Steps(Dataset[Made]):
-    """Step numbers as a map-style dataset for torch's DataLoader.
-
-    Each worker leaves its process id and the row it reads in ``at`` [workers, 2], in shared memory:
-    a process that dies or hangs can no longer say where it was.
-    """
-
-    def __init__(self, maker: _Maker, start: int, count: int, workers: int) -> None:
-        self.maker, self.start, self.count = maker, start, count
-        self.at = torch.zeros((workers, 2), dtype=torch.int64).share_memory_()
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Made:
-        return self.maker.make(self.start + index)
-
-    def watch(self, worker: int) -> None:
-        """From now on, in this worker, what is read or decoded is noted first."""
-        place = self.at[worker]
-        place[0] = os.getpid()
-
-        def note(row: int) -> None:
-            place[1] = row
-
-        self.maker.source.standing_at = note  # type: ignore[method-assign]
-
-    def key(self, worker: int) -> str:
-        """The image that a worker was last seen at."""
-        return str(self.maker.source.keys[int(self.at[worker, 1])].as_py())
-
-    def late(self, step: int) -> DataError:
-        """A step that did not come in time; workers are handed steps in turn."""
-        return DataError(
-            f"a loader process gave nothing for {_TIMEOUT_SECONDS:g} s; it stands at image "
-            f"{self.key((step - self.start) % len(self.at))}: see whether its disk answers"
-        )
-
-
-def dead_worker(error: RuntimeError) -> DataError | None:
-    """What torch says of a worker that died, with the image it was at; None of other errors.
-
-    torch notices in a signal handler, so that its error may come up wherever the caller is.
-    """
-    found = re.search(r"DataLoader worker .pid\D*([\d, ]+)", str(error))
-    pids = {int(pid) for pid in found[1].split(",")} if found else set()
-    keys = [
-        steps.key(worker)
-        for steps in _live
-        for worker, (pid, _) in enumerate(steps.at.tolist())
-        if pid in pids
-    ]
-    if not keys:
-        return None
-    reason = str(error).splitlines()[0]
-    return DataError(
-        f"a loader process died, often by the out-of-memory killer, at image {', '.join(keys)}: "
-        f"lower the number of workers, or see whether that file kills it again ({reason})"
-    )
 
 
 def train_batches(
@@ -173,7 +97,7 @@ def train_batches(
         max_pixels=max_pixels,
     )
     finish = _finisher(transform, maker, device)
-    for made in _run(maker, start_step, steps, workers, ledger, finish):
+    for made in made_batches(maker, start_step, steps, workers, ledger, finish):
         if made.batch is None:
             key, reason = made.bad[0]
             raise DataError(
@@ -222,7 +146,7 @@ def view_batches(
         DataError: there are no samples, or more are unreadable than the ledger allows.
     """
     maker = ViewMaker(Source(samples, root), view, seed, views, images, max_pixels)
-    for made in _run(maker, 0, -(-len(samples) // images), workers, ledger):
+    for made in made_batches(maker, 0, -(-len(samples) // images), workers, ledger):
         if made.batch is not None:
             yield made.batch
 
@@ -252,91 +176,35 @@ def eval_batches(
     if batch_size < 1:
         raise ParameterError(f"batch_size {batch_size}: a whole number from 1 up")
     maker = EvalMaker(Source(samples, root), preprocess, batch_size, pad, fast)
-    for made in _run(maker, 0, -(-len(samples) // batch_size), workers, ledger):
+    for made in made_batches(maker, 0, -(-len(samples) // batch_size), workers, ledger):
         if made.batch is not None:
             yield made.batch
 
 
-def _run(
-    maker: _Maker,
+def made_batches(
+    maker: Maker[M],
     start: int,
     count: int,
     workers: int,
     ledger: Ledger,
-    finish: Callable[[Iterator[Made]], Iterator[Made]] | None = None,
-) -> Iterator[Made]:
-    """What the maker makes, finished in this process; the ledger of bad images may stop the run."""
-    every = _made(maker, start, count, workers)
+    finish: Callable[[Iterator[M]], Iterator[M]] | None = None,
+) -> Iterator[M]:
+    """What ``maker`` makes of steps ``start`` to ``start + count - 1``, in their order.
+
+    ``workers`` processes make it, 0: the caller's thread; ``finish`` is what this process does to
+    it. What could not be read goes to ``ledger``, which may stop the run.
+
+    Raises:
+        DataError: a worker died or hangs (with its image), or more is unreadable than allowed.
+        DiskFullError: there is no room for the batches in shared memory.
+    """
+    every = from_workers(maker, start, count, workers)
     for made in every if finish is None else finish(every):
         for key, reason in made.bad:
             ledger.quarantine(key, reason)
         if made.bad:
             ledger.check()
         yield made
-
-
-def _made(maker: _Maker, start: int, count: int, workers: int) -> Iterator[Made]:
-    if workers == 0:
-        for step in range(start, start + count):
-            yield maker.make(step)
-        return
-    context: Any = None
-    if torch.cuda.is_initialized():
-        # A process that has a CUDA context must not be forked. Its stand-in imports once for all.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-    steps = _Steps(maker, start, count, workers)
-    loader: Any = DataLoader(
-        steps,
-        batch_size=None,
-        shuffle=False,
-        num_workers=workers,
-        persistent_workers=True,
-        prefetch_factor=_PREFETCH,
-        timeout=_TIMEOUT_SECONDS,
-        pin_memory=torch.cuda.is_initialized(),
-        worker_init_fn=_beside_the_step,
-        # Its own, or the loader would draw from the caller's.
-        generator=torch.Generator(),
-        multiprocessing_context=context,
-    )
-    _live.append(steps)
-    try:
-        batches = iter(loader)
-        for step in range(start, start + count):
-            try:
-                made = next(batches)
-            except RuntimeError as error:
-                if "DataLoader timed out" in str(error):
-                    raise steps.late(step) from None
-                raise dead_worker(error) or error from None
-            yield made
-    finally:
-        _live.remove(steps)
-
-
-def _beside_the_step(worker: int) -> None:
-    """Workers share the CPUs among themselves, one thread each, and give way to the training.
-
-    The process that starts a GPU's kernels needs a core at once: beside 16 workers on 16 cores a
-    step of B4 took 103 ms instead of 68 on an H200, though its batch lay ready.
-
-    A terminal, or what ends a job, sends its signal to every process of the group: the run decides
-    what a stop means, and needs its workers until then. torch's own shutdown asks twice.
-    """
-    if hasattr(os, "nice"):
-        os.nice(_NICE)
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
-    # torch looks at the parent, which of a run on a GPU is the server of _made.
-    when_starter_dies(lambda: os._exit(1))
-    info: Any = get_worker_info()
-    info.dataset.watch(worker)
-    cv2 = optional("cv2")
-    if cv2 is not None:
-        cv2.setNumThreads(0)
 
 
 def normalise(

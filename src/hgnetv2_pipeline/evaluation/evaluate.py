@@ -105,6 +105,7 @@ def evaluate_samples(
     """
     from hgnetv2_pipeline.data import Ledger, is_multi_label
     from hgnetv2_pipeline.data.loader import eval_batches
+    from hgnetv2_pipeline.data.workers import workers_watched
 
     if not len(samples):
         raise DataError(f"split {split!r} lists no image; check its list file")
@@ -120,14 +121,15 @@ def evaluate_samples(
         samples, root, preprocess=preprocess, batch_size=batch_size, workers=workers,
         ledger=ledger, fast=fast,
     )  # fmt: skip
-    keys, logits = predict_logits(
-        model,
-        _shown(batches, len(samples), f"evaluate {split}"),
-        preprocess=preprocess,
-        device=device,
-        channels_last=channels_last,
-        amp=amp,
-    )
+    with workers_watched():
+        keys, logits = predict_logits(
+            model,
+            _shown(batches, len(samples), f"evaluate {split}"),
+            preprocess=preprocess,
+            device=device,
+            channels_last=channels_last,
+            amp=amp,
+        )
     ledger.check()
     if not keys:
         raise DataError(f"none of the {len(samples)} images of split {split!r} can be read")

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data.batches import Source
 from hgnetv2_pipeline.data.index import images_hash
+from hgnetv2_pipeline.data.loader import made_batches
 from hgnetv2_pipeline.data.perceptual import phash64
+from hgnetv2_pipeline.data.workers import workers_watched
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.mining.ensemble import Ensemble
 from hgnetv2_pipeline.mining.shards import (
@@ -35,64 +38,90 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Read:
-    """One image of the pool after its only decode; with a reason, it could not be used."""
+class _Seen:
+    """A batch of the pool after the only decode of its images.
 
-    pixels: dict[str, NDArray[np.uint8]]
-    phash: int
-    sha256: str
-    reason: str
-
-
-class _PoolImages:
-    """A slice of the pool, read and decoded by position (a map-style dataset)."""
-
-    def __init__(
-        self, rows: pd.DataFrame, root: Path, preprocesses: Mapping[str, data.Preprocess]
-    ) -> None:
-        self._rows, self._root, self._preprocesses = rows, root, dict(preprocesses)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, position: int) -> _Read:
-        row = self._rows.iloc[position]
-        try:
-            raw = data.read_bytes(row, self._root)
-            sha256 = hashlib.sha256(raw).hexdigest()
-            known = row["bytes_sha256"]
-            if isinstance(known, str) and known not in ("", sha256):
-                raise DataError("its bytes are not those that were indexed; ingest the pool again")
-            limit = max(one.max_pixels for one in self._preprocesses.values())
-            image = data.decode_image(raw, max_pixels=limit)
-            pixels = {name: one.image(image) for name, one in self._preprocesses.items()}
-            phash = phash64(image)
-        except (DataError, OSError) as error:
-            return _Read({}, 0, "", str(error) or type(error).__name__)
-        return _Read(pixels, phash, sha256, "")
-
-
-class _Padded:
-    """Collates reads into full batches: bad images and the missing tail are left black.
-
-    Every batch has the same shape, so an image's scores do not depend on how many share its batch.
+    Attributes:
+        images: uint8 [batch_size, 3, H, W] by preprocessing fingerprint; black stands where an
+            image cannot be used, and where the pool has ended.
+        places: the place in the batch of every image that can be used.
+        keys, phashes, sha256s: of those images.
+        bad: key and reason of the others.
     """
 
-    def __init__(self, preprocesses: Mapping[str, data.Preprocess], batch_size: int) -> None:
-        self._sides = {name: one.crop for name, one in preprocesses.items()}
-        self._batch_size = batch_size
+    images: dict[str, torch.Tensor]
+    places: list[int]
+    keys: list[str]
+    phashes: list[int]
+    sha256s: list[str]
+    bad: list[tuple[str, str]]
 
-    def __call__(self, reads: list[_Read]) -> tuple[list[_Read], dict[str, torch.Tensor]]:
-        batch = {}
-        for name, side in self._sides.items():
-            pixels = np.zeros((self._batch_size, side, side, 3), dtype=np.uint8)
-            for place, read in enumerate(reads):
-                if not read.reason:
-                    pixels[place] = read.pixels[name]
-            batch[name] = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        return [_Read({}, read.phash, read.sha256, read.reason) for read in reads], batch
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images."""
+        return sum(pixels.nbytes for pixels in self.images.values())
+
+    def pin_memory(self) -> _Seen:
+        return replace(self, images={how: one.pin_memory() for how, one in self.images.items()})
 
 
+class _PoolMaker:
+    """Makes batches of a slice of the pool, in its order.
+
+    Every batch has the same shape, so that an image's scores do not depend on how many share its
+    batch.
+    """
+
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        root: Path,
+        preprocesses: Mapping[str, data.Preprocess],
+        batch_size: int,
+    ) -> None:
+        self.source, self.batch_size = Source(rows, root), batch_size
+        self.known = rows["bytes_sha256"].to_numpy()
+        self.preprocesses = dict(preprocesses)
+        self.max_pixels = max(one.max_pixels for one in self.preprocesses.values())
+
+    def make(self, step: int) -> _Seen:
+        """Batch ``step`` of the slice."""
+        pixels = {
+            how: np.zeros((self.batch_size, one.crop, one.crop, 3), dtype=np.uint8)
+            for how, one in self.preprocesses.items()
+        }
+        images = {how: torch.from_numpy(one).permute(0, 3, 1, 2) for how, one in pixels.items()}
+        seen = _Seen(images, [], [], [], [], [])
+        first = step * self.batch_size
+        for place in range(min(self.batch_size, len(self.source) - first)):
+            key = self.source.keys[first + place].as_py()
+            try:
+                views, phash, sha256 = self._read(first + place)
+            except (DataError, OSError) as error:
+                seen.bad.append((key, str(error) or type(error).__name__))
+                continue
+            for how, view in views.items():
+                pixels[how][place] = view
+            seen.places.append(place)
+            seen.keys.append(key)
+            seen.phashes.append(phash)
+            seen.sha256s.append(sha256)
+        return seen
+
+    def _read(self, row: int) -> tuple[dict[str, NDArray[np.uint8]], int, str]:
+        """The views of an image, its perceptual hash and that of its bytes."""
+        self.source.standing_at(row)
+        raw = data.read_bytes(self.source.place(row), self.source.root)
+        sha256 = hashlib.sha256(raw).hexdigest()
+        known = self.known[row]
+        if isinstance(known, str) and known not in ("", sha256):
+            raise DataError("its bytes are not those that were indexed; ingest the pool again")
+        image = data.decode_image(raw, max_pixels=self.max_pixels)
+        views = {how: one.image(image) for how, one in self.preprocesses.items()}
+        return views, phash64(image), sha256
+
+
+@workers_watched()
 def score_pool(
     samples: pd.DataFrame | Path,
     root: Path,
@@ -171,8 +200,9 @@ def score_pool(
             manifest = finished(out, number, identity)
             reused = manifest is not None
             if manifest is None:
+                maker = _PoolMaker(rows, root, ensemble.preprocesses, batch_size)
                 columns, bad = _score_rows(
-                    rows, root, ensemble, batch_size, workers, features, stop, progress
+                    maker, ensemble, workers, features, ledger, stop, progress
                 )
                 manifest = write_shard(
                     out,
@@ -206,51 +236,35 @@ def score_pool(
 
 
 def _score_rows(
-    rows: pd.DataFrame,
-    root: Path,
+    maker: _PoolMaker,
     ensemble: Ensemble,
-    batch_size: int,
     workers: int,
     features: bool,
+    ledger: data.Ledger,
     stop: StopRequest,
     progress: Progress,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The columns of one shard, and the images of it that could not be read."""
-    loader = torch.utils.data.DataLoader(
-        _PoolImages(rows, root, ensemble.preprocesses),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_Padded(ensemble.preprocesses, batch_size),
-        worker_init_fn=_one_thread,
-        # A process that has a CUDA context must not be forked.
-        multiprocessing_context="forkserver" if workers and torch.cuda.is_initialized() else None,
-        pin_memory=ensemble.device.type == "cuda",
-    )
-    keys: list[str] = rows["key"].tolist()
     names = ["key", "top_ids", "top_logits", "lse", "score_q", "phash64", "bytes_sha256"]
     columns: dict[str, list[Any]] = {name: [] for name in [*names, *(["feat"] * features)]}
     bad: list[dict[str, str]] = []
-    first = 0
-    for reads, images in loader:
+    batches = -(-len(maker.source) // maker.batch_size)
+    for seen in made_batches(maker, 0, batches, workers, ledger):
         if stop:
             raise Interrupted("asked to stop while scoring the pool; run again to go on")
-        scores = ensemble.score(images, features=features)
-        for place, read in enumerate(reads):
-            key = keys[first + place]
-            if read.reason:
-                bad.append({"key": key, "reason": read.reason})
-                continue
-            columns["key"].append(key)
+        scores = ensemble.score(seen.images, features=features)
+        columns["key"] += seen.keys
+        columns["phash64"] += seen.phashes
+        columns["bytes_sha256"] += seen.sha256s
+        for place in seen.places:
             columns["top_ids"].append(scores.top_ids[place])
             columns["top_logits"].append(scores.top_logits[place])
             columns["lse"].append(scores.lse[place])
             columns["score_q"].append(scores.score_q[place])
-            columns["phash64"].append(read.phash)
-            columns["bytes_sha256"].append(read.sha256)
             if scores.features is not None:
                 columns["feat"].append(scores.features[place])
-        first += len(reads)
-        progress.advance(len(reads))
+        bad += [{"key": key, "reason": reason} for key, reason in seen.bad]
+        progress.advance(len(seen.places) + len(seen.bad))
     return columns, bad
 
 
@@ -266,10 +280,3 @@ def _exact() -> Iterator[None]:
     finally:
         for backend, value in zip(backends, former, strict=True):
             backend.allow_tf32 = value
-
-
-def _one_thread(worker: int) -> None:
-    """A worker is one process for one core; OpenCV's own threads would crowd the others."""
-    import cv2
-
-    cv2.setNumThreads(0)

@@ -11,7 +11,10 @@ import torch
 from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data import Ledger, make_augment
 from hgnetv2_pipeline.data.augment import PublishedView
+from hgnetv2_pipeline.data.drawn import DeviceView
 from hgnetv2_pipeline.data.loader import eval_batches
+from hgnetv2_pipeline.data.shared_memory import shortage, space
+from hgnetv2_pipeline.data.workers import workers_watched
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation import predict_logits
 from hgnetv2_pipeline.exits import free_bytes
@@ -19,7 +22,13 @@ from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.precision import slow_precision
-from hgnetv2_pipeline.training.prepare import choose_device, make_batches, make_step, prepare
+from hgnetv2_pipeline.training.prepare import (
+    Prepared,
+    choose_device,
+    make_batches,
+    make_step,
+    prepare,
+)
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from hgnetv2_pipeline.training.state import State
@@ -50,6 +59,8 @@ class Plan:
     """Where much of the time is waiting: the parameters that may lessen it."""
     slow: str = ""
     """Why the precision that was set is slower than float32 on this machine, and what to set."""
+    shared_memory: str = ""
+    """Where the batches of all processes of this machine may not fit in it: what to do."""
 
     def __str__(self) -> str:
         return (
@@ -59,6 +70,7 @@ class Plan:
             f"{self.memory_bytes / 1e9:.1f} GB of memory"
             f"{self.relief and f'; to wait less: {self.relief}'}"
             f"{self.slow and f'; {self.slow}'}"
+            f"{self.shared_memory and f'; NOT ENOUGH SHARED MEMORY: {self.shared_memory}'}"
         )
 
 
@@ -85,7 +97,7 @@ def plan_run(
     if probe_steps is not None and probe_steps < 1:
         raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
     try:
-        with shortage_told(spec):
+        with shortage_told(spec), workers_watched():
             return _probed(spec, probe_steps, processes, images)
     finally:
         # Or torch would keep the GPU's memory for this process, where others are to train.
@@ -94,6 +106,7 @@ def plan_run(
 
 def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int | None) -> Plan:
     device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
+    room = space()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with torch_settings(device, config.threads):
@@ -152,7 +165,16 @@ def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int 
         memory_bytes=peak_memory(device),
         relief=relief(spec, device, processes, short) if waited > MUCH * (waited + worked) else "",
         slow=slow_amp(config, spec.place, device),
+        shared_memory=shortage(processes * config.workers, _batch_bytes(run, config), room),
     )
+
+
+def _batch_bytes(run: Prepared, config: TrainConfig) -> int:
+    """Bytes of a batch for training and of one for val, which wait at the same time."""
+    pixels = 3 * config.image_size**2
+    # For the device to decode: files, or as many pixels as their crops have.
+    image = int(run.train["length"].mean()) if isinstance(run.transform, DeviceView) else pixels
+    return config.batch_size * (image + pixels)
 
 
 def relief(spec: RunSpec, device: torch.device, processes: int, short: float) -> str:

@@ -19,7 +19,8 @@ from torch import nn
 from hgnetv2_pipeline.cpus import available_cpus, restricted_cpus
 from hgnetv2_pipeline.data import Ledger, label_matrix
 from hgnetv2_pipeline.data.batches import Batch
-from hgnetv2_pipeline.data.loader import dead_worker, eval_batches
+from hgnetv2_pipeline.data.loader import eval_batches
+from hgnetv2_pipeline.data.workers import workers_watched
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation import metrics, predict_logits
@@ -87,11 +88,9 @@ def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
             shortage_told(spec),
             torch_settings(device, spec.config.threads),
             joined(device) as world,
+            workers_watched(),
         ):
-            try:
-                return _train(settled(spec, device, world), device, world, stop, report)
-            except RuntimeError as error:
-                raise dead_worker(error) or error from None
+            return _train(settled(spec, device, world), device, world, stop, report)
 
 
 def _train(

@@ -26,6 +26,7 @@ from hgnetv2_pipeline.data.teacher_logits import (
     shard_identity,
     write_shard,
 )
+from hgnetv2_pipeline.data.workers import workers_watched
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted
 from hgnetv2_pipeline.launch import run_spec
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+@workers_watched()
 def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
     """Answer the views of every ``world_size``-th shard and write them; resumable shard by shard.
 

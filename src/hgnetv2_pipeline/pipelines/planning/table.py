@@ -24,6 +24,7 @@ class Row:
     waiting: float | None = None
     disk: int = 0
     memory: int = 0
+    shared_memory: str = ""
 
 
 def row_of(part: str, plan: Plan, *, times: int = 1, copies: int = 1) -> Row:
@@ -37,6 +38,7 @@ def row_of(part: str, plan: Plan, *, times: int = 1, copies: int = 1) -> Row:
         waiting=plan.loader_share,
         disk=plan.disk_bytes * copies,
         memory=plan.memory_bytes,
+        shared_memory=plan.shared_memory,
     )
 
 
@@ -57,6 +59,10 @@ def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int, slow: Sequen
         "what is to be done, projected from a few steps of each part on this machine:",
         terminal_table([_cells(row) for row in [*rows, total]]),
         f"disk free: {_bytes(free)}" + ("; IT IS NOT ENOUGH" if disk > free else ""),
+        *(
+            f"NOT ENOUGH SHARED MEMORY: {what}"
+            for what in dict.fromkeys(row.shared_memory for row in rows if row.shared_memory)
+        ),
         *(f"assumed: {what}" for what in assumed),
         *(f"slow here: {what}" for what in slow),
     )

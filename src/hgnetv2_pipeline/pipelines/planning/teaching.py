@@ -46,6 +46,7 @@ def teacher_rate(
     """
     from hgnetv2_pipeline.data import Ledger, Preprocess, make_augment
     from hgnetv2_pipeline.data.loader import eval_batches, view_batches
+    from hgnetv2_pipeline.data.workers import workers_watched
     from hgnetv2_pipeline.training.pass_rate import BATCHES, pass_rate
     from hgnetv2_pipeline.training.prepare import build_teacher, choose_device
     from hgnetv2_pipeline.training.run import torch_settings
@@ -75,7 +76,7 @@ def teacher_rate(
             workers=workers,
             ledger=ledger,
         )
-    with torch_settings(place, recipe.threads):
+    with workers_watched(), torch_settings(place, recipe.threads):
         network, _ = build_teacher(
             teacher,
             classes=classes,
