@@ -26,7 +26,7 @@ _BLOCK = 512
 _RECORD = 20 * _BLOCK
 _MAX_EXTENDED = 1 << 20  # bytes of one extended header (a long name, pax records)
 _MAX_ZEROS = 16 << 20  # more of them behind the end mark are no padding
-_PIECE = 1 << 20  # bytes read at a time when looking for a header
+_FIRST_PIECE, _PIECE = 1 << 13, 1 << 20  # bytes read at a time when looking for a header
 _UNREADABLE = 64  # of such pieces in a row, after which the rest is given up
 _LONGEST = 99  # bytes of a name in a header alone; where there are more, it may be cut
 
@@ -160,6 +160,8 @@ class TarReader:
                     at = _after(at + _BLOCK, size)
                     continue
                 entry = self._entry(header, at, begin, size, said)
+            except TarDamage:
+                raise
             except ValueError as error:
                 raise self._damage(str(error), begin, at, header) from None
             if kind == _LABEL and not entry.size:
@@ -209,7 +211,9 @@ class TarReader:
             self._done = True
             return
         # Two blocks of zeros, or as many as fill a record: so tar itself ends an archive.
-        if found - at != 2 * _BLOCK and (found - self._begin) % _RECORD:
+        mark = found - at
+        whole = mark == 2 * _BLOCK or (found - self._begin) % _RECORD == 0
+        if mark < 2 * _BLOCK or not whole:
             raise self._damage("zeros stand where a header is due", at, at)
         self.joins.append((at, found))
         self._at, self._behind_gap = found, True
@@ -237,7 +241,7 @@ class TarReader:
             size = 0
         offset = at + _BLOCK
         if kind == _SPARSE:
-            offset = self._behind_map(header, offset)
+            offset = self._behind_map(header, offset, begin)
         if said.sparse:
             what = _KINDS[_SPARSE]
         if self._behind_gap and said.name is None and what != FOLDER:
@@ -248,13 +252,14 @@ class TarReader:
         link = said.link or _text(header[157:257])
         return Entry(what, name, offset, size, link, begin)
 
-    def _behind_map(self, header: bytes, at: int) -> int:
+    def _behind_map(self, header: bytes, at: int, begin: int) -> int:
         """Where the data of GNU's old sparse form begin, behind the blocks of its map."""
         more = header[482]
         while more:
             block = self._read(at, _BLOCK)
             if len(block) < _BLOCK:
-                raise ValueError("the map of a sparse file has no end")
+                # The search goes on behind the map, lest each block of it be read again and again.
+                raise self._damage("the map of a sparse file has no end", begin, at, header)
             more = block[504]
             at += _BLOCK
         return at
@@ -276,16 +281,16 @@ class TarReader:
         """
         other: int | None = None
         lost = unreadable = 0
-        first = _BLOCK
+        first, length = _BLOCK, _FIRST_PIECE
         while at < self._end and unreadable < _UNREADABLE:
-            wanted = min(_PIECE, self._end - at)
+            wanted = min(length, self._end - at)
             try:
                 piece = os.pread(self._file, wanted, at)
             except OSError:
                 piece = None
             if piece is None:
                 other, unreadable = at, unreadable + 1
-                at, first = at + wanted, 0
+                at, first, length = at + wanted, 0, _PIECE
                 continue
             found = _first_header(piece, first)
             passed = piece if found is None else piece[:found]
@@ -297,6 +302,7 @@ class TarReader:
             if len(piece) < wanted:
                 break  # the file is shorter than it was
             at, first, unreadable = at + wanted, 0, 0
+            length = min(2 * length, _PIECE)
             if not piece.strip(b"\0"):
                 at = self._behind_hole(at)
         return None, other, lost

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import io
-import logging
 import os
 import random
 import tarfile
@@ -410,6 +409,38 @@ def test_bytes_that_cannot_be_read_are_a_named_range(tmp_path, monkeypatch, erro
     assert index.members[-1].name == "b.jpg"
 
 
+DENSE = {
+    "headers of sizes beyond all": header(b"n.jpg", HUGE),
+    "headers of negative sizes": header(b"n.jpg", NEGATIVE),
+    "headers with a wrong checksum": flipped(header(b"n.jpg", 1), 9),
+    "pax headers in a chain": member(b"x", pax({"path": "n.jpg"}), kind=b"x"),
+    "maps of sparse files": header(b"s", 0, b"S", at_482=b"\1", at_504=b"\1"),
+    "links' names before files": member(b"K", b"n\0", kind=b"K") + header(b"n.jpg", 0),
+    "members between zeros": A + bytes(512),
+}
+
+
+@pytest.mark.parametrize("case", DENSE)
+def test_time_is_linear_in_the_length_of_a_hostile_file(tmp_path, monkeypatch, case):
+    path = tmp_path / "a.tar"
+    blocks = 4_000
+    path.write_bytes((DENSE[case] * blocks)[: blocks * 512])
+    read, lengths = os.pread, []
+
+    def counting(descriptor: int, count: int, at: int) -> bytes:
+        lengths.append(count)
+        return read(descriptor, count, at)
+
+    monkeypatch.setattr(tar_members.os, "pread", counting)
+    try:
+        index = index_archive(path)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert index.refused
+    assert len(lengths) < 6 * blocks and sum(lengths) < 40 * 512 * blocks
+
+
 def test_a_hole_of_a_terabyte_costs_no_time(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(A)
@@ -532,10 +563,8 @@ def _spoil(rng: random.Random, spoiled: Spoiled, whole: Original) -> None:
     blocks = length // 512
     if kind < 4:  # a header: any byte of it, or one of its fields
         target = rng.choice(whole.members or (Known("", 0, 0, 512, 0),))
-        chain = [target.header, target.begin]
-        if target.container is not None:
-            chain.append(target.container.header)
-        places = np.flatnonzero(spoiled.origin == rng.choice(chain))
+        headers = [target.begin, *(link.header for link in chain(target))]
+        places = np.flatnonzero(spoiled.origin == rng.choice(headers))
         at = int(places[0]) if len(places) else 512 * rng.randrange(blocks)
         if kind < 2:
             place = rng.randrange(512)
@@ -566,13 +595,7 @@ def _spoil(rng: random.Random, spoiled: Spoiled, whole: Original) -> None:
 
 def no_member_is_lost(path: Path, known: tuple[int, Spoiled]) -> str:
     number, spoiled = known
-    joins: list[tuple[int, int]] = []
-    log = logging.getLogger("hgnetv2_pipeline.data.archives")
-    log.addFilter(heard := lambda record: joins.append(record.args[1:3]))  # and no more of it
-    try:
-        index = index_archive(path)
-    finally:
-        log.removeFilter(heard)
+    index = index_archive(path)
     one_line(lambda: find_members(path, ["m1.jpg"]))
     keys = [found.name for found in index.members] + [refused.key for refused in index.refused]
     assert len(keys) == len(set(keys)), "two things have one key"
@@ -586,7 +609,7 @@ def no_member_is_lost(path: Path, known: tuple[int, Spoiled]) -> str:
         assert len(walk.found) + len(walk.bad) + walk.ignored <= len(keys)
         assert len(expand_inputs(path)) <= len(keys)
     for one in original(number).members:
-        fate(number, one, index, joins, spoiled)
+        fate(number, one, index, spoiled)
     return "whole" if not index.refused else "partly refused"
 
 
@@ -597,13 +620,7 @@ def one_line(read: Callable[[], object]) -> None:
         assert "\n" not in str(error)
 
 
-def fate(
-    number: int,
-    one: Known,
-    index: ArchiveIndex,
-    joins: list[tuple[int, int]],
-    spoiled: Spoiled,
-) -> None:
+def fate(number: int, one: Known, index: ArchiveIndex, spoiled: Spoiled) -> None:
     """Raise AssertionError if nothing says what became of a member."""
     offset = now(spoiled, one.offset)
     used = [found.name for found in index.members if found.offset == offset]
@@ -619,7 +636,10 @@ def fate(
     places = [now(spoiled, one.begin), now(spoiled, one.header), offset]
     if one.container is not None:
         places.append(now(spoiled, one.container.header))
-    ranges = [*joins, *((found.offset, found.offset + found.length) for found in index.members)]
+    ranges = [
+        *index.joins,
+        *((found.offset, found.offset + found.length) for found in index.members),
+    ]
     ranges += [damaged_range(refused.key, len(spoiled.bytes)) for refused in index.refused]
     for other in original(number).members:  # it may be swallowed by a member that is named
         if other.name in named:
@@ -635,7 +655,8 @@ def fate(
     # What is left: its header is deleted, or rightly says that it is something else.
     checksum = np.isin(np.arange(one.header + 148, one.header + 156), spoiled.origin).all()
     gone = not checksum and (spoiled.moved or places[1] < len(spoiled.bytes))
-    changed = spoiled.touched[one.header : one.header + 512].any()
+    headers = [link.header for link in chain(one)]
+    changed = any(spoiled.touched[at : at + 512].any() for at in headers)
     assert gone or (changed and (named or one.size == 0)), f"{one} is lost without a word"
 
 
@@ -649,10 +670,12 @@ def untouched(spoiled: Spoiled, one: Known) -> bool:
     """Whether all that names a member is as it was."""
     if spoiled.moved or spoiled.repaired:
         return False
-    links: list[Known] = [one]
-    while links[-1].container is not None:
-        links.append(links[-1].container)
-    return not any(spoiled.touched[link.begin : link.offset].any() for link in links)
+    return not any(spoiled.touched[link.begin : link.offset].any() for link in chain(one))
+
+
+def chain(one: Known) -> list[Known]:
+    """A member and the archives around it."""
+    return [one, *(chain(one.container) if one.container is not None else [])]
 
 
 def damaged_range(key: str, size: int) -> tuple[int, int]:

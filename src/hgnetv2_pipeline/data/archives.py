@@ -62,10 +62,15 @@ class Unusable(NamedTuple):
 
 @dataclass(frozen=True)
 class ArchiveIndex:
-    """The members of an archive in its order, and what cannot be used with the reason."""
+    """The members of an archive in its order, and what cannot be used with the reason.
+
+    ``joins`` are ranges of zeros behind which another archive begins, as ``cat a.tar b.tar`` leaves
+    them; the members behind are read.
+    """
 
     members: list[Member]
     refused: list[Unusable]
+    joins: list[tuple[int, int]]
 
 
 def index_archive(path: Path) -> ArchiveIndex:
@@ -80,8 +85,14 @@ def index_archive(path: Path) -> ArchiveIndex:
     found = _Found()
     with _opened(path) as descriptor:
         size = os.fstat(descriptor).st_size
-        _Archive(path, descriptor, "", 1, found).read(0, size)
-    return ArchiveIndex(list(found.members.values()), found.refused())
+        _Archive(descriptor, "", 1, found).read(0, size)
+    if found.joins:
+        _log.warning(
+            "%s: archives are joined in %d places, first behind the zeros at bytes %d to %d; the "
+            "members behind are read",
+            path, len(found.joins), *found.joins[0],
+        )  # fmt: skip
+    return ArchiveIndex(list(found.members.values()), found.refused(), found.joins)
 
 
 def read_member(path: Path, offset: int, length: int) -> bytes:
@@ -112,6 +123,7 @@ class _Found:
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
+        self.joins: list[tuple[int, int]] = []
         self._refused: list[tuple[str, str, int]] = []
         self._gaps: list[tuple[str, Gap, str]] = []
 
@@ -156,8 +168,8 @@ class _Found:
 class _Archive:
     """One archive: the whole file, or one that lies within another and has ``prefix`` for it."""
 
-    def __init__(self, path: Path, descriptor: int, prefix: str, depth: int, found: _Found) -> None:
-        self._path, self._descriptor, self._prefix = path, descriptor, prefix
+    def __init__(self, descriptor: int, prefix: str, depth: int, found: _Found) -> None:
+        self._descriptor, self._prefix = descriptor, prefix
         self._depth, self._found = depth, found
         self._holds_archives = False
         self.damaged = False
@@ -186,13 +198,7 @@ class _Archive:
                 break
             if entry.kind != FOLDER:
                 self._take(entry)
-        for first, last in reader.joins:
-            _log.warning(
-                "%s: another archive is joined behind the zeros at bytes %d to %d; it is read too",
-                self._path,
-                first,
-                last,
-            )
+        self._found.joins += reader.joins
 
     def _pass_over(self, damage: TarDamage, gap: Gap) -> None:
         self._since_damage, self.damaged = [], True
@@ -229,7 +235,7 @@ class _Archive:
             self._refuse(entry, f"archives more than {_DEEPEST} deep are not read; unpack this one")
             return
         prefix = f"{self._name(entry.name)}!"
-        inner = _Archive(self._path, self._descriptor, prefix, self._depth + 1, self._found)
+        inner = _Archive(self._descriptor, prefix, self._depth + 1, self._found)
         try:
             inner.read(entry.offset, end)
         except DataError as error:

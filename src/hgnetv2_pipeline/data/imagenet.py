@@ -6,6 +6,7 @@ the development kit (``ILSVRC2012_ID``) are in another order and are translated 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -77,7 +78,8 @@ def scan_imagenet(
     in_order = list(folders) if folders is not None else list(classes) if classes else None
     if split != "train" and in_order is None:
         raise DataError(f"{folder}: its labels need the class names of train; scan train first")
-    if not any(entry.is_dir() or entry.suffix == ".tar" for entry in folder.iterdir()):
+    _, inner, files = next(os.walk(folder), ("", [], []))
+    if not inner and not any(name.endswith(".tar") for name in files):
         truth = _ground_truth(root) if split == "val" else None
         if truth is None or in_order is None:
             raise DataError(
