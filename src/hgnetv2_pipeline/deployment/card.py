@@ -116,7 +116,7 @@ class ModelCard:
             preprocess=preprocess,
             classes=tuple(classes),
             more={key: text for key, text in props.items() if key not in _OWN_KEYS},
-            **_checked(props | numbers, where, len(classes)),
+            **_checked({**props, **numbers}, where, len(classes)),
         )
 
     @classmethod
