@@ -202,3 +202,21 @@ def test_the_formula_depends_on_name_and_shape_alone():
     assert (formula_tensor("bn._variance", (500,)) >= 0.5).all()
     assert formula_tensor("fc.weight", (64, 64)).std() == pytest.approx(0.05, rel=0.1)
     assert formula_tensor("bn._mean", (900,)).std() == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias"),
+    [((10**6, 1), 10**6), ((4, 2048), 10**6), ((10**6,), 10**6), ((3, 2047), 3), (None, 3)],
+)
+def test_a_head_that_is_none_of_ours_is_refused_before_a_network_is_made_for_it(
+    weight, bias, b0, tmp_path, monkeypatch
+):
+    """A million classes are 4 MB in this file and 8 GB in a network."""
+    state = {k: v for k, v in b0.state_dict().items() if not k.startswith("fc.")}
+    state["fc.bias"] = torch.zeros(bias)
+    if weight is not None:
+        state["fc.weight"] = torch.zeros(weight)
+    torch.save(state, tmp_path / "w.pth")
+    monkeypatch.setattr(models.build, "create_model", None)
+    with pytest.raises(WeightsError, match=r"fc\.weight is .* and fc\.bias "):
+        models.build_from("w.pth", num_classes=None, root=tmp_path)

@@ -206,7 +206,7 @@ class Attack:
     [Attack(), {"w": Attack()}, {"w": torch.nn.Linear(2, 2)}, {"w": range(2**60)}, {"w": 1j}],
 )
 def test_what_asks_for_a_function_is_refused_and_nothing_runs(value, tmp_path, monkeypatch):
-    """W09. ``torch.load`` without ``weights_only`` would run it; nothing falls back to that."""
+    """W09. ``torch.load`` without ``weights_only`` would run it; nothing here goes back to that."""
     monkeypatch.chdir(tmp_path)
     torch.save(value, "w.pth")
     with pytest.raises(WeightsError, match="it asks for .* which is never run here"):

@@ -120,14 +120,12 @@ def check_pth(path: Path, _: Any) -> str:
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Shapes, types and bits are alike (NaN is not equal to itself)."""
     for key, value in ours.items():
         other = theirs[key]
         assert (value.shape, value.dtype) == (other.shape, other.dtype), key
-        assert (
-            value.numpy(force=True).tobytes() == other.numpy(force=True).tobytes()
-            if (value.dtype != torch.bfloat16)
-            else torch.equal(value.view(torch.int16), other.view(torch.int16))
-        ), key
+        bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (value, other)]
+        assert torch.equal(*bits), key
 
 
 # --- .safetensors ---------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def _from_file(
     if num_classes is None:
         if "fc.bias" not in read.tensors:
             raise ParameterError(f"{path} has no fc; say how many classes it is for")
-        num_classes = read.tensors["fc.bias"].numel()
+        num_classes = read.head_classes(path)
     model = create_model(variant, num_classes)
     report = load_read(model, read, path, head)
     info = _info(

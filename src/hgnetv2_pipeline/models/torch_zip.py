@@ -110,8 +110,8 @@ def _behind_header(file: BinaryIO, place: int, size: int) -> int:
     header = _LOCAL.unpack(_bytes(file, place, _LOCAL.size))
     if header[0] != b"PK\x03\x04":
         raise ValueError("a zip archive whose directory does not lead to its members")
-    names, extras = header[-2:]
-    return place + _LOCAL.size + int(names) + int(extras)
+    n_name, n_extra = header[-2:]
+    return place + _LOCAL.size + int(n_name) + int(n_extra)
 
 
 def _bytes(file: BinaryIO, place: int, count: int) -> bytes:

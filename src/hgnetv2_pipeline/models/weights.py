@@ -19,6 +19,7 @@ from torch import Tensor
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 from hgnetv2_pipeline.models import names
+from hgnetv2_pipeline.models.hgnetv2 import EXPAND
 from hgnetv2_pipeline.models.names import CLASSIFIER, Part, State
 from hgnetv2_pipeline.models.paddle_inference import archive_sha256, is_archive, read_inference
 from hgnetv2_pipeline.models.paddle_pickle import read_paddle_state, read_pdparams
@@ -106,6 +107,21 @@ class ReadState:
     def has_classifier(self) -> bool:
         """Whether any tensor behind the four stages is there; a detector's backbone has none."""
         return any(_module(key) in CLASSIFIER for key in self.tensors)
+
+    def head_classes(self, source: object) -> int:
+        """How many classes ``fc`` is for; WeightsError where it is no head of a network of ours.
+
+        To be asked before a network of so many classes is made: one number in the file would be
+        two thousand in memory.
+        """
+        shapes = [list(self.tensors[key].shape) if key in self.tensors else None for key in _FC]
+        weight, bias = shapes
+        if weight is None or weight[1:] != [EXPAND] or bias != weight[:1]:
+            raise WeightsError(
+                f"{source}: fc.weight is {weight} and fc.bias {bias}, where every network here has "
+                f"[classes, {EXPAND}] and [classes]"
+            )
+        return int(weight[0])
 
 
 def read_state(path: Path, part: Part = "student") -> ReadState:

@@ -128,13 +128,12 @@ def _convert(
         raise WeightsError(
             f"{source} has SHA-256 {read.sha256}, not {params.sha256} (import_weights.sha256)"
         )
-    head = read.tensors.get("fc.weight")
-    if head is None:
+    if "fc.weight" not in read.tensors:
         raise WeightsError(
             f"{source} has no fc.weight: it holds no classifier. As a start for training it can be "
             f"named itself: --params finetune.init={weights}"
         )
-    number = int(head.shape[0])
+    number = read.head_classes(source)
     model = create_model(variant, num_classes=number)
     report = load_read(model, read, source)
     entry = ZOO.get(f"{variant}.{weights}")
