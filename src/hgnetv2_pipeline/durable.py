@@ -139,7 +139,18 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> Path:
     """Write ``value`` as indented JSON with sorted keys, whole or not at all."""
-    return write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    return write_text(path, _as_json(value))
+
+
+def update_json(path: Path, value: Mapping[str, Any] | list[Any]) -> Path:
+    """``write_json``, unless the file holds just that; what else it holds does not matter."""
+    if not path.is_file() or path.read_bytes() != _as_json(value).encode():
+        write_json(path, value)
+    return path
+
+
+def _as_json(value: Mapping[str, Any] | list[Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

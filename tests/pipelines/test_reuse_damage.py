@@ -11,12 +11,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hgnetv2_pipeline import ownership
-from hgnetv2_pipeline.durable import read_json, sha256_file
+from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.pipelines.contents import ContentHashes
 from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
@@ -198,6 +199,58 @@ def test_other_state_files_that_are_damaged_lose_nothing(
     assert isinstance(read_json(oven.folder / file), dict)
     if damage != "an empty object" or file != "made_by.json":
         assert f"{file} is damaged" in caplog.text
+
+
+SHARD_DAMAGE = ["cut", "empty", "a list", "an empty object", "null", "binary"]
+
+
+@pytest.mark.parametrize("damage", [*SHARD_DAMAGE, *("identity", "sha256", "quarantined")])
+@pytest.mark.parametrize("room", ["scores", "teacher logits", "resized"])
+def test_a_shard_whose_manifest_is_damaged_is_made_again(
+    tmp_path: Path, room: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from hgnetv2_pipeline.data import resized, teacher_logits
+    from hgnetv2_pipeline.mining import shards
+
+    who = {"inputs_sha256": "x"}
+    if room == "scores":
+        shards.write_shard(
+            tmp_path, 0,
+            {"key": ["a"], "top_ids": [[0]], "top_logits": [[0.5]], "lse": [0.5], "score_q": [1],
+             "phash64": [1], "bytes_sha256": ["x"]},
+            {"identity": who, "number": 0, "listed": 1, "rows": 1, "quarantined": []},
+        )  # fmt: skip
+        manifest = tmp_path / "shard=00000.json"
+        parts = {"identity": "identity_sha256", "sha256": "parquet_sha256"}
+    elif room == "teacher logits":
+        records = np.zeros((1, 1), teacher_logits.record_dtype(2, 1))
+        teacher_logits.write_shard(tmp_path, 0, records, "who", [])
+        manifest = tmp_path / "shards" / "shard=00000.json"
+        parts = {}
+    else:
+        manifest = tmp_path / "shard=00000.json"
+        (tmp_path / "shard=00000.bin").write_bytes(b"x")
+        write_json(manifest, {"identity": "who", "offsets": [0], "lengths": [1]})
+        parts = {"sha256": "lengths", "quarantined": "offsets"}
+
+    def found() -> object:
+        if room == "scores":
+            return shards.finished(tmp_path, 0, who)
+        if room == "teacher logits":
+            return teacher_logits.finished_shard(tmp_path, 0, "who")
+        return resized._finished(tmp_path, 0)
+
+    assert found() is not None
+    if damage in SHARD_DAMAGE:
+        content = DAMAGE[damage](manifest.read_text())
+    else:
+        values = read_json(manifest)
+        del values[parts.get(damage, damage)]
+        content = json.dumps(values)
+    manifest.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with caplog.at_level(logging.WARNING):
+        assert found() is None
+    assert "damaged" in caplog.text
 
 
 def test_a_folder_whose_manifest_is_damaged_is_no_input(tmp_path: Path) -> None:

@@ -146,11 +146,12 @@ def _finished(folder: Path, number: int) -> str | None:
         return None
     try:
         known = read_json(manifest)
-        whole = data.stat().st_size == sum(known["lengths"]) and len(known["offsets"])
+        identity, whole = str(known["identity"]), len(known["offsets"]) > 0
+        whole = whole and data.stat().st_size == sum(known["lengths"])
     except (ValueError, KeyError, TypeError):
         _log.warning("%s is damaged; its shard is made again", manifest)
         return None
-    return str(known["identity"]) if whole else None
+    return identity if whole else None
 
 
 def _write_shard(

@@ -229,12 +229,16 @@ def finished_shard(folder: Path, number: int, identity: str) -> dict[str, Any] |
     path = shard_path(folder, number)
     try:
         manifest = read_json(path.with_suffix(".json"))
-    except (FileNotFoundError, ValueError):
+        if manifest["identity"] != identity:
+            return None
+        parts = manifest["sha256"], manifest["images"], manifest["quarantined"]
+        whole = path.is_file() and sha256_file(path) == parts[0]
+    except FileNotFoundError:
         return None
-    if manifest["identity"] != identity:
-        return None
-    if not path.is_file() or sha256_file(path) != manifest["sha256"]:
-        _log.warning("%s is missing or damaged; it is made again", path)
+    except (ValueError, KeyError, TypeError):
+        whole = False  # cut short, or another program's
+    if not whole:
+        _log.warning("%s or its manifest is missing or damaged; it is made again", path)
         return None
     return dict(manifest)
 

@@ -16,7 +16,14 @@ import pandas as pd
 
 from hgnetv2_pipeline.data.index import IDENTIFYING
 from hgnetv2_pipeline.data.quarantine import quarantine_frame
-from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, written_aside
+from hgnetv2_pipeline.durable import (
+    read_json,
+    sha256_file,
+    sha256_json,
+    update_json,
+    write_json,
+    written_aside,
+)
 from hgnetv2_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -106,14 +113,18 @@ def finished(out: Path, number: int, identity: dict[str, Any]) -> dict[str, Any]
     parquet = shard_path(out, number)
     try:
         manifest = read_json(parquet.with_suffix(".json"))
+        if manifest["identity_sha256"] != sha256_json(identity):
+            return None
+        expected = manifest["parquet_sha256"]
+        for entry in manifest["quarantined"]:
+            _ = entry["key"], entry["reason"]
+        _ = manifest["listed"] + manifest["rows"], manifest["number"], manifest["identity"]
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         _log.warning("%s is damaged; its shard is scored again", parquet.with_suffix(".json"))
         return None
-    if manifest.get("identity_sha256") != sha256_json(identity):
-        return None
-    if not parquet.is_file() or sha256_file(parquet) != manifest["parquet_sha256"]:
+    if not parquet.is_file() or sha256_file(parquet) != expected:
         _log.warning("%s is missing or damaged; it is scored again", parquet)
         return None
     return dict(manifest)
@@ -208,15 +219,12 @@ def write_sources(scores: Path, names: Sequence[str]) -> Path:
     for path, manifest in read_manifests([scores / name for name in names]).items():
         shards[path.relative_to(scores).as_posix()] = manifest["parquet_sha256"]
         images[path.parent.name].append(manifest["identity"]["inputs_sha256"])
-    path = scores / _SOURCES
     record = {
         "sources": sorted(names),
         "inputs": {name: sha256_json(known) for name, known in images.items()},
         "outputs": shards,
     }
-    if not path.is_file() or read_json(path) != record:
-        write_json(path, record)
-    return path
+    return update_json(scores / _SOURCES, record)
 
 
 def quarantined(scores: Path | Sequence[Path]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hgnetv2_pipeline.data import Ledger
 from hgnetv2_pipeline.durable import read_json, write_json
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.precision import slow_precision
@@ -62,7 +63,12 @@ def settled(spec: RunSpec, device: torch.device, world: World) -> RunSpec:
     path, choice = spec.out / MODE, None
     if world.first:
         if path.is_file():
-            choice = Mode(**read_json(path)["mode"])
+            try:
+                choice = Mode(**read_json(path)["mode"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{path} is damaged: remove it, and the mode is chosen again"
+                ) from error
         else:
             trials = {mode: _trial(spec, mode, device) for mode in _modes(device)}
             if device.type == "cuda":

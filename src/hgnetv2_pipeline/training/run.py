@@ -364,7 +364,12 @@ def _write_history(path: Path, state: State) -> None:
 
 def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.device) -> None:
     """Append this process's times: a resumed run has a segment for each process."""
-    earlier = read_json(path)["segments"] if path.is_file() and began_at else []
+    earlier: list[Any] = []
+    if path.is_file() and began_at:
+        try:
+            earlier = list(read_json(path)["segments"])
+        except (ValueError, KeyError, TypeError):
+            _log.warning("%s is damaged: the times before step %d are lost", path, began_at)
     on_gpu = device.type == "cuda"
     segment = {
         "from_step": began_at,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.datasets import Unchanged
-from hgnetv2_pipeline.durable import read_json, write_json
+from hgnetv2_pipeline.durable import read_json, update_json
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.latency.sweep import Sweep, key_figures
@@ -40,8 +40,7 @@ def measure(
         "rows": sweep.rows,
         "not_run": sweep.not_run,
     }
-    if sweep.new or not summary.is_file() or read_json(summary) != record:
-        write_json(summary, record)
+    update_json(summary, record)
     if sweep.new:
         note_made(summary)  # its figures go to MLflow
     return summary.parent, summary, {"rows": sweep.new} if sweep.new else Unchanged()
