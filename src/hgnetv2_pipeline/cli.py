@@ -25,8 +25,6 @@ from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
 from hgnetv2_pipeline.project_logging import use_project_logging
 from hgnetv2_pipeline.selection import check_names, needed_tags
 
-_log = logging.getLogger(__name__)
-
 _KEDRO_LOGGERS = ("pipeline.node", "runner.sequential_runner", "runner.runner")
 
 
