@@ -183,6 +183,11 @@ class MLflowHooks:
 
     @hook_impl
     def after_node_run(self, outputs: dict[str, Any]) -> None:
+        with tracker.guarded():
+            if tracker.enabled:
+                self._record(outputs)
+
+    def _record(self, outputs: dict[str, Any]) -> None:
         from hgnetv2_pipeline.datasets import (
             CurveFile,
             ImageFile,
@@ -221,8 +226,10 @@ class MLflowHooks:
 
     @hook_impl
     def after_pipeline_run(self) -> None:
-        tracker.end("FINISHED")
+        with tracker.guarded():
+            tracker.end("FINISHED")
 
     @hook_impl
     def on_pipeline_error(self, error: BaseException) -> None:
-        tracker.end("KILLED" if isinstance(error, Interrupted) else "FAILED")
+        with tracker.guarded():
+            tracker.end("KILLED" if isinstance(error, Interrupted) else "FAILED")

@@ -11,6 +11,7 @@ from hgnetv2_pipeline.pipelines.lists import Lists, PoolSource
 from hgnetv2_pipeline.pipelines.params import MiningParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
+from hgnetv2_pipeline.tracking import tracker
 
 # What changes how long mining takes, or what is told of it, and not one line of the list.
 NOT_OF_THE_LIST = {
@@ -82,6 +83,7 @@ def _score_source(
         resumable=True,
     )
     if isinstance(work, Work):
+        tracker.begin(folder)
         score_images(
             identity,
             mining,

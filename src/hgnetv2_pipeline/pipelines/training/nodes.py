@@ -157,6 +157,7 @@ def train_side_by_side(
     """
     from hgnetv2_pipeline.launch import run_side_by_side
 
+    tracker.begin(specs[0].out)
     if processes_of_each(distributed, specs[0].device, jobs=jobs) > 1:
         from hgnetv2_pipeline.training import train_many
 
@@ -221,6 +222,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         if isinstance(work, Work):
             from hgnetv2_pipeline.training import plan_run, train_many, train_run
 
+            tracker.begin(spec.out)
             # Stored answers belong to the files that are read, so the plan reads those too.
             read = spec if spec.teacher_logits is None else from_resized(identity, spec)
             plan = plan_run(read, processes=processes)

@@ -13,6 +13,7 @@ from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
 from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
 from hgnetv2_pipeline.pipelines.teacher import read_teacher
 from hgnetv2_pipeline.pipelines.training.nodes import resized_images
+from hgnetv2_pipeline.tracking import tracker
 from hgnetv2_pipeline.training.config import DistributedConfig, StoreSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def store_teacher_logits(
         resumable=True,
     )
     if isinstance(work, Work):
+        tracker.begin(folder)
         # A list that changed a little costs a little: what was answered before is taken over.
         archived = sorted(folder.parent.glob(f"archive/*/{folder.name}/{STORE}"))
         redone = "teacher_logits" in redo or "all" in redo
