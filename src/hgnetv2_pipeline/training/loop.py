@@ -93,11 +93,7 @@ def fit(
                 lr = lr_at(
                     state.step - 1, schedule.base_lr, schedule.total_steps, schedule.warmup_steps
                 )
-                row = state.row(
-                    epoch=state.step / schedule.steps_per_epoch, lr=lr, raw=raw, ema=ema
-                )
-                if report is not None:
-                    report(row)
+                state.row(epoch=state.step / schedule.steps_per_epoch, lr=lr, raw=raw, ema=ema)
 
             # A checkpoint.
             # All processes together: each has its own clock, and may have got the signal alone.
@@ -108,6 +104,11 @@ def fit(
                 last_save = time.monotonic()
                 saved()
                 timing.saving += time.monotonic() - last_save
+
+            # Only now is the row told, here or, of a run that died in between, after its resume.
+            row = state.history[-1] if state.history else None
+            if report is not None and row is not None and row["step"] == state.step:
+                report(row)
             if done and scored:
                 if state.step < schedule.total_steps:
                     _log.info(

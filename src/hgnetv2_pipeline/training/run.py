@@ -138,9 +138,25 @@ def _train(
     left = run.schedule.total_steps - state.step
     batches = make_batches(run, spec, world, ledger, steps=left, workers=config.workers)
 
+    kept = -1
+
+    def keep() -> None:
+        """Before a checkpoint says that they were kept: the newest weights, if among the best."""
+        nonlocal kept
+        if config.keep_best and state.newest and state.evaluated == state.step != kept:
+            kept = state.step
+            keep_weights(
+                spec.out / BEST,
+                state.evaluations,
+                config.keep_best,
+                state.network(state.evaluations[-1][2]).state_dict(),
+                _metadata(spec, run, state.newest),
+            )
+
     def save() -> None:
         _share(ledger, world)
         if world.first:
+            keep()
             parts = state.parts() | {"ledger": _ledger_rows(ledger)}
             parts["progress"]["images_a_step"] = images_a_step
             save_checkpoint(
@@ -149,14 +165,7 @@ def _train(
 
     def tell(row: Row) -> None:
         if world.first:
-            if config.keep_best and state.evaluated == state.step:
-                keep_weights(
-                    spec.out / BEST,
-                    state.evaluations,
-                    config.keep_best,
-                    state.network(state.evaluations[-1][2]).state_dict(),
-                    _metadata(spec, run, state.newest),
-                )
+            keep()
             _write_history(spec.out / HISTORY, state)
             _log.info("%s", "  ".join(f"{k} {v:.4g}" for k, v in row.items() if v is not None))
             if report is not None:
