@@ -256,6 +256,19 @@ def test_what_a_process_starts_works_under_its_lock_and_is_protected_after_it(
         take(tmp_path / "a").release()
 
 
+def test_a_process_of_another_machine_that_joins_a_run_works_under_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = written(tmp_path / "a", machine="another", pid=dead(), run="train-b0-a")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "train-b0-b")
+    with pytest.raises(HeldError):
+        take(tmp_path / "a")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "train-b0-a")
+    with take(tmp_path / "a"):
+        assert [one["helps"] for one in json.loads(lock.read_text())] == [False, True]
+    assert [one["machine"] for one in json.loads(lock.read_text().splitlines()[0])] == ["another"]
+
+
 def test_the_starter_moves_nothing_while_what_it_started_works(tmp_path: Path) -> None:
     with take(tmp_path / "a"), other(holder(tmp_path / "a")):
         with pytest.raises(HeldError):

@@ -38,8 +38,10 @@ CHAIN = (
     "ssld_stage1.warmup_epochs=0,ssld_stage1.workers=1,ssld_stage2.epochs=1,mining.processes=2,"
     "mining.shard_rows=8,latency.warmup=1,latency.runs=2"
 )
-# Clock times, logs and places; and what says which bytes the remembered hashes belong to.
-NOT_COMPARED = ("timing.json", ".log", ".sqlite", "spec.json", "specs/", "processes/", ".png")
+# Clock times, logs, places, remembered hashes, and which code it was, which is no part of a result.
+NOT_COMPARED = (
+    "timing.json", ".log", ".sqlite", "spec.json", "specs/", "processes/", ".png", "made_by.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

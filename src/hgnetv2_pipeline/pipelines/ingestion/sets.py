@@ -109,8 +109,9 @@ def check_limit(
     scanned |= {"test"} if data.test or has_test_list(data, raw / "images") else set()
     scanned |= set() if is_split(data, raw / "images") else {"val"}
     ledgers = []
-    for scan, rows in left.groupby("set"):
-        lists = [str(scan)] if scan != "images" else [name for name in sets if name not in scanned]
+    for scan in sorted(map(str, left["set"].unique())):
+        rows = left[left["set"] == scan]
+        lists = [scan] if scan != "images" else [name for name in sets if name not in scanned]
         used = sum(count_rows(folder / f"index_{name}.parquet") for name in lists)
         ledgers.append(Ledger(used + rows["key"].nunique(), data.max_bad))
         for key, reason in rows.loc[rows["fate"] == "quarantined", ["key", "reason"]].to_numpy():
