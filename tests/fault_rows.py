@@ -29,6 +29,10 @@ CHAPTERS = {
     "M": "Mining",
     "X": "Network, tools and rights",
 }
+OPEN = {
+    "P06": "nothing yet: the others do end after ten minutes without a word of it, but the error names the one that waited",
+}
+"""Promises that no test holds, and what happens today."""
 SERVER = "S01 to S11 are promises of a server; there is none yet."
 ROWS = {
     "L01": ("a line leads out of the root by `..`", "refused with file and line"),
@@ -192,7 +196,7 @@ def page() -> str:
                     f"`{each.file}::{each.name}` ({'slow' if each.slow else 'default'})"
                     for each in held
                 )
-                parts.append(f"| {row} | {fault} | {promise} | {names} |")
+                parts.append(f"| {row} | {fault} | {promise} | {names or OPEN[row]} |")
         parts[-1] += "\n"
     return "\n".join([*parts, SERVER, ""])
 
@@ -202,7 +206,7 @@ def main() -> None:
     PAGE.write_text(page(), encoding="utf-8")
     named = {row for each in tests() for row in each.rows}
     sys.stdout.write(
-        f"wrote {PAGE.name}; without a test: {', '.join(ROWS.keys() - named) or 'none'}\n"
+        f"wrote {PAGE.name}; without a test: {', '.join(ROWS.keys() - named - OPEN.keys()) or 'none'}\n"
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fault_rows
 
 
-def test_every_row_is_named_by_a_test() -> None:
+def test_every_row_is_named_by_a_test_or_said_to_be_open() -> None:
     named = {row for found in fault_rows.tests() for row in found.rows}
-    assert named == fault_rows.ROWS.keys(), sorted(fault_rows.ROWS.keys() - named)
+    assert named == fault_rows.ROWS.keys() - fault_rows.OPEN.keys()
 
 
 def test_the_page_is_what_the_tests_say() -> None:
