@@ -193,7 +193,7 @@ def page() -> str:
             if row.startswith(letter):
                 held = [each for each in found if row in each.rows]
                 names = "<br>".join(
-                    f"`{each.file}::{each.name}` ({'slow' if each.slow else 'default'})"
+                    f"`tests/{each.file}`: `{each.name}` ({'slow' if each.slow else 'default'})"
                     for each in held
                 )
                 parts.append(f"| {row} | {fault} | {promise} | {names or OPEN[row]} |")

@@ -279,7 +279,8 @@ def test_inspect_shows_what_a_file_holds_and_forges_no_line(
     from safetensors.torch import save_file
 
     path = hostile_model if kind == "onnx" else tmp_path / f"forged.{kind}"
-    tensors = {f"{number}{sign}": torch.ones(2) for number, sign in enumerate(HOSTILE.values())}
+    # Names of tensors with control characters are refused, see below.
+    tensors = {str(number): torch.ones(2) for number in range(len(HOSTILE))}
     if kind == "safetensors":
         save_file(tensors, path, metadata={sign: sign * 300 for sign in HOSTILE.values()})
     elif kind == "pth":
@@ -292,6 +293,24 @@ def test_inspect_shows_what_a_file_holds_and_forges_no_line(
         return
     assert sum(line.startswith("loads") for line in out.splitlines()) == (kind == "onnx") * 0
     assert max(map(len, out.splitlines())) < 1000
+
+
+@every_hostile
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_inspect_shows_the_name_of_a_tensor_or_refuses_it_in_one_printable_line(
+    kind: str, sign: str, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / f"forged.{kind}"
+    tensors = {f"0{sign}": torch.ones(2)}
+    save_file(tensors, path) if kind == "safetensors" else torch.save(tensors, path)
+    done = CliRunner().invoke(main, ["inspect", str(path), "--tensors"], color=True)
+    assert done.exit_code in (0, 4)
+    assert not unprintable(done.stdout)
+    told = re.sub("\x1b\\[[0-9]+m", "", done.stderr)
+    assert not unprintable(told)
+    assert len(told.splitlines()) == (done.exit_code == 4)
 
 
 @every_hostile

@@ -271,7 +271,7 @@ BROKEN_PDMODELS = {
     "empty": (b"", "no program"),
     "a page": (b"<html></html>", "wire type"),
     "cut": (LEGACY[PDMODEL][:-9], "past the end|cut short"),
-    "a length past the end": (b"\x0a" + varint(1 << 40) + b"x", "past the end"),
+    "a length past the end": (b"\x0a" + varint(1 << 40) + b"x", "a length of more than 31 bits"),
     "a number without end": (b"\x08" + b"\xff" * 11, "more than 64 bits"),
     "a number of 65 bits": (b"\x08" + b"\xff" * 9 + b"\x7f", "more than 64 bits"),
     "a group": (b"\x0b\x0c", "wire type 3"),

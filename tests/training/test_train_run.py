@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 from train_recipes import ADAMW, SSLD, make_job
 
 from hang_guard import HANG, wait_until
@@ -315,12 +316,16 @@ def test_val_images_without_finite_logits_are_wrong_and_end_nothing(
     assert "2 of 10 val images got NaN or inf" in caplog.text
 
 
+def test_a_device_that_no_machine_has_makes_no_job(job: Job) -> None:
+    with pytest.raises(ValidationError, match="tpu9"):
+        job("bad", spec={"device": "tpu9"})
+
+
 @pytest.mark.parametrize(
     ("changes", "spec", "error", "message"),
     [
         ({"init": "nowhere/run"}, {}, WeightsError, "nowhere/run"),
         ({"amp": "fp16"}, {}, ParameterError, "'fp16' needs a GPU"),
-        ({}, {"device": "tpu9"}, ParameterError, "unknown device 'tpu9'"),
         ({}, {"num_classes": 1, "classes": ["red"]}, DataError, "do not fit 1 classes"),
         ({"warmup_epochs": 9.0}, {}, ParameterError, "the whole run has 6"),
     ],

@@ -13,10 +13,13 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import util
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -34,6 +37,32 @@ _TIMEOUT_SECONDS = 120.0
 _DEATH_SECONDS = 5.0
 # Of the loaders that run, for ``_dead_worker``.
 _live: list[_Steps[Any]] = []
+
+# Of the loaders that somebody holds, and the process that ends their workers when it ends.
+_begun: weakref.WeakSet[_Steps[Any]] = weakref.WeakSet()
+_guarding = 0
+
+
+def _end_workers_at_exit() -> None:
+    """Once in each process: end the workers of loaders that nobody has closed when it ends.
+
+    multiprocessing asks its children once by SIGTERM at the end of a process and waits for them,
+    and a worker gives way to the second alone.
+    """
+    global _guarding
+    if _guarding != os.getpid():
+        _guarding = os.getpid()
+        util.Finalize(None, _end_workers, exitpriority=10)
+
+
+def _end_workers() -> None:
+    pids = {pid for steps in _begun for pid in steps.at[:, 0].tolist()}
+    if pids and threading.current_thread() is threading.main_thread():
+        # torch's handler would raise for each that is killed.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.pid in pids:
+            child.kill()
 
 
 class Readout(Protocol):
@@ -225,6 +254,8 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
         multiprocessing_context=context,
     )
     _live.append(steps)
+    _begun.add(steps)
+    _end_workers_at_exit()
     try:
         with workers_watched():
             batches = iter(loader)

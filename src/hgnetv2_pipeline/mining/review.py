@@ -60,7 +60,9 @@ def read_review(path: Path) -> pd.DataFrame:
 
 def _of(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:
     """``review`` with the keys of ``dedup``, which a CSV may show in another spelling."""
-    return review.assign(key=as_known(review["key"], dedup["key"]))
+    known = as_known(review["key"], dedup["key"])
+    # Of no rows pandas would make numbers.
+    return review.assign(key=pd.Series(known, review.index, dtype=review["key"].dtype))
 
 
 def apply_review(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:

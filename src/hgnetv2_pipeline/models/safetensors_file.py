@@ -69,7 +69,8 @@ def header_of(file: BinaryIO, size: int, name: object) -> Header:
 def _checked(header: Any, begin: int, size: int) -> Header:
     if not isinstance(header, dict):
         raise ValueError("its header is no object")
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata are not text by name")
     found = {}
