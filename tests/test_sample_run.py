@@ -150,6 +150,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(sample_run: SampleRun) 
     assert state() == before
 
 
+@pytest.mark.slow
 def test_a_run_beside_with_another_learning_rate_leaves_both_readable(
     sample_run: SampleRun,
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_touched_file_and_a_comment_change_nothing(project: Path) -> None:
 
 
 # Row C12 of docs/reliability.md.
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_is_resumed_by_dvc_repro(project: Path) -> None:
     conf = project / "conf/sample/parameters.yml"
     text = conf.read_text(encoding="utf-8")

@@ -305,6 +305,7 @@ def load_until_killed(tree, told):
     time.sleep(3 * HANG)
 
 
+@pytest.mark.slow
 def test_workers_beside_a_gpu_do_not_outlive_a_run_that_is_killed(tree):
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)

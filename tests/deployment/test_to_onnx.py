@@ -54,8 +54,8 @@ def onnx_against_torch(model: nn.Module, path: Path, batch: int) -> float:
         ("b0", {}),
         ("b0", {"pool_padding": "zero"}),
         ("b0", {"dropout": 0.2}),
-        ("b2", {}),
-        ("b4", {}),
+        pytest.param("b2", {}, marks=pytest.mark.slow),
+        pytest.param("b4", {}, marks=pytest.mark.slow),
         ("hgnet_tiny", {}),
     ],
 )

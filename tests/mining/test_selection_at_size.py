@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROWS, LABELLED, TARGET = 1_000_000, 50_000, 280_000
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -204,6 +204,7 @@ def test_parameters_are_read_once_and_given_out_as_copies() -> None:
     assert conf["parameters"]["identity"]["project"] == Path("/elsewhere")
 
 
+@pytest.mark.slow
 def test_x02_a_hostile_name_makes_nothing_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

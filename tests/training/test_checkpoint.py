@@ -247,7 +247,7 @@ def _save_for_ever(folder: Path, dies_at: int, told: Connection) -> None:
 
 
 # Rows C01 and C02 of docs/reliability.md.
-@pytest.mark.parametrize("kills", [8, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(500, marks=pytest.mark.slow)])
 def test_kill_at_any_moment_leaves_the_newest_complete_checkpoint(
     tmp_path: Path, context: Any, kills: int
 ) -> None:
