@@ -42,7 +42,7 @@ CHAIN = (
 NOT_COMPARED = (
     "timing.json", ".log", ".sqlite", "spec.json", "specs/", "processes/", ".png", "made_by.json",
     # What is measured in time, dated, or names files where they lie.
-    "/latency/", "/history/", "/prediction/", "/report/",
+    "/latency/", "/history/", "/prediction/", "/report/", "/checkpoints/",
 )  # fmt: skip
 
 
