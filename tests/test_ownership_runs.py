@@ -41,6 +41,8 @@ CHAIN = (
 # Clock times, logs, places, remembered hashes, and which code it was, which is no part of a result.
 NOT_COMPARED = (
     "timing.json", ".log", ".sqlite", "spec.json", "specs/", "processes/", ".png", "made_by.json",
+    # What is measured in time, dated, or names files where they lie.
+    "/latency/", "/history/", "/prediction/", "/report/", "/checkpoints/",
 )  # fmt: skip
 
 
