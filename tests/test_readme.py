@@ -35,7 +35,7 @@ PAGES = [
     ROOT / "conf" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PROGRAMS = ("make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest", "python", "srun")
+PROGRAMS = ("make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest", "python")
 TOP = ("benchmarks", "conf", "data", "deploy", "docs", "notebooks", "src", "tests", "weights")
 
 
