@@ -363,7 +363,8 @@ def test_too_many_bad_images_stop_the_run_until_more_are_allowed(project: Projec
     lists = project.ingest()
     for number in range(20):
         spoil(project.root / "web" / "deep" / f"{number:03d}.png", 1)
-    with pytest.raises(DataError, match="of 62 images cannot be used, 6 may"):
+    # Counted batch by batch, of 16 images.
+    with pytest.raises(DataError, match="16 of 62 images cannot be used, 6 may"):
         project.score(lists, max_bad=0.1)
     assert len(project.mine_from(lists, max_bad=0.4).raw) == 42
 
