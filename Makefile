@@ -67,7 +67,7 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@if command -v uv >/dev/null; then uv=uv; else \
 		$(BIN)/python -m pip install -q --require-hashes -r requirements-uv.txt; uv=$(BIN)/uv; fi; \
 	export VIRTUAL_ENV=$(CURDIR)/$(VENV); \
-	$$uv pip install -q --require-hashes -r requirements.lock; \
+	$$uv pip install -q --compile-bytecode --require-hashes -r requirements.lock; \
 	$$uv pip install -q --no-deps --no-build-isolation -e .
 	@# DVC asks for a git repository; an unpacked archive has none.
 	@test -e .git || for folder in . weights; do (cd $$folder && $(CURDIR)/$(BIN)/dvc config --local core.no_scm true); done

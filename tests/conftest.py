@@ -31,6 +31,8 @@ SAMPLE_LIMIT = 3600.0  # which only a hang reaches
 SHARED = "HGNETV2_TEST_SAMPLE"
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes are started: none but the first need compile the sources again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # hypothesis takes the time as well, and fails tests on a busy machine.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -103,6 +105,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
                     break
                 time.sleep(0.1)
         shutil.rmtree(shared, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Tensors drawn without a seed are the same in every run; moments of kills are not."""
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -102,6 +102,13 @@ def test_the_error_of_a_worker_is_raised_as_it_was(error: Exception, processes: 
     assert not processes or ("Traceback" in told and "in act" in told)
 
 
+def test_workers_end_before_an_error_does_that_somebody_keeps() -> None:
+    with pytest.raises(DataError) as kept:
+        seen(Maker(failing(DataError("the store is gone"))), 2)
+    assert multiprocessing.active_children() == []
+    assert str(kept.value) == "the store is gone"
+
+
 @pytest.mark.parametrize(
     ("act", "words"),
     [(failing(Peculiar(1, 2)), "Peculiar: 1 and 2"), (lambda: lambda: None, "pickle")],

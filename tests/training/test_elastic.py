@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
 from hgnetv2_pipeline.models import VARIANTS, build_from
 from hgnetv2_pipeline.ownership import lock_file
 from hgnetv2_pipeline.progress import Progress
-from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many
+from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many, world
 from hgnetv2_pipeline.training.checkpoint import locked
 from hgnetv2_pipeline.training.elastic import join_command
 from hgnetv2_pipeline.training.run import train_run
@@ -70,6 +71,8 @@ def at_step(spec: str) -> None:
     VARIANTS["nano"] = NANO
     plan = Path(spec).with_name("plan")
     number, rank, step = map(int, (plan.read_text() if plan.exists() else "0 -1 -1").split())
+    if number == signal.SIGSTOP:
+        world.PATIENCE = timedelta(seconds=15)
     take = Step.__call__
 
     def call(self: Step, batch: Any) -> Any:
@@ -212,6 +215,22 @@ def test_killed_process_ends_or_restarts_the_run_which_stays_exact(
             train_many(spec, two())
         assert not (spec.out / "student.safetensors").exists()
         train_many(spec, two())
+    assert outputs(spec.out) == outputs(straight)
+
+
+# Row P06 of docs/reliability.md.
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_others_end_when_one_is_stopped_and_name_it(
+    spec: RunSpec, straight: Path, strike: Callable[..., RunSpec], rank: int
+) -> None:
+    strike(spec, signal.SIGSTOP, rank, 2)
+    with pytest.raises(RuntimeError) as caught:
+        train_many(spec, two())
+    (line,) = str(caught.value).splitlines()
+    assert f"process {1 - rank} of run ended: process {rank} is dead, stopped or hangs" in line
+    assert not (spec.out / "student.safetensors").exists()
+    train_many(strike(spec, signal.SIGSTOP, rank, 3), two(max_restarts=1))
     assert outputs(spec.out) == outputs(straight)
 
 

@@ -256,6 +256,7 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
     _live.append(steps)
     _begun.add(steps)
     _end_workers_at_exit()
+    batches: Any = None
     try:
         with workers_watched():
             batches = iter(loader)
@@ -286,6 +287,9 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
             yield made
     finally:
         _live.remove(steps)
+        # An error knows this frame for as long as somebody keeps it: the workers end now, by their
+        # queues, and not whenever the error is forgotten, when torch would wait for each of them.
+        batches = loader = None
 
 
 def _beside_the_step(worker: int) -> None:

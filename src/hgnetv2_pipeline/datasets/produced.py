@@ -22,6 +22,8 @@ from kedro_datasets._typing import (
     TablePreview,
 )
 
+from hgnetv2_pipeline.durable import read_json
+
 
 class _Produced(AbstractDataset[Path, Any]):
     """Common part: one path, checked on save."""
@@ -48,6 +50,16 @@ class _Produced(AbstractDataset[Path, Any]):
         return {"filepath": str(self._filepath)}
 
 
+def _json_preview(path: Path) -> JSONPreview:
+    """What the file holds, or why it cannot be shown: Viz's page parses the text unguarded."""
+    if not path.is_file():
+        return JSONPreview("{}")
+    try:
+        return JSONPreview(json.dumps(read_json(path)))
+    except (OSError, ValueError, RecursionError) as error:
+        return JSONPreview(json.dumps({f"{path.name} cannot be read": str(error)}))
+
+
 class ResultFolder(_Produced):
     """A folder with a result; loads as its path. Its manifest, if it has one, is the preview.
 
@@ -59,8 +71,7 @@ class ResultFolder(_Produced):
 
     def preview(self) -> JSONPreview:
         """The manifest."""
-        manifest = self.path / "manifest.json"
-        return JSONPreview(manifest.read_text(encoding="utf-8") if manifest.is_file() else "{}")
+        return _json_preview(self.path / "manifest.json")
 
 
 class TableFile(_Produced):
@@ -102,9 +113,7 @@ class JsonFile(_Produced):
 
     def preview(self) -> JSONPreview:
         """The whole file; nothing while it is not made yet."""
-        if not self._exists():
-            return JSONPreview("{}")
-        return JSONPreview(self.path.read_text(encoding="utf-8"))
+        return _json_preview(self.path)
 
 
 class ImageFile(_Produced):

@@ -108,8 +108,9 @@ def _cause(file: Path, rank: int, failure: ProcessFailure) -> Exception:
     # torch keeps a traceback beside the message of an exception.
     reason: Any = failure.message
     message = reason if isinstance(reason, str) else reason["message"]
+    ended = "ended" if failure.exitcode > 0 else "is dead"
     return RuntimeError(
-        f"process {rank} of {file.parent.name} is dead: {message}{hint}; the same command goes on "
+        f"process {rank} of {file.parent.name} {ended}: {message}{hint}; the same command goes on "
         "from the newest checkpoint"
     )
 

@@ -24,13 +24,13 @@ from hgnetv2_pipeline.stopping import when_starter_dies
 # What a process needs before its first step (an optimiser imports the compiler); imported once for
 # all processes of a machine.
 WORKER_IMPORTS = ["hgnetv2_pipeline.training.run", "torch._dynamo"]
-# Of the network between processes when one of them is gone.
+# Of the network between processes when one of them is gone, or does not answer in time.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
 PEER_SECONDS = 2.0
 
 
 class PeerGoneError(RuntimeError):
-    """Another process of the run is dead; this one cannot go on alone."""
+    """Another process of the run is dead or does not answer; this one cannot go on alone."""
 
     exit_code = 1
 
@@ -92,6 +92,24 @@ def _peer_is_gone(error: Exception) -> bool:
     return os.environ.get("WORLD_SIZE", "1") != "1" and any(sign in str(error) for sign in _LOST)
 
 
+def lost_file(spec: Path, rank: int) -> Path:
+    """Where process ``rank`` says that it lost the others."""
+    return spec.with_suffix(f".lost-{rank}.json")
+
+
+def _silent_peers(spec: Path) -> list[int]:
+    """The processes that have not noticed, as this one has, that they lost another.
+
+    All that wait for one that is stopped or hangs give up at nearly the same moment, each by its
+    own clock; the one they waited for says nothing. This process waits ``PEER_SECONDS`` for them.
+    """
+    with suppress(OSError):
+        lost_file(spec, int(_rank())).touch()
+    time.sleep(PEER_SECONDS)
+    others = set(range(int(os.environ["WORLD_SIZE"]))) - {int(_rank())}
+    return sorted(rank for rank in others if not lost_file(spec, rank).exists())
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -106,6 +124,7 @@ def _run(path: Path) -> None:
 
     if refused := _refused_before(path):
         sys.exit(refused)
+    lost_file(path, int(_rank())).unlink(missing_ok=True)
     try:
         try:
             values = read_json(path)
@@ -114,9 +133,11 @@ def _run(path: Path) -> None:
         train_run(parse(RunSpec, values, where="spec"))
     except Exception as error:
         if _peer_is_gone(error):
-            gone = f"process {_rank()}: another process is gone ({_first_line(error)})"
-            # The agent names whom it finds dead first; that should be the other one.
-            time.sleep(PEER_SECONDS)
+            # The agent names whom it finds dead first; that should be the other one, which has
+            # meanwhile the time to be found.
+            silent = _silent_peers(path)
+            named = f"process {', '.join(map(str, silent))}" if silent else "another process"
+            gone = f"{named} is dead, stopped or hangs (process {_rank()}: {_first_line(error)})"
             _tell_agent(gone)
             raise PeerGoneError(gone) from error
         code, told = explain(error, debug="--debug", place=path.parent)

@@ -13,7 +13,8 @@ import torch
 from torch import distributed
 
 # Longer than any process lets the others wait: a checkpoint on a slow disk, the first batches.
-_PATIENCE = timedelta(minutes=10)
+# After it they end, and name the one that was stopped or hangs.
+PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def joined(device: torch.device) -> Iterator[World]:
         yield World(0, 1, 0)
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield World(distributed.get_rank(), size, int(os.environ["LOCAL_RANK"]))
     finally:

@@ -1,0 +1,32 @@
+"""What Kedro-Viz is given to show of a result, sound or damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hgnetv2_pipeline.datasets import JsonFile, ResultFolder
+
+
+@pytest.mark.parametrize("kind", [JsonFile, ResultFolder])
+def test_a_sound_file_is_shown_as_it_is(kind: type, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"a": [1, null, "é"]}', encoding="utf-8")
+    dataset = kind(str(tmp_path if kind is ResultFolder else tmp_path / "manifest.json"))
+    assert json.loads(dataset.preview()) == {"a": [1, None, "é"]}
+
+
+@pytest.mark.parametrize("kind", [JsonFile, ResultFolder])
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe", b"[" * 100_000])
+def test_of_a_damaged_file_it_is_shown_that_it_cannot_be_read(
+    kind: type, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    dataset = kind(str(tmp_path if kind is ResultFolder else tmp_path / "manifest.json"))
+    assert list(json.loads(dataset.preview())) == ["manifest.json cannot be read"]
+
+
+@pytest.mark.parametrize("kind", [JsonFile, ResultFolder])
+def test_of_what_is_not_made_yet_nothing_is_shown(kind: type, tmp_path: Path) -> None:
+    assert json.loads(kind(str(tmp_path / "absent")).preview()) == {}
