@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.data import Preprocess, epoch_order, keyed, keyed_rng, make_augment
-from hgnetv2_pipeline.data.augment import BOXES
-from hgnetv2_pipeline.data.picture import Picture
-from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN, parse_randaugment
+from hgnetv2_pipeline.data import sample_rng
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.sample_rng import epoch_order, keyed_rng
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.input.augment import BOXES, make_augment
+from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN, parse_randaugment
 
 FILL = (124, 116, 104)
 PINNED_WORDS = [3034864893274833355, 13168484013995754953]
@@ -65,9 +66,9 @@ def test_a_keyed_generator_is_made_of_its_hash_alone(monkeypatch):
     for owner, name in ((np.random, "SeedSequence"), (np.random.bit_generator, "SeedSequence")):
         monkeypatch.setattr(owner, name, mixed)
     asked = []
-    answer = keyed._HashedState.generate_state
+    answer = sample_rng._HashedState.generate_state
     monkeypatch.setattr(
-        keyed._HashedState,
+        sample_rng._HashedState,
         "generate_state",
         lambda self, words, dtype: asked.append((words, dtype)) or answer(self, words, dtype),
     )
@@ -313,10 +314,3 @@ def test_only_the_loader_needs_torch():
     code = "; ".join(["import sys", *lines, f"sys.exit(str({heavy}) if {heavy} else 0)"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_every_exported_name_is_there():
-    for name in data.__all__:
-        assert getattr(data, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'scan_folders'"):
-        data.scan_folders  # noqa: B018

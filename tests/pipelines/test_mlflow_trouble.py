@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from hgnetv2_pipeline import hooks, tracking
+from hgnetv2_pipeline import hooks
 from hgnetv2_pipeline.datasets import CurveFile, JsonFile, PageFile, ResultFolder
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.hooks import MLflowHooks
-from hgnetv2_pipeline.pipelines import reuse
-from hgnetv2_pipeline.tracking import RUN_FILE, Tracker
+from hgnetv2_pipeline.project import results as reuse
+from hgnetv2_pipeline.project import tracking
+from hgnetv2_pipeline.project.tracking import RUN_FILE, Tracker
 
 METHODS = ("metrics", "artifact", "hashes", "history", "tag", "end", "_mlflow")
 

@@ -11,7 +11,7 @@ import pytest
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.pipelines.reuse import ContentHashes, Result, Reuse, Work, differences
+from hgnetv2_pipeline.project.results import ContentHashes, Result, Reuse, Work, differences
 
 
 class Bakery:

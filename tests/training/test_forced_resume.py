@@ -14,8 +14,8 @@ import torch
 from train_recipes import ADAMW, SGD
 
 from hgnetv2_pipeline.errors import Interrupted, ParameterError
-from hgnetv2_pipeline.training import RunSpec, train_run
-from hgnetv2_pipeline.training.run import STUDENT
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import STUDENT, train_run
 
 Job = Callable[..., RunSpec]
 FORCE = {"resume": "force"}

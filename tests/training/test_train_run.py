@@ -21,10 +21,13 @@ from train_recipes import ADAMW, SSLD, make_job
 
 from hang_guard import HANG, wait_until
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
-from hgnetv2_pipeline.models import build_from, read_metadata
-from hgnetv2_pipeline.training import RunSpec, run, train_run
+from hgnetv2_pipeline.training import run
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.state import COLUMNS
+from hgnetv2_pipeline.weights.build import build_from
+from hgnetv2_pipeline.weights.load import read_metadata
 
 Job = Callable[..., RunSpec]
 # Everything that has state: momentum, averaged weights, evaluations on the way, both best weights;
