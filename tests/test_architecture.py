@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+import file_map
+
 PACKAGE = Path(__file__).parents[1] / "src" / "hgnetv2_pipeline"
 GROUND = {
     "cpus",
+    "differences",
     "durable",
     "errors",
     "exits",
     "foreign",
+    "intervals",
     "ownership",
     "printable",
     "processor",
@@ -140,6 +144,18 @@ def test_reporting_uses_of_weights_only_the_published_table() -> None:
         for name in imports(path):
             if name.startswith("hgnetv2_pipeline.weights"):
                 assert name.startswith("hgnetv2_pipeline.weights.zoo"), f"{path} imports {name}"
+
+
+def test_the_file_map_is_that_of_the_files() -> None:
+    assert file_map.page() == file_map.PAGE.read_text(encoding="utf-8"), "tests/file_map.py"
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "__init__.py" and path.parent.parent.name == "pipelines":
+            continue
+        words = file_map.first_words(path)
+        assert len(words) > 20 and words[-1] in ".)`", f"{path}: {words!r}"
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:

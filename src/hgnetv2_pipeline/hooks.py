@@ -196,7 +196,8 @@ class MLflowHooks:
             ResultFolder,
             TableFile,
         )
-        from hgnetv2_pipeline.project.results import flatten, newly_made
+        from hgnetv2_pipeline.differences import flatten
+        from hgnetv2_pipeline.project.results import newly_made
 
         for name, value in outputs.items():
             if not isinstance(value, Path) or not newly_made(value):

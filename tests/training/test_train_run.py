@@ -190,7 +190,7 @@ def test_finished_run_is_finished_again_with_the_same_bytes(job: Job) -> None:
 # Row C08 of docs/reliability.md.
 def test_changed_recipe_is_not_resumed(job: Job) -> None:
     train_run(job("run", steps=2))
-    with pytest.raises(ParameterError, match=r"training\.lr: 0\.01 there, 0\.02 now"):
+    with pytest.raises(ParameterError, match=r"training\.lr 0\.01 -> 0\.02"):
         train_run(job("run", steps=2, lr=0.02))
 
 

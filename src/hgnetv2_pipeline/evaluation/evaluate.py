@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
+from hgnetv2_pipeline.intervals import wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +174,7 @@ def _of_one_label(
     for name in ("top1", "top5"):
         count = found[f"{name}_count"]
         found[name] = None if count is None else count / listed
-    found["top1_interval"] = list(metrics.wilson_interval(found["top1_count"], listed))
+    found["top1_interval"] = list(wilson_interval(found["top1_count"], listed))
     probabilities = metrics.softmax(logits)
     predicted = logits.argmax(axis=1)
     rows = pd.DataFrame(

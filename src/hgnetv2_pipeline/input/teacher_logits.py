@@ -29,6 +29,7 @@ import PIL
 from PIL import features
 
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.differences import differences
 from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, written_aside
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import Augment, View, begin
@@ -175,7 +176,7 @@ class TeacherLogits:
 
     def differs_from(self, wanted: Mapping[str, Any]) -> list[str]:
         """Where ``made`` is not as ``wanted`` says: ``decode.Pillow '12.0.0' -> '13.0.0'``, ..."""
-        return _differences({name: self.made.get(name) for name in wanted}, wanted)
+        return differences({name: self.made.get(name) for name in wanted}, wanted)
 
     def refuse_others(self, wanted: Mapping[str, Any]) -> None:
         """Raise DataError where ``made`` is not as ``wanted`` says, naming both."""
@@ -305,16 +306,3 @@ def seal_store(
         pq.write_table(table.replace_schema_metadata(None), aside, compression="zstd")
     counts = {"images": len(images), "shard_images": shard_images, "shards": shards}
     write_json(folder / STORE, {"format": FORMAT, **made, **counts})
-
-
-def _differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
-    """``decode.Pillow '12.0' -> '13.0'``, for all that differs."""
-    if not (isinstance(stored, Mapping) and isinstance(wanted, Mapping)):
-        # JSON has lists only.
-        same = stored == (list(wanted) if isinstance(wanted, tuple) else wanted)
-        return [] if same else [f"{name} {stored!r} -> {wanted!r}"]
-    found = []
-    for key in sorted({*stored, *wanted}):
-        place = f"{name}.{key}" if name else key
-        found += _differences(stored.get(key), wanted.get(key), place)
-    return found

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hgnetv2_pipeline import ownership
+from hgnetv2_pipeline.differences import differences
 from hgnetv2_pipeline.durable import fsync_directory, sha256_file, sha256_json, write_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.claims import claims
@@ -287,7 +288,7 @@ class Reuse:
         if self._redo & {recipe.pipeline, "all"}:
             return "redo was asked for"
         if old["fingerprint"] != recipe.fingerprint:
-            return "; ".join(differences(old, recipe.record)) or "made in another format"
+            return "; ".join(changes(old, recipe.record)) or "made in another format"
         for relative, digest in old["outputs"].items():
             path = recipe.folder / relative
             if not path.is_file():
@@ -335,9 +336,7 @@ class Reuse:
                         _log.info("%s: unfinished work found, it goes on", recipe.title)
                     return
                 known = "params" in other  # which an older version did not keep
-                changed = (
-                    "; ".join(differences(other, record)) if known else "its parameters changed"
-                )
+                changed = "; ".join(changes(other, record)) if known else "its parameters changed"
                 if adopt:
                     _log.warning("%s: unfinished work goes on although %s", recipe.title, changed)
                 else:
@@ -488,28 +487,12 @@ def _made_by(manifest: Path) -> Path:
     return manifest.with_name(manifest.name.replace("manifest", "made_by"))
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two manifests, in words: ``lr 0.1 -> 0.2``, ``pool_list changed``."""
-    lines = []
-    for role in sorted({*old["inputs"], *new["inputs"]}):
-        if old["inputs"].get(role) != new["inputs"].get(role):
-            lines.append(f"input {role} changed")
-    before, after = flatten(old["params"]), flatten(new["params"])
-    for key in sorted({*before, *after}):
-        if before.get(key) != after.get(key):
-            lines.append(f"{key} {before.get(key)!r} -> {after.get(key)!r}")
-    return lines
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat.update(flatten(item, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two manifests, in words: ``input train changed``, ``lr 0.1 -> 0.2``."""
+    roles = sorted({*old["inputs"], *new["inputs"]})
+    before, after = old["inputs"], new["inputs"]
+    inputs = [f"input {role} changed" for role in roles if before.get(role) != after.get(role)]
+    return inputs + differences(old["params"], new["params"])
 
 
 _code_hash: str | None = None

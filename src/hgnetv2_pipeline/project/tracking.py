@@ -17,8 +17,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline.differences import flatten
 from hgnetv2_pipeline.durable import read_json, write_json
-from hgnetv2_pipeline.project.results import flatten
 
 _log = logging.getLogger(__name__)
 

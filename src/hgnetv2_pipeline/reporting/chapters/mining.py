@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline import intervals
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.reporting import comparison, figures, formats, intervals, sections, tables
+from hgnetv2_pipeline.reporting import comparison, figures, formats, sections, tables
 from hgnetv2_pipeline.reporting.blocks import (
     Block,
     Figure,
@@ -379,7 +380,7 @@ def class_rows(rows: Sequence[Row]) -> Table:
         held = int(row.get("probes") or 0)
         if held:
             right = int(row["right"])
-            low, high = intervals.wilson(right, held)
+            low, high = intervals.wilson_interval(right, held)
             record["hidden images, right"] = f"{right} of {held}"
             record["95 %"] = f"{100 * low:.0f} – {100 * high:.0f}"
         records.append(record)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.reporting import figures, formats, intervals, tables
+from hgnetv2_pipeline import intervals
+from hgnetv2_pipeline.reporting import figures, formats, tables
 from hgnetv2_pipeline.reporting.blocks import Block, Figure, Notice, Table, Text, table_of
 from hgnetv2_pipeline.reporting.chapters.accuracy import read_evaluations
 from hgnetv2_pipeline.reporting.chapters.published import published_models
@@ -165,7 +166,7 @@ def _scatters(
         if counted is None or not median:
             continue
         hits, n = counted
-        low, high = intervals.wilson(hits, n)
+        low, high = intervals.wilson_interval(hits, n)
         side = formats.number(row.get("image_size"))
         pixels = f", {side:.0f} px" if side else ""
         place = (str(row.get("device")), int(formats.number(row.get("batch_size")) or 1), pixels)

@@ -1,16 +1,21 @@
-"""How sure a counted accuracy is: intervals of a share and errors of a difference."""
+"""How sure a counted share is: its interval, its standard error, and the spread of several."""
 
 from __future__ import annotations
 
 import math
 
+from hgnetv2_pipeline.errors import ParameterError
 
-def wilson(hits: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+
+def wilson_interval(hits: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson's score interval of the share ``hits / n`` (95 % for the default ``z``).
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
-    Journal of the American Statistical Association 22 (1927).
+    Journal of the American Statistical Association 22 (1927). ParameterError unless
+    0 <= ``hits`` <= ``n``.
     """
+    if not 0 <= hits <= n or n < 1:
+        raise ParameterError(f"{hits} of {n} is no share")
     share, square = hits / n, z * z
     centre = (share + square / (2 * n)) / (1 + square / n)
     half = z * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
