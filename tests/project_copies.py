@@ -27,7 +27,8 @@ def copy_project(target: Path) -> Path:
         shutil.copytree(
             ROOT / name,
             target / name,
-            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp", "local.*"),
+            # What was compiled is valid in the copy too; a file that is just being written is not.
+            ignore=shutil.ignore_patterns("*.pyc.*", "*.egg-info", "cache", "tmp", "local.*"),
         )
     for name in ("pyproject.toml", "dvc.yaml", "dvc.lock", ".dvcignore", ".telemetry"):
         if (ROOT / name).exists():
@@ -42,12 +43,12 @@ SHORTER = {
     "  supervised_seeds: [2]": "  supervised_seeds: []",
     "  equal_steps_seeds: [0]": "  equal_steps_seeds: []",
     "  unmined_seeds: [0]": "  unmined_seeds: []",
-    "  stage1_seeds: [1, 2]": "  stage1_seeds: []",
+    "  stage1_seeds: [1, 2]": "  stage1_seeds: [1]",
 }
 
 
 def shorten(project: Path) -> None:
-    """Leave the embedded sample in ``project`` no further training, and fewer timed calls:
+    """Leave the embedded sample in ``project`` one further training of five, and fewer timed calls:
     1,080 of its 1,560 steps are those of further trainings."""
     path = project / "conf" / "sample" / "parameters.yml"
     text = path.read_text(encoding="utf-8")

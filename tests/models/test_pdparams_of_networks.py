@@ -16,7 +16,11 @@ from hgnetv2_pipeline.models.paddle_writer import write_pdparams
 from hgnetv2_pipeline.models.weights import from_paddle, load_state, paddle_shapes
 
 CLASSES = 7
-ALL = [*models.VARIANTS, *models.TEACHERS]
+LARGE = ("b5", "b6", "hgnet_base")
+ALL = [
+    pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
+    for name in (*models.VARIANTS, *models.TEACHERS)
+]
 DRAWN = np.random.RandomState(11).normal(size=65_537).astype(np.float32)  # prime: rows differ
 PRUNED = np.where(np.arange(len(DRAWN)) % 8, np.float32(0), DRAWN)  # quicker in protocol 2
 
