@@ -220,6 +220,7 @@ def test_sigterm_of_the_process_exits_75_and_the_next_process_resumes(
     assert [segment["from_step"] for segment in timing["segments"]] == [0, steps[0]]
 
 
+@pytest.mark.slow
 def test_student_learns_from_an_ensemble_without_labels(job: Job, pictures: Path) -> None:
     for seed in (0, 1):
         train_run(job(f"teacher{seed}", steps=40, **QUICK, spec={"seed": seed}))
