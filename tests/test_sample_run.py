@@ -45,7 +45,8 @@ def arms(sample_run: SampleRun) -> dict[str, list[float]]:
 
 
 def test_stage_1_gains_at_least_3_points_over_supervised(arms: dict[str, list[float]]) -> None:
-    assert len(arms["stage1"]) == len(arms["supervised"]) >= 2  # 3 beside the slow tests
+    # One seed of stage 1 and two of supervised training; beside the slow tests, three of each.
+    assert (len(arms["stage1"]), len(arms["supervised"])) in ((1, 2), (3, 3))
     assert np.mean(arms["stage1"]) - np.mean(arms["supervised"]) >= 3.0
     assert min(arms["stage1"]) > max(arms["supervised"])
 

@@ -282,9 +282,12 @@ def test_worker_that_dies_or_hangs_stops_the_run_with_its_image_named(
 ):
     if "gave nothing" in reason:
         monkeypatch.setattr(workers, "_TIMEOUT_SECONDS", 8.0)
+    before = set(multiprocessing.active_children())
     with ends("a run whose worker gives nothing"), pytest.raises(DataError, match=reason) as caught:
         # Not the last image of those whose files are read before any is decoded.
         train(trapped[0], workers=2, transform=Trap(act), batch_size=16)
+    ended = set(multiprocessing.active_children()) - before
+    wait_until(lambda: not any(child.is_alive() for child in ended), "the one that hangs has ended")
     assert f"at image {trapped[1]}:" in str(caught.value)
     assert workers._dead_worker(RuntimeError("another")) is None
 

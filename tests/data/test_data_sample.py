@@ -1,6 +1,7 @@
 """The embedded sample, the summary of data sets, contact sheets and the ledger."""
 
 import hashlib
+import shutil
 import sys
 
 import numpy as np
@@ -99,8 +100,7 @@ def test_no_digit_is_in_two_sets(scans):
 
 
 def test_an_intact_sample_is_kept_and_a_damaged_one_is_written_anew(sample, tmp_path, monkeypatch):
-    root = tmp_path / "s"
-    write_sample(root)
+    root = shutil.copytree(sample, tmp_path / "s")
     before = (root / "sample.json").stat().st_mtime_ns
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "sklearn.datasets", None)

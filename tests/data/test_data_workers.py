@@ -104,9 +104,10 @@ def test_the_error_of_a_worker_is_raised_as_it_was(error: Exception, processes: 
 
 
 def test_workers_end_before_an_error_does_that_somebody_keeps() -> None:
+    before = set(multiprocessing.active_children())
     with pytest.raises(DataError) as kept:
         seen(Maker(failing(DataError("the store is gone"))), 2)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
     assert str(kept.value) == "the store is gone"
 
 

@@ -231,6 +231,7 @@ def test_dropped_clips_do_not_pass_the_gate(
     assert set(tmp_path.iterdir()) == {path, source}
 
 
+@pytest.mark.slow
 def test_what_onnx_runtimes_own_quantiser_makes_of_clips_does_not_pass(
     pixels: np.ndarray, tmp_path: Path
 ) -> None:

@@ -52,10 +52,10 @@ def onnx_against_torch(model: nn.Module, path: Path, batch: int) -> float:
     [
         ("b0", {}),
         ("b0", {"pool_padding": "zero"}),
-        ("b0", {"dropout": 0.2}),
+        pytest.param("b0", {"dropout": 0.2}, marks=pytest.mark.slow),
         pytest.param("b2", {}, marks=pytest.mark.slow),
         pytest.param("b4", {}, marks=pytest.mark.slow),
-        ("hgnet_tiny", {}),
+        pytest.param("hgnet_tiny", {}, marks=pytest.mark.slow),
     ],
 )
 def test_onnx_equals_torch_at_batch_1_3_and_8(

@@ -99,6 +99,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sets, pd.Dat
     return root / "pool", sets, planted
 
 
+@pytest.mark.slow
 def test_digits_planted_copies_all_go_and_one_percent_of_the_rest_at_most(
     sample: tuple[Path, Sets, pd.DataFrame],
 ) -> None:

@@ -24,6 +24,10 @@ PARAMETERS = {
 }  # fmt: skip
 
 
+# Those of the same parts, with more and wider ones.
+LARGE = ("PPHGNet_base", "PPHGNetV2_B5", "PPHGNetV2_B6")
+
+
 def golden_input() -> torch.Tensor:
     values = np.random.RandomState(2026).normal(0, 1, (2, 3, 64, 96)).astype(np.float32)
     return torch.from_numpy(values)
@@ -33,7 +37,13 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-@pytest.mark.parametrize("name", GOLDEN["networks"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
+        for name in GOLDEN["networks"]
+    ],
+)
 def test_logits_and_names_are_paddles_through_a_weight_file(name, tmp_path):
     golden = GOLDEN["networks"][name]
     variant = name.replace("PPHGNetV2_", "").replace("PPHGNet", "hgnet").lower()

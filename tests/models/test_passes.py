@@ -116,7 +116,7 @@ def test_depthwise_gradients_in_bf16_are_those_of_float32(stride):
         torch.testing.assert_close(one.float(), other, rtol=2**-8, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", ["b0", "b4"])
+@pytest.mark.parametrize("variant", ["b0", pytest.param("b4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("device", "dtype"),
     [

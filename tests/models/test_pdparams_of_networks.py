@@ -16,7 +16,11 @@ from hgnetv2_pipeline.weights.paddle.pdparams import read_pdparams
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 
 CLASSES = 7
-ALL = [*hgnetv2.VARIANTS, *hgnet.TEACHERS]
+LARGE = ("b5", "b6", "hgnet_base")
+ALL = [
+    pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
+    for name in (*hgnetv2.VARIANTS, *hgnet.TEACHERS)
+]
 DRAWN = np.random.RandomState(11).normal(size=65_537).astype(np.float32)  # prime: rows differ
 PRUNED = np.where(np.arange(len(DRAWN)) % 8, np.float32(0), DRAWN)  # quicker in protocol 2
 

@@ -299,6 +299,7 @@ def test_nohup_holds_for_the_agent_too(job: Job, monkeypatch: pytest.MonkeyPatch
     assert heard == ["SIGTERM,SIGINT,SIGUSR1", "SIGTERM,SIGINT,SIGUSR1,SIGHUP"]
 
 
+@pytest.mark.slow
 def test_what_no_restart_mends_is_told_in_one_line_at_once(job: Job) -> None:
     spec = with_broken_image(job("strict", **SMALL))
     with pytest.raises(DataError, match="1 of 21 images cannot be used") as caught:

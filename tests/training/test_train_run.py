@@ -124,7 +124,7 @@ def test_same_job_gives_the_same_bytes_and_another_seed_does_not(job: Job, strai
 
 
 # Row C09 of docs/reliability.md.
-@pytest.mark.parametrize("stops", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stops", [1, pytest.param(100, marks=pytest.mark.slow)])
 def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     job: Job, straight: Path, stops: int, sigterm_in: Callable[[int], None]
 ) -> None:
@@ -223,6 +223,7 @@ def test_sigterm_of_the_process_exits_75_and_the_next_process_resumes(
     assert [segment["from_step"] for segment in timing["segments"]] == [0, steps[0]]
 
 
+@pytest.mark.slow
 def test_student_learns_from_an_ensemble_without_labels(job: Job, pictures: Path) -> None:
     for seed in (0, 1):
         train_run(job(f"teacher{seed}", steps=40, **QUICK, spec={"seed": seed}))

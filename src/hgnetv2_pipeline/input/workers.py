@@ -166,6 +166,13 @@ class _Steps(Dataset[Any], Generic[M]):
             f"{self.key((step - self.start) % len(self.at))}: see whether its disk answers"
         )
 
+    def dismiss(self) -> None:
+        """Have all workers end now: torch would wait for one that hangs, for seconds each time."""
+        pids = set(self.at[:, 0].tolist())
+        for child in multiprocessing.active_children():
+            if child.pid is not None and child.pid in pids:
+                os.kill(child.pid, signal.SIGQUIT)
+
     def dead(self) -> list[str]:
         """Where workers stood that are dead, or are found dead within moments."""
         deadline = time.monotonic() + _DEATH_SECONDS
@@ -285,10 +292,15 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
             if step == start:
                 warn_if_short(workers, made.nbytes, before)
             yield made
+    except Exception as error:
+        steps.dismiss()
+        if isinstance(error, DataError | DiskFullError):
+            error.__context__ = None  # torch's, whose frames hold the loader
+        raise
     finally:
         _live.remove(steps)
-        # An error knows this frame for as long as somebody keeps it: the workers end now, by their
-        # queues, and not whenever the error is forgotten, when torch would wait for each of them.
+        # An error knows this frame for as long as somebody keeps it: the loader ends now, and not
+        # whenever the error is forgotten, in the middle of other work.
         batches = loader = None
 
 
@@ -307,6 +319,8 @@ def _beside_the_step(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
+    # At once and with nothing amiss: see ``dismiss``.
+    signal.signal(signal.SIGQUIT, lambda *_: os._exit(0))
     # torch looks at the parent, which of a run on a GPU is the server of from_workers.
     when_starter_dies(lambda: os._exit(1))
     info: Any = get_worker_info()

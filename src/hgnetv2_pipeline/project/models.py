@@ -99,7 +99,7 @@ def load_model(
         root=identity.project,
     )
     known = info.get("classes")
-    if classes is not None and not agree(known, classes):
+    if classes is not None and known is not None and not agree(known, classes):
         raise WeightsError(
             f"{model} knows {len(known)} classes ({', '.join(map(str, known[:3]))}, ...), the "
             f"lists of {identity.dataset} have {len(classes)} ({', '.join(classes[:3])}, ...)"

@@ -153,9 +153,6 @@ def prediction_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     return blocks
 
 
-Json = Mapping[str, Any]
-
-
 _FEW_CLASSES = 40  # classes up to which their average precision is drawn
 
 

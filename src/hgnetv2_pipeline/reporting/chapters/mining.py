@@ -210,12 +210,6 @@ def class_tables(rows: Sequence[Row], k: int) -> list[Block]:
     return blocks
 
 
-Json = Mapping[str, Any]
-
-
-Row = Mapping[str, str]
-
-
 _AUDIT_ROWS = {
     "pool_listed": "listed in the pool",
     "quarantined": "unreadable, put into quarantine",

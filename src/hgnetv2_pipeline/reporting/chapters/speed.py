@@ -215,9 +215,6 @@ def _versions(row: Json) -> str:
     return ", ".join(f"{name} {given[name]}" for name in sorted(given))
 
 
-Json = Mapping[str, Any]
-
-
 def export_table(manifests: Sequence[Json]) -> Table:
     """A row an exported model: size, nodes, and its distance from the torch model."""
     records = [
