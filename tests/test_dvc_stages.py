@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hgnetv2_pipeline.project.stages import _parameters, stages_for, warn_of_unwatched_images
+from hgnetv2_pipeline.project.stages import _parameters, stages_for, warn_of_unwatched
 from own_tree import draw, write_classes
 from project_copies import ROOT, copy_project, quiet_environment
 
@@ -178,12 +178,12 @@ def test_stages_follow_the_configuration_when_written_anew(
     try:
         # A run that reads what DVC does not watch says so.
         caplog.set_level("WARNING", logger="hgnetv2_pipeline")
-        warn_of_unwatched_images(_parameters(project, "mine"))
+        warn_of_unwatched(_parameters(project, "mine"))
         assert told in caplog.text
         caplog.clear()
         done = CliRunner().invoke(command, ["stages", "mine"])
         assert (done.exit_code, done.output) == (0, "wrote conf/mine/dvc.yaml\n")
-        warn_of_unwatched_images(_parameters(project, "mine"))
+        warn_of_unwatched(_parameters(project, "mine"))
         assert told not in caplog.text
         outs = [*yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]["ingestion"]["outs"]]
         assert {"cache": False, "persist": True} in [
@@ -193,6 +193,9 @@ def test_stages_follow_the_configuration_when_written_anew(
         conf.write_text(before, encoding="utf-8")
         CliRunner().invoke(command, ["stages", "mine"])
     assert path.read_text(encoding="utf-8") == written
+
+
+OWN = ("data", "train_teacher", "ssld_stage1")
 
 
 @pytest.mark.parametrize("test", ["folder", "share", "none"])
@@ -218,7 +221,7 @@ def test_stages_name_what_an_environment_has(
                       "groups": None, "near_duplicates": True},
         },
     }  # fmt: skip
-    made = stages_for(template, params)
+    made = stages_for(template, params, OWN)
     chain = sources > 0 and layout == "folders"
     assert ("mining" in made["stages"]) == ("ssld_stage1" in made["stages"]) == chain
     assert made["vars"][0]["model"] == ("ssld_stage2" if chain else "train")
@@ -231,6 +234,30 @@ def test_stages_name_what_an_environment_has(
     held_out = test == "folder" or (test == "share" and layout == "folders")
     assert any(name.endswith("index_test.parquet") for name in outs) == held_out
     assert any(name.endswith("index_pool.parquet") for name in outs) == (sources > 0)
+    # DVC refuses to watch a parameter that a file does not have.
+    watched = {
+        key.partition(".")[0]
+        for stage in made["stages"].values()
+        for entry in stage.get("params", ())
+        for key in entry.get("conf/${env}/parameters.yml", ())
+    }
+    assert watched == ({*OWN} if chain else {"data"})
+
+
+def test_a_parameter_that_is_added_to_an_environment_is_missed_by_name(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    conf = project / "conf" / "mine" / "parameters.yml"
+    before = conf.read_text(encoding="utf-8")
+    caplog.set_level("WARNING", logger="hgnetv2_pipeline")
+    try:
+        warn_of_unwatched(_parameters(project, "mine"))
+        assert caplog.text == ""
+        conf.write_text(before + "\nteacher_logits: {source: online}\n", encoding="utf-8")
+        warn_of_unwatched(_parameters(project, "mine"))
+        assert "does not name teacher_logits, whose changes DVC would not see" in caplog.text
+    finally:
+        conf.write_text(before, encoding="utf-8")
 
 
 def test_the_published_weights_are_no_business_of_the_projects_status(tmp_path: Path) -> None:

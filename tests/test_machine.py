@@ -475,11 +475,13 @@ SMALL = (
 )
 
 def files():
-    # What lies under a name that begins with a dot is no result yet; logs grow.
+    # What lies under a name that begins with a dot is no result yet, nor is what the mark of
+    # unfinished work lies beside; logs grow.
     return {
         path.relative_to(project).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((project / "data").rglob("*"))
         if path.is_file() and path.suffix != ".log" and "specs" not in path.parts
+        and path.name != "in_progress.json"
         and not any(part.startswith(".") for part in path.parts)
     }
 

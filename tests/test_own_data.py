@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,13 @@ from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.commands.init import Survey, _filled, choose, init, survey
 from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from killed_chain import kill_again_and_again, left, results
 from multi_label_pictures import draw as draw_squares
 from own_tree import CLASSES, PER_CLASS, Tree, draw, write_tree
 from project_copies import ROOT, copy_project, kedro
 
 RUN = "ssld_stage2/b0/seed=0"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, nothing is written there
 # So few steps that the whole chain takes seconds; everything else is as `init` wrote it.
 SHORT = (
     "train_teacher.recipe.epochs=3,train_teacher.recipe.threads=1,train_teacher.members=1,"
@@ -45,6 +49,20 @@ class Chain:
 
     def index(self, name: str) -> pd.DataFrame:
         return pd.read_parquet(self.data("02_intermediate", "shapes", f"index_{name}.parquet"))
+
+
+def seconds_of_nodes(output: str) -> dict[str, float]:
+    """How long each node took, by the clock times of the lines that say it is completed."""
+    seconds, before = {}, None
+    for line in output.splitlines():
+        if found := re.match(r"(\d\d):(\d\d):(\d\d) ", line):
+            now = int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3])
+            before = now if before is None else before
+            if "Completed node: " in line:
+                # Lines have no fractions of a second, and a night may lie between two.
+                seconds[line.split("Completed node: ")[1].strip()] = (now - before) % 86400 + 0.5
+                before = now
+    return seconds
 
 
 def hgnetv2(project: Path, *arguments: str) -> Result:
@@ -188,6 +206,25 @@ def test_the_report_is_reached_and_nobody_is_told_of_the_sample(chain: Chain) ->
 
 
 @pytest.mark.slow  # of the embedded sample by default: test_sample_run.py
+def test_killed_five_times_it_ends_as_the_undisturbed_one(chain: Chain) -> None:
+    """Kill -9 at random moments; 30 of them, one inside every node, are in the long suite."""
+    project = copy_project(chain.project.parent / "killed")
+    words = ("--labelled", str(chain.tree.labelled), "--pool", str(chain.tree.pool))
+    assert hgnetv2(project, "init", "shapes", *words).exit_code == 0
+    arguments = ("--env", "shapes", "--params", SHORT)
+    memory = sorted(SHARED_MEMORY.iterdir())
+    seed = random.randrange(10**9)
+    inside = kill_again_and_again(
+        project, *arguments, seconds=seconds_of_nodes(chain.output), kills=5, seed=seed
+    )
+    done = kedro(project, "run", *arguments)
+    expected, found = results(chain.project), results(project)
+    assert {name: found.get(name) for name in expected} == expected, f"seed {seed}"
+    assert len(inside) >= 3, (inside, f"seed {seed}")
+    assert left(project) == [], done.stdout
+    assert sorted(SHARED_MEMORY.iterdir()) == memory
+
+
 def test_a_second_run_reuses_everything(chain: Chain) -> None:
     def state() -> dict[str, int]:
         return {
@@ -246,7 +283,6 @@ def bare(tmp_path: Path) -> Path:
 def test_init_refuses_in_one_line_and_writes_nothing(
     bare: Path, name: str, options: dict[str, str], code: int, said: str
 ) -> None:
-    import re
 
     small_tree(bare / "two", a=3, b=3)
     small_tree(bare / "lone", only=3)

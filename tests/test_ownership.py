@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -74,6 +75,20 @@ def test_a_lock_lies_outside_its_folder_and_goes_when_it_is_let_go(tmp_path: Pat
     with take(tmp_path / "a", "val"):
         assert lock_file(tmp_path / "a", "val") == tmp_path / "a" / ".val.lock"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_lock_that_the_disk_has_no_room_for_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(full))
+        with pytest.raises(OSError, match="No space left"):
+            take(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+    with take(tmp_path / "a"):
+        assert lock_file(tmp_path / "a").is_file()
+    assert list(tmp_path.iterdir()) == [], "held once, let go of once"
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:

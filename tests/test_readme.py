@@ -19,7 +19,7 @@ from PIL import Image
 
 from doc_pages import blocks, fenced
 from hgnetv2_pipeline.cli import cli as kedro_cli
-from hgnetv2_pipeline.commands.main import init
+from hgnetv2_pipeline.commands import init
 from hgnetv2_pipeline.commands.main import main as hgnetv2
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
@@ -177,7 +177,7 @@ def test_other_programs_are_asked_for_what_exists() -> None:
     stages = set(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     stages.add("conf/NAME/dvc.yaml")  # which init writes
     dvc_files = {path.name for path in (ROOT / "weights").glob("*.dvc")}
-    tracking = (ROOT / "src/hgnetv2_pipeline/tracking.py").read_text(encoding="utf-8")
+    tracking = (ROOT / "src/hgnetv2_pipeline/project/tracking.py").read_text(encoding="utf-8")
     for page in PAGES:
         for words in commands(page):
             if words[0] == "dvc":

@@ -62,8 +62,8 @@ def reason(error: BaseException) -> str:
 def parse_json(text: str, longest: int = MAX_JSON) -> Any:
     """The value of a JSON text from outside. Raises ``ValueError`` for what is no plain JSON.
 
-    Nesting and length are bounded, a key stands once in its object, and there is no NaN and no
-    infinity, which Python would read and JSON does not have.
+    Nesting and length are bounded, a key stands once in its object, and there is no NaN, no
+    infinity and no half of a surrogate pair, which Python would read and other readers refuse.
     """
     if len(text) > longest:
         raise ValueError(f"{len(text):,} characters of JSON; {longest:,} are allowed")
@@ -73,9 +73,15 @@ def parse_json(text: str, longest: int = MAX_JSON) -> Any:
         depth += (first in "[{") - (first in "]}")
         if depth > _MAX_DEPTH:
             raise ValueError(f"JSON nested deeper than {_MAX_DEPTH}")
-    return json.loads(
+    value = json.loads(
         text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique
     )
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("JSON with half of a surrogate pair, which is no character") from None
+    return value
 
 
 def _no_constant(constant: str) -> None:

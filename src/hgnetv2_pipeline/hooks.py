@@ -94,9 +94,9 @@ class ProjectHooks:
             )
         self._refuse_missing_models(tags)
         if "ingestion" in tags:
-            from hgnetv2_pipeline.project.stages import warn_of_unwatched_images
+            from hgnetv2_pipeline.project.stages import warn_of_unwatched
 
-            warn_of_unwatched_images(self._params)
+            warn_of_unwatched(self._params)
         planned = self._params["plan_only"]
         nodes = [node for node in pipeline.nodes if not planned or node.namespace in _PLANNED]
         claims.begin(

@@ -233,10 +233,12 @@ def _take(folder: Path, path: Path, run: str) -> Claim:
             _refuse_others(folder, path, holders, ancestors)
             others = [one for one in holders if one != me and _alive(one, path)]
             before = next((one for one in holders if one == me), me)
-            known = _held.setdefault(path, _Held())
-            known.count, known.run = known.count + 1, run or known.run
-            mine = replace(before, run=known.run, helps=bool(others))
-            holders[:] = [*others, mine]
+            known = _held.get(path, _Held())
+            named = run or known.run
+            holders[:] = [*others, replace(before, run=named, helps=bool(others))]
+        # Not before the lock is written: a disk that is full leaves nothing held.
+        known.count, known.run = known.count + 1, named
+        _held[path] = known
         _start_beating()
         claim = Claim(path)
         # Again, since one that takes a folder around this one looks inside it before and after.

@@ -115,8 +115,29 @@ def check_pth(path: Path, _: Any) -> str:
     for key in ("model", "state_dict"):
         theirs = theirs.get(key, theirs) if isinstance(theirs, dict) else theirs
     if set(theirs) == set(read):
-        same(read, theirs)
+        try:
+            same(read, theirs)
+        except AssertionError:
+            # PyTorch looks at no checksum: with a byte changed in the archive's own tables it may
+            # read from another place. Python's zipfile judges, which looks at them.
+            assert_in_archive(path, read, theirs)
+            return "read, and PyTorch misreads"
     return "read"
+
+
+def assert_in_archive(
+    path: Path, ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]
+) -> None:
+    """Where ours differ from PyTorch's, ours are the whole of a member, its checksum right."""
+    contents = set(unzipped(path.read_bytes()).values())
+    for key, value in ours.items():
+        other = theirs[key]
+        assert (value.shape, value.dtype) == (other.shape, other.dtype), key
+        bits, others = (
+            tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            for tensor in (value, other)
+        )
+        assert bits == others or (bits in contents and others not in contents), key
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:

@@ -20,6 +20,8 @@ from hgnetv2_pipeline.hooks import MLflowHooks
 from hgnetv2_pipeline.project import results as reuse
 from hgnetv2_pipeline.project import tracking
 from hgnetv2_pipeline.project.tracking import RUN_FILE, Tracker
+from own_tree import write_classes
+from project_copies import copy_project
 
 METHODS = ("metrics", "artifact", "hashes", "history", "tag", "end", "_mlflow")
 
@@ -229,3 +231,44 @@ def test_a_store_that_cannot_be_used_is_told_before_the_work(
     for held in _held:
         held.close()
     _held.clear()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with an environment ``tiny`` of two classes."""
+    from hgnetv2_pipeline.commands.init import init
+
+    project = copy_project(tmp_path_factory.mktemp("trouble") / "project")
+    write_classes(project.parent / "labelled", ("ab", "cd"), per_class=8)
+    init(project, "tiny", labelled=project.parent / "labelled", pool=None, test=None, variant="b0")
+    return project
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*METHODS, "begin", "reporter"])
+def test_c04_a_whole_training_ends_well_whichever_method_fails(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Train and evaluate, by the command: exit code 0, weights and figures there."""
+    from click.testing import CliRunner
+    from kedro.framework.startup import bootstrap_project
+
+    from hgnetv2_pipeline.cli import run as command
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("trouble")
+
+    inner = {"begin": "_mlflow", "reporter": "metrics"}.get(method, method)
+    monkeypatch.setattr(Tracker, inner, fail)
+    monkeypatch.chdir(tiny)
+    bootstrap_project(tiny)
+    short = (
+        f"run={method},train.epochs=1,train.warmup_epochs=0,train.threads=1,train.workers=0,"
+        f"model=train/b0/{method}"
+    )
+    for pipeline in ("train", "evaluation"):
+        words = ["--env", "tiny", "--pipeline", pipeline, "--params", short]
+        done = CliRunner().invoke(command, words)
+        assert done.exit_code == 0, done.output
+    assert (tiny / "data/06_models/tiny/train/b0" / method / "student.safetensors").is_file()
+    assert list((tiny / "data/08_reporting/tiny/evaluation").rglob(f"*{method}*/*.json"))

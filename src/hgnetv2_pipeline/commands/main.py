@@ -76,7 +76,7 @@ def init(
     kedro run --env cats                             the whole chain, to the report
     """
     from hgnetv2_pipeline.commands.init import init as write_environment
-    from hgnetv2_pipeline.training.precision import slow_precision
+    from hgnetv2_pipeline.processor import slow_precision
 
     project = weights.project_folder()
     folder, found, chosen = write_environment(

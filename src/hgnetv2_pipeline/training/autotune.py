@@ -20,9 +20,9 @@ from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.processor import slow_precision
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.optim import set_lr
-from hgnetv2_pipeline.training.precision import slow_precision
 from hgnetv2_pipeline.training.prepare import make_batches, make_step, prepare
 
 _log = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from hgnetv2_pipeline.input.loader import eval_batches
 from hgnetv2_pipeline.input.shared_memory import shortage, space
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.processor import slow_precision
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr
-from hgnetv2_pipeline.training.precision import slow_precision
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
     choose_device,

@@ -369,8 +369,8 @@ class _Chain:
 
     def _slow(self, parts: Collection[str]) -> list[str]:
         """The precisions chosen for ``parts`` that this machine is slower in than in float32."""
+        from hgnetv2_pipeline.processor import slow_precision
         from hgnetv2_pipeline.training.plan import slow_amp
-        from hgnetv2_pipeline.training.precision import slow_precision
         from hgnetv2_pipeline.training.prepare import choose_device
 
         device = choose_device(self.device)
