@@ -22,6 +22,7 @@ from hgnetv2_pipeline.data.batches import Source
 from hgnetv2_pipeline.data.loader import made_batches
 from hgnetv2_pipeline.data.shared_memory import Space, shortage
 from hgnetv2_pipeline.errors import DataError, DiskFullError
+from hgnetv2_pipeline.exits import explain
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def test_the_error_of_a_worker_is_raised_as_it_was(error: Exception, processes: 
     told = "".join(getattr(caught.value, "__notes__", []))
     # For --debug: where in the worker it happened.
     assert not processes or ("Traceback" in told and "in act" in told)
+    assert "\n" not in explain(caught.value, debug="--debug")[1]
 
 
 def test_workers_end_before_an_error_does_that_somebody_keeps() -> None:
