@@ -46,6 +46,8 @@ REMEDIES = {
     errno.EBUSY: "",
     errno.ETXTBSY: "",
 }
+# How a note begins that is the traceback of another process: like any, it is for --debug alone.
+OTHER_TRACEBACK = "in another process:\n"
 _LONGEST = 4000  # characters of a message: what is named in it may be of any length
 
 
@@ -127,7 +129,8 @@ def _flat(error: BaseException) -> str:
 
 
 def _told(error: BaseException, text: str) -> Lines:
-    notes = [f"  {printable(note)}" for note in getattr(error, "__notes__", ())]
+    short = [n for n in getattr(error, "__notes__", ()) if not n.startswith(OTHER_TRACEBACK)]
+    notes = [f"  {printable(note)}" for note in short]
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}... ({len(text):,} characters)"
     return lines(printable(text), *notes)

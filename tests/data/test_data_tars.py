@@ -640,7 +640,11 @@ def fate(number: int, one: Known, index: ArchiveIndex, spoiled: Spoiled) -> None
         *index.joins,
         *((found.offset, found.offset + found.length) for found in index.members),
     ]
-    ranges += [damaged_range(refused.key, len(spoiled.bytes)) for refused in index.refused]
+    ranges += [
+        damaged_range(text, len(spoiled.bytes))
+        for refused in index.refused
+        for text in (refused.key, refused.reason)
+    ]
     for other in original(number).members:  # it may be swallowed by a member that is named
         if other.name in named:
             begin = now(spoiled, other.offset)
@@ -678,10 +682,10 @@ def chain(one: Known) -> list[Known]:
     return [one, *(chain(one.container) if one.container is not None else [])]
 
 
-def damaged_range(key: str, size: int) -> tuple[int, int]:
+def damaged_range(text: str, size: int) -> tuple[int, int]:
     import re
 
-    found = re.search(r"\(from byte ([0-9,]+) (?:on|to ([0-9,]+))\)$", key)
+    found = re.search(r"\((?:damaged )?from byte ([0-9,]+) (?:on|to ([0-9,]+))\)$", text)
     if found is None:
         return -1, -1
     begin, end = (int(text.replace(",", "")) if text else size for text in found.groups())

@@ -19,6 +19,7 @@ import torch
 
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, DiskFullError
+from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.input import shared_memory, workers
 from hgnetv2_pipeline.input.batches import Source
 from hgnetv2_pipeline.input.loader import made_batches
@@ -101,6 +102,7 @@ def test_the_error_of_a_worker_is_raised_as_it_was(error: Exception, processes: 
     told = "".join(getattr(caught.value, "__notes__", []))
     # For --debug: where in the worker it happened.
     assert not processes or ("Traceback" in told and "in act" in told)
+    assert "\n" not in explain(caught.value, debug="--debug")[1]
 
 
 def test_workers_end_before_an_error_does_that_somebody_keeps() -> None:

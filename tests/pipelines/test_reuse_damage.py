@@ -21,6 +21,8 @@ from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.contents import ContentHashes
 from hgnetv2_pipeline.project.results import Result, Reuse, Work
+from mutation import run_mutations
+from pipelines.manifest_mutations import check_manifest, make_manifest
 
 Json = Any
 FILES = ("out.txt", "sheets")
@@ -382,6 +384,16 @@ def killed_at(number: int, act: Callable[[], object]) -> bool:
         os._exit(0)
     finally:
         os._exit(1)
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_a_spoiled_manifest_costs_no_result(count: int) -> None:
+    report = run_mutations(
+        make_manifest, count=count, seed=count, check=check_manifest, name="manifest.json"
+    )
+    assert not report.faults, report
+    assert report.verdicts["made anew"] > count / 2
+    assert report.verdicts["reused"] > count / 100
 
 
 EVERY = [4, pytest.param(1, marks=pytest.mark.slow)]

@@ -27,6 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hgnetv2_pipeline.errors import DataError, DiskFullError
+from hgnetv2_pipeline.exits import OTHER_TRACEBACK
 from hgnetv2_pipeline.input.batches import Source
 from hgnetv2_pipeline.input.jpeg import optional
 from hgnetv2_pipeline.input.shared_memory import PREFETCH, full, space, warn_if_short
@@ -119,7 +120,7 @@ class _Failed:
             self.error = error
         except Exception:
             self.error = RuntimeError(f"{type(error).__name__}: {error}")
-        self.error.add_note("in a loader process:\n" + "".join(traceback.format_exception(error)))
+        self.error.add_note(OTHER_TRACEBACK + "".join(traceback.format_exception(error)))
 
 
 class _Steps(Dataset[Any], Generic[M]):
