@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from hgnetv2_pipeline.commands import deploy, weights
+from hgnetv2_pipeline.commands.recipe import recipe
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
 from hgnetv2_pipeline.printable import echo, printable, show_logs, show_tracebacks
@@ -145,5 +146,6 @@ for command in (
     weights.models,
     weights.inspect,
     weights.export_weights,
+    recipe,
 ):
     main.add_command(command)

@@ -184,7 +184,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
             if key != "parameters":
                 return value
             value = self._with_recipe(value)
-        from hgnetv2_pipeline.project.params import validate
+            from hgnetv2_pipeline.project.params import complete_recipes, validate
+
+            value = complete_recipes(value, self.runtime_params or {})
 
         identity = self.identity
         params = validate(value, environment=identity.environment)

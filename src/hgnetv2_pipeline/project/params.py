@@ -7,6 +7,7 @@ missing value is a mistake in conf/, not something to guess.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -478,6 +479,7 @@ class RunParams(_Block):
     train_teacher: TeacherParams
     mining: MiningParams
     teacher_logits: TeacherLogitsParams
+    training: TrainConfig = Field(description="what all trainings have in common")
     ssld_stage1: TrainConfig
     ssld_stage2: TrainConfig
     train: TrainConfig
@@ -487,6 +489,34 @@ class RunParams(_Block):
     prediction: PredictionParams
     export: ExportParams
     latency: LatencyParams
+
+
+# Where the recipes are: each is ``training`` with what is different for it.
+RECIPES = ("train", "ssld_stage1", "ssld_stage2", "finetune", "train_teacher.recipe")
+
+
+def complete_recipes(params: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``params`` with every recipe whole: what all have in common below what is its own.
+
+    ``given`` is what was typed (``--params``): of it, what is said of ``training`` holds for all
+    recipes, unless the same is said of one.
+    """
+    from omegaconf import OmegaConf
+
+    whole = copy.deepcopy(dict(params))
+    for recipe in RECIPES:
+        *path, name = recipe.split(".")
+        place, typed = whole, given
+        for part in path:
+            place, typed = place.setdefault(part, {}), typed.get(part) or {}
+        layers = (
+            params.get("training"), place.get(name), given.get("training"), typed.get(name),
+        )  # fmt: skip
+        # What is no block is said to be none when all is validated.
+        if all(layer is None or isinstance(layer, Mapping) for layer in layers):
+            merged = OmegaConf.merge(*(OmegaConf.create(dict(layer or {})) for layer in layers))
+            place[name] = OmegaConf.to_container(merged)
+    return whole
 
 
 def validate(params: Mapping[str, Any], *, environment: str) -> dict[str, Any]:
@@ -503,7 +533,8 @@ def validate(params: Mapping[str, Any], *, environment: str) -> dict[str, Any]:
 def _in_words(error: ValidationError, environment: str) -> ParameterError:
     mistakes = error.errors()
     # An unknown key explains a missing one (varient=b4), so it is told first.
-    mistakes.sort(key=lambda mistake: mistake["type"] != "extra_forbidden")
+    # What is wrong in ``training`` is wrong in every recipe.
+    mistakes.sort(key=lambda m: (m["type"] != "extra_forbidden", "training" not in m["loc"]))
     first = mistakes[0]
     path = _named(first["loc"])
     key = ".".join(path)
