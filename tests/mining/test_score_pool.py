@@ -289,7 +289,7 @@ def test_a_stop_request_leaves_whole_shards_and_the_rest_is_done_later(
         return read(row, root)
 
     former = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(score_module.data, "read_bytes", read_and_be_stopped)
+    monkeypatch.setattr(score_module.index, "read_bytes", read_and_be_stopped)
     with pytest.raises(Interrupted):
         score(samples)
     assert signal.getsignal(signal.SIGTERM) is former

@@ -36,6 +36,7 @@ from hgnetv2_pipeline.stopping import when_starter_dies
 _NICE = 10
 _TIMEOUT_SECONDS = 120.0
 _DEATH_SECONDS = 5.0
+_DISMISSED_SECONDS = 2.0
 # Of the loaders that run, for ``_dead_worker``.
 _live: list[_Steps[Any]] = []
 
@@ -170,9 +171,13 @@ class _Steps(Dataset[Any], Generic[M]):
     def dismiss(self) -> None:
         """Have all workers end now: torch would wait for one that hangs, for seconds each time."""
         pids = set(self.at[:, 0].tolist())
-        for child in multiprocessing.active_children():
-            if child.pid is not None and child.pid in pids:
+        ours = [child for child in multiprocessing.active_children() if child.pid in pids]
+        for child in ours:
+            if child.pid is not None:
                 os.kill(child.pid, signal.SIGQUIT)
+        deadline = time.monotonic() + _DISMISSED_SECONDS
+        for child in ours:
+            child.join(max(0.0, deadline - time.monotonic()))
 
     def dead(self) -> list[str]:
         """Where workers stood that are dead, or are found dead within moments."""
