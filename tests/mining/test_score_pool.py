@@ -281,7 +281,7 @@ def test_a_stop_request_leaves_whole_shards_and_the_rest_is_done_later(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    samples, read = folders.scan_unlabelled(pool).samples, score_module.data.read_bytes
+    samples, read = folders.scan_unlabelled(pool).samples, score_module.index.read_bytes
 
     def read_and_be_stopped(row: Any, root: Path) -> bytes:
         if row["key"] == samples["key"][19]:
