@@ -14,9 +14,13 @@ import logging
 import tempfile
 from pathlib import Path
 
-from hgnetv2_pipeline.deployment import export_onnx
-from hgnetv2_pipeline.deployment.cold_start import predict_command, time_starts, write_photograph
-from hgnetv2_pipeline.models import create_model
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
+from hgnetv2_pipeline.deployment.timing.cold_start import (
+    predict_command,
+    time_starts,
+    write_photograph,
+)
+from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.processor import describe
 
 

@@ -33,7 +33,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data import decode, perceptual
+from hgnetv2_pipeline.data.index import read_bytes
+from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.processor import describe
 
 SIDE = 256
@@ -248,7 +250,8 @@ def plant(
 def scored(samples: pd.DataFrame, root: Path) -> pd.DataFrame:
     """What scoring writes of a pool, without a teacher."""
     hashes = [
-        data.phash64(data.decode_image(data.read_bytes(row, root))) for _, row in samples.iterrows()
+        perceptual.phash64(decode.decode_image(read_bytes(row, root)))
+        for _, row in samples.iterrows()
     ]
     return samples[["key", "bytes_sha256"]].assign(phash64=np.array(hashes, dtype=np.uint64))
 
@@ -258,10 +261,10 @@ def fates(planted: Planted, scores: Path | None = None, **options: Any) -> pd.Da
 
     ``scores``: of the pool, if a teacher has made them.
     """
-    from hgnetv2_pipeline.mining import deduplicate
+    from hgnetv2_pipeline.mining.duplicates.find import deduplicate
 
-    val = data.scan_unlabelled(planted.val).samples
-    pool = data.scan_unlabelled(planted.pool).samples
+    val = folders.scan_unlabelled(planted.val).samples
+    pool = folders.scan_unlabelled(planted.pool).samples
     found = deduplicate(
         scores or scored(pool, planted.pool),
         {"val": (val, planted.val)},
@@ -284,12 +287,12 @@ def with_features(
     Those by features also tell what the pixels were asked about: ``compared``, some val tile was
     near enough; ``near``, the twin was among the nearest five.
     """
-    from hgnetv2_pipeline.mining import score_pool
-    from hgnetv2_pipeline.mining.features import FeatureIndex, feature_pairs, features_of
+    from hgnetv2_pipeline.mining.duplicates.features import FeatureIndex, feature_pairs, features_of
+    from hgnetv2_pipeline.mining.score import score_pool
 
     for name, root in (("val", planted.val), ("pool", planted.pool)):
         score_pool(
-            data.scan_unlabelled(root).samples, root, teachers=teachers, num_classes=10,
+            folders.scan_unlabelled(root).samples, root, teachers=teachers, num_classes=10,
             out=home / name, weights_root=weights, features=True,
         )  # fmt: skip
     options = {"features": {"val": home / "val"}}
@@ -299,7 +302,7 @@ def with_features(
         )
         for channels in (("phash",), ("features",), ("phash", "features"))
     }
-    vals = data.scan_unlabelled(planted.val).samples["key"]
+    vals = folders.scan_unlabelled(planted.val).samples["key"]
     index = FeatureIndex(features_of(home / "val", vals))
     pairs = pd.concat(feature_pairs(home / "pool", index, 0.8, 5))
     known = set(zip(pairs["key"], vals.to_numpy()[pairs["position"]], strict=True))
@@ -311,11 +314,10 @@ def with_features(
 
 def closest_negatives(planted: Planted, most: int = 4) -> pd.DataFrame:
     """Every clean tile against every val tile, each from its nearest view: the nearest pairs."""
-    from hgnetv2_pipeline.mining import Thresholds
-    from hgnetv2_pipeline.mining.neighbours import hamming
-    from hgnetv2_pipeline.mining.picture import Picture
-    from hgnetv2_pipeline.mining.verify import compare
-    from hgnetv2_pipeline.mining.views import view_hashes
+    from hgnetv2_pipeline.mining.duplicates.compare import Thresholds, compare
+    from hgnetv2_pipeline.mining.duplicates.neighbours import hamming
+    from hgnetv2_pipeline.mining.duplicates.picture import Picture
+    from hgnetv2_pipeline.mining.duplicates.views import view_hashes
 
     def grey(path: Path) -> np.ndarray:
         return np.asarray(Image.open(path).convert("L"))
@@ -326,7 +328,7 @@ def closest_negatives(planted: Planted, most: int = 4) -> pd.DataFrame:
     rows = []
     for key in planted.plants.loc[planted.plants["kind"] == "clean", "key"]:
         with Image.open(planted.pool / key) as image:
-            distances = hamming(hashes, np.uint64(data.phash64(image)))
+            distances = hamming(hashes, np.uint64(perceptual.phash64(image)))
         picture = Picture(grey(planted.pool / key))
         for twin, apart in enumerate(distances):
             view = int(apart.argmin())
@@ -348,8 +350,9 @@ def closest_negatives(planted: Planted, most: int = 4) -> pd.DataFrame:
 
 def random_hashes(count: int, most: int | None = None) -> dict[str, float]:
     """De-duplicate this many random hashes, in shards on disk, against the views of the tiles."""
-    from hgnetv2_pipeline.mining import VIEW_COUNT, deduplicate
-    from hgnetv2_pipeline.mining.neighbours import expected_by_chance
+    from hgnetv2_pipeline.mining.duplicates.find import deduplicate
+    from hgnetv2_pipeline.mining.duplicates.neighbours import expected_by_chance
+    from hgnetv2_pipeline.mining.duplicates.views import VIEW_COUNT
     from hgnetv2_pipeline.mining.shards import write_plan, write_shard
 
     rng = np.random.default_rng(0)
@@ -375,7 +378,7 @@ def random_hashes(count: int, most: int | None = None) -> dict[str, float]:
                 "listed": len(keys), "quarantined": [],
             }  # fmt: skip
             write_shard(out, number, columns, manifest)
-        samples = data.scan_unlabelled(val).samples
+        samples = folders.scan_unlabelled(val).samples
         cpu = time.process_time()
         found = deduplicate(
             out, {"val": (samples, val)}, pool=(samples.head(0), val), auto_max=4, verify_max=4

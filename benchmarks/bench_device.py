@@ -45,14 +45,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from hgnetv2_pipeline.data import Ledger, keyed_rng, loader, make_augment, scan_folder_tree
-from hgnetv2_pipeline.data.ahead import Ahead, Operated
-from hgnetv2_pipeline.data.batches import Made, Source, TrainMaker
-from hgnetv2_pipeline.data.device import DeviceInput
-from hgnetv2_pipeline.data.deviceops import augment
-from hgnetv2_pipeline.data.drawn import on_device
-from hgnetv2_pipeline.data.jpeg import optional
-from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
+from hgnetv2_pipeline.input import loader
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.batches import Made, Source, TrainMaker
+from hgnetv2_pipeline.input.deferred_view import on_device
+from hgnetv2_pipeline.input.device_operations import augment
+from hgnetv2_pipeline.input.device_views import DeviceInput
+from hgnetv2_pipeline.input.jpeg import optional
+from hgnetv2_pipeline.input.prefetch import Ahead, Operated
+from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
 from hgnetv2_pipeline.processor import describe
 
 ZOOM = 1.25
@@ -280,7 +284,7 @@ def main() -> None:
     if device.type == "cuda":
         torch.cuda.init()
         # Workers read this script again: what it imports is to be there already.
-        used = ["timm", "sklearn.datasets", "torchvision", "hgnetv2_pipeline.data.loader"]
+        used = ["timm", "sklearn.datasets", "torchvision", "hgnetv2_pipeline.input.loader"]
         forkserver.set_forkserver_preload(used)
         forkserver.ensure_running()
     files = photographs(options.images, ZOOM)

@@ -34,17 +34,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import Engine, ModelCard, export_onnx, load_engine
-from hgnetv2_pipeline.deployment.engines.base import numbered_classes
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.base import Engine, numbered_classes
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
-from hgnetv2_pipeline.deployment.latency import figures, fixed_images
-from hgnetv2_pipeline.deployment.machine import clocks
-from hgnetv2_pipeline.deployment.machine_peak import peak_gb_s, peak_gflops
-from hgnetv2_pipeline.deployment.stopwatch import Lap, time_calls
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
+from hgnetv2_pipeline.deployment.timing.latency import figures, fixed_images
+from hgnetv2_pipeline.deployment.timing.machine import clocks
+from hgnetv2_pipeline.deployment.timing.peak import peak_gb_s, peak_gflops
+from hgnetv2_pipeline.deployment.timing.stopwatch import Lap, time_calls
 from hgnetv2_pipeline.durable import write_json, write_text
-from hgnetv2_pipeline.models import ZOO, create_model, profile, reparameterize
+from hgnetv2_pipeline.models.cost import profile
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.weights.zoo import ZOO
 
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
 FORMS = ("reparameterised", "stock")

@@ -123,7 +123,7 @@ class Bench:
         """The row as a training job: the published recipe with this benchmark's sizes."""
         import yaml
 
-        from hgnetv2_pipeline.training import RunSpec
+        from hgnetv2_pipeline.training.config import RunSpec
 
         pipeline = "ssld_stage1" if case.teacher else "train"
         conf = PROJECT / "conf" / "base" / f"parameters_{pipeline}.yml"
@@ -173,8 +173,8 @@ class Bench:
 
     def teacher(self, variant: str) -> Path:
         """A network whose BN statistics fit its weights: without that its logits are infinite."""
-        from hgnetv2_pipeline.models import create_model
-        from hgnetv2_pipeline.models.weights import save_weights
+        from hgnetv2_pipeline.models.create import create_model
+        from hgnetv2_pipeline.weights.load import save_weights
 
         path = self.folder / f"{variant}.safetensors"
         if not path.is_file():
@@ -193,10 +193,10 @@ class Bench:
 def measure(case: Case, bench: Bench) -> dict[str, Any]:
     """Images a second of our loop in this case."""
     from hgnetv2_pipeline.errors import Interrupted
+    from hgnetv2_pipeline.processes.group import World
     from hgnetv2_pipeline.stopping import StopRequest
     from hgnetv2_pipeline.training.loop import Timing, fit
     from hgnetv2_pipeline.training.prepare import make_step, prepare
-    from hgnetv2_pipeline.training.world import World
 
     spec = bench.spec(case)
     device = bench.device
@@ -271,7 +271,7 @@ def measure(case: Case, bench: Bench) -> dict[str, Any]:
 
 def same_batch(bench: Bench) -> Iterator[Any]:
     """One batch of noise in the device's memory, for ever."""
-    from hgnetv2_pipeline.data.batches import Batch
+    from hgnetv2_pipeline.input.batches import Batch
 
     shape = (bench.batch, 3, bench.size, bench.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=bench.device)
@@ -284,9 +284,9 @@ def same_batch(bench: Bench) -> Iterator[Any]:
 
 def loaded(spec: Any, run: Any) -> Iterator[Any]:
     """Batches as a training run loads them."""
-    from hgnetv2_pipeline.data import Ledger
+    from hgnetv2_pipeline.data.quarantine import Ledger
+    from hgnetv2_pipeline.processes.group import World
     from hgnetv2_pipeline.training.prepare import make_batches
-    from hgnetv2_pipeline.training.world import World
 
     ledger = Ledger(len(run.train), 0.0)
     alone = World(0, 1, 0)
@@ -297,7 +297,8 @@ def write_images(folder: Path, count: int) -> float:
     """``count`` JPEG files and their index; returns their mean size in KB."""
     from bench_input import photographs
 
-    from hgnetv2_pipeline.data import scan_folder_tree, write_index
+    from hgnetv2_pipeline.data.index import write_index
+    from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
 
     files = photographs(count, noise=11.0)
     (folder / "images" / "all").mkdir(parents=True)
@@ -349,7 +350,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     import numpy
     import torchvision
 
-    from hgnetv2_pipeline.data.jpeg import optional
+    from hgnetv2_pipeline.input.jpeg import optional
     from hgnetv2_pipeline.processor import describe
 
     found = {

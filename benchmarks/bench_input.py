@@ -31,22 +31,24 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 warnings.filterwarnings("ignore", category=FutureWarning)
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import PIL  # noqa: E402
-import timm  # noqa: E402
-import torch  # noqa: E402
-import torchvision  # noqa: E402
-from PIL import Image  # noqa: E402
-from sklearn.datasets import load_sample_images  # noqa: E402
-from torchvision import transforms  # noqa: E402
+import cv2
+import numpy as np
+import PIL
+import timm
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torchvision import transforms
 
-from hgnetv2_pipeline.data import Preprocess, fast, jpeg, keyed_rng, make_augment  # noqa: E402
-from hgnetv2_pipeline.data.augment import BOXES, TOGETHER, Augment, begin  # noqa: E402
-from hgnetv2_pipeline.data.drawn import DeviceOperations, on_device  # noqa: E402
-from hgnetv2_pipeline.data.picture import Picture  # noqa: E402
-from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN  # noqa: E402
-from hgnetv2_pipeline.processor import describe  # noqa: E402
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.input import fast_augment, jpeg
+from hgnetv2_pipeline.input.augment import BOXES, TOGETHER, Augment, begin, make_augment
+from hgnetv2_pipeline.input.deferred_view import DeviceOperations, on_device
+from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
+from hgnetv2_pipeline.processor import describe
 
 FILL = (124, 116, 104)
 SIZES = [(500, 375), (375, 500), (500, 333), (333, 500), (640, 480)]
@@ -166,7 +168,9 @@ def contenders(size: int) -> dict[str, Callable[[list[bytes]], None]]:
         "workers' fast": together(on_device(quick, "randaugment", "cpu")),
         "eval torchvision": one_by_one(lambda content: torchvision_eval(opened(content))),
         "eval exact": one_by_one(preprocess.image),
-        "eval fast": one_by_one(lambda content: fast.evaluation_view(preprocess, Picture(content))),
+        "eval fast": one_by_one(
+            lambda content: fast_augment.evaluation_view(preprocess, Picture(content))
+        ),
     }
 
 
@@ -219,7 +223,7 @@ def pixel_differences(files: list[bytes], size: int) -> dict[str, dict[str, floa
         for name in ("exact", "fast"):
             augment = make_augment({**views, "fast": name == "fast"})
             found[name].append(off(augment(Picture(content), keyed_rng(0, 0, str(n))), expected))
-        quick = fast.evaluation_view(preprocess, Picture(content))
+        quick = fast_augment.evaluation_view(preprocess, Picture(content))
         found["eval fast"].append(off(quick, preprocess.image(content)))
     return {name: summary(each) for name, each in found.items()}
 
@@ -250,7 +254,7 @@ def operation_differences(files: list[bytes], size: int) -> dict[str, dict[str, 
                         image, *arguments, fillcolor=FILL, resample=Image.BICUBIC
                     )
                     differences["exact"].append(off(ours(image, level, sign, FILL), expected))
-                    quick = fast.OPERATIONS[name](np.asarray(image), level, sign, FILL)
+                    quick = fast_augment.OPERATIONS[name](np.asarray(image), level, sign, FILL)
                     differences["fast"].append(off(quick, expected))
         found[name] = {
             "exact max": summary(differences["exact"])["max"],

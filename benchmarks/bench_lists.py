@@ -64,8 +64,8 @@ def write_present(base: Path, path: Path, lines: int) -> Path:
 
 def measure(what: str, path: Path, root: Path) -> dict[str, float]:
     """One reading in this process: seconds, CPU seconds, peak memory in GB, bad files found."""
-    from hgnetv2_pipeline.data import read_list
-    from hgnetv2_pipeline.data.grammar import parse_list
+    from hgnetv2_pipeline.data.lists.read import read_list
+    from hgnetv2_pipeline.data.lists.syntax import parse_list
     from hgnetv2_pipeline.errors import DataError
 
     read_list(path.with_name("warm.txt"))  # imports

@@ -25,15 +25,17 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from hgnetv2_pipeline.deployment import export_onnx, load_engine  # noqa: E402
-from hgnetv2_pipeline.deployment.benchmark import unsettle  # noqa: E402
-from hgnetv2_pipeline.models import VARIANTS, create_model  # noqa: E402
-from hgnetv2_pipeline.models.paddle_writer import write_pdparams  # noqa: E402
-from hgnetv2_pipeline.models.weight_writing import to_paddle  # noqa: E402
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
+from hgnetv2_pipeline.deployment.timing.benchmark import unsettle
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
 from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
+from hgnetv2_pipeline.weights.writing import to_paddle
 
 
 class Paddle:

@@ -24,23 +24,22 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from hgnetv2_pipeline.deployment import (  # noqa: E402
-    Engine,
-    compare_latency,
-    export_onnx,
-    load_engine,
-)
-from hgnetv2_pipeline.deployment.benchmark import unsettle  # noqa: E402
-from hgnetv2_pipeline.deployment.calibration import activation_ranges  # noqa: E402
-from hgnetv2_pipeline.deployment.card import ModelCard  # noqa: E402
-from hgnetv2_pipeline.deployment.precisions import save_onnx  # noqa: E402
-from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups  # noqa: E402
-from hgnetv2_pipeline.models import build_from, create_model  # noqa: E402
-from hgnetv2_pipeline.models.onnx_file import onnx_props  # noqa: E402
-from hgnetv2_pipeline.processor import describe  # noqa: E402
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.base import Engine
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
+from hgnetv2_pipeline.deployment.export.precisions import save_onnx
+from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
+from hgnetv2_pipeline.deployment.timing.benchmark import unsettle
+from hgnetv2_pipeline.deployment.timing.latency import compare_latency
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.weights.build import build_from
+from hgnetv2_pipeline.weights.onnx_file import onnx_props
 
 BASE = "timm-ort"
 

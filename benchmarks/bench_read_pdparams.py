@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.models.paddle_pickle import read_pdparams
-from hgnetv2_pipeline.models.paddle_writer import write_pdparams
-from hgnetv2_pipeline.models.weights import paddle_shapes
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.weights.load import paddle_shapes
+from hgnetv2_pipeline.weights.paddle.pdparams import read_pdparams
+from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 
 
 def c_pickle(path: Path) -> Any:

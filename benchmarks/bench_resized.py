@@ -20,16 +20,17 @@ import time
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from bench_input import POLICY, summary  # noqa: E402
-from PIL import Image  # noqa: E402
-from sklearn.datasets import load_sample_images  # noqa: E402
+import cv2
+import numpy as np
+import torch
+from bench_input import POLICY, summary
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
-from hgnetv2_pipeline.data import keyed_rng, make_augment  # noqa: E402
-from hgnetv2_pipeline.data.picture import Picture  # noqa: E402
-from hgnetv2_pipeline.data.resized import resized_file  # noqa: E402
+from hgnetv2_pipeline.data.resized import resized_file
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.lazy_image import Picture
 
 
 def large_photographs(count: int) -> list[bytes]:

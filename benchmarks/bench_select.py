@@ -133,7 +133,8 @@ def measure(what: str, base: Path) -> dict[str, object]:
     import pandas as pd
 
     from hgnetv2_pipeline.durable import sha256_file
-    from hgnetv2_pipeline.mining import select, write_merged
+    from hgnetv2_pipeline.mining.mined_list import write_merged
+    from hgnetv2_pipeline.mining.selection import select
 
     began, cpu = time.perf_counter(), time.process_time()
     mined = select(

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hgnetv2_pipeline.models import create_model, reparameterize
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.processor import describe
 from hgnetv2_pipeline.training.memory import keep_memory
 from hgnetv2_pipeline.training.objectives import Distilled, Teacher

@@ -24,24 +24,25 @@ from contextlib import suppress
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import timm
+import torch
+from torch import Tensor, nn
 
-from hgnetv2_pipeline.data.batches import Batch  # noqa: E402
-from hgnetv2_pipeline.data.loader import normalise  # noqa: E402
-from hgnetv2_pipeline.errors import Interrupted  # noqa: E402
-from hgnetv2_pipeline.models import create_model  # noqa: E402
-from hgnetv2_pipeline.processor import describe  # noqa: E402
-from hgnetv2_pipeline.stopping import StopRequest  # noqa: E402
-from hgnetv2_pipeline.training import Schedule, build_optimizer, fit, param_groups  # noqa: E402
-from hgnetv2_pipeline.training.config import EarlyStoppingConfig, OptimizerConfig  # noqa: E402
-from hgnetv2_pipeline.training.loop import Timing  # noqa: E402
-from hgnetv2_pipeline.training.memory import keep_memory  # noqa: E402
-from hgnetv2_pipeline.training.objectives import Supervised  # noqa: E402
-from hgnetv2_pipeline.training.state import State  # noqa: E402
-from hgnetv2_pipeline.training.step import AMP, Step  # noqa: E402
-from hgnetv2_pipeline.training.world import World  # noqa: E402
+from hgnetv2_pipeline.errors import Interrupted
+from hgnetv2_pipeline.input.batches import Batch
+from hgnetv2_pipeline.input.loader import normalise
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.stopping import StopRequest
+from hgnetv2_pipeline.training.config import EarlyStoppingConfig, OptimizerConfig
+from hgnetv2_pipeline.training.loop import Timing, fit
+from hgnetv2_pipeline.training.memory import keep_memory
+from hgnetv2_pipeline.training.objectives import Supervised
+from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
+from hgnetv2_pipeline.training.schedule import Schedule
+from hgnetv2_pipeline.training.state import State
+from hgnetv2_pipeline.training.step import AMP, Step
 
 CASES = [("b0", 64, 32), ("b4", 64, 8), ("b0", 224, 8)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

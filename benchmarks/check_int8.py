@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from hgnetv2_pipeline.data import Preprocess, read_list
-from hgnetv2_pipeline.deployment import (
-    Calibration,
-    EngineUnavailable,
-    Validation,
-    load_engine,
-    write_bundle,
-)
-from hgnetv2_pipeline.models import create_model, formula_state
-from hgnetv2_pipeline.models.weights import from_paddle, load_state
+from hgnetv2_pipeline.data.lists.read import read_list
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.export.bundle import write_bundle
+from hgnetv2_pipeline.deployment.export.gate import Validation
+from hgnetv2_pipeline.deployment.export.precisions import Calibration
+from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.weights.formula import formula_state
+from hgnetv2_pipeline.weights.load import from_paddle, load_state
 
 BATCH = 16
 

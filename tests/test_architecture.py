@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+import file_map
+
 PACKAGE = Path(__file__).parents[1] / "src" / "hgnetv2_pipeline"
 GROUND = {
     "cpus",
+    "differences",
     "durable",
     "errors",
     "exits",
     "foreign",
+    "intervals",
     "ownership",
     "printable",
     "processor",
@@ -24,16 +28,22 @@ GROUND = {
     "stopping",
     "tar_members",
 }
+# From the lowest floor to the highest: a room imports only rooms of its row, all of them below.
 ROOMS: dict[str, set[str]] = {
+    "processes": set(),
     "data": set(),
-    "models": {"data"},  # the weights' metadata names a Preprocess; build.py alone
-    "launch": set(),
-    "mining": {"data", "models", "launch"},
-    "training": {"data", "models", "evaluation", "launch"},
-    "evaluation": {"data", "launch"},
-    "deployment": {"data", "models", "evaluation"},
-    "reporting": {"models"},
+    "input": {"data"},
+    "models": set(),
+    "weights": {"data", "models"},
+    "evaluation": {"data", "input"},
+    "training": {"data", "input", "models", "weights", "evaluation", "processes"},
+    "mining": {"data", "input", "weights", "processes"},
+    "deployment": {"data", "models", "weights", "evaluation"},
+    "reporting": {"weights"},
 }
+# These know Kedro, and every room.
+PROJECT = ("project", "pipelines", "datasets", "commands")
+MOST_FILES = 20
 FORBIDDEN = {"kedro", "kedro_datasets", "kedro_viz", "mlflow", "dvc"}
 
 
@@ -76,11 +86,77 @@ def test_the_ground_floor_imports_no_room() -> None:
                 assert imported.split(".")[1] in GROUND
 
 
-def test_reporting_uses_of_models_only_the_published_table() -> None:
+def test_every_room_is_below_those_that_import_it() -> None:
+    floors = list(ROOMS)
+    for room, allowed in ROOMS.items():
+        assert all(floors.index(other) < floors.index(room) for other in allowed), room
+
+
+def test_every_permission_is_used() -> None:
+    for room, allowed in ROOMS.items():
+        used = {
+            name.split(".")[1]
+            for path in files(room)
+            for name in imports(path)
+            if name.startswith("hgnetv2_pipeline.")
+        }
+        assert allowed <= used, f"{room} may import {allowed - used} and does not"
+
+
+def test_nothing_that_a_pipeline_is_made_of_knows_a_pipeline() -> None:
+    for room in ("project", "datasets"):
+        for path in files(room):
+            for name in imports(path):
+                assert not name.startswith("hgnetv2_pipeline.pipelines"), f"{path} imports {name}"
+                assert not name.startswith("hgnetv2_pipeline.commands"), f"{path} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    known: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        known[module] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    known[module].add(name if name in modules else str(node.module))
+        known[module] &= modules.keys() - {module}
+    while leaves := {module for module, needs in known.items() if not needs & known.keys()}:
+        for module in leaves:
+            del known[module]
+    assert not known, f"in a circle, or above one: {sorted(known)}"
+
+
+def test_no_room_is_a_flat_hall() -> None:
+    for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        limit = 27 if folder.name == "reporting" else MOST_FILES
+        assert len(modules) <= limit, f"{folder.name} has {len(modules)} files"
+
+
+def test_reporting_uses_of_weights_only_the_published_table() -> None:
     for path in files("reporting"):
         for name in imports(path):
-            if name.startswith("hgnetv2_pipeline.models"):
-                assert name.startswith("hgnetv2_pipeline.models.zoo"), f"{path} imports {name}"
+            if name.startswith("hgnetv2_pipeline.weights"):
+                assert name.startswith("hgnetv2_pipeline.weights.zoo"), f"{path} imports {name}"
+
+
+def test_the_file_map_is_that_of_the_files() -> None:
+    assert file_map.page() == file_map.PAGE.read_text(encoding="utf-8"), "tests/file_map.py"
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "__init__.py" and path.parent.parent.name == "pipelines":
+            continue
+        words = file_map.first_words(path)
+        assert len(words) > 20, f"{path}: {words!r}"
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:
@@ -89,36 +165,16 @@ def test_no_module_is_a_drawer_for_everything() -> None:
         assert path.stem not in banned, path
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if (PACKAGE / room).is_dir()])
-def test_no_submodule_bears_the_name_of_an_exported_function(room: str) -> None:
-    code = (
-        f"import hgnetv2_pipeline.{room} as r, types, json\n"
-        "print(json.dumps([n for n in dir(r) if not n.startswith('_')]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    exported = set(__import__("json").loads(done.stdout))
-    submodules = {path.stem for path in (PACKAGE / room).glob("*.py")}
-    # Modules that are exported as modules are no clash: data.loader, training.losses.
-    tree = ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))
-    functions = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module != f"hgnetv2_pipeline.{room}"
-        for alias in node.names
-    }
-    assert not exported & submodules & functions
-
-
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
         ("hgnetv2_pipeline.pipeline_registry", {"torch", "mlflow", "timm", "onnxruntime"}),
         ("hgnetv2_pipeline.settings", {"torch", "mlflow", "timm", "onnxruntime"}),
         ("hgnetv2_pipeline.cli", {"torch", "mlflow", "timm", "pandas"}),
-        ("hgnetv2_pipeline.commands", {"torch", "mlflow", "timm", "pandas", "kedro"}),
+        ("hgnetv2_pipeline.commands.main", {"torch", "mlflow", "timm", "pandas", "kedro"}),
         ("hgnetv2_pipeline.deployment.predict", {"torch", "kedro", "mlflow", "pandas"}),
         ("hgnetv2_pipeline.training.config", {"torch", "pandas"}),
-        ("hgnetv2_pipeline.models.zoo", {"torch", "numpy"}),
+        ("hgnetv2_pipeline.weights.zoo", {"torch", "numpy"}),
     ],
 )
 def test_heavy_libraries_load_only_where_they_are_used(module: str, heavy: set[str]) -> None:

@@ -27,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with the environments ``mine`` (folders, no pool) and ``listed`` (list files)."""
     from kedro.framework.startup import bootstrap_project
 
-    from hgnetv2_pipeline.own import init
+    from hgnetv2_pipeline.commands.init import init
 
     project = copy_project(tmp_path_factory.mktemp("bad") / "project")
     images = project / "my images"

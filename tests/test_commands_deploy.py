@@ -16,18 +16,16 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from hgnetv2_pipeline import deployment
-from hgnetv2_pipeline.commands import main
-from hgnetv2_pipeline.data import Preprocess, write_class_map
-from hgnetv2_pipeline.deployment import (
-    Engine,
-    EngineUnavailable,
-    ModelCard,
-    benchmark,
-    export_onnx,
-)
+from hgnetv2_pipeline.commands.main import main
+from hgnetv2_pipeline.data.classmap import write_class_map
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines import ladder
+from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
+from hgnetv2_pipeline.deployment.timing import benchmark
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models import create_model
+from hgnetv2_pipeline.models.create import create_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -101,7 +99,7 @@ def test_both_of_the_seed_pages_formats_come_out_to_the_byte(
     (hen,) = ast.literal_eval((GOLDEN / "seed_infer.txt").read_text())
     told[100] = dict(zip(hen["class_ids"], hen["scores"], strict=True))
     flat(folder / hen["file_name"], 100)
-    monkeypatch.setattr(deployment, "load_engine", lambda *_, **__: Told(told))
+    monkeypatch.setattr(ladder, "load_engine", lambda *_, **__: Told(told))
 
     def class_map(known: dict[int, str]) -> Path:
         every = [known.get(number, f"class {number}") for number in range(1000)]

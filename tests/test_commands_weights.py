@@ -11,19 +11,19 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from hgnetv2_pipeline import models
-from hgnetv2_pipeline.commands import main
+from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.durable import sha256_file
-from hgnetv2_pipeline.models import names
-from hgnetv2_pipeline.models.weights import read_metadata, read_state, save_weights, to_paddle
-from hgnetv2_pipeline.models.weights import write_pdparams as write
-from hgnetv2_pipeline.models.zoo import ZOO
+from hgnetv2_pipeline.models import create
+from hgnetv2_pipeline.weights import styles
+from hgnetv2_pipeline.weights.load import read_metadata, read_state, save_weights, to_paddle
+from hgnetv2_pipeline.weights.load import write_pdparams as write
+from hgnetv2_pipeline.weights.zoo import ZOO
 
 
 @pytest.fixture(scope="module")
 def b0() -> torch.nn.Module:
     torch.manual_seed(0)
-    return models.create_model("b0", 12).eval()
+    return create.create_model("b0", 12).eval()
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_inspect_shows_both_networks_of_a_distillation_and_a_detectors_backbone(
     text = said("inspect", "both.pth")
     assert "b0, below Teacher., ours names" in text
     assert "b0, below Student., ours names" in text
-    named, _ = names.to_theirs(state, names.style_for("dfine", state))
+    named, _ = styles.to_theirs(state, styles.style_for("dfine", state))
     backbone = {f"backbone.{key}": value for key, value in named.items()}
     torch.save({"ema": {"module": backbone}, "last_epoch": 3}, "detector.pth")
     text = said("inspect", "detector.pth")

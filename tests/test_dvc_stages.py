@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hgnetv2_pipeline.stages import _parameters, stages_for, warn_of_unwatched
+from hgnetv2_pipeline.project.stages import _parameters, stages_for, warn_of_unwatched
 from own_tree import draw, write_classes
 from project_copies import ROOT, copy_project, quiet_environment
 
@@ -48,7 +48,7 @@ def images(folder: Path, seed: int, count: int) -> None:
 
 def write_project(folder: Path) -> Path:
     """A project with the environment ``mine``: two classes, a pool and a test folder."""
-    from hgnetv2_pipeline.own import init
+    from hgnetv2_pipeline.commands.init import init
 
     project = copy_project(folder / "project")
     write_classes(folder / "labelled", CLASSES)
@@ -165,7 +165,7 @@ def test_stages_follow_the_configuration_when_written_anew(
 ) -> None:
     from click.testing import CliRunner
 
-    from hgnetv2_pipeline.commands import main as command
+    from hgnetv2_pipeline.commands.main import main as command
 
     more = project.parent / "more of them"
     images(more, 3, 1)
@@ -280,7 +280,7 @@ def test_x03_a_result_that_dvc_brings_back_with_wrong_bytes_is_not_reused(
     """DVC trusts an object of its cache that is read-only; our manifests do not."""
     from dvc.repo import Repo
 
-    from hgnetv2_pipeline.pipelines.reuse import Reuse
+    from hgnetv2_pipeline.project.results import Reuse
 
     monkeypatch.chdir(tmp_path)
     folder, right = tmp_path / "data" / "06_models" / "run", bytes(range(256)) * 8

@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner
 
 from hgnetv2_pipeline import cpus, durable, exits, stopping
-from hgnetv2_pipeline.commands import main
+from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.data import patterns
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 from hgnetv2_pipeline.stopping import stop_on_signal
@@ -123,8 +123,8 @@ def _numbers(values: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 def test_every_whole_number_has_an_upper_limit() -> None:
     """G02: a slip of the finger is refused in one line, instead of being at work for ever."""
-    from hgnetv2_pipeline.config_loader import ProjectConfigLoader
-    from hgnetv2_pipeline.pipelines.params import validate
+    from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
+    from hgnetv2_pipeline.project.params import validate
 
     conf = Path(__file__).parents[1] / "conf"
     loader = ProjectConfigLoader(
@@ -186,7 +186,7 @@ def test_an_expression_that_would_take_years_is_ended(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("pattern", ["(", "[", "(?P<a", "a{99999999999}", "x" * 2000, r"\1"])
 def test_what_is_no_expression_is_refused_before_anything_is_made(pattern: str) -> None:
-    from hgnetv2_pipeline.pipelines.params import DeduplicateParams, SplitParams
+    from hgnetv2_pipeline.project.params import DeduplicateParams, SplitParams
 
     for model, values in (
         (SplitParams, {"val": 0.1, "test": 0, "groups": None, "near_duplicates": False,
@@ -316,7 +316,7 @@ def test_an_error_looks_through_what_is_wrapped_round_it_and_round_in_circles() 
 
 def _program(*arguments: object) -> list[str]:
     """``hgnetv2`` as a process of its own."""
-    call = "import sys; from hgnetv2_pipeline.commands import main; main(sys.argv[1:])"
+    call = "import sys; from hgnetv2_pipeline.commands.main import main; main(sys.argv[1:])"
     return [sys.executable, "-c", call, *map(str, arguments)]
 
 
@@ -399,7 +399,7 @@ INGESTION = """
 import json, os
 from kedro.framework.startup import bootstrap_project
 from project_copies import run_here
-from hgnetv2_pipeline.own import init
+from hgnetv2_pipeline.commands.init import init
 
 project = Path(sys.argv[1])
 os.chdir(project)
@@ -524,7 +524,7 @@ def test_every_stage_of_the_chain_on_a_full_disk_ends_with_28_and_the_next_run_f
 
 
 LOGS = """
-from hgnetv2_pipeline.launch import run_side_by_side
+from hgnetv2_pipeline.processes.side_by_side import run_side_by_side
 
 root = Path(sys.argv[1])
 mount(root / "logs", "size=64k")
@@ -543,7 +543,7 @@ def test_a_log_that_does_not_fit_costs_no_result(
         textwrap.dedent("""
         import logging, sys
         from pathlib import Path
-        from hgnetv2_pipeline.launch import run_spec
+        from hgnetv2_pipeline.processes.side_by_side import run_spec
 
         def work(spec):
             for number in range(100):
@@ -594,9 +594,9 @@ def test_writing_a_file_leaves_the_umask_alone(
 def test_no_door_leaves_the_world_a_right_to_change(door: str, tmp_path: Path) -> None:
     """X05: logs, folders and files, with a umask of 000."""
     acts = {
-        "hgnetv2": "from hgnetv2_pipeline.commands import main; "
+        "hgnetv2": "from hgnetv2_pipeline.commands.main import main; "
         "main(['models'], standalone_mode=False)",
-        "a process of its own": "from hgnetv2_pipeline.launch import run_spec; "
+        "a process of its own": "from hgnetv2_pipeline.processes.side_by_side import run_spec; "
         "run_spec(lambda path: None, '', ['x.json'])",
     }
     program = (

@@ -20,9 +20,12 @@ import pytest
 import yaml
 
 from hgnetv2_pipeline.durable import sha256_file
-from hgnetv2_pipeline.models import create_model, formula_state, imagenet, write_pdparams
-from hgnetv2_pipeline.models.weights import load_weights, read_metadata
-from hgnetv2_pipeline.models.zoo import ZOO, ZooEntry
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.weights import imagenet
+from hgnetv2_pipeline.weights.formula import formula_state
+from hgnetv2_pipeline.weights.load import load_weights, read_metadata
+from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
+from hgnetv2_pipeline.weights.zoo import ZOO, ZooEntry
 from own_tree import write_classes
 from project_copies import ROOT, copy_project, run_here
 
@@ -54,7 +57,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with the environment ``mine``: two classes, no pool."""
     from kedro.framework.startup import bootstrap_project
 
-    from hgnetv2_pipeline.own import init
+    from hgnetv2_pipeline.commands.init import init
 
     folder = copy_project(tmp_path_factory.mktemp("official") / "project")
     write_classes(folder / "images", CLASSES)

@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hgnetv2_pipeline import processor
-from hgnetv2_pipeline.commands import main
+from hgnetv2_pipeline.commands.init import Survey, _filled, choose, init, survey
+from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.own import Survey, _filled, choose, init, survey
 from killed_chain import kill_again_and_again, left, results
 from multi_label_pictures import draw as draw_squares
 from own_tree import CLASSES, PER_CLASS, Tree, draw, write_tree
@@ -134,8 +134,8 @@ def test_unusable_files_are_named_with_their_reason(chain: Chain) -> None:
 
 
 def test_no_near_duplicate_lies_on_two_sides_of_the_split(chain: Chain) -> None:
-    from hgnetv2_pipeline.data import scan_folder_tree
     from hgnetv2_pipeline.data.perceptual import near_pairs
+    from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
 
     sides = pd.concat(
         [chain.index(name).assign(side=name) for name in ("train", "val", "test")]
@@ -305,7 +305,7 @@ def test_init_says_why_it_keeps_to_float32_where_bf16_is_slow(
     bare: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool, has: list[str]
 ) -> None:
     monkeypatch.setattr(processor, "features", lambda: frozenset(has))
-    monkeypatch.setattr("hgnetv2_pipeline.own._cuda", lambda: cuda)
+    monkeypatch.setattr("hgnetv2_pipeline.commands.init._cuda", lambda: cuda)
     small_tree(bare / "two", a=3, b=3)
     said = hgnetv2(bare, "init", "cats", "--labelled", "two").output
     assert said.count("amp is off, for bf16 would be slow") == (not cuda and not has)
@@ -331,10 +331,10 @@ def test_init_never_overwrites_an_environment(bare: Path) -> None:
 def test_what_init_writes_is_valid_whatever_was_found(
     bare: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool, pool: bool, test: bool, teacher: bool
 ) -> None:
-    from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+    from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 
     labelled = small_tree(bare / "__NAME__: 'two' \"words\"", a=9, b=2)
-    monkeypatch.setattr("hgnetv2_pipeline.own._cuda", lambda: cuda)
+    monkeypatch.setattr("hgnetv2_pipeline.commands.init._cuda", lambda: cuda)
     if teacher:
         (bare / "weights").mkdir()
         (bare / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").write_bytes(b"")
@@ -361,7 +361,7 @@ def test_what_init_writes_is_valid_whatever_was_found(
 def test_lists_of_several_labels_get_an_environment_that_trains_on_them(
     bare: Path, held_out: bool
 ) -> None:
-    from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+    from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 
     draw_squares(bare / "squares", "train", 30, seed=0, side=40)
     if held_out:
@@ -386,7 +386,7 @@ def test_lists_of_several_labels_get_an_environment_that_trains_on_them(
 
 
 def test_a_survey_counts_as_ingestion_does(tmp_path: Path) -> None:
-    from hgnetv2_pipeline.data import scan_folder_tree, scan_unlabelled
+    from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_unlabelled
 
     tree = write_tree(tmp_path)
     found = survey(tree.labelled, tree.pool)

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hgnetv2_pipeline.own import init
-from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.commands.init import init
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
-from hgnetv2_pipeline.pipelines.params import DataParams
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.params import DataParams
 from killed_chain import held, kill_again_and_again, left, results, started
 from other_process import other, tree
 from own_tree import draw, write_classes

@@ -22,7 +22,7 @@ QUIET = ["--params", "mlflow=false"]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the environment ``mine``: two classes of eight images."""
-    from hgnetv2_pipeline.own import init
+    from hgnetv2_pipeline.commands.init import init
 
     folder = copy_project(tmp_path_factory.mktemp("packaged") / "project")
     write_classes(folder.parent / "images", ("one", "two"))
@@ -65,7 +65,7 @@ def test_main_runs_with_the_configuration_from_anywhere(
 
 
 def test_a_recipe_is_found_in_the_archive(archives: dict[str, Path], elsewhere: Path) -> None:
-    from hgnetv2_pipeline.config_loader import ProjectConfigLoader
+    from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 
     def recipe(where: Path) -> object:
         loader = ProjectConfigLoader(

@@ -28,10 +28,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hgnetv2_pipeline import printable as doors
-from hgnetv2_pipeline.commands import main
-from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.commands.main import main
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import quarantine_frame, read_quarantine, write_quarantine
-from hgnetv2_pipeline.deployment import ModelCard
+from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.mining.review import apply_review, count_decisions, read_review, write_review
@@ -329,7 +329,7 @@ def test_a_refusal_of_a_command_is_one_printable_line(sign: str, tmp_path: Path)
 
 def test_a_traceback_that_was_asked_for_is_printable() -> None:
     sign = "".join(HOSTILE.values())
-    call = "import sys; from hgnetv2_pipeline.commands import main; main(sys.argv[1:])"
+    call = "import sys; from hgnetv2_pipeline.commands.main import main; main(sys.argv[1:])"
     words = ["--debug", "predict", "--model", f"no{sign}.onnx", "x.jpg"]
     done = subprocess.run(
         [sys.executable, "-c", call, *words], stderr=subprocess.PIPE, text=True, check=False

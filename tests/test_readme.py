@@ -18,14 +18,14 @@ import yaml
 from PIL import Image
 
 from doc_pages import blocks, fenced
-from hgnetv2_pipeline import own
 from hgnetv2_pipeline.cli import cli as kedro_cli
-from hgnetv2_pipeline.commands import main as hgnetv2
-from hgnetv2_pipeline.config_loader import ProjectConfigLoader
-from hgnetv2_pipeline.models.zoo import ZOO
+from hgnetv2_pipeline.commands import init
+from hgnetv2_pipeline.commands.main import main as hgnetv2
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
-from hgnetv2_pipeline.pipelines.given import read_params
-from hgnetv2_pipeline.pipelines.identity import FOLDERS
+from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.project.given import read_params
+from hgnetv2_pipeline.project.identity import FOLDERS
+from hgnetv2_pipeline.weights.zoo import ZOO
 from project_copies import ROOT, quiet_environment
 
 README = ROOT / "README.md"
@@ -103,7 +103,7 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.new("RGB", (40, 40), (number, 0, 0)).save(
                 base / "labelled" / name / f"{number}.png"
             )
-    own.init(base, "NAME", labelled=base / "labelled", pool=None, test=None, variant=None)
+    init.init(base, "NAME", labelled=base / "labelled", pool=None, test=None, variant=None)
     return base / "conf"
 
 
@@ -177,7 +177,7 @@ def test_other_programs_are_asked_for_what_exists() -> None:
     stages = set(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     stages.add("conf/NAME/dvc.yaml")  # which init writes
     dvc_files = {path.name for path in (ROOT / "weights").glob("*.dvc")}
-    tracking = (ROOT / "src/hgnetv2_pipeline/tracking.py").read_text(encoding="utf-8")
+    tracking = (ROOT / "src/hgnetv2_pipeline/project/tracking.py").read_text(encoding="utf-8")
     for page in PAGES:
         for words in commands(page):
             if words[0] == "dvc":
@@ -303,7 +303,11 @@ def test_the_results_page_adds_up() -> None:
 )
 def test_cheap_commands_run(words: list[str], expected: str) -> None:
     starts = {
-        "hgnetv2": [sys.executable, "-c", "from hgnetv2_pipeline.commands import main; main()"],
+        "hgnetv2": [
+            sys.executable,
+            "-c",
+            "from hgnetv2_pipeline.commands.main import main; main()",
+        ],
         "kedro": [sys.executable, "-m", "kedro"],
         "make": ["make"],
     }

@@ -106,8 +106,8 @@ def test_the_sums_are_in_mlflow_for_every_step(sample_run: SampleRun) -> None:
 def test_the_exported_model_answers_as_torch_does_on_every_validation_image(
     sample_run: SampleRun,
 ) -> None:
-    from hgnetv2_pipeline.data import read_index
-    from hgnetv2_pipeline.deployment import load_engine
+    from hgnetv2_pipeline.data.index import read_index
+    from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 
     folder = sample_run.data("07_model_output/sample/ssld_stage2/b0/seed=0")
     assert read(folder / "manifest.json")["parity_error"] <= 5e-5

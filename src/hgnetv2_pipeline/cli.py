@@ -18,12 +18,12 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines, settings
 from kedro.utils import find_kedro_project
 
-from hgnetv2_pipeline.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.exits import explain
-from hgnetv2_pipeline.pipelines.claims import claims
 from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
-from hgnetv2_pipeline.project_logging import use_project_logging
-from hgnetv2_pipeline.selection import check_names, needed_tags
+from hgnetv2_pipeline.project.claims import claims
+from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.project.logs import use_project_logging
+from hgnetv2_pipeline.project.node_selection import check_names, needed_tags
 
 _KEDRO_LOGGERS = ("pipeline.node", "runner.sequential_runner", "runner.runner")
 
@@ -45,7 +45,7 @@ def _run(debug: bool, **options: Any) -> Any:
     kedro run --params redo=mining                           make finished results anew
     """
     show_tracebacks()
-    from hgnetv2_pipeline.pipelines.given import read_params
+    from hgnetv2_pipeline.project.given import read_params
 
     options["params"] = read_params(options["params"])
     if options["pipeline"] and not options["pipelines"]:

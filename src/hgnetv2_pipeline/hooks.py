@@ -12,10 +12,10 @@ from kedro.pipeline.node import Node
 
 from hgnetv2_pipeline.durable import read_json, require_writable
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, PlanPrinted
-from hgnetv2_pipeline.pipelines.claims import claims
-from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.printable import Lines
-from hgnetv2_pipeline.tracking import tracker
+from hgnetv2_pipeline.project.claims import claims
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.tracking import tracker
 from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class ProjectHooks:
             )
         self._refuse_missing_models(tags)
         if "ingestion" in tags:
-            from hgnetv2_pipeline.stages import warn_of_unwatched
+            from hgnetv2_pipeline.project.stages import warn_of_unwatched
 
             warn_of_unwatched(self._params)
         planned = self._params["plan_only"]
@@ -110,8 +110,8 @@ class ProjectHooks:
         )
 
     def _refuse_missing_models(self, tags: set[str]) -> None:
-        from hgnetv2_pipeline.pipelines.measure import check_model
-        from hgnetv2_pipeline.selection import TAKES_MODEL
+        from hgnetv2_pipeline.project.models import check_model
+        from hgnetv2_pipeline.project.node_selection import TAKES_MODEL
 
         identity = Identity.model_validate(self._params["identity"])
         named = [identity.model] if tags & TAKES_MODEL else []
@@ -147,7 +147,7 @@ class ProjectHooks:
         claims.at(node.name)
         if not self._params["plan_only"] or node.namespace in _PLANNED:
             return
-        from hgnetv2_pipeline.pipelines.planning import PARTS, plan_chain
+        from hgnetv2_pipeline.project.planning.chain import PARTS, plan_chain
 
         if not self._parts & {*PARTS}:
             raise PlanPrinted("plan_only: nothing in this pipeline takes hours")
@@ -196,7 +196,8 @@ class MLflowHooks:
             ResultFolder,
             TableFile,
         )
-        from hgnetv2_pipeline.pipelines.reuse import flatten, newly_made
+        from hgnetv2_pipeline.differences import flatten
+        from hgnetv2_pipeline.project.results import newly_made
 
         for name, value in outputs.items():
             if not isinstance(value, Path) or not newly_made(value):

@@ -15,10 +15,7 @@ from hgnetv2_pipeline.pipelines.mining import pipeline as mining
 from hgnetv2_pipeline.pipelines.prediction import pipeline as prediction
 from hgnetv2_pipeline.pipelines.reporting import pipeline as reporting
 from hgnetv2_pipeline.pipelines.train_teacher import pipeline as train_teacher
-from hgnetv2_pipeline.pipelines.training.pipeline import (
-    teacher_logits_pipeline,
-    training_pipeline,
-)
+from hgnetv2_pipeline.pipelines.training.pipeline import teacher_logits_pipeline, training_pipeline
 
 
 def register_pipelines() -> dict[str, Pipeline]:

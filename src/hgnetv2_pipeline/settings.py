@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from typing import Any
 
 # Nothing phones home, whoever starts the project and however.
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -13,11 +12,11 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 # Kedro warns of every dataset that one namespace takes from another, as pipelines must.
 warnings.filterwarnings("ignore", message="One or more dataset names contain")
 
-from hgnetv2_pipeline.config_loader import ProjectConfigLoader  # noqa: E402
-from hgnetv2_pipeline.durable import never_for_everyone  # noqa: E402
-from hgnetv2_pipeline.hooks import MLflowHooks, ProjectHooks  # noqa: E402
-from hgnetv2_pipeline.printable import show_logs  # noqa: E402
-from hgnetv2_pipeline.project_logging import use_project_logging  # noqa: E402
+from hgnetv2_pipeline.durable import never_for_everyone
+from hgnetv2_pipeline.hooks import MLflowHooks, ProjectHooks
+from hgnetv2_pipeline.printable import show_logs
+from hgnetv2_pipeline.project.config_loader import LOADER_ARGUMENTS, ProjectConfigLoader
+from hgnetv2_pipeline.project.logs import use_project_logging
 
 # Whatever Kedro logs to, it logs no control characters; whatever it makes is not everyone's.
 show_logs()
@@ -28,9 +27,4 @@ use_project_logging()
 
 HOOKS = (ProjectHooks(), MLflowHooks())
 CONFIG_LOADER_CLASS = ProjectConfigLoader
-CONFIG_LOADER_ARGS: dict[str, Any] = {
-    "base_env": "base",
-    # A bare `kedro run` is the embedded sample; it says so in a banner.
-    "default_run_env": "sample",
-    "merge_strategy": {"parameters": "soft", "globals": "soft"},
-}
+CONFIG_LOADER_ARGS = LOADER_ARGUMENTS

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.data import Preprocess, epoch_order, keyed, keyed_rng, make_augment
-from hgnetv2_pipeline.data.augment import BOXES
-from hgnetv2_pipeline.data.picture import Picture
-from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN, parse_randaugment
+import hgnetv2_pipeline
+from hgnetv2_pipeline.data import sample_rng
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.sample_rng import epoch_order, keyed_rng
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.input.augment import BOXES, make_augment
+from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN, parse_randaugment
 
 FILL = (124, 116, 104)
 PINNED_WORDS = [3034864893274833355, 13168484013995754953]
@@ -65,9 +67,9 @@ def test_a_keyed_generator_is_made_of_its_hash_alone(monkeypatch):
     for owner, name in ((np.random, "SeedSequence"), (np.random.bit_generator, "SeedSequence")):
         monkeypatch.setattr(owner, name, mixed)
     asked = []
-    answer = keyed._HashedState.generate_state
+    answer = sample_rng._HashedState.generate_state
     monkeypatch.setattr(
-        keyed._HashedState,
+        sample_rng._HashedState,
         "generate_state",
         lambda self, words, dtype: asked.append((words, dtype)) or answer(self, words, dtype),
     )
@@ -305,18 +307,17 @@ def test_views_of_a_sample_are_pinned(photo):
     assert digests == PINNED_VIEWS
 
 
-def test_only_the_loader_needs_torch():
-    rooms = "augment balance classmap decode index jpeg keyed lists perceptual picture preprocess "
-    rooms += "quarantine randaugment report sample scan split walk archives grammar listing"
-    lines = [f"import hgnetv2_pipeline.data.{name}" for name in rooms.split()]
+WITHOUT_TORCH = ("augment", "balance", "fast_augment", "jpeg", "lazy_image", "randaugment")
+
+
+def test_what_needs_no_tensors_needs_no_torch():
+    package = Path(hgnetv2_pipeline.__file__).parent
+    modules = sorted((package / "data").rglob("*.py"))
+    modules += [package / "input" / f"{name}.py" for name in WITHOUT_TORCH]
+    names = [".".join(path.relative_to(package.parent).with_suffix("").parts) for path in modules]
+    lines = [f"import {name.removesuffix('.__init__')}" for name in names]
+    assert len(lines) > 30
     heavy = "{'torch', 'timm', 'sklearn', 'cv2', 'kedro'} & set(sys.modules)"
     code = "; ".join(["import sys", *lines, f"sys.exit(str({heavy}) if {heavy} else 0)"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_every_exported_name_is_there():
-    for name in data.__all__:
-        assert getattr(data, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'scan_folders'"):
-        data.scan_folders  # noqa: B018

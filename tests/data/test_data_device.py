@@ -11,21 +11,17 @@ import torch
 from data_pictures import blotches, encoded, put
 from PIL import Image
 
-from hgnetv2_pipeline.data import (
-    Ledger,
-    ahead,
-    deviceops,
-    keyed_rng,
-    loader,
-    make_augment,
-    scan_folder_tree,
-)
-from hgnetv2_pipeline.data import device as device_input
-from hgnetv2_pipeline.data.deviceops import augment
-from hgnetv2_pipeline.data.drawn import on_device
-from hgnetv2_pipeline.data.picture import Picture
-from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.input import device_operations, loader, prefetch
+from hgnetv2_pipeline.input import device_views as device_input
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.deferred_view import on_device
+from hgnetv2_pipeline.input.device_operations import augment
+from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FILL = (124, 116, 104)
@@ -203,7 +199,7 @@ def test_many_moved_images_are_moved_a_few_at_a_time(monkeypatch):
     images = images.permute(0, 3, 1, 2)
     choices = [[(name, 6.0, 1.0)] for name in ("Rotate", "ShearX", "Rotate", "Rotate", "ShearY")]
     wanted = augment(images, choices, FILL)
-    monkeypatch.setattr(deviceops, "_NEIGHBOURS", 1)
+    monkeypatch.setattr(device_operations, "_NEIGHBOURS", 1)
     assert torch.equal(augment(images, choices, FILL), wanted)
 
 
@@ -219,8 +215,8 @@ def test_batches_are_copied_ahead_in_their_order(tree, device):
     )  # fmt: skip
     assert {batch.images.device.type for batch in made} == {device}
     assert same([cpu(batch) for batch in made], wanted)
-    every = [ahead.Made(batch, []) for batch in wanted]
-    onto = ahead.Ahead(torch.device(device), ahead.Copied(torch.device(device)))
+    every = [prefetch.Made(batch, []) for batch in wanted]
+    onto = prefetch.Ahead(torch.device(device), prefetch.Copied(torch.device(device)))
     assert same([cpu(one.batch) for one in onto(every)], wanted)
 
 

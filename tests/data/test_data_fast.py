@@ -5,9 +5,12 @@ import pytest
 from data_pictures import encoded
 from PIL import Image
 
-from hgnetv2_pipeline.data import Preprocess, fast, keyed_rng, make_augment
-from hgnetv2_pipeline.data.picture import Picture
-from hgnetv2_pipeline.data.randaugment import INCREASING, PLAIN
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.input import fast_augment
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
 
 FILL = (124, 116, 104)
 # Largest difference to Pillow, in levels. Rotation has another cubic kernel (a = -0.75, not -1).
@@ -27,16 +30,16 @@ def difference(first, second) -> np.ndarray:
 
 
 def test_there_is_a_twin_of_every_operation():
-    assert set(fast.OPERATIONS) == {*INCREASING, *PLAIN}
+    assert set(fast_augment.OPERATIONS) == {*INCREASING, *PLAIN}
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("level", [0.0, 3.3, 7.0, 10.0])
-@pytest.mark.parametrize("name", sorted(fast.OPERATIONS))
+@pytest.mark.parametrize("name", sorted(fast_augment.OPERATIONS))
 def test_each_operation_stays_by_pillows_pixels(photo, name, level, sign):
     expected = {**INCREASING, **PLAIN}[name](photo, level, sign, FILL)
     pixels = np.asarray(photo)
-    got = fast.OPERATIONS[name](pixels, level, sign, FILL)
+    got = fast_augment.OPERATIONS[name](pixels, level, sign, FILL)
     assert got.shape == pixels.shape and got.dtype == np.uint8
     off = difference(got, expected)
     assert off.max() <= LIMITS.get(name, 0)
@@ -44,17 +47,17 @@ def test_each_operation_stays_by_pillows_pixels(photo, name, level, sign):
     assert np.array_equal(pixels, np.asarray(photo))
 
 
-@pytest.mark.parametrize("name", sorted(fast.OPERATIONS))
+@pytest.mark.parametrize("name", sorted(fast_augment.OPERATIONS))
 @pytest.mark.parametrize("size", [(1, 1), (2, 30), (30, 2)])
 def test_one_colour_and_small_images_come_out_as_pillows(name, size):
     for colour in ((0, 0, 0), (7, 200, 255)):
         image = Image.new("RGB", size, colour)
         expected = {**INCREASING, **PLAIN}[name](image, 7.0, -1.0, FILL)
-        got = fast.OPERATIONS[name](np.asarray(image), 7.0, -1.0, FILL)
+        got = fast_augment.OPERATIONS[name](np.asarray(image), 7.0, -1.0, FILL)
         assert difference(got, expected).max() <= 1
 
 
-@pytest.mark.parametrize("interpolation", fast.INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", fast_augment.INTERPOLATIONS)
 @pytest.mark.parametrize(
     ("size", "new"),
     [
@@ -70,7 +73,7 @@ def test_one_colour_and_small_images_come_out_as_pillows(name, size):
 def test_resizing_is_within_two_levels_of_pillows(photo, size, new, interpolation):
     image = photo.resize(size)
     expected = image.resize(new, getattr(Image, interpolation.upper()))
-    off = difference(fast.resize(np.asarray(image), *new, interpolation), expected)
+    off = difference(fast_augment.resize(np.asarray(image), *new, interpolation), expected)
     assert off.max() <= 2 and off.mean() <= 0.05
 
 
@@ -105,11 +108,15 @@ def test_the_fast_evaluation_view_is_within_two_levels(photo, interpolation, sho
     preprocess = Preprocess(resize_short=short, crop=32, interpolation=interpolation)
     image = photo.transpose(Image.Transpose.TRANSPOSE) if turned else photo
     picture = Picture(encoded(image, "JPEG", quality=95))
-    off = difference(fast.evaluation_view(preprocess, picture), preprocess.cut(picture.pixels()))
+    off = difference(
+        fast_augment.evaluation_view(preprocess, picture), preprocess.cut(picture.pixels())
+    )
     assert off.max() <= 2 and off.mean() <= 0.05
 
 
 def test_a_sliver_s_evaluation_view_is_pillow_s(photo):
     sliver = np.asarray(photo)[:1]
     small = Preprocess(resize_short=40, crop=32, max_pixels=10_000)
-    assert np.array_equal(fast.evaluation_view(small, Picture.of(sliver)), small.cut(sliver))
+    assert np.array_equal(
+        fast_augment.evaluation_view(small, Picture.of(sliver)), small.cut(sliver)
+    )

@@ -11,7 +11,8 @@ import pytest
 from data_pictures import blotches, encoded, put
 
 from hang_guard import ends
-from hgnetv2_pipeline.data import read_list, scan_unlabelled
+from hgnetv2_pipeline.data.lists.read import read_list
+from hgnetv2_pipeline.data.scan.folders import scan_unlabelled
 from hgnetv2_pipeline.errors import DataError
 
 TOKENS = [

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from data_pictures import blotches, encoded, put
 
-from hgnetv2_pipeline.data import read_synset_map, scan_imagenet, write_class_map
+from hgnetv2_pipeline.data.classmap import read_synset_map, write_class_map
+from hgnetv2_pipeline.data.scan.imagenet import scan_imagenet
 from hgnetv2_pipeline.errors import DataError
 
 # The development kit numbers the classes in another order than the sorted synsets.

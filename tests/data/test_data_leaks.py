@@ -11,15 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgnetv2_pipeline.data import (
-    check_lists,
-    clean_sets,
-    find_leaks,
-    write_class_map,
-    write_index,
-    write_list,
-)
-from hgnetv2_pipeline.data.index import samples_frame
+from hgnetv2_pipeline.data.classmap import write_class_map
+from hgnetv2_pipeline.data.index import samples_frame, write_index
+from hgnetv2_pipeline.data.leaks import clean_sets, find_leaks
+from hgnetv2_pipeline.data.lists.check import check_lists
+from hgnetv2_pipeline.data.lists.read import write_list
 from hgnetv2_pipeline.errors import DataError
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hgnetv2_pipeline.data import read_class_map, read_list, write_class_map, write_list
-from hgnetv2_pipeline.data.grammar import parse_line, parse_list, why_unlistable
+from hgnetv2_pipeline.data.classmap import read_class_map, write_class_map
+from hgnetv2_pipeline.data.lists.read import read_list, write_list
+from hgnetv2_pipeline.data.lists.syntax import parse_line, parse_list, why_unlistable
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 
@@ -188,7 +189,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, images, labelled):
 
 
 def test_lists_span_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("hgnetv2_pipeline.data.grammar._CHUNK", 64)
+    monkeypatch.setattr("hgnetv2_pipeline.data.lists.syntax._CHUNK", 64)
     lines = [f"train/class {n % 7}/image_{n:05d}.JPEG {n % 7}" for n in range(500)]
     path = tmp_path / "list.txt"
     path.write_bytes("\n".join(lines).encode())

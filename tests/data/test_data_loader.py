@@ -14,17 +14,14 @@ import torch
 from PIL import Image
 
 from hang_guard import HANG, ends, wait_until
-from hgnetv2_pipeline.data import (
-    Ledger,
-    Preprocess,
-    epoch_order,
-    loader,
-    make_augment,
-    sampling_weights,
-    scan_folder_tree,
-    workers,
-)
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.sample_rng import epoch_order
+from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.input import loader, workers
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.balance import sampling_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 

@@ -14,16 +14,11 @@ from data_pictures import blotches, encoded, huge_png, put
 from PIL import Image
 
 from hang_guard import ends
-from hgnetv2_pipeline.data import (
-    Ledger,
-    find_leaks,
-    read_list,
-    report_leaks,
-    scan_folder_tree,
-    scan_list,
-    scan_unlabelled,
-)
 from hgnetv2_pipeline.data.index import samples_frame
+from hgnetv2_pipeline.data.leaks import find_leaks, report_leaks
+from hgnetv2_pipeline.data.lists.read import read_list
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_list, scan_unlabelled
 from hgnetv2_pipeline.errors import DataError
 
 REFUSED = {
@@ -293,7 +288,7 @@ USABLE = {
 
 @pytest.mark.parametrize("case", USABLE)
 def test_an_odd_image_is_used_and_counted_by_what_it_is(tmp_path: Path, case: str) -> None:
-    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
     content, kind, size = USABLE[case]
     root = put(tmp_path, {"odd.JPEG": content})

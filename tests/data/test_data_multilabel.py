@@ -12,28 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hgnetv2_pipeline.data import (
-    Ledger,
-    Preprocess,
-    clean_sets,
-    conflicting_copies,
-    find_leaks,
+from hgnetv2_pipeline.data.index import read_index, samples_frame, write_index
+from hgnetv2_pipeline.data.leaks import clean_sets, find_leaks
+from hgnetv2_pipeline.data.lists.multi_label import (
     images_per_class,
+    label_column,
     label_matrix,
     label_text,
-    read_index,
-    read_list,
-    scan_multi_label,
-    split_samples,
-    summarise_sets,
-    write_index,
     write_multi_label_list,
 )
-from hgnetv2_pipeline.data.grammar import why_unlistable
-from hgnetv2_pipeline.data.index import samples_frame
-from hgnetv2_pipeline.data.loader import eval_batches
-from hgnetv2_pipeline.data.multilabel import label_column
+from hgnetv2_pipeline.data.lists.read import read_list
+from hgnetv2_pipeline.data.lists.syntax import why_unlistable
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.report import summarise_sets
+from hgnetv2_pipeline.data.scan.folders import scan_multi_label
+from hgnetv2_pipeline.data.split import conflicting_copies, split_samples
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.input.loader import eval_batches
 
 
 def test_labels_become_a_matrix_row_by_row(tmp_path: Path) -> None:

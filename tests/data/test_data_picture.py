@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hgnetv2_pipeline.data import Preprocess, decode_image, jpeg
-from hgnetv2_pipeline.data.picture import Picture
+from hgnetv2_pipeline.data.decode import decode_image
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.input import jpeg
+from hgnetv2_pipeline.input.lazy_image import Picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (133, 97, 3), np.uint8)
 

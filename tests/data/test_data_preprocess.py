@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import ParameterError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

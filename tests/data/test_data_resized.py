@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.data import read_index, resized_copy, scan_folder_tree
 from hgnetv2_pipeline.data.decode import decode_image
-from hgnetv2_pipeline.data.index import read_bytes
-from hgnetv2_pipeline.data.resized import resized_file
+from hgnetv2_pipeline.data.index import read_bytes, read_index
+from hgnetv2_pipeline.data.resized import resized_copy, resized_file
+from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 
 SIZES = [(90, 70), (40, 33), (33, 40), (64, 200), (120, 121), (32, 32), (51, 60)]

@@ -9,17 +9,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.data import (
-    Ledger,
-    contact_sheet,
-    read_class_map,
-    read_list,
-    scan_imagenet,
-    scan_unlabelled,
-    summarise_sets,
-    write_sample,
-)
-from hgnetv2_pipeline.data.sample import CLASSES, tree_sha256
+from hgnetv2_pipeline.data.classmap import read_class_map
+from hgnetv2_pipeline.data.lists.read import read_list
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.report import contact_sheet, summarise_sets
+from hgnetv2_pipeline.data.sample import CLASSES, tree_sha256, write_sample
+from hgnetv2_pipeline.data.scan.folders import scan_unlabelled
+from hgnetv2_pipeline.data.scan.imagenet import scan_imagenet
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 PINNED_LABELLED = "6906f9fd3719a748"

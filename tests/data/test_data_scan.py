@@ -9,19 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.data import (
-    read_bytes,
-    read_index,
-    scan_folder_tree,
-    scan_imagenet,
-    scan_list,
-    scan_unlabelled,
-    write_class_map,
-    write_index,
-)
-from hgnetv2_pipeline.data.archives import index_archive
-from hgnetv2_pipeline.data.index import SCHEMA
-from hgnetv2_pipeline.data.walk import natural
+from hgnetv2_pipeline.data.classmap import write_class_map
+from hgnetv2_pipeline.data.index import SCHEMA, read_bytes, read_index, write_index
+from hgnetv2_pipeline.data.scan.archives import index_archive
+from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_list, scan_unlabelled
+from hgnetv2_pipeline.data.scan.imagenet import scan_imagenet
+from hgnetv2_pipeline.data.scan.walk import natural
 from hgnetv2_pipeline.errors import DataError
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.data import randaugment
-from hgnetv2_pipeline.data.slide import slide
+from hgnetv2_pipeline.input import randaugment
+from hgnetv2_pipeline.input.pillow_shear import slide
 
 FILL = (124, 116, 104)
 RNG = np.random.default_rng(0)

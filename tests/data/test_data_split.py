@@ -9,18 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from hgnetv2_pipeline.data import (
-    class_weights,
-    conflicting_copies,
-    near_groups,
-    near_pairs,
-    phash64,
-    positive_weights,
-    sampling_weights,
-    split_samples,
-)
 from hgnetv2_pipeline.data.index import samples_frame
+from hgnetv2_pipeline.data.perceptual import near_groups, near_pairs, phash64
+from hgnetv2_pipeline.data.split import conflicting_copies, split_samples
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.input.balance import class_weights, positive_weights, sampling_weights
 
 
 def frame(keys, labels, digests=None) -> pd.DataFrame:

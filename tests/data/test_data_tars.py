@@ -18,13 +18,13 @@ import pytest
 from data_pictures import blotches, encoded, put
 
 from hgnetv2_pipeline import tar_members
-from hgnetv2_pipeline.data import scan_folder_tree, scan_unlabelled
-from hgnetv2_pipeline.data.archives import ArchiveIndex, index_archive, read_member
-from hgnetv2_pipeline.data.listing import Fence
-from hgnetv2_pipeline.data.walk import Walk
+from hgnetv2_pipeline.data.lists.files import Fence
+from hgnetv2_pipeline.data.scan.archives import ArchiveIndex, index_archive, read_member
+from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_unlabelled
+from hgnetv2_pipeline.data.scan.walk import Walk
 from hgnetv2_pipeline.deployment.inputs import expand_inputs
 from hgnetv2_pipeline.errors import DataError, WeightsError
-from hgnetv2_pipeline.models.inference_files import find_members
+from hgnetv2_pipeline.weights.paddle.archive import find_members
 from mutation import run_mutations
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)

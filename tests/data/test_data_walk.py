@@ -13,17 +13,13 @@ from typing import Any
 import pytest
 from data_pictures import blotches, encoded, put
 
-from hgnetv2_pipeline.data import (
-    read_class_map,
-    read_list,
-    scan_folder_tree,
-    scan_list,
-    scan_unlabelled,
-)
-from hgnetv2_pipeline.data import walk as walk_module
+from hgnetv2_pipeline.commands.init import survey
+from hgnetv2_pipeline.data.classmap import read_class_map
+from hgnetv2_pipeline.data.lists.read import read_list
+from hgnetv2_pipeline.data.scan import walk as walk_module
+from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_list, scan_unlabelled
 from hgnetv2_pipeline.deployment.inputs import expand_inputs
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.own import survey
 
 GOOD = encoded(blotches(1), "PNG")
 NAMES = [f"{number:02d}.png" for number in range(20)]

@@ -17,12 +17,13 @@ import pandas as pd
 import pytest
 import torch
 
-from hgnetv2_pipeline.data import Ledger, shared_memory, workers
-from hgnetv2_pipeline.data.batches import Source
-from hgnetv2_pipeline.data.loader import made_batches
-from hgnetv2_pipeline.data.shared_memory import Space, shortage
+from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, DiskFullError
 from hgnetv2_pipeline.exits import explain
+from hgnetv2_pipeline.input import shared_memory, workers
+from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.loader import made_batches
+from hgnetv2_pipeline.input.shared_memory import Space, shortage
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ import pytest
 from deployment_cases import CLASSES, SIDE, formula_model
 from PIL import Image
 
-from hgnetv2_pipeline.deployment import Calibration, Validation, export_onnx, write_bundle
+from hgnetv2_pipeline.deployment.export.bundle import write_bundle
+from hgnetv2_pipeline.deployment.export.gate import Validation
+from hgnetv2_pipeline.deployment.export.precisions import Calibration
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
 

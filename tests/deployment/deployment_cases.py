@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hgnetv2_pipeline.models import create_model, formula_tensor
+from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnetv2 import Backbone, LearnableAffine
+from hgnetv2_pipeline.weights.formula import formula_tensor
 
 CLASSES = ("aal", "Bär, brown bear", "cat's eye", "d", "é", "f", "g")
 SIDE = 64

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import Engine, ModelCard
-from hgnetv2_pipeline.deployment.stopwatch import Call, Lap
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.base import Engine
+from hgnetv2_pipeline.deployment.timing.stopwatch import Call, Lap
 
 
 class Clock:

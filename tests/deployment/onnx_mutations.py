@@ -19,10 +19,10 @@ import onnxruntime  # noqa: F401 - before the memory of a case is counted
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from hgnetv2_pipeline.deployment import load_engine
 from hgnetv2_pipeline.deployment.engines import with_ort  # noqa: F401
-from hgnetv2_pipeline.models.onnx_file import onnx_props
-from hgnetv2_pipeline.models.protobuf_wire import varint
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.weights.onnx_file import onnx_props
+from hgnetv2_pipeline.weights.protobuf_wire import varint
 from spoiling import mutate, spoil
 
 SIDE, CLASSES = 8, ("a", "b", "c")

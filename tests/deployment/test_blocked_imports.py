@@ -21,7 +21,8 @@ class Wall:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Wall())
-from hgnetv2_pipeline.deployment import format_predict_cls, load_engine
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.prediction_formats import format_predict_cls
 engine = load_engine(sys.argv[1], "ort")
 records = engine.predict(sys.argv[2], topk=3)
 print(json.dumps([format_predict_cls(record) for record in records]))

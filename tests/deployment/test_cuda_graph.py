@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import ModelCard
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
-from hgnetv2_pipeline.deployment.stopwatch import CudaStopwatch, time_calls
+from hgnetv2_pipeline.deployment.timing.stopwatch import CudaStopwatch, time_calls
 
 SIDE = 8
 

@@ -21,18 +21,15 @@ import torch
 from deployment_cases import CLASSES, SIDE
 
 from hgnetv2_pipeline import processor
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import (
-    ENGINES,
-    EngineUnavailable,
-    ModelCard,
-    load_engine,
-)
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines import ladder, with_ort
+from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
+from hgnetv2_pipeline.deployment.engines.ladder import ENGINES, load_engine
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import save_weights
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
+from hgnetv2_pipeline.weights.load import save_weights
 
 IMAGES = np.random.default_rng(3).standard_normal((3, 3, SIDE, SIDE), np.float32)
 
@@ -283,7 +280,7 @@ def test_openvino_does_not_report_that_it_was_imported(b0_onnx: Path, tmp_path: 
     """By itself it would: a thread that posts to Google Analytics, and a folder in the home."""
     program = (
         "import sys, threading\n"
-        "from hgnetv2_pipeline.deployment import load_engine\n"
+        "from hgnetv2_pipeline.deployment.engines.ladder import load_engine\n"
         "load_engine(sys.argv[1], 'openvino', threads=1)\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
         "assert [thread.name for thread in threading.enumerate()] == ['MainThread']\n"

@@ -31,12 +31,13 @@ from onnx_mutations import (
 )
 from PIL import Image
 
-from hgnetv2_pipeline.commands import main
-from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.data.decode import MAX_PIXELS
-from hgnetv2_pipeline.deployment import iter_predictions, load_engine
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines import with_ort
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.predict import iter_predictions
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from mutation import run_mutations
 
@@ -214,7 +215,7 @@ def test_a_graph_that_does_not_end_in_its_time_is_stopped(
 ) -> None:
     """The second guard, seen by letting a Loop past the first."""
     path = saved(tmp_path / "m.onnx", model(looping("Loop")))
-    monkeypatch.setattr("hgnetv2_pipeline.models.onnx_file._ENDLESS", ())
+    monkeypatch.setattr("hgnetv2_pipeline.weights.onnx_file._ENDLESS", ())
     monkeypatch.setattr(with_ort, "A_CALL", 0.2)
     monkeypatch.setattr(with_ort, "AN_IMAGE", 0.1)
     refused(path, "was stopped: no answer to 1 images within 0.3 seconds")

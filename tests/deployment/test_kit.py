@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 from deployment_cases import CLASSES, formula_model
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import Calibration, Validation, load_engine
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.export.gate import Validation
+from hgnetv2_pipeline.deployment.export.kit_folder import KitPlan, trtexec_lines, write_kit
+from hgnetv2_pipeline.deployment.export.precisions import Calibration
 from hgnetv2_pipeline.deployment.kit import run
 from hgnetv2_pipeline.deployment.kit.plans import Profile
-from hgnetv2_pipeline.deployment.kit_folder import KitPlan, trtexec_lines, write_kit
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
-from hgnetv2_pipeline.reporting import ReportInputs, speed_tables
-from hgnetv2_pipeline.reporting.inputs import Ledger
-from hgnetv2_pipeline.reporting.speed_sections import export_blocks
+from hgnetv2_pipeline.reporting.chapters import speed
+from hgnetv2_pipeline.reporting.chapters.speed import export_blocks
+from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 
 SIDE = 32
 PREPROCESS = Preprocess(SIDE, SIDE)
@@ -163,7 +165,7 @@ def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_pa
             {"name": "clip-int8", "failed": "could not build"},
         ],
     }  # fmt: skip
-    table = speed_tables.tensorrt_table([result])
+    table = speed.tensorrt_table([result])
     first = {row["graph"]: row for row in table.records()}["clip-fp16"]
     assert (first["GPU"], first["TensorRT"], first["date"]) == (
         "Some GPU (sm_90)", "11.4", "2026-11-26",

@@ -10,15 +10,10 @@ import pytest
 import torch
 from fake_engine import Clock, Fake
 
-from hgnetv2_pipeline.deployment import (
-    compare_latency,
-    machine,
-    machine_peak,
-    measure_latency,
-    stopwatch,
-)
-from hgnetv2_pipeline.deployment import latency as latency_module
-from hgnetv2_pipeline.deployment.machine_peak import peak_gb_s, peak_gflops
+from hgnetv2_pipeline.deployment.timing import latency as latency_module
+from hgnetv2_pipeline.deployment.timing import machine, peak, stopwatch
+from hgnetv2_pipeline.deployment.timing.latency import compare_latency, measure_latency
+from hgnetv2_pipeline.deployment.timing.peak import peak_gb_s, peak_gflops
 from hgnetv2_pipeline.errors import ParameterError
 
 SEED_PAGE_KEYS = {
@@ -109,12 +104,12 @@ def test_a_gpu_without_room_for_the_probes_costs_no_measurement(
         randn=full, empty=full, float32=torch.float32, uint8=torch.uint8, backends=torch.backends,
         OutOfMemoryError=torch.OutOfMemoryError,
     )  # fmt: skip
-    monkeypatch.setattr(machine_peak, "_torch_with_cuda", lambda: fake)
-    for probe in (peak_gb_s, machine_peak._gpu_peak):
+    monkeypatch.setattr(peak, "_torch_with_cuda", lambda: fake)
+    for probe in (peak_gb_s, peak._gpu_peak):
         probe.cache_clear()
     assert peak_gflops("cuda", precision="fp32") is None
     assert peak_gb_s("cuda") is None
-    for probe in (peak_gb_s, machine_peak._gpu_peak):
+    for probe in (peak_gb_s, peak._gpu_peak):
         probe.cache_clear()
 
 

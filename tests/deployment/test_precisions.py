@@ -17,29 +17,23 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from hgnetv2_pipeline.deployment import (
-    Calibration,
-    ExportError,
-    ModelCard,
-    Validation,
-    convert_onnx,
-    export_onnx,
-    load_engine,
-    precisions,
-    write_bundle,
-)
-from hgnetv2_pipeline.deployment import calibration as calibration_module
-from hgnetv2_pipeline.deployment.calibration import activation_ranges
-from hgnetv2_pipeline.deployment.gate import judge
-from hgnetv2_pipeline.deployment.half import in_half, rounded_in_float32
-from hgnetv2_pipeline.deployment.precisions import session_logits
-from hgnetv2_pipeline.deployment.quantize import quantized, scale_groups
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.export import calibration as calibration_module
+from hgnetv2_pipeline.deployment.export import precisions
+from hgnetv2_pipeline.deployment.export.bundle import write_bundle
+from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
+from hgnetv2_pipeline.deployment.export.gate import ExportError, Validation, judge
+from hgnetv2_pipeline.deployment.export.half import in_half, rounded_in_float32
+from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx, session_logits
+from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
-from hgnetv2_pipeline.models import create_model, reparameterize
-from hgnetv2_pipeline.models.fold import FoldedConv
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.models.fold import FoldedConv, reparameterize
 from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
-from hgnetv2_pipeline.models.onnx_file import onnx_props
+from hgnetv2_pipeline.weights.onnx_file import onnx_props
 
 Graphs = dict[str, Path]
 
@@ -284,7 +278,7 @@ def verdict(
     exact: np.ndarray, rough: np.ndarray, truth: np.ndarray, max_drop: float
 ) -> dict[str, object]:
     """The gate on logits of fp32 (``exact``) and of a lower precision, in two batches."""
-    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
     answers = {"exact": iter(np.split(exact, 2)), "rough": iter(np.split(rough, 2))}
 

@@ -17,24 +17,25 @@ import pytest
 from deployment_cases import CLASSES, SIDE
 from PIL import Image
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import (
-    Engine,
-    ModelCard,
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.base import Engine
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.inputs import Input, Refused, expand_inputs, from_stream
+from hgnetv2_pipeline.deployment.predict import (
+    Record,
     check_predictions,
-    expand_inputs,
+    iter_predictions,
+    predict_paths,
+)
+from hgnetv2_pipeline.deployment.prediction_formats import (
     format_infer,
     format_predict_cls,
-    iter_predictions,
-    load_engine,
-    predict_paths,
     prediction_sheet,
     write_predictions_csv,
     write_predictions_jsonl,
     write_predictions_parquet,
 )
-from hgnetv2_pipeline.deployment.inputs import Input, Refused, from_stream
-from hgnetv2_pipeline.deployment.predict import Record
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.evaluation.metrics import sigmoid, softmax
 

@@ -13,23 +13,14 @@ import onnx
 import pytest
 from deployment_cases import CLASSES, SIDE
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import (
-    EngineUnavailable,
-    ModelCard,
-    load_engine,
-)
-from hgnetv2_pipeline.deployment.engines.base import choose_card
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable, choose_card
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
-from hgnetv2_pipeline.deployment.half import in_half
+from hgnetv2_pipeline.deployment.export.half import in_half
 from hgnetv2_pipeline.deployment.onnx_session import session_logits
-from hgnetv2_pipeline.deployment.probes import (
-    ALLOWED,
-    Probes,
-    probe_count,
-    probe_images,
-    probes_of,
-)
+from hgnetv2_pipeline.deployment.probes import ALLOWED, Probes, probe_count, probe_images, probes_of
 from hgnetv2_pipeline.errors import WeightsError
 
 

@@ -15,19 +15,17 @@ import onnx
 import pytest
 from fake_tensorrt import CLASSES, SIDE, HostDevice
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import (
-    EngineUnavailable,
-    ModelCard,
-    convert_onnx,
-    latency,
-    load_engine,
-    measure_latency,
-)
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines import with_tensorrt
+from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.export.precisions import convert_onnx
 from hgnetv2_pipeline.deployment.kit import cuda_memory, plans
 from hgnetv2_pipeline.deployment.kit.plans import PlanError, PlanRunner, Profile, provide_plan
 from hgnetv2_pipeline.deployment.kit.timing import time_plan
+from hgnetv2_pipeline.deployment.timing import latency
+from hgnetv2_pipeline.deployment.timing.latency import measure_latency
 from hgnetv2_pipeline.errors import WeightsError
 
 NAMES = json.loads((Path(__file__).with_name("tensorrt_names.json")).read_text())["names"]
@@ -98,7 +96,9 @@ def test_the_exported_operators_are_in_tensorrts_parser(b0_onnx: Path) -> None:
         "GlobalAveragePool", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMean", "Relu",
         "Sigmoid", "Softmax",
     }  # fmt: skip
-    builder = Path(importlib.import_module("hgnetv2_pipeline.deployment.onnx_graph").__file__)
+    builder = Path(
+        importlib.import_module("hgnetv2_pipeline.deployment.export.onnx_graph").__file__
+    )
     written = {
         node.args[0].value
         for node in ast.walk(ast.parse(builder.read_text(encoding="utf-8")))

@@ -16,19 +16,18 @@ import torch
 from deployment_cases import CLASSES, SIDE, formula_model
 from torch import nn
 
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.deployment import (
-    ExportError,
-    ModelCard,
-    export_onnx,
-    load_engine,
-    to_onnx,
-    verify_onnx,
-    write_bundle,
-)
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+from hgnetv2_pipeline.deployment.export import to_onnx
+from hgnetv2_pipeline.deployment.export.bundle import write_bundle
+from hgnetv2_pipeline.deployment.export.gate import ExportError
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx, verify_onnx
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import TEACHERS, VARIANTS, profile
+from hgnetv2_pipeline.models.cost import profile
+from hgnetv2_pipeline.models.hgnet import TEACHERS
+from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
 
 
 def operators(path: Path) -> collections.Counter[str]:

@@ -13,10 +13,13 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from hgnetv2_pipeline.data import Ledger, Preprocess, label_matrix, scan_list
-from hgnetv2_pipeline.data.loader import eval_batches
+from hgnetv2_pipeline.data.lists.multi_label import label_matrix
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.scan.folders import scan_list
 from hgnetv2_pipeline.errors import DataError, WeightsError
-from hgnetv2_pipeline.evaluation import Evaluation, evaluate_samples, predict_logits
+from hgnetv2_pipeline.evaluation.evaluate import Evaluation, evaluate_samples, predict_logits
+from hgnetv2_pipeline.input.loader import eval_batches
 
 PREPROCESS = Preprocess(resize_short=40, crop=32)
 ACCOUNT = ("n_listed", "n_used", "n_quarantined", "n_refused")

@@ -20,6 +20,7 @@ from sklearn.metrics import (
 
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation import metrics
+from hgnetv2_pipeline.intervals import wilson_interval
 
 RNG = np.random.default_rng(5)
 CLASSES = [f"class {index}" for index in range(8)]
@@ -96,9 +97,9 @@ def test_calibration_error_by_hand() -> None:
 
 def test_wilson_interval_equals_the_textbook() -> None:
     # Newcombe (1998), table I, method 3: 81 of 263 and 0 of 20.
-    low, high = metrics.wilson_interval(81, 263)
+    low, high = wilson_interval(81, 263)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    low, high = metrics.wilson_interval(0, 20)
+    low, high = wilson_interval(0, 20)
     assert (round(low, 4), round(high, 4)) == (0.0, 0.1611)
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.mining import Thresholds
-from hgnetv2_pipeline.mining.alignment import alignments, rescaled, warped
-from hgnetv2_pipeline.mining.picture import SIDE, Picture
-from hgnetv2_pipeline.mining.verify import Evidence, compare
-from hgnetv2_pipeline.mining.views import view_matrix
+from hgnetv2_pipeline.mining.duplicates.alignment import alignments, rescaled, warped
+from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds, compare
+from hgnetv2_pipeline.mining.duplicates.picture import SIDE, Picture
+from hgnetv2_pipeline.mining.duplicates.views import view_matrix
 
 LIMITS = Thresholds()
 

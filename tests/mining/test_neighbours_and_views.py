@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.data import phash64
+from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.mining import VIEW_COUNT, HashIndex, hamming
-from hgnetv2_pipeline.mining.neighbours import expected_by_chance
-from hgnetv2_pipeline.mining.views import view_hashes, view_matrix
+from hgnetv2_pipeline.mining.duplicates.neighbours import HashIndex, expected_by_chance, hamming
+from hgnetv2_pipeline.mining.duplicates.views import VIEW_COUNT, view_hashes, view_matrix
 
 
 def picture(seed: int, side: int = 96) -> np.ndarray:

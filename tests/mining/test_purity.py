@@ -10,7 +10,8 @@ import pytest
 from test_selection import CLASSES, random_pool, write_scores
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining import choose_probes, purity_curve, rank_probes, select
+from hgnetv2_pipeline.mining.purity import choose_probes, purity_curve, rank_probes
+from hgnetv2_pipeline.mining.selection import select
 
 DEDUP = pd.DataFrame({"key": [], "decision": []}, dtype="str")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hgnetv2_pipeline.mining import apply_review, count_decisions
+from hgnetv2_pipeline.mining.review import apply_review, count_decisions
 
 
 def pairs() -> pd.DataFrame:

@@ -15,22 +15,22 @@ import pytest
 import torch
 from PIL import Image
 
-from hgnetv2_pipeline import data, models
-from hgnetv2_pipeline.data.loader import normalise
+from hgnetv2_pipeline.data import decode, perceptual, preprocess, quarantine
+from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
-from hgnetv2_pipeline.mining import (
-    audit,
-    class_table,
-    contact_sheets,
-    deduplicate,
-    score_pool,
-    select,
-)
+from hgnetv2_pipeline.input.loader import normalise
 from hgnetv2_pipeline.mining import score as score_module
+from hgnetv2_pipeline.mining.audit import audit, class_table
+from hgnetv2_pipeline.mining.duplicates.find import deduplicate
+from hgnetv2_pipeline.mining.score import score_pool
+from hgnetv2_pipeline.mining.selection import select
+from hgnetv2_pipeline.mining.sheets import contact_sheets
+from hgnetv2_pipeline.models import create
+from hgnetv2_pipeline.weights import build, load
 
 CLASSES = 5
-HOW = data.Preprocess(resize_short=32, crop=32)
+HOW = preprocess.Preprocess(resize_short=32, crop=32)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("weights")
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
-        model = models.create_model("b0", CLASSES)
-        models.weights.save_weights(
+        model = create.create_model("b0", CLASSES)
+        load.save_weights(
             root / f"{name}.safetensors",
             model,
             {"format": "hgnetv2_pipeline/1", "variant": "b0", "num_classes": str(CLASSES)},
@@ -102,7 +102,7 @@ def break_some(root: Path, samples: pd.DataFrame) -> dict[str, str]:
 def test_scores_are_the_mean_of_the_teachers_probabilities(
     score: Callable[..., dict[str, Any]], pool: Path, weights: Path, tmp_path: Path
 ) -> None:
-    samples = data.scan_unlabelled(pool).samples
+    samples = folders.scan_unlabelled(pool).samples
     teachers = ["one.safetensors", "two.safetensors"]
     summary = score(samples, teachers=teachers)
     assert (summary["listed"], summary["scored"], summary["quarantined"]) == (31, 31, 0)
@@ -112,7 +112,7 @@ def test_scores_are_the_mean_of_the_teachers_probabilities(
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     mean = torch.zeros(31, CLASSES, dtype=torch.float64)
     for name in teachers:
-        model, _ = models.build_from(name, num_classes=CLASSES, root=weights)
+        model, _ = build.build_from(name, num_classes=CLASSES, root=weights)
         with torch.inference_mode():
             logits = model.eval()(normalise(images, HOW.mean, HOW.std))
         mean += logits.double().softmax(1) / 2
@@ -123,14 +123,14 @@ def test_scores_are_the_mean_of_the_teachers_probabilities(
     assert np.allclose(rows["lse"], 0, atol=1e-6)
     assert np.abs(rows["score_q"] - best.values[:, 0].numpy() * 1e6).max() <= 2
     assert rows["bytes_sha256"].tolist() == samples["bytes_sha256"].tolist()
-    hashes = [data.phash64(data.decode_image(pool / path)) for path in samples["path"]]
+    hashes = [perceptual.phash64(decode.decode_image(pool / path)) for path in samples["path"]]
     assert rows["phash64"].tolist() == hashes
 
 
 def test_a_rerun_does_only_what_is_missing_and_gives_the_same_bytes(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
 ) -> None:
-    samples, out = data.scan_unlabelled(pool).samples, tmp_path / "scores"
+    samples, out = folders.scan_unlabelled(pool).samples, tmp_path / "scores"
     assert score(samples)["shards"] == 4
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert sorted(before)[1:3] == ["shard=00000.json", "shard=00000.parquet"]
@@ -150,20 +150,20 @@ def test_a_rerun_does_only_what_is_missing_and_gives_the_same_bytes(
 def test_another_teacher_preprocessing_or_image_is_scored_anew(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
 ) -> None:
-    samples = data.scan_unlabelled(pool).samples
+    samples = folders.scan_unlabelled(pool).samples
     score(samples)
     assert score(samples, teachers=["two.safetensors"])["shards_reused"] == 0
-    how = data.Preprocess(resize_short=36, crop=32)
+    how = preprocess.Preprocess(resize_short=36, crop=32)
     assert score(samples, teachers=["two.safetensors"], preprocess=how)["shards_reused"] == 0
     Image.new("RGB", (50, 50), "red").save(pool / samples["path"][10])
-    changed = data.scan_unlabelled(pool).samples
+    changed = folders.scan_unlabelled(pool).samples
     assert score(changed, teachers=["two.safetensors"], preprocess=how)["shards_reused"] == 3
 
 
 def test_a_shorter_pool_leaves_no_shards_behind(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
 ) -> None:
-    samples = data.scan_unlabelled(pool).samples
+    samples = folders.scan_unlabelled(pool).samples
     score(samples)
     assert score(samples.iloc[:16])["shards_reused"] == 2
     names = sorted(path.name for path in (tmp_path / "scores").glob("*.parquet"))
@@ -175,7 +175,7 @@ def test_a_shorter_pool_leaves_no_shards_behind(
 def test_an_index_file_is_streamed_into_the_same_shards(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path, row_group: int
 ) -> None:
-    samples = data.scan_unlabelled(pool).samples
+    samples = folders.scan_unlabelled(pool).samples
     score(samples)
     samples.to_parquet(tmp_path / "index.parquet", row_group_size=row_group)
     assert score(tmp_path / "index.parquet")["shards_reused"] == 4
@@ -187,7 +187,7 @@ def test_an_index_file_is_streamed_into_the_same_shards(
 def test_the_mined_list_is_the_same_for_any_shards_processes_and_workers(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
 ) -> None:
-    samples = data.scan_unlabelled(pool).samples
+    samples = folders.scan_unlabelled(pool).samples
     hashes = set()
     for shard_rows, world_size, workers in ((31, 1, 0), (16, 1, 1), (5, 3, 0)):
         out = tmp_path / f"scores-{shard_rows}"
@@ -205,10 +205,10 @@ def test_the_mined_list_is_the_same_for_any_shards_processes_and_workers(
 def test_bad_images_are_set_aside_and_disturb_no_other(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path, workers: int
 ) -> None:
-    samples = data.scan_unlabelled(pool).samples
+    samples = folders.scan_unlabelled(pool).samples
     whole = score(samples) and rows_of(tmp_path / "scores").set_index("key")
     bad = break_some(pool, samples)
-    ledger = data.Ledger(len(samples), 0.5)
+    ledger = quarantine.Ledger(len(samples), 0.5)
     summary = score(samples, out=tmp_path / "broken", ledger=ledger, workers=workers)
     assert (summary["listed"], summary["scored"], summary["quarantined"]) == (31, 28, 3)
     assert ledger.summary()["n_quarantined"] == 3
@@ -218,7 +218,7 @@ def test_bad_images_are_set_aside_and_disturb_no_other(
     rows = rows_of(tmp_path / "broken").set_index("key")
     # Neighbours in a batch do not feel that an image is missing.
     pd.testing.assert_frame_equal(rows, whole.drop(index=list(bad)))
-    again = data.Ledger(len(samples), 0.5)
+    again = quarantine.Ledger(len(samples), 0.5)
     assert score(samples, out=tmp_path / "broken", ledger=again)["shards_reused"] == 4
     assert again.summary() == ledger.summary()
 
@@ -226,13 +226,13 @@ def test_bad_images_are_set_aside_and_disturb_no_other(
 def test_the_counts_add_up_from_the_pool_to_the_list(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
 ) -> None:
-    samples = data.scan_unlabelled(pool).samples
+    samples = folders.scan_unlabelled(pool).samples
     bad = break_some(pool, samples)
     score(samples)
     scores = tmp_path / "scores"
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "v.png").write_bytes((pool / "copy.png").read_bytes())
-    protected = {"val": (data.scan_unlabelled(tmp_path / "val").samples, tmp_path / "val")}
+    protected = {"val": (folders.scan_unlabelled(tmp_path / "val").samples, tmp_path / "val")}
     dedup = deduplicate(scores, protected, pool=(samples, pool), auto_max=2, verify_max=4)
     mined = select(scores, dedup, k=6).frame()
     truth = pd.DataFrame({"key": samples["key"], "label": pd.array([0] * 31, dtype="Int64")})
@@ -269,7 +269,7 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
 
 
 def test_too_many_bad_images_stop_the_run(score: Callable[..., dict[str, Any]], pool: Path) -> None:
-    samples = data.scan_unlabelled(pool).samples
+    samples = folders.scan_unlabelled(pool).samples
     break_some(pool, samples)
     with pytest.raises(DataError, match="max_bad"):
         score(samples, max_bad=0.01)
@@ -281,7 +281,7 @@ def test_a_stop_request_leaves_whole_shards_and_the_rest_is_done_later(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    samples, read = data.scan_unlabelled(pool).samples, score_module.data.read_bytes
+    samples, read = folders.scan_unlabelled(pool).samples, score_module.index.read_bytes
 
     def read_and_be_stopped(row: Any, root: Path) -> bytes:
         if row["key"] == samples["key"][19]:
@@ -289,7 +289,7 @@ def test_a_stop_request_leaves_whole_shards_and_the_rest_is_done_later(
         return read(row, root)
 
     former = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(score_module.data, "read_bytes", read_and_be_stopped)
+    monkeypatch.setattr(score_module.index, "read_bytes", read_and_be_stopped)
     with pytest.raises(Interrupted):
         score(samples)
     assert signal.getsignal(signal.SIGTERM) is former
@@ -307,12 +307,12 @@ def test_a_stop_request_leaves_whole_shards_and_the_rest_is_done_later(
 def test_a_teacher_that_answers_nonsense_is_named(
     score: Callable[..., dict[str, Any]], pool: Path, weights: Path
 ) -> None:
-    model = models.create_model("b0", CLASSES)
+    model = create.create_model("b0", CLASSES)
     with torch.no_grad():
         model.fc.bias.fill_(float("nan"))
-    models.weights.save_weights(weights / "nan.safetensors", model, {"variant": "b0"})
+    load.save_weights(weights / "nan.safetensors", model, {"variant": "b0"})
     with pytest.raises(WeightsError, match=r"nan\.safetensors"):
-        score(data.scan_unlabelled(pool).samples, teachers=["nan.safetensors"])
+        score(folders.scan_unlabelled(pool).samples, teachers=["nan.safetensors"])
 
 
 @pytest.mark.parametrize(
@@ -334,10 +334,10 @@ def test_impossible_parameters_are_refused_before_any_work(
     words: str,
 ) -> None:
     with pytest.raises(error, match=words):
-        score(data.scan_unlabelled(pool).samples, **changes)
+        score(folders.scan_unlabelled(pool).samples, **changes)
     assert not list(tmp_path.glob("scores/*"))
 
 
 def test_an_empty_pool_is_an_error(score: Callable[..., dict[str, Any]], pool: Path) -> None:
     with pytest.raises(DataError, match="pool is empty"):
-        score(data.scan_unlabelled(pool).samples.iloc[:0])
+        score(folders.scan_unlabelled(pool).samples.iloc[:0])

@@ -20,15 +20,17 @@ import pandas as pd
 import pytest
 import torch
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.mining import ScoreSpec, select
-from hgnetv2_pipeline.mining import launch as mining_launch
+from hgnetv2_pipeline.data import index, preprocess
+from hgnetv2_pipeline.data.scan import folders
+from hgnetv2_pipeline.mining import score_processes as mining_launch
+from hgnetv2_pipeline.mining.score_processes import ScoreSpec
+from hgnetv2_pipeline.mining.selection import select
 from hgnetv2_pipeline.mining.shards import read_manifests
-from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.models.weights import save_weights
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.weights.load import save_weights
 
 IMAGES = 96
-HOW = data.Preprocess(resize_short=32, crop=32)
+HOW = preprocess.Preprocess(resize_short=32, crop=32)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pixels = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
         image = Image.fromarray(pixels).resize((36, 36), Image.Resampling.BICUBIC)
         image.save(root / f"{number:03d}.png")
-    samples = data.scan_unlabelled(root).samples
-    data.write_index(root / "index.parquet", samples)
+    samples = folders.scan_unlabelled(root).samples
+    index.write_index(root / "index.parquet", samples)
     for number in range(0, IMAGES, 11):
         (root / f"{number:03d}.png").write_bytes(b"gone bad")
     torch.manual_seed(0)

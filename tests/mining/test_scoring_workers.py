@@ -15,13 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.data import workers
+from hgnetv2_pipeline.data import preprocess
+from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.input import workers
 from hgnetv2_pipeline.mining import score as score_module
-from hgnetv2_pipeline.mining import score_pool
+from hgnetv2_pipeline.mining.score import score_pool
 
-HOW = data.Preprocess(resize_short=32, crop=32)
+HOW = preprocess.Preprocess(resize_short=32, crop=32)
 TRAP = (7, 7)
 
 
@@ -34,7 +35,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path, 
         size = TRAP if number == 5 else (32, 32)
         pixels = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"{number:02d}.png")
-    return data.scan_unlabelled(root).samples, root, "05.png"
+    return folders.scan_unlabelled(root).samples, root, "05.png"
 
 
 def score(pool: tuple[pd.DataFrame, Path, str], out: Path, **changes: Any) -> dict[str, Any]:

@@ -9,16 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hgnetv2_pipeline.data import read_index, read_list, write_index
-from hgnetv2_pipeline.data.index import samples_frame
+from hgnetv2_pipeline.data.index import read_index, samples_frame, write_index
+from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining import default_target, read_exclusions, select, write_merged
-from hgnetv2_pipeline.mining.shards import (
-    read_manifests,
-    write_plan,
-    write_shard,
-    write_sources,
-)
+from hgnetv2_pipeline.mining.exclusion import read_exclusions
+from hgnetv2_pipeline.mining.mined_list import write_merged
+from hgnetv2_pipeline.mining.selection import default_target, select
+from hgnetv2_pipeline.mining.shards import read_manifests, write_plan, write_shard, write_sources
 
 CLASSES, KEPT = 7, 5
 
@@ -220,7 +217,7 @@ def indexes(folder: Path, pool: pd.DataFrame) -> tuple[Path, Path]:
 def test_mined_and_labelled_images_stand_in_one_list_by_key(
     tmp_path: Path, label_mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hgnetv2_pipeline.mining.merging._ROWS", 37)
+    monkeypatch.setattr("hgnetv2_pipeline.mining.mined_list._ROWS", 37)
     pool = random_pool(9)
     pool.loc[5, "key"] = "#" + pool["key"][5][1:]
     pool = pool.sort_values("key", ignore_index=True)

@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.mining import score_pool
-from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.models.weights import save_weights
+from hgnetv2_pipeline.data import index, preprocess
+from hgnetv2_pipeline.data.scan import folders
+from hgnetv2_pipeline.mining.score import score_pool
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.weights.load import save_weights
 
-HOW = data.Preprocess(resize_short=32, crop=32)
+HOW = preprocess.Preprocess(resize_short=32, crop=32)
 WIDTH = {"timm:resnet10t": 512, "timm:vit_tiny_patch16_224": 192}
 
 
@@ -31,11 +32,13 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"{number}.png")
-    data.write_index(root / "index.parquet", data.scan_unlabelled(root).samples)
+    index.write_index(root / "index.parquet", folders.scan_unlabelled(root).samples)
     return root
 
 
-def scored(pool: Path, teachers: list[str], out: Path, how: data.Preprocess = HOW) -> pd.DataFrame:
+def scored(
+    pool: Path, teachers: list[str], out: Path, how: preprocess.Preprocess = HOW
+) -> pd.DataFrame:
     score_pool(
         pool / "index.parquet", pool, teachers=teachers, num_classes=4, out=out,
         preprocess=how, batch_size=4, features=True,
@@ -69,7 +72,7 @@ def test_every_network_of_ours_can_teach(pool: Path, tmp_path: Path, variant: st
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "timm:vit_tiny_patch16_224"])
 def test_models_of_timm_can_teach(pool: Path, tmp_path: Path, name: str) -> None:
-    how = data.Preprocess(resize_short=224, crop=224) if "224" in name else HOW
+    how = preprocess.Preprocess(resize_short=224, crop=224) if "224" in name else HOW
     rows = scored(pool, [name], tmp_path, how)
     assert np.stack(rows["feat"]).shape == (3, WIDTH[name])
     assert np.allclose(np.exp(np.stack(rows["top_logits"])).sum(axis=1), 1, atol=1e-5)
@@ -94,7 +97,7 @@ def test_torchrun_starts_the_pass_as_well(pool: Path, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "hgnetv2_pipeline.mining.launch", str(tmp_path / "spec.json")],
+         "-m", "hgnetv2_pipeline.mining.score_processes", str(tmp_path / "spec.json")],
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

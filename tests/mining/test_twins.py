@@ -12,17 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data.sample import write_sample
+from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining import (
-    HashIndex,
-    Thresholds,
-    apply_review,
-    deduplicate,
-    read_review,
-    write_review,
-)
-from hgnetv2_pipeline.mining.twins import _reach
+from hgnetv2_pipeline.mining.duplicates.compare import Thresholds
+from hgnetv2_pipeline.mining.duplicates.find import _reach, deduplicate
+from hgnetv2_pipeline.mining.duplicates.neighbours import HashIndex
+from hgnetv2_pipeline.mining.review import apply_review, read_review, write_review
 
 Sets = dict[str, tuple[pd.DataFrame, Path]]
 
@@ -93,9 +89,9 @@ def test_planted_photographs_in_full(tmp_path: Path, seed: int, views: int) -> N
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sets, pd.DataFrame]:
     root = tmp_path_factory.mktemp("sample") / "sample"
-    data.write_sample(root)
+    write_sample(root)
     sets: Sets = {
-        name: (data.scan_list(root / f"{name}_list.txt", root).samples, root)
+        name: (folders.scan_list(root / f"{name}_list.txt", root).samples, root)
         for name in ("val", "train")
     }
     planted = pd.read_csv(root / "planted.csv").rename(columns={"pool_key": "key"})
@@ -108,7 +104,7 @@ def test_digits_planted_copies_all_go_and_one_percent_of_the_rest_at_most(
     sample: tuple[Path, Sets, pd.DataFrame],
 ) -> None:
     root, sets, planted = sample
-    pool = data.scan_unlabelled(root).samples
+    pool = folders.scan_unlabelled(root).samples
     found = deduplicate(
         bench.scored(pool, root),
         sets,
@@ -140,10 +136,10 @@ def few(tmp_path: Path) -> tuple[pd.DataFrame, Path, Sets]:
     bench.jpeg(images[1], 90).save(tmp_path / "pool" / "b_7.png")
     images[2].save(tmp_path / "pool" / "c_9.png")
     sets: Sets = {
-        name: (data.scan_unlabelled(tmp_path / name).samples, tmp_path / name)
+        name: (folders.scan_unlabelled(tmp_path / name).samples, tmp_path / name)
         for name in ("val", "train")
     }
-    return data.scan_unlabelled(tmp_path / "pool").samples, tmp_path / "pool", sets
+    return folders.scan_unlabelled(tmp_path / "pool").samples, tmp_path / "pool", sets
 
 
 def decisions(found: pd.DataFrame) -> dict[str, tuple[str, str, str]]:

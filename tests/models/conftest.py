@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from hgnetv2_pipeline import models
+from hgnetv2_pipeline.models import create
 
 Filled = Callable[..., torch.nn.Module]
 
@@ -33,7 +33,7 @@ def filled() -> Filled:
         variant: str, num_classes: int = 3, dtype: torch.dtype = torch.float32
     ) -> torch.nn.Module:
         with torch.device("meta"):  # its own start would be overwritten at once
-            model = models.create_model(variant, num_classes)
+            model = create.create_model(variant, num_classes)
         model = model.to(dtype).to_empty(device="cpu").eval()
         draw = torch.Generator().manual_seed(3)
         with torch.no_grad():

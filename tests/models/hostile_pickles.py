@@ -527,7 +527,7 @@ def read_all(files: Iterator[bytes], *, counted: bool) -> dict[str, Any]:
     """Read each file; count what came of it, and the calls that reading one took at most (makes it
     five times slower). Whatever is not the refusal stops the count."""
     from hgnetv2_pipeline.errors import WeightsError
-    from hgnetv2_pipeline.models.paddle_pickle import read_stream
+    from hgnetv2_pipeline.weights.paddle.pdparams import read_stream
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     read = refused = most_calls = 0

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from hgnetv2_pipeline import models
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models.frozen import FrozenBatchNorm2d
+from hgnetv2_pipeline.models import create, features, fold
+from hgnetv2_pipeline.models.frozen import FrozenBatchNorm2d, freeze
+from hgnetv2_pipeline.weights import load
 
 Filled = Callable[..., nn.Module]
 PARTS = ("stem.", "stages.0.", "stages.1.", "stages.2.", "stages.3.")
@@ -48,7 +49,7 @@ def train_a_step(model: nn.Module) -> None:
 def test_a_step_changes_what_is_free_and_nothing_else(
     variant: str, at: int, norm: bool, filled: Filled
 ) -> None:
-    model = models.freeze(filled(variant), at=at, norm=norm)
+    model = freeze(filled(variant), at=at, norm=norm)
     before = state_of(model)
     train_a_step(model)
     fixed = {
@@ -60,7 +61,7 @@ def test_a_step_changes_what_is_free_and_nothing_else(
 
 
 def test_freezing_keeps_the_logits_the_names_and_the_kinds_of_tensors(filled: Filled) -> None:
-    free, frozen = filled("b0"), models.freeze(filled("b0"), at=2, norm=True)
+    free, frozen = filled("b0"), freeze(filled("b0"), at=2, norm=True)
     assert [n for n, _ in free.named_parameters()] == [n for n, _ in frozen.named_parameters()]
     assert [n for n, _ in free.named_buffers()] == [n for n, _ in frozen.named_buffers()]
     with torch.inference_mode():
@@ -68,7 +69,7 @@ def test_freezing_keeps_the_logits_the_names_and_the_kinds_of_tensors(filled: Fi
         assert torch.equal(frozen(images()), expected)
         # With batch norms fixed there is nothing left that behaves differently in training.
         assert torch.equal(frozen.train()(images()), expected)
-    frozen.load_state_dict(models.create_model("b0", 3).state_dict(), strict=True)
+    frozen.load_state_dict(create.create_model("b0", 3).state_dict(), strict=True)
     free.load_state_dict(frozen.state_dict(), strict=True)
     assert not changed(free, frozen.state_dict())
 
@@ -105,7 +106,7 @@ SURVIVES: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 @pytest.mark.parametrize("how", SURVIVES)
 def test_freezing_survives(how: str, filled: Filled) -> None:
-    frozen = models.freeze(filled("b0"), at=2, norm=True)
+    frozen = freeze(filled("b0"), at=2, norm=True)
     before = state_of(frozen)
     model = SURVIVES[how](frozen)
     assert not changed(model, before)
@@ -116,47 +117,47 @@ def test_freezing_survives(how: str, filled: Filled) -> None:
 
 
 def test_the_networks_own_batch_norms_are_not_left_alone_by_sync_batch_norm(filled: Filled) -> None:
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(models.freeze(filled("b0"), at=1))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(freeze(filled("b0"), at=1))
     kinds = {
         kind: sum(isinstance(module, kind) for module in model.modules())
         for kind in (FrozenBatchNorm2d, nn.SyncBatchNorm, nn.BatchNorm2d)
     }
     assert kinds[FrozenBatchNorm2d] == 5 and kinds[nn.BatchNorm2d] == 0
     assert kinds[nn.SyncBatchNorm] > 20
-    models.freeze(model, norm=True)
+    freeze(model, norm=True)
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
 
 
 def test_freezing_adds_up_and_at_0_does_nothing(filled: Filled) -> None:
     model = filled("b0")
     names = {id(module) for module in model.modules()}
-    assert models.freeze(model) is model
+    assert freeze(model) is model
     assert names == {id(module) for module in model.modules()}
-    models.freeze(models.freeze(model, at=3), at=1)
+    freeze(freeze(model, at=3), at=1)
     assert not any(p.requires_grad for p in model.stages[1].parameters())
     assert all(p.requires_grad for p in model.stages[2].parameters())
 
 
 def test_a_frozen_part_builds_no_graph(filled: Filled) -> None:
-    model = models.freeze(filled("b0"), at=3).train()
+    model = freeze(filled("b0"), at=3).train()
     shallow, deep = model.features(images(), (1, 2))
     assert not shallow.requires_grad and deep.requires_grad
 
 
 def test_weights_loaded_after_freezing_stay_fixed(tmp_path: Path, filled: Filled) -> None:
     source = filled("b0")
-    models.save_weights(tmp_path / "b0.safetensors", source.state_dict(), {})
-    model = models.create_model("b0", 3, freeze_at=2, freeze_norm=True)
-    models.load_weights(model, tmp_path / "b0.safetensors")
+    load.save_weights(tmp_path / "b0.safetensors", source.state_dict(), {})
+    model = create.create_model("b0", 3, freeze_at=2, freeze_norm=True)
+    load.load_weights(model, tmp_path / "b0.safetensors")
     assert not changed(model, source.state_dict())
     train_a_step(model)
     assert not any(n.startswith(PARTS[:2]) for n in changed(model, source.state_dict()))
     with pytest.raises(ParameterError, match="freeze_at 6"):
-        models.create_model("b0", 3, freeze_at=6)
+        create.create_model("b0", 3, freeze_at=6)
 
 
 def test_mixed_precision_leaves_frozen_statistics_alone(filled: Filled) -> None:
-    model = models.freeze(filled("b0"), at=1, norm=True).train()
+    model = freeze(filled("b0"), at=1, norm=True).train()
     before = state_of(model)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(images()).float().square().mean()
@@ -167,8 +168,8 @@ def test_mixed_precision_leaves_frozen_statistics_alone(filled: Filled) -> None:
 
 @pytest.mark.parametrize("variant", ["b0", "hgnet_tiny"])
 def test_a_frozen_network_folds_to_the_same_network(variant: str, filled: Filled) -> None:
-    free = models.reparameterize(filled(variant))
-    frozen = models.reparameterize(models.freeze(filled(variant), at=2, norm=True))
+    free = fold.reparameterize(filled(variant))
+    frozen = fold.reparameterize(freeze(filled(variant), at=2, norm=True))
     assert [type(module) for module in free.modules()] == [
         type(module) for module in frozen.modules()
     ]
@@ -176,10 +177,10 @@ def test_a_frozen_network_folds_to_the_same_network(variant: str, filled: Filled
 
 
 def test_a_frozen_network_is_exported_as_the_same_graph(tmp_path: Path, filled: Filled) -> None:
-    from hgnetv2_pipeline.deployment import export_onnx
+    from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 
     free = export_onnx(filled("b0"), tmp_path / "free.onnx", image_size=32)
-    frozen = models.freeze(filled("b0"), at=2, norm=True).train()
+    frozen = freeze(filled("b0"), at=2, norm=True).train()
     assert export_onnx(frozen, tmp_path / "frozen.onnx", 32).read_bytes() == free.read_bytes()
 
 
@@ -205,7 +206,7 @@ class Mean(nn.Module):
 
 @pytest.mark.usefixtures("process_group")
 def test_distributed_training_takes_a_frozen_feature_dict(filled: Filled) -> None:
-    trunk = models.FeatureDict(models.freeze(filled("b0"), at=2, norm=True), (1, 3))
+    trunk = features.FeatureDict(freeze(filled("b0"), at=2, norm=True), (1, 3))
     network = Mean(trunk, lambda x: trunk(x)["3"])
     wrapped = nn.parallel.DistributedDataParallel(network)
     before = state_of(trunk.stem)
@@ -222,18 +223,18 @@ def test_distributed_training_takes_a_frozen_feature_dict(filled: Filled) -> Non
 @pytest.mark.parametrize("at", [-1, 6, True, 1.0, "stem", None])
 def test_what_cannot_be_frozen_is_refused(at: object) -> None:
     with torch.device("meta"):
-        model = models.create_model("b0", 2)
+        model = create.create_model("b0", 2)
     with pytest.raises(ParameterError, match=r"freeze_at .* is not one of 0 \(nothing\), 1"):
-        models.freeze(model, at=at)
+        freeze(model, at=at)
     with pytest.raises(ParameterError, match="not a Linear"):
-        models.freeze(nn.Linear(2, 2), at=1)
+        freeze(nn.Linear(2, 2), at=1)
 
 
 def test_what_is_frozen_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with torch.device("meta"):
-        model = models.create_model("b0")
+        model = create.create_model("b0")
     with caplog.at_level(logging.INFO):
-        models.freeze(model, at=5, norm=True)
+        freeze(model, at=5, norm=True)
     head = 1024 * 2048 + 2048 * 1000 + 1000 + 2
     assert f"all BN; {head:,} of 5,996,550 parameters learn" in caplog.text
 
@@ -244,7 +245,7 @@ def test_a_feature_dict_gives_the_features_under_their_numbers(
     variant: str, out_indices: tuple[int, ...], filled: Filled
 ) -> None:
     model = filled(variant)
-    trunk = models.FeatureDict(model, out_indices)
+    trunk = features.FeatureDict(model, out_indices)
     assert len(trunk.stages) == max(out_indices) + 1
     with torch.inference_mode():
         x = images(1, 64)[..., :48]
@@ -258,13 +259,13 @@ def test_a_feature_dict_gives_the_features_under_their_numbers(
 
 def test_a_feature_dict_shares_the_layers_and_names_of_its_network(filled: Filled) -> None:
     model = filled("b0")
-    trunk = models.FeatureDict(model)
+    trunk = features.FeatureDict(model)
     assert list(trunk.state_dict()) == [
         name for name in model.state_dict() if name.startswith(("stem.", "stages."))
     ]
-    models.freeze(trunk, at=1)
+    freeze(trunk, at=1)
     assert not any(p.requires_grad for p in model.stem.parameters())
-    folded = models.FeatureDict(models.reparameterize(model), (1, 2))
+    folded = features.FeatureDict(fold.reparameterize(model), (1, 2))
     with torch.inference_mode():
         for name, value in folded(images(1)).items():
             torch.testing.assert_close(value, trunk.eval()(images(1))[name], atol=1e-4, rtol=1e-4)
@@ -273,11 +274,11 @@ def test_a_feature_dict_shares_the_layers_and_names_of_its_network(filled: Fille
 @pytest.mark.parametrize("out_indices", [(), (4,), (-1,), ("0", 1)])
 def test_stages_that_do_not_exist_are_refused(out_indices: tuple[object, ...]) -> None:
     with torch.device("meta"):
-        model = models.create_model("b0", 2)
+        model = create.create_model("b0", 2)
     with pytest.raises(ParameterError, match="must be some of 0, 1, 2, 3"):
-        models.FeatureDict(model, out_indices)
+        features.FeatureDict(model, out_indices)
 
 
 def test_another_network_has_no_features_to_give() -> None:
     with pytest.raises(ParameterError, match="not a Sequential"):
-        models.FeatureDict(nn.Sequential())
+        features.FeatureDict(nn.Sequential())

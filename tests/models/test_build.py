@@ -10,19 +10,19 @@ import pytest
 import timm
 import torch
 
-from hgnetv2_pipeline import models
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import zoo
-from hgnetv2_pipeline.models.formula import formula_tensor
-from hgnetv2_pipeline.models.weights import save_weights, to_paddle, write_pdparams
-from hgnetv2_pipeline.models.zoo import ZOO
+from hgnetv2_pipeline.models import create
+from hgnetv2_pipeline.weights import build, zoo
+from hgnetv2_pipeline.weights.formula import formula_tensor
+from hgnetv2_pipeline.weights.load import save_weights, to_paddle, write_pdparams
+from hgnetv2_pipeline.weights.zoo import ZOO
 
 
 @pytest.fixture(scope="module")
 def b0() -> torch.nn.Module:
     torch.manual_seed(0)
-    return models.create_model("b0", 3)
+    return create.create_model("b0", 3)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 @pytest.mark.parametrize("spec", ["run", "run/student.safetensors"])
 def test_a_run_comes_with_all_it_says_of_itself(spec, root, b0):
-    model, info = models.build_from(spec, num_classes=3, root=root)
+    model, info = build.build_from(spec, num_classes=3, root=root)
     assert equal(model, b0)
     assert info == {
         "variant": "b0",
@@ -63,21 +63,21 @@ def test_a_run_comes_with_all_it_says_of_itself(spec, root, b0):
 
 
 def test_an_absolute_path_works_from_any_root(root, b0):
-    model, _ = models.build_from(str(root / "run"), num_classes=None, root=Path("elsewhere"))
+    model, _ = build.build_from(str(root / "run"), num_classes=None, root=Path("elsewhere"))
     assert equal(model, b0)
 
 
 def test_a_new_head_has_no_class_names(root, b0):
     with pytest.raises(WeightsError, match="head: reinit"):
-        models.build_from("run", num_classes=5, root=root)
-    model, info = models.build_from("run", num_classes=5, root=root, head="reinit")
+        build.build_from("run", num_classes=5, root=root)
+    model, info = build.build_from("run", num_classes=5, root=root, head="reinit")
     assert model.fc.out_features == 5
     assert torch.equal(model.last_conv.weight, b0.last_conv.weight)
     assert (info["classes"], info["num_classes"], info["head"]) == (None, 5, "reinitialised")
 
 
 def test_a_zoo_name_is_looked_up_below_the_root(root, b0):
-    model, info = models.build_from("b0.ssld_stage2", num_classes=3, root=root)
+    model, info = build.build_from("b0.ssld_stage2", num_classes=3, root=root)
     assert equal(model, b0)
     assert (info["variant"], info["stage"]) == ("b0", "ssld_stage2")
     assert info["preprocess"] == {"resize_short": 236}
@@ -87,7 +87,7 @@ def test_absent_weights_say_where_they_belong_and_are_fetched_only_on_request(
     root, b0, monkeypatch
 ):
     with pytest.raises(WeightsError, match=r"PPHGNetV2_B0_ssld_stage1.*weights.*download=true"):
-        models.build_from("b0.ssld_stage1", num_classes=3, root=root)
+        build.build_from("b0.ssld_stage1", num_classes=3, root=root)
     asked = []
 
     def fake(entry, folder):
@@ -96,16 +96,16 @@ def test_absent_weights_say_where_they_belong_and_are_fetched_only_on_request(
         return folder / entry.filename
 
     monkeypatch.setattr(zoo, "fetch", fake)
-    model, _ = models.build_from("b0.ssld_stage1", num_classes=3, root=root, download=True)
+    model, _ = build.build_from("b0.ssld_stage1", num_classes=3, root=root, download=True)
     assert asked == [("b0.ssld_stage1", root / "weights")]
     assert equal(model, b0)
 
 
 @pytest.mark.parametrize("variant", ["b0", "b1", "b4", "hgnet_tiny"])
 def test_a_bare_file_is_known_by_its_tensors(variant, tmp_path):
-    model = models.create_model(variant, 2)
+    model = create.create_model(variant, 2)
     write_pdparams(tmp_path / "w.pdparams", to_paddle(model))
-    again, info = models.build_from("w.pdparams", num_classes=None, root=tmp_path)
+    again, info = build.build_from("w.pdparams", num_classes=None, root=tmp_path)
     assert again.variant == info["variant"] == variant
     assert info["num_classes"] == 2
     assert equal(again, model)
@@ -116,14 +116,14 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     arrays = {"conv.weight": formula_tensor("conv.weight", (4, 3, 3, 3))}
     write_pdparams(tmp_path / "w.pdparams", arrays)
     with pytest.raises(WeightsError, match=r"fits none of b0, b1"):
-        models.build_from("w.pdparams", num_classes=None, root=tmp_path)
+        build.build_from("w.pdparams", num_classes=None, root=tmp_path)
 
 
 def test_scratch_and_timm_need_no_file(tmp_path):
-    model, info = models.build_from("scratch:b1", num_classes=4, root=tmp_path)
+    model, info = build.build_from("scratch:b1", num_classes=4, root=tmp_path)
     assert (model.variant, model.fc.out_features) == ("b1", 4)
     assert (info["sha256"], info["head"]) == (None, "reinitialised")
-    model, info = models.build_from("timm:resnet10t", num_classes=4, root=tmp_path)
+    model, info = build.build_from("timm:resnet10t", num_classes=4, root=tmp_path)
     assert model.num_classes == 4
     assert info["variant"] == "timm:resnet10t"
     assert info["preprocess"]["crop"] == 176
@@ -140,12 +140,12 @@ def test_timm_weights_are_asked_for_only_by_the_ending(monkeypatch, tmp_path):
 
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(WeightsError, match="timm cannot give .*resnet18.*: no network here$"):
-        models.build_from("timm:resnet18:pretrained", num_classes=1000, root=tmp_path)
+        build.build_from("timm:resnet18:pretrained", num_classes=1000, root=tmp_path)
     assert asked == [("resnet18", True, {})]
     with pytest.raises(WeightsError, match="has 1000 classes, not 7; say head: reinit"):
-        models.build_from("timm:resnet18:pretrained", num_classes=7, root=tmp_path)
+        build.build_from("timm:resnet18:pretrained", num_classes=7, root=tmp_path)
     with pytest.raises(WeightsError):
-        models.build_from("timm:resnet18:pretrained", num_classes=7, root=tmp_path, head="reinit")
+        build.build_from("timm:resnet18:pretrained", num_classes=7, root=tmp_path, head="reinit")
     assert asked[1:] == [("resnet18", True, {"num_classes": 7})]
 
 
@@ -164,7 +164,7 @@ def test_timm_weights_are_asked_for_only_by_the_ending(monkeypatch, tmp_path):
 )
 def test_a_wrong_word_is_refused_by_name(spec, error, reason, root):
     with pytest.raises(error, match=reason):
-        models.build_from(spec, num_classes=3, root=root)
+        build.build_from(spec, num_classes=3, root=root)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_wrong_word_is_refused_by_name(spec, error, reason, root):
 def test_metadata_outside_their_range_are_the_files_fault(entry, text, b0, tmp_path):
     save_weights(tmp_path / "student.safetensors", b0, {"variant": "b0", entry: text})
     with pytest.raises(WeightsError, match=r"student\.safetensors (has|fits)") as caught:
-        models.build_from(str(tmp_path), num_classes=3, root=tmp_path)
+        build.build_from(str(tmp_path), num_classes=3, root=tmp_path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 600
 
@@ -217,6 +217,6 @@ def test_a_head_that_is_none_of_ours_is_refused_before_a_network_is_made_for_it(
     if weight is not None:
         state["fc.weight"] = torch.zeros(weight)
     torch.save(state, tmp_path / "w.pth")
-    monkeypatch.setattr(models.build, "create_model", None)
+    monkeypatch.setattr(build, "create_model", None)
     with pytest.raises(WeightsError, match=r"fc\.weight is .* and fc\.bias "):
-        models.build_from("w.pth", num_classes=None, root=tmp_path)
+        build.build_from("w.pth", num_classes=None, root=tmp_path)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hgnetv2_pipeline import models
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models import fold, hgnetv2
+from hgnetv2_pipeline.models import create, fold, hgnetv2
 
 ALL = [
-    *[name for name in models.VARIANTS if name not in ("b5", "b6")],
+    *[name for name in hgnetv2.VARIANTS if name not in ("b5", "b6")],
     "hgnet_tiny",
     *[
         pytest.param(name, marks=pytest.mark.slow)
@@ -38,7 +37,7 @@ def test_outputs_and_features_stay_in_float64(variant, filled):
     model = with_signs(filled(variant, dtype=torch.float64))
     small = variant in ("b5", "b6", "hgnet_base")
     x = torch.randn(1 if small else 2, 3, 32 if small else 64, 64, dtype=torch.float64)
-    folded = models.reparameterize(model)
+    folded = fold.reparameterize(model)
     with torch.inference_mode():
         want, got = model(x), folded(x)
         assert relative(got, want) < 1e-9
@@ -53,7 +52,7 @@ def test_outputs_and_features_stay_in_float64(variant, filled):
 def test_folded_forward_the_logits_stay_in_float64(variant, lab, filled):
     model = with_signs(filled(variant, dtype=torch.float64))
     x = torch.randn(2, 3, 32, 64, dtype=torch.float64)
-    folded = models.reparameterize(model, lab)
+    folded = fold.reparameterize(model, lab)
     assert next(folded.parameters()).dtype == torch.float64
     with torch.inference_mode():
         assert relative(folded(x), model(x)) < 1e-9
@@ -63,7 +62,7 @@ def test_folded_forward_the_logits_stay_in_float64(variant, lab, filled):
 def test_of_31_labs_in_b0_19_go_forward(lab, bounds, affines, filled):
     """The 12: four of the stem, plain layers before another 3x3, and every stage's output but the
     last (they meet padding, a max-pool or a residual sum)."""
-    folded = models.reparameterize(with_signs(filled("b0")), lab)
+    folded = fold.reparameterize(with_signs(filled("b0")), lab)
     kinds = [type(module) for module in folded.modules()]
     assert kinds.count(fold.Clip) == bounds
     assert kinds.count(hgnetv2.LearnableAffine) == affines
@@ -72,12 +71,12 @@ def test_of_31_labs_in_b0_19_go_forward(lab, bounds, affines, filled):
     for lab in ("clip", "relu", "affine"):
         with torch.inference_mode():
             x = torch.randn(1, 3, 32, 32)
-            assert relative(models.reparameterize(other, lab)(x), other(x)) < 1e-4
+            assert relative(fold.reparameterize(other, lab)(x), other(x)) < 1e-4
 
 
 def test_an_unknown_form_is_refused(filled):
     with pytest.raises(ParameterError, match="unknown lab 'relus'"):
-        models.reparameterize(filled("b0"), "relus")
+        fold.reparameterize(filled("b0"), "relus")
 
 
 @pytest.mark.parametrize("variant", ["b0", "b3", "hgnet_tiny"])
@@ -85,7 +84,7 @@ def test_float32_of_the_folded_network_rounds_no_worse_than_that_of_the_plain_on
     """Both are off by a few 1e-6, each by its own rounding: of twelve inputs to each network the
     folded one was off by 0.3 to 2.4 times as much as the plain one, by 1.1 on average."""
     model = with_signs(filled(variant))
-    folded = models.reparameterize(model)
+    folded = fold.reparameterize(model)
     inputs = torch.randn(6, 1, 3, 64, 64)
     with torch.inference_mode():
         ours, plain = [folded(x) for x in inputs], [model(x) for x in inputs]
@@ -98,7 +97,7 @@ def test_float32_of_the_folded_network_rounds_no_worse_than_that_of_the_plain_on
 def test_nothing_but_convolutions_and_bounds_is_left(filled):
     model = with_signs(filled("b0")).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded = models.reparameterize(model)
+    folded = fold.reparameterize(model)
     kinds = {type(module) for module in folded.modules()}
     assert not kinds & {torch.nn.BatchNorm2d, hgnetv2.LearnableAffine, hgnetv2.ConvBNAct}
     assert sum(isinstance(m, fold.Clip) for m in folded.modules()) == 31
@@ -110,8 +109,8 @@ def test_nothing_but_convolutions_and_bounds_is_left(filled):
 
 
 def test_the_dropout_factor_goes_into_the_classifier():
-    model = models.create_model("hgnet_tiny", 3, dropout=0.2).eval()
-    folded = models.reparameterize(model)
+    model = create.create_model("hgnet_tiny", 3, dropout=0.2).eval()
+    folded = fold.reparameterize(model)
     x = torch.randn(1, 3, 32, 32)
     assert folded.dropout.p == 0
     with torch.inference_mode():
@@ -120,12 +119,12 @@ def test_the_dropout_factor_goes_into_the_classifier():
 
 def test_folding_twice_or_a_foreign_network_gives_the_same_outputs(filled):
     model = with_signs(filled("b0"))
-    once = models.reparameterize(model)
-    twice = models.reparameterize(once)
+    once = fold.reparameterize(model)
+    twice = fold.reparameterize(once)
     other = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2)).train()
     x = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(once(x), twice(x))
-        copy = models.reparameterize(other)
+        copy = fold.reparameterize(other)
         assert torch.equal(copy(x), other.eval()(x))
     assert copy is not other

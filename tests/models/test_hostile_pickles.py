@@ -17,8 +17,8 @@ from hostile_pickles import Call, array, attacks, of, text
 import hgnetv2_pipeline
 from hang_guard import HANG, ends
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models import paddle_pickle
-from hgnetv2_pipeline.models.paddle_pickle import read_object, read_pdparams
+from hgnetv2_pipeline.weights.paddle import pdparams
+from hgnetv2_pipeline.weights.paddle.pdparams import read_object, read_pdparams
 
 NAMES = list(attacks(Path("marker")))
 
@@ -215,13 +215,13 @@ def test_a_path_the_system_refuses_is_a_refusal_too(tmp_path):
 def test_a_file_cut_short_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "w.pdparams"
     path.write_bytes(of(array(shape=b"M\x00\x40\x85", data=b"B\x00\x00\x01\x00" + bytes(65536))))
-    interpret = paddle_pickle.interpret
+    interpret = pdparams.interpret
 
     def cut_first(stream, size):
         os.truncate(path, 200)
         return interpret(stream, size)
 
-    monkeypatch.setattr(paddle_pickle, "interpret", cut_first)
+    monkeypatch.setattr(pdparams, "interpret", cut_first)
     with pytest.raises(WeightsError, match="cut short"):
         read_pdparams(path)
 
@@ -232,6 +232,6 @@ def test_a_file_for_which_memory_is_short_is_refused(tmp_path, monkeypatch):
 
     path = tmp_path / "w.pdparams"
     path.write_bytes(of(array()))
-    monkeypatch.setattr(paddle_pickle, "interpret", no_memory)
+    monkeypatch.setattr(pdparams, "interpret", no_memory)
     with pytest.raises(WeightsError, match="too much for the memory here"):
         read_pdparams(path)

@@ -16,10 +16,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from hgnetv2_pipeline import models
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import names
-from hgnetv2_pipeline.models.weights import (
+from hgnetv2_pipeline.models import create, hgnet, hgnetv2
+from hgnetv2_pipeline.weights import build, styles
+from hgnetv2_pipeline.weights.load import (
     export_weights,
     load_weights,
     read_file,
@@ -28,7 +28,7 @@ from hgnetv2_pipeline.models.weights import (
     write_pdparams,
 )
 
-ALL = [*models.VARIANTS, *models.TEACHERS]
+ALL = [*hgnetv2.VARIANTS, *hgnet.TEACHERS]
 BACKBONES = ("dfine", "rtdetr", "transformers")
 
 
@@ -40,7 +40,7 @@ def ghost() -> Callable[[str], dict[str, Tensor]]:
     def make(variant: str) -> dict[str, Tensor]:
         if variant not in made:
             with torch.device("meta"):
-                made[variant] = models.create_model(variant, 7).state_dict()
+                made[variant] = create.create_model(variant, 7).state_dict()
         return made[variant]
 
     return make
@@ -59,22 +59,22 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("variant", ALL)
-@pytest.mark.parametrize("style", names.STYLE_NAMES)
+@pytest.mark.parametrize("style", styles.STYLE_NAMES)
 def test_there_and_back_is_an_identity(style, variant, ghost):
     # A number a tensor: a mix-up of two names would show even between tensors of one shape.
     state = {
         key: torch.full((2, 3) if key == "fc.weight" else (1,), float(number))
-        for number, key in enumerate(names.uncounted(ghost(variant)))
+        for number, key in enumerate(styles.uncounted(ghost(variant)))
     }
-    if style in BACKBONES and variant in models.TEACHERS:
+    if style in BACKBONES and variant in hgnet.TEACHERS:
         with pytest.raises(WeightsError, match="has no PPHGNet, only PP-HGNetV2; .* paddle, timm"):
-            names.style_for(style, state)
+            styles.style_for(style, state)
         return
-    known = names.style_for(style, state)
-    theirs, left = names.to_theirs(state, known)
-    assert names.recognise(theirs) is known
-    back = names.to_ours(theirs, known)
-    assert {key.split(".")[0] for key in left} <= set(names.CLASSIFIER)
+    known = styles.style_for(style, state)
+    theirs, left = styles.to_theirs(state, known)
+    assert styles.recognise(theirs) is known
+    back = styles.to_ours(theirs, known)
+    assert {key.split(".")[0] for key in left} <= set(styles.CLASSIFIER)
     assert bool(left) == (style in BACKBONES)
     assert [*back, *left] == list(state)
     assert all(torch.equal(back[key], state[key]) for key in back)
@@ -84,8 +84,8 @@ def test_there_and_back_is_an_identity(style, variant, ghost):
 
 def test_a_style_nobody_has_is_refused_with_the_known_ones():
     with pytest.raises(ParameterError, match="did you mean 'dfine'.*paddle, timm, dfine, rtdetr"):
-        names.style_for("dfin", ())
-    assert names.recognise(["conv.weight"]) is None
+        styles.style_for("dfin", ())
+    assert styles.recognise(["conv.weight"]) is None
 
 
 # --- agreement with the projects ------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_timms_networks_have_these_names_and_shapes(variant, ghost):
     with torch.device("meta"):
         name = variant if variant.startswith("hgnet") else f"hgnetv2_{variant}"
         theirs = timm.create_model(name, pretrained=False, num_classes=7).state_dict()
-    ours, _ = names.to_theirs(state, names.style_for("timm", state))
+    ours, _ = styles.to_theirs(state, styles.style_for("timm", state))
     assert shapes(ours) == shapes(theirs)
 
 
@@ -105,7 +105,7 @@ class Tree(nn.ModuleDict):
     """A detector's backbone as a tree of named layers; only its state dict is of interest."""
 
     def __init__(self, variant: str, project: str) -> None:
-        row = models.VARIANTS[variant]
+        row = hgnetv2.VARIANTS[variant]
         hf = project == "transformers"
 
         def unit(inputs: int, outputs: int, kernel: int, *, groups: int = 1, act: bool = True,
@@ -175,14 +175,14 @@ class Tree(nn.ModuleDict):
 COUNTS = {"b0": 270, "b1": 270, "b2": 382, "b3": 444, "b4": 400, "b5": 650, "b6": 870}
 
 
-@pytest.mark.parametrize("variant", models.VARIANTS)
+@pytest.mark.parametrize("variant", hgnetv2.VARIANTS)
 @pytest.mark.parametrize("project", BACKBONES)
 def test_the_detectors_trees_have_these_names_and_shapes(project, variant, ghost):
     with torch.device("meta"):
         theirs = Tree(variant, project).state_dict()
-    ours, _ = names.to_theirs(ghost(variant), names.style_for(project, ghost(variant)))
+    ours, _ = styles.to_theirs(ghost(variant), styles.style_for(project, ghost(variant)))
     assert shapes(ours) == shapes(theirs)
-    assert len(names.uncounted(ours)) == COUNTS[variant]
+    assert len(styles.uncounted(ours)) == COUNTS[variant]
 
 
 def test_spelled_out_names_of_the_detectors(ghost):
@@ -206,7 +206,7 @@ def test_spelled_out_names_of_the_detectors(ghost):
         ],
     }
     for style, keys in expected.items():
-        ours, _ = names.to_theirs(ghost("b0"), names.style_for(style, ghost("b0")))
+        ours, _ = styles.to_theirs(ghost("b0"), styles.style_for(style, ghost("b0")))
         assert set(keys) <= set(ours), style
 
 
@@ -215,14 +215,14 @@ def test_spelled_out_names_of_the_detectors(ghost):
 
 @pytest.mark.parametrize(
     ("style", "suffix"),
-    [(style, s) for style in names.STYLE_NAMES for s in names.style_for(style, ()).suffixes],
+    [(style, s) for style in styles.STYLE_NAMES for s in styles.style_for(style, ()).suffixes],
 )
 def test_a_written_file_is_read_back_exactly(style, suffix, b0, tmp_path):
     path = tmp_path / f"w{suffix}"
     report = export_weights(b0, path, style)
     read = read_state(path)
     assert (read.style, read.sha256, read.ignored) == (style, report.sha256, ())
-    state = names.uncounted(b0.state_dict())
+    state = styles.uncounted(b0.state_dict())
     backbone = style in BACKBONES
     assert report.left_out == (("last_conv", "lab", "fc") if backbone else ())
     assert read.has_classifier is not backbone
@@ -238,7 +238,7 @@ def test_a_written_file_is_read_back_exactly(style, suffix, b0, tmp_path):
 def test_timm_takes_the_written_file_strictly_and_gives_our_outputs(b0, tmp_path):
     images = torch.from_numpy(np.random.RandomState(1).normal(size=(1, 3, 64, 96)).astype("f4"))
     # timm pads the pool of its stem with zeros, which shows where LAB makes a map negative.
-    bordered = models.create_model("b0", 3, pool_padding="zero").eval()
+    bordered = create.create_model("b0", 3, pool_padding="zero").eval()
     bordered.load_state_dict(b0.state_dict())
     for suffix in (".safetensors", ".pth"):
         export_weights(b0, tmp_path / f"t{suffix}", "timm")
@@ -256,7 +256,7 @@ def test_a_detectors_file_loads_there_strictly_with_and_without_frozen_norms(b0,
     state = torch.load(tmp_path / "d.pth", weights_only=True)
     Tree("b0", "dfine").load_state_dict(state, strict=True)
     # A frozen norm drops the counters while loading; a plain one may lack them.
-    Tree("b0", "dfine").load_state_dict(names.uncounted(state), strict=True)
+    Tree("b0", "dfine").load_state_dict(styles.uncounted(state), strict=True)
 
 
 def test_what_a_style_cannot_hold_is_refused_before_anything_is_written(b0, ghost, tmp_path):
@@ -273,7 +273,7 @@ def test_what_a_style_cannot_hold_is_refused_before_anything_is_written(b0, ghos
 
 
 def detector(b0: nn.Module, style: str, prefix: str = "backbone.") -> dict[str, Tensor]:
-    state, _ = names.to_theirs(b0.state_dict(), names.style_for(style, b0.state_dict()))
+    state, _ = styles.to_theirs(b0.state_dict(), styles.style_for(style, b0.state_dict()))
     rest = {"encoder.input_proj.0.conv.weight": torch.zeros(2), "decoder.anchors": torch.arange(3)}
     return {f"{prefix}{key}": value for key, value in state.items()} | rest
 
@@ -307,7 +307,7 @@ def test_a_detectors_checkpoint_gives_its_averaged_backbone(style, b0, tmp_path)
 def test_a_backbone_alone_starts_the_whole_classifier_afresh_and_only_when_asked(b0, tmp_path):
     path = tmp_path / "backbone.pth"
     torch.save({"model": detector(b0, "dfine")}, path)
-    model = models.create_model("b0", 3)
+    model = create.create_model("b0", 3)
     with torch.no_grad():
         model.lab.scale.fill_(7)
         model.last_conv.weight.zero_()
@@ -322,18 +322,18 @@ def test_a_backbone_alone_starts_the_whole_classifier_afresh_and_only_when_asked
     assert (model.lab.scale.item(), model.lab.bias.item()) == (1, 0)
     # Kaiming normal by fan-in: 1024 channels come in.
     assert model.last_conv.weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
-    built, info = models.build_from(str(path), num_classes=5, root=tmp_path, head="reinit")
+    built, info = build.build_from(str(path), num_classes=5, root=tmp_path, head="reinit")
     assert (info["variant"], info["head"], built.fc.out_features) == ("b0", "reinitialised", 5)
     for options in ({"num_classes": 5}, {"num_classes": None}):
         with pytest.raises((WeightsError, ParameterError), match="reinit|say how many classes"):
-            models.build_from(str(path), root=tmp_path, **options)
+            build.build_from(str(path), root=tmp_path, **options)
 
 
 def test_reinit_starts_fc_alone_where_the_rest_of_the_classifier_is_there(b0, tmp_path):
     state = dict(b0.state_dict())
     del state["fc.weight"], state["fc.bias"]
     torch.save(state, tmp_path / "w.pth")
-    model = models.create_model("b0", 3)
+    model = create.create_model("b0", 3)
     with pytest.raises(WeightsError, match=r"fc\.weight is missing, fc\.bias .* head: reinit"):
         load_weights(model, tmp_path / "w.pth")
     assert load_weights(model, tmp_path / "w.pth", "reinit").fresh == ("fc",)
@@ -348,7 +348,7 @@ def test_reinit_starts_fc_alone_where_the_rest_of_the_classifier_is_there(b0, tm
 def test_wrappers_are_taken_off_however_they_are_nested(prefix, b0, tmp_path):
     state = {f"{prefix}{key}": value for key, value in b0.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    model = models.create_model("b0", 3)
+    model = create.create_model("b0", 3)
     report = load_weights(model, tmp_path / "w.pth")
     assert (report.n_tensors, report.ignored) == (275, ())
 
@@ -357,7 +357,7 @@ def test_a_stray_tensor_is_refused_unless_it_belongs_to_another_network(b0, tmp_
     state = {f"module.{key}": value for key, value in b0.state_dict().items()}
     torch.save(state | {"queue": torch.zeros(3)}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="queue is unknown to the network"):
-        load_weights(models.create_model("b0", 3), tmp_path / "w.pth")
+        load_weights(create.create_model("b0", 3), tmp_path / "w.pth")
 
 
 def test_a_checkpoint_inside_itself_is_refused(tmp_path):

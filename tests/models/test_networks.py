@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from hgnetv2_pipeline import models
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models import hgnetv2, zoo
-from hgnetv2_pipeline.models.weights import load_weights, write_pdparams
+from hgnetv2_pipeline.models import cost, create, hgnet, hgnetv2
+from hgnetv2_pipeline.weights import formula, zoo
+from hgnetv2_pipeline.weights.load import load_weights, write_pdparams
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paddle_logits.json").read_text())
-ALL = [*models.VARIANTS, *models.TEACHERS]
+ALL = [*hgnetv2.VARIANTS, *hgnet.TEACHERS]
 PARAMETERS = {
     "b0": 5_996_550, "b1": 6_343_158, "b2": 11_221_356, "b3": 16_292_216,
     "b4": 19_796_680, "b5": 39_569_064, "b6": 75_256_776,
@@ -48,9 +48,9 @@ def test_logits_and_names_are_paddles_through_a_weight_file(name, tmp_path):
     golden = GOLDEN["networks"][name]
     variant = name.replace("PPHGNetV2_", "").replace("PPHGNet", "hgnet").lower()
     with torch.device("meta"):  # fresh weights would be overwritten at once
-        model = models.create_model(variant, GOLDEN["classes"])
+        model = create.create_model(variant, GOLDEN["classes"])
     model = model.to_empty(device="cpu").eval()
-    state = models.formula_state(model)
+    state = formula.formula_state(model)
     lines = sorted(f"{key} {list(value.shape)}" for key, value in state.items())
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == golden["names_sha256"]
     assert len(state) == golden["n_tensors"]
@@ -65,16 +65,16 @@ def test_logits_and_names_are_paddles_through_a_weight_file(name, tmp_path):
 @pytest.mark.parametrize("variant", ALL)
 def test_the_table_of_costs_is_what_the_network_costs(variant):
     with torch.device("meta"):
-        profile = models.profile(models.create_model(variant))
+        profile = cost.profile(create.create_model(variant))
     assert (profile.params, profile.macs) == zoo.COSTS[variant]
     if variant in PARAMETERS:
         assert profile.params == PARAMETERS[variant]
 
 
 def test_profiling_leaves_the_network_alone():
-    model = models.create_model("b0", 3).train()
+    model = create.create_model("b0", 3).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    small, large = models.profile(model, 32), models.profile(model, 64)
+    small, large = cost.profile(model, 32), cost.profile(model, 64)
     assert small.params == large.params
     assert large.macs > 3 * small.macs
     assert model.training
@@ -84,7 +84,7 @@ def test_profiling_leaves_the_network_alone():
 
 @pytest.mark.parametrize("variant", ["b0", "b4", "hgnet_tiny"])
 def test_features_have_the_announced_channels_and_strides(variant):
-    model = models.create_model(variant, 2).eval()
+    model = create.create_model(variant, 2).eval()
     x = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         maps = model.features(x)
@@ -100,7 +100,7 @@ def test_features_have_the_announced_channels_and_strides(variant):
 
 
 def test_features_run_no_deeper_than_asked():
-    model = models.create_model("b0", 2).eval()
+    model = create.create_model("b0", 2).eval()
     calls = []
     model.stages[2].register_forward_hook(lambda *_: calls.append(1))
     model.features(torch.randn(1, 3, 32, 32), (0, 1))
@@ -110,7 +110,7 @@ def test_features_run_no_deeper_than_asked():
 @pytest.mark.parametrize("variant", ["b0", "hgnet_tiny"])
 def test_it_trains_at_32_pixels_in_channels_last(variant):
     torch.manual_seed(0)
-    model = models.create_model(variant, 3).to(memory_format=torch.channels_last)
+    model = create.create_model(variant, 3).to(memory_format=torch.channels_last)
     layouts = []
     model.stages[0].register_forward_hook(
         lambda _, __, y: layouts.append(y.is_contiguous(memory_format=torch.channels_last))
@@ -127,7 +127,7 @@ def test_it_trains_at_32_pixels_in_channels_last(variant):
 
 def test_layout_does_not_change_the_logits():
     torch.manual_seed(0)
-    model = models.create_model("b0", 3).eval()
+    model = create.create_model("b0", 3).eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         plain = model(x)
@@ -140,7 +140,7 @@ def test_layout_does_not_change_the_logits():
 @pytest.mark.parametrize("variant", ["b0", "hgnet_tiny"])
 def test_fresh_weights_start_as_paddles_do(variant):
     torch.manual_seed(0)
-    model = models.create_model(variant, 10)
+    model = create.create_model(variant, 10)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             expected = math.sqrt(2 / math.prod(module.weight.shape[1:]))
@@ -155,9 +155,9 @@ def test_fresh_weights_start_as_paddles_do(variant):
 
 
 def test_an_affine_follows_every_relu_in_b0_to_b3_and_none_in_b4_to_b6():
-    for variant, row in models.VARIANTS.items():
+    for variant, row in hgnetv2.VARIANTS.items():
         with torch.device("meta"):
-            model = models.create_model(variant, 2)
+            model = create.create_model(variant, 2)
         relus = [n for n, m in model.named_modules() if isinstance(m, torch.nn.ReLU)]
         labs = [n for n, m in model.named_modules() if isinstance(m, hgnetv2.LearnableAffine)]
         expected = [name.removesuffix("act") + "lab" for name in relus] if row.lab else []
@@ -172,11 +172,11 @@ def test_dropout_masks_in_training_and_scales_in_inference():
     assert set(masked.unique().tolist()) == {0.0, 1.0}
     assert float(masked.mean()) == pytest.approx(0.75, abs=0.02)
     assert torch.equal(dropout.eval()(x), torch.full_like(x, 0.75))
-    assert models.create_model("hgnet_base", 2).dropout.p == 0.2
-    assert models.create_model("b0", 2, dropout=0.3).dropout.p == 0.3
+    assert create.create_model("hgnet_base", 2).dropout.p == 0.2
+    assert create.create_model("b0", 2, dropout=0.3).dropout.p == 0.3
     for wrong in (1.0, -0.1):
         with pytest.raises(ParameterError, match="dropout"):
-            models.create_model("b0", 2, dropout=wrong)
+            create.create_model("b0", 2, dropout=wrong)
 
 
 def test_the_pool_leaves_its_pad_out_unless_told():
@@ -186,25 +186,16 @@ def test_the_pool_leaves_its_pad_out_unless_told():
     assert torch.equal(zero[..., :2, :2], x[..., :2, :2])
     assert not zero[..., 2, :].any()
     with pytest.raises(ParameterError, match="did you mean 'zero'"):
-        models.create_model("b0", pool_padding="zeros")
+        create.create_model("b0", pool_padding="zeros")
 
 
 def test_wrong_names_and_counts_are_refused():
     with pytest.raises(
         ParameterError, match=r"unknown variant 'b9'; choose one of b0, b1.*hgnet_base"
     ):
-        models.create_model("b9")
+        create.create_model("b9")
     with pytest.raises(ParameterError, match="unknown variant"):
-        models.create_model("")
+        create.create_model("")
     for wrong in (0, -1, 2.5, True):
         with pytest.raises(ParameterError, match="num_classes"):
-            models.create_model("b0", wrong)
-
-
-def test_every_exported_name_is_there_and_no_module_bears_one():
-    folder = Path(models.__file__).parent
-    for name in models.__all__:
-        assert getattr(models, name) is not None
-        assert not (folder / f"{name}.py").exists()
-    with pytest.raises(AttributeError):
-        _ = models.absent
+            create.create_model("b0", wrong)

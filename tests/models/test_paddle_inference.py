@@ -21,21 +21,18 @@ from paddle_archive_writer import (
     write_folder,
 )
 
-from hgnetv2_pipeline import models
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models.build import build_from
-from hgnetv2_pipeline.models.paddle_inference import (
-    archive_sha256,
-    read_inference,
-    read_variables,
-)
-from hgnetv2_pipeline.models.paddle_names import names_from_program
-from hgnetv2_pipeline.models.paddle_program import Op, Program, read_pdmodel, read_pir
-from hgnetv2_pipeline.models.weights import load_weights, read_state, write_pdparams
+from hgnetv2_pipeline.models import create, hgnet, hgnetv2
+from hgnetv2_pipeline.weights import formula
+from hgnetv2_pipeline.weights.build import build_from
+from hgnetv2_pipeline.weights.load import load_weights, read_state, write_pdparams
+from hgnetv2_pipeline.weights.paddle.graph_names import names_from_program
+from hgnetv2_pipeline.weights.paddle.inference import archive_sha256, read_inference, read_variables
+from hgnetv2_pipeline.weights.paddle.program import Op, Program, read_pdmodel, read_pir
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_files"
 FORMATS = ["pdmodel", "pir"]
-NETWORKS = [*models.VARIANTS, *models.TEACHERS]
+NETWORKS = [*hgnetv2.VARIANTS, *hgnet.TEACHERS]
 
 
 def truth() -> dict[str, np.ndarray]:
@@ -55,12 +52,12 @@ def same(given: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> bool:
 
 def empty(variant: str, classes: int = 4) -> torch.nn.Module:
     with torch.device("meta"):
-        return models.create_model(variant, classes)
+        return create.create_model(variant, classes)
 
 
 def shapes_only(model: torch.nn.Module) -> dict[str, np.ndarray]:
     """Arrays of the right shapes that take no memory."""
-    from hgnetv2_pipeline.models.weights import paddle_shapes
+    from hgnetv2_pipeline.weights.load import paddle_shapes
 
     return {
         name: np.broadcast_to(np.float32(0), shape) for name, shape in paddle_shapes(model).items()
@@ -70,7 +67,7 @@ def shapes_only(model: torch.nn.Module) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def b0() -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
     model = empty("b0")
-    return model, models.formula_state(model)
+    return model, formula.formula_state(model)
 
 
 # --- files written by Paddle ----------------------------------------------------------------------
@@ -160,7 +157,7 @@ def test_the_program_alone_names_every_tensor_of_the_ten_networks(variant):
 
 def the_archive_equals_the_pdparams(variant: str, folder: Path) -> None:
     model = empty(variant, 3)
-    arrays = models.formula_state(model)
+    arrays = formula.formula_state(model)
     path = folder / "w.pdparams"
     write_pdparams(path, arrays)
     wanted = read_state(path).tensors
@@ -228,7 +225,7 @@ def test_a_distilled_student_is_found_beside_a_teacher_that_only_info_lists(b0, 
     files["inference.pdiparams.info"] = info(both, "base_model.")
     folder = write_folder(tmp_path / "ssld_infer", files)
     assert set(read_inference(folder)) == {f"Student.{name}" for name in arrays}
-    loaded = models.create_model("b0", 4)
+    loaded = create.create_model("b0", 4)
     report = load_weights(loaded, folder)
     assert (report.n_tensors, report.sha256) == (len(arrays), archive_sha256(folder))
     with pytest.raises(WeightsError, match="without a teacher"):

@@ -29,7 +29,7 @@ from paddle_archive_writer import (
 )
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models.paddle_inference import read_inference
+from hgnetv2_pipeline.weights.paddle.inference import read_inference
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_files"
 Files = dict[str, bytes]

@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models.paddle_pickle import (
+from hgnetv2_pipeline.weights.load import read_state
+from hgnetv2_pipeline.weights.paddle.pdparams import (
     NAMES_KEY,
     read_object,
     read_paddle_state,
     read_pdparams,
     read_stream,
 )
-from hgnetv2_pipeline.models.paddle_writer import write_pdparams
-from hgnetv2_pipeline.models.pickle_machine import DTYPES
-from hgnetv2_pipeline.models.weights import read_state
+from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
+from hgnetv2_pipeline.weights.pickle_machine import DTYPES
 
 PROTOCOLS = st.sampled_from((2, 3, 4))
 FILES = Path(__file__).parents[1] / "golden" / "paddle_files"

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hgnetv2_pipeline import models
-from hgnetv2_pipeline.models import passes
+from hgnetv2_pipeline.models import create, fast_training
 from hgnetv2_pipeline.models.hgnetv2 import ConvBNAct, SamePool
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -22,7 +21,7 @@ LAYOUTS = [torch.channels_last, torch.contiguous_format]
 def plain() -> Iterator[None]:
     """The layers as they are written."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "recording", lambda *given: False)
+        patch.setattr(fast_training, "recording", lambda *given: False)
         yield
 
 
@@ -82,7 +81,7 @@ def test_gradients_of_bn_relu_and_lab_are_those_of_differences(scale, layout):
     given = [value.double().requires_grad_() for value in given]
 
     def layer(x: Tensor, weight: Tensor, shift: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        return passes._BatchNormReluLab.apply(x, weight, shift, scale, bias, bn)
+        return fast_training._BatchNormReluLab.apply(x, weight, shift, scale, bias, bn)
 
     assert torch.autograd.gradcheck(layer, (x, *given))
 
@@ -107,7 +106,7 @@ def test_depthwise_gradients_in_bf16_are_those_of_float32(stride):
     def gradients(amp: bool, x: Tensor) -> tuple[Tensor, ...]:
         x = x.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            y = passes.convolve(conv, x)
+            y = fast_training.convolve(conv, x)
         upstream = noise(*y.shape, seed=1).bfloat16().to(y.dtype)
         return torch.autograd.grad(y, [x, conv.weight], upstream)
 
@@ -134,7 +133,7 @@ def test_gradients_under_autocast_point_where_float32s_do(variant, device, dtype
     for spare in (True, False):
         with torch.autocast(device, dtype), pytest.MonkeyPatch.context() as patch:
             if not spare:
-                patch.setattr(passes, "recording", lambda *given: False)
+                patch.setattr(fast_training, "recording", lambda *given: False)
             found = everything(network, x)
         names = [name for name, _ in network.named_parameters()]
         one = torch.cat([found[name].flatten() for name in names])
@@ -144,7 +143,7 @@ def test_gradients_under_autocast_point_where_float32s_do(variant, device, dtype
 
 
 def test_a_step_goes_the_short_way():
-    network = models.create_model("b0", 3).to(memory_format=torch.channels_last).train()
+    network = create.create_model("b0", 3).to(memory_format=torch.channels_last).train()
     y = network(noise(2, 3, 32, 32).float().contiguous(memory_format=torch.channels_last))
     assert graph(y).count("_BatchNormReluLab") == 30
     assert graph(y).count("_Concatenate") == 6

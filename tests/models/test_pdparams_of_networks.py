@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from hgnetv2_pipeline import models
-from hgnetv2_pipeline.models.paddle_pickle import read_pdparams
-from hgnetv2_pipeline.models.paddle_writer import write_pdparams
-from hgnetv2_pipeline.models.weights import from_paddle, load_state, paddle_shapes
+from hgnetv2_pipeline.models import create, hgnet, hgnetv2
+from hgnetv2_pipeline.weights.load import from_paddle, load_state, paddle_shapes
+from hgnetv2_pipeline.weights.paddle.pdparams import read_pdparams
+from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 
 CLASSES = 7
 LARGE = ("b5", "b6", "hgnet_base")
 ALL = [
     pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
-    for name in (*models.VARIANTS, *models.TEACHERS)
+    for name in (*hgnetv2.VARIANTS, *hgnet.TEACHERS)
 ]
 DRAWN = np.random.RandomState(11).normal(size=65_537).astype(np.float32)  # prime: rows differ
 PRUNED = np.where(np.arange(len(DRAWN)) % 8, np.float32(0), DRAWN)  # quicker in protocol 2
@@ -33,7 +33,7 @@ def no_waiting_for_the_disk(monkeypatch) -> None:
 
 def empty(variant: str) -> torch.nn.Module:
     with torch.device("meta"):  # fresh weights would be overwritten at once
-        model = models.create_model(variant, CLASSES)
+        model = create.create_model(variant, CLASSES)
     return model.to_empty(device="cpu").eval()
 
 

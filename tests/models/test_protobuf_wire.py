@@ -8,9 +8,9 @@ from google.protobuf.descriptor import Descriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hgnetv2_pipeline.models import protobuf_wire
-from hgnetv2_pipeline.models.onnx_file import CHILDREN
-from hgnetv2_pipeline.models.protobuf_wire import Wire, varint
+from hgnetv2_pipeline.weights import protobuf_wire
+from hgnetv2_pipeline.weights.onnx_file import CHILDREN
+from hgnetv2_pipeline.weights.protobuf_wire import Wire, varint
 
 
 def message_fields(found: dict[str, dict[int, str]], kind: Descriptor) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from weight_mutations import safetensors_file, same
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models.weights import read_file, read_metadata
+from hgnetv2_pipeline.weights.load import read_file, read_metadata
 
 F32 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 DTYPES = [

@@ -12,10 +12,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from hgnetv2_pipeline import models
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import names, weights
-from hgnetv2_pipeline.models.weights import (
+from hgnetv2_pipeline.models import create
+from hgnetv2_pipeline.weights import load
+from hgnetv2_pipeline.weights import styles as names
+from hgnetv2_pipeline.weights.formula import formula_state
+from hgnetv2_pipeline.weights.load import (
     from_paddle,
     load_state,
     load_weights,
@@ -25,6 +27,7 @@ from hgnetv2_pipeline.models.weights import (
     to_paddle,
     write_pdparams,
 )
+from hgnetv2_pipeline.weights.paddle import pdparams, writer
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -54,7 +57,7 @@ def b0(filled) -> torch.nn.Module:
 def test_a_pdparams_round_trip_is_bit_for_bit(protocol, b0, tmp_path):
     path = tmp_path / "w.pdparams"
     write_pdparams(path, to_paddle(b0), protocol)
-    again = models.create_model("b0", 3)
+    again = create.create_model("b0", 3)
     report = load_weights(again, path)
     assert same(b0, again)
     assert (report.style, report.head, report.n_tensors) == ("paddle", "loaded", 275)
@@ -62,8 +65,8 @@ def test_a_pdparams_round_trip_is_bit_for_bit(protocol, b0, tmp_path):
 
 
 def test_paddles_tensors_come_back_from_ours_exactly():
-    model = models.create_model("b0", 3)
-    formula = models.formula_state(model)
+    model = create.create_model("b0", 3)
+    formula = formula_state(model)
     load_state(model, from_paddle(formula), source="formula")
     back = to_paddle(model)
     assert back["fc.weight"].shape == (2048, 3)
@@ -86,7 +89,7 @@ def test_safetensors_round_trip_with_metadata(b0, tmp_path):
     metadata = {"variant": "b0", "classes": json.dumps(["höhe", "b", "c"])}
     save_weights(path, b0, metadata)
     assert read_metadata(path) == metadata
-    again = models.create_model("b0", 3)
+    again = create.create_model("b0", 3)
     report = load_weights(again, path)
     assert same(b0, again)
     assert (report.style, report.metadata) == ("ours", metadata)
@@ -126,7 +129,7 @@ def test_names_to_timm_and_back_are_an_identity(variant, filled, tmp_path):
     save_file({k: v.contiguous() for k, v in to_timm(model).items()}, tmp_path / "t.safetensors")
     torch.save({"state_dict": to_timm(model)}, tmp_path / "t.pth")
     for name in ("t.safetensors", "t.pth"):
-        again = models.create_model(variant, 3)
+        again = create.create_model(variant, 3)
         assert load_weights(again, tmp_path / name).style == "timm"
         assert same(model, again)
 
@@ -160,7 +163,7 @@ def test_timm_differs_by_its_border_alone_where_the_affine_is_negative(variant, 
     theirs = timm_logits(model, variant)
     with torch.inference_mode():
         paddle = model(images())
-        model.stem.pool = models.create_model("b0", pool_padding="zero").stem.pool
+        model.stem.pool = create.create_model("b0", pool_padding="zero").stem.pool
         bordered = model(images())
     assert relative(theirs, bordered) < 1e-5
     assert relative(theirs, paddle) > 5e-5
@@ -172,12 +175,12 @@ def test_a_distillation_checkpoint_gives_the_student_or_the_teacher(b0, filled, 
     both |= {f"Student.{k}": v for k, v in to_paddle(b0).items()}
     path = tmp_path / "distill.pdparams"
     write_pdparams(path, both)
-    again = models.create_model("b0", 3)
+    again = create.create_model("b0", 3)
     report = load_weights(again, path)
     assert same(b0, again)
     assert len(report.ignored) == 193
     assert "left aside 193: Teacher." in str(report)
-    other = models.create_model("hgnet_tiny", 5)
+    other = create.create_model("hgnet_tiny", 5)
     load_weights(other, path, part="teacher")
     assert same(teacher, other)
     write_pdparams(path, {k: v for k, v in both.items() if k.startswith("Teacher")})
@@ -193,7 +196,7 @@ def test_a_distillation_checkpoint_gives_the_student_or_the_teacher(b0, filled, 
 
 def test_a_pth_of_a_parallel_network_loads_and_an_unsafe_one_does_not(b0, tmp_path):
     torch.save({f"module.{k}": v for k, v in b0.state_dict().items()}, tmp_path / "w.pth")
-    again = models.create_model("b0", 3)
+    again = create.create_model("b0", 3)
     load_weights(again, tmp_path / "w.pth")
     assert same(b0, again)
     torch.save({"model": b0}, tmp_path / "whole.pth")  # a pickled module
@@ -213,7 +216,7 @@ def test_another_number_of_classes_refuses_unless_the_head_starts_afresh(b0, tmp
     path = tmp_path / "w.pdparams"
     write_pdparams(path, to_paddle(b0))
     torch.manual_seed(0)
-    ten = models.create_model("b0", 10)
+    ten = create.create_model("b0", 10)
     with pytest.raises(WeightsError, match=r"fc\.weight is \[3, 2048\] where .* head: reinit"):
         load_weights(ten, path)
     before = ten.fc.weight.clone()
@@ -229,7 +232,7 @@ def test_a_refused_file_changes_nothing(b0, tmp_path):
     state = to_paddle(b0)
     del state["stem.stem1.bn.bias"]
     write_pdparams(tmp_path / "w.pdparams", state)
-    model = models.create_model("b0", 3)
+    model = create.create_model("b0", 3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match="stem.stem1.bn.bias is missing"):
         load_weights(model, tmp_path / "w.pdparams")
@@ -240,7 +243,7 @@ def test_a_refused_file_changes_nothing(b0, tmp_path):
 def test_the_first_five_disagreements_are_named_and_the_rest_counted(b0, tmp_path):
     write_pdparams(tmp_path / "w.pdparams", to_paddle(b0))
     with pytest.raises(WeightsError) as caught:
-        load_weights(models.create_model("b1", 3), tmp_path / "w.pdparams")
+        load_weights(create.create_model("b1", 3), tmp_path / "w.pdparams")
     assert "does not fit b1: stem.stem1.conv.weight is [16, 3, 3, 3] where the network has " in str(
         caught.value
     )
@@ -262,7 +265,7 @@ def test_impossible_values_are_refused_by_name(key, value, reason, b0, tmp_path)
     state[key].flat[0] = value
     write_pdparams(tmp_path / "w.pdparams", state)
     with pytest.raises(WeightsError, match=reason):
-        load_weights(models.create_model("b0", 3), tmp_path / "w.pdparams")
+        load_weights(create.create_model("b0", 3), tmp_path / "w.pdparams")
 
 
 def test_half_precision_and_bfloat16_files_load_as_float32(b0, tmp_path):
@@ -315,5 +318,5 @@ def test_wrong_words_for_head_and_part_are_refused(b0, tmp_path):
 
 
 def test_the_room_of_foreign_names_offers_both_paddle_functions():
-    assert weights.read_pdparams is models.read_pdparams
-    assert weights.write_pdparams is models.write_pdparams
+    assert load.read_pdparams is pdparams.read_pdparams
+    assert load.write_pdparams is writer.write_pdparams

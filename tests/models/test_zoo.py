@@ -17,10 +17,10 @@ import pytest
 
 from hgnetv2_pipeline import durable
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models import zoo
-from hgnetv2_pipeline.models.paddle_pickle import read_pdparams
-from hgnetv2_pipeline.models.paddle_writer import write_pdparams
-from hgnetv2_pipeline.models.zoo import ZOO, ZooEntry, fetch
+from hgnetv2_pipeline.weights import zoo
+from hgnetv2_pipeline.weights.paddle.pdparams import read_pdparams
+from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
+from hgnetv2_pipeline.weights.zoo import ZOO, ZooEntry, fetch
 
 
 def test_the_table_has_every_published_file_once():
@@ -47,7 +47,7 @@ def test_a_row_reads_as_on_the_seed_page():
 
 
 def test_the_table_is_read_without_torch():
-    code = "import sys, hgnetv2_pipeline.models.zoo; sys.exit('torch' in sys.modules)"
+    code = "import sys, hgnetv2_pipeline.weights.zoo; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

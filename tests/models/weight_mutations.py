@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hgnetv2_pipeline.models.weights import read_file
+from hgnetv2_pipeline.weights.load import read_file
 from spoiling import mutate, spoil
 
 SHARING = 4  # times the file's size that its tensors may add up to

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hgnetv2_pipeline.pipelines.identity import Identity
+from hgnetv2_pipeline.project.identity import Identity
 
 
 @pytest.fixture(scope="session")
@@ -12,9 +12,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Identity:
     """A B0 of three classes at 32 pixels, exported as ``train/b0/seed=0``."""
     import torch
 
-    from hgnetv2_pipeline.data import Preprocess
-    from hgnetv2_pipeline.deployment import write_bundle
-    from hgnetv2_pipeline.models import create_model
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.deployment.export.bundle import write_bundle
+    from hgnetv2_pipeline.models.create import create_model
 
     who = Identity(
         project=tmp_path_factory.mktemp("project"), environment="mine", dataset="mine",

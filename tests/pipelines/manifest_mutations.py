@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hgnetv2_pipeline.pipelines.reuse import Result, Reuse
+from hgnetv2_pipeline.project.results import Result, Reuse
 from spoiling import mutate, spoil
 
 OLD = {"out.txt": b"old", "sheets/top.txt": b"old sheet"}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hgnetv2_pipeline import project_logging
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.selection import needed_tags
+from hgnetv2_pipeline.project import logs
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.node_selection import needed_tags
 
 PIPELINES = register_pipelines()
 STAGE1 = {"ingestion", "train_teacher", "mining", "ssld_stage1"}
@@ -70,13 +70,13 @@ def test_logging_is_the_projects_own_wherever_a_run_starts(
     monkeypatch.chdir(tmp_path / below)
     monkeypatch.delenv("KEDRO_LOGGING_CONFIG", raising=False)
     told: list[Any] = []
-    monkeypatch.setattr(project_logging, "configure_logging", told.append)
-    monkeypatch.setattr(project_logging, "LOGGING", {})
-    project_logging.use_project_logging()
+    monkeypatch.setattr(logs, "configure_logging", told.append)
+    monkeypatch.setattr(logs, "LOGGING", {})
+    logs.use_project_logging()
     assert told == [{"version": 1, "root": {"level": "ERROR"}}]
-    monkeypatch.setattr(project_logging, "LOGGING", told[0])
-    project_logging.use_project_logging()
+    monkeypatch.setattr(logs, "LOGGING", told[0])
+    logs.use_project_logging()
     monkeypatch.setenv("KEDRO_LOGGING_CONFIG", "mine.yml")
-    monkeypatch.setattr(project_logging, "LOGGING", {})
-    project_logging.use_project_logging()
+    monkeypatch.setattr(logs, "LOGGING", {})
+    logs.use_project_logging()
     assert len(told) == 1

@@ -12,9 +12,9 @@ from tiny_project import identity
 
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.ownership import HeldError, lock_file, refuse_held, take
-from hgnetv2_pipeline.pipelines.claims import MADE_BY, Claims, claims
-from hgnetv2_pipeline.pipelines.identity import FOLDERS
-from hgnetv2_pipeline.pipelines.reuse import Reuse
+from hgnetv2_pipeline.project.claims import MADE_BY, Claims, claims
+from hgnetv2_pipeline.project.identity import FOLDERS
+from hgnetv2_pipeline.project.results import Reuse
 from other_process import other, tree
 
 PARAMS: dict[str, Any] = {

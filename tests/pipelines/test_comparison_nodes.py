@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from test_params import parameters
 
-from hgnetv2_pipeline.pipelines.comparison.nodes import at_equal_steps
-from hgnetv2_pipeline.training import plan_schedule
+from hgnetv2_pipeline.project.arms import at_equal_steps
 from hgnetv2_pipeline.training.config import TrainConfig
+from hgnetv2_pipeline.training.schedule import plan_schedule
 
 
 @pytest.mark.parametrize("environment", ["sample", "imagenet"])

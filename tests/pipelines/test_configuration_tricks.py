@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from test_params import loader, parameters
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.pipelines.given import read_params, takes_text
-from hgnetv2_pipeline.pipelines.identity import model_id
-from hgnetv2_pipeline.pipelines.params import REDOABLE, RunParams, validate
+from hgnetv2_pipeline.project.given import read_params, takes_text
+from hgnetv2_pipeline.project.identity import model_id
+from hgnetv2_pipeline.project.params import REDOABLE, RunParams, validate
 
 ROOT = Path(__file__).parents[2]
 

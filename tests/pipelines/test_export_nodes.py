@@ -12,16 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from hgnetv2_pipeline.data import Preprocess, write_class_map
+from hgnetv2_pipeline.data.classmap import write_class_map
 from hgnetv2_pipeline.data.index import samples_frame, write_index
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import create_model, save_weights
+from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
-from hgnetv2_pipeline.pipelines import measure
 from hgnetv2_pipeline.pipelines.export.nodes import export
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import ExportParams
+from hgnetv2_pipeline.project import models
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import ExportParams
+from hgnetv2_pipeline.weights.load import save_weights
 
 CLASSES = ["circle", "square", "star"]
 GIVEN: dict[str, Any] = {
@@ -127,7 +129,7 @@ def test_precisions_are_calibrated_judged_and_then_evaluated_by_the_engine_that_
     assert gate["images"] == "9 of 9 val images of shapes"
 
     def top1(engine: str, precision: str) -> dict[str, Any]:
-        return measure.evaluate(
+        return models.evaluate(
             identity, identity.model, lists, "val", device="cpu", batch_size=4, workers=0,
             max_bad=0.0, engine=engine, precision=precision,
         ).metrics  # fmt: skip
@@ -136,7 +138,7 @@ def test_precisions_are_calibrated_judged_and_then_evaluated_by_the_engine_that_
     assert top1("ort", "fp32")["top1_count"] == gate["top1_fp32"]
     assert top1("ort", "int8")["top1_count"] == gate["top1"]
     assert top1("ort", "int8")["precision"] == "int8"
-    inputs = measure.model_inputs(identity, "ort", "int8")
+    inputs = models.model_inputs(identity, "ort", "int8")
     assert inputs == {"model": folder / "model.int8.onnx"}
     with pytest.raises(ParameterError, match="evaluation.precision=int8 with engine torch"):
         top1("torch", "int8")
@@ -150,7 +152,9 @@ def test_a_failed_gate_leaves_the_earlier_export_where_it_is(
     run(identity)
     manifest = identity.folder("export") / "manifest.json"
     before = manifest.read_bytes()
-    monkeypatch.setattr("hgnetv2_pipeline.deployment.gate.MAX_RMS", {"int8": 0.0, "fp16": 0.0})
+    monkeypatch.setattr(
+        "hgnetv2_pipeline.deployment.export.gate.MAX_RMS", {"int8": 0.0, "fp16": 0.0}
+    )
     with pytest.raises(WeightsError, match="int8 export fails its gate on 9 of 9 val images"):
         run(identity, precisions=["int8"])
     assert manifest.read_bytes() == before

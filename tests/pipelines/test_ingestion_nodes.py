@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 from tiny_project import SIDE, identity, parameters, picture
 
-from hgnetv2_pipeline.data import check_lists, label_matrix, read_list
+from hgnetv2_pipeline.data.lists.check import check_lists
+from hgnetv2_pipeline.data.lists.multi_label import label_matrix
+from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import DataParams
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import DataParams
 
 SIDES = ("train", "val")
 

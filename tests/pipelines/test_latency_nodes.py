@@ -10,14 +10,15 @@ import torch
 
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.datasets import Unchanged
-from hgnetv2_pipeline.deployment import convert_onnx, machine
 from hgnetv2_pipeline.deployment.engines.ladder import model_file
+from hgnetv2_pipeline.deployment.export.precisions import convert_onnx
+from hgnetv2_pipeline.deployment.timing import machine
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.pipelines.identity import Identity
 from hgnetv2_pipeline.pipelines.latency.nodes import measure
-from hgnetv2_pipeline.pipelines.params import LatencyParams
-from hgnetv2_pipeline.pipelines.reuse import newly_made
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.params import LatencyParams
+from hgnetv2_pipeline.project.results import newly_made
 
 MODEL = "train/b0/seed=0"
 

@@ -20,17 +20,20 @@ import pytest
 import torch
 from tiny_project import identity, parameters, picture
 
-from hgnetv2_pipeline.data import Preprocess, read_index, read_list
+from hgnetv2_pipeline.data.index import read_index
+from hgnetv2_pipeline.data.lists.read import read_list
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining import default_target, launch
-from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.models.weights import save_weights
+from hgnetv2_pipeline.mining import score_processes
+from hgnetv2_pipeline.mining.selection import default_target
+from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
-from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.mining.audit import audit, estimate_purity, score_probes
 from hgnetv2_pipeline.pipelines.mining.nodes import deduplicate, score_pool, select
-from hgnetv2_pipeline.pipelines.params import MiningParams
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.weights.load import save_weights
 
 DEDUP = {
     "channels": ["bytes", "phash"], "name_pattern": None, "views": 28, "auto_max": 0,
@@ -219,9 +222,9 @@ def test_another_shard_size_is_scored_anew_and_the_old_result_kept(
 
 def in_turn(module: str, spec_files: Sequence[Path], **_: Any) -> None:
     """The processes of a pass one after the other in this one, which has torch loaded already."""
-    assert module == "hgnetv2_pipeline.mining.launch"
+    assert module == "hgnetv2_pipeline.mining.score_processes"
     for path in spec_files:
-        assert launch.main([str(path)]) == 0
+        assert score_processes.main([str(path)]) == 0
 
 
 @pytest.mark.parametrize("started", [in_turn, pytest.param(None, marks=pytest.mark.slow)])
@@ -229,7 +232,7 @@ def test_several_processes_give_the_list_of_one(
     project: Project, plain: Mined, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if started is not None:
-        monkeypatch.setattr(launch, "run_side_by_side", started)
+        monkeypatch.setattr(score_processes, "run_side_by_side", started)
     mined = project.mine(processes=2)
     pd.testing.assert_frame_equal(mined.listed, plain.listed)
     work = mined.scores / "processes" / "web"

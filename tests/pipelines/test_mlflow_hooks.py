@@ -11,8 +11,8 @@ from hgnetv2_pipeline import hooks
 from hgnetv2_pipeline.datasets import ResultFolder
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.hooks import MLflowHooks
-from hgnetv2_pipeline.pipelines import reuse
-from hgnetv2_pipeline.tracking import Tracker
+from hgnetv2_pipeline.project import results
+from hgnetv2_pipeline.project.tracking import Tracker
 
 
 def test_forced_resume_becomes_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_forced_resume_becomes_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyP
     tracker.prepare(tmp_path, name="x", params={}, tags={}, enabled=True)
     monkeypatch.setattr(tracker, "_mlflow", lambda: server)
     monkeypatch.setattr(hooks, "tracker", tracker)
-    monkeypatch.setattr(reuse, "_made", {run})
+    monkeypatch.setattr(results, "_made", {run})
     told = MLflowHooks()
     told._catalog = SimpleNamespace(get=lambda name: ResultFolder(filepath=str(run)))
     told.after_node_run({"ssld_stage1.run": run})

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from hgnetv2_pipeline import hooks, tracking
+from hgnetv2_pipeline import hooks
 from hgnetv2_pipeline.datasets import CurveFile, JsonFile, PageFile, ResultFolder
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.hooks import MLflowHooks
-from hgnetv2_pipeline.pipelines import reuse
-from hgnetv2_pipeline.tracking import RUN_FILE, Tracker
+from hgnetv2_pipeline.project import results as reuse
+from hgnetv2_pipeline.project import tracking
+from hgnetv2_pipeline.project.tracking import RUN_FILE, Tracker
 from own_tree import write_classes
 from project_copies import copy_project
 
@@ -235,7 +236,7 @@ def test_a_store_that_cannot_be_used_is_told_before_the_work(
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with an environment ``tiny`` of two classes."""
-    from hgnetv2_pipeline.own import init
+    from hgnetv2_pipeline.commands.init import init
 
     project = copy_project(tmp_path_factory.mktemp("trouble") / "project")
     write_classes(project.parent / "labelled", ("ab", "cd"), per_class=8)

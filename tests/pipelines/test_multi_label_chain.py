@@ -17,26 +17,27 @@ from test_params import loader
 from test_params import parameters as run_parameters
 from tiny_project import identity, parameters
 
-from hgnetv2_pipeline.commands import main
-from hgnetv2_pipeline.data import Preprocess, label_matrix
-from hgnetv2_pipeline.deployment import load_engine
+from hgnetv2_pipeline.commands.main import main
+from hgnetv2_pipeline.data.lists.multi_label import label_matrix
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
 from hgnetv2_pipeline.hooks import ProjectHooks
-from hgnetv2_pipeline.models import VARIANTS, Variant
+from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Variant
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
 from hgnetv2_pipeline.pipelines.export.nodes import export
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import (
+from hgnetv2_pipeline.pipelines.prediction.nodes import predict
+from hgnetv2_pipeline.pipelines.training.nodes import make_trainer
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import (
     EvaluationParams,
     ExportParams,
     PredictionParams,
     TeacherLogitsParams,
 )
-from hgnetv2_pipeline.pipelines.prediction.nodes import predict
-from hgnetv2_pipeline.pipelines.training.nodes import make_trainer
 from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
 from multi_label_pictures import CLASSES, draw
 

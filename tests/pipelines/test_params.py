@@ -8,11 +8,11 @@ from typing import Any, get_args
 import pytest
 from kedro.config import OmegaConfigLoader
 
-from hgnetv2_pipeline.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.deployment.engines import ladder
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.pipelines.identity import FOLDERS, VARIANTS, model_id
-from hgnetv2_pipeline.pipelines.params import EngineName, PrecisionName
+from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.project.identity import FOLDERS, VARIANTS, model_id
+from hgnetv2_pipeline.project.params import EngineName, PrecisionName
 
 ROOT = Path(__file__).parents[2]
 STRATEGY = {"parameters": "soft", "globals": "soft"}

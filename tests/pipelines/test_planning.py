@@ -10,12 +10,16 @@ import pytest
 from test_params import parameters
 from tiny_project import picture
 
-from hgnetv2_pipeline import data, processor
+from hgnetv2_pipeline import processor
+from hgnetv2_pipeline.data import classmap, index
+from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.durable import write_json
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.planning import plan_chain
-from hgnetv2_pipeline.training import Plan, RunSpec, plan
-from hgnetv2_pipeline.training.pass_rate import Rate
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.planning.chain import plan_chain
+from hgnetv2_pipeline.training import plan
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.plan import Plan
+from hgnetv2_pipeline.training.stored_logits.speed import Rate
 
 CHAIN = {"ingestion", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "evaluation"}
 
@@ -28,12 +32,12 @@ def project(tmp_path: Path) -> dict[str, Any]:
     raw, lists = identity.folder("raw"), identity.folder("lists")
     for number in range(4):
         picture(raw / ("no", "yes")[number % 2] / f"{number}.png", number)
-    samples = data.scan_folder_tree(raw).samples
+    samples = folders.scan_folder_tree(raw).samples
     for name in ("train", "val"):
-        data.write_index(lists / f"index_{name}.parquet", samples)
+        index.write_index(lists / f"index_{name}.parquet", samples)
     pool = samples.iloc[np.zeros(400, int)].assign(key=[f"pool/{n:03d}" for n in range(400)])
-    data.write_index(lists / "index_pool.parquet", pool)
-    data.write_class_map(lists / "class_map.txt", ["no", "yes"])
+    index.write_index(lists / "index_pool.parquet", pool)
+    classmap.write_class_map(lists / "class_map.txt", ["no", "yes"])
     write_json(
         lists / "pool_sources.json", {"p": {"prefix": "pool/", "images": 400, "sha256": "0"}}
     )
@@ -53,7 +57,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSpec, int | None]]:
     monkeypatch.setattr(plan, "plan_run", plan_run)
     monkeypatch.setattr(plan, "peak_memory", lambda device: 10**9)
     monkeypatch.setattr(
-        "hgnetv2_pipeline.training.pass_rate.pass_rate", lambda *_, **__: Rate(0.5, 0.1)
+        "hgnetv2_pipeline.training.stored_logits.speed.pass_rate", lambda *_, **__: Rate(0.5, 0.1)
     )
     return asked
 
@@ -144,18 +148,14 @@ def test_a_finished_arm_of_the_comparison_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from hgnetv2_pipeline.pipelines.comparison import nodes
-    from hgnetv2_pipeline.pipelines.params import (
-        ComparisonParams,
-        TeacherLogitsParams,
-        TeacherParams,
-    )
+    from hgnetv2_pipeline.project.params import ComparisonParams, TeacherLogitsParams, TeacherParams
     from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
 
     identity = Identity.model_validate(project["identity"])
     mining, models = identity.folder("mining"), identity.folder("models")
     mining.mkdir(parents=True)
-    frame = data.read_index(identity.folder("lists") / "index_train.parquet")
-    data.write_index(mining / "train_mined.parquet", frame)
+    frame = index.read_index(identity.folder("lists") / "index_train.parquet")
+    index.write_index(mining / "train_mined.parquet", frame)
     frame[["key"]].assign(decision="keep").to_parquet(mining / "dedup.parquet")
     members = [f"train_teacher/two_b0/member={number}" for number in range(2)]
     write_json(

@@ -13,12 +13,11 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.data import write_index
-from hgnetv2_pipeline.data.archives import index_archive
-from hgnetv2_pipeline.data.index import samples_frame
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.params import PredictionParams
+from hgnetv2_pipeline.data.index import samples_frame, write_index
+from hgnetv2_pipeline.data.scan.archives import index_archive
 from hgnetv2_pipeline.pipelines.prediction.nodes import predict
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.params import PredictionParams
 
 
 def parameters(**given: Any) -> PredictionParams:

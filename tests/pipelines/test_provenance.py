@@ -12,12 +12,12 @@ from test_params import parameters
 from tiny_project import identity
 
 from hgnetv2_pipeline.durable import read_json, sha256_file
-from hgnetv2_pipeline.pipelines import measure
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.params import EvaluationParams, TeacherParams
-from hgnetv2_pipeline.pipelines.reuse import Result, Reuse
 from hgnetv2_pipeline.pipelines.train_teacher.nodes import train_members
+from hgnetv2_pipeline.project import models
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.params import EvaluationParams, TeacherParams
+from hgnetv2_pipeline.project.results import Result, Reuse
 
 PARAMS = parameters("sample")
 
@@ -57,10 +57,10 @@ def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_anew(
     member = MEMBERS[kind]
     (who.project / "weights").mkdir()
     zoo = who.project / "weights" / "zoo.pdparams"
-    monkeypatch.setattr("hgnetv2_pipeline.models.zoo.provide", lambda *a, **k: zoo)
-    monkeypatch.setattr("hgnetv2_pipeline.models.zoo.weights_file", lambda *a: zoo)
+    monkeypatch.setattr("hgnetv2_pipeline.weights.zoo.provide", lambda *a, **k: zoo)
+    monkeypatch.setattr("hgnetv2_pipeline.weights.zoo.weights_file", lambda *a: zoo)
     same = {"split": "val", "n": 8, "top1_count": 5, "members_top1_count": [5]}
-    monkeypatch.setattr(measure, "mean_probability", lambda *a, **k: same)
+    monkeypatch.setattr(models, "mean_probability", lambda *a, **k: same)
     files = {
         "a run": who.folder("train") / "student.safetensors",
         "a zoo name": zoo,
@@ -134,7 +134,7 @@ def test_what_changes_a_figure_or_refuses_it_measures_again(
         measured.append(named)
         return _Found(counts, pd.DataFrame({"key": ["a"]}))
 
-    monkeypatch.setattr(measure, "evaluate", measuring)
+    monkeypatch.setattr(models, "evaluate", measuring)
     who.folder("export").mkdir(parents=True)
     (who.folder("export") / "model.onnx").write_bytes(b"graph")
 
@@ -153,8 +153,8 @@ def test_what_changes_a_figure_or_refuses_it_measures_again(
 
 def test_an_export_that_was_asked_for_is_timed_and_not_set_aside(who: Identity) -> None:
     """A model beside which another is timed may have been exported in its own right."""
-    from hgnetv2_pipeline.pipelines.latency.sweep import Sweep
-    from hgnetv2_pipeline.pipelines.params import LatencyParams
+    from hgnetv2_pipeline.project.latency_sweep import Sweep
+    from hgnetv2_pipeline.project.params import LatencyParams
 
     sweep = Sweep(
         who.model_copy(update={"model": "train/b0/seed=1"}),

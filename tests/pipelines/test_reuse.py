@@ -11,7 +11,7 @@ import pytest
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.pipelines.reuse import ContentHashes, Result, Reuse, Work, differences
+from hgnetv2_pipeline.project.results import ContentHashes, Result, Reuse, Work, changes
 
 
 class Bakery:
@@ -211,7 +211,7 @@ def test_a_manifest_does_not_depend_on_the_place_of_the_project(tmp_path: Path) 
 def test_differences_are_told_in_words() -> None:
     old = {"inputs": {"a": "1"}, "params": {"lr": 0.1, "loss": {"name": "ce"}}}
     new = {"inputs": {"a": "2"}, "params": {"lr": 0.2, "loss": {"name": "ce"}}}
-    assert differences(old, new) == ["input a changed", "lr 0.1 -> 0.2"]
+    assert changes(old, new) == ["input a changed", "lr 0.1 -> 0.2"]
 
 
 def test_a_tree_is_hashed_by_names_and_contents(tmp_path: Path) -> None:

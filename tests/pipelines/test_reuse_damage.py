@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.pipelines.contents import ContentHashes
-from hgnetv2_pipeline.pipelines.reuse import Result, Reuse, Work
+from hgnetv2_pipeline.project.contents import ContentHashes
+from hgnetv2_pipeline.project.results import Result, Reuse, Work
 from mutation import run_mutations
 from pipelines.manifest_mutations import check_manifest, make_manifest
 
@@ -211,7 +211,8 @@ SHARD_DAMAGE = ["cut", "empty", "a list", "an empty object", "null", "binary"]
 def test_a_shard_whose_manifest_is_damaged_is_made_again(
     tmp_path: Path, room: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from hgnetv2_pipeline.data import resized, teacher_logits
+    from hgnetv2_pipeline.data import resized
+    from hgnetv2_pipeline.input import teacher_logits
     from hgnetv2_pipeline.mining import shards
 
     who = {"inputs_sha256": "x"}
@@ -302,7 +303,7 @@ def test_a_moved_result_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     def never(path: Path) -> str:
         raise AssertionError(f"{path} was hashed already")
 
-    monkeypatch.setattr("hgnetv2_pipeline.pipelines.contents.sha256_file", never)
+    monkeypatch.setattr("hgnetv2_pipeline.project.contents.sha256_file", never)
     assert oven.make("never").reused
 
 

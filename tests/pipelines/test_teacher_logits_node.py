@@ -11,12 +11,12 @@ from test_params import parameters
 
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.pipelines.identity import resolve
-from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
-from hgnetv2_pipeline.pipelines.training.nodes import stored_logits
 from hgnetv2_pipeline.pipelines.training.teacher_logits import store_teacher_logits
-from hgnetv2_pipeline.training import plan_schedule
+from hgnetv2_pipeline.project.identity import resolve
+from hgnetv2_pipeline.project.params import TeacherLogitsParams
+from hgnetv2_pipeline.project.runs import stored_logits
 from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+from hgnetv2_pipeline.training.schedule import plan_schedule
 
 
 @pytest.fixture
@@ -25,7 +25,10 @@ def project(tmp_path: Path) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from hgnetv2_pipeline import data, models
+    from hgnetv2_pipeline.data import classmap, index
+    from hgnetv2_pipeline.data.scan import folders
+    from hgnetv2_pipeline.models import create
+    from hgnetv2_pipeline.weights import load
 
     names = {"variant": "b0", "dataset": "d", "seed": 0, "teacher": "t", "download": False}
     identity = resolve(names, project=tmp_path, environment="sample")
@@ -35,12 +38,12 @@ def project(tmp_path: Path) -> dict[str, Any]:
         folder = raw / ("no", "yes")[place % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{place}.png")
-    scan = data.scan_folder_tree(raw)
-    data.write_index(identity.folder("mining") / "train_mined.parquet", scan.samples)
-    data.write_index(lists / "index_train.parquet", scan.samples)
-    data.write_class_map(lists / "class_map.txt", ["no", "yes"])
-    weights = models.create_model("b0", 2).state_dict()
-    models.save_weights(tmp_path / "teacher.safetensors", weights, {"variant": "b0"})
+    scan = folders.scan_folder_tree(raw)
+    index.write_index(identity.folder("mining") / "train_mined.parquet", scan.samples)
+    index.write_index(lists / "index_train.parquet", scan.samples)
+    classmap.write_class_map(lists / "class_map.txt", ["no", "yes"])
+    weights = create.create_model("b0", 2).state_dict()
+    load.save_weights(tmp_path / "teacher.safetensors", weights, {"variant": "b0"})
     record = {"members": ["teacher.safetensors"], "bn": "eval"}
     write_json(identity.folder("train_teacher") / "teacher.json", record)
     return {

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.params import DataParams
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.params import DataParams
 
 SIDE = 24
 

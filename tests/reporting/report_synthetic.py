@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline.reporting.chapters.published import PublishedModel
 from hgnetv2_pipeline.reporting.inputs import ReportInputs
-from hgnetv2_pipeline.reporting.published import PublishedModel
 
 HOSTILE = '<b>&"x"|`y`'
 CLASSES = ["zero", "one", "two", HOSTILE, "四", "five", "six", "seven", "eight", "nine with a name"]

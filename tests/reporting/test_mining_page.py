@@ -13,8 +13,8 @@ import pytest
 from report_synthetic import CLASSES, HOSTILE, PURITY, mined_classes, mining_audit, png
 from test_dataset_page import Balanced
 
+from hgnetv2_pipeline.reporting.figures import Spread, spreads
 from hgnetv2_pipeline.reporting.mining_page import build_mining_page
-from hgnetv2_pipeline.reporting.range_figures import Spread, spreads
 
 PAIRS = (
     "key,val_key,protected,channel,distance,inliers,correlation,high_pass,decision\n"

@@ -14,8 +14,8 @@ import pytest
 from report_synthetic import CLASSES, HOSTILE, PUBLISHED, png, write_inputs
 from test_report_page import read
 
-from hgnetv2_pipeline.reporting import ReportInputs, build_report, terminal_summary
-from hgnetv2_pipeline.reporting.build import compose
+from hgnetv2_pipeline.reporting.build import build_report, compose, terminal_summary
+from hgnetv2_pipeline.reporting.inputs import ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 
 
@@ -262,7 +262,8 @@ def test_the_terminal_gets_the_banner_and_the_final_table(report_inputs: ReportI
 def test_a_report_needs_no_heavy_library(report_inputs: ReportInputs, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from hgnetv2_pipeline.reporting import ReportInputs, build_report\n"
+        "from hgnetv2_pipeline.reporting.build import build_report\n"
+        "from hgnetv2_pipeline.reporting.inputs import ReportInputs\n"
         f"build_report(ReportInputs(dataset='x'), Path({str(tmp_path)!r}))\n"
         "heavy = {'torch', 'pandas', 'matplotlib', 'kedro', 'mlflow', 'numpy', 'PIL'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hgnetv2_pipeline.reporting import intervals
+from hgnetv2_pipeline import intervals
 
 Z = 1.959963984540054
 
@@ -15,7 +15,7 @@ Z = 1.959963984540054
 def test_wilsons_bounds_are_where_the_score_test_turns(counted: tuple[int, int]) -> None:
     # By definition a bound p solves (share - p)^2 = z^2 p (1 - p) / n; no closed form is used here.
     hits, n = counted
-    for bound in intervals.wilson(hits, n):
+    for bound in intervals.wilson_interval(hits, n):
         left, right = (hits / n - bound) ** 2, Z * Z * bound * (1 - bound) / n
         assert left == pytest.approx(right, rel=1e-6, abs=1e-12)
 
@@ -23,7 +23,7 @@ def test_wilsons_bounds_are_where_the_score_test_turns(counted: tuple[int, int])
 @given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilsons_interval_holds_the_share_and_stays_a_share(counted: tuple[int, int]) -> None:
     hits, n = counted
-    low, high = intervals.wilson(hits, n)
+    low, high = intervals.wilson_interval(hits, n)
     assert 0 <= low <= hits / n <= high <= 1
 
 

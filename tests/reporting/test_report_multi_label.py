@@ -11,8 +11,8 @@ import pytest
 from report_synthetic import evaluation
 
 from hgnetv2_pipeline.evaluation.metrics import summarise_multi_label
-from hgnetv2_pipeline.reporting import multi_label
 from hgnetv2_pipeline.reporting.build import build_report
+from hgnetv2_pipeline.reporting.chapters import accuracy
 from hgnetv2_pipeline.reporting.inputs import ReportInputs
 
 
@@ -27,10 +27,10 @@ def result(model: str, **changes: Any) -> dict[str, Any]:
 
 def test_a_row_an_evaluation_and_a_row_a_class() -> None:
     one = result("train/b0/seed=0")
-    (row,) = multi_label.map_table([one]).records()
+    (row,) = accuracy.map_table([one]).records()
     assert row["mAP %"] == f"{100 * one['map']:.2f}"
     assert (row["images"], row["left out"], row["classes"]) == ("80", "1", "2")
-    rows = multi_label.class_table(one).records()
+    rows = accuracy.class_table(one).records()
     assert rows[-1]["class"] == "gnu" and rows[-1]["AP %"] == "–"
     assert rows[0]["AP %"] <= rows[1]["AP %"]
 
@@ -56,4 +56,4 @@ def test_the_report_shows_them_beside_evaluations_of_one_label(tmp_path: Path) -
 @pytest.mark.parametrize("changes", [{"n_used": None}, {"n_listed": 80}, {"false_negatives": 0}])
 def test_counts_that_do_not_add_up_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="evaluation of m on val"):
-        multi_label.check_counts(result("m", **changes))
+        accuracy.check_counts(result("m", **changes))

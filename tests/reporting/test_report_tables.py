@@ -15,8 +15,9 @@ from report_synthetic import (
 )
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.reporting import data_tables, mining_tables, published, speed_tables, tables
-from hgnetv2_pipeline.reporting.speed_sections import measurements
+from hgnetv2_pipeline.reporting import tables
+from hgnetv2_pipeline.reporting.chapters import data, mining, published, speed
+from hgnetv2_pipeline.reporting.chapters.speed import measurements
 
 
 def test_accuracy_is_computed_from_counts_not_copied() -> None:
@@ -85,16 +86,16 @@ def test_the_published_v100_figure_stands_beside_our_row_of_its_setting_alone() 
         latency("c", 3.0, variant="b4", image_size=32),
         latency("d", 4.0, variant="", image_size=224),
     ]
-    table = speed_tables.latency_table(rows, {})
+    table = speed.latency_table(rows, {})
     at = table.columns.index("V100 ms*")
     assert [row[at] for row in sorted(table.rows)] == ["1.46", "–", "–", "–"]
     assert "not measured here" in table.caption
-    assert "V100 ms*" not in speed_tables.latency_table(rows[1:], {}).columns
+    assert "V100 ms*" not in speed.latency_table(rows[1:], {}).columns
 
 
 def test_a_gpus_time_is_shown_with_and_without_copies() -> None:
     row = latency("a", 1.0, gpu_p50_ms=0.5, without_copies={"gpu_p50_ms": 0.25})
-    table = speed_tables.latency_table([row], {})
+    table = speed.latency_table([row], {})
     cells = dict(zip(table.columns, table.rows[0], strict=True))
     assert (cells["GPU p50 ms"], cells["without copies"]) == ("0.500", "0.250")
 
@@ -108,16 +109,16 @@ def test_what_was_timed_in_turns_too_is_told_once() -> None:
 
 def test_cold_starts_have_a_table_of_their_own() -> None:
     start = {"median_s": 0.5, "min_s": 0.4, "max_s": 0.9, "cpu_s": 0.45, "n_starts": 11}
-    table = speed_tables.cold_start_table([latency("a", 1.0), {"model": "a", "cold_start": start}])
+    table = speed.cold_start_table([latency("a", 1.0), {"model": "a", "cold_start": start}])
     assert table is not None
     assert table.rows == (("a", "0.500", "0.400", "0.900", "0.450", "11"),)
-    assert speed_tables.cold_start_table([latency("a", 1.0)]) is None
+    assert speed.cold_start_table([latency("a", 1.0)]) is None
 
 
 def test_a_latency_takes_its_accuracy_from_the_same_precision_only() -> None:
     results = [evaluation("m", 611), evaluation("m", 500, split="test")]
     accuracy = tables.accuracies(results, "val")
-    rows = speed_tables.latency_table(
+    rows = speed.latency_table(
         [latency("m", 2.0), latency("m", 1.0, precision="int8")], accuracy
     ).records()
     assert [(row["precision"], row["top-1 %"]) for row in rows] == [("int8", "–"), ("fp32", "87.3")]
@@ -125,13 +126,13 @@ def test_a_latency_takes_its_accuracy_from_the_same_precision_only() -> None:
 
 def test_latencies_of_two_devices_are_kept_apart() -> None:
     rows = [latency("m", 2.0), latency("m", 1.0, device="A GPU")]
-    table = speed_tables.latency_table(rows, {})
+    table = speed.latency_table(rows, {})
     assert [row["device"] for row in table.records()] == ["A GPU", "Some CPU @ 2.5 GHz, 1 thread"]
-    assert "device" not in speed_tables.latency_table(rows[:1], {}).columns
+    assert "device" not in speed.latency_table(rows[:1], {}).columns
 
 
 def test_engines_timed_in_turns_show_their_ratios() -> None:
-    table = speed_tables.ratios_table(
+    table = speed.ratios_table(
         {
             "rows": [{"label": "stock"}, {"label": "ours"}],
             "ratios": {"ours": {"cpu": 1.18, "wall": 1.21}, "stock": {"cpu": 1.0, "wall": 1.0}},
@@ -157,27 +158,27 @@ def test_predictions_without_names_show_class_ids() -> None:
 
 
 def test_the_data_table_shows_sets_and_drops_what_nobody_counts() -> None:
-    table = data_tables.dataset_table(dataset_summary())
+    table = data.dataset_table(dataset_summary())
     assert table is not None
     train = table.records()[0]
     assert (train["set"], train["images"], train["unreadable"]) == ("train", "40", "1")
     assert (train["imbalance"], train["width"], train["height"]) == ("3.0", "32", "32 / 32 / 48")
-    bare = data_tables.dataset_table({"sets": {"train": {"n_images": 5}}})
+    bare = data.dataset_table({"sets": {"train": {"n_images": 5}}})
     assert bare is not None
     assert bare.columns == ("set", "images")
 
 
 def test_sets_come_in_their_usual_order_and_only_shared_bytes_are_listed() -> None:
     summary = json.loads(json.dumps(dataset_summary(), sort_keys=True))
-    assert list(data_tables.sets_of(summary)) == ["train", "val", "pool"]
-    shared = data_tables.shared_table(summary)
+    assert list(data.sets_of(summary)) == ["train", "val", "pool"]
+    shared = data.shared_table(summary)
     assert shared is not None
     assert shared.rows == (("val", "pool", "12"),)
-    assert data_tables.shared_table({"shared": [{"first": "a", "n_images": 0}]}) is None
+    assert data.shared_table({"shared": [{"first": "a", "n_images": 0}]}) is None
 
 
 def test_mining_steps_are_shares_of_the_pool() -> None:
-    rows = {row["step"]: row for row in mining_tables.mining_table(mining_audit()).records()}
+    rows = {row["step"]: row for row in mining.mining_table(mining_audit()).records()}
     assert rows["selected for distillation"]["% of pool"] == "39.4"
     assert rows["listed in the pool"]["images"] == "1,497"
 
@@ -192,18 +193,18 @@ def test_mining_steps_are_shares_of_the_pool() -> None:
 )
 def test_a_mining_audit_that_does_not_add_up_is_refused(changes: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        mining_tables.mining_table({**mining_audit(), **changes})
+        mining.mining_table({**mining_audit(), **changes})
 
 
 def test_planted_images_are_shown_by_kind_with_what_else_was_lost() -> None:
-    table = mining_tables.planted_table(mining_audit())
+    table = mining.planted_table(mining_audit())
     assert table is not None
     assert table.rows[2] == ("mirrored", "12", "11", "1", "0")
     assert table.rows[3] == ("(everything else, lost with them)", "1,458", "8", "–", "–")
 
 
 def test_a_pool_with_nothing_planted_has_no_such_table() -> None:
-    assert mining_tables.planted_table({"pool_listed": 3}) is None
+    assert mining.planted_table({"pool_listed": 3}) is None
 
 
 def test_the_curve_in_numbers_has_the_truth_only_where_it_is_known() -> None:
@@ -211,11 +212,11 @@ def test_the_curve_in_numbers_has_the_truth_only_where_it_is_known() -> None:
         "k": "60", "images": "600", "probes": "50", "right": "49", "estimate": "0.98",
         "low": "0.895", "high": "0.9965",
     }  # fmt: skip
-    (shown,) = mining_tables.curve_table([row]).records()
+    (shown,) = mining.curve_table([row]).records()
     assert (shown["estimate, %"], shown["95 %"]) == ("98.0", "89.5 – 99.7")
     assert not [name for name in shown if "truth" in name]
     known = {"known": "600", "distractors": "19", "known_right": "575", "purity": "0.958333"}
-    (shown,) = mining_tables.curve_table([{**row, **known}]).records()
+    (shown,) = mining.curve_table([{**row, **known}]).records()
     assert (shown["right (truth)"], shown["purity (truth), %"]) == ("575 of 600", "95.8")
 
 

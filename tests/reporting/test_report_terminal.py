@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from report_synthetic import comparison_rows
 
-from hgnetv2_pipeline.reporting import banner_text, summary_rows, terminal_table
 from hgnetv2_pipeline.reporting.comparison import summarise_arms
+from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
 
 
 def test_words_stand_left_and_numbers_right() -> None:

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from train_recipes import NANO, make_job
 
-from hgnetv2_pipeline.data import scan_list, write_index
-from hgnetv2_pipeline.models import VARIANTS
-from hgnetv2_pipeline.training import RunSpec
+from hgnetv2_pipeline.data.index import write_index
+from hgnetv2_pipeline.data.scan.folders import scan_list
+from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
+from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.step import Step
 
 

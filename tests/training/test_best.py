@@ -11,10 +11,13 @@ import pytest
 from train_recipes import recipe
 
 from hgnetv2_pipeline.errors import Interrupted
-from hgnetv2_pipeline.models import build_from, read_metadata
-from hgnetv2_pipeline.training import RunSpec, run, train_run
+from hgnetv2_pipeline.training import run
 from hgnetv2_pipeline.training.best import best_steps, without_gain
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.state import Score
+from hgnetv2_pipeline.weights.build import build_from
+from hgnetv2_pipeline.weights.load import read_metadata
 
 Job = Callable[..., RunSpec]
 # Right answers of 10 after each third step; the best two are at 9 and 6.

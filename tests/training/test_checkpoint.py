@@ -122,7 +122,7 @@ def test_nothing_but_damaged_checkpoints_is_an_error_and_no_fresh_start(tmp_path
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
     save(tmp_path, 5)
     other = {"training": {"lr": 0.25, "loss": {"name": "ce"}}, "seed": 0}
-    with pytest.raises(ParameterError, match=r"training\.lr: 0\.5 there, 0\.25 now") as caught:
+    with pytest.raises(ParameterError, match=r"training\.lr 0\.5 -> 0\.25") as caught:
         load_checkpoint(tmp_path, identity=other)
     assert "seed" not in str(caught.value)
 

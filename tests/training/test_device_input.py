@@ -6,9 +6,9 @@ import pytest
 import torch
 from train_recipes import recipe, values
 
-from hgnetv2_pipeline.data.drawn import DeviceOperations, DeviceView
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.training import TrainConfig
+from hgnetv2_pipeline.input.deferred_view import DeviceOperations, DeviceView
+from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.training.prepare import training_view
 
 ON = {"augment": {"name": "published"}, "input": {"fast": False, "device": "all", "resized": None}}

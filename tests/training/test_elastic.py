@@ -24,26 +24,27 @@ from sklearn.metrics import average_precision_score
 from train_recipes import BCE, NANO, make_job
 
 from hang_guard import HANG, ends, wait_until
-from hgnetv2_pipeline.data import (
-    Ledger,
-    Preprocess,
-    label_matrix,
-    read_index,
-    scan_multi_label,
-    write_index,
-)
-from hgnetv2_pipeline.data.loader import eval_batches
+from hgnetv2_pipeline.data.index import read_index, write_index
+from hgnetv2_pipeline.data.lists.multi_label import label_matrix
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.scan.folders import scan_multi_label
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted
-from hgnetv2_pipeline.evaluation import predict_logits, topk_counts
-from hgnetv2_pipeline.models import VARIANTS, build_from
+from hgnetv2_pipeline.evaluation.evaluate import predict_logits
+from hgnetv2_pipeline.evaluation.metrics import topk_counts
+from hgnetv2_pipeline.input.loader import eval_batches
+from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
 from hgnetv2_pipeline.ownership import lock_file
+from hgnetv2_pipeline.processes import group
 from hgnetv2_pipeline.progress import Progress
-from hgnetv2_pipeline.training import DistributedConfig, RunSpec, launch, train_many, world
+from hgnetv2_pipeline.training import launch
 from hgnetv2_pipeline.training.checkpoint import locked
-from hgnetv2_pipeline.training.elastic import join_command
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
+from hgnetv2_pipeline.training.elastic import join_command, train_many
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.weights.build import build_from
 from multi_label_pictures import CLASSES as SQUARES
 from multi_label_pictures import draw
 
@@ -72,7 +73,7 @@ def at_step(spec: str) -> None:
     plan = Path(spec).with_name("plan")
     number, rank, step = map(int, (plan.read_text() if plan.exists() else "0 -1 -1").split())
     if number == signal.SIGSTOP:
-        world.PATIENCE = timedelta(seconds=15)
+        group.PATIENCE = timedelta(seconds=15)
     take = Step.__call__
 
     def call(self: Step, batch: Any) -> Any:

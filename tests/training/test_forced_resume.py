@@ -14,8 +14,8 @@ import torch
 from train_recipes import ADAMW, SGD
 
 from hgnetv2_pipeline.errors import Interrupted, ParameterError
-from hgnetv2_pipeline.training import RunSpec, train_run
-from hgnetv2_pipeline.training.run import STUDENT
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import STUDENT, train_run
 
 Job = Callable[..., RunSpec]
 FORCE = {"resume": "force"}
@@ -42,15 +42,15 @@ def test_forced_resume_goes_on_under_the_new_recipe_and_says_so(
 ) -> None:
     decay = {**SGD, "weight_decay": 0.5}
     spec = stopped(lr=0.02, optimizer=decay, ema_decay=0.5, steps=8)
-    with pytest.raises(ParameterError, match=r"training\.lr: 0\.01 there, 0\.02 now.*resume=force"):
+    with pytest.raises(ParameterError, match=r"training\.lr 0\.01 -> 0\.02.*resume=force"):
         train_run(spec.model_copy(update={"resume": "exact"}))
     with caplog.at_level(logging.WARNING):
         result = train_run(spec)
     changed = [
-        "training.ema_decay: None there, 0.5 now",
-        "training.lr: 0.01 there, 0.02 now",
-        "training.optimizer.weight_decay: 2e-05 there, 0.5 now",
-        "training.steps: 6 there, 8 now",
+        "training.ema_decay None -> 0.5",
+        "training.lr 0.01 -> 0.02",
+        "training.optimizer.weight_decay 2e-05 -> 0.5",
+        "training.steps 6 -> 8",
     ]
     assert json.loads((spec.out / "result.json").read_text())["forced_resumes"] == [
         {"step": 3, "changed": changed}

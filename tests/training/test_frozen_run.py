@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from train_recipes import make_job
 
 from hgnetv2_pipeline.errors import Interrupted
-from hgnetv2_pipeline.training import RunSpec, train_run
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import train_run
 
 FROZEN = {"freeze_at": 2, "freeze_norm": True, "lr": 0.05, "steps": 3}
 

@@ -14,14 +14,15 @@ import torch
 from torch import nn
 from train_recipes import SGD, SSLD
 
-from hgnetv2_pipeline.models import create_model, formula_state
-from hgnetv2_pipeline.training import Schedule, build_optimizer, param_groups
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.training.config import LossConfig, OptimizerConfig
 from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher
-from hgnetv2_pipeline.training.optim import set_lr
+from hgnetv2_pipeline.training.optim import build_optimizer, param_groups, set_lr
+from hgnetv2_pipeline.training.schedule import Schedule
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step
-from hgnetv2_pipeline.training.world import World
+from hgnetv2_pipeline.weights.formula import formula_state
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paddle_training.json").read_text())
 

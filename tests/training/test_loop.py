@@ -20,18 +20,20 @@ from torch import distributed, nn
 from train_recipes import ADAMW, SSLD, recipe
 
 from hgnetv2_pipeline import processor
-from hgnetv2_pipeline.data import Ledger
-from hgnetv2_pipeline.data.batches import Answers, Batch
+from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models import create_model
-from hgnetv2_pipeline.training import RunSpec, loop, losses, lr_at, plan, plan_run, run, train_run
-from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig
+from hgnetv2_pipeline.input.batches import Answers, Batch
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.training import loop, losses, plan, run
+from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig, RunSpec
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
-from hgnetv2_pipeline.training.plan import Plan, relief, slow_amp
+from hgnetv2_pipeline.training.plan import Plan, plan_run, relief, slow_amp
 from hgnetv2_pipeline.training.prepare import choose_device, synchronised
+from hgnetv2_pipeline.training.run import train_run
+from hgnetv2_pipeline.training.schedule import lr_at
 from hgnetv2_pipeline.training.state import State
 from hgnetv2_pipeline.training.step import Step, step_seed
-from hgnetv2_pipeline.training.world import World
 
 Job = Callable[..., RunSpec]
 

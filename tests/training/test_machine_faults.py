@@ -16,7 +16,8 @@ from train_recipes import make_job
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import Interrupted, ParameterError
-from hgnetv2_pipeline.training import RunSpec, train_run
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.step import Step
 
 Job = Callable[..., RunSpec]

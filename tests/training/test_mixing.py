@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from train_recipes import ASL, BCE, LABELS, SSLD, recipe, values
 
-from hgnetv2_pipeline.training import TrainConfig
-from hgnetv2_pipeline.training.config import LossConfig
+from hgnetv2_pipeline.training.config import LossConfig, TrainConfig
 from hgnetv2_pipeline.training.losses import label_smoothing_cross_entropy
 from hgnetv2_pipeline.training.mixing import Mixing, _cut_out
 from hgnetv2_pipeline.training.objectives import MultiLabel, Supervised

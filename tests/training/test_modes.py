@@ -11,8 +11,10 @@ import torch
 
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.errors import Interrupted
-from hgnetv2_pipeline.training import RunSpec, modes, train_run
-from hgnetv2_pipeline.training.modes import Mode, Trial, choose
+from hgnetv2_pipeline.training import autotune
+from hgnetv2_pipeline.training.autotune import Mode, Trial, choose
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import train_run
 
 PLAIN, HALF, OTHER = Mode("off", True, False), Mode("bf16", True, False), Mode("off", False, False)
 ALONG = torch.tensor([1.0, 2.0, -1.0])
@@ -61,7 +63,7 @@ def test_auto_never_takes_a_precision_that_the_processor_has_no_units_for(
     device: str, has: list[str], tried: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processor, "features", lambda: frozenset(has))
-    assert {mode.amp for mode in modes._modes(torch.device(device))} == tried
+    assert {mode.amp for mode in autotune._modes(torch.device(device))} == tried
 
 
 def test_run_keeps_its_mode_when_it_goes_on(
@@ -70,17 +72,17 @@ def test_run_keeps_its_mode_when_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(processor, "features", lambda: frozenset({"amx_bf16"}))
-    monkeypatch.setattr(modes, "STEPS", 2)
+    monkeypatch.setattr(autotune, "STEPS", 2)
     spec = job("run", mode="auto", steps=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modes, "choose", lambda trials: (list(trials)[2], "for the test"))
-        probed = modes.settled(spec, torch.device("cpu"), modes.World(0, 1, 0))
+        patch.setattr(autotune, "choose", lambda trials: (list(trials)[2], "for the test"))
+        probed = autotune.settled(spec, torch.device("cpu"), autotune.World(0, 1, 0))
     assert (probed.config.amp, probed.config.channels_last) == ("bf16", True)
     sigterm_in(1)
     with pytest.raises(Interrupted):
         train_run(spec)
     sigterm_in(-1)
-    monkeypatch.setattr(modes, "choose", lambda trials: pytest.fail("chosen again"))
+    monkeypatch.setattr(autotune, "choose", lambda trials: pytest.fail("chosen again"))
     train_run(spec)
     assert json.loads((spec.out / "mode.json").read_text())["mode"]["amp"] == "bf16"
     folder = max((spec.out / "checkpoints").glob("step=*"))
@@ -92,9 +94,9 @@ def test_real_probe_finds_float32_at_the_least(
     job: Callable[..., RunSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processor, "features", lambda: frozenset({"amx_bf16"}))
-    monkeypatch.setattr(modes, "STEPS", 3)
+    monkeypatch.setattr(autotune, "STEPS", 3)
     spec = job("run", mode="auto")
-    found = modes.settled(spec, torch.device("cpu"), modes.World(0, 1, 0)).config
+    found = autotune.settled(spec, torch.device("cpu"), autotune.World(0, 1, 0)).config
     written = json.loads((spec.out / "mode.json").read_text())
     assert written["mode"] == {
         "amp": found.amp, "channels_last": found.channels_last, "compile": False,

@@ -13,15 +13,20 @@ import pytest
 from sklearn.metrics import average_precision_score
 from train_recipes import ADAMW, ASL, BCE, make_job
 
-from hgnetv2_pipeline.data import Ledger, Preprocess, label_matrix, scan_multi_label, write_index
-from hgnetv2_pipeline.data.loader import eval_batches
+from hgnetv2_pipeline.data.index import write_index
+from hgnetv2_pipeline.data.lists.multi_label import label_matrix
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.scan.folders import scan_multi_label
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
-from hgnetv2_pipeline.evaluation import best_thresholds, predict_logits
-from hgnetv2_pipeline.models import build_from
-from hgnetv2_pipeline.models.weights import read_state
-from hgnetv2_pipeline.training import RunSpec
+from hgnetv2_pipeline.evaluation.evaluate import predict_logits
+from hgnetv2_pipeline.evaluation.metrics import best_thresholds
+from hgnetv2_pipeline.input.loader import eval_batches
+from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.run import _multi_label_score, train_run
-from hgnetv2_pipeline.training.world import World
+from hgnetv2_pipeline.weights.build import build_from
+from hgnetv2_pipeline.weights.load import read_state
 from multi_label_pictures import CLASSES, draw
 
 SPEC = {"num_classes": 3, "classes": CLASSES}

@@ -8,10 +8,20 @@ from torch import nn
 from train_recipes import ADAMW, SGD
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models import TEACHERS, VARIANTS, FeatureDict, create_model, freeze
-from hgnetv2_pipeline.training import Schedule, build_optimizer, group_table, param_groups
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.models.features import FeatureDict
+from hgnetv2_pipeline.models.frozen import freeze
+from hgnetv2_pipeline.models.hgnet import TEACHERS
+from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
 from hgnetv2_pipeline.training.config import OptimizerConfig
-from hgnetv2_pipeline.training.optim import PARTS, set_lr
+from hgnetv2_pipeline.training.optim import (
+    PARTS,
+    build_optimizer,
+    group_table,
+    param_groups,
+    set_lr,
+)
+from hgnetv2_pipeline.training.schedule import Schedule
 
 MULT = [0.1, 0.2, 0.3, 0.4, 0.5]
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from hgnetv2_pipeline.errors import Interrupted
-from hgnetv2_pipeline.training import RunSpec, train_run
+from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.profile import NOTHING, profiled
+from hgnetv2_pipeline.training.run import train_run
 
 Job = Callable[..., RunSpec]
 

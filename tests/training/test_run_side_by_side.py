@@ -14,7 +14,7 @@ import pytest
 
 from hang_guard import wait_until
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
-from hgnetv2_pipeline.launch import run_side_by_side
+from hgnetv2_pipeline.processes.side_by_side import run_side_by_side
 
 MODULE = """
 import os, signal, sys, time
@@ -114,7 +114,7 @@ def test_children_are_stopped_when_their_parent_is_killed(module: str, tmp_path:
     program = textwrap.dedent(
         f"""
         from pathlib import Path
-        from hgnetv2_pipeline.launch import run_side_by_side
+        from hgnetv2_pipeline.processes.side_by_side import run_side_by_side
         logs = Path({str(tmp_path)!r})
         run_side_by_side("some_job", [logs / "0.json"], jobs=1, threads=1, logs=logs)
         """

@@ -10,7 +10,7 @@ import pytest
 from train_recipes import recipe
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.training import Schedule, lr_at, plan_schedule
+from hgnetv2_pipeline.training.schedule import Schedule, lr_at, plan_schedule
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_training.json"
 

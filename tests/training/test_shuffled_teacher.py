@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from train_recipes import ADAMW, SSLD, recipe
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.training import objectives, train_run
+from hgnetv2_pipeline.data import index
+from hgnetv2_pipeline.data.scan import folders
+from hgnetv2_pipeline.training import objectives
 from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import train_run
 
 CLASSES = ["left", "right", "top", "bottom"]
 
@@ -29,7 +31,7 @@ def scene(folder: Path) -> pd.DataFrame:
                     (slice(0, 16), slice(None)), (slice(16, 32), slice(None))][label]  # fmt: skip
             pixels[half] += 130
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:02}.png")
-    return data.scan_folder_tree(folder).samples
+    return folders.scan_folder_tree(folder).samples
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     base = tmp_path_factory.mktemp("shuffle")
     samples = scene(base / "images")
     # Classes in the natural order of folder names: bottom, left, right, top.
-    data.write_index(base / "train.parquet", samples)
+    index.write_index(base / "train.parquet", samples)
     teacher = base / "teacher"
     train_run(spec(base, teacher, steps=24, teacher=None))
     return base, teacher

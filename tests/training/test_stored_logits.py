@@ -18,20 +18,24 @@ import torch
 from PIL import Image
 from train_recipes import CLASSES, LABELS, SSLD, recipe
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.data import Ledger, make_augment
-from hgnetv2_pipeline.data.batches import Answers
-from hgnetv2_pipeline.data.keyed import keyed_rng
-from hgnetv2_pipeline.data.loader import train_batches
-from hgnetv2_pipeline.data.teacher_logits import Replayed, TeacherLogits, record_dtype
+from hgnetv2_pipeline.data import index
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
-from hgnetv2_pipeline.training import RunSpec, StoreSpec, teacher_pass, train_run
+from hgnetv2_pipeline.input import lazy_image, loader
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.batches import Answers
+from hgnetv2_pipeline.input.loader import train_batches
+from hgnetv2_pipeline.input.teacher_logits import Replayed, TeacherLogits, record_dtype
 from hgnetv2_pipeline.training import losses as functions
-from hgnetv2_pipeline.training.config import parse
+from hgnetv2_pipeline.training.config import RunSpec, StoreSpec, parse
 from hgnetv2_pipeline.training.objectives import stored_logits
+from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.state import Window
-from hgnetv2_pipeline.training.teacher_pass import seal_teacher_logits, store_teacher_logits
+from hgnetv2_pipeline.training.stored_logits import make
+from hgnetv2_pipeline.training.stored_logits.make import seal_teacher_logits, store_teacher_logits
 
 VIEWS = 5
 Job = Callable[..., RunSpec]
@@ -135,7 +139,7 @@ def test_the_loss_curve_is_that_of_the_online_teacher(
     # Epoch e of 21 images: the same numbers as view e mod V of the store's seed.
     running.append("online")
     monkeypatch.setattr(
-        "hgnetv2_pipeline.data.batches.keyed_rng",
+        "hgnetv2_pipeline.input.batches.keyed_rng",
         lambda seed, epoch, key: keyed_rng(store.seed, epoch % VIEWS, key),
     )
     train_run(taught(job, "online", teacher, None, loss=loss, **length))
@@ -149,7 +153,7 @@ def test_the_loss_curve_is_that_of_the_online_teacher(
 def test_a_training_batch_shows_the_stored_views_byte_for_byte(
     pictures: Path, store: TeacherLogits, workers: int
 ) -> None:
-    samples = data.read_index(pictures / "train.parquet").iloc[3:15].reset_index(drop=True)
+    samples = index.read_index(pictures / "train.parquet").iloc[3:15].reset_index(drop=True)
     view = make_augment(recipe().view())
     batches = train_batches(
         samples,
@@ -167,10 +171,10 @@ def test_a_training_batch_shows_the_stored_views_byte_for_byte(
         assert batch.answers is not None
         for place, key in enumerate(batch.keys):
             number = (batch.step * 5 + place) // len(samples) % VIEWS
-            picture = data.picture.Picture((pictures / key).read_bytes())
+            picture = lazy_image.Picture((pictures / key).read_bytes())
             pixels = view(picture, keyed_rng(store.seed, number, key))
             assert np.array_equal(batch.images[place].permute(1, 2, 0).numpy(), pixels)
-            row = int(data.read_index(pictures / "train.parquet")["key"].eq(key).idxmax())
+            row = int(index.read_index(pictures / "train.parquet")["key"].eq(key).idxmax())
             record = store.read(row, number)
             assert batch.answers.ids[place].tolist() == record["ids"].tolist()
             assert batch.answers.logps[place].tolist() == record["logps"].tolist()
@@ -185,10 +189,10 @@ def test_the_pass_decodes_once_and_shows_what_the_loader_shows(tmp_path: Path) -
     for number in range(4):
         name = tmp_path / f"{number}.jpg"
         small.resize((90 + number, 70), Image.Resampling.BICUBIC).save(name, quality=80)
-    samples = data.scan_unlabelled(tmp_path).samples
+    samples = folders.scan_unlabelled(tmp_path).samples
     view = make_augment({"name": "published", "image_size": 32})
     shown = list(
-        data.loader.view_batches(
+        loader.view_batches(
             samples, tmp_path, view=view, seed=2, views=3, images=3, workers=0,
             ledger=Ledger(4, 0.0),
         )
@@ -197,20 +201,20 @@ def test_the_pass_decodes_once_and_shows_what_the_loader_shows(tmp_path: Path) -
     found = torch.cat([batch.images for batch in shown])
     for row, key in enumerate(samples["key"]):
         for number in range(3):
-            picture = data.picture.Picture((tmp_path / samples["path"][row]).read_bytes())
+            picture = lazy_image.Picture((tmp_path / samples["path"][row]).read_bytes())
             pixels = view(picture, keyed_rng(2, number, key))
             assert np.array_equal(found[3 * row + number].permute(1, 2, 0).numpy(), pixels)
 
 
 def asked_to_stop(spec: StoreSpec, patch: pytest.MonkeyPatch) -> None:
     """SIGTERM while the first shard is answered."""
-    answer = teacher_pass.answer
+    answer = make.answer
 
     def stop_then_answer(*given: Any, **more: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return answer(*given, **more)
 
-    patch.setattr(teacher_pass, "answer", stop_then_answer)
+    patch.setattr(make, "answer", stop_then_answer)
     with pytest.raises(Interrupted):
         store_teacher_logits(spec)
 
@@ -270,10 +274,10 @@ def test_another_list_takes_over_what_was_answered_and_asks_for_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The earlier store knows 11 of 21 images, one of them with other bytes."""
-    frame = data.read_index(pictures / "train.parquet")
+    frame = index.read_index(pictures / "train.parquet")
     first = frame.iloc[::2].copy()
     first.loc[2, "length"] += 1
-    data.write_index(tmp_path / "first.parquet", first)
+    index.write_index(tmp_path / "first.parquet", first)
     older = store_spec(pictures, teacher, tmp_path / "older", samples=tmp_path / "first.parquet")
     made(older)
     others = store_spec(pictures, teacher, tmp_path / "others", seed=5)
@@ -283,10 +287,8 @@ def test_another_list_takes_over_what_was_answered_and_asks_for_the_rest(
     shutil.copytree(store.folder, bad)
     other_answers(bad)
     asked = []
-    answer = teacher_pass.answer
-    monkeypatch.setattr(
-        teacher_pass, "answer", lambda *a, **k: asked.append(len(a[1])) or answer(*a, **k)
-    )
+    answer = make.answer
+    monkeypatch.setattr(make, "answer", lambda *a, **k: asked.append(len(a[1])) or answer(*a, **k))
     spec = store_spec(
         pictures, teacher, tmp_path / "new", earlier=[others.out, bad, older.out], batch_size=VIEWS
     )
@@ -379,12 +381,12 @@ def test_what_does_not_fit_is_refused_in_one_line_that_helps(
 def other_list(pictures: Path, folder: Path, which: str) -> Path:
     import pandas as pd
 
-    frame = data.read_index(pictures / "train.parquet")
+    frame = index.read_index(pictures / "train.parquet")
     if which == "longer":
-        frame = pd.concat([frame, data.read_index(pictures / "val.parquet").iloc[:1]])
+        frame = pd.concat([frame, index.read_index(pictures / "val.parquet").iloc[:1]])
     else:
         frame.loc[4, "length"] += 1
-    return data.write_index(folder / "other.parquet", frame)
+    return index.write_index(folder / "other.parquet", frame)
 
 
 @pytest.mark.parametrize(

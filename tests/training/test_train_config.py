@@ -9,8 +9,7 @@ import pytest
 from train_recipes import ADAMW, ASL, BCE, LABELS, SGD, SSLD, recipe, values
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.training import RunSpec, TrainConfig
-from hgnetv2_pipeline.training.config import parse
+from hgnetv2_pipeline.training.config import RunSpec, TrainConfig, parse
 
 
 def spec_values(**changes: Any) -> dict[str, Any]:

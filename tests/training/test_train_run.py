@@ -21,10 +21,13 @@ from train_recipes import ADAMW, SSLD, make_job
 
 from hang_guard import HANG, wait_until
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
-from hgnetv2_pipeline.models import build_from, read_metadata
-from hgnetv2_pipeline.training import RunSpec, run, train_run
+from hgnetv2_pipeline.training import run
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.state import COLUMNS
+from hgnetv2_pipeline.weights.build import build_from
+from hgnetv2_pipeline.weights.load import read_metadata
 
 Job = Callable[..., RunSpec]
 # Everything that has state: momentum, averaged weights, evaluations on the way, both best weights;
@@ -187,7 +190,7 @@ def test_finished_run_is_finished_again_with_the_same_bytes(job: Job) -> None:
 # Row C08 of docs/reliability.md.
 def test_changed_recipe_is_not_resumed(job: Job) -> None:
     train_run(job("run", steps=2))
-    with pytest.raises(ParameterError, match=r"training\.lr: 0\.01 there, 0\.02 now"):
+    with pytest.raises(ParameterError, match=r"training\.lr 0\.01 -> 0\.02"):
         train_run(job("run", steps=2, lr=0.02))
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hgnetv2_pipeline.data.archives import read_member
 from hgnetv2_pipeline.data.decode import read_regular_file
+from hgnetv2_pipeline.data.scan.archives import read_member
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import DataError
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hgnetv2_pipeline.data.multilabel import images_per_class
+from hgnetv2_pipeline.data.lists.multi_label import images_per_class
 from hgnetv2_pipeline.data.perceptual import near_pairs
 from hgnetv2_pipeline.data.quarantine import quarantine_frame
 from hgnetv2_pipeline.data.split import conflicting_copies

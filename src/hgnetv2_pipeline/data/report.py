@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hgnetv2_pipeline.data.decode import decode_image
 from hgnetv2_pipeline.data.index import read_bytes
-from hgnetv2_pipeline.data.multilabel import (
+from hgnetv2_pipeline.data.lists.multi_label import (
     images_per_class,
     is_multi_label,
     label_matrix,

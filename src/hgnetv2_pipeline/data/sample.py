@@ -19,8 +19,8 @@ from PIL import Image
 
 from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.data.classmap import write_class_map
-from hgnetv2_pipeline.data.keyed import epoch_order, keyed_rng
-from hgnetv2_pipeline.data.lists import write_list
+from hgnetv2_pipeline.data.lists.read import write_list
+from hgnetv2_pipeline.data.sample_rng import epoch_order, keyed_rng
 from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, write_text
 from hgnetv2_pipeline.errors import DataError
 

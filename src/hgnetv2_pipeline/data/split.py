@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.index import sorted_samples
-from hgnetv2_pipeline.data.multilabel import (
+from hgnetv2_pipeline.data.lists.multi_label import (
     images_per_class,
     is_multi_label,
     label_matrix,

@@ -20,7 +20,7 @@ class ListsValidator:
 
     def validate(self, data: Path) -> Path:
         """Check the folder of lists ``data``; nothing is checked before it is made."""
-        from hgnetv2_pipeline.data import check_lists
+        from hgnetv2_pipeline.data.lists.check import check_lists
 
         folder = Path(data)
         stamps = tuple(

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.probes import Probes
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, parse_json
-from hgnetv2_pipeline.models.metadata import (
+from hgnetv2_pipeline.weights.metadata import (
     as_preprocess,
     classes_of,
     entry,
     preprocess_of,
     thresholds_of,
 )
-from hgnetv2_pipeline.models.pickle_machine import brief
+from hgnetv2_pipeline.weights.pickle_machine import brief
 
 FORMAT = "hgnetv2_pipeline.onnx/1"
 TASK = ("task", "thresholds")

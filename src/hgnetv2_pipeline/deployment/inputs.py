@@ -152,7 +152,7 @@ def _folder(folder: Path) -> list[Input]:
 
 def _archive(path: Path) -> list[Input]:
     """The images of a plain tar, in its order; what of it cannot be read, with the reason."""
-    from hgnetv2_pipeline.data.archives import index_archive
+    from hgnetv2_pipeline.data.scan.archives import index_archive
 
     try:
         index = index_archive(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hgnetv2_pipeline.deployment.gate import Logits
+from hgnetv2_pipeline.deployment.export.gate import Logits
 
 WHOLE_BIASES = "WeightBiasQuantization"
 """ONNX Runtime's pass that rounds the float32 biases of a Q/DQ graph to multiples of input scale

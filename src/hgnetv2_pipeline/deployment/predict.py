@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -20,10 +20,29 @@ from hgnetv2_pipeline.evaluation.metrics import NEUTRAL_THRESHOLD, sigmoid, soft
 from hgnetv2_pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.deployment.engines.base import Engine
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.deployment.card import ModelCard
 
 _log = logging.getLogger(__name__)
 _NOT_FINITE = "the model gives no answer: its logits are NaN or infinite"
+
+
+class Classifier(Protocol):
+    """What predicts: every engine does."""
+
+    card: ModelCard
+    model: Any
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes its input."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the logits."""
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits, float32 [N, classes], of images, float32 [N, 3, crop, crop]."""
 
 
 class Record(TypedDict):
@@ -63,7 +82,7 @@ class _Choice:
 
 
 def iter_predictions(
-    engine: Engine,
+    engine: Classifier,
     inputs: Any,
     *,
     topk: int | None = 5,
@@ -110,7 +129,7 @@ def iter_predictions(
 
 
 def _stream(
-    engine: Engine,
+    engine: Classifier,
     todo: list[Input],
     names: list[str],
     choice: _Choice,
@@ -138,7 +157,7 @@ def _stream(
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, engine: Engine, todo: Iterable[Input], depth: int
+    pool: ThreadPoolExecutor, engine: Classifier, todo: Iterable[Input], depth: int
 ) -> Iterator[tuple[Input, Future[np.ndarray | str]]]:
     """Each input with the future of its preprocessed image, ``depth`` of them under way."""
     waiting: deque[tuple[Input, Future[np.ndarray | str]]] = deque()
@@ -149,7 +168,7 @@ def _ahead(
     yield from waiting
 
 
-def _load(engine: Engine, entry: Input) -> np.ndarray | str:
+def _load(engine: Classifier, entry: Input) -> np.ndarray | str:
     """The preprocessed image, float32 [3, H, W], or the reason why there is none."""
     source = entry.source
     if isinstance(source, Refused):
@@ -158,7 +177,7 @@ def _load(engine: Engine, entry: Input) -> np.ndarray | str:
         return "is a folder" if answers(source.is_dir) else "no such file"
     try:
         if isinstance(source, Span):
-            from hgnetv2_pipeline.data.archives import read_member
+            from hgnetv2_pipeline.data.scan.archives import read_member
 
             source = read_member(source.path, source.offset, source.length)
         return engine.preprocess(source)
@@ -174,7 +193,7 @@ def _record(name: str, ids: list[int], scores: list[float], names: list[str]) ->
 
 
 def predict_paths(
-    engine: Engine,
+    engine: Classifier,
     inputs: Any,
     *,
     topk: int | None = 5,

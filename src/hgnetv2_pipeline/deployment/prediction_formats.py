@@ -131,7 +131,7 @@ def prediction_sheet(
     """
     import pandas as pd
 
-    from hgnetv2_pipeline.data import contact_sheet
+    from hgnetv2_pipeline.data.report import contact_sheet
 
     places, captions = [], []
     for entry, record in zip(inputs, records, strict=True):

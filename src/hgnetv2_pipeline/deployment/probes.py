@@ -18,7 +18,7 @@ import numpy as np
 from hgnetv2_pipeline.foreign import parse_json
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
 ALLOWED = {"fp32": 1e-3, "tf32": 0.02, "fp16": 0.05, "bf16": 0.2, "int8": 0.05}
 """Root mean square of the logits' distance over their standard deviation, by the precision that an
@@ -105,7 +105,7 @@ def probes_of(proto: Any, preprocess: Preprocess, precision: str) -> Probes | No
     the biases to whole numbers does, as right runtimes do. ``bf16``: with every value rounded to
     it. None when the logits are all the same, so that nothing can be told by them.
     """
-    from hgnetv2_pipeline.deployment.half import rounded_in_float32
+    from hgnetv2_pipeline.deployment.export.half import rounded_in_float32
     from hgnetv2_pipeline.deployment.onnx_session import session_logits
 
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
+from hgnetv2_pipeline.intervals import wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hgnetv2_pipeline.data import Preprocess
-    from hgnetv2_pipeline.data.batches import Batch
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.input.batches import Batch
 
 # A torch module, or any function (an engine's .logits) of float32 [N, 3, H, W] in NumPy.
 Predictor = Callable[..., Any]
@@ -103,9 +104,10 @@ def evaluate_samples(
     several labels: its positives are never found).
     Unlabelled samples are refused, and logits that are not finite a ``WeightsError``.
     """
-    from hgnetv2_pipeline.data import Ledger, is_multi_label
-    from hgnetv2_pipeline.data.loader import eval_batches
-    from hgnetv2_pipeline.data.workers import workers_watched
+    from hgnetv2_pipeline.data.lists.multi_label import is_multi_label
+    from hgnetv2_pipeline.data.quarantine import Ledger
+    from hgnetv2_pipeline.input.loader import eval_batches
+    from hgnetv2_pipeline.input.workers import workers_watched
 
     if not len(samples):
         raise DataError(f"split {split!r} lists no image; check its list file")
@@ -172,7 +174,7 @@ def _of_one_label(
     for name in ("top1", "top5"):
         count = found[f"{name}_count"]
         found[name] = None if count is None else count / listed
-    found["top1_interval"] = list(metrics.wilson_interval(found["top1_count"], listed))
+    found["top1_interval"] = list(wilson_interval(found["top1_count"], listed))
     probabilities = metrics.softmax(logits)
     predicted = logits.argmax(axis=1)
     rows = pd.DataFrame(
@@ -199,7 +201,7 @@ def _of_several_labels(
     """The same of mAP and F1; a row has the numbers of the classes and all probabilities."""
     import pandas as pd
 
-    from hgnetv2_pipeline.data import label_matrix
+    from hgnetv2_pipeline.data.lists.multi_label import label_matrix
 
     truth = label_matrix(samples)
     at = pd.Index(samples["key"]).get_indexer(keys)
@@ -234,7 +236,7 @@ def _torch_forward(
 ) -> Callable[[Any], Any]:
     import torch
 
-    from hgnetv2_pipeline.data.loader import normalise
+    from hgnetv2_pipeline.input.loader import normalise
 
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     place = torch.device(device)

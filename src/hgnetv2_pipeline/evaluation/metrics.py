@@ -4,7 +4,6 @@ belong to several classes; in NumPy alone: sums first, then one division.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.intervals import wilson_interval
 
 # Above this many classes a confusion matrix is mostly zeros and megabytes of JSON.
 LARGEST_CONFUSION = 100
@@ -53,16 +53,6 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
     wide = np.asarray(logits, dtype=np.float64)
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (95 % by default): honest for small n and near 1."""
-    if not 0 <= successes <= n or n < 1:
-        raise ParameterError(f"{successes} successes of {n} is not a proportion")
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -> float:

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hgnetv2_pipeline import models
-from hgnetv2_pipeline.data import Preprocess
-from hgnetv2_pipeline.data.loader import normalise
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.input.loader import normalise
+from hgnetv2_pipeline.weights import build
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _KEPT = 10
@@ -139,7 +139,7 @@ def _watched(member: _Member) -> Iterator[list[torch.Tensor]]:
 
 
 def _load(spec: str, num_classes: int, root: Path, preprocess: Preprocess | None) -> _Member:
-    model, info = models.build_from(spec, num_classes=num_classes, root=root)
+    model, info = build.build_from(spec, num_classes=num_classes, root=root)
     own = info["preprocess"]
     if isinstance(own, Mapping):
         own = Preprocess.from_dict(own)
@@ -151,7 +151,7 @@ def _load(spec: str, num_classes: int, root: Path, preprocess: Preprocess | None
         )
     return _Member(
         spec=spec,
-        sha256=info.get("sha256") or models.weights_hash(model),
+        sha256=info.get("sha256") or build.weights_hash(model),
         model=model,
         preprocess=used,
     )

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data import sample_rng
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining.candidates import candidate_counts, candidate_scores
 from hgnetv2_pipeline.mining.selection import excluded_keys, ranks_of
@@ -35,7 +35,7 @@ def choose_probes(samples: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
     labelled = samples[samples["label"].notna()].reset_index(drop=True)
     if labelled.empty:
         raise DataError("no labelled image can serve as a probe (mining.purity.probes)")
-    return labelled.iloc[np.sort(data.epoch_order(len(labelled), seed, 0)[:most])]
+    return labelled.iloc[np.sort(sample_rng.epoch_order(len(labelled), seed, 0)[:most])]
 
 
 def rank_probes(

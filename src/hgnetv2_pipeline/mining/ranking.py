@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining.columns import ScoredPool
-from hgnetv2_pipeline.mining.neighbours import hamming
+from hgnetv2_pipeline.mining.duplicates.neighbours import hamming
 
 _SCORE_BITS = 20
 _LOWEST = (1 << _SCORE_BITS) - 1  # above the highest score, 1e6 millionths

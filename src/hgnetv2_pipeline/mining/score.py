@@ -15,13 +15,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline import data
-from hgnetv2_pipeline.data.batches import Source
+from hgnetv2_pipeline.data import decode, index, quarantine
 from hgnetv2_pipeline.data.index import images_hash
-from hgnetv2_pipeline.data.loader import made_batches
 from hgnetv2_pipeline.data.perceptual import phash64
-from hgnetv2_pipeline.data.workers import workers_watched
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
+from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.loader import made_batches
+from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.mining.ensemble import Ensemble
 from hgnetv2_pipeline.mining.shards import (
     finished,
@@ -76,7 +77,7 @@ class _PoolMaker:
         self,
         rows: pd.DataFrame,
         root: Path,
-        preprocesses: Mapping[str, data.Preprocess],
+        preprocesses: Mapping[str, Preprocess],
         batch_size: int,
     ) -> None:
         self.source, self.batch_size = Source(rows, root), batch_size
@@ -111,12 +112,12 @@ class _PoolMaker:
     def _read(self, row: int) -> tuple[dict[str, NDArray[np.uint8]], int, str]:
         """The views of an image, its perceptual hash and that of its bytes."""
         self.source.standing_at(row)
-        raw = data.read_bytes(self.source.place(row), self.source.root)
+        raw = index.read_bytes(self.source.place(row), self.source.root)
         sha256 = hashlib.sha256(raw).hexdigest()
         known = self.known[row]
         if isinstance(known, str) and known not in ("", sha256):
             raise DataError("its bytes are not those that were indexed; ingest the pool again")
-        image = data.decode_image(raw, max_pixels=self.max_pixels)
+        image = decode.decode_image(raw, max_pixels=self.max_pixels)
         views = {how: one.image(image) for how, one in self.preprocesses.items()}
         return views, phash64(image), sha256
 
@@ -130,7 +131,7 @@ def score_pool(
     num_classes: int,
     out: Path,
     weights_root: Path | None = None,
-    preprocess: data.Preprocess | None = None,
+    preprocess: Preprocess | None = None,
     prefix: str = "",
     shard_rows: int = 65_536,
     batch_size: int = 64,
@@ -139,7 +140,7 @@ def score_pool(
     dtype: str = "float32",
     device: str = "cpu",
     max_bad: float = 0.01,
-    ledger: data.Ledger | None = None,
+    ledger: quarantine.Ledger | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def score_pool(
         dtype=dtype,
         device=device,
     )
-    ledger = data.Ledger(listed, max_bad) if ledger is None else ledger
+    ledger = quarantine.Ledger(listed, max_bad) if ledger is None else ledger
     count = write_plan(out, listed, shard_rows, prefix)
     totals = {"listed": 0, "scored": 0, "quarantined": 0, "shards": 0, "shards_reused": 0}
     mine = range(rank, count, world_size)
@@ -240,7 +241,7 @@ def _score_rows(
     ensemble: Ensemble,
     workers: int,
     features: bool,
-    ledger: data.Ledger,
+    ledger: quarantine.Ledger,
     stop: StopRequest,
     progress: Progress,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from hgnetv2_pipeline import data
+from hgnetv2_pipeline.data import report
 from hgnetv2_pipeline.mining.database import database, quoted
-from hgnetv2_pipeline.mining.twins import pool_places
+from hgnetv2_pipeline.mining.duplicates.find import pool_places
 
 SHEETS = ("top", "bottom", "removed", "review")
 _PLACE = ["key", "path", "offset", "length"]
@@ -101,7 +101,7 @@ def _by_class(
     for label, group in rows.groupby("label"):
         cells = places.loc[group["key"]].reset_index()
         captions = [f"{score:.3f} {classes[int(str(label))]}" for score in group["score"]]
-        strips.append(data.contact_sheet(cells, root, columns=columns, captions=captions))
+        strips.append(report.contact_sheet(cells, root, columns=columns, captions=captions))
     sheet = Image.new(
         "RGB",
         (max(strip.width for strip in strips), sum(strip.height for strip in strips)),
@@ -143,4 +143,4 @@ def _pairs(
         inliers = f", {pair['inliers']} inliers" if pair["inliers"] else ""
         captions += [f"{pair['channel']}{bits}", f"= {name}{inliers}"]
     frame = pd.DataFrame(cells, columns=_PLACE)
-    return data.contact_sheet(frame, common, columns=columns - columns % 2, captions=captions)
+    return report.contact_sheet(frame, common, columns=columns - columns % 2, captions=captions)

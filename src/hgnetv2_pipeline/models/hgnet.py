@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hgnetv2_pipeline.models.fast_training import concatenate
 from hgnetv2_pipeline.models.hgnetv2 import Backbone, ConvBNAct, Four, Stage
-from hgnetv2_pipeline.models.passes import concatenate
 
 
 @dataclass(frozen=True)

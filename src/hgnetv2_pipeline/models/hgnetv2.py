@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.models import passes
+from hgnetv2_pipeline.models import fast_training
 
 PoolPadding = Literal["exclude", "zero"]
 Four = tuple[int, int, int, int]
@@ -89,12 +89,12 @@ class ConvBNAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.same_pad:
             x = F.pad(x, (0, 1, 0, 1))
-        x = passes.convolve(self.conv, x)
-        if self._fusable() and passes.recording(x, self.bn, self.act, self.lab):
-            return passes.batch_norm_relu_lab(x, self.bn, self.lab.scale, self.lab.bias)
+        x = fast_training.convolve(self.conv, x)
+        if self._fusable() and fast_training.recording(x, self.bn, self.act, self.lab):
+            return fast_training.batch_norm_relu_lab(x, self.bn, self.lab.scale, self.lab.bias)
         x = self.bn(x)
-        if type(self.act) is nn.ReLU and passes.recording(x, self.act):
-            return self.lab(passes.relu(x))
+        if type(self.act) is nn.ReLU and fast_training.recording(x, self.act):
+            return self.lab(fast_training.relu(x))
         return self.lab(self.act(x))
 
     def _fusable(self) -> bool:
@@ -138,7 +138,7 @@ class SamePool(nn.Module):
         self.pad_value = float("-inf") if padding == "exclude" else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        y = passes.same_max_pool(x) if self.training and self.pad_value < 0 else None
+        y = fast_training.same_max_pool(x) if self.training and self.pad_value < 0 else None
         if y is None:
             y = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=self.pad_value), 2, stride=1)
         return y
@@ -158,7 +158,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem1(x)
-        x = passes.concatenate([self.pool(x), self.stem2b(self.stem2a(x))])
+        x = fast_training.concatenate([self.pool(x), self.stem2b(self.stem2a(x))])
         return self.stem4(self.stem3(x))
 
 
@@ -194,7 +194,7 @@ class Block(nn.Module):
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1]))
-        y = self.aggregation_squeeze_conv(passes.concatenate(outputs))
+        y = self.aggregation_squeeze_conv(fast_training.concatenate(outputs))
         y = self.aggregation_excitation_conv(y)
         return y + x if self.residual else y
 
@@ -314,7 +314,7 @@ class Backbone(Trunk):
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        x = passes.convolve(self.last_conv, x.mean((2, 3), keepdim=True))
+        x = fast_training.convolve(self.last_conv, x.mean((2, 3), keepdim=True))
         return self.fc(self.dropout(self.lab(self.act(x))).flatten(1))
 
 

@@ -8,20 +8,13 @@ from pathlib import Path
 
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.printable import Lines, lines
-from hgnetv2_pipeline.reporting import (
-    curve_sections,
-    formats,
-    mining_sections,
-    model_sections,
-    sections,
-    speed_sections,
-    speed_tables,
-)
+from hgnetv2_pipeline.reporting import formats, sections
 from hgnetv2_pipeline.reporting.blocks import Block, Cards, Report
+from hgnetv2_pipeline.reporting.chapters import accuracy, comparison, curves, data, mining, speed
+from hgnetv2_pipeline.reporting.chapters.published import PublishedModel, published_models
 from hgnetv2_pipeline.reporting.comparison import ArmSummary, difference
 from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
-from hgnetv2_pipeline.reporting.published import PublishedModel, published_models
 from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
 
 _log = logging.getLogger(__name__)
@@ -66,39 +59,39 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
     chapters = (
         sections.section(
             "What SSLD gained", "comparison", f"{run} --pipeline comparison",
-            lambda: sections.comparison_blocks(inputs, ledger),
+            lambda: comparison.comparison_blocks(inputs, ledger),
         ),
         sections.section(
             "The data", "data", f"{run} --pipeline ingestion",
-            lambda: sections.dataset_blocks(inputs, ledger),
+            lambda: data.dataset_blocks(inputs, ledger),
         ),
         sections.section(
             "What was mined", "mining", f"{run} --pipeline mining",
-            lambda: mining_sections.mining_blocks(inputs, ledger),
+            lambda: mining.mining_blocks(inputs, ledger),
         ),
         sections.section(
             "Learning curves", "curves", f"{run} --pipeline ssld_stage2",
-            lambda: curve_sections.curve_blocks(inputs, ledger),
+            lambda: curves.curve_blocks(inputs, ledger),
         ),
         sections.section(
             "Accuracy", "accuracy", f"{run} --pipeline evaluation",
-            lambda: model_sections.evaluation_blocks(inputs, ledger),
+            lambda: accuracy.evaluation_blocks(inputs, ledger),
         ),
         sections.section(
             "Beside the published figures", "published", None,
-            lambda: model_sections.published_blocks(inputs, ledger, published),
+            lambda: accuracy.published_blocks(inputs, ledger, published),
         ),
         sections.section(
             "Exported models", "export", f"{run} --pipeline export",
-            lambda: speed_sections.export_blocks(inputs, ledger),
+            lambda: speed.export_blocks(inputs, ledger),
         ),
         sections.section(
             "Latency", "latency", f"{run} --pipeline latency",
-            lambda: speed_sections.latency_blocks(inputs, ledger),
+            lambda: speed.latency_blocks(inputs, ledger),
         ),
         sections.section(
             "Predictions", "predictions", f"{run} --pipeline prediction",
-            lambda: model_sections.prediction_blocks(inputs, ledger),
+            lambda: accuracy.prediction_blocks(inputs, ledger),
         ),
         sections.section(
             "Where each number came from", "sources", run,
@@ -165,8 +158,8 @@ def _mining_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, s
 
 
 def _export_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
-    found, _ = speed_sections.read_exports(inputs, ledger)
-    row = speed_tables.export_table(found).records()[0]
+    found, _ = speed.read_exports(inputs, ledger)
+    row = speed.export_table(found).records()[0]
     if row.get("parity error", formats.NOTHING) == formats.NOTHING:
         return []
     behind = f"of the logits' SD, {row['model']}"
@@ -177,9 +170,7 @@ def _latency_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, 
     """The fastest of our own models at the smallest batch, in fp32 where that was measured."""
     files, _ = sections.read_all(inputs.latencies, "latency", ledger)
     ours = [
-        row
-        for row in speed_sections.measurements(files)
-        if not str(row.get("model")).startswith("timm:")
+        row for row in speed.measurements(files) if not str(row.get("model")).startswith("timm:")
     ]
     if not ours:
         return []

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hgnetv2_pipeline import intervals
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.reporting import formats, intervals
+from hgnetv2_pipeline.reporting import formats
 
 ARMS = {
     "supervised": "supervised only",

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import write_text
-from hgnetv2_pipeline.reporting import data_tables, figures, formats, sections
+from hgnetv2_pipeline.reporting import figures, formats, sections
 from hgnetv2_pipeline.reporting.blocks import Block, Cards, Figure, Fold, Report, Table, Text
+from hgnetv2_pipeline.reporting.chapters import data
 from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
 from hgnetv2_pipeline.reporting.pictures import embed
@@ -70,14 +71,14 @@ def build_dataset_page(
 
 def _counts(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     """As in the report on a run, without the broken images, which have a chapter here."""
-    blocks = sections.dataset_blocks(inputs, ledger)
+    blocks = data.dataset_blocks(inputs, ledger)
     return [block for block in blocks if not isinstance(block, Fold)]
 
 
 def _class_table(summary: Json) -> list[Block]:
     """Every class with its images in each set, folded away."""
-    sets = data_tables.sets_of(summary)
-    counts = {name: data_tables.class_counts(entry) for name, entry in sets.items()}
+    sets = data.sets_of(summary)
+    counts = {name: data.class_counts(entry) for name, entry in sets.items()}
     shown = [name for name, rows in counts.items() if rows]
     if not shown:
         return []
@@ -100,7 +101,7 @@ def _class_table(summary: Json) -> list[Block]:
 
 def _sizes(summary: Json) -> list[Block]:
     found: list[Block] = []
-    for name, entry in data_tables.sets_of(summary).items():
+    for name, entry in data.sets_of(summary).items():
         bins = [(str(what), float(number)) for what, number in entry.get("short_side") or []]
         if bins:
             drawing = figures.bars(bins, x_label=f"images of {name} by their short side, pixels")
@@ -109,7 +110,7 @@ def _sizes(summary: Json) -> list[Block]:
 
 
 def _left_out(summary: Json) -> list[Block]:
-    unreadable = data_tables.unreadable_table(summary)
+    unreadable = data.unreadable_table(summary)
     rows = tuple(
         (str(row["set"]), str(row["key"]), str(row["reason"]))
         for row in summary.get("refused") or []

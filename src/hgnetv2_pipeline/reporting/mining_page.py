@@ -7,17 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import write_text
-from hgnetv2_pipeline.reporting import formats, mining_sections, mining_tables, sections
-from hgnetv2_pipeline.reporting.blocks import (
-    Block,
-    Bullets,
-    Cards,
-    Fold,
-    Link,
-    Report,
-    Table,
-    Text,
-)
+from hgnetv2_pipeline.reporting import formats, sections
+from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Cards, Fold, Link, Report, Table, Text
+from hgnetv2_pipeline.reporting.chapters import mining
 from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
 from hgnetv2_pipeline.reporting.pictures import embed
@@ -68,7 +60,7 @@ def build_mining_page(
         sections.section("From the pool to the list", "account", None, lambda: _account(audit)),
         sections.section(
             "How pure the list is", "purity", None,
-            lambda: mining_sections.purity_blocks(purity, audit, ledger, numbers=True),
+            lambda: mining.purity_blocks(purity, audit, ledger, numbers=True),
         ),
         sections.section(
             "Classes", "classes", None, lambda: _classes(folder, audit, ledger)
@@ -119,8 +111,8 @@ def _cards(audit: Json) -> list[tuple[str, str, str]]:
 
 
 def _account(audit: Json) -> list[Block]:
-    blocks: list[Block] = [mining_tables.mining_table(audit)]
-    for table in (mining_tables.channel_table(audit), mining_tables.planted_table(audit)):
+    blocks: list[Block] = [mining.mining_table(audit)]
+    for table in (mining.channel_table(audit), mining.planted_table(audit)):
         if table is not None:
             blocks.append(table)
     return blocks
@@ -137,8 +129,8 @@ def _classes(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
     said += f"Gini coefficient of the sizes: {float(audit['gini']):.3f} (0: all equal)."
     return [
         Text(said),
-        *mining_sections.class_figures(rows),
-        *mining_sections.class_tables(rows, k),
+        *mining.class_figures(rows),
+        *mining.class_tables(rows, k),
     ]
 
 
@@ -151,7 +143,7 @@ def _copies(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
         *embed([folder / "sheets" / "removed.png"], what, ledger, budget=_SHEET),
         Fold(
             f"The first {min(len(pairs), _PAIRS)} of {formats.count(audit['removed'])} pairs",
-            (mining_tables.pair_table(pairs, _PAIRS),),
+            (mining.pair_table(pairs, _PAIRS),),
         ),
     ]
 
@@ -183,7 +175,7 @@ def _review(folder: Path, audit: Json, ledger: Ledger, review: str, command: str
     if pairs:
         what = "Pairs in doubt, the pool image before its protected twin"
         blocks += embed([folder / "sheets" / "review.png"], what, ledger, budget=_SHEET)
-        table = mining_tables.pair_table(pairs, _PAIRS)
+        table = mining.pair_table(pairs, _PAIRS)
         blocks.append(Fold(f"The first {min(len(pairs), _PAIRS)} pairs in doubt", (table,)))
     return blocks
 

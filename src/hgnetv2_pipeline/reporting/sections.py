@@ -1,8 +1,8 @@
-"""The chapters about the comparison of trainings, the data, and where numbers came from.
+"""What all chapters share: how one is made or replaced by what is missing, and its sources.
 
-Each takes the inputs and the ledger and gives blocks. What is missing raises ``AbsentError``, what
-does not add up another ``DataError``; ``section`` turns either into a sentence on the page, so that
-one bad file never takes the rest of the report with it.
+Each chapter takes the inputs and the ledger and gives blocks. What is missing raises
+``AbsentError``, what does not add up another ``DataError``; ``section`` turns either into a
+sentence on the page, so that one bad file never takes the rest of the report with it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from typing import Any
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import comparison as compare
-from hgnetv2_pipeline.reporting import data_tables, figures, formats, tables
+from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import (
     Block,
-    Bullets,
-    Figure,
-    Fold,
     Notice,
     Section,
     Table,
@@ -32,15 +29,6 @@ Json = Mapping[str, Any]
 MISSHAPEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 _log = logging.getLogger(__name__)
-_FEW = 30  # classes that a chart can still name one by one
-
-_READING = (
-    "How to read it: gain is the difference of the means to supervised only, in percentage points. "
-    "SE, images is the standard error of a difference of two binomial shares: what another draw of "
-    "test images would change. It does not shrink with more seeds, since all see the same images. "
-    "SE, seeds comes from the spread of the runs: what other seeds would change. A gain counts as "
-    "clear here where it exceeds two standard errors, both kinds taken together."
-)
 
 
 def section(
@@ -91,92 +79,6 @@ def read_comparison(
     if not isinstance(rows, list) or not rows:
         raise AbsentError("comparison of trainings: the file has no rows")
     return rows, compare.summarise_arms(rows)
-
-
-def comparison_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
-    """The honest table with its dot plot and what it means, a split at a time."""
-    rows, summaries = read_comparison(inputs, ledger)
-    blocks: list[Block] = []
-    for split in dict.fromkeys(summary.split for summary in summaries):
-        arms = [summary for summary in summaries if summary.split == split]
-        said = compare.explain(arms)
-        if said:
-            blocks.append(Bullets(tuple(said)))
-        blocks.append(tables.comparison_table(arms))
-        blocks.append(Figure((_dots(arms),), _dots_caption(arms)))
-    blocks.append(Text(_READING))
-    blocks.append(Fold(f"All {len(rows)} runs behind it", (tables.runs_table(rows),)))
-    return blocks
-
-
-def _dots(arms: Sequence[compare.ArmSummary]) -> str:
-    plain = next((arm for arm in arms if arm.arm == "supervised"), None)
-    return figures.dot_plot(
-        [
-            figures.Dots(
-                label=arm.label,
-                values=tuple(100 * value for value in arm.top1),
-                names=tuple(f"seed {seed}" for seed in arm.seeds),
-            )
-            for arm in arms
-        ],
-        x_label=f"top-1 on {arms[0].split}, %",
-        reference=None if plain is None else 100 * plain.mean,
-    )
-
-
-def _dots_caption(arms: Sequence[compare.ArmSummary]) -> str:
-    dashed = any(arm.arm == "supervised" for arm in arms)
-    line = " The dashed line is the mean of supervised only." if dashed else ""
-    return f"A dot a run, the bar and the number are the mean.{line} The axis does not start at 0."
-
-
-def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
-    """Counts by set, what was left out, what sets share, images by class."""
-    summary = ledger.read_json(inputs.dataset_summary, "summary of the dataset")
-    counted = data_tables.dataset_table(summary)
-    if counted is None:
-        raise AbsentError("summary of the dataset: the file names no set")
-    blocks: list[Block] = [counted]
-    conflicts = summary.get("conflicting_labels")
-    if conflicts:
-        said = f"{len(conflicts)} images have the bytes of another image under another label."
-        blocks.append(Notice(said, kind="warning"))
-    train = data_tables.class_counts(data_tables.sets_of(summary).get("train", {}))
-    if any(count for _, count in train):
-        blocks.append(class_sizes([n for n, _ in train], [c for _, c in train], "train"))
-    shared = data_tables.shared_table(summary)
-    if shared is not None:
-        blocks.append(shared)
-    unreadable = data_tables.unreadable_table(summary)
-    if unreadable is not None:
-        blocks.append(Fold("Images that could not be read", (unreadable,)))
-    return blocks
-
-
-def class_sizes(labels: Sequence[str], counts: Sequence[int], name: str) -> Block:
-    """Images by class: a sentence where all are equal, bars for few classes, a curve for many."""
-    if min(counts) == max(counts):
-        return Text(
-            f"Each of the {len(counts)} classes has {formats.count(counts[0])} images in {name}."
-        )
-    if len(counts) <= _FEW:
-        rows = [(label, float(value)) for label, value in zip(labels, counts, strict=True)]
-        drawing = figures.bars(rows, x_label=f"images in {name}")
-        return Figure((drawing,), f"Images a class in {name}, in class order.")
-    ordered = sorted(counts, reverse=True)
-    points = tuple((float(place), float(value)) for place, value in enumerate(ordered, start=1))
-    drawing = figures.line_chart(
-        [figures.Series(name, points, legend=False)], title=f"Images a class, {name}",
-        x_label="class, largest first", y_label="images", width=figures.WIDTH,
-    )  # fmt: skip
-    low = min(range(len(counts)), key=lambda place: (counts[place], labels[place]))
-    high = max(range(len(counts)), key=lambda place: (counts[place], labels[place]))
-    return Figure(
-        (drawing,),
-        f"Images a class in {name}, {len(counts)} classes: from {formats.count(counts[high])} "
-        f"({labels[high]}) down to {formats.count(counts[low])} ({labels[low]}).",
-    )
 
 
 def provenance_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:

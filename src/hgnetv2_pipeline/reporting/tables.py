@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hgnetv2_pipeline import intervals
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.reporting import formats, intervals
+from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import Table, table_of
 from hgnetv2_pipeline.reporting.comparison import ArmSummary, difference
 
@@ -117,7 +118,7 @@ def evaluation_table(results: Sequence[Json]) -> Table:
     records = []
     for result in results:
         used, hits, five = evaluation_counts(result)
-        low, high = intervals.wilson(hits, used)
+        low, high = intervals.wilson_interval(hits, used)
         left_out = int(result.get("n_quarantined") or 0) + int(result.get("n_refused") or 0)
         records.append(
             {
@@ -200,7 +201,7 @@ def worst_classes_table(result: Json, most: int = 10) -> Table | None:
     ordered = sorted(classes, key=lambda entry: (entry[2] / entry[1], entry[0]))[:most]
     records = []
     for name, total, hits in ordered:
-        low, high = intervals.wilson(hits, total)
+        low, high = intervals.wilson_interval(hits, total)
         taken = "–"
         if matrix is not None and name in names:
             place = names.index(name)

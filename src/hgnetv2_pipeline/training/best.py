@@ -45,7 +45,7 @@ def keep_weights(
     ``step=00000150.safetensors``, written aside and renamed; then those that are no longer among
     the best go, so that the best one is there at any moment.
     """
-    from hgnetv2_pipeline.models.weights import save_weights
+    from hgnetv2_pipeline.weights.load import save_weights
 
     chosen = best_steps(evaluations, count)
     kept = {step: folder / f"step={step:08d}.safetensors" for step in chosen}

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from hgnetv2_pipeline.differences import differences
 from hgnetv2_pipeline.durable import (
     fsync_directory,
     read_json,
@@ -103,7 +104,7 @@ def load_checkpoint(
         if fault is not None:
             _log.warning("checkpoint %s is passed over: %s", path, fault)
             continue
-        if different := _differences(path, identity):
+        if different := differences(read_json(path / MANIFEST)["identity"], identity):
             (differing or partial(_refuse, path))(different)
         names = read_json(path / MANIFEST)["sha256"]
         return {
@@ -166,32 +167,12 @@ def _set_aside(damaged: Path) -> None:
     _log.warning("damaged checkpoint %s is now %s", damaged, target.name)
 
 
-def _differences(path: Path, identity: Mapping[str, Any]) -> list[str]:
-    """What differs between the run that wrote a checkpoint and this one."""
-    before = _flat(read_json(path / MANIFEST)["identity"])
-    now = _flat(identity)
-    return [
-        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-
-
 def _refuse(path: Path, different: list[str]) -> None:
     raise ParameterError(
         f"checkpoint {path} belongs to another run ({'; '.join(different)}); restore those values "
         "to resume it, archive the run's folder to start anew, or go on under the new ones, which "
         'the result will then say (--params resume=force; in spec.json "resume": "force")'
     )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: list(value) if isinstance(value, tuple) else value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _size(value: Any) -> int:

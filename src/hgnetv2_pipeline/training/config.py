@@ -359,11 +359,11 @@ class TrainConfig(ParameterModel):
 
     @model_validator(mode="after")
     def _augment_can_be_made(self) -> Self:
-        from hgnetv2_pipeline.data import make_augment
+        from hgnetv2_pipeline.input.augment import make_augment
 
         view = make_augment(self.view())
         if self.input.device != "none":
-            from hgnetv2_pipeline.data.drawn import on_device
+            from hgnetv2_pipeline.input.deferred_view import on_device
 
             on_device(view, self.input.device, "cuda")
         return self

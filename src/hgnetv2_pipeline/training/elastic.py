@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import read_json, write_text
 from hgnetv2_pipeline.errors import Interrupted
-from hgnetv2_pipeline.launch import ERRORS
 from hgnetv2_pipeline.ownership import take
+from hgnetv2_pipeline.processes.side_by_side import ERRORS
 from hgnetv2_pipeline.stopping import signals
 from hgnetv2_pipeline.training import launch
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec

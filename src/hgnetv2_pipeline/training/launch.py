@@ -18,7 +18,7 @@ from pathlib import Path
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.exits import explain
-from hgnetv2_pipeline.launch import run_spec
+from hgnetv2_pipeline.processes.side_by_side import run_spec
 from hgnetv2_pipeline.stopping import when_starter_dies
 
 # What a process needs before its first step (an optimiser imports the compiler); imported once for

@@ -22,7 +22,7 @@ from hgnetv2_pipeline.training.state import AnyScore, Row, State
 from hgnetv2_pipeline.training.step import Outcome, Step
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.batches import Batch
+    from hgnetv2_pipeline.input.batches import Batch
 
 _log = logging.getLogger(__name__)
 

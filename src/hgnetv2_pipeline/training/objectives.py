@@ -20,7 +20,7 @@ from hgnetv2_pipeline.training import losses
 from hgnetv2_pipeline.training.mixing import Mixing
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.batches import Answers
+    from hgnetv2_pipeline.input.batches import Answers
     from hgnetv2_pipeline.training.config import LossConfig
 
 # From the batch as loaded (uint8) to what one network eats; every network brings its own.

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 import torch
 
 from hgnetv2_pipeline.cpus import available_cpus
-from hgnetv2_pipeline.data import Ledger, make_augment
-from hgnetv2_pipeline.data.augment import PublishedView
-from hgnetv2_pipeline.data.drawn import DeviceView
-from hgnetv2_pipeline.data.loader import eval_batches
-from hgnetv2_pipeline.data.shared_memory import shortage, space
-from hgnetv2_pipeline.data.workers import workers_watched
+from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.evaluation import predict_logits
+from hgnetv2_pipeline.evaluation.evaluate import predict_logits
 from hgnetv2_pipeline.exits import free_bytes
+from hgnetv2_pipeline.input.augment import PublishedView, make_augment
+from hgnetv2_pipeline.input.deferred_view import DeviceView
+from hgnetv2_pipeline.input.loader import eval_batches
+from hgnetv2_pipeline.input.shared_memory import shortage, space
+from hgnetv2_pipeline.input.workers import workers_watched
+from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.processor import slow_precision
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr
-from hgnetv2_pipeline.training.precision import slow_precision
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
     choose_device,
@@ -32,7 +33,6 @@ from hgnetv2_pipeline.training.prepare import (
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from hgnetv2_pipeline.training.state import State
-from hgnetv2_pipeline.training.world import World
 
 # Share of waiting from which a plan says what to do about it.
 MUCH = 0.1

@@ -11,22 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hgnetv2_pipeline.data import (
-    Ledger,
-    Preprocess,
-    class_weights,
-    is_multi_label,
-    label_matrix,
-    make_augment,
-    positive_weights,
-    read_index,
-    sampling_weights,
-)
-from hgnetv2_pipeline.data.drawn import on_device
-from hgnetv2_pipeline.data.loader import normalise, train_batches
-from hgnetv2_pipeline.data.teacher_logits import STORE
+from hgnetv2_pipeline.data.index import read_index
+from hgnetv2_pipeline.data.lists.multi_label import is_multi_label, label_matrix
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.balance import class_weights, positive_weights, sampling_weights
+from hgnetv2_pipeline.input.deferred_view import on_device
+from hgnetv2_pipeline.input.loader import normalise, train_batches
+from hgnetv2_pipeline.input.teacher_logits import STORE
+from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.training.config import FREE, RunSpec, TeacherConfig, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
@@ -42,12 +38,11 @@ from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
 from hgnetv2_pipeline.training.state import COLUMNS, MULTI_LABEL_COLUMNS, State, averaged
 from hgnetv2_pipeline.training.step import Step
-from hgnetv2_pipeline.training.world import World
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hgnetv2_pipeline.data.batches import Batch
+    from hgnetv2_pipeline.input.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     objective, teachers = _objective(spec, preprocess, train, device)
     transform = training_view(config, device)
     if isinstance(objective, Distilled) and spec.teacher_logits is not None:
-        from hgnetv2_pipeline.training.stored import replayed
+        from hgnetv2_pipeline.training.stored_logits.replay import replayed
 
         assert objective.teacher is not None, "its answers are checked"  # noqa: S101
         transform = replayed(spec, transform, train, objective.teacher, teachers, device)
@@ -298,7 +293,9 @@ def make_view(preprocess: Preprocess, *, channels_last: bool, erasing: float = 0
 
 
 def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
-    from hgnetv2_pipeline.models import agree, build_from, freeze
+    from hgnetv2_pipeline.models.frozen import freeze
+    from hgnetv2_pipeline.weights.build import build_from
+    from hgnetv2_pipeline.weights.imagenet import agree
 
     init = spec.config.init
     source = f"scratch:{spec.variant}" if init == "scratch" else init
@@ -361,7 +358,9 @@ def build_teacher(
 
     ``preprocess`` is for members whose weights do not say how their images are prepared.
     """
-    from hgnetv2_pipeline.models import agree, build_from, reparameterize, weights_hash
+    from hgnetv2_pipeline.models.fold import reparameterize
+    from hgnetv2_pipeline.weights.build import build_from, weights_hash
+    from hgnetv2_pipeline.weights.imagenet import agree
 
     members, sources = [], {}
     for index, member in enumerate(config.members):

@@ -16,7 +16,7 @@ from hgnetv2_pipeline.durable import write_text, written_aside
 from hgnetv2_pipeline.training.config import ProfileConfig
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.batches import Batch
+    from hgnetv2_pipeline.input.batches import Batch
 
 _log = logging.getLogger(__name__)
 

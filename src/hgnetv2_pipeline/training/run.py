@@ -17,21 +17,24 @@ import torch
 from torch import nn
 
 from hgnetv2_pipeline.cpus import available_cpus, restricted_cpus
-from hgnetv2_pipeline.data import Ledger, label_matrix
-from hgnetv2_pipeline.data.batches import Batch
-from hgnetv2_pipeline.data.loader import eval_batches
-from hgnetv2_pipeline.data.workers import workers_watched
+from hgnetv2_pipeline.data.lists.multi_label import label_matrix
+from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.evaluation import metrics, predict_logits
+from hgnetv2_pipeline.evaluation import metrics
+from hgnetv2_pipeline.evaluation.evaluate import predict_logits
+from hgnetv2_pipeline.input.batches import Batch
+from hgnetv2_pipeline.input.loader import eval_batches
+from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.printable import csv_frame
+from hgnetv2_pipeline.processes.group import World, joined
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
+from hgnetv2_pipeline.training.autotune import settled
 from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Timing, fit
 from hgnetv2_pipeline.training.memory import keep_memory, shortage_told
-from hgnetv2_pipeline.training.modes import settled
 from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
@@ -43,7 +46,6 @@ from hgnetv2_pipeline.training.prepare import (
 )
 from hgnetv2_pipeline.training.profile import NOTHING, profiled
 from hgnetv2_pipeline.training.state import AnyScore, MultiLabelScore, Row, Score
-from hgnetv2_pipeline.training.world import World, joined
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -294,7 +296,7 @@ def _sound(logits: Any) -> Any:
 
 def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> TrainResult:
     """Write the results from the finished state; the same state gives the same bytes."""
-    from hgnetv2_pipeline.models.weights import save_weights
+    from hgnetv2_pipeline.weights.load import save_weights
 
     state, best = run.state, run.state.best
     assert best is not None, "the last step is always evaluated"  # noqa: S101

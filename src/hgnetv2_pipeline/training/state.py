@@ -240,7 +240,7 @@ class State:
     def note_forced(self, changed: list[str]) -> None:
         """Keep on record that the run goes on from here under another configuration."""
         self.forced.append({"step": self.step, "changed": changed})
-        if any(change.startswith("val:") for change in changed):
+        if any(change.startswith("val ") for change in changed):
             # What did best on other images says nothing.
             self.best, self.evaluations, self.evaluated = None, [], -1
 

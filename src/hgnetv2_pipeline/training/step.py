@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.training.objectives import Objective
 from hgnetv2_pipeline.training.state import State
-from hgnetv2_pipeline.training.world import World
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.batches import Answers, Batch
+    from hgnetv2_pipeline.input.batches import Answers, Batch
 
 # Where fp16's scaler stands below it, it has met overflows at every scale from 65536 down.
 LEAST_SCALE = 2.0**-10

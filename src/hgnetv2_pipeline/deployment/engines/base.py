@@ -13,11 +13,11 @@ import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.probes import ALLOWED, probe_images
-from hgnetv2_pipeline.deployment.stopwatch import Call, HostStopwatch, Stopwatch
+from hgnetv2_pipeline.deployment.timing.stopwatch import Call, HostStopwatch, Stopwatch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.deployment.predict import Record
 
 

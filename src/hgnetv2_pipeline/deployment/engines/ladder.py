@@ -16,11 +16,11 @@ from hgnetv2_pipeline.deployment.card import PRECISIONS, precision_file, precisi
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.probes import probe_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
-from hgnetv2_pipeline.models.onnx_file import onnx_props
 from hgnetv2_pipeline.processor import computes_bf16, describe, sums_int8_exactly
+from hgnetv2_pipeline.weights.onnx_file import onnx_props
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
 _log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from hgnetv2_pipeline.deployment.engines.base import (
 )
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, reason
-from hgnetv2_pipeline.models.onnx_file import read_onnx
+from hgnetv2_pipeline.weights.onnx_file import read_onnx
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
 
 class OpenVinoEngine(Engine):

@@ -17,18 +17,18 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     choose_card,
 )
-from hgnetv2_pipeline.deployment.machine import clocks
 from hgnetv2_pipeline.deployment.onnx_session import WHOLE_BIASES
 from hgnetv2_pipeline.deployment.time_limit import A_CALL, AN_IMAGE, time_limit
+from hgnetv2_pipeline.deployment.timing.machine import clocks
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, reason
-from hgnetv2_pipeline.models.onnx_file import OnnxFile, read_onnx
 from hgnetv2_pipeline.processor import cpu_name
+from hgnetv2_pipeline.weights.onnx_file import OnnxFile, read_onnx
 
 if TYPE_CHECKING:
     import onnxruntime
 
-    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
 # On x86 a graph with int8 activations is computed as written, in float32, so that rounded biases
 # cost accuracy and bring nothing. ARM's integer kernels need them.

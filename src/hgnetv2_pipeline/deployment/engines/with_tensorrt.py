@@ -30,13 +30,13 @@ from hgnetv2_pipeline.deployment.kit.plans import (
     Profile,
     provide_plan,
 )
-from hgnetv2_pipeline.deployment.stopwatch import Call, Lap, Stopwatch
+from hgnetv2_pipeline.deployment.timing.stopwatch import Call, Lap, Stopwatch
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
-from hgnetv2_pipeline.models.onnx_file import read_onnx
+from hgnetv2_pipeline.weights.onnx_file import read_onnx
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data import Preprocess
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
 PROFILE = "tensorrt_profile"
 """The card's entry that says for which batch sizes a plan is built: least, best, most."""

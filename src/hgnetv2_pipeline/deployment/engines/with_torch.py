@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgnetv2_pipeline.data import Preprocess
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard, task_entries
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
@@ -23,11 +23,13 @@ from hgnetv2_pipeline.deployment.engines.base import (
     check_classes,
     numbered_classes,
 )
-from hgnetv2_pipeline.deployment.stopwatch import Call, CudaStopwatch, Stopwatch
+from hgnetv2_pipeline.deployment.timing.stopwatch import Call, CudaStopwatch, Stopwatch
 from hgnetv2_pipeline.errors import unknown_name
-from hgnetv2_pipeline.models import build_from, profile, reparameterize
+from hgnetv2_pipeline.models.cost import profile
+from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 from hgnetv2_pipeline.processor import cpu_name
+from hgnetv2_pipeline.weights.build import build_from
 
 NAMES = {"eager": "torch", "compiled": "torch-compiled", "cuda-graph": "torch-cuda-graph"}
 """Mode to engine name."""

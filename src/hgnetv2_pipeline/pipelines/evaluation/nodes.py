@@ -8,11 +8,11 @@ from typing import Any
 
 from hgnetv2_pipeline.datasets import Unchanged
 from hgnetv2_pipeline.durable import read_json, write_json
-from hgnetv2_pipeline.pipelines.identity import Identity, result_name
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.measure import model_inputs
-from hgnetv2_pipeline.pipelines.params import EvaluationParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse
+from hgnetv2_pipeline.project.identity import Identity, result_name
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.models import model_inputs
+from hgnetv2_pipeline.project.params import EvaluationParams
+from hgnetv2_pipeline.project.results import Reuse
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ def evaluate(
     known = Lists(lists)
 
     def make(aside: Path) -> None:
-        from hgnetv2_pipeline.pipelines import measure
+        from hgnetv2_pipeline.project import models
 
-        found = measure.evaluate(
+        found = models.evaluate(
             identity,
             identity.model,
             known,

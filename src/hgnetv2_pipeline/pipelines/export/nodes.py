@@ -7,11 +7,11 @@ from typing import Any
 
 from hgnetv2_pipeline.datasets import Unchanged
 from hgnetv2_pipeline.durable import read_json
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.measure import Loaded, load_model, model_inputs
-from hgnetv2_pipeline.pipelines.params import ExportParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.models import Loaded, load_model, model_inputs
+from hgnetv2_pipeline.project.params import ExportParams
+from hgnetv2_pipeline.project.results import Reuse
 
 
 def export(
@@ -22,7 +22,7 @@ def export(
     ``lists``: the images that lower precisions are calibrated on and judged by; an fp32 export
     needs none. ``trained`` is there for the order of the nodes.
     """
-    from hgnetv2_pipeline.deployment.bundle import bundle_files
+    from hgnetv2_pipeline.deployment.export.bundle import bundle_files
 
     folder, known = identity.folder("export"), Lists(lists)
     reuse = Reuse(identity.project, redo)
@@ -66,8 +66,8 @@ def _images(known: Lists, params: ExportParams) -> dict[str, Path | str]:
 
 
 def _bundle(folder: Path, identity: Identity, params: ExportParams, lists: Lists | None) -> None:
-    from hgnetv2_pipeline.deployment import write_bundle
-    from hgnetv2_pipeline.pipelines.export.images import calibration, validation
+    from hgnetv2_pipeline.deployment.export.bundle import write_bundle
+    from hgnetv2_pipeline.project.calibration_images import calibration, validation
 
     loaded = load_model(identity, identity.model, classes=lists.classes if lists else None)
     write_bundle(
@@ -90,9 +90,9 @@ def _bundle(folder: Path, identity: Identity, params: ExportParams, lists: Lists
 
 
 def _kit(folder: Path, identity: Identity, params: ExportParams, lists: Lists) -> None:
+    from hgnetv2_pipeline.deployment.export.kit_folder import KitPlan, write_kit
     from hgnetv2_pipeline.deployment.kit.plans import Profile
-    from hgnetv2_pipeline.deployment.kit_folder import KitPlan, write_kit
-    from hgnetv2_pipeline.pipelines.export.images import calibration, validation
+    from hgnetv2_pipeline.project.calibration_images import calibration, validation
 
     loaded = load_model(identity, identity.model, classes=lists.classes)
     write_kit(

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.params import DataParams, ImportParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.params import DataParams, ImportParams
+from hgnetv2_pipeline.project.results import Reuse
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,9 @@ def provide_weights(identity: Identity, data: DataParams, redo: list[str]) -> Pa
         return folder
 
     def make(aside: Path) -> None:
-        from hgnetv2_pipeline.models import create_model, formula_state, write_pdparams
+        from hgnetv2_pipeline.models.create import create_model
+        from hgnetv2_pipeline.weights.formula import formula_state
+        from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 
         model = create_model(identity.variant, num_classes=len(CLASSES))
         write_pdparams(aside / name, formula_state(model))
@@ -83,9 +85,9 @@ def import_weights(
 
 def _find(identity: Identity, weights: str, sample: Path) -> Path:
     """The file behind ``weights``: a path, the sample's own, one in weights/, or a download."""
-    from hgnetv2_pipeline.models.paddle_inference import is_archive
-    from hgnetv2_pipeline.models.weights import SUFFIXES
-    from hgnetv2_pipeline.models.zoo import ZOO, provide
+    from hgnetv2_pipeline.weights.load import SUFFIXES
+    from hgnetv2_pipeline.weights.paddle.inference import is_archive
+    from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
     given = (identity.project / Path(weights).expanduser()).absolute()
     if given.is_file() or (given.is_dir() and is_archive(given)):
@@ -117,11 +119,12 @@ def _convert(
     import dataclasses
     import json
 
-    from hgnetv2_pipeline.data import Preprocess
-    from hgnetv2_pipeline.models import create_model, imagenet, save_weights
-    from hgnetv2_pipeline.models.metadata import classes_of, preprocess_of
-    from hgnetv2_pipeline.models.weights import load_read, read_state
-    from hgnetv2_pipeline.models.zoo import ZOO
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.models.create import create_model
+    from hgnetv2_pipeline.weights import imagenet
+    from hgnetv2_pipeline.weights.load import load_read, read_state, save_weights
+    from hgnetv2_pipeline.weights.metadata import classes_of, preprocess_of
+    from hgnetv2_pipeline.weights.zoo import ZOO
 
     read = read_state(source, params.part)
     if params.sha256 not in (None, read.sha256):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from hgnetv2_pipeline.pipelines.import_weights.nodes import (
-    import_weights,
-    provide_weights,
-)
+from hgnetv2_pipeline.pipelines.import_weights.nodes import import_weights, provide_weights
 
 
 def create_pipeline() -> Pipeline:

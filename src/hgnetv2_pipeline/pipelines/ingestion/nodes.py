@@ -8,20 +8,15 @@ from pathlib import Path
 
 from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.pipelines.claims import claims
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.ingestion.pages import write_report
-from hgnetv2_pipeline.pipelines.ingestion.pool import pool_contents, scan_pool
-from hgnetv2_pipeline.pipelines.ingestion.sets import (
-    check_limit,
-    is_split,
-    sets_of,
-    write_lists,
-)
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import DataParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse
-from hgnetv2_pipeline.pipelines.sources import pool_sources
+from hgnetv2_pipeline.project.claims import claims
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.pages import write_report
+from hgnetv2_pipeline.project.ingestion.pool import pool_contents, scan_pool
+from hgnetv2_pipeline.project.ingestion.sets import check_limit, write_lists
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import DataParams
+from hgnetv2_pipeline.project.results import Reuse
+from hgnetv2_pipeline.project.sources import is_split, pool_sources, sets_of
 
 _log = logging.getLogger(__name__)
 SETS = ("train", "val", "test", "pool")
@@ -36,7 +31,7 @@ def provide_raw(identity: Identity, data: DataParams) -> Path:
     raw = identity.folder("raw")
     if data.layout == "sample":
         if not (raw / "images").is_dir():
-            from hgnetv2_pipeline.data import write_sample
+            from hgnetv2_pipeline.data.sample import write_sample
 
             claims.before_making()
             with ownership.sole(raw):

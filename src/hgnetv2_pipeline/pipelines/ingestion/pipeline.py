@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from hgnetv2_pipeline.pipelines.ingestion.nodes import (
-    make_lists,
-    provide_raw,
-    report_lists,
-)
+from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 
 
 def create_pipeline() -> Pipeline:

@@ -9,10 +9,10 @@ from typing import Any
 from hgnetv2_pipeline.datasets import Unchanged
 from hgnetv2_pipeline.durable import read_json, update_json
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.latency.sweep import Sweep, key_figures
-from hgnetv2_pipeline.pipelines.params import LatencyParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse, note_made
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.latency_sweep import Sweep, key_figures
+from hgnetv2_pipeline.project.params import LatencyParams
+from hgnetv2_pipeline.project.results import Reuse, note_made
 
 
 def measure(

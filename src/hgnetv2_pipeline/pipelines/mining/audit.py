@@ -9,8 +9,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from hgnetv2_pipeline.durable import write_json
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
 from hgnetv2_pipeline.pipelines.mining.nodes import (
     NOT_OF_THE_LIST,
     decided_pairs,
@@ -19,10 +17,12 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
     person_edits,
     score_images,
 )
-from hgnetv2_pipeline.pipelines.params import MiningParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
-from hgnetv2_pipeline.pipelines.teacher import read_teacher
 from hgnetv2_pipeline.printable import csv_frame
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.project.results import Reuse, Work
+from hgnetv2_pipeline.project.teacher import read_teacher
 
 OUTPUTS = ("audit.json", "classes.csv", "pairs.csv", "sheets", "mining_report.html")
 
@@ -53,11 +53,11 @@ def score_probes(
         resumable=True,
     )
     if isinstance(work, Work):
-        from hgnetv2_pipeline import data
-        from hgnetv2_pipeline import mining as room
+        from hgnetv2_pipeline.data.index import write_index
+        from hgnetv2_pipeline.mining.purity import choose_probes
 
-        probes = room.choose_probes(known.frame(params.probes), params.images, identity.seed)
-        index = data.write_index(folder / "index_probes.parquet", probes)
+        probes = choose_probes(known.frame(params.probes), params.images, identity.seed)
+        index = write_index(folder / "index_probes.parquet", probes)
         score_images(identity, mining, device, found, index, folder / "probes")
         work.finish()
     return folder
@@ -79,15 +79,18 @@ def estimate_purity(
     def make(aside: Path) -> None:
         import pandas as pd
 
-        from hgnetv2_pipeline import mining as room
+        from hgnetv2_pipeline.mining import exclusion
+        from hgnetv2_pipeline.mining.purity import purity_curve, rank_probes
 
         pairs = decided_pairs(mined / "dedup.parquet", mined / "review.csv")
         how: dict[str, Any] = {
-            "exclude": room.read_exclusions(list(exclusions(identity, mining).values()), scores),
+            "exclude": exclusion.read_exclusions(
+                list(exclusions(identity, mining).values()), scores
+            ),
             "exclude_review": mining.deduplicate.strict,
             "min_conf": mining.min_conf,
         }
-        ranked = room.rank_probes(
+        ranked = rank_probes(
             scores,
             pairs,
             probes / "probes",
@@ -95,7 +98,7 @@ def estimate_purity(
             **how,
         )
         ranked.to_parquet(aside / "probes.parquet", index=False)
-        curve = room.purity_curve(
+        curve = purity_curve(
             scores,
             pairs,
             ranked,
@@ -163,30 +166,34 @@ def _write_audit(
 ) -> None:
     import pandas as pd
 
-    from hgnetv2_pipeline import mining as room
+    from hgnetv2_pipeline.mining import audit as audit_room
+    from hgnetv2_pipeline.mining import exclusion, review
+    from hgnetv2_pipeline.mining.sheets import contact_sheets, shown_pairs
     from hgnetv2_pipeline.reporting.mining_page import build_mining_page
 
     machine = pd.read_parquet(mined / "dedup.parquet")
     pairs = decided_pairs(mined / "dedup.parquet", mined / "review.csv")
     listed, raw = mined / "mined.parquet", identity.folder("raw")
     how: dict[str, Any] = {
-        "exclude": room.read_exclusions(list(exclusions(identity, mining).values()), scores),
+        "exclude": exclusion.read_exclusions(list(exclusions(identity, mining).values()), scores),
         "exclude_review": mining.deduplicate.strict,
         "min_conf": mining.min_conf,
     }
     probes = pd.read_parquet(purity / "probes.parquet")
-    table = room.class_table(scores, pairs, listed, classes=known.classes, probes=probes, **how)
+    table = audit_room.class_table(
+        scores, pairs, listed, classes=known.classes, probes=probes, **how
+    )
     curve = pd.read_csv(purity / "purity.csv")
     hidden = _sample_truth(identity)
-    counts = room.audit(scores, pairs, listed, table=table, curve=curve, **hidden, **how)
+    counts = audit_room.audit(scores, pairs, listed, table=table, curve=curve, **hidden, **how)
     counts["estimate"]["set"] = mining.purity.probes
-    counts["person"] = room.count_decisions(machine, room.read_review(mined / "review.csv"))
+    counts["person"] = review.count_decisions(machine, review.read_review(mined / "review.csv"))
     write_json(aside / "audit.json", counts)
     csv_frame(table).to_csv(aside / "classes.csv", index=False)
-    shown = [room.shown_pairs(pairs, decision, 100) for decision in ("remove", "review")]
+    shown = [shown_pairs(pairs, decision, 100) for decision in ("remove", "review")]
     csv_frame(pd.concat(shown)).to_csv(aside / "pairs.csv", index=False, float_format="%.4f")
     (aside / "sheets").mkdir()
-    sheets = room.contact_sheets(
+    sheets = contact_sheets(
         listed,
         pairs,
         pool=(known.index("pool"), raw),

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists, PoolSource
-from hgnetv2_pipeline.pipelines.params import MiningParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
-from hgnetv2_pipeline.pipelines.teacher import Teacher, read_teacher
-from hgnetv2_pipeline.tracking import tracker
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists, PoolSource
+from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.project.results import Reuse, Work
+from hgnetv2_pipeline.project.teacher import Teacher, read_teacher
+from hgnetv2_pipeline.project.tracking import tracker
 
 # What changes how long mining takes, or what is told of it, and not one line of the list.
 NOT_OF_THE_LIST = {
@@ -31,8 +31,8 @@ def score_pool(
 
     A source that was added is scored, the others are left as they are; an interrupted pass goes on.
     """
-    from hgnetv2_pipeline import data
-    from hgnetv2_pipeline import mining as room
+    from hgnetv2_pipeline.data import quarantine
+    from hgnetv2_pipeline.mining.shards import quarantined, write_sources
 
     folder, known = identity.folder("scores"), Lists(lists)
     reuse, found = Reuse(identity.project, redo), read_teacher(teacher, identity)
@@ -42,9 +42,9 @@ def score_pool(
     if "features" in mining.deduplicate.channels:
         for name in guarded_sets(known):
             _score_guarded(reuse, identity, mining, device, known.index(name), found, name)
-    room.write_sources(folder, [source.name for source in sources])
-    bad = room.quarantined(folder)
-    ledger = data.Ledger(sum(source.images for source in sources), mining.max_bad)
+    write_sources(folder, [source.name for source in sources])
+    bad = quarantined(folder)
+    ledger = quarantine.Ledger(sum(source.images for source in sources), mining.max_bad)
     for key, reason in bad[["key", "reason"]].itertuples(index=False):
         ledger.quarantine(key, reason)
     reuse.produce(
@@ -145,14 +145,14 @@ def score_images(
     features: bool = False,
 ) -> None:
     """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
-    from hgnetv2_pipeline import data
-    from hgnetv2_pipeline import mining as room
-    from hgnetv2_pipeline.pipelines.measure import resolve_device
+    from hgnetv2_pipeline.data import preprocess
+    from hgnetv2_pipeline.mining import score_processes
+    from hgnetv2_pipeline.project.models import resolve_device
 
     members = teacher.config.members
     # Our weights carry their preprocessing; timm's models get the published one.
     foreign = all(member.startswith("timm:") for member in members)
-    spec = room.ScoreSpec(
+    spec = score_processes.ScoreSpec(
         index=index,
         root=identity.folder("raw"),
         prefix=prefix,
@@ -160,7 +160,7 @@ def score_images(
         num_classes=len(Lists(identity.folder("lists")).classes),
         out=out,
         weights_root=identity.project,
-        preprocess=data.Preprocess().to_dict() if foreign else None,
+        preprocess=preprocess.Preprocess().to_dict() if foreign else None,
         shard_rows=mining.shard_rows,
         batch_size=mining.batch_size,
         workers=mining.workers,
@@ -169,7 +169,7 @@ def score_images(
         device=resolve_device(device),
         max_bad=mining.max_bad,
     )
-    room.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)
+    score_processes.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)
 
 
 def guarded_sets(known: Lists) -> list[str]:
@@ -192,10 +192,10 @@ def deduplicate(
     features = {name: identity.folder("guarded") / name / "scores" for name in by_features}
 
     def make(aside: Path) -> None:
-        from hgnetv2_pipeline import mining as room
+        from hgnetv2_pipeline.mining.duplicates import find
 
         raw = identity.folder("raw")
-        pairs = room.deduplicate(
+        pairs = find.deduplicate(
             scores,
             {name: (known.frame(name), raw) for name in guarded},
             pool=(known.index("pool"), raw),
@@ -237,9 +237,9 @@ def select(
     excluded = exclusions(identity, mining)
 
     def make(aside: Path) -> None:
-        from hgnetv2_pipeline import mining as room
+        from hgnetv2_pipeline.mining import exclusion, mined_list, selection
 
-        mined = room.select(
+        mined = selection.select(
             scores,
             decided_pairs(dedup, review),
             k=mining.k,
@@ -247,11 +247,11 @@ def select(
             min_conf=mining.min_conf,
             top_p=mining.top_p,
             diversity=mining.diversity,
-            exclude=room.read_exclusions(list(excluded.values()), scores),
+            exclude=exclusion.read_exclusions(list(excluded.values()), scores),
             exclude_review=mining.deduplicate.strict,
         )
         mined.write(aside / "mined.parquet")
-        room.write_merged(
+        mined_list.write_merged(
             mined,
             pool=known.index("pool"),
             labelled=known.index("train"),
@@ -280,9 +280,9 @@ def select(
     if not result.reused or not review.is_file():
         import pandas as pd
 
-        from hgnetv2_pipeline import mining as room
+        from hgnetv2_pipeline.mining.review import write_review
 
-        room.write_review(review, pd.read_parquet(dedup))
+        write_review(review, pd.read_parquet(dedup))
     return folder, folder / "mined.parquet"
 
 
@@ -290,18 +290,18 @@ def decided_pairs(dedup: Path, review: Path) -> Any:
     """The pairs with a person's decisions in place of the machine's."""
     import pandas as pd
 
-    from hgnetv2_pipeline import mining as room
+    from hgnetv2_pipeline.mining.review import apply_review, read_review
 
     pairs = pd.read_parquet(dedup)
-    return room.apply_review(pairs, room.read_review(review)) if review.is_file() else pairs
+    return apply_review(pairs, read_review(review)) if review.is_file() else pairs
 
 
 def person_edits(review: Path) -> str:
     """What a person decided in ``review.csv``; rows left in doubt do not count as an edit."""
     if not review.is_file():
         return ""
-    from hgnetv2_pipeline import mining as room
+    from hgnetv2_pipeline.mining.review import read_review
 
-    rows = room.read_review(review)
+    rows = read_review(review)
     decided = rows[rows["decision"] != "review"]
     return decided.sort_values("key").to_csv(index=False) if len(decided) else ""

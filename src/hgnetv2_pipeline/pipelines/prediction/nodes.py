@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import PredictionParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import PredictionParams
+from hgnetv2_pipeline.project.results import Reuse
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.inputs import Input
@@ -27,7 +27,7 @@ def predict(
     bundle: Path,
 ) -> tuple[Path, Path]:
     """Write the answers in every format: rows, PaddleClas's two kinds of line, and a sheet."""
-    from hgnetv2_pipeline.deployment import expand_inputs
+    from hgnetv2_pipeline.deployment.inputs import expand_inputs
 
     folder = identity.folder("prediction")
     given = [str(identity.project / Path(image).expanduser()) for image in images]
@@ -80,11 +80,13 @@ def _answer(
     bundle: Path,
     aside: Path,
 ) -> None:
-    from hgnetv2_pipeline import deployment as room
-    from hgnetv2_pipeline.data import read_class_map
+    from hgnetv2_pipeline.data.classmap import read_class_map
+    from hgnetv2_pipeline.deployment import prediction_formats
+    from hgnetv2_pipeline.deployment.engines import ladder
+    from hgnetv2_pipeline.deployment.predict import check_predictions, predict_paths
 
     place = None if device == "auto" else device
-    with room.load_engine(
+    with ladder.load_engine(
         bundle / "model.onnx", engine=params.engine, device=place,
         batch_size=min(params.batch_size, max(len(todo), 1)),
     ) as engine:  # fmt: skip
@@ -93,7 +95,7 @@ def _answer(
             several = engine.card.multi_label
         every = len(engine.classes)
         topk = min(params.topk or (every if several else 5), every)
-        records = room.predict_paths(
+        records = predict_paths(
             engine,
             todo,
             topk=topk,
@@ -106,11 +108,17 @@ def _answer(
         path = Path(record["file_name"])
         if path.is_relative_to(identity.project):
             record["file_name"] = path.relative_to(identity.project).as_posix()
-    room.check_predictions(records)
-    room.write_predictions_jsonl(aside / "predictions.jsonl", records)
-    room.write_predictions_csv(aside / "predictions.csv", records, topk=topk)
-    room.write_predictions_parquet(aside / "predictions.parquet", records)
-    room.write_lines(aside / "predictions.txt", map(room.format_predict_cls, records))
-    room.write_lines(aside / "predictions.infer.txt", [room.format_infer(records)])
-    sheet = room.prediction_sheet(todo[:_SHOWN], records[:_SHOWN], multi_label=several)
+    check_predictions(records)
+    prediction_formats.write_predictions_jsonl(aside / "predictions.jsonl", records)
+    prediction_formats.write_predictions_csv(aside / "predictions.csv", records, topk=topk)
+    prediction_formats.write_predictions_parquet(aside / "predictions.parquet", records)
+    prediction_formats.write_lines(
+        aside / "predictions.txt", map(prediction_formats.format_predict_cls, records)
+    )
+    prediction_formats.write_lines(
+        aside / "predictions.infer.txt", [prediction_formats.format_infer(records)]
+    )
+    sheet = prediction_formats.prediction_sheet(
+        todo[:_SHOWN], records[:_SHOWN], multi_label=several
+    )
     sheet.save(aside / "predictions.png")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.reuse import Reuse
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.results import Reuse
 
 _log = logging.getLogger(__name__)
 
@@ -19,8 +19,9 @@ def report(
     ``measured`` orders the nodes: whatever was measured in this run is on the page. The page reads
     all results there are, also those of earlier runs, and says what is missing and how to make it.
     """
-    from hgnetv2_pipeline.reporting import ReportInputs, terminal_summary
-    from hgnetv2_pipeline.tracking import git_revision
+    from hgnetv2_pipeline.project.tracking import git_revision
+    from hgnetv2_pipeline.reporting.build import terminal_summary
+    from hgnetv2_pipeline.reporting.inputs import ReportInputs
 
     base = identity.folder("report").parent
     teacher = identity.folder("train_teacher")
@@ -66,7 +67,7 @@ def report(
     )
 
     def make(aside: Path) -> None:
-        from hgnetv2_pipeline.reporting import build_report
+        from hgnetv2_pipeline.reporting.build import build_report
 
         build_report(inputs, aside)
 

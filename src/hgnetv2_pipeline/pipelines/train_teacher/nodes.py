@@ -9,19 +9,19 @@ from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.measure import weights_input
-from hgnetv2_pipeline.pipelines.params import TeacherParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
-from hgnetv2_pipeline.pipelines.teacher import RECORD
-from hgnetv2_pipeline.pipelines.training.nodes import (
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.models import weights_input
+from hgnetv2_pipeline.project.params import TeacherParams
+from hgnetv2_pipeline.project.results import Reuse, Work
+from hgnetv2_pipeline.project.runs import (
     Resume,
     begin_run,
     processes_of_each,
     run_spec,
     train_side_by_side,
 )
+from hgnetv2_pipeline.project.teacher import RECORD
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 
 _log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _train(
         spec, work = begin_run(reuse, spec, None, processes=processes)
         if isinstance(work, Work):
             if not unfinished:
-                from hgnetv2_pipeline.training import plan_run
+                from hgnetv2_pipeline.training.plan import plan_run
 
                 _log.info("each teacher member: %s", plan_run(spec, processes=processes))
             unfinished.append(work)
@@ -125,7 +125,7 @@ def _measured(
     Whatever learns from the teacher depends on this record alone, so the weights of every member
     are in it, wherever they come from; timm's names alone have none to be hashed.
     """
-    from hgnetv2_pipeline.pipelines.measure import mean_probability
+    from hgnetv2_pipeline.project.models import mean_probability
 
     counts = mean_probability(identity, members, lists, "val", device=device)
     hashes = {

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.durable import write_text
-from hgnetv2_pipeline.pipelines.identity import Identity
-from hgnetv2_pipeline.pipelines.lists import Lists
-from hgnetv2_pipeline.pipelines.params import TeacherLogitsParams
-from hgnetv2_pipeline.pipelines.reuse import Reuse, Work
-from hgnetv2_pipeline.pipelines.teacher import read_teacher
-from hgnetv2_pipeline.pipelines.training.nodes import resized_images
-from hgnetv2_pipeline.tracking import tracker
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import TeacherLogitsParams
+from hgnetv2_pipeline.project.results import Reuse, Work
+from hgnetv2_pipeline.project.runs import resized_images
+from hgnetv2_pipeline.project.teacher import read_teacher
+from hgnetv2_pipeline.project.tracking import tracker
 from hgnetv2_pipeline.training.config import DistributedConfig, StoreSpec, TrainConfig
 
 _log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ def store_teacher_logits(
         _log.info("no teacher logits are stored: the teacher runs along with its students "
                   "(--params teacher_logits.source=stored)")  # fmt: skip
         return folder
-    from hgnetv2_pipeline.data.augment import make_augment
-    from hgnetv2_pipeline.data.teacher_logits import IMAGES, SHARDS, STORE, describe_view
+    from hgnetv2_pipeline.input.augment import make_augment
+    from hgnetv2_pipeline.input.teacher_logits import IMAGES, SHARDS, STORE, describe_view
 
     found = read_teacher(teacher, identity)
     samples = mined / "train_mined.parquet"
@@ -88,9 +88,12 @@ def store_teacher_logits(
 
 
 def _make(identity: Identity, spec: StoreSpec) -> None:
-    from hgnetv2_pipeline.launch import run_side_by_side
-    from hgnetv2_pipeline.training import seal_teacher_logits, store_teacher_logits
-    from hgnetv2_pipeline.training.teacher_pass import announce
+    from hgnetv2_pipeline.processes.side_by_side import run_side_by_side
+    from hgnetv2_pipeline.training.stored_logits.make import (
+        announce,
+        seal_teacher_logits,
+        store_teacher_logits,
+    )
 
     announce(spec)
     samples, root = resized_images(identity, spec.samples, spec.samples_root, spec.resized)
@@ -102,7 +105,7 @@ def _make(identity: Identity, spec: StoreSpec) -> None:
         for rank, file in enumerate(files):
             write_text(file, spec.model_copy(update={"rank": rank}).model_dump_json(indent=2))
         run_side_by_side(
-            "hgnetv2_pipeline.training.teacher_pass",
+            "hgnetv2_pipeline.training.stored_logits.make",
             files,
             jobs=spec.world_size,
             threads=spec.threads or max(1, available_cpus() // spec.world_size),

@@ -1,0 +1,1 @@
+"""The ``hgnetv2`` command and its subcommands."""

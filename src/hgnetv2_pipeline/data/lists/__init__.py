@@ -1,0 +1,1 @@
+"""Text lists of images: their syntax, the files they name, and what is wrong with them."""

@@ -1,0 +1,197 @@
+"""Lists of images, ``path label`` a line: read strictly and written.
+
+The format is PaddleClas's. A line is split once at its last space, so paths may contain spaces.
+CRLF line ends and a byte order mark are accepted; blank lines and lines that start with ``#`` are
+skipped (write ``./#name`` for a file whose name starts so). Everything doubtful is refused with the
+line's number and a remedy: nothing is guessed, relabelled or dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hgnetv2_pipeline.data.lists.duplicates import without_repeats
+from hgnetv2_pipeline.data.lists.files import refuse_unusable
+from hgnetv2_pipeline.data.lists.syntax import ParsedList, parse_list, spelled
+from hgnetv2_pipeline.durable import write_text, written_aside
+from hgnetv2_pipeline.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Names that need a second look before they stand in a list; the others can as they are.
+_ODD = r"^[#./ ]|[\x00-\x1f\x7f]|[^\x00-\x7f]|//|/\.| $|\\"
+
+
+def read_list(
+    path: Path,
+    root: Path | None = None,
+    num_classes: int | None = None,
+    *,
+    labelled: bool = True,
+    multi_label: bool = False,
+    duplicates: str = "refuse",
+    every_class: bool = False,
+    trusted_roots: Sequence[Path] = (),
+    missing_to: Path | None = None,
+) -> pd.DataFrame:
+    """Read a list of images.
+
+    Args:
+        path: the list file.
+        root: if given, every file must exist there, be a regular file (or a member of a tar,
+            ``archive.tar!member``) and lie inside it.
+        num_classes: if given, labels must be below it.
+        labelled: False for a list of paths alone (a pool); labels are then NA.
+        multi_label: True for lines ``path<TAB>0,1,0``, a 0 or 1 for every class.
+        duplicates: what to do with a path listed twice with one label: ``refuse`` or ``drop``.
+            Two labels for one path are always refused.
+        every_class: refuse a list in which a class 0..num_classes-1 has no image (without
+            ``num_classes``: 0..highest label).
+        trusted_roots: folders outside ``root`` into which symbolic links may lead.
+        missing_to: where to write all unusable files (CSV: key, reason, line) before raising.
+
+    Returns:
+        DataFrame [path (str), label (Int64)], in the order of the list; if ``multi_label``
+        [path (str), labels (Arrow list of uint8 [classes])], see ``multilabel.label_matrix``.
+
+    Raises:
+        DataError: with file, line number and remedy.
+    """
+    if multi_label:
+        from hgnetv2_pipeline.data.lists.multi_label import read_multi_label_list
+
+        if not labelled:
+            raise ParameterError("multi_label and labelled=False: a list has labels or has none")
+        return read_multi_label_list(
+            path, root, num_classes, duplicates=duplicates, every_class=every_class,
+            trusted_roots=trusted_roots, missing_to=missing_to,
+        )  # fmt: skip
+    parsed = checked_list(
+        path,
+        root,
+        num_classes,
+        labelled=labelled,
+        duplicates=duplicates,
+        every_class=every_class,
+        trusted_roots=trusted_roots,
+        missing_to=missing_to,
+    )
+    return list_frame(parsed, labelled)
+
+
+def checked_list(
+    path: Path,
+    root: Path | None,
+    num_classes: int | None,
+    *,
+    labelled: bool,
+    duplicates: str,
+    every_class: bool,
+    trusted_roots: Sequence[Path],
+    missing_to: Path | None,
+) -> ParsedList:
+    """As ``read_list``, with the line numbers."""
+    path = Path(path)
+    parsed = parse_list(path, labelled=labelled)
+    if len(parsed.labels) == 0:
+        form = "'path label'" if labelled else "'path'"
+        raise DataError(f"{path}: 0 samples; write one {form} a line")
+    if labelled:
+        _check_labels(path, parsed, num_classes, every_class)
+    parsed = without_repeats(path, parsed, duplicates)
+    if root is not None:
+        refuse_unusable(path, parsed, root, trusted_roots, missing_to)
+    return parsed
+
+
+def _check_labels(
+    path: Path, parsed: ParsedList, num_classes: int | None, every_class: bool
+) -> None:
+    if num_classes is not None:
+        above = np.flatnonzero(parsed.labels >= num_classes)
+        if len(above):
+            line, label = parsed.lines[above[0]], parsed.labels[above[0]]
+            raise DataError(
+                f"{path}:{line}: label {label} is outside the {num_classes} classes "
+                f"0-{num_classes - 1} ({len(above):,} such lines); correct it or set num_classes"
+            )
+    if every_class:
+        wanted = num_classes if num_classes is not None else int(parsed.labels.max()) + 1
+        absent = np.setdiff1d(np.arange(wanted), parsed.labels)
+        if len(absent):
+            some = ", ".join(str(label) for label in absent[:5])
+            raise DataError(
+                f"{path}: {len(absent):,} of {wanted:,} classes have no image: "
+                f"{some}{' ...' if len(absent) > 5 else ''}; number the classes from 0 without a "
+                "gap, or correct num_classes"
+            )
+
+
+def list_frame(parsed: ParsedList, labelled: bool) -> pd.DataFrame:
+    """Columns path and label (NA throughout if not ``labelled``)."""
+    unknown = np.full(len(parsed.labels), not labelled)
+    labels = pd.arrays.IntegerArray(parsed.labels.astype(np.int64), unknown)
+    return pd.DataFrame({"path": parsed.paths.to_pandas().astype("str"), "label": labels})
+
+
+def write_list(path: Path, frame: pd.DataFrame) -> Path:
+    """Write ``path label`` a line (``path`` alone if no image has a label), whole or not at all.
+
+    Args:
+        frame: columns ``key`` or ``path`` (the key wins: it names members of archives), ``label``.
+
+    Raises:
+        DataError: a path cannot stand in a list, or only some images have a label.
+    """
+    names = frame["key"] if "key" in frame.columns else frame["path"]
+    unknown = frame["label"].isna()
+    if unknown.any() and not unknown.all():
+        raise DataError(
+            f"{path}: {int(unknown.sum()):,} of {len(frame):,} images have no label; a list has "
+            "labels for all of them or for none"
+        )
+    labelled = not unknown.any()
+    lines = []
+    for name, label in zip(names, frame["label"], strict=True):
+        written = spelled(path, name)
+        lines.append(f"{written} {label}\n" if labelled else f"{written}\n")
+    return write_text(path, "".join(lines))
+
+
+@contextmanager
+def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array], None]]:
+    """Yields what adds names with their labels to a list, which is written whole or not at all.
+
+    It takes arrays (or chunked ones); DataError if a name cannot stand in a list.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = pa.large_string()
+    with written_aside(path) as aside, aside.open("wb") as file:
+
+        def write(names: pa.Array, labels: pa.Array) -> None:
+            odd = pc.match_substring_regex(names, _ODD).to_numpy(zero_copy_only=False)
+            if odd.any():
+                spelt = names.to_pylist()
+                for row in np.flatnonzero(odd):
+                    spelt[row] = spelled(path, spelt[row])
+                names = pa.array(spelt, pa.string())
+            ends = pc.binary_join_element_wise(
+                pc.cast(labels, text), pa.scalar("\n", text), pa.scalar("", text)
+            )
+            lines = pc.binary_join_element_wise(pc.cast(names, text), ends, pa.scalar(" ", text))
+            for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
+                # The texts of an array lie one behind the other, as they do in a file.
+                stops = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
+                first, end = int(stops[0]), int(stops[len(chunk)])
+                file.write(memoryview(chunk.buffers()[2])[first:end])
+
+        yield write

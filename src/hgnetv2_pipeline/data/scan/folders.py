@@ -1,0 +1,396 @@
+"""From folders, lists and archives to a frame of samples: every image is decoded once.
+
+What cannot be used is never dropped in silence: it is in ``Scan.quarantined`` with its reason.
+``walk`` says which files count as images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hgnetv2_pipeline.cpus import available_cpus
+from hgnetv2_pipeline.data.classmap import read_class_map
+from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_with_format
+from hgnetv2_pipeline.data.index import read_bytes, samples_frame
+from hgnetv2_pipeline.data.lists.files import Fence, split_key
+from hgnetv2_pipeline.data.lists.multi_label import (
+    checked_multi_label_list,
+    label_column,
+    label_matrix,
+)
+from hgnetv2_pipeline.data.lists.read import checked_list
+from hgnetv2_pipeline.data.perceptual import phash64
+from hgnetv2_pipeline.data.quarantine import Ledger, quarantine_frame
+from hgnetv2_pipeline.data.scan.archives import index_archive
+from hgnetv2_pipeline.data.scan.walk import READABLE, Found, Walk, class_of, natural
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.progress import Progress
+
+_log = logging.getLogger(__name__)
+
+UNNAMED_CLASSES = (
+    "the classes have no names and are called by their numbers; %s/class_map.txt ('id name' a "
+    "line) names them"
+)
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found.
+
+    Attributes:
+        samples: usable images, see ``index.SCHEMA``.
+        classes: class names by label; None if the images have no labels or no names are known.
+        quarantined: columns key, reason, line (NA unless a list named the image).
+        refused: the same columns; usable images left out by a rule (a class too small).
+        ignored: number of files that do not claim to be images.
+        phash: 64-bit perceptual hash (uint64) by key, if it was asked for.
+        folders: the class folders by label (ImageNet's synsets), where labels come from folders.
+    """
+
+    samples: pd.DataFrame
+    classes: list[str] | None
+    quarantined: pd.DataFrame
+    refused: pd.DataFrame
+    ignored: int = 0
+    phash: pd.Series | None = None
+    folders: list[str] | None = None
+
+    def ledger(self, max_bad: float) -> Ledger:
+        """The account of this scan; ``ledger.check()`` raises if too many images are bad."""
+        listed = len(self.samples) + len(self.quarantined) + len(self.refused)
+        ledger = Ledger(listed, max_bad)
+        for key, reason, line in self.quarantined.itertuples(index=False):
+            ledger.quarantine(key, reason, None if pd.isna(line) else int(line))
+        for key, reason, line in self.refused.itertuples(index=False):
+            ledger.refuse(key, reason, None if pd.isna(line) else int(line))
+        return ledger
+
+
+def scan_folder_tree(
+    root: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    min_per_class: int = 1,
+    trusted_roots: Sequence[Path] = (),
+    max_pixels: int = MAX_PIXELS,
+    threads: int | None = None,
+    phash: bool = False,
+) -> Scan:
+    """Scan a folder-per-class tree.
+
+    The class of an image is the first folder below ``root``, however deep the image lies. A tar in
+    a class folder belongs to that class; of a tar directly below ``root`` the members' first folder
+    names the class (one folder around everything is looked through), or, without folders, the
+    tar's own name, as in ImageNet-21k. Labels are 0..n-1 in natural order of the class names
+    (2 before 10); folders without images are no classes.
+
+    Args:
+        classes: the class names by label, if another set has fixed them; others are refused.
+        min_per_class: classes with fewer usable images are left out (``Scan.refused``).
+        trusted_roots: folders outside ``root`` into which symbolic links may lead.
+        threads: decoding threads, default one a CPU.
+        phash: also compute perceptual hashes, for a split that knows near-duplicates.
+
+    Raises:
+        DataError: no images, no class folders, a class without a readable image, unknown classes.
+    """
+    walk = Walk(Fence(root, trusted_roots))
+    walk.run()
+    named: dict[str, list[Found]] = {}
+    for found in walk.found:
+        name = class_of(found, walk.wrapped)
+        if name is None:
+            walk.quarantine(found.key, "lies outside any class folder; move it into one")
+        elif not name.isprintable() or name != name.strip():
+            walk.quarantine(
+                found.key, f"class folder {name!r} has a name that no class map can hold"
+            )
+        else:
+            named.setdefault(name, []).append(found)
+    if not named:
+        raise DataError(
+            f"{root}: no images in class folders ({len(walk.bad):,} unusable files, "
+            f"{walk.ignored:,} other files); one folder a class is needed, with {READABLE} inside"
+        )
+    names = list(classes) if classes is not None else sorted(named, key=natural)
+    unknown = sorted(set(named) - set(names), key=natural)
+    if unknown:
+        raise DataError(
+            f"{root}: class folder {unknown[0]!r} is not among the {len(names)} known classes "
+            f"({len(unknown)} such folders); rename or remove it"
+        )
+    number = {name: label for label, name in enumerate(names)}
+    listed = [
+        Found(found.key, found.path, found.offset, found.length, number[name])
+        for name, group in named.items()
+        for found in group
+    ]
+    scan = examine(Path(root), listed, walk, names, max_pixels, threads, phash)
+    return _with_enough(
+        replace(scan, folders=names), names, root, named, min_per_class, classes is not None
+    )
+
+
+def scan_unlabelled(
+    root: Path,
+    *,
+    trusted_roots: Sequence[Path] = (),
+    max_pixels: int = MAX_PIXELS,
+    threads: int | None = None,
+    phash: bool = False,
+) -> Scan:
+    """Scan all images below ``root``, in folders and tars; labels are NA.
+
+    Raises:
+        DataError: there is no image, or none is readable.
+    """
+    walk = Walk(Fence(root, trusted_roots))
+    walk.run()
+    if not walk.found:
+        raise DataError(
+            f"{root}: 0 images found ({len(walk.bad):,} unusable files, {walk.ignored:,} other "
+            f"files); expected {READABLE} or tar archives of them"
+        )
+    return examine(Path(root), walk.found, walk, None, max_pixels, threads, phash)
+
+
+def scan_list(
+    list_path: Path,
+    root: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    labelled: bool = True,
+    multi_label: bool = False,
+    duplicates: str = "refuse",
+    every_class: bool = False,
+    trusted_roots: Sequence[Path] = (),
+    missing_to: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    threads: int | None = None,
+    phash: bool = False,
+) -> Scan:
+    """Scan the images of a list file; see ``lists.read_list`` for the checks of the list.
+
+    Args:
+        classes: class names by label; sets ``num_classes``.
+        multi_label: lines are ``path<TAB>0,1,0``; the samples have the column ``labels``.
+
+    Raises:
+        DataError: the list is bad, a file is missing, or no image is readable.
+    """
+    root = Path(root)
+    count = len(classes) if classes is not None else num_classes
+    table = None
+    if multi_label:
+        parsed, table = checked_multi_label_list(
+            list_path, root, count, duplicates=duplicates, every_class=every_class,
+            trusted_roots=trusted_roots, missing_to=missing_to,
+        )  # fmt: skip
+    else:
+        parsed = checked_list(
+            list_path, root, count, labelled=labelled, duplicates=duplicates,
+            every_class=every_class, trusted_roots=trusted_roots, missing_to=missing_to,
+        )  # fmt: skip
+    archives: dict[str, dict[str, tuple[int, int]]] = {}
+    found = []
+    for key, label, line in zip(parsed.paths, parsed.labels, parsed.lines, strict=True):
+        key = key.as_py()
+        path, offset, length = key, -1, -1
+        if ".tar!" in key:
+            path, member = split_key(key)
+            if path not in archives:
+                index = index_archive(root / path)
+                archives[path] = {m.name: (m.offset, m.length) for m in index.members}
+            offset, length = archives[path][member]
+        found.append(Found(key, path, offset, length, int(label) if labelled else None, int(line)))
+    names = list(classes) if classes is not None else None
+    scan = examine(root, found, Walk(Fence(root)), names, max_pixels, threads, phash)
+    again: list[tuple[str, str, int | None]] = [
+        (f"{name} (again in line {line})", "an earlier line of the list names it", line)
+        for name, line in parsed.dropped
+    ]
+    samples = scan.samples
+    if table is not None:
+        sets = label_column(table[samples["label"].to_numpy(np.int64)])
+        unknown = pd.Series(pd.NA, samples.index, dtype="Int64")
+        samples = samples.assign(label=unknown, labels=sets)
+    return replace(scan, samples=samples, refused=quarantine_frame(again))
+
+
+def scan_multi_label(
+    root: Path,
+    split: str,
+    *,
+    classes: Sequence[str] | None = None,
+    duplicates: str = "refuse",
+    trusted_roots: Sequence[Path] = (),
+    threads: int | None = None,
+    phash: bool = False,
+) -> Scan:
+    """Scan ``<split>_list.txt`` of ``path<TAB>0,1,0`` lines in ``root``.
+
+    Class names come from ``class_map.txt`` beside it (``id name``), else they are the columns'
+    numbers.
+
+    Args:
+        classes: the names found in ``train`` (``Scan.classes``).
+
+    Raises:
+        DataError: anything ``scan_list`` refuses; another number of labels than of classes.
+    """
+    root = Path(root)
+    named = root / "class_map.txt"
+    if classes is None and named.is_file():
+        classes = read_class_map(named)
+    scan = scan_list(
+        root / f"{split}_list.txt", root, classes=classes, multi_label=True,
+        duplicates=duplicates, trusted_roots=trusted_roots, threads=threads, phash=phash,
+    )  # fmt: skip
+    if classes is None:
+        _log.warning(UNNAMED_CLASSES, root)
+        width = label_matrix(scan.samples).shape[1]
+        scan = replace(scan, classes=[str(number) for number in range(width)])
+    return scan
+
+
+def examine(
+    root: Path,
+    found: list[Found],
+    walk: Walk,
+    classes: list[str] | None,
+    max_pixels: int,
+    threads: int | None,
+    phash: bool,
+) -> Scan:
+    """Decode each found image once; what ``walk`` or the decoder refuses is quarantined."""
+    rows: list[tuple[object, ...]] = []
+    hashes: dict[str, int] = {}
+    chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
+    workers = threads or available_cpus()
+    with Progress(len(found), "scan", "images") as progress:
+        for results in _in_order(root, chunks, max_pixels, phash, workers):
+            for item, result in results:
+                if isinstance(result, str):
+                    walk.quarantine(item.key, result, item.line)
+                else:
+                    length, width, height, kind, digest, code = result
+                    label = pd.NA if item.label is None else item.label
+                    rows.append(
+                        (item.key, item.path, item.offset, length, label)
+                        + (width, height, kind, digest)
+                    )
+                    if code is not None:
+                        hashes[item.key] = code
+            progress.advance(len(results))
+    if not rows:
+        key, reason, _ = walk.bad[0]
+        raise DataError(f"{root}: none of {len(walk.bad):,} images can be used; {key}: {reason}")
+    if walk.bad:
+        _log.warning("%s: %d files are quarantined", root, len(walk.bad))
+    samples = samples_frame(rows)
+    codes = samples["key"].map(hashes).to_numpy("uint64") if phash else None
+    return Scan(
+        samples=samples,
+        classes=classes,
+        quarantined=quarantine_frame(sorted(walk.bad, key=lambda row: row[:2])),
+        refused=quarantine_frame([]),
+        ignored=walk.ignored,
+        phash=None if codes is None else pd.Series(codes, index=samples["key"], name="phash64"),
+    )
+
+
+_Facts = tuple[int, int, int, str, str, int | None]
+
+
+def _in_order(
+    root: Path, chunks: list[list[Found]], max_pixels: int, phash: bool, workers: int
+) -> Iterable[list[tuple[Found, _Facts | str]]]:
+    def examine(chunk: list[Found]) -> list[tuple[Found, _Facts | str]]:
+        return [(item, _facts(root, item, max_pixels, phash)) for item in chunk]
+
+    if workers == 1:
+        yield from map(examine, chunks)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        # A window of chunks in flight, so that a million results do not wait in memory.
+        window = workers * 4
+        waiting = [pool.submit(examine, chunk) for chunk in chunks[:window]]
+        for at in range(len(chunks)):
+            yield waiting[at % window].result()
+            if at + window < len(chunks):
+                waiting[at % window] = pool.submit(examine, chunks[at + window])
+
+
+def _facts(root: Path, item: Found, max_pixels: int, phash: bool) -> _Facts | str:
+    """Length, width, height, format, SHA-256 and perceptual hash; or why it cannot be used."""
+    try:
+        content = read_bytes((item.path, item.offset, item.length), root)
+        image, kind = decode_with_format(content, max_pixels)
+    except DataError as error:
+        return str(error)
+    digest = hashlib.sha256(content).hexdigest()
+    code = phash64(image) if phash else None
+    return len(content), image.width, image.height, kind, digest, code
+
+
+def _with_enough(
+    scan: Scan,
+    names: list[str],
+    root: Path,
+    named: dict[str, list[Found]],
+    min_per_class: int,
+    fixed: bool,
+) -> Scan:
+    """Without the classes that have too few usable images; labels counted anew."""
+    counts = scan.samples["label"].value_counts()
+    usable = {name: int(counts.get(label, 0)) for label, name in enumerate(names)}
+    broken = [name for name, count in usable.items() if count == 0 and name in named]
+    if broken and min_per_class <= 1:
+        raise DataError(
+            f"{root}: class {broken[0]!r} has no readable image ({len(broken)} such classes); "
+            "repair or remove the folder, or leave such classes out by data.min_per_class"
+        )
+    small = [name for name, count in usable.items() if name in named and count < min_per_class]
+    if not small or fixed:
+        return scan
+    kept = [name for name in names if name not in set(small)]
+    if not kept:
+        raise DataError(
+            f"{root}: every class has fewer than {min_per_class} images (data.min_per_class)"
+        )
+    _log.warning(
+        "%s: %d classes with fewer than %d images are left out, first %r (data.min_per_class)",
+        root,
+        len(small),
+        min_per_class,
+        small[0],
+    )
+    labels = {old: kept.index(name) for old, name in enumerate(names) if name in set(kept)}
+    stays = scan.samples["label"].isin(list(labels))
+    samples = scan.samples[stays].reset_index(drop=True)
+    samples["label"] = samples["label"].map(labels).astype("Int64")
+    reasons: list[tuple[str, str, int | None]] = [
+        (
+            key,
+            f"class {names[label]!r} has {usable[names[label]]} images, "
+            f"{min_per_class} are needed (data.min_per_class)",
+            None,
+        )
+        for key, label in scan.samples.loc[~stays, ["key", "label"]].itertuples(index=False)
+    ]
+    phash = None if scan.phash is None else scan.phash[samples["key"]]
+    return replace(
+        scan, samples=samples, classes=kept, refused=quarantine_frame(reasons), phash=phash,
+        folders=kept,
+    )  # fmt: skip

@@ -1,0 +1,232 @@
+"""The TensorRT kit: a folder that a target machine without PyTorch builds, checks and times.
+
+Which form of LAB TensorRT fuses best is not known before it is timed there, so each travels:
+bounds (``clip``), ReLU folded forward and bounds (``relu``), ReLU folded forward and multiply-add
+(``affine``). Networks without LAB have one form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
+from hgnetv2_pipeline.deployment.export.bundle import write_labels_and_preprocessing
+from hgnetv2_pipeline.deployment.export.gate import MAX_RMS
+from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
+from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
+from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
+from hgnetv2_pipeline.deployment.kit import run
+from hgnetv2_pipeline.deployment.kit.plans import PRECISIONS, TIMING_CACHE, Profile
+from hgnetv2_pipeline.deployment.probes import ALLOWED
+from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.deployment.export.gate import Validation
+    from hgnetv2_pipeline.models.fold import Lab
+    from hgnetv2_pipeline.models.hgnetv2 import Backbone
+
+_SCRIPTS = ("run.py", "plans.py", "timing.py", "cuda_memory.py")
+_PACKAGE = "hgnetv2_pipeline.deployment.kit."
+
+
+@dataclass(frozen=True)
+class KitPlan:
+    """What goes into a kit: forms of LAB, precisions, batch sizes to build for and to time.
+
+    ``images``: how many images are packed at most.
+    """
+
+    labs: Sequence[Lab]
+    precisions: Sequence[str]
+    profile: Profile
+    batch_sizes: Sequence[int]
+    images: int
+
+    def __post_init__(self) -> None:
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise unknown_name("precision", precision, PRECISIONS, "export.kit.precisions")
+        beyond = [n for n in self.batch_sizes if not self.profile.least <= n <= self.profile.most]
+        if beyond:
+            raise ParameterError(
+                f"batch sizes {beyond} lie outside the profile {self.profile.least}.."
+                f"{self.profile.most} (export.kit.batch_sizes, export.tensorrt)"
+            )
+
+
+def write_kit(
+    model: Backbone,
+    folder: Path,
+    plan: KitPlan,
+    *,
+    model_name: str,
+    class_names: Sequence[str],
+    preprocess: Preprocess,
+    validation: Validation,
+    packed: Validation,
+    calibration: Calibration,
+    metadata: Mapping[str, str],
+    opset: int = OPSET,
+    max_drop: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Write the kit into ``folder`` and return what its kit.json says.
+
+    Every graph has passed what ``export_onnx`` and ``convert_onnx`` check, the latter on
+    ``validation``. The packed images are the first of ``packed``, with the fp32 logits that ONNX
+    Runtime gives for them.
+    """
+    if metadata.get("task") == "multi_label":
+        raise ParameterError(
+            "the TensorRT kit judges its plans by top-1, which images of several labels have not: "
+            "export.target=onnx with export.precisions=fp16 is judged by mAP, and hgnetv2 predict "
+            "--engine tensorrt runs it"
+        )
+    folder = Path(folder)
+    graphs = list(
+        _graphs(
+            model, folder, plan, class_names=class_names, preprocess=preprocess,
+            validation=validation, calibration=calibration, metadata=metadata, opset=opset,
+            max_drop=max_drop or {},
+        )
+    )  # fmt: skip
+    first = folder / graphs[0]["file"]
+    engine = OrtEngine(first)
+    count = _pack(folder / run.VALIDATION, engine, packed, plan.images)
+    write_labels_and_preprocessing(folder, engine.card)
+    facts = {
+        "model": model_name,
+        "source_sha256": engine.card.source_sha256,
+        "variant": engine.card.variant,
+        "preprocess": preprocess.to_dict(),
+        "profile": asdict(plan.profile),
+        "batch_sizes": list(plan.batch_sizes),
+        "packed": count,
+        "graphs": graphs,
+    }
+    write_json(folder / run.KIT, facts)
+    for name in _SCRIPTS:
+        source = (Path(run.__file__).parent / name).read_text(encoding="utf-8")
+        # In the kit the modules lie side by side.
+        write_text(folder / name, source.replace(_PACKAGE, ""))
+    write_text(folder / "requirements.txt", "numpy\ntensorrt>=10.3,<12\ncuda-bindings>=12.8\n")
+    write_text(folder / "README.md", _readme(facts))
+    return facts
+
+
+def _graphs(
+    model: Backbone,
+    folder: Path,
+    plan: KitPlan,
+    *,
+    class_names: Sequence[str],
+    preprocess: Preprocess,
+    validation: Validation,
+    calibration: Calibration,
+    metadata: Mapping[str, str],
+    opset: int,
+    max_drop: Mapping[str, float],
+) -> Iterator[dict[str, Any]]:
+    from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
+
+    has_lab = any(isinstance(module, LearnableAffine) for module in model.modules())
+    others = [lab for lab in plan.labs if lab != "clip"] if has_lab else []
+    labs: list[Lab] = ["clip", *others]
+    for lab in labs:
+        fp32 = folder / "graphs" / f"{lab}.fp32.onnx"
+        export_onnx(
+            model, fp32, preprocess.crop, class_names, "fp32", preprocess, metadata,
+            opset=opset, lab=lab,
+        )  # fmt: skip
+        for precision in plan.precisions:
+            path = fp32
+            if precision not in ("fp32", "tf32"):
+                path = fp32.with_name(f"{lab}.{precision}.onnx")
+                convert_onnx(
+                    fp32, path, precision, validation=validation, calibration=calibration,
+                    max_drop=max_drop.get(precision),
+                )  # fmt: skip
+            yield {
+                "name": f"{lab}-{precision}",
+                "lab": lab if has_lab else "none",
+                "precision": precision,
+                "file": path.relative_to(folder).as_posix(),
+                "sha256": sha256_file(path),
+                # Beyond it the target computes this graph wrongly, and no time of it counts.
+                "max_rms_error": MAX_RMS.get(precision, ALLOWED.get(precision)),
+            }
+
+
+def _pack(path: Path, engine: OrtEngine, validation: Validation, count: int) -> int:
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for pixels, truth in validation.batches():
+        images.append(pixels)
+        labels.append(truth)
+        if sum(map(len, labels)) >= count:
+            break
+    packed = np.concatenate(images)[:count]
+    logits = [
+        engine.logits(engine.preprocess.normalize(packed[at : at + 16]))
+        for at in range(0, len(packed), 16)
+    ]
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file, images=packed, labels=np.concatenate(labels)[:count],
+            logits=np.concatenate(logits),
+        )  # fmt: skip
+    return len(packed)
+
+
+def trtexec_lines(facts: Mapping[str, Any]) -> list[str]:
+    """One trtexec command a graph: the same network and profile, timed by NVIDIA's own tool."""
+    side, profile = facts["preprocess"]["crop"], facts["profile"]
+    shapes = {
+        f"--{option}Shapes": f"images:{profile[size]}x3x{side}x{side}"
+        for option, size in (("min", "least"), ("opt", "best"), ("max", "most"))
+    }
+    lines = []
+    for graph in facts["graphs"]:
+        words = [
+            f"trtexec --onnx={graph['file']} --stronglyTyped",
+            *(f"{option}={value}" for option, value in shapes.items()),
+            f"--shapes=images:1x3x{side}x{side}",
+            *(["--noTF32"] if graph["precision"] == "fp32" else []),
+            f"--timingCacheFile=plans/{TIMING_CACHE}",
+            f"--saveEngine=plans/trtexec-{graph['name']}.plan",
+            "--useCudaGraph --useSpinWait --warmUp=500 --iterations=2000 --duration=0",
+        ]
+        lines.append(" ".join(words))
+    return lines
+
+
+def _readme(facts: Mapping[str, Any]) -> str:
+    lines = "\n".join(trtexec_lines(facts))
+    return f"""# TensorRT kit of {facts["model"]}
+
+Not run yet: no TensorRT was at hand where this kit was made. On the target machine (NVIDIA GPU,
+Python 3.11 or later):
+
+    pip install -r requirements.txt
+    python run.py
+
+(A driver of CUDA 12 needs `tensorrt-cu12` and `cuda-bindings` 12 in place of the newest.) It builds
+every graph of `kit.json` into `plans/`, lets it answer the {facts["packed"]} images packed in
+`validation.npz`, compares accuracy, top-5 and logits with the stored fp32 ones, times batches of
+{", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped, 2000 timed) and writes one
+file into `results/`. Copy it into `results/` of the kit where this one came from; the report then
+shows it.
+
+The same graphs by NVIDIA's own tool (`mkdir -p plans` first; version 11 is always strongly typed
+and takes `--stronglyTyped` for granted):
+
+```
+{lines}
+```
+"""

@@ -1,0 +1,308 @@
+"""Stored answers of a teacher: of every image V seeded views, of every view the K best classes.
+
+A folder holds ``shards/shard=00000.npy`` (records [V, images], view-major, so that an epoch, which
+shows one view of each image, reads one stretch of each shard), a manifest beside each,
+``images.parquet`` (which images, in the order of the records) and ``store.json``, written last: how
+the records were made. View v of an image is its augmentation with the generator keyed by
+(seed, v, key): with the seed of the store the loader shows the same pixels again, so no pixels are
+stored. The idea is FKD's (2112.01528) and TinyViT's (2207.10666).
+
+A record takes 4 K + 4 bytes (44 at K = 10; 2 K more above 65,536 classes, and where all classes
+are kept). It holds logits less
+their log-sum-exp, that is logarithms of probabilities: near 0, where float16 is finest, for the
+classes that matter.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import PIL
+from PIL import features
+
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.differences import differences
+from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, written_aside
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.input.augment import Augment, View, begin
+from hgnetv2_pipeline.input.jpeg import optional
+from hgnetv2_pipeline.input.lazy_image import Picture
+
+_log = logging.getLogger(__name__)
+
+Records = npt.NDArray[np.void]
+
+FORMAT = "hgnetv2_pipeline/teacher_logits/1"
+STORE, IMAGES, SHARDS = "store.json", "images.parquet", "shards"
+REMEDY = (
+    "make them anew (--params redo=teacher_logits), or let the teacher run along "
+    "(--params teacher_logits.source=online)"
+)
+# By these an image is known again, wherever its file lies.
+_IMAGE = ["key", "length", "bytes_sha256"]
+_NAME = re.compile(r"shard=(\d{5,})\.(npy|json)$")
+
+
+def record_dtype(classes: int, topk: int) -> np.dtype[np.void]:
+    """One record: ``ids`` [K] of the best classes, best first, ``logps`` [K] and ``lse`` float32.
+
+    ``logps`` are float16, and float32 where all classes are kept. ``logps + lse`` are the logits
+    and ``exp(logps)`` the probabilities. A record whose ``lse`` is NaN stands for an image that
+    could not be read.
+    """
+    ids = "<u2" if classes <= 1 << 16 else "<i4"
+    # Who keeps all classes of a few wants nothing lost: training amplifies rounding.
+    logps = "<f2" if topk < classes else "<f4"
+    return np.dtype([("ids", ids, (topk,)), ("logps", logps, (topk,)), ("lse", "<f4")])
+
+
+def describe_view(view: Augment, *, resized: int | None) -> dict[str, Any]:
+    """A training view as plain values; another description means other pixels.
+
+    ``resized`` is the short side of the copy that images are read from, None for the originals.
+    """
+    values: dict[str, Any] = asdict(view)  # type: ignore[call-overload]
+    return {"name": type(view).__name__, **values, "resized": resized}
+
+
+def decode_versions(view: Augment) -> dict[str, str]:
+    """Versions of what turns files into the pixels of ``view``: they round differently."""
+    libjpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    found = {"Pillow": PIL.__version__, "libjpeg": str(libjpeg)}
+    fast = optional("simplejpeg")
+    if fast is not None:
+        found["simplejpeg"] = str(fast.__version__)
+    cv2 = optional("cv2")
+    if cv2 is not None and (fast is None or getattr(view, "fast", False)):
+        found["OpenCV"] = str(cv2.__version__)
+    return found
+
+
+class TeacherLogits:
+    """A finished store, opened for reading. Travels to worker processes, which open it anew.
+
+    Attributes:
+        made: how the records were made (``store.json``).
+        views: V, numbered from 0.
+        seed: of the views.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the store in ``folder``.
+
+        Raises:
+            DataError: it is not finished, or a shard is missing or cut short.
+        """
+        self.folder = Path(folder)
+        if not (self.folder / STORE).is_file():
+            raise DataError(
+                f"{self.folder} holds no finished teacher logits: kedro run --pipeline ssld_stage1 "
+                "--params teacher_logits.source=stored makes them"
+            )
+        self.made: dict[str, Any] = read_json(self.folder / STORE)
+        self.views, self.seed = int(self.made["views"]), int(self.made["seed"])
+        self.classes, self.topk = int(self.made["classes"]["number"]), int(self.made["topk"])
+        self._opened: dict[int, Records] = {}
+        for number, shard in enumerate(self.made["shards"]):
+            path = shard_path(self.folder, number)
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise DataError(f"{path} is missing or cut short; {REMEDY}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # NumPy would send a memory map as a copy of everything in it.
+        return {**self.__dict__, "_opened": {}}
+
+    def verify(self) -> None:
+        """Read every shard; DataError for one whose bytes are not those that were written."""
+        for number, shard in enumerate(self.made["shards"]):
+            path = shard_path(self.folder, number)
+            if sha256_file(path) != shard["sha256"]:
+                raise DataError(f"{path} was changed since it was made; {REMEDY}")
+
+    def find(self, samples: pd.DataFrame) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """int64 [n]: the place of each sample in the store, -1 where it is not there; and bool [n]:
+        whether the file there had other bytes."""
+        import pyarrow.parquet as pq
+
+        stored = pq.ParquetFile(self.folder / IMAGES).read().to_pandas()
+        found = pd.Index(stored["key"]).get_indexer(pd.Index(samples["key"]))
+        rows: npt.NDArray[np.int64] = np.asarray(found, np.int64)
+        there = stored.iloc[rows].reset_index(drop=True)
+        here = samples[_IMAGE].reset_index(drop=True)
+        hashed = (there["bytes_sha256"] != "") & (here["bytes_sha256"] != "")
+        other = hashed & (there["bytes_sha256"] != here["bytes_sha256"])
+        other |= there["length"] != here["length"]
+        return rows, np.asarray(other, np.bool_) & (rows >= 0)
+
+    def rows_of(self, samples: pd.DataFrame) -> npt.NDArray[np.int64]:
+        """int64 [n]: the place of each sample in the store, which may hold more images.
+
+        Raises:
+            DataError: an image is not in it, or has other bytes than the one that was answered.
+        """
+        rows, other = self.find(samples)
+        missing = samples["key"][rows < 0]
+        if len(missing):
+            raise DataError(
+                f"{self.folder}: {len(missing):,} of {len(samples):,} images have no stored "
+                f"answers, the first is {missing.iloc[0]}: the list is another; {REMEDY}"
+            )
+        if other.any():
+            raise DataError(
+                f"{self.folder}: {int(other.sum()):,} images are not the files that the teacher "
+                f"saw, the first is {samples['key'][other].iloc[0]}; {REMEDY}"
+            )
+        return rows
+
+    def answers_to(self, row: int) -> Records:
+        """The records [V] of the image in place ``row``."""
+        number, place = divmod(row, int(self.made["shard_images"]))
+        if number not in self._opened:
+            path = shard_path(self.folder, number)
+            self._opened[number] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return self._opened[number][:, place]
+
+    def read(self, row: int, view: int) -> Records:
+        """The record of one view of the image in place ``row``, as an array of no dimensions."""
+        return np.asarray(self.answers_to(row)[view])
+
+    def differs_from(self, wanted: Mapping[str, Any]) -> list[str]:
+        """Where ``made`` is not as ``wanted`` says: ``decode.Pillow '12.0.0' -> '13.0.0'``, ..."""
+        return differences({name: self.made.get(name) for name in wanted}, wanted)
+
+    def refuse_others(self, wanted: Mapping[str, Any]) -> None:
+        """Raise DataError where ``made`` is not as ``wanted`` says, naming both."""
+        apart = self.differs_from(wanted)
+        if apart:
+            raise DataError(
+                f"{self.folder} does not fit this run, stored -> now: {'; '.join(apart)}; restore "
+                f"what was, or {REMEDY}"
+            )
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A training view that is shown again as the teacher saw it, with the teacher's answer.
+
+    Epoch e of a run shows view e mod V. ``rows`` [n] are the places of the run's samples in the
+    store.
+    """
+
+    view: Augment
+    store: TeacherLogits
+    rows: npt.NDArray[np.int64]
+
+    def begin(
+        self, picture: Picture, key: str, row: int, number: int
+    ) -> tuple[Callable[[], View], Records]:
+        """What makes the pixels of view ``number`` of the sample ``row`` of the run; its record.
+
+        Raises:
+            DataError: the image could not be read when the teacher saw it; and as ``Picture``.
+        """
+        record = self.store.read(int(self.rows[row]), number)
+        if np.isnan(record["lse"]):
+            raise DataError("the teacher has no stored answer: it could not read the image")
+        return begin(self.view, picture, keyed_rng(self.store.seed, number, key)), record
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where the records of shard ``number`` lie; its manifest ends in ``.json``."""
+    return folder / SHARDS / f"shard={number:05d}.npy"
+
+
+def shard_identity(made: Mapping[str, Any], images: pd.DataFrame) -> str:
+    """What a shard follows from: how records are made, and the images in their order."""
+    rows = images[_IMAGE].itertuples(index=False, name=None)
+    return sha256_json([FORMAT, made, [[str(value) for value in row] for row in rows]])
+
+
+def finished_shard(folder: Path, number: int, identity: str) -> dict[str, Any] | None:
+    """The manifest of a shard if it is whole, intact and of this identity."""
+    path = shard_path(folder, number)
+    try:
+        manifest = read_json(path.with_suffix(".json"))
+        if manifest["identity"] != identity:
+            return None
+        parts = manifest["sha256"], manifest["images"], manifest["quarantined"]
+        whole = path.is_file() and sha256_file(path) == parts[0]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        whole = False  # cut short, or another program's
+    if not whole:
+        _log.warning("%s or its manifest is missing or damaged; it is made again", path)
+        return None
+    return dict(manifest)
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    records: Records,
+    identity: str,
+    quarantined: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """Write records [V, images], then the manifest that makes them count; returns the manifest."""
+    path = shard_path(folder, number)
+    with written_aside(path) as aside, aside.open("wb") as file:
+        np.save(file, records, allow_pickle=False)
+    manifest = {
+        "identity": identity,
+        "images": records.shape[1],
+        "quarantined": [list(entry) for entry in quarantined],
+        "sha256": sha256_file(path),
+    }
+    write_json(path.with_suffix(".json"), manifest)
+    return manifest
+
+
+def seal_store(
+    folder: Path, images: pd.DataFrame, made: Mapping[str, Any], shard_images: int
+) -> None:
+    """Make a store of the shards of ``images``, all of which must be there, by ``store.json``.
+
+    Raises:
+        DataError: shards are missing (another process has not finished its share).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    starts = range(0, len(images), shard_images)
+    shards: list[dict[str, Any]] = []
+    missing: list[int] = []
+    for number, start in enumerate(starts):
+        identity = shard_identity(made, images.iloc[start : start + shard_images])
+        manifest = finished_shard(folder, number, identity)
+        if manifest is None:
+            missing.append(number)
+        else:
+            size = shard_path(folder, number).stat().st_size
+            kept = {name: manifest[name] for name in ("images", "sha256")}
+            shards.append({**kept, "bytes": size})
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(starts)} shards of teacher logits are not made yet, "
+            f"the first is {missing[0]}; run it again, what is finished stays"
+        )
+    for path in sorted((folder / SHARDS).iterdir()):
+        match = _NAME.fullmatch(path.name)
+        # Of a longer list, an earlier try; or half a file that a killed process left behind.
+        if match is None or int(match[1]) >= len(starts):
+            path.unlink()
+    schema = pa.schema(
+        [("key", pa.string()), ("length", pa.int64()), ("bytes_sha256", pa.string())]
+    )
+    table = pa.Table.from_pandas(images[_IMAGE], schema=schema, preserve_index=False)
+    with written_aside(folder / IMAGES) as aside:
+        pq.write_table(table.replace_schema_metadata(None), aside, compression="zstd")
+    counts = {"images": len(images), "shard_images": shard_images, "shards": shards}
+    write_json(folder / STORE, {"format": FORMAT, **made, **counts})

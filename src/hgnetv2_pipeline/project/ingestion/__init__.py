@@ -1,0 +1,1 @@
+"""Ingestion: the sets that the lists and folders of a user become, and the pages about them."""

@@ -1,0 +1,277 @@
+"""From folders of images to the sets of a dataset, with an account of every image."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.printable import csv_frame
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.places import about, below
+from hgnetv2_pipeline.project.ingestion.pool import read_pool, together, write_sources
+from hgnetv2_pipeline.project.lists import count_rows
+from hgnetv2_pipeline.project.params import DataParams
+from hgnetv2_pipeline.project.sources import has_test_list, is_split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hgnetv2_pipeline.data.quarantine import Ledger
+    from hgnetv2_pipeline.data.scan.folders import Scan
+
+_log = logging.getLogger(__name__)
+
+
+def write_lists(
+    aside: Path, identity: Identity, data: DataParams, raw: Path, sets: list[str]
+) -> None:
+    """Scan, split where that is asked for, clean, and write indexes, lists and what was left out.
+
+    Every image that was found is in a list, or in ``quarantine.csv`` with its reason.
+    """
+    import pandas as pd
+
+    from hgnetv2_pipeline.data import classmap, index
+    from hgnetv2_pipeline.data.leaks import clean_sets, find_leaks, report_leaks
+    from hgnetv2_pipeline.data.split import split_samples
+
+    scans = _scan(data, raw)
+    pool = read_pool(identity, data, raw)
+    if pool:
+        scans["pool"] = together(list(pool.values()))
+    ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
+    _check(ledgers.values(), identity)
+    classes = scans["images"].classes
+    if not classes:
+        raise DataError(f"{data.root}: no classes found (data.root, data.layout)")
+    frames = {name: scan.samples for name, scan in scans.items() if name != "images"}
+    if is_split(data, raw / "images"):
+        labelled = scans["images"]
+        frames = (
+            split_samples(
+                labelled.samples,
+                val=data.split.val,
+                test=0.0 if "test" in frames else data.split.test,
+                seed=identity.seed,
+                group_pattern=data.split.group_pattern,
+                groups=_read_groups(identity, data, labelled.samples),
+                near_duplicates=labelled.phash if data.split.near_duplicates else None,
+                classes=classes,
+            )
+            | frames
+        )
+    else:
+        frames["train"] = scans["images"].samples
+    left_out = [
+        frame.assign(set=name, fate=fate)
+        for name, scan in scans.items()
+        for fate, frame in (("quarantined", scan.quarantined), ("refused", scan.refused))
+    ]
+    hashes = _hashes(scans)
+    leaks = find_leaks(frames, hashes)
+    if data.leaks == "clean":
+        frames, refused = clean_sets(frames, leaks, classes)
+        for name, scan in scans.items():
+            own = refused[refused["key"].isin(scan.samples["key"])]
+            left_out.append(own.assign(set=name, fate="refused"))
+            for key, reason in own[["key", "reason"]].itertuples(index=False):
+                ledgers[name].refuse(key, reason)
+        leaks = find_leaks(frames, hashes)
+    else:
+        report_leaks(leaks, refuse=data.leaks == "refuse")
+    classmap.write_class_map(aside / "class_map.txt", classes)
+    for name in sets:
+        index.write_index(aside / f"index_{name}.parquet", frames[name])
+        _write_list(aside / f"{name}_list.txt", frames[name])
+    if pool:
+        write_sources(aside / "pool_sources.json", frames["pool"], pool)
+    csv_frame(leaks).to_csv(aside / "leaks.csv", index=False)
+    csv_frame(pd.concat(left_out, ignore_index=True)).to_csv(aside / "quarantine.csv", index=False)
+    for name, ledger in ledgers.items():
+        _log.info("%s: %s", name, ledger.summary())
+    _must_add_up(ledgers, {name: frames[name] for name in sets})
+
+
+def check_limit(
+    folder: Path, identity: Identity, data: DataParams, raw: Path, sets: list[str]
+) -> None:
+    """Hold lists that were made before to today's ``data.max_bad``, which is none of their inputs.
+
+    Raises:
+        DataError: more images of a scan cannot be used than it allows.
+    """
+    import pandas as pd
+
+    from hgnetv2_pipeline.data.quarantine import Ledger
+
+    left = pd.read_csv(folder / "quarantine.csv", keep_default_na=False)
+    scanned = {"pool"}
+    scanned |= {"test"} if data.test or has_test_list(data, raw / "images") else set()
+    scanned |= set() if is_split(data, raw / "images") else {"val"}
+    ledgers = []
+    for scan in sorted(map(str, left["set"].unique())):
+        rows = left[left["set"] == scan]
+        lists = [scan] if scan != "images" else [name for name in sets if name not in scanned]
+        used = sum(count_rows(folder / f"index_{name}.parquet") for name in lists)
+        ledgers.append(Ledger(used + rows["key"].nunique(), data.max_bad))
+        for key, reason in rows.loc[rows["fate"] == "quarantined", ["key", "reason"]].to_numpy():
+            ledgers[-1].quarantine(str(key), str(reason))
+    _check(ledgers, identity)
+
+
+def _check(ledgers: Iterable[Ledger], identity: Identity) -> None:
+    for ledger in ledgers:
+        ledger.check(f"data.max_bad (conf/{identity.environment}/parameters.yml)")
+
+
+def _write_list(path: Path, frame: pd.DataFrame) -> None:
+    from hgnetv2_pipeline.data.lists import multi_label, read
+
+    if multi_label.is_multi_label(frame):
+        multi_label.write_multi_label_list(
+            path, frame["key"].tolist(), multi_label.label_matrix(frame)
+        )
+        return
+    listed = frame.rename(columns={"path": "file", "key": "path"})
+    # Unlabelled images carry label 0, as PaddleClas's list of mined images has it.
+    read.write_list(path, listed.assign(label=listed["label"].fillna(0)))
+
+
+def _read_groups(identity: Identity, data: DataParams, samples: pd.DataFrame) -> pd.Series | None:
+    """The group of each image by key, from the user's table."""
+    import pandas as pd
+
+    if data.split.groups is None:
+        return None
+    path = identity.project / Path(data.split.groups).expanduser()
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.split.groups: {path} cannot be read ({error})") from error
+    if not {"path", "group"} <= set(table.columns):
+        raise DataError(
+            f"data.split.groups: {path} has the columns {', '.join(table.columns)}; path (below "
+            "data.root) and group are needed"
+        )
+    twice = table["path"].duplicated()
+    if twice.any():
+        raise DataError(f"data.split.groups: {path} names {table['path'][twice].iloc[0]!r} twice")
+    groups = table.set_index("images/" + table["path"])["group"]
+    alone = ~samples["key"].isin(groups.index)
+    if alone.all():
+        raise DataError(
+            f"data.split.groups: {path} names none of the images, such as "
+            f"{samples['key'].iloc[0].removeprefix('images/')!r}; give paths below data.root"
+        )
+    if alone.any():
+        _log.warning("%s names no group of %d images; each stands alone", path, int(alone.sum()))
+    return groups
+
+
+def _must_add_up(ledgers: dict[str, Ledger], frames: dict[str, pd.DataFrame]) -> None:
+    """Listed = used + quarantined + refused, with used counted in the lists themselves."""
+    used = sum(ledger.summary()["n_used"] for ledger in ledgers.values())
+    listed = sum(len(frame) for frame in frames.values())
+    assert used == listed, f"{used} images are left over and {listed} are in the lists"
+
+
+def _report_few(scan: Scan, data: DataParams) -> None:
+    """Classes of few images stay in lists of several labels, where they are columns; say which."""
+    from hgnetv2_pipeline.data.lists import multi_label
+
+    names = scan.classes or []
+    counts = multi_label.images_per_class(scan.samples, len(names))
+    few = [at for at, count in enumerate(counts.tolist()) if count < data.min_per_class]
+    if few:
+        _log.warning(
+            "%d of %d classes have fewer than %d images (data.min_per_class), first %r with %d; "
+            "they stay, and a class without an image learns to be absent",
+            len(few), len(names), data.min_per_class, names[few[0]], counts[few[0]],
+        )  # fmt: skip
+
+
+def _hashes(scans: dict[str, Scan]) -> pd.Series | None:
+    """Perceptual hashes of all labelled images by key."""
+    import pandas as pd
+
+    known = [scan.phash for scan in scans.values() if scan.phash is not None]
+    return pd.concat(known) if known else None
+
+
+def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
+    """Scan each source once; keys and paths become relative to ``raw``."""
+    from hgnetv2_pipeline.data.scan import imagenet
+    from hgnetv2_pipeline.data.scan.folders import (
+        UNNAMED_CLASSES,
+        scan_folder_tree,
+        scan_multi_label,
+    )
+
+    trusted = [Path(place).expanduser() for place in data.trusted_roots]
+    threads = data.workers or None
+    images = raw / "images"
+    if data.layout == "folders":
+        with about("root"):
+            scan = scan_folder_tree(
+                images,
+                min_per_class=data.min_per_class,
+                trusted_roots=trusted,
+                threads=threads,
+                phash=True,
+            )
+        scans = {"images": below(raw, images, scan)}
+    elif data.layout == "multi_label":
+        splits = {"images": "train", "val": "val", "test": "test"}
+        if is_split(data, raw / "images"):
+            del splits["val"]
+        if not has_test_list(data, raw / "images"):
+            del splits["test"]
+        scans = {}
+        names = None
+        for role, split in splits.items():
+            with about("root"):
+                scan = scan_multi_label(
+                    images, split, classes=names, duplicates=data.duplicates,
+                    trusted_roots=trusted, threads=threads, phash=True,
+                )  # fmt: skip
+            names = scan.classes
+            scans[role] = below(raw, images, scan)
+        _report_few(scans["images"], data)
+    else:
+        scans = {}
+        names = folders = None
+        splits = {"images": "train", "val": "val"}
+        if has_test_list(data, raw / "images"):
+            splits["test"] = "test"
+        for role, split in splits.items():
+            with about("root"):
+                scan = imagenet.scan_imagenet(
+                    images, split, classes=names, folders=folders, duplicates=data.duplicates,
+                    trusted_roots=trusted, threads=threads, phash=True,
+                )  # fmt: skip
+            names, folders = scan.classes, scan.folders
+            if names is None:
+                names = [str(label) for label in range(int(scan.samples["label"].max()) + 1)]
+                scan = replace(scan, classes=names)
+                _log.warning(UNNAMED_CLASSES, data.root)
+            scans[role] = below(raw, images, scan)
+    if data.test:
+        if data.layout == "multi_label":
+            raise ParameterError(
+                f"data.test={data.test} is a folder a class; images of several labels are tested "
+                "by a test_list.txt in data.root"
+            )
+        with about("test"):
+            scan = scan_folder_tree(
+                raw / "test",
+                classes=scans["images"].classes,
+                trusted_roots=trusted,
+                threads=threads,
+                phash=True,
+            )
+        scans["test"] = below(raw, raw / "test", scan)
+    return scans

@@ -1,0 +1,267 @@
+"""From the name of a model to its answers on a set, for evaluation and for the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, nearest
+from hgnetv2_pipeline.project.identity import FOLDERS, Identity
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.evaluation.evaluate import Evaluation
+    from hgnetv2_pipeline.project.lists import Lists
+
+
+def model_source(identity: Identity, model: str) -> str:
+    """``model`` as ``models.build_from`` takes it: a run id becomes the run's folder.
+
+    Published weights that are missing are fetched, if ``identity.download`` allows. Raises
+    ``WeightsError`` for a run that is not there, naming those that are.
+    """
+    from hgnetv2_pipeline.weights.paddle.inference import is_archive
+    from hgnetv2_pipeline.weights.zoo import ZOO, provide
+
+    if model in ZOO:
+        provide(ZOO[model], identity.project, download=identity.download)
+        return model
+    if model.startswith("timm:") or "/" not in model or Path(model).suffix:
+        return model
+    if is_archive(identity.project / model):  # Paddle's inference model, unpacked
+        return model
+    folder = identity.run_folder(model)
+    if (folder / "student.safetensors").is_file():
+        return folder.relative_to(identity.project).as_posix()
+    base = identity.folder("models")
+    known = sorted(
+        path.parent.relative_to(base).as_posix() for path in base.glob("*/**/student.safetensors")
+    )
+    raise WeightsError(
+        f"no finished run {model!r}{nearest(model, known)} of dataset {identity.dataset}; there "
+        f"are: {', '.join(known) or 'none'}. Train it (kedro run --pipeline "
+        f"{model.split('/')[0]}) or name another (--params model=...)"
+    )
+
+
+def check_model(identity: Identity, model: str, *, made: Collection[str]) -> None:
+    """Refuse a ``model`` that is not there and that no pipeline of this run (``made``) makes.
+
+    Nothing is loaded or fetched. Raises what ``model_source`` and ``build_from`` would raise later,
+    after hours.
+    """
+    from hgnetv2_pipeline.weights.build import check_name
+    from hgnetv2_pipeline.weights.zoo import ZOO, weights_file
+
+    maker = model.partition("/")[0]
+    folder = identity.run_folder(model)
+    if maker in made and maker in FOLDERS and folder.is_relative_to(identity.folder(maker)):
+        return
+    if model in ZOO and (identity.download or weights_file(ZOO[model], identity.project)):
+        return
+    check_name(model_source(identity, model), identity.project)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with its weights and what is known of them."""
+
+    network: Any
+    classes: list[str]
+    preprocess: Preprocess
+    info: dict[str, Any]
+
+
+def load_model(
+    identity: Identity,
+    model: str,
+    *,
+    classes: list[str] | None,
+    image_size: int | None = None,
+    resize_short: int | None = None,
+) -> Loaded:
+    """Build ``model``; ``classes`` None takes the weights' own.
+
+    A timm model carries no preprocessing of ours; it gets the published one at ``image_size``.
+    ``resize_short`` replaces what the weights say.
+    """
+    import dataclasses
+
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.weights.build import build_from
+    from hgnetv2_pipeline.weights.imagenet import agree
+
+    network, info = build_from(
+        model_source(identity, model),
+        num_classes=len(classes) if classes is not None else None,
+        root=identity.project,
+    )
+    known = info.get("classes")
+    if classes is not None and known is not None and not agree(known, classes):
+        raise WeightsError(
+            f"{model} knows {len(known)} classes ({', '.join(map(str, known[:3]))}, ...), the "
+            f"lists of {identity.dataset} have {len(classes)} ({', '.join(classes[:3])}, ...)"
+        )
+    if info.get("preprocess"):
+        preprocess = Preprocess.from_dict(info["preprocess"])
+    else:
+        preprocess = Preprocess.at_size(image_size or 224)
+    if resize_short is not None:
+        preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
+    names = classes or known or [str(number) for number in range(info["num_classes"])]
+    return Loaded(network, list(names), preprocess, info)
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` as cuda where there is one, else cpu; ``ParameterError`` for a GPU not there."""
+    import torch
+
+    from hgnetv2_pipeline.training.prepare import choose_device
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    choose_device(device)
+    return device
+
+
+def evaluate(
+    identity: Identity,
+    model: str,
+    lists: Lists,
+    split: str,
+    *,
+    device: str,
+    batch_size: int,
+    workers: int,
+    max_bad: float,
+    engine: str = "torch",
+    precision: str = "fp32",
+    resize_short: int | None = None,
+    fast: bool = False,
+) -> Evaluation:
+    """Measure ``model`` on a set of the dataset; every listed image counts."""
+    import dataclasses
+
+    from hgnetv2_pipeline.evaluation.evaluate import evaluate_samples
+
+    samples = lists.frame(split)
+    inputs = {"split": split}
+    if engine == "torch":
+        if precision != "fp32":
+            raise ParameterError(
+                f"evaluation.precision={precision} with engine torch, which measures fp32: name "
+                "the engine that runs it (evaluation.engine)"
+            )
+        loaded = load_model(identity, model, classes=lists.classes, resize_short=resize_short)
+        place = resolve_device(device)
+        predictor: Any = loaded.network.eval().to(place)
+        preprocess = loaded.preprocess
+        task, thresholds = loaded.info["task"], loaded.info["thresholds"]
+        inputs["weights"] = str(loaded.info.get("sha256") or "")
+    else:
+        from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+
+        exported = identity.folder("export") / "model.onnx"
+        if not exported.is_file():
+            raise WeightsError(
+                f"{exported} is not there: run kedro run --pipeline export --params model={model}"
+            )
+        loaded_engine = load_engine(
+            exported, engine=engine, precision=precision, batch_size=batch_size
+        )
+        predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
+        task, thresholds = loaded_engine.card.more.get("task"), loaded_engine.card.thresholds
+        if resize_short is not None:
+            preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
+        place = "cpu"
+    wanted = "multi_label" if lists.multi_label else "single_label"
+    if task not in (None, wanted):
+        raise WeightsError(
+            f"{model} is a {task} model, the lists of {identity.dataset} are {wanted}: name "
+            "another model (--params model=...) or another data.layout"
+        )
+    return evaluate_samples(
+        predictor,
+        samples,
+        identity.folder("raw"),
+        preprocess=preprocess,
+        classes=lists.classes,
+        batch_size=batch_size,
+        workers=workers,
+        model_name=model,
+        split=split,
+        engine=engine,
+        precision=precision,
+        inputs=inputs,
+        device=place,
+        max_bad=max_bad,
+        fast=fast,
+        thresholds=thresholds,
+    )
+
+
+def mean_probability(
+    identity: Identity, members: list[str], lists: Lists, split: str, *, device: str
+) -> dict[str, Any]:
+    """Top-1 counts of an ensemble and of each member: ``n``, ``top1_count``, ``members_...``."""
+    import numpy as np
+
+    from hgnetv2_pipeline.data.quarantine import Ledger
+    from hgnetv2_pipeline.evaluation.evaluate import predict_logits
+    from hgnetv2_pipeline.evaluation.metrics import topk_counts
+    from hgnetv2_pipeline.input.loader import eval_batches
+
+    samples = lists.frame(split)
+    labels = samples.set_index("key")["label"]
+    place = resolve_device(device)
+    probabilities: list[Any] = []
+    counts: list[int] = []
+    for member in members:
+        loaded = load_model(identity, member, classes=lists.classes)
+        ledger = Ledger(len(samples), 0.0)
+        batches = eval_batches(
+            samples, identity.folder("raw"), preprocess=loaded.preprocess, batch_size=64,
+            workers=0, ledger=ledger,
+        )  # fmt: skip
+        keys, logits = predict_logits(
+            loaded.network.to(place), batches, preprocess=loaded.preprocess, device=place
+        )
+        ledger.check()
+        truth = labels.loc[keys].to_numpy(dtype=np.int64)
+        counts.append(int(topk_counts(logits, truth, (1,))[1]))
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities.append(shifted / shifted.sum(axis=1, keepdims=True))
+    mean = np.mean(probabilities, axis=0)
+    return {
+        "split": split,
+        "n": len(samples),
+        "top1_count": int(topk_counts(mean, truth, (1,))[1]),
+        "members_top1_count": counts,
+    }
+
+
+def weights_input(identity: Identity, model: str) -> Path | str:
+    """The file that holds the weights of ``model``, to be hashed; its name where there is none."""
+    from hgnetv2_pipeline.weights.zoo import ZOO, weights_file
+
+    source = model_source(identity, model)
+    if source in ZOO:
+        return weights_file(ZOO[source], identity.project) or source
+    path = identity.project / source
+    if (path / "student.safetensors").is_file():
+        return path / "student.safetensors"
+    return path if path.exists() else source
+
+
+def model_inputs(
+    identity: Identity, engine: str = "torch", precision: str = "fp32"
+) -> dict[str, Path | str]:
+    """What a result about ``identity.model`` depends on: the file that ``engine`` reads, that of
+    its weights, or its name."""
+    if engine != "torch":
+        from hgnetv2_pipeline.deployment.engines.ladder import model_file
+
+        return {"model": model_file(identity.folder("export") / "model.onnx", engine, precision)}
+    return {"model": weights_input(identity, identity.model)}

@@ -1,0 +1,124 @@
+"""Which nodes a command line means: unknown names are refused, and what is not needed left out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
+
+if TYPE_CHECKING:
+    from kedro.pipeline import Pipeline
+
+    from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
+
+# These take a trained model; naming one means that nothing upstream of it is wanted.
+TAKES_MODEL = {"evaluation", "export", "latency", "prediction"}
+# What such a pipeline waits for where no model is named.
+_MODEL = "ssld_stage2.run"
+RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
+
+
+def check_names(options: Mapping[str, Any], pipelines: Mapping[str, Pipeline]) -> None:
+    """Refuse a name that no pipeline, node, tag, dataset or runner bears.
+
+    ``options`` are those of ``kedro run``. Raises ``ParameterError`` with the nearest name, or
+    where the options together choose no node at all.
+    """
+    wanted = options["pipelines"] or ["__default__"]
+    _refuse("pipeline", options["pipelines"] or (), pipelines, "--pipeline ...")
+    chosen = sum((pipelines[name] for name in wanted[1:]), pipelines[wanted[0]])
+    nodes = {node.name for node in chosen.nodes}
+    datasets = {name for name in chosen.datasets() if not name.startswith("params:")}
+    for option, key, kind, known in (
+        ("--tags", "tags", "tag", {tag for node in chosen.nodes for tag in node.tags}),
+        ("--nodes", "node_names", "node", nodes),
+        ("--from-nodes", "from_nodes", "node", nodes),
+        ("--to-nodes", "to_nodes", "node", nodes),
+        ("--from-inputs", "from_inputs", "dataset", {*datasets, *chosen.inputs()}),
+        ("--to-outputs", "to_outputs", "dataset", datasets),
+        ("--namespaces", "namespaces", "namespace", _namespaces(chosen)),
+        ("--load-versions", "load_versions", "dataset", datasets),
+    ):
+        of = f" in pipeline {'+'.join(wanted)}" if options["pipelines"] else ""
+        _refuse(kind, options[key] or (), known, f"{option} ...{of}")
+    runner = options["runner"]
+    # A runner of one's own is named with its module.
+    if runner and "." not in runner:
+        _refuse("runner", [runner], RUNNERS, "--runner ...")
+    try:
+        chosen.filter(
+            tags=options["tags"] or None,
+            from_nodes=options["from_nodes"] or None,
+            to_nodes=options["to_nodes"] or None,
+            node_names=options["node_names"] or None,
+            from_inputs=options["from_inputs"] or None,
+            to_outputs=options["to_outputs"] or None,
+            node_namespaces=options["namespaces"] or None,
+        )
+    except ValueError as error:
+        raise ParameterError(
+            "these options together choose no node; leave some out: "
+            "--tags, --nodes, --from-..., --to-..., --namespaces"
+        ) from error
+
+
+def _refuse(kind: str, given: Iterable[str], known: Iterable[str], where: str) -> None:
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            raise unknown_name(kind, name, names, where)
+
+
+def _namespaces(pipeline: Pipeline) -> set[str]:
+    return {str(node.namespace) for node in pipeline.nodes if node.namespace}
+
+
+def needed_tags(
+    wanted: Collection[str],
+    pipelines: Mapping[str, Pipeline],
+    params: Mapping[str, Any],
+    load: Any,
+) -> list[str]:
+    """The tags of what the pipelines ``wanted`` really need; none: all that is upstream of them.
+
+    Where the weights they start from are named, nothing is trained to make others. ``load`` makes
+    the ``ProjectConfigLoader``, which is asked only where the answer lies in the configuration.
+    """
+    if set(wanted) <= TAKES_MODEL and params.get("model"):
+        given = {_MODEL}
+    elif set(wanted) == {"finetune"}:
+        given = _not_started_from(load())
+    else:
+        return []
+    whole = sum((pipelines[name] for name in wanted), pipelines["ingestion"])
+    return sorted(_upstream(whole, wanted, given))
+
+
+def _upstream(pipeline: Pipeline, wanted: Collection[str], given: Collection[str]) -> set[str]:
+    """The tags ``wanted``, and those of whatever makes their inputs that are not ``given``."""
+    makers = {output: node for node in pipeline.nodes for output in node.outputs}
+    waiting = [node for node in pipeline.nodes if node.tags & set(wanted)]
+    tags: set[str] = set()
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        tags |= node.tags
+        waiting += [makers[name] for name in node.inputs if name in makers and name not in given]
+    return tags
+
+
+def _not_started_from(conf: ProjectConfigLoader) -> set[str]:
+    """Of the two that fine-tuning may start from, what its ``init`` does not name."""
+    identity = conf.identity
+    start = identity.folder("models") / Path(conf["parameters"]["finetune"]["init"])
+    given = {"ssld_stage1.run", "import_weights.weights"}
+    if start == identity.folder("ssld_stage1"):
+        given.remove("ssld_stage1.run")
+    if start.is_relative_to(identity.folder("import_weights")):
+        given.remove("import_weights.weights")
+    return given

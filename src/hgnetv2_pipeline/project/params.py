@@ -1,0 +1,583 @@
+"""Every parameter's type and limits, in one model; the values are in conf/.
+
+``validate`` turns the merged YAML and ``--params`` into clean values or one ``ParameterError`` that
+names the key, what was given, what is allowed and where to set it. There are no defaults here: a
+missing value is a mistake in conf/, not something to guess.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from hgnetv2_pipeline.cpus import MOST_THREADS
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.training.config import (
+    BatchSize,
+    Count,
+    Device,
+    DistributedConfig,
+    Loaders,
+    ParameterModel,
+    Precision,
+    Processes,
+    Threads,
+    TrainConfig,
+    Views,
+)
+
+
+def _split_plus(value: Any) -> Any:
+    """Lists on the command line are ``b0+b1``, for a comma would end them; ``key=`` is none."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split("+") if part.strip()]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _unique(value: list[Any]) -> list[Any]:
+    if len(set(value)) != len(value):
+        raise ValueError(f"{value} names something twice")
+    return value
+
+
+# What makes results, each of which can be asked for anew.
+REDOABLE = (
+    "ingestion", "import_weights", "train_teacher", "mining", "teacher_logits", "ssld_stage1",
+    "ssld_stage2", "train", "finetune", "comparison", "evaluation", "export", "latency",
+    "prediction", "reporting", "all",
+)  # fmt: skip
+
+
+def _redoable(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in REDOABLE:
+            raise unknown_name("name", name, REDOABLE, "--params redo=..., joined by +")
+    return names
+
+
+Names = Annotated[list[str], BeforeValidator(_split_plus), AfterValidator(_unique)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Numbers = Annotated[list[int], BeforeValidator(_split_plus), AfterValidator(_unique)]
+Counts = Annotated[
+    list[BatchSize], BeforeValidator(_split_plus), AfterValidator(_unique), Field(min_length=1)
+]
+
+
+def _compiles(value: str) -> str:
+    from hgnetv2_pipeline.data.patterns import compile_pattern
+
+    try:
+        compile_pattern(value, "regular expression")
+    except ParameterError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+EngineName = Literal[
+    "tensorrt", "ort-cuda", "openvino", "ort", "torch", "torch-compiled", "torch-cuda-graph"
+]
+PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+
+
+class _Block(ParameterModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class SplitParams(_Block):
+    """How labelled images without lists of their own are divided (multi_label: one list)."""
+
+    val: Share = Field(description="share of each class for validation")
+    test: Share = Field(description="share of each class for the final test; 0 for none")
+    group_pattern: Pattern | None = Field(
+        description="regular expression on the key; images with the same match stay together"
+    )
+    groups: str | None = Field(
+        description="CSV with columns path (below data.root) and group; images of one group stay "
+        "together"
+    )
+    near_duplicates: bool = Field(description="keep images that look the same on one side")
+
+
+class DataParams(_Block):
+    """Where the images are and how they become lists."""
+
+    layout: Literal["sample", "folders", "imagenet", "multi_label"] = Field(
+        description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page, with "
+        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels an "
+        "image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, val_list.txt"
+    )
+    root: str = Field(description="labelled images; relative to the project or absolute")
+    pool: Names = Field(
+        description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
+    )
+    test: str | None = Field(
+        description="a folder a class of images for the final test, or null; of layouts "
+        "imagenet and multi_label a test_list.txt beside the other lists is taken then"
+    )
+    split: SplitParams
+    min_per_class: Count = Field(description="a class with fewer images stops ingestion")
+    max_bad: Share = Field(description="share of unreadable images above which ingestion stops")
+    duplicates: Literal["refuse", "drop"] = Field(
+        description="lines of a list that repeat an earlier one: stop, or leave them out"
+    )
+    leaks: Literal["refuse", "report", "clean"] = Field(
+        description="images of train (val) that stand in val or test (test) as well; refuse: the "
+        "same bytes in two sets stop ingestion, near copies are reported; report: all are; clean: "
+        "all are left out, and so are copies within a set"
+    )
+    trusted_roots: Names = Field(description="folders that symlinks may lead into")
+    workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] = Field(
+        description="threads that scan; 0: one for each processor of ours"
+    )
+
+
+class GateParams(_Block):
+    """The teacher must be better than what it teaches."""
+
+    action: Literal["stop", "warn", "off"]
+    baseline: str = Field(
+        description="members (mean of the members' accuracies), a run id, or an accuracy like 0.83"
+    )
+
+
+class TeacherParams(_Block):
+    """What the teacher is, and how its members are trained."""
+
+    arch: str = Field(description="b0..b6, hgnet_tiny|small|base or timm:<name>")
+    members: Annotated[int, Field(ge=1, le=100)] = Field(
+        description="their mean probability is the teacher"
+    )
+    source: Names = Field(
+        description="ready weights (zoo names, files, run ids) to use as they are; empty: train"
+    )
+    bn: Literal["eval", "batch"] = Field(
+        description="statistics of the frozen teacher's batch norms when it teaches online; "
+        "PaddleClas happens to use those of the batch"
+    )
+    jobs: Processes = Field(description="members trained side by side")
+    gate: GateParams
+    recipe: TrainConfig
+
+
+class DeduplicateParams(_Block):
+    """Near-duplicates of validation and test images leave the pool."""
+
+    channels: Annotated[
+        list[Literal["bytes", "name", "phash", "features"]],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ] = Field(description="what is compared; features need mining.features")
+    name_pattern: Pattern | None = Field(
+        description="regular expression of the part of a key that names the image, for 'name'"
+    )
+    views: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="hashes of each protected image: whole, mirrored, cut, turned, framed"
+    )
+    auto_max: Annotated[int, Field(ge=0, le=32)] = Field(
+        description="64-bit pHash distance up to which a pool image is removed unseen"
+    )
+    verify_max: Annotated[int, Field(ge=0, le=32)] = Field(
+        description="distance up to which a pair is compared pixel by pixel"
+    )
+    verify_budget: Count | None = Field(
+        description="pool images that may be compared pixel by pixel: lowers verify_max; null: all"
+    )
+    feature_min: Share = Field(
+        description="cosine of the teacher's features from which a pair is compared pixel by pixel"
+    )
+    strict: bool = Field(description="true: pairs in doubt are removed; false: kept")
+
+    @model_validator(mode="after")
+    def _names(self) -> DeduplicateParams:
+        # Found out here, not after days of scoring.
+        if ("name" in self.channels) != (self.name_pattern is not None):
+            raise ValueError("the channel 'name' and name_pattern go together: set both or neither")
+        if self.auto_max > self.verify_max:
+            raise ValueError(f"auto_max {self.auto_max} is above verify_max {self.verify_max}")
+        return self
+
+
+class PurityParams(_Block):
+    """How pure the mined list is, estimated by labelled images hidden among the pool."""
+
+    probes: Literal["val", "train"] = Field(
+        description="which labelled images are hidden; the teacher was trained on those of train, "
+        "which makes them look purer than they are"
+    )
+    images: Count = Field(description="at most so many of them")
+
+
+class MiningParams(_Block):
+    """From the pool to the images that the students train on."""
+
+    batch_size: BatchSize
+    shard_rows: Count = Field(description="images a shard of scores, what a stop can lose")
+    workers: Loaders
+    processes: Processes = Field(
+        description="that share the scoring, on a GPU each if there are any"
+    )
+    features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
+    k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
+    target_total: Count | None = Field(description="the smallest k that brings so many images")
+    min_conf: Share = Field(description="the least probability the teacher must give")
+    top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
+    diversity: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        description="pHash distance up to which two images of a class count as the same"
+    )
+    exclude: Names = Field(description="lists of images of the pool that are not to be mined")
+    label_mode: Literal["teacher_top1", "zero"] = Field(
+        description="what the list says of a mined image; the loss asks the teacher in any case"
+    )
+    max_bad: Share = Field(description="share of unreadable images above which scoring stops")
+    deduplicate: DeduplicateParams
+    purity: PurityParams
+
+    @model_validator(mode="after")
+    def _features(self) -> MiningParams:
+        if "features" in self.deduplicate.channels and not self.features:
+            raise ValueError(
+                "the channel 'features' of deduplicate compares what mining.features keeps; set "
+                "mining.features: true"
+            )
+        return self
+
+
+class TeacherLogitsParams(_Block):
+    """How a student of stages 1 and 2 comes to its teacher's answers."""
+
+    source: Literal["online", "stored"] = Field(
+        description="online: the teacher runs beside the student at every step; stored: its "
+        "answers are made once and read by every student and both stages"
+    )
+    views: Views = Field(description="stored views an image; epoch e shows view e mod views")
+    topk: Count = Field(description="classes kept of an answer; the rest share what is left of 1")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="of the views")
+    check: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        description="stored answers that the teacher is asked for again before training; 0: none"
+    )
+    amp: Precision = Field(
+        description="precision of the pass; off: float32; the 16-bit kinds are faster on a GPU"
+    )
+    batch_size: BatchSize = Field(description="views that the teacher answers at once")
+    shard_images: Count = Field(description="images a shard, the unit of work that a stop can lose")
+    workers: Loaders
+    max_bad: Share
+
+
+class ComparisonParams(_Block):
+    """The honest table: which arms are trained besides the chain itself, with which seeds."""
+
+    supervised_seeds: Numbers
+    equal_steps_seeds: Numbers = Field(
+        description="supervised at the number of steps of the whole SSLD run"
+    )
+    unmined_seeds: Numbers = Field(description="stage 1 on the whole pool, in as many steps")
+    stage1_seeds: Numbers = Field(description="further seeds of stage 1")
+    stage2_seeds: Numbers = Field(description="further seeds of stage 2 (need the stage-1 seed)")
+    jobs: Processes = Field(description="runs trained side by side")
+
+
+class EvaluationParams(_Block):
+    """How a model is measured."""
+
+    engine: Literal["torch", "ort", "ort-cuda", "openvino", "tensorrt"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    batch_size: BatchSize
+    workers: Loaders
+    max_bad: Share = Field(description="0: one unreadable image fails the evaluation")
+    resize_short: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        description="short side before the crop; null: as the weights say (236 for SSLD's); timm "
+        "measures them at 232"
+    )
+    fast: bool = Field(
+        description="resize by fixed-point arithmetic, a level off here and there: for a quick look"
+    )
+
+
+class PredictionParams(_Block):
+    """How images are answered."""
+
+    topk: Count | None = Field(description="classes told; null: 5, or all with several labels")
+    threshold: Share | None = Field(
+        description="least score of a class that is told; null: 0, or with several labels what "
+        "the model says for each class (else 0.5)"
+    )
+    multi_label: bool | None = Field(
+        description="a score for each class by itself; null: as the model says"
+    )
+    class_map: str | None = Field(
+        description="file of 'id name' lines in place of the model's own class names"
+    )
+    batch_size: BatchSize
+    engine: Literal["auto", "tensorrt", "ort-cuda", "openvino", "ort"]
+
+
+class ExportGateParams(_Block):
+    """What a lower precision may cost before it is refused its name."""
+
+    images: Count | None = Field(
+        description="validation images it is judged on, evenly spaced; null: all"
+    )
+    max_drop: dict[Literal["fp16", "bf16", "int8"], Annotated[float, Field(ge=0, le=100)]] = Field(
+        description="points of top-1 accuracy (several labels: of mAP) it may lose against fp32"
+    )
+
+
+class CalibrationParams(_Block):
+    """What the ranges of INT8 are taken from."""
+
+    split: Literal["train", "val"]
+    images: Count = Field(description="evenly spaced in the list; fewer where it is shorter")
+    method: Literal["max", "percentile"]
+    percentile: Annotated[float, Field(gt=90, le=100)]
+
+
+class PlanProfileParams(_Block):
+    """Batch sizes a TensorRT plan is built for."""
+
+    least: BatchSize
+    best: BatchSize
+    most: BatchSize
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PlanProfileParams:
+        if not self.least <= self.best <= self.most:
+            raise ValueError(f"{self.least}, {self.best}, {self.most} must not fall")
+        return self
+
+
+class KitParams(_Block):
+    """What the TensorRT kit holds."""
+
+    precisions: Annotated[
+        list[PrecisionName],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ]
+    labs: Annotated[
+        list[Literal["clip", "relu", "affine"]],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+    ] = Field(description="forms of LAB beside clip, for B0-B3")
+    batch_sizes: Counts
+    images: Count = Field(description="validation images packed into it")
+
+
+class ExportParams(_Block):
+    """What is exported."""
+
+    target: Literal["onnx", "tensorrt-kit"]
+    precisions: Annotated[
+        list[Literal["fp32", "fp16", "bf16", "int8"]],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ] = Field(description="model.onnx is fp32 and always made; the others beside it")
+    opset: Annotated[int, Field(ge=13, le=20)]
+    softmax: bool = Field(
+        description="a second output, probabilities (several labels: a sigmoid each)"
+    )
+    lab: Literal["clip", "relu", "affine"] = Field(
+        description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
+        "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"
+    )
+    gate: ExportGateParams
+    calibration: CalibrationParams
+    tensorrt: PlanProfileParams
+    kit: KitParams
+
+
+class LatencyParams(_Block):
+    """The seed's protocol: batch 1, 2100 runs, the first 100 dropped."""
+
+    engines: Annotated[
+        list[EngineName],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ]
+    precisions: Annotated[
+        list[PrecisionName],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ] = Field(
+        description="PyTorch has fp32, tf32, fp16, bf16, OpenVINO fp32, bf16; fp16 and int8 of an "
+        "exported model are files (export.precisions); what an engine has not is told and left out"
+    )
+    batch_sizes: Counts
+    warmup: Annotated[int, Field(ge=0, le=10**6)]
+    runs: Annotated[int, Field(ge=1, le=10**6)]
+    threads: Threads
+    beside: Names = Field(
+        description="models measured beside ours: timm:resnet18, scratch:b4, a run, a zoo name"
+    )
+    turns: Annotated[int, Field(ge=0, le=1000)] = Field(
+        description="rounds in which all models are timed in turns besides; 0: not"
+    )
+    cold_starts: Annotated[int, Field(ge=0, le=1000)] = Field(
+        description="fresh processes timed from hgnetv2 predict to its answer; 0: none"
+    )
+
+
+class ImportParams(_Block):
+    """Weights of others."""
+
+    part: Literal["student", "teacher"] = Field(
+        description="which network of a distillation checkpoint, which holds both"
+    )
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        description="what the file must hash to; null: whatever it is, recorded"
+    )
+
+
+_Split = Literal["train", "val", "test"]
+
+
+class RunParams(_Block):
+    """All top-level parameters."""
+
+    variant: str
+    dataset: str
+    run: str
+    seed: int
+    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast, short")
+    teacher: str
+    download: bool = Field(description="whether published weights that are missing are fetched")
+    model: str | None
+    split: _Split = Field(description="what evaluation measures on")
+    weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")
+    images: Names = Field(description="what prediction answers: files, folders, lists; empty: val")
+    device: Device
+    distributed: DistributedConfig
+    redo: Annotated[Names, AfterValidator(_redoable)] = Field(
+        description="pipelines, and teacher_logits, whose results are made anew; or all"
+    )
+    plan_only: bool = Field(description="stop after the printed plan")
+    resume: Literal["exact", "force"] = Field(
+        description="force: an unfinished training goes on under changed parameters, on record"
+    )
+    mlflow: bool
+    data: DataParams
+    import_weights: ImportParams
+    train_teacher: TeacherParams
+    mining: MiningParams
+    teacher_logits: TeacherLogitsParams
+    training: TrainConfig = Field(description="what all trainings have in common")
+    ssld_stage1: TrainConfig
+    ssld_stage2: TrainConfig
+    train: TrainConfig
+    finetune: TrainConfig
+    comparison: ComparisonParams
+    evaluation: EvaluationParams
+    prediction: PredictionParams
+    export: ExportParams
+    latency: LatencyParams
+
+
+# Where the recipes are: each is ``training`` with what is different for it.
+RECIPES = ("train", "ssld_stage1", "ssld_stage2", "finetune", "train_teacher.recipe")
+
+
+def complete_recipes(params: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``params`` with every recipe whole: what all have in common below what is its own.
+
+    ``given`` is what was typed (``--params``): of it, what is said of ``training`` holds for all
+    recipes, unless the same is said of one.
+    """
+    from omegaconf import OmegaConf
+
+    whole = copy.deepcopy(dict(params))
+    for recipe in RECIPES:
+        *path, name = recipe.split(".")
+        place, typed = whole, given
+        for part in path:
+            place, typed = place.setdefault(part, {}), typed.get(part) or {}
+        layers = (
+            params.get("training"), place.get(name), given.get("training"), typed.get(name),
+        )  # fmt: skip
+        # What is no block is said to be none when all is validated.
+        if all(layer is None or isinstance(layer, Mapping) for layer in layers):
+            merged = OmegaConf.merge(*(OmegaConf.create(dict(layer or {})) for layer in layers))
+            place[name] = OmegaConf.to_container(merged)
+    return whole
+
+
+def validate(params: Mapping[str, Any], *, environment: str) -> dict[str, Any]:
+    """Check all parameters; return them with lists split and numbers typed.
+
+    Raises ``ParameterError`` for the first mistake: unknown keys come with the nearest name.
+    """
+    try:
+        return RunParams.model_validate(dict(params)).model_dump(mode="json")
+    except ValidationError as error:
+        raise _in_words(error, environment) from None
+
+
+def _in_words(error: ValidationError, environment: str) -> ParameterError:
+    mistakes = error.errors()
+    # An unknown key explains a missing one (varient=b4), so it is told first.
+    # What is wrong in ``training`` is wrong in every recipe.
+    mistakes.sort(key=lambda m: (m["type"] != "extra_forbidden", "training" not in m["loc"]))
+    first = mistakes[0]
+    path = _named(first["loc"])
+    key = ".".join(path)
+    where = f"--params {key}=... or conf/{environment}/parameters*.yml"
+    if first["type"] == "extra_forbidden":
+        allowed = _fields_of(path[:-1])
+        owner = f" of {'.'.join(path[:-1])}" if path[:-1] else ""
+        return unknown_name(f"parameter{owner}", path[-1], allowed, where)
+    if first["type"] == "missing":
+        return ParameterError(f"parameter {key} is missing (set it by {where})")
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ParameterError):
+        return cause
+    # A value that may be one of several kinds is wrong once for each of them.
+    same = [mistake for mistake in mistakes if _named(mistake["loc"]) == path]
+    messages = [mistake["msg"][0].lower() + mistake["msg"][1:] for mistake in same]
+    message = str(cause) if cause else ", or ".join(dict.fromkeys(messages))
+    if first["input"] in ("None", "none", "nil"):
+        message += "; no value is written null"
+    others = len(mistakes) - len(same)
+    more = f"; and {others} more" if others else ""
+    named = f"parameter {key}" if key else "the parameters"
+    given = first["input"]
+    shown = "" if isinstance(given, Mapping) else f" = {given!r}"
+    return ParameterError(f"{named}{shown}: {message} ({where}){more}")
+
+
+def _named(place: tuple[int | str, ...]) -> list[str]:
+    """The keys on the way to a mistake, without pydantic's names of the kinds a value may have."""
+    path: list[str] = []
+    for part in place:
+        if isinstance(part, str) and part.isidentifier() and part not in ("int", "str", "float"):
+            path.append(part)
+    return path
+
+
+def _fields_of(path: list[str]) -> list[str]:
+    model: Any = RunParams
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not found:
+            return []
+        model = found[0]
+    return sorted(model.model_fields)

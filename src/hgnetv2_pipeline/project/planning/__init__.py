@@ -1,0 +1,1 @@
+"""What a chain will cost, before it is run: steps, hours, memory and disk."""

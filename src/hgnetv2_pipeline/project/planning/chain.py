@@ -1,0 +1,399 @@
+"""What a chain will cost, before any of it: one table, from a few real steps of each part.
+
+What is not there yet is stood in for, and the table says by what: the mined list by its number of
+images, a teacher that is yet to be trained by fresh weights of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists, count_rows
+from hgnetv2_pipeline.project.params import (
+    ComparisonParams,
+    EvaluationParams,
+    MiningParams,
+    TeacherLogitsParams,
+    TeacherParams,
+)
+from hgnetv2_pipeline.project.planning.table import Row, as_text, row_of
+from hgnetv2_pipeline.project.planning.teaching import stand_ins, teacher_rate
+from hgnetv2_pipeline.project.results import Result, Reuse
+from hgnetv2_pipeline.project.runs import begin_run, processes_of_each, run_spec, stored_logits
+from hgnetv2_pipeline.project.teacher import RECORD, Teacher, read_teacher
+from hgnetv2_pipeline.training.config import (
+    DistributedConfig,
+    RunSpec,
+    StoredLogits,
+    TeacherConfig,
+    TrainConfig,
+)
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.training.plan import Plan
+    from hgnetv2_pipeline.training.stored_logits.speed import Rate
+
+SSLD = ("ssld_stage1", "ssld_stage2")
+PARTS = ("train_teacher", "mining", *SSLD, "train", "finetune", "comparison")
+# A row of scores as it lies on disk (116 on the sample), and what a feature of a teacher with 2,048
+# of them adds.
+SCORE_BYTES, FEATURE_BYTES = 120, 4096
+_EQUAL_STEPS = "supervised_equal_steps"
+# By which recipe the comparison's trainings are timed.
+_RECIPE_OF = {
+    "supervised": "train", _EQUAL_STEPS: "train", "stage1": "ssld_stage1",
+    "stage1_unmined": "ssld_stage1", "stage2": "ssld_stage2",
+}  # fmt: skip
+_LABELS = {
+    "name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0,
+    "asymmetric": None,
+}  # fmt: skip
+
+
+def plan_chain(params: Mapping[str, Any], parts: Collection[str]) -> str:
+    """The table for ``parts`` of the chain, of validated parameters with their ``identity``."""
+    return _Chain(params).table(parts)
+
+
+class _Chain:
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.identity = Identity.model_validate(params["identity"])
+        self.teaching = TeacherParams.model_validate(params["train_teacher"])
+        self.mining = MiningParams.model_validate(params["mining"])
+        self.logits = TeacherLogitsParams.model_validate(params["teacher_logits"])
+        self.evaluation = EvaluationParams.model_validate(params["evaluation"])
+        self.comparison = ComparisonParams.model_validate(params["comparison"])
+        self.distributed = DistributedConfig.model_validate(params["distributed"])
+        self.recipes = {
+            name: TrainConfig.model_validate(params[name])
+            for name in ("ssld_stage1", "ssld_stage2", "train", "finetune")
+        }
+        self.device = str(params["device"])
+        self.lists = Lists(self.identity.folder("lists"))
+        self.reuse = Reuse(self.identity.project, params["redo"], dry=True)
+        self.assumed: list[str] = []
+        self.rows: list[Row] = []
+        self.plans: dict[str, Plan] = {}
+        self.steps = 0  # of the whole SSLD run: those done, and those to do
+        self.labelled = count_rows(self.lists.index("train"))
+        mined = self.identity.folder("mining") / "train_mined.parquet"
+        self.mined = mined if mined.is_file() else None
+
+    def table(self, parts: Collection[str]) -> str:
+        rows = self.rows
+        if "train_teacher" in parts:
+            rows.append(self._members())
+        if "mining" in parts:
+            rows.append(self._scoring())
+        if "ssld_stage1" in parts:
+            if self.logits.source == "stored":
+                rows.append(self._storing())
+            rows.append(self._training("ssld_stage1"))
+        rows += [self._training(n) for n in ("ssld_stage2", "train", "finetune") if n in parts]
+        if "comparison" in parts:
+            rows.append(self._arms())
+        return as_text(rows, self.assumed, self._free(), self._slow(parts))
+
+    # The parts.
+
+    def _members(self) -> Row:
+        if self.teaching.source:
+            return Row("teacher", "ready weights: " + ", ".join(self.teaching.source))
+        from hgnetv2_pipeline.training.plan import plan_run
+
+        base, jobs = self.identity.folder("train_teacher"), self.teaching.jobs
+        processes = processes_of_each(self.distributed, self.device, jobs=jobs)
+        waiting = []
+        for number in range(self.teaching.members):
+            spec = self._spec(
+                "train_teacher",
+                self.teaching.recipe,
+                out=base / f"member={number}",
+                seed=self.identity.seed + number,
+                variant=self.teaching.arch,
+            )
+            spec, work = begin_run(self.reuse, spec, None, processes=processes)
+            if not isinstance(work, Result):
+                waiting.append(spec)
+            else:
+                self.steps += _steps(spec.out)
+        if not waiting:
+            return Row("teacher", "finished")
+        plan = plan_run(waiting[0], processes=processes)
+        self.steps += plan.steps * len(waiting)
+        if jobs > 1:
+            self.assumed.append(f"{jobs} teacher members side by side are as fast as one alone")
+        rounds = -(-len(waiting) // jobs)
+        return row_of(f"teacher, {len(waiting)} members", plan, times=rounds, copies=len(waiting))
+
+    def _scoring(self) -> Row:
+        pool = self.lists.pool_sources()
+        done = [
+            source
+            for source in pool
+            if (self.identity.folder("scores") / source.name / "manifest.json").is_file()
+            and not self._made_anew()
+        ]
+        left = sum(source.images for source in pool) - sum(source.images for source in done)
+        if not left:
+            return Row("mining: scores", "finished")
+        rate = self._rate(
+            self.lists.index("pool"),
+            batch_size=self.mining.batch_size,
+            workers=self.mining.workers,
+        )
+        size = SCORE_BYTES + FEATURE_BYTES * self.mining.features
+        return Row(
+            "mining: scores",
+            "to do",
+            images=left,
+            seconds=left * rate.seconds / self.mining.processes,
+            waiting=rate.loader_share,
+            disk=left * size,
+            memory=self._memory(),
+        )
+
+    def _storing(self) -> Row:
+        from hgnetv2_pipeline.input.teacher_logits import record_dtype
+
+        folder, params = self.identity.folder("teacher_logits"), self.logits
+        if (folder / "manifest.json").is_file() and self.mined and not self._made_anew():
+            return Row("teacher logits", "finished, if the list stays")
+        images = self._stage1_images()
+        rate = self._rate(
+            self.mined or self.lists.index("train"),
+            batch_size=params.batch_size,
+            workers=params.workers,
+            amp=params.amp,
+            views=params.views,
+        )
+        classes = len(self.lists.classes)
+        answers = images * params.views
+        record = record_dtype(classes, min(params.topk, classes)).itemsize
+        return Row(
+            f"teacher logits, {params.views} views",
+            "to do",
+            images=answers,
+            seconds=answers * rate.seconds / self.distributed.processes_here(self.device),
+            waiting=rate.loader_share,
+            disk=answers * record,
+            memory=self._memory(),
+        )
+
+    def _training(self, name: str) -> Row:
+        if self._finished(name):
+            self.steps += _steps(self.identity.folder(name)) if name in SSLD else 0
+            return Row(name, "finished")
+        self.steps += self._plan(name).steps if name in SSLD else 0
+        return row_of(name, self._plan(name))
+
+    def _arms(self) -> Row:
+        """The further trainings of the comparison, from the time a step of their kind takes."""
+        due = self._due_arms()
+        if not due:
+            return Row("comparison", "finished")
+        runs = []
+        for arm in due:
+            plan = self._plan(_RECIPE_OF[arm])
+            runs.append((plan, max(self.steps, 1) if arm == _EQUAL_STEPS else plan.steps))
+        seconds = sum(plan.seconds * steps / plan.steps for plan, steps in runs)
+        return Row(
+            f"comparison, {len(runs)} runs",
+            "to do",
+            steps=sum(steps for _, steps in runs),
+            seconds=seconds / self.comparison.jobs,
+            disk=sum(plan.disk_bytes for plan, _ in runs),
+            memory=max((plan.memory_bytes for plan, _ in runs), default=0),
+        )
+
+    def _due_arms(self) -> list[str]:
+        """Names of the comparison's trainings that do not stand, one for each of their seeds."""
+        from hgnetv2_pipeline.project.arms import finished_arms
+
+        wanted, config = self.comparison, self.recipes
+        made = [self.identity.folder(name) / "result.json" for name in SSLD]
+        standing = finished_arms(
+            self.reuse, self.identity, wanted, self.teaching, config["train"],
+            config["ssld_stage1"], config["ssld_stage2"], self.logits, self.device,
+            self.distributed,
+            chain_stands=not self._made_anew()
+            and self.mined is not None
+            and self._teacher() is not None
+            and all(path.is_file() for path in made),
+        )  # fmt: skip
+        arms = {
+            "supervised": wanted.supervised_seeds,
+            _EQUAL_STEPS: wanted.equal_steps_seeds,
+            "stage1": wanted.stage1_seeds,
+            "stage1_unmined": wanted.unmined_seeds,
+            "stage2": wanted.stage2_seeds,
+        }
+        return [name for name in arms for seed in arms[name] if (name, seed) not in standing]
+
+    # What they need.
+
+    def _stage1_images(self) -> int:
+        if self.mined is not None:
+            return count_rows(self.mined)
+        from hgnetv2_pipeline.mining.selection import default_target
+
+        pool = sum(source.images for source in self.lists.pool_sources())
+        classes = len(self.lists.classes)
+        if self.mining.k is not None:
+            mined, rule = min(pool, self.mining.k * classes), f"mining.k={self.mining.k} a class"
+        elif self.mining.target_total is not None:
+            mined = min(pool, self.mining.target_total)
+            rule = f"mining.target_total={self.mining.target_total}"
+        else:
+            mined, rule = default_target(pool, classes), "the published share of the pool"
+        self._assume(
+            f"stage 1 has {self.labelled + mined:,} images, {self.labelled:,} labelled and "
+            f"{mined:,} mined ({rule}); its steps are timed on the labelled ones"
+        )
+        return self.labelled + mined
+
+    def _finished(self, name: str) -> bool:
+        """Whether the run of ``name`` stands as the chain would make it now."""
+        distilled = name in SSLD
+        teacher = self._teacher() if distilled else None
+        config = self.recipes[name]
+        start = config.init
+        ready = (
+            start == "scratch"
+            or (self.identity.run_folder(start) / "student.safetensors").is_file()
+        )
+        if not ready or (distilled and (teacher is None or self.mined is None)):
+            return False
+        if (distilled or start != "scratch") and self._made_anew():
+            return False
+        stored = stored_logits(self.identity, self.logits) if distilled else None
+        if stored is not None and not (stored.folder / "manifest.json").is_file():
+            return False
+        spec = self._spec(name, config, train=self._list_of(name), teacher=teacher, stored=stored)
+        processes = self.distributed.processes(self.device)
+        return isinstance(begin_run(self.reuse, spec, teacher, processes=processes)[1], Result)
+
+    def _spec(
+        self,
+        name: str,
+        config: TrainConfig,
+        *,
+        train: Path | None = None,
+        teacher: Teacher | None = None,
+        stored: StoredLogits | None = None,
+        out: Path | None = None,
+        seed: int | None = None,
+        variant: str = "",
+    ) -> RunSpec:
+        return run_spec(
+            self.identity,
+            config,
+            pipeline=name,
+            out=out or self.identity.folder(name),
+            lists=self.lists,
+            train=train or self.lists.index("train"),
+            teacher=teacher,
+            stored=stored,
+            device=self.device,
+            seed=self.identity.seed if seed is None else seed,
+            variant=variant or self.identity.variant,
+            resume="exact",
+        )
+
+    def _list_of(self, name: str) -> Path:
+        if name == "ssld_stage1" and self.mined is not None:
+            return self.mined
+        return self.lists.index("train")
+
+    def _plan(self, name: str) -> Plan:
+        """The plan of a student's run, from fresh weights: those it starts from cost no time."""
+        if name not in self.plans:
+            self.plans[name] = self._probed(name)
+        return self.plans[name]
+
+    def _probed(self, name: str) -> Plan:
+        from hgnetv2_pipeline.training.plan import plan_run
+
+        config = self.recipes[name].model_copy(update={"init": "scratch"})
+        teacher = None
+        if name in SSLD:
+            if self.logits.source == "stored":
+                # A step that reads answers costs as much as one that reads labels.
+                loss = config.loss.model_copy(update=_LABELS)
+                config = config.model_copy(update={"loss": loss, "class_balance": "none"})
+            else:
+                teacher = self._teacher() or self._stand_in()
+        spec = self._spec(
+            name, config, train=self._list_of(name) if teacher else None, teacher=teacher
+        )
+        images = self._stage1_images() if name == "ssld_stage1" else None
+        return plan_run(spec, processes=self.distributed.processes(self.device), images=images)
+
+    def _teacher(self) -> Teacher | None:
+        folder = self.identity.folder("train_teacher")
+        return read_teacher(folder, self.identity) if (folder / RECORD).is_file() else None
+
+    def _stand_in(self) -> Teacher:
+        members = stand_ins(self.teaching)
+        self._assume(f"the teacher is as fast as {' + '.join(members)}")
+        return Teacher(TeacherConfig(members=members, bn=self.teaching.bn), Path())
+
+    def _rate(self, index: Path, **how: Any) -> Rate:
+        return teacher_rate(
+            self.identity,
+            (self._teacher() or self._stand_in()).config,
+            index,
+            classes=self.lists.classes,
+            recipe=self.recipes["ssld_stage1"],
+            device=self.device,
+            **how,
+        )
+
+    def _made_anew(self) -> bool:
+        """Whether something that the next part follows from is yet to be made."""
+        return any(row.seconds for row in self.rows)
+
+    def _assume(self, what: str) -> None:
+        if what not in self.assumed:
+            self.assumed.append(what)
+
+    def _memory(self) -> int:
+        from hgnetv2_pipeline.training.plan import peak_memory
+        from hgnetv2_pipeline.training.prepare import choose_device
+
+        return peak_memory(choose_device(self.device))
+
+    def _slow(self, parts: Collection[str]) -> list[str]:
+        """The precisions chosen for ``parts`` that this machine is slower in than in float32."""
+        from hgnetv2_pipeline.processor import slow_precision
+        from hgnetv2_pipeline.training.plan import slow_amp
+        from hgnetv2_pipeline.training.prepare import choose_device
+
+        device = choose_device(self.device)
+        told = [
+            slow_amp(self.recipes[name], name, device) for name in self.recipes if name in parts
+        ]
+        if "train_teacher" in parts and not self.teaching.source:
+            told.append(slow_amp(self.teaching.recipe, "train_teacher.recipe", device))
+        others: dict[str, tuple[str, str]] = {}
+        if "ssld_stage1" in parts and self.logits.source == "stored":
+            others["teacher_logits.amp"] = self.logits.amp, "off"
+        if "evaluation" in parts:
+            others["evaluation.precision"] = self.evaluation.precision, "fp32"
+        for place, (precision, instead) in others.items():
+            why = slow_precision(precision, device.type)
+            told.append(why and f"{place}={precision}: {why}; set {place}={instead}")
+        return [line for line in told if line]
+
+    def _free(self) -> int:
+        from hgnetv2_pipeline.exits import free_bytes
+
+        return free_bytes(self.identity.folder("models"))
+
+
+def _steps(run: Path) -> int:
+    return int(read_json(run / "result.json")["steps"])

@@ -1,0 +1,98 @@
+"""How fast the teacher answers, also where it is not there yet."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.params import TeacherParams
+from hgnetv2_pipeline.training.config import TeacherConfig, TrainConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hgnetv2_pipeline.training.stored_logits.speed import Rate
+
+
+def stand_ins(teacher: TeacherParams) -> list[str]:
+    """Members with fresh weights of the kinds that ``teacher`` will have: as fast as they are."""
+    from hgnetv2_pipeline.weights.zoo import ZOO
+
+    fresh = teacher.arch if teacher.arch.startswith("timm:") else f"scratch:{teacher.arch}"
+    ready = [
+        f"scratch:{ZOO[member].variant}" if member in ZOO else fresh for member in teacher.source
+    ]
+    return ready or [fresh] * teacher.members
+
+
+def teacher_rate(
+    identity: Identity,
+    teacher: TeacherConfig,
+    index: Path,
+    *,
+    classes: list[str],
+    recipe: TrainConfig,
+    device: str,
+    batch_size: int,
+    workers: int,
+    amp: str = "off",
+    views: int | None = None,
+) -> Rate:
+    """How fast ``teacher`` answers to the first images of ``index``, whole or in ``views``.
+
+    ``recipe`` is stage 1's: its views, its sizes, its threads.
+    """
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.data.quarantine import Ledger
+    from hgnetv2_pipeline.input.augment import make_augment
+    from hgnetv2_pipeline.input.loader import eval_batches, view_batches
+    from hgnetv2_pipeline.input.workers import workers_watched
+    from hgnetv2_pipeline.training.prepare import build_teacher, choose_device
+    from hgnetv2_pipeline.training.run import torch_settings
+    from hgnetv2_pipeline.training.stored_logits.speed import BATCHES, pass_rate
+
+    place, root = choose_device(device), identity.folder("raw")
+    preprocess = Preprocess(resize_short=recipe.resize_short, crop=recipe.image_size)
+    images = batch_size if views is None else max(1, batch_size // views)
+    rows = _first_rows(index, images * (BATCHES + 1))
+    ledger = Ledger(len(rows), 1.0)
+    if views is None:
+        batches = eval_batches(
+            rows,
+            root,
+            preprocess=preprocess,
+            batch_size=batch_size,
+            workers=workers,
+            ledger=ledger,
+        )
+    else:
+        batches = view_batches(
+            rows,
+            root,
+            view=make_augment(recipe.view()),
+            seed=0,
+            views=views,
+            images=images,
+            workers=workers,
+            ledger=ledger,
+        )
+    with workers_watched(), torch_settings(place, recipe.threads):
+        network, _ = build_teacher(
+            teacher,
+            classes=classes,
+            root=identity.project,
+            preprocess=preprocess,
+            channels_last=recipe.channels_last,
+            device=place,
+        )
+        return pass_rate(network, batches, batch_size=batch_size, amp=amp, device=place)
+
+
+def _first_rows(index: Path, count: int) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    [first] = islice(pq.ParquetFile(index).iter_batches(batch_size=count), 1)
+    return pd.DataFrame(first.to_pandas())

@@ -1,0 +1,163 @@
+"""DVC's stages of an environment of one's own, from those of the project's ``dvc.yaml``.
+
+DVC has no lists of varying length and one set of names a file; so each environment has a
+``conf/NAME/dvc.yaml``, made from the one in the project's root, that names its own folders.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.errors import ParameterError
+
+_log = logging.getLogger(__name__)
+
+_HEADER = """\
+# The stages of ../../dvc.yaml for this environment, with its own folders of images:
+#     dvc repro conf/{name}/dvc.yaml
+# Written by hgnetv2 init; after data.pool, data.test or a name in globals.yml changed, written anew
+# by `hgnetv2 stages {name}`. Images are outputs without a cache: nothing of them is copied or
+# removed, and whatever changes in them makes the first stage run again.
+"""
+# Without a pool there is a training on the labelled images, and its evaluation.
+_LABELLED_ONLY = ("ingestion", "train", "evaluation", "export")
+# Published weights are another task; they have their own place in the project's dvc.yaml.
+_NOT_OF_THE_CHAIN = ("import_weights", "finetune")
+_OWN = "conf/${env}/parameters.yml"
+
+
+def write_stages(project: Path, name: str) -> Path:
+    """Write ``conf/NAME/dvc.yaml`` from the project's dvc.yaml and the environment's parameters."""
+    import yaml
+
+    if name == "sample":
+        raise ParameterError("the stages of sample stand in the project's dvc.yaml itself")
+    template = project / "dvc.yaml"
+    if not template.is_file():
+        raise ParameterError(f"{template} is missing, from which the stages are made")
+    values = yaml.safe_load(template.read_text(encoding="utf-8"))
+    stages = stages_for(values, _parameters(project, name), _own_keys(project, name))
+    text = yaml.safe_dump(stages, sort_keys=False, allow_unicode=True, width=10_000)
+    path = project / "conf" / name / "dvc.yaml"
+    write_text(path, _HEADER.format(name=name) + text)
+    return path
+
+
+def stages_for(
+    template: Mapping[str, Any], params: Mapping[str, Any], own: Collection[str]
+) -> dict[str, Any]:
+    """The content of an environment's dvc.yaml: ``template`` with what is its own.
+
+    ``params`` are validated and hold ``identity``; ``own`` are the names in the environment's own
+    parameters.yml, of which DVC can watch no others.
+    """
+    from hgnetv2_pipeline.project.params import DataParams
+    from hgnetv2_pipeline.project.sources import sets_of
+
+    identity = params["identity"]
+    chain = bool(params["data"]["pool"]) and params["data"]["layout"] != "multi_label"
+    names = {
+        "env": identity["environment"],
+        **{key: identity[key] for key in ("dataset", "teacher", "variant", "run")},
+        "split": params["split"],
+        "model": "ssld_stage2" if chain else "train",
+    }
+    stages = {}
+    for stage, values in template["stages"].items():
+        if stage in _NOT_OF_THE_CHAIN or not (chain or stage in _LABELLED_ONLY):
+            continue
+        stages[stage] = {"wdir": "../..", **values}
+        if "params" in values:
+            stages[stage]["params"] = _watched(values["params"], own)
+    ingested = [name for out in stages["ingestion"]["outs"] for name in out]
+    raw = "data/01_raw/${dataset}"
+    data = DataParams.model_validate(params["data"])
+    sets = sets_of(data, Path(identity["project"]) / Path(data.root).expanduser())
+    if "pool" not in sets:
+        ingested = [name for name in ingested if "pool" not in Path(name).name]
+    if "test" in sets:
+        lists = "data/02_intermediate/${dataset}"
+        ingested += [f"{lists}/index_test.parquet", f"{lists}/test_list.txt"]
+    images = [f"{raw}/{place}" for place in raw_places(params) if place != "images"]
+    stages["ingestion"]["outs"] = [
+        {name: {"cache": False, "persist": True} if name.startswith(raw) else {"persist": True}}
+        for name in [*images, *ingested]
+    ]
+    return {"vars": [names], "stages": stages}
+
+
+def _watched(params: Sequence[Mapping[str, Sequence[str]]], own: Collection[str]) -> list[Any]:
+    """``params`` of a stage without what the environment leaves as it is in ``conf/base``."""
+    kept = [
+        {
+            file: [key for key in keys if file != _OWN or key.partition(".")[0] in own]
+            for file, keys in entry.items()
+        }
+        for entry in params
+    ]
+    return [entry for entry in kept if any(entry.values())]
+
+
+def raw_places(params: Mapping[str, Any]) -> list[str]:
+    """Where the images of an environment lie below ``data/01_raw/<dataset>``."""
+    from hgnetv2_pipeline.project.sources import pool_sources
+
+    data = params["data"]
+    sources = pool_sources(data["pool"], Path(params["identity"]["project"]))
+    pool = [f"pool/{source.link}" for source in sources]
+    return ["images", *(["test"] if data["test"] else []), *pool]
+
+
+def warn_of_unwatched(params: Mapping[str, Any]) -> None:
+    """Say where conf/NAME/dvc.yaml, if there is one, does not name all that is read.
+
+    These are the images, and the parameters of the environment that stages depend on.
+    """
+    import yaml
+
+    identity = params["identity"]
+    project, name = Path(identity["project"]), identity["environment"]
+    path = project / "conf" / name / "dvc.yaml"
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    missing = [place for place in raw_places(params) if f"}}/{place}:" not in text]
+    template = project / "dvc.yaml"
+    if template.is_file():
+        stages = yaml.safe_load(text)["stages"]
+        every = yaml.safe_load(template.read_text(encoding="utf-8"))["stages"]
+        wanted = _named({stage: every[stage] for stage in stages if stage in every})
+        missing += sorted((wanted & _own_keys(project, name)) - _named(stages))
+    if missing:
+        _log.warning(
+            "conf/%s/dvc.yaml does not name %s, whose changes DVC would not see: hgnetv2 stages %s "
+            "writes it anew", name, ", ".join(missing), name,
+        )  # fmt: skip
+
+
+def _own_keys(project: Path, name: str) -> set[str]:
+    """The names at the top of an environment's parameters.yml."""
+    import yaml
+
+    path = project / "conf" / name / "parameters.yml"
+    return {*(yaml.safe_load(path.read_text(encoding="utf-8")) or {})} if path.is_file() else set()
+
+
+def _named(stages: Mapping[str, Any]) -> set[str]:
+    """The parameters of an environment that stages depend on, by the names at the top."""
+    return {
+        key.partition(".")[0]
+        for stage in stages.values()
+        for entry in stage.get("params", ())
+        for key in entry.get(_OWN, ())
+    }
+
+
+def _parameters(project: Path, name: str) -> dict[str, Any]:
+    from hgnetv2_pipeline.project.config_loader import LOADER_ARGUMENTS, ProjectConfigLoader
+
+    return ProjectConfigLoader(project / "conf", env=name, **LOADER_ARGUMENTS)["parameters"]

@@ -1,0 +1,63 @@
+"""What SSLD gained: the arms of the comparison, their differences and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hgnetv2_pipeline.reporting import comparison as compare
+from hgnetv2_pipeline.reporting import figures, tables
+from hgnetv2_pipeline.reporting.blocks import (
+    Block,
+    Bullets,
+    Figure,
+    Fold,
+    Text,
+)
+from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.sections import read_comparison
+
+_READING = (
+    "How to read it: gain is the difference of the means to supervised only, in percentage points. "
+    "SE, images is the standard error of a difference of two binomial shares: what another draw of "
+    "test images would change. It does not shrink with more seeds, since all see the same images. "
+    "SE, seeds comes from the spread of the runs: what other seeds would change. A gain counts as "
+    "clear here where it exceeds two standard errors, both kinds taken together."
+)
+
+
+def comparison_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """The honest table with its dot plot and what it means, a split at a time."""
+    rows, summaries = read_comparison(inputs, ledger)
+    blocks: list[Block] = []
+    for split in dict.fromkeys(summary.split for summary in summaries):
+        arms = [summary for summary in summaries if summary.split == split]
+        said = compare.explain(arms)
+        if said:
+            blocks.append(Bullets(tuple(said)))
+        blocks.append(tables.comparison_table(arms))
+        blocks.append(Figure((_dots(arms),), _dots_caption(arms)))
+    blocks.append(Text(_READING))
+    blocks.append(Fold(f"All {len(rows)} runs behind it", (tables.runs_table(rows),)))
+    return blocks
+
+
+def _dots(arms: Sequence[compare.ArmSummary]) -> str:
+    plain = next((arm for arm in arms if arm.arm == "supervised"), None)
+    return figures.dot_plot(
+        [
+            figures.Dots(
+                label=arm.label,
+                values=tuple(100 * value for value in arm.top1),
+                names=tuple(f"seed {seed}" for seed in arm.seeds),
+            )
+            for arm in arms
+        ],
+        x_label=f"top-1 on {arms[0].split}, %",
+        reference=None if plain is None else 100 * plain.mean,
+    )
+
+
+def _dots_caption(arms: Sequence[compare.ArmSummary]) -> str:
+    dashed = any(arm.arm == "supervised" for arm in arms)
+    line = " The dashed line is the mean of supervised only." if dashed else ""
+    return f"A dot a run, the bar and the number are the mean.{line} The axis does not start at 0."

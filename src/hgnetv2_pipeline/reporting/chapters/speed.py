@@ -1,0 +1,446 @@
+"""The chapters about the finished file: what was exported, and how fast it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline import intervals
+from hgnetv2_pipeline.reporting import figures, formats, tables
+from hgnetv2_pipeline.reporting.blocks import Block, Figure, Notice, Table, Text, table_of
+from hgnetv2_pipeline.reporting.chapters.accuracy import read_evaluations
+from hgnetv2_pipeline.reporting.chapters.published import published_models
+from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.sections import read_all
+
+Json = Mapping[str, Any]
+
+
+def read_exports(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[Block]]:
+    """Export manifests, completed by what only their folder tells: its run, the model's size."""
+    if not inputs.exports:
+        raise AbsentError("export: no manifest was given to the report")
+    found: list[Json] = []
+    troubles: list[Block] = []
+    for path in sorted(inputs.exports):
+        try:
+            manifest = ledger.read_json(path, "export manifest")
+        except AbsentError as error:
+            troubles.append(Notice(str(error), kind="warning"))
+            continue
+        model = path.parent / str(manifest.get("file", "model.onnx"))
+        known: dict[str, Any] = {"model": "/".join(path.parent.parts[-3:]), "file": model.name}
+        if model.is_file():
+            known["size_bytes"] = model.stat().st_size
+        found.append({**known, **manifest})
+        found += _precisions(path.parent, known, manifest)
+    if not found:
+        raise AbsentError("; ".join(b.text for b in troubles if isinstance(b, Notice)))
+    return found, troubles
+
+
+def _precisions(folder: Path, known: Json, manifest: Json) -> list[Json]:
+    """An entry for each file in a lower precision, with what its gate found."""
+    gates = manifest.get("precisions")
+    rows: list[Json] = []
+    for precision, gate in gates.items() if isinstance(gates, Mapping) else ():
+        file = folder / f"model.{precision}.onnx"
+        row = {**manifest, **known, "file": file.name, "precision": precision, "gate": gate}
+        row["parity_error"] = gate.get("relative_error") if isinstance(gate, Mapping) else None
+        row.pop("size_bytes", None)
+        if file.is_file():
+            row["size_bytes"] = file.stat().st_size
+        rows.append(row)
+    return rows
+
+
+def export_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """What was exported and how close it is to torch; TensorRT's figures from a target machine."""
+    found, troubles = read_exports(inputs, ledger)
+    return [*troubles, export_table(found), *_tensorrt(inputs, ledger, found)]
+
+
+def _tensorrt(inputs: ReportInputs, ledger: Ledger, exports: Sequence[Json]) -> list[Block]:
+    """Only what run.py of a kit measured, with GPU, version and date; otherwise "not run"."""
+    if not inputs.tensorrt:
+        return [
+            Text(
+                "TensorRT: not run. A kit for a machine that has it: "
+                f"{inputs.run_command} --pipeline export --params export.target=tensorrt-kit"
+            )
+        ]
+    results, blocks = read_all(inputs.tensorrt, "TensorRT result", ledger)
+    weights = {str(entry.get("source_sha256")) for entry in exports}
+    stale = [entry for entry in results if str(entry.get("source_sha256")) not in weights]
+    table = tensorrt_table(results)
+    if stale:
+        blocks.append(
+            Notice(
+                "Some TensorRT results were measured with other weights than the export above has",
+                kind="warning",
+            )
+        )
+    return [*blocks, table]
+
+
+def latency_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """The latency table, and accuracy against latency for each device and batch size."""
+    files, troubles = read_all(inputs.latencies, "latency", ledger)
+    found = measurements(files)
+    split, accuracy = _accuracy(inputs, ledger)
+    blocks: list[Block] = [*troubles]
+    drawn = _scatters(found, accuracy, split)
+    blocks += drawn
+    if not drawn:
+        blocks.append(
+            Notice(
+                "Accuracy against latency: no measured model has an accuracy of the same precision "
+                "on this data",
+                f"{inputs.run_command} --pipeline evaluation",
+            )
+        )
+    blocks.append(latency_table(found, accuracy))
+    blocks += [table for table in map(ratios_table, files) if table is not None]
+    started = cold_start_table(files)
+    blocks += [] if started is None else [started]
+    blocks.append(_devices(found))
+    unknown = sorted(
+        {
+            str(row.get("model"))
+            for row in found
+            if (str(row.get("model")), str(row.get("precision"))) not in accuracy
+        }
+    )
+    if unknown and drawn:
+        blocks.append(
+            Text(
+                "Not in the drawing, because without an accuracy on this data in the same "
+                f"precision: {', '.join(unknown)}."
+            )
+        )
+    return blocks
+
+
+def measurements(files: Sequence[Json]) -> list[Json]:
+    """One entry a measurement: a file holds one, or several as ``rows`` timed in turns.
+
+    What was timed in turns as well as by itself is told once, by itself.
+
+    Raises:
+        AbsentError: no file holds one with a median.
+    """
+    entries = [row for file in files for row in (file.get("rows") or [file])]
+    found = [row for row in entries if formats.number(row.get("p50_ms"))]
+    if not found:
+        raise AbsentError("latency: no file holds a median time")
+    alone = {_case(row) for row in found if "label" not in row}
+    return [row for row in found if "label" not in row or _case(row) not in alone]
+
+
+def _case(row: Json) -> tuple[str, ...]:
+    keys = ("model", "engine", "precision", "batch_size", "device")
+    return tuple(str(row.get(key)) for key in keys)
+
+
+def _accuracy(
+    inputs: ReportInputs, ledger: Ledger
+) -> tuple[str, dict[tuple[str, str], tuple[int, int]]]:
+    """Accuracies on one split, test where anything was evaluated on it; empty without any."""
+    try:
+        results, _ = read_evaluations(inputs, ledger)
+    except AbsentError:  # the chapter on accuracy says so already
+        return "", {}
+    splits = sorted({str(result.get("split")) for result in results})
+    split = "test" if "test" in splits else (splits[-1] if splits else "")
+    return split, tables.accuracies(results, split)
+
+
+def _scatters(
+    found: Sequence[Json], accuracy: Mapping[tuple[str, str], tuple[int, int]], split: str
+) -> list[Block]:
+    groups: dict[tuple[str, int, str], list[figures.Mark]] = {}
+    for row in sorted(found, key=lambda r: (str(r.get("model")), str(r.get("engine")))):
+        counted = accuracy.get((str(row.get("model")), str(row.get("precision"))))
+        median = formats.number(row.get("p50_ms"))
+        if counted is None or not median:
+            continue
+        hits, n = counted
+        low, high = intervals.wilson_interval(hits, n)
+        side = formats.number(row.get("image_size"))
+        pixels = f", {side:.0f} px" if side else ""
+        place = (str(row.get("device")), int(formats.number(row.get("batch_size")) or 1), pixels)
+        groups.setdefault(place, []).append(
+            figures.Mark(
+                x=median,
+                y=100 * hits / n,
+                label=str(row.get("model")),
+                group=f"{row.get('engine')}, {row.get('precision')}",
+                interval=(100 * low, 100 * high),
+            )
+        )
+    return [
+        Figure(
+            (
+                figures.scatter(
+                    marks,
+                    x_label=f"median latency of a batch of {batch}, ms",
+                    y_label=f"top-1 on {split}, %",
+                ),
+            ),
+            f"Accuracy against latency on {device}, batch {batch}{pixels}; up and left is better. "
+            "Whiskers are the 95 % intervals of the accuracy.",
+        )
+        for (device, batch, pixels), marks in sorted(groups.items())
+    ]
+
+
+def _devices(found: Sequence[Json]) -> Table:
+    rows = sorted(
+        {
+            (formats.words(row.get("device")), str(row.get("engine")), _versions(row))
+            for row in found
+        }
+    )
+    return Table(
+        ("device", "engine", "versions"), tuple(rows), "What the latencies were measured with",
+        left=("device", "engine", "versions"),
+    )  # fmt: skip
+
+
+def _versions(row: Json) -> str:
+    given = row.get("versions")
+    if not isinstance(given, Mapping) or not given:
+        return formats.NOTHING
+    return ", ".join(f"{name} {given[name]}" for name in sorted(given))
+
+
+def export_table(manifests: Sequence[Json]) -> Table:
+    """A row an exported model: size, nodes, and its distance from the torch model."""
+    records = [
+        {
+            "model": formats.words(entry.get("model") or entry.get("run")),
+            "file": formats.words(entry.get("file", "model.onnx")),
+            "precision": formats.words(entry.get("precision")),
+            "opset": formats.words(entry.get("opset")),
+            "px": formats.count(entry.get("image_size")),
+            "classes": formats.count(entry.get("num_classes")),
+            "GMACs": _giga(entry.get("macs")),
+            "nodes": formats.count(entry.get("nodes", entry.get("n_nodes"))),
+            "size": formats.size(entry.get("size_bytes", entry.get("size", entry.get("bytes")))),
+            "parity error": formats.significant(
+                entry.get("parity_error", entry.get("relative_error")), 2
+            ),
+            "top-1 of fp32 -> its own": _gate(entry.get("gate")),
+            "checked at batch": formats.words(entry.get("batches")),
+        }
+        for entry in manifests
+    ]
+    return table_of(
+        records,
+        list(records[0]) if records else ["model"],
+        caption="Exported models; parity error = largest logit difference from torch (of a lower "
+        "precision: from fp32), in standard deviations of the logits",
+        left=("model", "file", "precision"),
+        drop_empty=(
+            "opset",
+            "px",
+            "classes",
+            "GMACs",
+            "nodes",
+            "size",
+            "parity error",
+            "top-1 of fp32 -> its own",
+            "checked at batch",
+        ),
+    )
+
+
+def tensorrt_table(results: Sequence[Json]) -> Table:
+    """A row a graph and batch size of what a kit measured, fastest first on each GPU."""
+    records = []
+    for found in results:
+        versions = found.get("versions")
+        version = versions.get("tensorrt") if isinstance(versions, Mapping) else None
+        for row in found.get("rows") or ():
+            check = row.get("check") or {}
+            timings: Sequence[Json] = row.get("timings") or ({},)
+            for timing in timings:
+                gpu, copies = timing.get("gpu") or {}, timing.get("gpu_with_copies") or {}
+                records.append(
+                    {
+                        "GPU": formats.words(found.get("device")),
+                        "TensorRT": formats.words(version),
+                        "date": formats.words(found.get("date")),
+                        "model": formats.words(found.get("model")),
+                        "graph": formats.words(row.get("name")),
+                        "batch": formats.count(timing.get("batch_size")),
+                        "mean ms": formats.significant(gpu.get("mean_ms")),
+                        "p50 ms": formats.significant(gpu.get("p50_ms")),
+                        "p99 ms": formats.significant(gpu.get("p99_ms")),
+                        "p50 ms with copies": formats.significant(copies.get("p50_ms")),
+                        "top-1": _counts(check),
+                        "failed": formats.words(row.get("failed")),
+                    }
+                )
+    ordered = sorted(records, key=lambda r: (r["GPU"], r["batch"], r["p50 ms"], r["graph"]))
+    return table_of(
+        ordered,
+        list(ordered[0]) if ordered else ["GPU"],
+        caption="TensorRT, as run.py of the kit measured it: GPU time of a batch by CUDA events",
+        left=("GPU", "TensorRT", "date", "model", "graph", "failed"),
+        drop_empty=("failed", "p50 ms with copies"),
+    )
+
+
+def _counts(check: Json) -> str:
+    right, total = formats.number(check.get("top1_count")), formats.number(check.get("n"))
+    return formats.NOTHING if right is None or not total else f"{right:.0f} of {total:.0f}"
+
+
+def _gate(gate: Any) -> str:
+    if isinstance(gate, Mapping) and "map" in gate:
+        return f"mAP {gate.get('map_fp32')} -> {gate.get('map')} on {gate.get('n')}"
+    if not isinstance(gate, Mapping) or "top1" not in gate:
+        return formats.NOTHING
+    return f"{gate.get('top1_fp32')} -> {gate.get('top1')} of {gate.get('n')}"
+
+
+def latency_table(
+    results: Sequence[Json], accuracy: Mapping[tuple[str, str], tuple[int, int]]
+) -> Table:
+    """A row a measurement, fastest first on each device, beside what ``accuracies`` found.
+
+    What PaddleClas published for a V100 stands beside our rows of the same setting (224 pixels,
+    batch 1), for reference.
+    """
+    reference = {known.variant: known.latency_v100_ms for known in published_models()}
+    ordered = sorted(
+        results,
+        key=lambda row: (
+            str(row.get("device")), formats.number(row.get("batch_size")) or 0,
+            formats.number(row.get("p50_ms")) or 0.0, str(row.get("model")),
+        ),
+    )  # fmt: skip
+    records = [
+        {
+            "model": formats.words(row.get("model")),
+            "engine": formats.words(row.get("engine")),
+            "precision": formats.words(row.get("precision")),
+            "batch": formats.count(row.get("batch_size")),
+            "px": formats.count(row.get("image_size")),
+            "threads": formats.count(row.get("threads")),
+            "top-1 %": _accuracy_cell(
+                accuracy.get((str(row.get("model")), str(row.get("precision"))))
+            ),
+            "mean ms": formats.significant(row.get("mean_ms")),
+            "p50 ms": formats.significant(row.get("p50_ms")),
+            "p90 ms": formats.significant(row.get("p90_ms")),
+            "p99 ms": formats.significant(row.get("p99_ms")),
+            "CPU ms": formats.significant(row.get("cpu_ms")),
+            "GPU p50 ms": formats.significant(row.get("gpu_p50_ms")),
+            "without copies": formats.significant(_bare(row).get("gpu_p50_ms")),
+            "V100 ms*": _published(row, reference),
+            "% of peak": formats.significant(row.get("percent_of_peak"), 2),
+            "% of bandwidth": formats.significant(row.get("percent_of_bandwidth"), 2),
+            "GMACs": formats.significant(row.get("gmacs")),
+            "warm-up + timed": f"{formats.count(row.get('n_warmup'))} + "
+            f"{formats.count(row.get('n_timed'))}",
+            "device": formats.words(row.get("device")),
+        }
+        for row in ordered
+    ]
+    devices = sorted({record["device"] for record in records})
+    columns = list(records[0])
+    if len(devices) == 1:
+        columns.remove("device")
+    return table_of(
+        records,
+        columns,
+        caption="Latency of one batch without preprocessing, "
+        + (f"on {devices[0]}, fastest first" if len(devices) == 1 else "fastest first a device")
+        + (
+            " (* published by PaddleClas: V100, TensorRT 8.5 FP32; not measured here)"
+            if any(record["V100 ms*"] != formats.NOTHING for record in records)
+            else ""
+        ),
+        left=("model", "engine", "precision", "device"),
+        drop_empty=(
+            "top-1 %",
+            "px",
+            "threads",
+            "CPU ms",
+            "GPU p50 ms",
+            "without copies",
+            "V100 ms*",
+            "% of peak",
+            "% of bandwidth",
+            "GMACs",
+        ),
+    )
+
+
+def cold_start_table(files: Sequence[Json]) -> Table | None:
+    """How long ``hgnetv2 predict`` takes for one image from the start of its process."""
+    records = []
+    for file in files:
+        found = file.get("cold_start")
+        if isinstance(found, Mapping):
+            records.append(
+                {
+                    "model": formats.words(file.get("model")),
+                    "median s": formats.significant(found.get("median_s")),
+                    "fastest s": formats.significant(found.get("min_s")),
+                    "slowest s": formats.significant(found.get("max_s")),
+                    "CPU s": formats.significant(found.get("cpu_s")),
+                    "starts": formats.count(found.get("n_starts")),
+                }
+            )
+    caption = "hgnetv2 predict on one image, from the start of a fresh process to its end"
+    return (
+        table_of(records, list(records[0]), caption=caption, left=("model",)) if records else None
+    )
+
+
+def ratios_table(comparison: Json) -> Table | None:
+    """How many times as fast as the first engine each is, where engines were timed in turns."""
+    ratios = comparison.get("ratios")
+    if not isinstance(ratios, Mapping) or len(ratios) < 2:
+        return None
+    # JSON written with sorted keys has lost the order; the rows have kept it.
+    first = str(comparison["rows"][0]["label"])
+    records = [
+        {
+            "timed in turns": str(label),
+            "CPU time": formats.significant(entry.get("cpu")),
+            "wall time": formats.significant(entry.get("wall")),
+        }
+        for label, entry in ratios.items()
+    ]
+    return table_of(
+        records,
+        list(records[0]),
+        caption=f"Times as fast as {first} (median of the rounds; above 1 is faster)",
+        left=("timed in turns",),
+    )
+
+
+def _bare(row: Json) -> Json:
+    found = row.get("without_copies")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _published(row: Json, reference: Mapping[str, float | None]) -> str:
+    same = (row.get("image_size"), row.get("batch_size")) == (224, 1)
+    return formats.significant(reference.get(str(row.get("variant"))) if same else None)
+
+
+def _giga(value: Any) -> str:
+    given = formats.number(value)
+    return formats.NOTHING if given is None else formats.significant(given / 1e9)
+
+
+def _accuracy_cell(counted: tuple[int, int] | None) -> str:
+    return (
+        formats.NOTHING if counted is None else formats.percent(counted[0] / counted[1], counted[1])
+    )

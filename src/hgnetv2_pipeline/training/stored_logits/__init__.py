@@ -1,0 +1,1 @@
+"""A teacher's answers kept on disk: made once, replayed in training, and their price."""

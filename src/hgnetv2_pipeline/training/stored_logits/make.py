@@ -1,0 +1,254 @@
+"""The teacher's pass: every stored view of every image answered once, shard by shard.
+
+``python -m hgnetv2_pipeline.training.stored_logits.make spec.json`` does one process's share of
+it; under torchrun that of its rank. No process waits for another, and none needs to be there at
+once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hgnetv2_pipeline.data.index import read_index
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.loader import view_batches
+from hgnetv2_pipeline.input.teacher_logits import (
+    Records,
+    TeacherLogits,
+    finished_shard,
+    record_dtype,
+    seal_store,
+    shard_identity,
+    write_shard,
+)
+from hgnetv2_pipeline.input.workers import workers_watched
+from hgnetv2_pipeline.ownership import helping
+from hgnetv2_pipeline.processes.side_by_side import run_spec
+from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
+from hgnetv2_pipeline.training.config import StoreSpec, parse
+from hgnetv2_pipeline.training.prepare import build_teacher, choose_device
+from hgnetv2_pipeline.training.run import torch_settings
+from hgnetv2_pipeline.training.stored_logits.replay import answer, made_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from hgnetv2_pipeline.training.objectives import Teacher
+
+_log = logging.getLogger(__name__)
+
+
+@workers_watched()
+def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
+    """Answer the views of every ``world_size``-th shard and write them; resumable shard by shard.
+
+    Shards and their bytes do not depend on ``world_size``. ``seal_teacher_logits`` makes a store of
+    them once all are there.
+
+    Returns:
+        listed, quarantined, shards, shards_reused: of this process.
+
+    Raises:
+        Interrupted: a stop was requested; the shard in work is lost, the finished ones stay.
+        DataError: more images than ``max_bad`` cannot be read.
+        DiskFullError: the store would not fit.
+    """
+    device = choose_device(spec.device, int(os.environ.get("LOCAL_RANK", spec.rank)))
+    images = read_index(spec.samples)
+    with torch_settings(device, spec.threads), stop_on_signal() as stop:
+        teacher, made = _teacher(spec, device)
+        mine = range(spec.rank, -(-len(images) // spec.shard_images), spec.world_size)
+        slices = {
+            number: images.iloc[number * spec.shard_images : (number + 1) * spec.shard_images]
+            for number in mine
+        }
+        _check_space(spec, images)
+        ledger = Ledger(len(images), spec.max_bad)
+        earlier = _earlier(spec, made)
+        totals = {"listed": 0, "quarantined": 0, "shards": len(mine), "shards_reused": 0}
+        todo = spec.views * sum(len(rows) for rows in slices.values())
+        with Progress(todo, "storing teacher logits", "view") as progress:
+            for number, rows in slices.items():
+                identity = shard_identity(made, rows)
+                manifest = finished_shard(spec.out, number, identity)
+                totals["shards_reused"] += manifest is not None
+                if manifest is None:
+                    records = _taken_over(spec, rows, earlier)
+                    progress.advance(spec.views * int((~np.isnan(records["lse"][0])).sum()))
+                    _answer_rest(spec, rows, records, teacher, ledger, device, stop, progress)
+                    bad = _quarantined(ledger, rows, records)
+                    manifest = write_shard(spec.out, number, records, identity, bad)
+                else:
+                    progress.advance(spec.views * len(rows))
+                for key, reason in manifest["quarantined"]:
+                    ledger.quarantine(key, reason)
+                ledger.check("teacher_logits.max_bad")
+                totals["listed"] += manifest["images"]
+                totals["quarantined"] += len(manifest["quarantined"])
+    _log.info("teacher logits: %(listed)d images, %(quarantined)d of them quarantined; %(shards)d "
+              "shards, %(shards_reused)d of them reused", totals)  # fmt: skip
+    return totals
+
+
+def seal_teacher_logits(spec: StoreSpec) -> TeacherLogits:
+    """Make a store of the finished shards: the last step, by one process.
+
+    Raises:
+        DataError: a shard is missing.
+    """
+    images = read_index(spec.samples)
+    # Loaded for the hashes alone, so it stays where it is.
+    _, made = _teacher(spec, choose_device("cpu"))
+    seal_store(spec.out, images, made, spec.shard_images)
+    return TeacherLogits(spec.out)
+
+
+def announce(spec: StoreSpec) -> None:
+    """Log what the pass comes to, before it starts."""
+    images = read_index(spec.samples)
+    _log.info(
+        "teacher logits: %s images, %d views of each, %s answers to make, %.2f GB",
+        f"{len(images):,}", spec.views, f"{len(images) * spec.views:,}",
+        _bytes(spec, len(images)) / 1e9,
+    )  # fmt: skip
+
+
+def _bytes(spec: StoreSpec, images: int) -> int:
+    classes = len(spec.classes)
+    return images * spec.views * record_dtype(classes, min(spec.topk, classes)).itemsize
+
+
+def _teacher(spec: StoreSpec, device: torch.device) -> tuple[Teacher, dict[str, Any]]:
+    """The teacher, and what its answers follow from."""
+    view = make_augment(spec.augment)
+    teacher, sources = build_teacher(
+        spec.teacher,
+        classes=spec.classes,
+        root=spec.root,
+        preprocess=Preprocess(),
+        channels_last=spec.channels_last,
+        device=device,
+    )
+    made = made_of(view, resized=spec.resized, teacher=sources, classes=spec.classes)
+    topk = min(spec.topk, len(spec.classes))
+    return teacher, made | {
+        "views": spec.views, "topk": topk, "seed": spec.seed, "amp": spec.amp
+    }  # fmt: skip
+
+
+def _earlier(spec: StoreSpec, made: Mapping[str, Any]) -> list[TeacherLogits]:
+    """The other stores whose records are made as these, and are what they were."""
+    found = []
+    for folder in spec.earlier:
+        try:
+            store = TeacherLogits(folder)
+            if store.differs_from(made):
+                continue
+            store.verify()
+        except DataError as error:
+            _log.warning("%s; nothing is taken over from it", error)
+            continue
+        _log.info("what %s knows is taken over", folder)
+        found.append(store)
+    return found
+
+
+def _taken_over(spec: StoreSpec, rows: pd.DataFrame, earlier: Sequence[TeacherLogits]) -> Records:
+    """Records [V, images] of one shard with what earlier stores know; NaN where they do not."""
+    topk = min(spec.topk, len(spec.classes))
+    records: Records = np.zeros((spec.views, len(rows)), record_dtype(len(spec.classes), topk))
+    records["lse"] = np.nan
+    for store in earlier:
+        places, other = store.find(rows)
+        for column in np.flatnonzero((places >= 0) & ~other & np.isnan(records["lse"][0])):
+            records[:, column] = store.answers_to(int(places[column]))
+    return records
+
+
+def _answer_rest(
+    spec: StoreSpec,
+    rows: pd.DataFrame,
+    records: Records,
+    teacher: Teacher,
+    ledger: Ledger,
+    device: torch.device,
+    stop: StopRequest,
+    progress: Progress,
+) -> None:
+    """Fill the records that are NaN; those of images that cannot be read stay so."""
+    left = np.flatnonzero(np.isnan(records["lse"][0]))
+    if not len(left):
+        return
+    # Whole images a batch, if it holds that many views; they are decoded once.
+    images = max(1, spec.batch_size // spec.views)
+    batches = view_batches(
+        rows.iloc[left],
+        spec.samples_root,
+        view=make_augment(spec.augment),
+        seed=spec.seed,
+        views=spec.views,
+        images=images,
+        workers=spec.workers,
+        ledger=ledger,
+    )
+    seen = 0
+    for batch in batches:
+        if stop:
+            raise Interrupted("asked to stop while storing teacher logits; run again to go on")
+        parts = [
+            answer(teacher, part, topk=records["ids"].shape[-1], amp=spec.amp, device=device)
+            for part in batch.images.split(spec.batch_size)
+        ]
+        answered = np.concatenate(parts).reshape(images, spec.views)
+        places = batch.labels.numpy()
+        records[:, left[batch.step * images + places]] = answered[places].T
+        progress.advance(spec.views * len(places))
+        seen += len(places)
+    progress.advance(spec.views * (len(left) - seen))
+
+
+def _quarantined(ledger: Ledger, rows: pd.DataFrame, records: Records) -> list[tuple[str, str]]:
+    unanswered = set(rows["key"][np.isnan(records["lse"][0])])
+    frame = ledger.frame()
+    known = frame[frame["key"].isin(unanswered)]
+    return [(str(key), str(reason)) for key, reason in known[["key", "reason"]].to_numpy()]
+
+
+def _check_space(spec: StoreSpec, images: pd.DataFrame) -> None:
+    """The whole store must fit, less what lies there already."""
+    spec.out.mkdir(parents=True, exist_ok=True)
+    there = sum(path.stat().st_size for path in (spec.out / "shards").glob("*.npy"))
+    needed, free = _bytes(spec, len(images)) - there, shutil.disk_usage(spec.out).free
+    if needed > free:
+        raise DiskFullError(
+            f"teacher logits of {len(images):,} images, {spec.views} views each, need "
+            f"{needed / 1e9:.1f} GB more in {spec.out}, {free / 1e9:.1f} GB are free; make room, "
+            "or lower teacher_logits.views or teacher_logits.topk"
+        )
+
+
+def _run(path: Path) -> None:
+    spec = parse(StoreSpec, read_json(path), where="spec")
+    if "RANK" in os.environ:  # torchrun's word goes
+        place = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
+        spec = spec.model_copy(update=place)
+    with helping(spec.out):
+        store_teacher_logits(spec)
+
+
+if __name__ == "__main__":
+    sys.exit(run_spec(_run, "A teacher's pass from the JSON of a StoreSpec."))

@@ -1,0 +1,166 @@
+"""A teacher's answers as records, and the checks before a run trusts stored ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hgnetv2_pipeline.data.decode import MAX_PIXELS
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.durable import sha256_json
+from hgnetv2_pipeline.errors import DataError, WeightsError
+from hgnetv2_pipeline.input.augment import Augment
+from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.teacher_logits import (
+    REMEDY,
+    Records,
+    Replayed,
+    TeacherLogits,
+    decode_versions,
+    describe_view,
+    record_dtype,
+)
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.objectives import Teacher
+from hgnetv2_pipeline.training.step import AMP
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_log = logging.getLogger(__name__)
+
+# Largest difference of a logit between a stored answer and the teacher's of today, by precision:
+# 16-bit logits of size 16 to 32 are 1/64 (fp16) or 1/8 (bf16) apart.
+TOLERANCE = {"off": 1e-2, "fp16": 5e-2, "bf16": 5e-1}
+# By how much float16 may move a number, as a share of it.
+_ROUNDING = 2.0**-11
+
+
+def made_of(
+    view: Augment, *, resized: int | None, teacher: Mapping[str, str], classes: Sequence[str]
+) -> dict[str, Any]:
+    """What the answers of a store follow from, and what a run that takes them must agree with."""
+    return {
+        "transform": describe_view(view, resized=resized),
+        "decode": decode_versions(view),
+        "teacher": dict(teacher),
+        "classes": {"number": len(classes), "sha256": sha256_json(list(classes))},
+    }
+
+
+def replayed(
+    spec: RunSpec,
+    view: Augment,
+    train: pd.DataFrame,
+    teacher: Teacher,
+    sources: Mapping[str, str],
+    device: torch.device,
+) -> Replayed:
+    """The stored views of a run's samples, once all is found to be as it was when they were made.
+
+    Raises:
+        DataError: another augmentation, decoder, teacher, class list or image, or the teacher
+            answers otherwise than it did; the message names the difference.
+    """
+    assert spec.teacher_logits is not None, "asked for by the caller"  # noqa: S101
+    store = TeacherLogits(spec.teacher_logits.folder)
+    resized = spec.config.input.resized
+    store.refuse_others(made_of(view, resized=resized, teacher=sources, classes=spec.classes))
+    replay = Replayed(view, store, store.rows_of(train))
+    _log.info(
+        "stored teacher logits: %d views an image, the best %d of %d classes, from %s",
+        store.views, store.topk, store.classes, store.folder,
+    )  # fmt: skip
+    if spec.teacher_logits.check:
+        check_answers(
+            replay, Source(train, spec.train_root), teacher, spec.teacher_logits.check, device
+        )
+    return replay
+
+
+def check_answers(
+    replay: Replayed, source: Source, teacher: Teacher, count: int, device: torch.device
+) -> float:
+    """Ask the teacher again for ``count`` stored records; return the largest difference of a logit,
+    beyond what storing it in float16 explains.
+
+    An image that cannot be read, then or now, is passed by: the loader names it.
+
+    Raises:
+        DataError: a logit differs by more than ``TOLERANCE``.
+    """
+    store = replay.store
+    rng = keyed_rng(store.seed, 0, f"check of {count}")
+    records, views = [], []
+    for row, number in zip(
+        rng.integers(len(source), size=count).tolist(),
+        rng.integers(store.views, size=count).tolist(),
+        strict=True,
+    ):
+        try:
+            picture = Picture(source.read(row), MAX_PIXELS)
+            finish, record = replay.begin(picture, source.keys[row].as_py(), row, number)
+            views.append(finish())
+        except DataError:
+            continue
+        records.append(record)
+    if not records:
+        return 0.0
+    stored = np.stack(records)
+    images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+    with _in_precision(device, store.made["amp"]):
+        asked = torch.cat([teacher(part.to(device)).float() for part in images.split(64)]).cpu()
+    logps = torch.from_numpy(stored["logps"].astype(np.float32))
+    known = logps + torch.from_numpy(stored["lse"])[:, None]
+    now = asked.gather(1, torch.from_numpy(stored["ids"].astype(np.int64)))
+    apart = float(((known - now).abs() - _ROUNDING * logps.abs()).clamp_min(0).max())
+    _log.info("%d stored answers asked for again: logits differ by %.1e", len(records), apart)
+    allowed = TOLERANCE[store.made["amp"]]
+    if not apart <= allowed:
+        raise DataError(
+            f"{store.folder}: of {len(records)} answers asked for again, a logit differs by "
+            f"{apart:.3g} (allowed: {allowed:g}): views or teacher are not what they were; {REMEDY}"
+        )
+    return apart
+
+
+def answer(
+    teacher: Teacher, images: torch.Tensor, *, topk: int, amp: str, device: torch.device
+) -> Records:
+    """Records [N] of uint8 images [N, 3, H, W].
+
+    Raises:
+        WeightsError: an answer is not finite.
+    """
+    with _in_precision(device, amp):
+        logits = teacher(images.to(device, non_blocking=True)).float()
+    if not bool(torch.isfinite(logits).all()):
+        raise WeightsError(
+            "the teacher answers with numbers that are not finite: its weights are damaged, or "
+            f"teacher_logits.amp={amp} is too narrow for it"
+        )
+    lse = logits.logsumexp(dim=1, keepdim=True)
+    values, ids = (part.cpu().numpy() for part in (logits - lse).topk(topk, dim=1))
+    # topk leaves equal values in any order; the smaller class first is the same everywhere.
+    order = np.lexsort((ids, -values), axis=1)
+    records: Records = np.zeros(len(images), record_dtype(logits.shape[1], topk))
+    records["ids"] = np.take_along_axis(ids, order, axis=1)
+    # What is less likely than float16 can say must not become the logarithm of 0.
+    records["logps"] = np.take_along_axis(values, order, axis=1).clip(-6e4)
+    records["lse"] = lse[:, 0].cpu().numpy()
+    return records
+
+
+@contextmanager
+def _in_precision(device: torch.device, amp: str) -> Iterator[None]:
+    """The precision of a store's answers: ``off`` is float32 in full, where a GPU would use TF32
+    for convolutions and keep ten bits."""
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with exact, torch.autocast(device.type, AMP[amp], enabled=amp != "off"):
+        yield

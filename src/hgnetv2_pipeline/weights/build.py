@@ -1,0 +1,230 @@
+"""A network with the weights that a name, a file, a run or timm gives."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.models.hgnet import TEACHERS
+from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone
+from hgnetv2_pipeline.weights import imagenet
+from hgnetv2_pipeline.weights.load import SUFFIXES, Head, load_read, read_state
+from hgnetv2_pipeline.weights.metadata import classes_of, said_preprocess, thresholds_of
+from hgnetv2_pipeline.weights.paddle.inference import is_archive
+from hgnetv2_pipeline.weights.pickle_machine import brief
+from hgnetv2_pipeline.weights.styles import CLASSIFIER
+from hgnetv2_pipeline.weights.zoo import ZOO, provide
+
+
+@functools.cache
+def _shapes(variant: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        state = create_model(variant, 1).state_dict()
+    return {k: tuple(v.shape) for k, v in state.items() if not k.startswith("fc.")}
+
+
+def identify(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The variant whose tensors have our names and shapes as in ``state``.
+
+    ``fc`` does not count, nor does the whole classifier where ``state`` is a backbone alone.
+    """
+    given = {k: tuple(v.shape) for k, v in state.items() if not k.startswith("fc.")}
+    whole = any(key.partition(".")[0] in CLASSIFIER for key in state)
+    for variant in [*VARIANTS, *TEACHERS]:
+        known = {
+            k: v
+            for k, v in _shapes(variant).items()
+            if "num_batches" not in k and (whole or k.partition(".")[0] not in CLASSIFIER)
+        }
+        if known == given:
+            return variant
+    return None
+
+
+def build_from(
+    spec: str,
+    *,
+    num_classes: int | None,
+    root: Path,
+    head: Head = "strict",
+    download: bool = False,
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A network with weights, and what is known of them.
+
+    ``spec`` is one of
+    - a zoo name, ``b4.ssld_stage1``: the file is looked for in ``root/weights`` and fetched only
+      with ``download=True``;
+    - a weight file, an inference model of Paddle's (a .tar, or a folder with its files), or a
+      run's folder that holds ``student.safetensors``, relative to ``root``;
+    - ``timm:NAME``: any model of timm, random weights; ``timm:NAME:pretrained`` with its published
+      ones, which timm takes from its cache or downloads: writing it is the request to do so;
+    - ``scratch:VARIANT`` ours with fresh weights.
+
+    ``num_classes`` None takes the file's own count (1000 for timm and scratch). ``head='reinit'``
+    starts ``fc`` afresh, and of a file that is a backbone alone the whole classifier. The
+    information: ``variant``, ``stage``, ``classes`` (names or None), ``num_classes``,
+    ``preprocess`` (fields of ``data.Preprocess`` or None), ``source``, ``sha256`` (None without a
+    file), ``head`` ('loaded' or 'reinitialised'), ``task`` (of a head trained here: 'single_label'
+    or 'multi_label') and the ``thresholds`` of several labels. Raises ``ParameterError`` or
+    ``WeightsError``.
+    """
+    check_name(spec, root)
+    kind, _, name = spec.partition(":")
+    if kind == "scratch":
+        model = create_model(name, num_classes or 1000)
+        return model, _info(spec, variant=name, num_classes=model.num_classes)
+    if kind == "timm":
+        return _from_timm(name, num_classes=num_classes, head=head)
+    if spec in ZOO:
+        entry = ZOO[spec]
+        path = provide(entry, root, download=download)
+        known = {
+            "variant": entry.variant,
+            "stage": entry.stage,
+            "preprocess": entry.preprocess,
+            "published": True,
+        }
+        return _from_file(path, spec, known, num_classes=num_classes, head=head)
+    return _from_file(_weights_at(spec, root), spec, {}, num_classes=num_classes, head=head)
+
+
+def check_name(spec: str, root: Path) -> None:
+    """Refuse a ``spec`` under which ``build_from`` would find nothing, without reading weights.
+
+    Whether published weights are here or can be fetched is not asked. Raises ``ParameterError`` or
+    ``WeightsError``, with the nearest name.
+    """
+    kind, _, name = spec.partition(":")
+    if kind == "scratch":
+        if name not in [*VARIANTS, *TEACHERS]:
+            raise unknown_name("variant", name, [*VARIANTS, *TEACHERS], "scratch:VARIANT")
+    elif kind == "timm":
+        _check_timm(name)
+    elif spec not in ZOO:
+        _weights_at(spec, root)
+
+
+def _weights_at(spec: str, root: Path) -> Path:
+    """The file or inference folder that ``spec``, a path relative to ``root``, names."""
+    path = Path(root) / spec
+    if path.is_dir() and not is_archive(path):
+        path = path / "student.safetensors"
+        if not path.is_file():
+            raise WeightsError(f"{path.parent} is no finished run: it has no student.safetensors")
+    if not path.exists():
+        if "/" in spec or path.suffix in SUFFIXES:
+            raise WeightsError(f"there is no weight file or run at {path}")
+        raise unknown_name(
+            "model", spec, [*ZOO, "timm:NAME", "scratch:VARIANT", "a file", "a run"], "model=..."
+        )
+    return path
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    name, _, suffix = name.partition(":")
+    if suffix not in ("", "pretrained"):
+        raise ParameterError(f"timm:{name}:{suffix}: the only ending is ':pretrained'")
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=8)
+        raise unknown_name("timm model", name, near or ["see timm.list_models()"], "timm:NAME")
+
+
+def _info(source: str, **known: Any) -> dict[str, Any]:
+    keys = ("variant", "stage", "classes", "num_classes", "preprocess", "sha256", "task",
+            "thresholds")  # fmt: skip
+    return dict.fromkeys(keys) | {"source": source, "head": "reinitialised"} | known
+
+
+def _from_file(
+    path: Path, source: str, known: dict[str, Any], *, num_classes: int | None, head: Head
+) -> tuple[Backbone, dict[str, Any]]:
+    read = read_state(path)
+    meta = read.metadata
+    variant = known.get("variant") or meta.get("variant")
+    variant = variant or identify(read.tensors)
+    if variant is None or variant not in (*VARIANTS, *TEACHERS):
+        named = "" if variant is None else f" (its metadata say variant {brief(variant)})"
+        raise WeightsError(f"{path} fits none of {', '.join([*VARIANTS, *TEACHERS])}{named}")
+    if num_classes is None:
+        if "fc.bias" not in read.tensors:
+            raise ParameterError(f"{path} has no fc; say how many classes it is for")
+        num_classes = read.head_classes(path)
+    model = create_model(variant, num_classes)
+    report = load_read(model, read, path, head)
+    info = _info(
+        source,
+        variant=variant,
+        stage=known.get("stage") or meta.get("stage"),
+        num_classes=num_classes,
+        preprocess=said_preprocess(meta, path) or known.get("preprocess"),
+        sha256=read.sha256,
+        head=report.head,
+    )
+    if head == "strict":  # names of classes belong to the head that was loaded
+        info["classes"] = classes_of(meta, path)
+        info["task"] = meta.get("task", "single_label" if "format" in meta else None)
+        thresholds = thresholds_of(meta, path, num_classes)
+        info["thresholds"] = None if thresholds is None else list(thresholds)
+        if known.get("published") and num_classes == imagenet.COUNT:
+            info["classes"] = imagenet.class_names()
+    return model, info
+
+
+def _from_timm(
+    name: str, *, num_classes: int | None, head: Head
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    import timm
+
+    name, _, suffix = name.partition(":")
+    pretrained = suffix == "pretrained"
+    arguments: dict[str, Any] = {"num_classes": num_classes or 1000}
+    if pretrained and head == "strict":
+        published = timm.models.get_pretrained_cfg(name)
+        theirs = published.num_classes if published else 1000
+        if num_classes not in (None, theirs):
+            raise WeightsError(
+                f"timm's {name} has {theirs} classes, not {num_classes}; say head: reinit"
+            )
+        arguments = {}
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"timm cannot give weights of {name}: {reason}") from error
+    data = timm.data.resolve_data_config({}, model=model)
+    crop = data["input_size"][-1]
+    preprocess = {
+        "resize_short": int(crop / data["crop_pct"]),
+        "crop": crop,
+        "mean": list(data["mean"]),
+        "std": list(data["std"]),
+        "interpolation": data["interpolation"],
+    }
+    info = _info(
+        f"timm:{name}" + (":pretrained" if pretrained else ""),
+        variant=f"timm:{name}",
+        num_classes=model.num_classes,
+        preprocess=preprocess,
+        head="loaded" if pretrained and head == "strict" else "reinitialised",
+    )
+    return model, info
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's tensors by name, for networks that do not come from a file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The formats of Paddle: ``.pdparams``, inference programs and their archives."""

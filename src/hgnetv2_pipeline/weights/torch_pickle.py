@@ -1,0 +1,334 @@
+"""PyTorch checkpoints (.pth, .pt), read without ``torch.load`` and without running any of them.
+
+A checkpoint is a zip archive: ``data.pkl`` describes the tensors, ``data/<key>`` holds the bytes of
+their storages. The description is interpreted as Paddle's pickles are, by ``pickle_machine`` with
+PyTorch's few globals in place of Paddle's, into plans of tensors: where the values would lie, and
+how many. Sizes are decided from the plans, before anything is made; only the network's own tensors
+are, not an optimiser's beside them.
+
+``torch.load(weights_only=True)`` runs nothing either, but makes what a plan asks for: a file of
+1.5 kB that expands one number to 3 GB, for one.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import torch
+from torch import Tensor
+
+from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.weights import styles
+from hgnetv2_pipeline.weights.pickle_machine import (
+    MAX_SHARING,
+    Machine,
+    Refused,
+    Resolver,
+    Symbol,
+    brief,
+    interpret,
+    key_problem,
+)
+from hgnetv2_pipeline.weights.styles import State
+from hgnetv2_pipeline.weights.tensor_file import likeness, opened
+from hgnetv2_pipeline.weights.torch_zip import ZipMember, zip_members
+
+_TYPES = {  # the storage's class in the file -> the type of its values
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_OTHER_TYPES = (
+    "ComplexFloatStorage", "ComplexDoubleStorage", "QInt8Storage", "QUInt8Storage",
+    "QInt32Storage", "QUInt4x2Storage", "QUInt2x4Storage", "UntypedStorage",
+)  # fmt: skip
+_CONSTANTS = [
+    name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype | torch.qscheme)
+]
+_CONTAINERS = (list, dict, tuple, str)
+_MAX_PICKLE = 64 << 20  # of the largest of our networks with an optimiser it is about 1 MB
+
+_GLOBALS: dict[tuple[str, str], Symbol] = {
+    ("torch._utils", "_rebuild_tensor"): Symbol("tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"): Symbol("tensor"),
+    ("torch._utils", "_rebuild_tensor_v3"): Symbol("tensor_of_a_type"),
+    ("torch._utils", "_rebuild_parameter"): Symbol("parameter"),
+    ("torch._utils", "_rebuild_parameter_with_state"): Symbol("parameter"),
+    ("torch._tensor", "_rebuild_from_type_v2"): Symbol("subclass"),
+    ("torch._utils", "_rebuild_sparse_tensor"): Symbol("odd", "sparse"),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): Symbol("odd", "without values (meta)"),
+    ("torch._utils", "_rebuild_qtensor"): Symbol("odd", "quantised"),
+    ("torch._utils", "_rebuild_nested_tensor"): Symbol("odd", "nested"),
+    ("torch._utils", "_rebuild_wrapper_subclass"): Symbol("odd", "of a class of its own"),
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): Symbol("odd", "of another device"),
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): Symbol("odd", "of another device"),
+    ("torch.serialization", "_get_layout"): Symbol("first"),
+    ("torch", "Size"): Symbol("first"),
+    ("torch", "device"): Symbol("device"),
+    ("torch", "Tensor"): Symbol("value", "torch.Tensor"),
+    ("torch.nn.parameter", "Parameter"): Symbol("value", "torch.nn.Parameter"),
+    ("torch.nn.parameter", "Buffer"): Symbol("value", "torch.nn.Buffer"),
+    ("collections", "Counter"): Symbol("first"),
+    ("__builtin__", "set"): Symbol("first"),
+    ("builtins", "set"): Symbol("first"),
+}
+_TENSORS = ("tensor", "tensor_of_a_type", "parameter", "subclass", "odd")  # roles that make one
+
+
+@dataclass(frozen=True, eq=False)
+class _Storage:
+    """Values of one type under ``key``, of which tensors are views."""
+
+    key: str
+    kind: str  # a name of _TYPES or _OTHER_TYPES
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A tensor that could be made; ``problem``: what keeps it from being weights."""
+
+    storage: _Storage | None
+    offset: Any = 0
+    size: Any = ()
+    stride: Any = ()
+    problem: str = ""
+
+
+def read_checkpoint(path: Path) -> tuple[State, tuple[str, ...]]:
+    """The tensors of the state dict in a checkpoint, and the names of what lies beside it.
+
+    Where a training program keeps the network is ``names.LAYOUTS``. Devices do not count: bytes in
+    a file are nowhere else. Raises ``WeightsError`` for everything that is no dict of plain, whole
+    tensors: expanded, sparse, quantised, meta and nested ones, other types, and more values than
+    the file has bytes for.
+    """
+    with opened(path) as (file, size):
+        try:
+            members = _parts(zip_members(file, size))
+            described = members["data.pkl"]
+            if described.size > _MAX_PICKLE:
+                raise Refused(f"its data.pkl has {described.size:,} bytes")
+            file.seek(described.offset)
+            stream = io.BytesIO(file.read(described.size))
+            checkpoint = interpret(stream, described.size, _TorchMachine, _TorchResolver)
+            plans, left = _state_dict(checkpoint, path)
+            return _Storages(file, size, members).tensors(plans), left
+        except (Refused, ValueError, struct.error) as problem:
+            if isinstance(problem, WeightsError):
+                raise
+            file.seek(0)
+            raise WeightsError(f"{path} is refused: {problem}{_hint(file.read(512))}") from None
+
+
+def _hint(start: bytes) -> str:
+    return "" if start.startswith(b"PK\x03\x04") else likeness(start)
+
+
+def _parts(members: Mapping[str, ZipMember]) -> dict[str, ZipMember]:
+    """The members below the one folder of the archive, whatever its name."""
+    tops = {name.partition("/")[0] for name in members}
+    if len(tops) != 1:
+        raise Refused(f"a zip archive of {len(tops)} folders, where PyTorch writes one")
+    found = {name.partition("/")[2]: member for name, member in members.items()}
+    if "constants.pkl" in found or any(name.startswith("code/") for name in found):
+        raise Refused("it is a TorchScript program; save model.state_dict() instead")
+    if "data.pkl" not in found:
+        raise Refused("a zip archive without the data.pkl of a PyTorch checkpoint")
+    return found
+
+
+def _state_dict(checkpoint: Any, path: Path) -> tuple[dict[str, _Plan], tuple[str, ...]]:
+    state, left = styles.unwrapped(checkpoint)
+    if not isinstance(state, Mapping) or not state:
+        raise WeightsError(f"{path} holds no state dict")
+    for key in state:
+        if (problem := key_problem(key)) is not None:
+            raise Refused(f"a key of the state dict {problem}")
+    strangers = [key for key, item in state.items() if not isinstance(item, _Plan)]
+    if strangers:
+        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+        raise WeightsError(f"{path} holds more than tensors: {', '.join(strangers[:5])}{more}")
+    return dict(state), left
+
+
+class _Storages:
+    """Makes tensors of plans; never more than ``MAX_SHARING`` times the bytes of the file."""
+
+    def __init__(self, file: BinaryIO, size: int, members: Mapping[str, ZipMember]) -> None:
+        self._file, self._members = file, members
+        self._read: dict[tuple[str, str], Tensor] = {}
+        self._bytes_left, self._unfolded_left = size, MAX_SHARING * size
+        order = members.get("byteorder")
+        if order is not None:
+            file.seek(order.offset)
+            if file.read(min(order.size, 9)) != b"little":
+                raise Refused("it was written on a big-endian machine")
+
+    def tensors(self, plans: Mapping[str, _Plan]) -> State:
+        """All sizes are decided first: a refused file has cost nothing."""
+        for key, plan in plans.items():
+            self._check(key, plan)
+        return {key: self._made(plan) for key, plan in plans.items()}
+
+    def _check(self, key: str, plan: _Plan) -> None:
+        storage, size, stride = plan.storage, plan.size, plan.stride
+        if plan.problem or storage is None:
+            raise Refused(f"{key} is {plan.problem}; only plain tensors are read")
+        if storage.kind not in _TYPES:
+            known = ", ".join(str(kind).removeprefix("torch.") for kind in _TYPES.values())
+            raise Refused(f"{key} is of type {storage.kind}; known are {known}")
+        numbers = (plan.offset, *size, *stride)
+        if len(size) > 8 or any(type(n) is not int or not 0 <= n < 1 << 40 for n in numbers):
+            raise Refused(f"{key} has an impossible shape")
+        width = _TYPES[storage.kind].itemsize
+        member = self._members.get(f"data/{storage.key}")
+        if member is None:
+            raise Refused(f"the values of {key} are not in the file")
+        if member.size != storage.count * width:
+            raise Refused(
+                f"{key} has {member.size:,} bytes in the file where {storage.count * width:,} are "
+                "announced"
+            )
+        count = math.prod(size)
+        if any(n > 1 and step == 0 for n, step in zip(size, stride, strict=True)):
+            raise Refused(f"{key} is expanded: fewer values lie in the file than it shows")
+        last = plan.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if count and (count > storage.count or last >= storage.count):
+            raise Refused(f"{key} shows more values than its storage has")
+        self._unfolded_left -= count * width
+        if self._unfolded_left < 0:
+            raise Refused("the same values under too many names")
+        if (storage.key, storage.kind) not in self._read:
+            # Members may overlap, as PyTorch's never do.
+            self._bytes_left -= member.size
+            if self._bytes_left < 0:
+                raise Refused("tensors larger than the file that holds them")
+            self._read[storage.key, storage.kind] = torch.empty(0)  # to be read
+
+    def _made(self, plan: _Plan) -> Tensor:
+        storage = plan.storage
+        assert storage is not None
+        dtype = _TYPES[storage.kind]
+        if not math.prod(plan.size):
+            return torch.empty(plan.size, dtype=dtype)
+        values = self._read[storage.key, storage.kind]
+        if not len(values):
+            values = torch.empty(storage.count, dtype=dtype)
+            self._file.seek(self._members[f"data/{storage.key}"].offset)
+            wanted = memoryview(values.view(torch.uint8).numpy())
+            if self._file.readinto(wanted) != len(wanted):  # type: ignore[attr-defined]
+                raise Refused("it changed while it was read")
+            self._read[storage.key, storage.kind] = values
+        return values.as_strided(plan.size, plan.stride, plan.offset)
+
+
+class _TorchMachine(Machine):
+    """The machine with PyTorch's globals and its opcode for storages."""
+
+    writer = "PyTorch"
+    symbols = Machine.symbols | _GLOBALS
+    symbols |= {("torch", name): Symbol("storage", name) for name in (*_TYPES, *_OTHER_TYPES)}
+    symbols |= {("torch.storage", "UntypedStorage"): Symbol("storage", "UntypedStorage")}
+    symbols |= {("torch", name): Symbol("value", f"torch.{name}") for name in _CONSTANTS}
+
+    @staticmethod
+    def key_problem(key: Any) -> str | None:
+        """Optimisers and schedules number their entries; other keys are text."""
+        return None if type(key) is int else key_problem(key)
+
+    def storage(self) -> None:
+        (told,) = self._pop(1)
+        match told:
+            case ("storage", Symbol("storage", kind), str(key), str(), int(count)):
+                if not 0 <= count < 1 << 40:
+                    raise Refused("a storage of an impossible size")
+                self._stack.append(_Storage(key, kind, count))
+            case _:
+                raise Refused("a persistent id that is no storage")
+
+    def build(self) -> None:
+        """An OrderedDict carries the versions of its modules, which do not matter here."""
+        if len(self._stack) > 1 and isinstance(self._stack[-2], dict):
+            self._pop(1)
+        else:
+            super().build()
+
+    def call(self, function: Symbol, arguments: tuple[Any, ...]) -> Any:
+        if function.role == "odd":
+            return _Plan(None, problem=function.detail)
+        return super().call(function, arguments)
+
+    def make_tensor(self, arguments: tuple[Any, ...]) -> _Plan:
+        match arguments:
+            case (_Storage() as storage, offset, tuple(size), tuple(stride), *_) if len(
+                size
+            ) == len(stride):
+                return _Plan(storage, offset, size, stride)
+        raise Refused("a tensor begun with unusual arguments")
+
+    def make_tensor_of_a_type(self, arguments: tuple[Any, ...]) -> _Plan:
+        kind = arguments[6] if len(arguments) > 6 else None
+        told = kind.detail if isinstance(kind, Symbol) else "unknown"
+        return _Plan(None, problem=f"of type {told}")
+
+    def make_parameter(self, arguments: tuple[Any, ...]) -> _Plan:
+        if not arguments or not isinstance(arguments[0], _Plan):
+            raise Refused("a parameter that is no tensor")
+        return arguments[0]
+
+    def make_subclass(self, arguments: tuple[Any, ...]) -> Any:
+        """A tensor with attributes of its own: (function, class, arguments, attributes)."""
+        match arguments:
+            case (Symbol() as function, Symbol("value"), tuple(inner), _) if (
+                function.role in _TENSORS and function.role != "subclass"
+            ):
+                return self.call(function, inner)
+        raise Refused("a tensor of an unknown class")
+
+    def make_first(self, arguments: tuple[Any, ...]) -> Any:
+        """What takes one list, dict, tuple or text, and is that for our purposes."""
+        if len(arguments) > 1 or not all(
+            isinstance(a, list | dict | tuple | str) for a in arguments
+        ):
+            raise Refused("a container of unusual form")
+        return arguments[0] if arguments else ()
+
+    def make_device(self, arguments: tuple[Any, ...]) -> str:
+        """Its kind; which one of them does not matter to bytes in a file."""
+        return brief(arguments[0]) if arguments else ""
+
+    opcodes: ClassVar[dict[bytes, Callable[[Any], None]]] = Machine.opcodes | {
+        b"Q": storage,
+        b"b": build,
+    }
+    calls: ClassVar[dict[str, Callable[[Any, tuple[Any, ...]], Any]]] = Machine.calls | {
+        "tensor": make_tensor,
+        "tensor_of_a_type": make_tensor_of_a_type,
+        "parameter": make_parameter,
+        "subclass": make_subclass,
+        "first": make_first,
+        "device": make_device,
+    }
+
+
+class _TorchResolver(Resolver):
+    """Plans stay plans; a type or class of PyTorch's becomes its name."""
+
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        if isinstance(value, Symbol) and value.role == "value":
+            return value.detail
+        return super().__call__(value, depth)
