@@ -307,7 +307,7 @@ def test_views_of_a_sample_are_pinned(photo):
     assert digests == PINNED_VIEWS
 
 
-WITHOUT_TORCH = ("augment", "balance", "fast_augment", "jpeg", "lazy_image", "randaugment")
+WITHOUT_TORCH = ("augment", "balance", "jpeg", "lazy_image", "randaugment")
 
 
 def test_what_needs_no_tensors_needs_no_torch():
