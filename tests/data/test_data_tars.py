@@ -630,6 +630,8 @@ def fate(number: int, one: Known, index: ArchiveIndex, spoiled: Spoiled) -> None
         return
     parts = one.name.split("!")
     told = {"!".join(parts[: depth + 1]) for depth in range(len(parts))} | {parts[-1]}
+    # Where the header of a long name is gone, the member's own still has its first 100 bytes.
+    told |= {part.encode()[:100].decode("utf-8", "ignore") for part in tuple(told)}
     named = [refused.name for refused in index.refused if refused.name]
     if any(name in told or name.rsplit("!", 1)[-1] in told for name in named):
         return
