@@ -336,6 +336,14 @@ def test_auto_takes_no_precision_that_is_slower_here_than_fp32(
     assert load_engine(alone / "model.int8.onnx").name == "ort"
 
 
+@pytest.fixture
+def uncapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a processor that the test makes up: no instruction set is taken away from it."""
+    for name in processor._CAPS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("uncapped")
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
 def test_openvino_is_not_taken_for_what_the_processor_computes_wrongly_or_piecemeal(
     precision: str, precisions: Path, monkeypatch: pytest.MonkeyPatch
@@ -431,6 +439,7 @@ class FakeOpenVino(ModuleType):
         return [self.inner.logits(inputs[0])]
 
 
+@pytest.mark.usefixtures("uncapped")
 def test_openvino_is_asked_for_true_float32_or_for_bf16(
     b0_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
