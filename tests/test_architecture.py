@@ -14,7 +14,6 @@ import file_map
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hgnetv2_pipeline"
 GROUND = {
-    "cpus",
     "differences",
     "durable",
     "errors",

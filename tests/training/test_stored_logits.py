@@ -29,8 +29,9 @@ from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.batches import Answers
 from hgnetv2_pipeline.input.loader import train_batches
 from hgnetv2_pipeline.input.teacher_logits import Replayed, TeacherLogits, record_dtype
+from hgnetv2_pipeline.processes.specs import parse
 from hgnetv2_pipeline.training import losses as functions
-from hgnetv2_pipeline.training.config import RunSpec, StoreSpec, parse
+from hgnetv2_pipeline.training.config import RunSpec, StoreSpec
 from hgnetv2_pipeline.training.objectives import stored_logits
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.state import Window

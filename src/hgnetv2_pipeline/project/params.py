@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from hgnetv2_pipeline.cpus import MOST_THREADS
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.processor import MOST_THREADS
 from hgnetv2_pipeline.training.config import (
     BatchSize,
     Count,

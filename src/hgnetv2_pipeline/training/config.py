@@ -7,21 +7,20 @@ recipe that leaves something out is refused by name instead of being completed s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
 
-from hgnetv2_pipeline.cpus import MOST_THREADS
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.processor import MOST_THREADS
 
 DISTILLATION_LOSSES = ("ce", "kl", "skl", "dist")
 # What a run may be resumed, and its result reused, with other values of: none changes a weight.
@@ -30,8 +29,6 @@ FREE = {
     "max_bad",
 }  # fmt: skip
 MULTI_LABEL_LOSSES = ("bce", "asymmetric")
-
-Model = TypeVar("Model", bound=BaseModel)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -571,17 +568,3 @@ class RunSpec(ParameterModel):
         if len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for num_classes {self.num_classes}")
         return self
-
-
-def parse(model: type[Model], values: Any, *, where: str) -> Model:
-    """Validate ``values``; every fault goes into one ``ParameterError`` line that says where."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            place = ".".join([where, *map(str, fault["loc"])])
-            message = fault["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
-            faults.append(f"{place}: {message}{given}")
-        raise ParameterError("; ".join(faults)) from error

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from hgnetv2_pipeline.cpus import available_cpus, restricted_cpus
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
@@ -28,6 +27,7 @@ from hgnetv2_pipeline.input.loader import eval_batches
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.processes.group import World, joined
+from hgnetv2_pipeline.processor import available_cpus, restricted_cpus
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.autotune import settled
 from hgnetv2_pipeline.training.best import BEST, keep_weights

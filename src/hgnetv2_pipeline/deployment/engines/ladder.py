@@ -11,12 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.cpus import MOST_THREADS, restricted_cpus
 from hgnetv2_pipeline.deployment.card import PRECISIONS, precision_file, precision_of
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.probes import probe_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
-from hgnetv2_pipeline.processor import computes_bf16, describe, sums_int8_exactly
+from hgnetv2_pipeline.processor import (
+    MOST_THREADS,
+    computes_bf16,
+    describe,
+    restricted_cpus,
+    sums_int8_exactly,
+)
 from hgnetv2_pipeline.weights.onnx_file import onnx_props
 
 if TYPE_CHECKING:
