@@ -26,6 +26,7 @@ GROUND = {
     "progress",
     "stopping",
     "tar_members",
+    "variants",
 }
 # From the lowest floor to the highest: a room imports only rooms of its row, all of them below.
 ROOMS: dict[str, set[str]] = {

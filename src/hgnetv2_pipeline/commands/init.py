@@ -17,6 +17,7 @@ from hgnetv2_pipeline.commands.defaults import choose
 from hgnetv2_pipeline.commands.survey import Survey, survey
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.processor import available_cpus
+from hgnetv2_pipeline.variants import VARIANTS
 
 RESERVED = {"base", "sample", "imagenet", "own", "local"}
 
@@ -60,8 +61,6 @@ def init(
 
 def _new_environment(project: Path, name: str, variant: str | None) -> Path:
     """The folder that ``conf/NAME`` will be; ParameterError where it cannot."""
-    from hgnetv2_pipeline.project.identity import VARIANTS
-
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise ParameterError(f"NAME {name!r}: use letters, digits, _ and -, a letter first")
     if name in RESERVED:

@@ -142,16 +142,15 @@ def _survey_lists(labelled: Path) -> Survey:
 
 def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
     """Images (those in archives of images of ``size`` bytes too) and archives below ``pool``."""
-    from hgnetv2_pipeline.data.scan.walk import READABLE
+    from hgnetv2_pipeline.data.decode import IMAGE_SUFFIXES, READABLE
 
     if not pool.is_dir():
         raise DataError(f"--pool {pool} is not a folder")
-    endings = {f".{ending}" for ending in READABLE.split()}
     images = archives = packed = 0
     for where, _, names in os.walk(pool):
         for name in names:
             ending = Path(name).suffix.lower()
-            images += ending in endings
+            images += ending in IMAGE_SUFFIXES
             if ending == ".tar":
                 archives += 1
                 with suppress(OSError):  # ingestion names it

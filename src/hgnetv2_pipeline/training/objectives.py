@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from hgnetv2_pipeline.training.mixing import Mixing
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.input.batches import Answers
-    from hgnetv2_pipeline.training.config import LossConfig
+    from hgnetv2_pipeline.training.config import BatchNorm, LossConfig
 
 # From the batch as loaded (uint8) to what one network eats; every network brings its own.
 View = Callable[[Tensor], Tensor]
@@ -104,9 +104,7 @@ class Teacher:
     either way.
     """
 
-    def __init__(
-        self, members: Sequence[tuple[nn.Module, View]], bn: Literal["eval", "batch"]
-    ) -> None:
+    def __init__(self, members: Sequence[tuple[nn.Module, View]], bn: BatchNorm) -> None:
         self.members = list(members)
         for network, _ in self.members:
             network.requires_grad_(False).eval()

@@ -14,7 +14,8 @@ import torch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnet import TEACHERS
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone
+from hgnetv2_pipeline.models.hgnetv2 import Backbone
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights import imagenet
 from hgnetv2_pipeline.weights.load import SUFFIXES, Head, load_read, read_state
 from hgnetv2_pipeline.weights.metadata import classes_of, said_preprocess, thresholds_of

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hgnetv2_pipeline.deployment.choices import PRECISIONS
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.deployment.export.bundle import write_labels_and_preprocessing
 from hgnetv2_pipeline.deployment.export.gate import MAX_RMS
@@ -21,7 +22,7 @@ from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
 from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.deployment.kit import run
-from hgnetv2_pipeline.deployment.kit.plans import PRECISIONS, TIMING_CACHE, Profile
+from hgnetv2_pipeline.deployment.kit.plans import TIMING_CACHE, Profile
 from hgnetv2_pipeline.deployment.probes import ALLOWED
 from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
@@ -29,8 +30,8 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.deployment.export.gate import Validation
-    from hgnetv2_pipeline.models.fold import Lab
     from hgnetv2_pipeline.models.hgnetv2 import Backbone
+    from hgnetv2_pipeline.variants import Lab
 
 _SCRIPTS = ("run.py", "plans.py", "timing.py", "cuda_memory.py")
 _PACKAGE = "hgnetv2_pipeline.deployment.kit."
