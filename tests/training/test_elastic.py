@@ -34,7 +34,6 @@ from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.evaluation.evaluate import predict_logits
 from hgnetv2_pipeline.evaluation.metrics import topk_counts
 from hgnetv2_pipeline.input.loader import eval_batches
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
 from hgnetv2_pipeline.ownership import lock_file
 from hgnetv2_pipeline.processes import group
 from hgnetv2_pipeline.processes.elastic import join_command
@@ -46,6 +45,7 @@ from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 from hgnetv2_pipeline.training.launch import agents_of, train_many
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights.build import build_from
 from multi_label_pictures import CLASSES as SQUARES
 from multi_label_pictures import draw
