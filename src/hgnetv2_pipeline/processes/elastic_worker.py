@@ -18,7 +18,9 @@ from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.stopping import when_starter_dies
 
 # Of the network between processes when one of them is gone, or does not answer in time.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
+_LOST = (
+    "Connection closed by peer", "Connection reset by peer", "Broken pipe", "pair closure", "gloo",
+)  # fmt: skip
 PEER_SECONDS = 2.0
 
 

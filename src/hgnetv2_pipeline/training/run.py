@@ -33,7 +33,7 @@ from hgnetv2_pipeline.training.autotune import settled
 from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
-from hgnetv2_pipeline.training.loop import Timing, fit
+from hgnetv2_pipeline.training.loop import Callbacks, Timing, fit
 from hgnetv2_pipeline.training.memory import keep_memory, shortage_told
 from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
@@ -184,12 +184,14 @@ def _train(
                 step=step,
                 schedule=run.schedule,
                 early=config.early_stopping,
-                evaluate=lambda network: score(network, spec, run, device, world, stop),
-                save=save,
-                save_seconds=60 * config.checkpoint_every_minutes,
+                callbacks=Callbacks(
+                    evaluate=lambda network: score(network, spec, run, device, world, stop),
+                    save=save,
+                    save_seconds=60 * config.checkpoint_every_minutes,
+                    report=tell,
+                ),
                 stop=stop,
                 timing=timing,
-                report=tell,
             )
     finally:
         if world.first:
