@@ -17,6 +17,7 @@ from hgnetv2_pipeline.deployment.choices import (
 )
 from hgnetv2_pipeline.deployment.engines import ladder, with_torch
 from hgnetv2_pipeline.deployment.export import gate
+from hgnetv2_pipeline.deployment.kit import plans
 from hgnetv2_pipeline.deployment.timing import latency
 from hgnetv2_pipeline.training import config, step
 from hgnetv2_pipeline.training.stored_logits import replay
@@ -49,6 +50,7 @@ def test_what_an_engine_computes_in_and_the_file_it_needs_for_that_are_known() -
 
 
 def test_the_sets_are_parts_of_each_other() -> None:
+    assert plans.PRECISIONS == PRECISIONS
     assert {*LOWER, "fp32"} == set(FILE_PRECISIONS) == set(PRECISIONS) - {"tf32"}
     parts: list[Any] = [*choices.GPU_ENGINES, *choices.CPU_ENGINES, "torch", *TORCH_MODES]
     assert parts == list(ENGINES)

@@ -46,6 +46,7 @@ from hgnetv2_pipeline.training.config import (
     Views,
 )
 from hgnetv2_pipeline.variants import Lab
+from hgnetv2_pipeline.weights.styles import Part
 
 
 def _split_plus(value: Any) -> Any:
@@ -445,9 +446,7 @@ class LatencyParams(_Block):
 class ImportParams(_Block):
     """Weights of others."""
 
-    part: Literal["student", "teacher"] = Field(
-        description="which network of a distillation checkpoint, which holds both"
-    )
+    part: Part = Field(description="which network of a distillation checkpoint, which holds both")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         description="what the file must hash to; null: whatever it is, recorded"
     )

@@ -21,6 +21,7 @@ from pydantic import (
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.processor import MOST_THREADS
+from hgnetv2_pipeline.weights.styles import Head
 
 DistillationLoss = Literal["ce", "kl", "skl", "dist"]
 MultiLabelLoss = Literal["bce", "asymmetric"]
@@ -289,7 +290,7 @@ class TrainConfig(ParameterModel):
     """Largest share of unreadable training images before the run stops."""
     init: str
     """'scratch', a zoo name, a weight file or a run folder."""
-    head: Literal["strict", "reinit"]
+    head: Head
     """What to do when the weights have other classes: refuse, or start fc anew."""
     freeze_at: Annotated[int, Field(ge=0, le=5)]
     """What does not learn: 0 nothing, 1 the stem, 2 also stage 1, ... 5 all but the head."""

@@ -17,11 +17,11 @@ from hgnetv2_pipeline.models.hgnet import TEACHERS
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights import imagenet
-from hgnetv2_pipeline.weights.load import SUFFIXES, Head, load_read, read_state
+from hgnetv2_pipeline.weights.load import SUFFIXES, load_read, read_state
 from hgnetv2_pipeline.weights.metadata import classes_of, said_preprocess, thresholds_of
 from hgnetv2_pipeline.weights.paddle.inference import is_archive
 from hgnetv2_pipeline.weights.pickle_machine import brief
-from hgnetv2_pipeline.weights.styles import CLASSIFIER
+from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
 

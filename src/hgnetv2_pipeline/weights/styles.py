@@ -15,15 +15,17 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State: TypeAlias = "dict[str, Tensor]"
 Part = Literal["student", "teacher"]
+Head = Literal["strict", "reinit"]
+"""What becomes of a classifier of other classes: it is refused, or made anew."""
 
 CLASSIFIER = ("last_conv", "lab", "fc")  # our modules behind the four stages
 _COUNTER = "num_batches_tracked"
@@ -190,6 +192,8 @@ def to_theirs(state: Mapping[str, Tensor], style: Style) -> tuple[State, tuple[s
 
     Counters of BN batches, where the style has them, are there at 0.
     """
+    import torch
+
     named: State = {}
     left: list[str] = []
     for key, value in uncounted(state).items():
@@ -255,8 +259,8 @@ def chosen_part(
     wanted; of a detector the backbone is. What does not belong to it is the rest. Raises
     ``WeightsError`` where the part is not there or the choice is not clear.
     """
-    if part not in ("student", "teacher"):
-        raise unknown_name("part", part, ("student", "teacher"), "load_weights(part=...)")
+    if part not in get_args(Part):
+        raise unknown_name("part", part, get_args(Part), "load_weights(part=...)")
     keys = list(keys)
     roles = {role for key in keys if (role := _role(key))}
     if part == "teacher" and not roles:

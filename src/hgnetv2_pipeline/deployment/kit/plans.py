@@ -20,6 +20,8 @@ import numpy as np
 
 _log = logging.getLogger(__name__)
 
+# Those of ``choices``, which does not travel with the kit; a test holds that they are the same.
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 TIMING_CACHE = "timing.cache"
 
 
@@ -140,6 +142,8 @@ def build_plan(
     """Build the ONNX model; returns the serialised plan and the timing cache as it now is."""
     import tensorrt as trt
 
+    if precision not in PRECISIONS:
+        raise PlanError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     # Asked for explicitly by version 10; version 11 knows nothing else and ignores the flag.
