@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny_project import SIDE, identity, parameters, picture
 
 from hgnetv2_pipeline.data.lists.check import check_lists
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
@@ -18,6 +17,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
+from tiny_project import SIDE, identity, parameters, picture
 
 SIDES = ("train", "val")
 

@@ -13,9 +13,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from sklearn.metrics import average_precision_score, f1_score
-from test_params import loader
-from test_params import parameters as run_parameters
-from tiny_project import identity, parameters
 
 from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
@@ -40,6 +37,9 @@ from hgnetv2_pipeline.project.params import (
 )
 from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
 from multi_label_pictures import CLASSES, draw
+from run_params import loader
+from run_params import parameters as run_parameters
+from tiny_project import identity, parameters
 
 ASYMMETRIC = {"gamma_neg": 4.0, "gamma_pos": 0.0, "clip": 0.05}
 # The kinds of layers of B0 at a fraction of its time.

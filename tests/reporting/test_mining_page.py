@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from report_synthetic import CLASSES, HOSTILE, PURITY, mined_classes, mining_audit, png
+from synthetic_inputs import CLASSES, HOSTILE, PURITY, mined_classes, mining_audit, png
 from test_dataset_page import Balanced
 
 from hgnetv2_pipeline.reporting.figures import Spread, spreads

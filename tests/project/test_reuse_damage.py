@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifest_mutations import check_manifest, make_manifest
 
 from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
@@ -22,7 +23,6 @@ from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.contents import ContentHashes
 from hgnetv2_pipeline.project.results import Result, Reuse, Work
 from mutation import run_mutations
-from pipelines.manifest_mutations import check_manifest, make_manifest
 
 Json = Any
 FILES = ("out.txt", "sheets")

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_pictures import blotches, encoded, put
 
 from hgnetv2_pipeline import tar_members
 from hgnetv2_pipeline.data.lists.files import Fence
@@ -25,6 +24,7 @@ from hgnetv2_pipeline.data.scan.walk import Walk
 from hgnetv2_pipeline.deployment.inputs import expand_inputs
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.weights.paddle.archive import find_members
+from image_files import blotches, encoded, put
 from mutation import run_mutations
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_params import parameters
-from tiny_project import picture
 
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data import classmap, index
@@ -20,6 +18,8 @@ from hgnetv2_pipeline.training import plan
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.plan import Plan
 from hgnetv2_pipeline.training.stored_logits.speed import Rate
+from run_params import parameters
+from tiny_project import picture
 
 CHAIN = {"ingestion", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "evaluation"}
 

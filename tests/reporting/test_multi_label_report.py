@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_synthetic import evaluation
+from synthetic_inputs import evaluation
 
 from hgnetv2_pipeline.evaluation.metrics import summarise_multi_label
 from hgnetv2_pipeline.reporting.build import build_report
