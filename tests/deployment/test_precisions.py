@@ -327,7 +327,7 @@ def test_a_precision_that_is_right_more_often_passes_however_little_may_be_lost(
 
 
 def judged_by_map(worse: int, max_drop: float) -> dict[str, object]:
-    """The same of two labels an image: of class 0 the best ``worse`` positives fall to the end."""
+    """The same of two labels per image: of class 0 the best ``worse`` positives fall to the end."""
     truth = np.stack([np.arange(100) % 2, np.arange(100) % 5 == 0], axis=1).astype(np.uint8)
     exact = np.where(truth == 1, 5.0, -5.0).astype(np.float32)
     rough = exact.copy()

@@ -1,4 +1,4 @@
-"""Several labels an image, from one list to predictions: every stage says the same mAP."""
+"""Several labels per image, from one list to predictions: every stage says the same mAP."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_loss_that_does_not_fit_the_layout_is_told_before_ingestion() -> None:
     with pytest.raises(ParameterError, match=r"train.loss.name label_smoothing do not fit.*recipe"):
         hooks.before_pipeline_run({"pipeline_names": ["train"]}, train)
     hooks._params = loader(recipe="multi_label", data={"layout": "folders"})["parameters"]
-    with pytest.raises(ParameterError, match=r"one label an image needs label_smoothing"):
+    with pytest.raises(ParameterError, match=r"one label per image needs label_smoothing"):
         hooks.before_pipeline_run({"pipeline_names": ["train"]}, train)
 
 

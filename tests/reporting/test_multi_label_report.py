@@ -1,4 +1,4 @@
-"""The report on several labels an image: one table, a row a class, nothing that does not add up."""
+"""The report on several labels per image: one table, one row per class, and all adds up."""
 
 from __future__ import annotations
 

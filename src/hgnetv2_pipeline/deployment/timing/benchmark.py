@@ -219,7 +219,7 @@ def as_table(result: Mapping[str, Any]) -> Lines:
         for line in cells
     ]
     first = result["rows"][0]
-    text.append(f"ms a batch, on {', '.join(sorted({row['device'] for row in result['rows']}))}, "
+    text.append(f"ms per batch, on {', '.join(sorted({row['device'] for row in result['rows']}))}, "
                 f"{first['n_timed']} calls timed")  # fmt: skip
     if "V100*" in cells[0]:
         text.append("* published: V100, TensorRT 8.5 FP32, batch 1; a reference, not measured here")
