@@ -80,7 +80,7 @@ def restricted_cpus() -> int | None:
 
 
 def _shares(root: Path) -> Iterator[float]:
-    """CPU seconds a second that the cgroups of this process, and those around them, may use."""
+    """CPU seconds per second that the cgroups of this process, and those around them, may use."""
     with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)

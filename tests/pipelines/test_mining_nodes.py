@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_project import identity, parameters, picture
 
 from hgnetv2_pipeline.data.index import read_index
 from hgnetv2_pipeline.data.lists.read import read_list
@@ -35,6 +34,7 @@ from hgnetv2_pipeline.processes import specs
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.weights.load import save_weights
+from tiny_project import identity, parameters, picture
 
 DEDUP = {
     "channels": ["bytes", "phash"], "name_pattern": None, "views": 28, "auto_max": 0,

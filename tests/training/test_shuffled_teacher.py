@@ -21,7 +21,7 @@ CLASSES = ["left", "right", "top", "bottom"]
 
 
 def scene(folder: Path) -> pd.DataFrame:
-    """48 images a class, bright on the side that is their name."""
+    """48 images per class, bright on the side that is their name."""
     rng = np.random.default_rng(3)
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)

@@ -42,6 +42,7 @@ from hgnetv2_pipeline.training.stored_logits.make import (
     store_in_processes,
     store_teacher_logits,
 )
+from hgnetv2_pipeline.training.stored_logits.replay import answer
 
 VIEWS = 5
 Job = Callable[..., RunSpec]
@@ -501,6 +502,16 @@ def test_the_store_says_how_it_was_made(store: TeacherLogits) -> None:
     assert set(values["decode"]) >= {"Pillow", "libjpeg"}
     assert (values["views"], values["topk"], values["seed"]) == (VIEWS, 2, 11)
     assert [shard["images"] for shard in values["shards"]] == [8, 8, 5]
+
+
+def test_what_float16_cannot_say_is_stored_as_very_unlikely_not_as_never() -> None:
+    teacher = lambda images: torch.tensor([[0.0, -1e5, 2.0]]).expand(len(images), -1)  # noqa: E731
+    records = answer(
+        teacher, torch.zeros(2, 3, 4, 4, dtype=torch.uint8), topk=3, amp="off",
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    assert records["ids"].tolist() == [[2, 0, 1]] * 2
+    assert records["logps"][:, 2].tolist() == [float(np.float16(-6e4))] * 2
 
 
 def test_a_store_travels_to_a_worker_without_its_records(store: TeacherLogits) -> None:

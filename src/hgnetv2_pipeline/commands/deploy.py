@@ -33,9 +33,9 @@ _PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
               help=f"auto, {', '.join(e for e in ENGINES if e not in TORCH_MODES)}.")  # fmt: skip
 @click.option("--device", type=click.Choice(list(_PLACES)), default="auto", show_default=True,
               help="auto takes a GPU where an engine can use one.")  # fmt: skip
-@click.option("--topk", type=int, help="Classes told of an image; 5, or all with several labels.")
+@click.option("--topk", type=int, help="Classes shown per image; 5, or all with several labels.")
 @click.option("--threshold", type=float,
-              help="Least score that is told; 0, or with several labels what the model says "
+              help="Lowest score that is shown; 0, or with several labels what the model says "
               "for each (else 0.5).")  # fmt: skip
 @click.option("--multi-label/--single-label", default=None,
               help="A score for each class by itself; else as the model says.")  # fmt: skip
@@ -73,7 +73,7 @@ def predict(
     sheet_images: int,
     strict: bool,
 ) -> None:
-    """Answer images: files, folders, tars, list files, globs, or - for standard input.
+    """Classify images: files, folders, tars, list files, globs, or - for standard input.
 
     \b
     hgnetv2 predict --model model.onnx picture.jpg
@@ -83,7 +83,7 @@ def predict(
     curl -s URL | hgnetv2 predict --model model.onnx --format infer -
 
     Every input has its row, in order, a bad one with the reason. Standard input holds one image, or
-    a path a line.
+    a path per line.
     """
     from hgnetv2_pipeline.deployment import prediction_formats
     from hgnetv2_pipeline.deployment.engines import ladder

@@ -61,7 +61,7 @@ def resized_copy(
 
     Args:
         short_side: pixels; images with a longer short side are resized to it.
-        threads: that decode; 0 = one a core.
+        threads: that decode; 0 = one per core.
 
     Returns:
         ``folder/index.parquet``, a frame of samples whose paths are relative to ``folder``.

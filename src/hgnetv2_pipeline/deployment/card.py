@@ -29,7 +29,7 @@ from hgnetv2_pipeline.weights.pickle_machine import brief
 
 FORMAT = "hgnetv2_pipeline.onnx/1"
 TASK = ("task", "thresholds")
-"""Entries of a model of several labels an image."""
+"""Entries of a model of several labels per image."""
 LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
 
 

@@ -57,7 +57,7 @@ class Record(TypedDict):
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which classes of an image are told; ``thresholds``: one a class."""
+    """Which classes of an image are told; ``thresholds``: one per class."""
 
     topk: int
     thresholds: np.ndarray

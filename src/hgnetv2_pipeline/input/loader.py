@@ -53,7 +53,7 @@ def train_batches(
             work undone, and the images of the batches are finished, and lie, on its device. Or
             ``Replayed``: then views are those that a teacher saw, and batches bring its answers.
         seed: of the order and of the views (of ``Replayed``: of the order).
-        batch_size: images a step of this process; every batch is full.
+        batch_size: images per step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
         rank, world_size: this process and their number; step ``s`` of all of them together takes
             ``world_size * batch_size`` images of the order.

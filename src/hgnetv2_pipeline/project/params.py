@@ -123,8 +123,8 @@ class DataParams(_Block):
     """Where the images are and how they become lists."""
 
     layout: Literal["sample", "folders", "imagenet", "multi_label"] = Field(
-        description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page, with "
-        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels an "
+        description="folders: a folder per class; imagenet: ILSVRC2012 as on the seed page, with "
+        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels per "
         "image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, val_list.txt"
     )
     root: str = Field(description="labelled images; relative to the project or absolute")
@@ -132,7 +132,7 @@ class DataParams(_Block):
         description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
     )
     test: str | None = Field(
-        description="a folder a class of images for the final test, or null; of layouts "
+        description="a folder per class of images for the final test, or null; of layouts "
         "imagenet and multi_label a test_list.txt beside the other lists is taken then"
     )
     split: SplitParams
@@ -233,13 +233,13 @@ class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
     batch_size: BatchSize
-    shard_rows: Count = Field(description="images a shard of scores, what a stop can lose")
+    shard_rows: Count = Field(description="images per shard of scores, what a stop can lose")
     workers: Loaders
     processes: Processes = Field(
         description="that share the scoring, on a GPU each if there are any"
     )
     features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
-    k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
+    k: Count | None = Field(description="images per class; null: by target_total or a stated rule")
     target_total: Count | None = Field(description="the smallest k that brings so many images")
     min_conf: Share = Field(description="the least probability the teacher must give")
     top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
@@ -271,7 +271,7 @@ class TeacherLogitsParams(_Block):
         description="online: the teacher runs beside the student at every step; stored: its "
         "answers are made once and read by every student and both stages"
     )
-    views: Views = Field(description="stored views an image; epoch e shows view e mod views")
+    views: Views = Field(description="stored views per image; epoch e shows view e mod views")
     topk: Count = Field(description="classes kept of an answer; the rest share what is left of 1")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="of the views")
     check: Annotated[int, Field(ge=0, le=10**6)] = Field(
@@ -281,7 +281,9 @@ class TeacherLogitsParams(_Block):
         description="precision of the pass; off: float32; the 16-bit kinds are faster on a GPU"
     )
     batch_size: BatchSize = Field(description="views that the teacher answers at once")
-    shard_images: Count = Field(description="images a shard, the unit of work that a stop can lose")
+    shard_images: Count = Field(
+        description="images per shard, the unit of work that a stop can lose"
+    )
     workers: Loaders
     max_bad: Share
 
@@ -319,9 +321,11 @@ class EvaluationParams(_Block):
 class PredictionParams(_Block):
     """How images are answered."""
 
-    topk: Count | None = Field(description="classes told; null: 5, or all with several labels")
+    topk: Count | None = Field(
+        description="classes shown per image; null: 5, or all of several labels"
+    )
     threshold: Share | None = Field(
-        description="least score of a class that is told; null: 0, or with several labels what "
+        description="lowest score of a class that is shown; null: 0, or with several labels what "
         "the model says for each class (else 0.5)"
     )
     multi_label: bool | None = Field(
@@ -426,7 +430,8 @@ class LatencyParams(_Block):
         Field(min_length=1),
     ] = Field(
         description="PyTorch has fp32, tf32, fp16, bf16, OpenVINO fp32, bf16; fp16 and int8 of an "
-        "exported model are files (export.precisions); what an engine has not is told and left out"
+        "exported model are files (export.precisions); what an engine lacks is reported and left "
+        "out"
     )
     batch_sizes: Counts
     warmup: Annotated[int, Field(ge=0, le=10**6)]
@@ -462,7 +467,7 @@ class RunParams(_Block):
     dataset: str
     run: str
     seed: int
-    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast, short")
+    recipe: str = Field(description="published, or a recipe_<name>.yml merged over it: fast, short")
     teacher: str
     download: bool = Field(description="whether published weights that are missing are fetched")
     model: str | None
@@ -472,7 +477,7 @@ class RunParams(_Block):
     device: Device
     distributed: DistributedConfig
     redo: Annotated[Names, AfterValidator(_redoable)] = Field(
-        description="pipelines, and teacher_logits, whose results are made anew; or all"
+        description="pipelines, and teacher_logits, whose results are made again; or all"
     )
     plan_only: bool = Field(description="stop after the printed plan")
     resume: Resume = Field(

@@ -18,7 +18,7 @@ PANEL = 500.0  # two of them fill a line of the page
 
 @dataclass(frozen=True)
 class Dots:
-    """A row of the dot plot: one value a run."""
+    """A row of the dot plot: one value per run."""
 
     label: str
     values: tuple[float, ...]
@@ -49,7 +49,7 @@ class Mark:
 
 
 def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = None) -> str:
-    """A dot a run, a bar at the mean of each row, a dashed line at ``reference``."""
+    """One dot per run, a bar at the mean of each row, a dashed line at ``reference``."""
     margin = min(340.0, max(svg.text_width(row.label) for row in rows) + 16)
     height = 34.0
     values = [value for row in rows for value in row.values]

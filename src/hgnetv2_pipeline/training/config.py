@@ -165,7 +165,7 @@ class InputConfig(ParameterModel):
 
     fast: bool
     """Crops, flips and operations of augment 'published' by fixed-point arithmetic (resizing is at
-    most 2 levels off) instead of Pillow's; a third to a half less CPU time an image."""
+    most 2 levels off) instead of Pillow's; a third to a half less CPU time per image."""
     resized: Annotated[int, Field(ge=32, le=4096)] | None
     """Short side of a copy of the training images, made once, from which they are then read: less
     to decode, at the price of another generation of JPEG. null = the originals."""
@@ -468,13 +468,13 @@ class DistributedConfig(ParameterModel):
     """How many processes train one run, started and watched by torch elastic."""
 
     nproc_per_node: Processes | Literal["auto"]
-    """Processes on a machine; auto = one a GPU, one alone on a CPU."""
+    """Processes on a machine; auto = one per GPU, one alone on a CPU."""
     nnodes: Annotated[int, Field(gt=0, le=1024)]
     """Machines; each further one joins by the torchrun command that the first one prints."""
     rdzv_endpoint: str | None
     """host:port of the first machine, by which the others find it; null with one machine."""
     max_restarts: Annotated[int, Field(ge=0, le=10**4)]
-    """Times that all processes start anew, from the newest checkpoint, after one has died."""
+    """Times that all processes start again, from the newest checkpoint, after one has died."""
 
     @model_validator(mode="after")
     def _a_place_to_meet(self) -> Self:

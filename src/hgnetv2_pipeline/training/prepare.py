@@ -242,7 +242,7 @@ def read_samples(path: Path, *, num_classes: int) -> pd.DataFrame:
         raise DataError(f"{path} lists no image; check the list it was made from")
     if is_multi_label(frame) and label_matrix(frame).shape[1] != num_classes:
         raise DataError(
-            f"{path}: {label_matrix(frame).shape[1]} labels an image do not fit {num_classes} "
+            f"{path}: {label_matrix(frame).shape[1]} labels per image do not fit {num_classes} "
             "classes"
         )
     labels = frame["label"].dropna()
@@ -259,12 +259,12 @@ def _check_task(spec: RunSpec, train: pd.DataFrame, val: pd.DataFrame) -> None:
     for path, frame in ((spec.train, train), (spec.val, val)):
         if is_multi_label(frame) and not loss.multi_label:
             raise ParameterError(
-                f"{path} has several labels an image, but loss {loss.name!r} is for one: set "
+                f"{path} has several labels per image, but loss {loss.name!r} is for one: set "
                 f"{spec.place}.loss.name to bce or asymmetric (--params recipe=multi_label)"
             )
         if loss.multi_label and not is_multi_label(frame):
             raise ParameterError(
-                f"loss {loss.name!r} is for several labels an image, but {path} has one: set "
+                f"loss {loss.name!r} is for several labels per image, but {path} has one: set "
                 "data.layout to multi_label, or the loss to label_smoothing"
             )
     if spec.num_classes == 1 and not loss.multi_label:

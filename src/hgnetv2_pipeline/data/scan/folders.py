@@ -120,7 +120,7 @@ def scan_folder_tree(
     if not named:
         raise DataError(
             f"{root}: no images in class folders ({len(walk.bad):,} unusable files, "
-            f"{walk.ignored:,} other files); one folder a class is needed, with {READABLE} inside"
+            f"{walk.ignored:,} other files); one folder per class is needed, with {READABLE} inside"
         )
     names = list(classes) if classes is not None else sorted(named, key=natural)
     unknown = sorted(set(named) - set(names), key=natural)

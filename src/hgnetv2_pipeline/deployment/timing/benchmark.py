@@ -195,7 +195,7 @@ def as_table(result: Mapping[str, Any]) -> Lines:
     rows = result["rows"]
     cells = _without_empty_columns([list(_HEAD), *map(_figures, rows)])
     text = _aligned(cells)
-    text.append(f"ms a batch, on {', '.join(sorted({row['device'] for row in rows}))}, "
+    text.append(f"ms per batch, on {', '.join(sorted({row['device'] for row in rows}))}, "
                 f"{rows[0]['n_timed']} calls timed")  # fmt: skip
     if _HEAD[-1] in cells[0]:
         text.append("* published: V100, TensorRT 8.5 FP32, batch 1; a reference, not measured here")

@@ -216,7 +216,7 @@ def _answer_rest(
     left = np.flatnonzero(np.isnan(records["lse"][0]))
     if not len(left):
         return
-    # Whole images a batch, if it holds that many views; they are decoded once.
+    # Whole images per batch, if it holds that many views; they are decoded once.
     images = max(1, spec.batch_size // spec.views)
     batches = view_batches(
         rows.iloc[left],

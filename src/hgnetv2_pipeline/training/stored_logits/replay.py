@@ -74,7 +74,7 @@ def replayed(
     store.refuse_others(made_of(view, resized=resized, teacher=sources, classes=spec.classes))
     replay = Replayed(view, store, store.rows_of(train))
     _log.info(
-        "stored teacher logits: %d views an image, the best %d of %d classes, from %s",
+        "stored teacher logits: %d views per image, the best %d of %d classes, from %s",
         store.views, store.topk, store.classes, store.folder,
     )  # fmt: skip
     if spec.teacher_logits.check:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from data_pictures import blotches, encoded, huge_png, put
 from PIL import Image
 
 from hang_guard import ends
@@ -20,6 +19,7 @@ from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_list, scan_unlabelled
 from hgnetv2_pipeline.errors import DataError
+from image_files import blotches, encoded, huge_png, put
 
 REFUSED = {
     "L01": [(b"../x.JPEG 3\n", "1:.*leads out of the root")],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.results import ContentHashes, Result, Reuse, Work, changes
 
@@ -149,6 +149,16 @@ def test_unfinished_work_of_the_same_recipe_goes_on(tmp_path: Path) -> None:
     (second.folder / "roast.txt").write_text("done")
     second.finish()
     assert isinstance(begin(tmp_path, 1), Result)
+
+
+def test_the_manifest_has_the_hashes_of_what_lies_there_not_remembered_ones(tmp_path: Path) -> None:
+    work = begin(tmp_path, 1)
+    assert isinstance(work, Work)
+    output = work.folder / "roast.txt"
+    output.write_text("done")
+    work.hashes.note([output], ["0" * 64])
+    work.finish()
+    assert read_json(work.folder / "manifest.json")["outputs"] == {"roast.txt": sha256_file(output)}
 
 
 def test_unfinished_work_of_another_recipe_is_archived(tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_help_shows_a_command_to_copy(command):
     ("archive", "named"), [("tiny_pir", "conv2d_0.w_0"), ("tiny_legacy", "conv.weight")]
 )
 def test_an_inference_archive_of_another_network_is_looked_into(archive: str, named: str) -> None:
-    folder = Path(__file__).parent / "golden" / "paddle_files" / archive
+    folder = Path(__file__).parents[1] / "golden" / "paddle_files" / archive
     facts = json.loads(said("inspect", folder, "--json"))
     assert named in {tensor["name"] for tensor in facts["tensors"]}
     assert len(facts["sha256"]) == 64 and not facts["networks"]
@@ -287,7 +287,7 @@ def test_an_inference_archive_of_another_network_is_looked_into(archive: str, na
 
 
 def test_a_damaged_inference_archive_is_refused(tmp_path: Path) -> None:
-    source = Path(__file__).parent / "golden" / "paddle_files" / "tiny_pir"
+    source = Path(__file__).parents[1] / "golden" / "paddle_files" / "tiny_pir"
     for path in source.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     tensors = tmp_path / "inference.pdiparams"

@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from data_pictures import encoded, huge_png
 from PIL import Image
 
 from hgnetv2_pipeline.data.decode import decode_image, decode_with_format
 from hgnetv2_pipeline.errors import DataError
+from image_files import encoded, huge_png
 
 
 def scene(width: int = 40, height: int = 30) -> Image.Image:

@@ -12,24 +12,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.project.identity import FOLDERS, model_id
 from hgnetv2_pipeline.variants import VARIANTS
-
-ROOT = Path(__file__).parents[2]
-STRATEGY = {"parameters": "soft", "globals": "soft"}
-
-
-def loader(env: str = "sample", conf: Path = ROOT / "conf", **params: Any) -> ProjectConfigLoader:
-    return ProjectConfigLoader(
-        conf,
-        env=env,
-        runtime_params=params,
-        base_env="base",
-        default_run_env="sample",
-        merge_strategy=STRATEGY,
-    )
-
-
-def parameters(env: str = "sample", **params: Any) -> dict[str, Any]:
-    return loader(env, **params)["parameters"]
+from run_params import ROOT, loader, parameters
 
 
 @pytest.mark.parametrize("env", ["sample", "imagenet"])

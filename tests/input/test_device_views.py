@@ -8,7 +8,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from data_pictures import blotches, encoded, put
 from PIL import Image
 
 from hgnetv2_pipeline.data.quarantine import Ledger
@@ -22,6 +21,7 @@ from hgnetv2_pipeline.input.deferred_view import on_device
 from hgnetv2_pipeline.input.device_operations import augment
 from hgnetv2_pipeline.input.lazy_image import Picture
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
+from image_files import blotches, encoded, put
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FILL = (124, 116, 104)

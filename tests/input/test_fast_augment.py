@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from data_pictures import encoded
 from PIL import Image
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -11,6 +10,7 @@ from hgnetv2_pipeline.input import fast_augment
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.lazy_image import Picture
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
+from image_files import encoded
 
 FILL = (124, 116, 104)
 # Largest difference to Pillow, in levels. Rotation has another cubic kernel (a = -0.75, not -1).

@@ -1,4 +1,4 @@
-"""Lists of several labels an image: read, refused, written; the same rules for paths as ever."""
+"""Lists of several labels per image: read, refused, written; the same rules for paths as ever."""
 
 from __future__ import annotations
 

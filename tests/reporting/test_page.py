@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_synthetic import HOSTILE
+from synthetic_inputs import HOSTILE
 
 from hgnetv2_pipeline.reporting.blocks import (
     Block,

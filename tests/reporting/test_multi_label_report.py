@@ -1,4 +1,4 @@
-"""The report on several labels an image: one table, a row a class, nothing that does not add up."""
+"""The report on several labels per image: one table, one row per class, and all adds up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_synthetic import evaluation
+from synthetic_inputs import evaluation
 
 from hgnetv2_pipeline.evaluation.metrics import summarise_multi_label
 from hgnetv2_pipeline.reporting.build import build_report

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from report_synthetic import (
+from synthetic_inputs import (
     CLASSES,
     HOSTILE,
     PUBLISHED,

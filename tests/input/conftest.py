@@ -1,4 +1,4 @@
-"""What the tests of the data room share."""
+"""A picture that the tests of views share."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def listed(tmp_path):
     return write
 
 
-# The rows of the matrix of faults are in test_data_matrix.py; here is what else can go wrong.
+# The rows of the matrix of faults are in test_fault_matrix.py; here is what else can go wrong.
 @pytest.mark.parametrize(
     ("content", "place", "remedy"),
     [

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from report_synthetic import comparison_rows
+from synthetic_inputs import comparison_rows
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import tables

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_params import parameters
-from tiny_project import picture
 
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data import classmap, index
@@ -20,6 +18,8 @@ from hgnetv2_pipeline.training import plan
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.plan import Plan
 from hgnetv2_pipeline.training.stored_logits.speed import Rate
+from run_params import parameters
+from tiny_project import picture
 
 CHAIN = {"ingestion", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "evaluation"}
 
@@ -74,12 +74,12 @@ def test_whole_chain_from_nothing_but_lists(
     # Two members side by side: 150 steps of time, 300 steps of work.
     assert "to do 4 300 2 min 30 s 25% 200 MB 2.0 GB" in found["teacher, 2 members"]
     assert "to do 400 3 min 20 s 10%" in found["mining: scores"]
-    # 60 a class of 2 classes, on top of the 4 that are labelled.
+    # 60 per class of 2 classes, on top of the 4 that are labelled.
     assert "to do 124 150 2 min 30 s 25% 100 MB" in found["ssld_stage1"]
     assert "to do 4 30 0 min 30 s" in found["ssld_stage2"]
     assert "480 8 min 50 s 400 MB 2.0 GB" in found["all of it"]
     assert "assumed: the teacher is as fast as scratch:b0 + scratch:b0" in text
-    assert "stage 1 has 124 images, 4 labelled and 120 mined (mining.k=60 a class)" in text
+    assert "stage 1 has 124 images, 4 labelled and 120 mined (mining.k=60 per class)" in text
     assert "NOT ENOUGH" not in text
     stage1 = next(spec for spec, images in probed if images == 124)
     assert stage1.teacher is not None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_pictures import blotches, encoded, put
 
 from hgnetv2_pipeline.commands.survey import survey
 from hgnetv2_pipeline.data.classmap import read_class_map
@@ -20,6 +19,7 @@ from hgnetv2_pipeline.data.scan import walk as walk_module
 from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_list, scan_unlabelled
 from hgnetv2_pipeline.deployment.inputs import expand_inputs
 from hgnetv2_pipeline.errors import DataError
+from image_files import blotches, encoded, put
 
 GOOD = encoded(blotches(1), "PNG")
 NAMES = [f"{number:02d}.png" for number in range(20)]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from report_synthetic import comparison_rows
+from synthetic_inputs import comparison_rows
 
 from hgnetv2_pipeline.reporting.comparison import summarise_arms
 from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_pictures import blotches, encoded, put
 
 from hang_guard import ends
 from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.data.scan.folders import scan_unlabelled
 from hgnetv2_pipeline.errors import DataError
+from image_files import blotches, encoded, put
 
 TOKENS = [
     b"../", b"..", b"/", b"//", b"/./", b"./", b"\t", b" ", b"  ", b"\r", b"\n", b"\r\n", b"\0",

@@ -27,7 +27,7 @@ from hgnetv2_pipeline.deployment.timing import benchmark
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models.create import create_model
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Told(Engine):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_pictures import blotches, encoded, put
 
 from hgnetv2_pipeline.data.classmap import read_synset_map, write_class_map
 from hgnetv2_pipeline.data.scan.imagenet import scan_imagenet
 from hgnetv2_pipeline.errors import DataError
+from image_files import blotches, encoded, put
 
 # The development kit numbers the classes in another order than the sorted synsets.
 DEVKIT = {1: "n02119789", 2: "n02100735", 3: "n01440764"}

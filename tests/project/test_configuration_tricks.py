@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from test_params import loader, parameters
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.project.given import read_params, takes_text
 from hgnetv2_pipeline.project.identity import model_id
 from hgnetv2_pipeline.project.params import REDOABLE, RunParams, validate
+from run_params import loader, parameters
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_synthetic import CLASSES, HOSTILE, PUBLISHED, png, write_inputs
-from test_report_page import read
+from synthetic_inputs import CLASSES, HOSTILE, PUBLISHED, png, write_inputs
+from test_page import read
 
 from hgnetv2_pipeline.reporting.build import build_report, compose, terminal_summary
 from hgnetv2_pipeline.reporting.inputs import ReportInputs

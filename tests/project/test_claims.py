@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_project import identity
 
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.ownership import HeldError, lock_file, refuse_held, take
@@ -16,6 +15,7 @@ from hgnetv2_pipeline.project.claims import MADE_BY, Claims, claims
 from hgnetv2_pipeline.project.identity import FOLDERS
 from hgnetv2_pipeline.project.results import Reuse
 from other_process import other, tree
+from tiny_project import identity
 
 PARAMS: dict[str, Any] = {
     "redo": [],

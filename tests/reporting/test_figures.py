@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_synthetic import CLASSES, HOSTILE, confusion
+from synthetic_inputs import CLASSES, HOSTILE, confusion
 
 from hgnetv2_pipeline.reporting import figures, svg
 
