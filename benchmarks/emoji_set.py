@@ -12,8 +12,8 @@ under CC-BY 4.0) and writes
 - ``OUT/other/<class>/*.png``: Twitter's images of the same emoji; this vendor was never labelled;
 - ``OUT/pool_truth.csv``: key and true class (empty: none) of every image of the pool.
 
-Which emoji goes where is decided by a hash of its code points, the same everywhere. The files are
-copied as they are: 64 px, most of them with transparency. Nothing of it is part of the project.
+Which emoji goes where is decided by a hash of its code points, the same everywhere. Of labelled and
+test images with the same bytes (a few flags) the first counts. The files are copied as they are: 64 px, most of them with transparency. Nothing of it is part of the project.
 """
 
 from __future__ import annotations
@@ -101,12 +101,19 @@ def build(packages: dict[str, Path], out: Path) -> Counter[str]:
     labelled: Counter[str] = Counter()
     truth: list[tuple[str, str]] = []
 
+    seen: set[bytes] = set()
+
     def put(vendor: str, image: str, folder: str) -> None:
         source = packages[vendor] / "img" / image
-        if source.is_file():
+        if not source.is_file():
+            return
+        content = source.read_bytes()
+        if folder == "pool" or content not in seen:
+            if folder != "pool":
+                seen.add(content)
             target = out / folder / f"{vendor}-{image}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            target.write_bytes(content)
             counts[folder.partition("/")[0]] += 1
 
     emoji = json.loads((packages["google"] / "emoji.json").read_text(encoding="utf-8"))

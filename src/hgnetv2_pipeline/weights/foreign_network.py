@@ -212,9 +212,11 @@ def _from_file(name: str, path: Path) -> nn.Module:
         key.removeprefix("module."): value
         for key, value in styles.uncounted(read_file(path).tensors).items()
     }
-    biases = [value for value in theirs.values() if value.ndim == 1]
-    # The classifier is last in every network of timm's that is not given an order of its own.
-    classes = len(biases[-1]) if biases else 0
+    published = timm.models.get_pretrained_cfg(name)
+    head = theirs.get(f"{published.classifier if published else 'fc'}.bias")
+    if head is None:  # other names: in timm's order the classifier is last
+        head = next((value for value in reversed(theirs.values()) if value.ndim == 1), None)
+    classes = 0 if head is None else len(head)
     model = timm.create_model(name, num_classes=classes or 1000)
     ours = styles.uncounted(model.state_dict())
     by_name = theirs.keys() == ours.keys()
