@@ -13,7 +13,8 @@ under CC-BY 4.0) and writes
 - ``OUT/pool_truth.csv``: key and true class (empty: none) of every image of the pool.
 
 Which emoji goes where is decided by a hash of its code points, the same everywhere. Of labelled and
-test images with the same bytes (a few flags) the first counts. The files are copied as they are: 64 px, most of them with transparency. Nothing of it is part of the project.
+test images with the same bytes (a few flags) the first counts. The files are copied as they are: 64
+px, most of them with transparency. Nothing of it is part of the project.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from data_pictures import blotches, encoded, put
 
-from hgnetv2_pipeline.commands.init import survey
+from hgnetv2_pipeline.commands.survey import survey
 from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.data.scan import walk as walk_module

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import create, hgnet, hgnetv2
+from hgnetv2_pipeline.models import create, hgnet
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights import build, styles
 from hgnetv2_pipeline.weights.load import (
     export_weights,
@@ -28,7 +29,7 @@ from hgnetv2_pipeline.weights.load import (
     write_pdparams,
 )
 
-ALL = [*hgnetv2.VARIANTS, *hgnet.TEACHERS]
+ALL = [*VARIANTS, *hgnet.TEACHERS]
 BACKBONES = ("dfine", "rtdetr", "transformers")
 
 
@@ -105,7 +106,7 @@ class Tree(nn.ModuleDict):
     """A detector's backbone as a tree of named layers; only its state dict is of interest."""
 
     def __init__(self, variant: str, project: str) -> None:
-        row = hgnetv2.VARIANTS[variant]
+        row = VARIANTS[variant]
         hf = project == "transformers"
 
         def unit(inputs: int, outputs: int, kernel: int, *, groups: int = 1, act: bool = True,
@@ -175,7 +176,7 @@ class Tree(nn.ModuleDict):
 COUNTS = {"b0": 270, "b1": 270, "b2": 382, "b3": 444, "b4": 400, "b5": 650, "b6": 870}
 
 
-@pytest.mark.parametrize("variant", hgnetv2.VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("project", BACKBONES)
 def test_the_detectors_trees_have_these_names_and_shapes(project, variant, ghost):
     with torch.device("meta"):

@@ -22,7 +22,8 @@ from paddle_archive_writer import (
 )
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models import create, hgnet, hgnetv2
+from hgnetv2_pipeline.models import create, hgnet
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights import formula
 from hgnetv2_pipeline.weights.build import build_from
 from hgnetv2_pipeline.weights.load import load_weights, read_state, write_pdparams
@@ -32,7 +33,7 @@ from hgnetv2_pipeline.weights.paddle.program import Op, Program, read_pdmodel, r
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_files"
 FORMATS = ["pdmodel", "pir"]
-NETWORKS = [*hgnetv2.VARIANTS, *hgnet.TEACHERS]
+NETWORKS = [*VARIANTS, *hgnet.TEACHERS]
 
 
 def truth() -> dict[str, np.ndarray]:

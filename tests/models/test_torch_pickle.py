@@ -9,6 +9,7 @@ import io
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -119,44 +120,37 @@ def spoilt(how: str) -> bytes:
     members = unzipped(content)
     name = next(key for key in members if key.endswith("/data.pkl"))
     top = name.partition("/")[0]
-    match how:
-        case "a compressed tensor":
-            return zipped(members | {f"{top}/data/0": bytes(96)}, compressed=f"{top}/data/0")
-        case "a compressed description":
-            return zipped(members, compressed=name)
-        case "a bomb of zeros":
-            return zipped(members | {f"{top}/data/0": bytes(10**7)}, compressed=f"{top}/data/0")
-        case "too few bytes":
-            return zipped(members | {f"{top}/data/0": bytes(95)})
-        case "too many bytes":
-            return zipped(members | {f"{top}/data/0": bytes(97)})
-        case "no bytes":
-            return zipped({k: v for k, v in members.items() if k != f"{top}/data/0"})
-        case "no description":
-            return zipped({k: v for k, v in members.items() if k != name})
-        case "two folders":
-            return zipped(members | {"other/data/0": b""})
-        case "a program":
-            return zipped(members | {f"{top}/code/__torch__.py": b"def forward(): ..."})
-        case "big-endian":
-            return zipped(members | {f"{top}/byteorder": b"big"})
-        case "cut short":
-            return content[:-300]
-        case "encrypted":
-            at = content.rfind(b"PK\x01\x02")
-            return content[: at + 8] + b"\x01" + content[at + 9 :]
-        case "a member twice":
-            file = io.BytesIO(content)
-            with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning):
-                archive.writestr(name, members[name])
-            return file.getvalue()
-        case "text behind a name":
-            return zipped(members | {name: pickle.dumps({"a\x1b[31m": 1, "w": 2}, 2)})
-        case "numbers for names":
-            return zipped(members | {name: pickle.dumps({7: 1}, 2)})
-        case "a web page":
-            return b"<html>not found</html>"
-    raise AssertionError(how)
+    values = f"{top}/data/0"
+    at = content.rfind(b"PK\x01\x02")
+    ways: dict[str, Callable[[], bytes]] = {
+        "a compressed tensor": lambda: zipped(members | {values: bytes(96)}, compressed=values),
+        "a compressed description": lambda: zipped(members, compressed=name),
+        "a bomb of zeros": lambda: zipped(members | {values: bytes(10**7)}, compressed=values),
+        "too few bytes": lambda: zipped(members | {values: bytes(95)}),
+        "too many bytes": lambda: zipped(members | {values: bytes(97)}),
+        "no bytes": lambda: zipped({k: v for k, v in members.items() if k != values}),
+        "no description": lambda: zipped({k: v for k, v in members.items() if k != name}),
+        "two folders": lambda: zipped(members | {"other/data/0": b""}),
+        "a program": lambda: zipped(members | {f"{top}/code/__torch__.py": b"def forward(): ..."}),
+        "big-endian": lambda: zipped(members | {f"{top}/byteorder": b"big"}),
+        "cut short": lambda: content[:-300],
+        "encrypted": lambda: content[: at + 8] + b"\x01" + content[at + 9 :],
+        "a member twice": lambda: with_member(content, name, members[name]),
+        "text behind a name": lambda: zipped(
+            members | {name: pickle.dumps({"a\x1b[31m": 1, "w": 2}, 2)}
+        ),
+        "numbers for names": lambda: zipped(members | {name: pickle.dumps({7: 1}, 2)}),
+        "a web page": lambda: b"<html>not found</html>",
+    }
+    return ways[how]()
+
+
+def with_member(content: bytes, name: str, member: bytes) -> bytes:
+    """The zip archive with one more member, which may bear the name of another."""
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning):
+        archive.writestr(name, member)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(

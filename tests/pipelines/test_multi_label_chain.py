@@ -24,7 +24,6 @@ from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
 from hgnetv2_pipeline.hooks import ProjectHooks
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Variant
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
 from hgnetv2_pipeline.pipelines.export.nodes import export
@@ -39,6 +38,7 @@ from hgnetv2_pipeline.project.params import (
     TeacherLogitsParams,
 )
 from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+from hgnetv2_pipeline.variants import VARIANTS, Variant
 from multi_label_pictures import CLASSES, draw
 
 ASYMMETRIC = {"gamma_neg": 4.0, "gamma_pos": 0.0, "clip": 0.05}

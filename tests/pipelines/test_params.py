@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from kedro.config import OmegaConfigLoader
 
-from hgnetv2_pipeline.deployment.engines import ladder
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
-from hgnetv2_pipeline.project.identity import FOLDERS, VARIANTS, model_id
-from hgnetv2_pipeline.project.params import EngineName, PrecisionName
+from hgnetv2_pipeline.project.identity import FOLDERS, model_id
+from hgnetv2_pipeline.variants import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 STRATEGY = {"parameters": "soft", "globals": "soft"}
@@ -94,11 +93,6 @@ def test_lists_are_joined_by_plus_on_the_command_line() -> None:
 def test_code_in_a_parameter_stays_a_string() -> None:
     found = parameters(images="__import__('os').getcwd()")
     assert found["images"] == ["__import__('os').getcwd()"]
-
-
-def test_engines_and_precisions_are_those_of_the_room() -> None:
-    assert get_args(EngineName) == ladder.ENGINES
-    assert get_args(PrecisionName) == ladder.PRECISIONS
 
 
 @pytest.mark.parametrize("variant", ["b0", "b4"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hgnetv2_pipeline.deployment.choices import ENGINES, PRECISIONS, TORCH_MODES
 from hgnetv2_pipeline.durable import require_writable
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.printable import echo, json_text
@@ -29,7 +30,7 @@ _PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
 @click.option("--model", type=click.Path(path_type=Path), required=True,
               help="model.onnx, its folder, an engine file, weights, a run's folder.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
-              help="auto, tensorrt, ort-cuda, openvino, ort or torch.")  # fmt: skip
+              help=f"auto, {', '.join(e for e in ENGINES if e not in TORCH_MODES)}.")  # fmt: skip
 @click.option("--device", type=click.Choice(list(_PLACES)), default="auto", show_default=True,
               help="auto takes a GPU where an engine can use one.")  # fmt: skip
 @click.option("--topk", type=int, help="Classes told of an image; 5, or all with several labels.")
@@ -215,10 +216,10 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 @click.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--engines", default="auto", show_default=True, callback=_names,
-              help="Some of auto, tensorrt, ort-cuda, openvino, ort, torch, torch-compiled, "
-              "torch-cuda-graph, with commas.")  # fmt: skip
+              help=f"Some of auto, {', '.join(ENGINES)}, with commas.")  # fmt: skip
 @click.option("--precisions", default="own", show_default=True, callback=_names,
-              help="own (the file's), or of fp32 (no TF32), tf32, fp16, bf16, int8.")  # fmt: skip
+              help=f"own (the file's), or of {', '.join(PRECISIONS)}; fp32 is without "
+              "TF32.")  # fmt: skip
 @click.option("--batch-sizes", default="1", show_default=True, callback=_numbers)
 @click.option(
     "--threads", default=1, show_default=True, help="CPU threads; 0: the engine's choice."

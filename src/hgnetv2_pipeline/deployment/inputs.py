@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline.data.decode import IMAGE_SUFFIXES, READABLE
 from hgnetv2_pipeline.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
 LIST_SUFFIXES = frozenset((".txt", ".lst"))
 _GLOB_SIGNS = frozenset("*?[")
 # How the formats that are read begin; a text does not.
@@ -87,7 +87,7 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
     if not found:
         raise DataError(
             f"nothing to predict in {inputs}: a folder or tar needs image files "
-            f"({' '.join(sorted(IMAGE_SUFFIXES))}), a list at least one line, a glob a match"
+            f"({READABLE}), a list at least one line, a glob a match"
         )
     return found
 

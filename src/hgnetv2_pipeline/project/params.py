@@ -21,21 +21,32 @@ from pydantic import (
     model_validator,
 )
 
-from hgnetv2_pipeline.cpus import MOST_THREADS
+from hgnetv2_pipeline.deployment.choices import (
+    EngineName,
+    FilePrecision,
+    LowerPrecision,
+    OnnxEngine,
+    Precision,
+)
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.processor import MOST_THREADS
 from hgnetv2_pipeline.training.config import (
+    Amp,
+    BatchNorm,
     BatchSize,
     Count,
     Device,
     DistributedConfig,
     Loaders,
     ParameterModel,
-    Precision,
     Processes,
+    Resume,
     Threads,
     TrainConfig,
     Views,
 )
+from hgnetv2_pipeline.variants import Lab
+from hgnetv2_pipeline.weights.styles import Part
 
 
 def _split_plus(value: Any) -> Any:
@@ -87,10 +98,6 @@ def _compiles(value: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_compiles)]
-EngineName = Literal[
-    "tensorrt", "ort-cuda", "openvino", "ort", "torch", "torch-compiled", "torch-cuda-graph"
-]
-PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 
 class _Block(ParameterModel):
@@ -176,7 +183,7 @@ class TeacherParams(_Block):
     choose: Literal["all", "best"] = Field(
         description="who teaches: all, or the best on val and those whose help is clear there"
     )
-    bn: Literal["eval", "batch"] = Field(
+    bn: BatchNorm = Field(
         description="statistics of the frozen teacher's batch norms when it teaches online; "
         "PaddleClas happens to use those of the batch"
     )
@@ -282,7 +289,7 @@ class TeacherLogitsParams(_Block):
     check: Annotated[int, Field(ge=0, le=10**6)] = Field(
         description="stored answers that the teacher is asked for again before training; 0: none"
     )
-    amp: Precision = Field(
+    amp: Amp = Field(
         description="precision of the pass; off: float32; the 16-bit kinds are faster on a GPU"
     )
     batch_size: BatchSize = Field(description="views that the teacher answers at once")
@@ -307,8 +314,8 @@ class ComparisonParams(_Block):
 class EvaluationParams(_Block):
     """How a model is measured."""
 
-    engine: Literal["torch", "ort", "ort-cuda", "openvino", "tensorrt"]
-    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    engine: Literal["torch", OnnxEngine]
+    precision: FilePrecision
     batch_size: BatchSize
     workers: Loaders
     max_bad: Share = Field(description="0: one unreadable image fails the evaluation")
@@ -336,7 +343,7 @@ class PredictionParams(_Block):
         description="file of 'id name' lines in place of the model's own class names"
     )
     batch_size: BatchSize
-    engine: Literal["auto", "tensorrt", "ort-cuda", "openvino", "ort"]
+    engine: Literal["auto", OnnxEngine]
 
 
 class ExportGateParams(_Block):
@@ -345,7 +352,7 @@ class ExportGateParams(_Block):
     images: Count | None = Field(
         description="validation images it is judged on, evenly spaced; null: all"
     )
-    max_drop: dict[Literal["fp16", "bf16", "int8"], Annotated[float, Field(ge=0, le=100)]] = Field(
+    max_drop: dict[LowerPrecision, Annotated[float, Field(ge=0, le=100)]] = Field(
         description="points of top-1 accuracy (several labels: of mAP) it may lose against fp32"
     )
 
@@ -377,13 +384,13 @@ class KitParams(_Block):
     """What the TensorRT kit holds."""
 
     precisions: Annotated[
-        list[PrecisionName],
+        list[Precision],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
     ]
     labs: Annotated[
-        list[Literal["clip", "relu", "affine"]],
+        list[Lab],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
     ] = Field(description="forms of LAB beside clip, for B0-B3")
@@ -396,7 +403,7 @@ class ExportParams(_Block):
 
     target: Literal["onnx", "tensorrt-kit"]
     precisions: Annotated[
-        list[Literal["fp32", "fp16", "bf16", "int8"]],
+        list[FilePrecision],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
@@ -405,7 +412,7 @@ class ExportParams(_Block):
     softmax: bool = Field(
         description="a second output, probabilities (several labels: a sigmoid each)"
     )
-    lab: Literal["clip", "relu", "affine"] = Field(
+    lab: Lab = Field(
         description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
         "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"
     )
@@ -425,7 +432,7 @@ class LatencyParams(_Block):
         Field(min_length=1),
     ]
     precisions: Annotated[
-        list[PrecisionName],
+        list[Precision],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
@@ -451,9 +458,7 @@ class LatencyParams(_Block):
 class ImportParams(_Block):
     """Weights of others."""
 
-    part: Literal["student", "teacher"] = Field(
-        description="which network of a distillation checkpoint, which holds both"
-    )
+    part: Part = Field(description="which network of a distillation checkpoint, which holds both")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         description="what the file must hash to; null: whatever it is, recorded"
     )
@@ -482,7 +487,7 @@ class RunParams(_Block):
         description="pipelines, and teacher_logits, whose results are made anew; or all"
     )
     plan_only: bool = Field(description="stop after the printed plan")
-    resume: Literal["exact", "force"] = Field(
+    resume: Resume = Field(
         description="force: an unfinished training goes on under changed parameters, on record"
     )
     mlflow: bool

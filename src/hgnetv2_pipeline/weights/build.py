@@ -13,12 +13,12 @@ import torch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnet import TEACHERS
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone
+from hgnetv2_pipeline.models.hgnetv2 import Backbone
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights import imagenet
 from hgnetv2_pipeline.weights.foreign_network import check_timm, load_timm, parse_timm
 from hgnetv2_pipeline.weights.load import (
     SUFFIXES,
-    Head,
     file_sha256,
     load_read,
     read_metadata,
@@ -28,7 +28,7 @@ from hgnetv2_pipeline.weights.metadata import classes_of, said_preprocess, thres
 from hgnetv2_pipeline.weights.paddle.inference import is_archive
 from hgnetv2_pipeline.weights.pickle_machine import brief
 from hgnetv2_pipeline.weights.probes import is_probe, load_probe
-from hgnetv2_pipeline.weights.styles import CLASSIFIER
+from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
 
