@@ -36,8 +36,9 @@ ROOMS: dict[str, set[str]] = {
     "models": set(),
     "weights": {"data", "models"},
     "evaluation": {"data", "input"},
-    "training": {"data", "input", "models", "weights", "evaluation", "processes"},
-    "mining": {"data", "input", "weights", "processes"},
+    "teacher": {"data", "input", "models", "weights"},
+    "training": {"data", "input", "models", "weights", "evaluation", "teacher", "processes"},
+    "mining": {"data", "input", "teacher", "processes"},
     "deployment": {"data", "models", "weights", "evaluation"},
     "reporting": {"weights"},
 }

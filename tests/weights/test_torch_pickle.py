@@ -140,7 +140,6 @@ def spoilt(how: str) -> bytes:
             members | {name: pickle.dumps({"a\x1b[31m": 1, "w": 2}, 2)}
         ),
         "numbers for names": lambda: zipped(members | {name: pickle.dumps({7: 1}, 2)}),
-        "before 1.6": old_format,
         "a web page": lambda: b"<html>not found</html>",
     }
     return ways[how]()
@@ -151,12 +150,6 @@ def with_member(content: bytes, name: str, member: bytes) -> bytes:
     file = io.BytesIO(content)
     with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning):
         archive.writestr(name, member)
-    return file.getvalue()
-
-
-def old_format() -> bytes:
-    file = io.BytesIO()
-    torch.save({"w": torch.ones(2)}, file, _use_new_zipfile_serialization=False)
     return file.getvalue()
 
 
@@ -178,7 +171,6 @@ def old_format() -> bytes:
         ("a member twice", "data.pkl' twice"),
         ("text behind a name", r"control characters: a\\x1b"),
         ("numbers for names", "a key of the state dict that is not text"),
-        ("before 1.6", "PyTorch file of before 1.6"),
         ("a web page", "web page"),
     ],
 )
@@ -232,3 +224,56 @@ def test_members_of_zips_are_found_where_pythons_own_reader_finds_them(end, monk
     monkeypatch.setattr(torch_zip, "_MAX_MEMBERS", 19)
     with pytest.raises(ValueError, match="20 members"):
         torch_zip.zip_members(io.BytesIO(content), len(content))
+
+
+def before_1_6(state: dict[str, torch.Tensor]) -> bytes:
+    """A checkpoint as PyTorch wrote it before 1.6: five pickles, then the storages."""
+    file = io.BytesIO()
+    torch.save(state, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+def test_a_checkpoint_of_before_1_6_is_read(tmp_path):
+    base = torch.arange(12.0)
+    state = {
+        "w": torch.randn(3, 4),
+        "half": torch.randn(5).half(),
+        "view": base[2:8].reshape(2, 3).t(),
+        "same": base,
+        "count": torch.tensor(7),
+        "none": torch.empty(0, 3),
+    }
+    path = tmp_path / "w.pth"
+    for content in (state, {"state_dict": state, "epoch": 3}):
+        path.write_bytes(before_1_6(content))
+        found = read_file(path).tensors
+        assert found.keys() == state.keys()
+        for key, value in state.items():
+            assert torch.equal(found[key], value)
+            assert found[key].dtype == value.dtype
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda c: c[:-1], "it is cut short"),
+        (lambda c: c[:200], "it is cut short|opcode"),
+        (lambda c: c + b"x", "1 bytes follow the last storage"),
+        (lambda c: c.replace(b"M\xe9\x03.", b"M\xea\x03.", 1), "of an unknown version"),
+        (lambda c: c.replace(b"endianq\x02\x88", b"endianq\x02\x89", 1), "big-endian"),
+        (
+            lambda c: c[: -8 - 24] + (10**15).to_bytes(8, "little") + c[-24:],
+            "1,000,000,000,000,000 values are announced",
+        ),
+        (lambda c: c.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v9", 1), "v9"),
+    ],
+)
+def test_a_damaged_checkpoint_of_before_1_6_is_refused(spoil, told, tmp_path):
+    content = before_1_6({"w": torch.ones(2, 3)})
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    assert torch.equal(read_file(path).tensors["w"], torch.ones(2, 3))
+    assert spoil(content) != content
+    path.write_bytes(spoil(content))
+    with pytest.raises(WeightsError, match=told):
+        read_file(path)

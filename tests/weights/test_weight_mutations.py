@@ -18,6 +18,7 @@ COUNTS = [2_000, pytest.param(100_000, marks=pytest.mark.slow)]
     ("make", "check", "name"),
     [
         (files.make_pth, files.check_pth, "w.pth"),
+        (files.make_pth_before_1_6, files.check_pth, "old.pth"),
         (files.make_safetensors, files.check_safetensors, "w.safetensors"),
     ],
 )

@@ -46,12 +46,32 @@ def checkpoints() -> list[bytes]:
         {"h": values.half(), "z": values.bfloat16(), "i": torch.arange(5), "f": values > 3},
         {"p": torch.nn.Parameter(values), "size": torch.Size([1, 2])},
     ]
-    files = []
-    for value in made:
-        file = io.BytesIO()
-        torch.save(value, file)
-        files.append(file.getvalue())
-    return files
+    return [saved(value) for value in made]
+
+
+def saved(value: Any, *, archive: bool = True) -> bytes:
+    """What ``torch.save`` writes: an archive, or as before PyTorch 1.6."""
+    file = io.BytesIO()
+    torch.save(value, file, _use_new_zipfile_serialization=archive)
+    return file.getvalue()
+
+
+@functools.cache
+def checkpoints_before_1_6() -> list[bytes]:
+    """The same as PyTorch wrote them before 1.6: five pickles, then the storages."""
+    return [
+        saved(torch.load(io.BytesIO(content), weights_only=True), archive=False)
+        for content in checkpoints()
+    ]
+
+
+def make_pth_before_1_6(rng: random.Random) -> tuple[bytes, Any]:
+    source, other = rng.choice(checkpoints_before_1_6()), rng.choice(checkpoints_before_1_6())
+    if rng.random() < 0.3:  # a count of values that lies
+        at = rng.randrange(len(source) - 8)
+        number = rng.choice([0, 1, 2, 6, 24, 255, 1 << 31, 1 << 62, (1 << 64) - 1])
+        return source[:at] + number.to_bytes(8, "little") + source[at + 8 :], None
+    return mutate(source, other, PIECES, rng), None
 
 
 def unzipped(content: bytes) -> dict[str, bytes]:

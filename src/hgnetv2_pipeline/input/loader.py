@@ -214,6 +214,26 @@ def normalise(
     return images.to(torch.float32).div_(255).sub_(centre).div_(spread).to(dtype)
 
 
+View = Callable[[torch.Tensor], torch.Tensor]
+"""From a batch as loaded (uint8) to what one network takes; every network brings its own."""
+
+
+def normalised_view(preprocess: Preprocess, *, channels_last: bool) -> View:
+    """uint8 images [N, 3, H, W] as a network wants them: float32 by its own mean and deviation."""
+    layout = memory_format(channels_last)
+
+    def view(images: torch.Tensor) -> torch.Tensor:
+        x = normalise(images, preprocess.mean, preprocess.std, torch.float32)
+        return x.contiguous(memory_format=layout)
+
+    return view
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """torch's name for the order of a tensor's values in memory."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 @functools.lru_cache(maxsize=64)
 def _constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     """float32 [1, 3, 1, 1], made once: a copy to a GPU waits until all before it is done."""

@@ -165,11 +165,23 @@ class TeacherParams(_Block):
     """What the teacher is, and how its members are trained."""
 
     arch: str = Field(description="b0..b6, hgnet_tiny|small|base or timm:<name>")
-    members: Annotated[int, Field(ge=1, le=100)] = Field(
-        description="their mean probability is the teacher"
+    members: Annotated[int, Field(ge=0, le=100)] = Field(
+        description="networks of arch to train by recipe, where source is empty; 0: none"
     )
     source: Names = Field(
         description="ready weights (zoo names, files, run ids) to use as they are; empty: train"
+    )
+    probes: Names = Field(
+        description="frozen networks on whose features a linear classifier is fitted in seconds: "
+        "timm:NAME@FILE, timm:NAME:packaged or timm:NAME:pretrained, or simple (gradients and "
+        "colours, no weights)"
+    )
+    probe_size: Annotated[int, Field(ge=32, le=4096)] | None = Field(
+        description="pixels a side that a probed network sees; null: its own, of small images "
+        "twice theirs"
+    )
+    choose: Literal["all", "best"] = Field(
+        description="who teaches: all, or the best on val and those whose help is clear there"
     )
     bn: BatchNorm = Field(
         description="statistics of the frozen teacher's batch norms when it teaches online; "

@@ -137,7 +137,7 @@ def read_state(path: Path, part: Part = "student") -> ReadState:
     raw = {name: file.tensors[key] for key, name in chosen.items()}
     style = names.recognise(raw)
     state = names.to_ours(raw, style or _OURS)
-    state = {key: _as_float32(key, value, path) for key, value in state.items()}
+    state = {key: as_float32(key, value, path) for key, value in state.items()}
     return ReadState(
         state,
         style.name if style else "unknown",
@@ -198,7 +198,8 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         return tensors, header.metadata
 
 
-def _as_float32(key: str, value: Tensor, path: Path) -> Tensor:
+def as_float32(key: str, value: Tensor, path: Path) -> Tensor:
+    """A tensor of a file as float32; ``WeightsError`` for integers, NaN or a negative variance."""
     if not value.is_floating_point():
         raise WeightsError(f"{path}: {key} is {value.dtype}, not a floating-point tensor")
     value = value.to(torch.float32)

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from hgnetv2_pipeline.training.objectives import Teacher
+    from hgnetv2_pipeline.teacher.teacher import Teacher
 
 _log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from hgnetv2_pipeline.input.teacher_logits import (
     describe_view,
     record_dtype,
 )
+from hgnetv2_pipeline.teacher.teacher import Teacher
 from hgnetv2_pipeline.training.config import RunSpec
-from hgnetv2_pipeline.training.objectives import Teacher
 from hgnetv2_pipeline.training.step import AMP
 
 if TYPE_CHECKING:
