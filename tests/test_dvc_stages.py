@@ -280,22 +280,24 @@ def test_x03_a_result_that_dvc_brings_back_with_wrong_bytes_is_not_reused(
     """DVC trusts an object of its cache that is read-only; our manifests do not."""
     from dvc.repo import Repo
 
-    from hgnetv2_pipeline.project.results import Reuse
+    from hgnetv2_pipeline.project.results import ResultSpec, Reuse
 
     monkeypatch.chdir(tmp_path)
     folder, right = tmp_path / "data" / "06_models" / "run", bytes(range(256)) * 8
     (tmp_path / "data" / "06_models").mkdir(parents=True)
 
     def produced() -> bool:
-        result = Reuse(tmp_path).produce(
-            folder,
+        spec = ResultSpec(
+            folder=folder,
             pipeline="train",
             inputs={"train": "list"},
             params={"lr": 0.1},
             outputs=["student.safetensors"],
-            make=lambda aside: (aside / "student.safetensors").write_bytes(right),
         )
-        return result.reused
+        made = Reuse(tmp_path).produce(
+            spec, lambda aside: (aside / "student.safetensors").write_bytes(right)
+        )
+        return made.reused
 
     assert not produced()
     with Repo.init(".", no_scm=True) as repo:

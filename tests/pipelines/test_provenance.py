@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 import pytest
 from test_params import parameters
-from tiny_project import identity
+from tiny_project import identity, run_of
 
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
-from hgnetv2_pipeline.pipelines.train_teacher.nodes import train_members
+from hgnetv2_pipeline.pipelines.train_teacher.nodes import train_teacher
 from hgnetv2_pipeline.project import models
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import EvaluationParams, TeacherParams
-from hgnetv2_pipeline.project.results import Result, Reuse
+from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
 
 PARAMS = parameters("sample")
 
@@ -68,22 +68,16 @@ def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_anew(
     file = files.get(kind, who.project / member)
 
     def learnt() -> tuple[dict[str, Any], bool]:
-        folder = train_members(
-            who,
-            TeacherParams.model_validate({**PARAMS["train_teacher"], "source": [member]}),
-            "cpu",
-            PARAMS["distributed"],
-            [],
-            "exact",
-            who.folder("lists"),
-        )
+        teacher = TeacherParams.model_validate({**PARAMS["train_teacher"], "source": [member]})
+        folder = train_teacher(run_of(who), teacher, who.folder("lists"))
         student = Reuse(who.project).produce(
-            who.project / "data" / "student",
-            pipeline="ssld_stage1",
-            inputs={"teacher": folder / "teacher.json"},
-            params={},
-            outputs=["x"],
-            make=lambda aside: (aside / "x").write_text("x"),
+            ResultSpec(
+                folder=who.project / "data" / "student",
+                pipeline="ssld_stage1",
+                inputs={"teacher": folder / "teacher.json"},
+                outputs=["x"],
+            ),
+            lambda aside: (aside / "x").write_text("x"),
         )
         return read_json(folder / "teacher.json"), student.reused
 
@@ -142,7 +136,8 @@ def test_what_changes_a_figure_or_refuses_it_measures_again(
         params = EvaluationParams.model_validate(
             {**PARAMS["evaluation"], "max_bad": 0.5, "engine": engine, **changes}
         )
-        evaluate(who, params, "val", device, [], who.folder("lists"), who.folder("train"))
+        run = run_of(who, device=device)
+        evaluate(run, params, "val", who.folder("lists"), who.folder("train"))
 
     run()
     run()
@@ -153,27 +148,23 @@ def test_what_changes_a_figure_or_refuses_it_measures_again(
 
 def test_an_export_that_was_asked_for_is_timed_and_not_set_aside(who: Identity) -> None:
     """A model beside which another is timed may have been exported in its own right."""
-    from hgnetv2_pipeline.project.latency_sweep import Sweep
+    from hgnetv2_pipeline.project.deployment.latency_sweep import Sweep
     from hgnetv2_pipeline.project.params import LatencyParams
 
     sweep = Sweep(
-        who.model_copy(update={"model": "train/b0/seed=1"}),
+        run_of(who.model_copy(update={"model": "train/b0/seed=1"}), device="auto"),
         LatencyParams.model_validate(PARAMS["latency"]),
-        Reuse(who.project),
         size=32,
-        device=None,
     )
     folder = who.folder("export")
     made = Reuse(who.project).produce(
-        folder,
-        name="export",
-        pipeline="export",
-        inputs={},
-        params={},
-        outputs=["model.onnx", "manifest.json"],
-        make=lambda aside: [
-            (aside / name).write_text("{}") for name in ("model.onnx", "manifest.json")
-        ],
+        ResultSpec(
+            folder=folder,
+            name="export",
+            pipeline="export",
+            outputs=["model.onnx", "manifest.json"],
+        ),
+        lambda aside: [(aside / name).write_text("{}") for name in ("model.onnx", "manifest.json")],
     )
     assert isinstance(made, Result)
     before = sorted(folder.parent.rglob("*"))

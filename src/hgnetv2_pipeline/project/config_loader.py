@@ -198,7 +198,16 @@ class ProjectConfigLoader(OmegaConfigLoader):
                     f"conf/{identity.environment}/globals.yml or by --params, "
                     "not in a parameters file"
                 )
-        return {**params, "identity": identity.model_dump()}
+        return {**params, **_told_to_nodes(identity, params)}
+
+
+def _told_to_nodes(identity: Identity, params: dict[str, Any]) -> dict[str, Any]:
+    """What is added to the parameters: ``identity``, and ``this_run`` that every node takes."""
+    from hgnetv2_pipeline.project.run import Run
+
+    who = identity.model_dump()
+    shared = {name: params[name] for name in Run.model_fields if name != "identity"}
+    return {"identity": who, "this_run": {"identity": who, **shared}}
 
 
 @contextmanager
