@@ -209,8 +209,10 @@ def test_stages_name_what_an_environment_has(
         (tmp_path / f"source {number}").mkdir()
     (tmp_path / "val_list.txt").touch()
     params: dict[str, Any] = {
-        "identity": {"project": str(tmp_path), "environment": "mine", "dataset": "mine",
-                     "teacher": "two_b4", "variant": "b4", "run": "seed=3"},
+        "this_run": {"identity": {
+            "project": str(tmp_path), "environment": "mine", "dataset": "mine",
+            "teacher": "two_b4", "variant": "b4", "run": "seed=3",
+        }},
         "split": "val",
         "data": {
             "layout": layout, "root": str(tmp_path), "test": "x" if test == "folder" else None,

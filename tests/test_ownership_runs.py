@@ -114,8 +114,8 @@ def test_an_ingestion_that_is_killed_is_finished_by_the_next_one(
     assert left(here) == []
     # Undisturbed, elsewhere.
     params = loader("tiny", here / "conf")["parameters"]
-    who = {**params["identity"], "project": tmp_path}
-    run = Run.model_validate({**params["this_run"], "identity": who})
+    told = params["this_run"]
+    run = Run.model_validate({**told, "identity": {**told["identity"], "project": tmp_path}})
     data = DataParams.model_validate(params["data"])
     expected = make_lists(run, data, provide_raw(run, data))
     assert tree(lists / "tiny") == tree(expected)

@@ -46,7 +46,7 @@ class ProjectHooks:
         context.config_loader.project = context.project_path
         # Kedro reads parameters only when the catalog is made; a mistake should be told before.
         self._params = dict(context.config_loader["parameters"])
-        identity = self._params["identity"]
+        identity = self._params["this_run"]["identity"]
         if identity["dataset"] == "sample":
             _log.info("\n%s", BANNER)
 
@@ -56,7 +56,7 @@ class ProjectHooks:
 
         Then, before MLflow or a node has written anything, this command's results are claimed.
         """
-        data, identity = self._params["data"], self._params["identity"]
+        data, identity = self._params["data"], self._params["this_run"]["identity"]
         self._refuse_unwritable(Path(identity["project"]))
         self._parts = {str(node.namespace) for node in pipeline.nodes}
         tags = {tag for node in pipeline.nodes for tag in node.tags}
@@ -113,7 +113,7 @@ class ProjectHooks:
         from hgnetv2_pipeline.project.models import check_model
         from hgnetv2_pipeline.project.node_selection import TAKES_MODEL
 
-        identity = Identity.model_validate(self._params["identity"])
+        identity = Identity.model_validate(self._params["this_run"]["identity"])
         named = [identity.model] if tags & TAKES_MODEL else []
         if "latency" in tags:
             named += self._params["latency"]["beside"]
@@ -169,8 +169,7 @@ class MLflowHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: Any) -> None:
         params = dict(self._params)
-        identity = params.pop("identity")
-        del params["this_run"]  # said by the others
+        identity = params.pop("this_run")["identity"]
         names = run_params.get("pipeline_names") or ["__default__"]
         self._catalog = catalog
         tracker.prepare(

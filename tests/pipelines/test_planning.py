@@ -28,7 +28,7 @@ CHAIN = {"ingestion", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "
 def project(tmp_path: Path) -> dict[str, Any]:
     """The sample's parameters, four labelled images and 400 of a pool (which nobody reads)."""
     params = parameters()
-    identity = Identity.model_validate({**params["identity"], "project": tmp_path})
+    identity = Identity.model_validate({**params["this_run"]["identity"], "project": tmp_path})
     raw, lists = identity.folder("raw"), identity.folder("lists")
     for number in range(4):
         picture(raw / ("no", "yes")[number % 2] / f"{number}.png", number)
@@ -41,8 +41,7 @@ def project(tmp_path: Path) -> dict[str, Any]:
     write_json(
         lists / "pool_sources.json", {"p": {"prefix": "pool/", "images": 400, "sha256": "0"}}
     )
-    who = identity.model_dump()
-    return {**params, "identity": who, "this_run": {**params["this_run"], "identity": who}}
+    return {**params, "this_run": {**params["this_run"], "identity": identity.model_dump()}}
 
 
 @pytest.fixture
@@ -127,7 +126,7 @@ def test_what_is_there_is_not_planned_and_further_runs_are_counted(
     project: dict[str, Any], probed: list[tuple[RunSpec, int | None]]
 ) -> None:
     project["train_teacher"] |= {"source": ["hgnet_small.ssld"]}
-    identity = Identity.model_validate(project["identity"])
+    identity = Identity.model_validate(project["this_run"]["identity"])
     write_json(identity.folder("scores") / "p" / "manifest.json", {})
     project["comparison"] |= {
         "supervised_seeds": [1], "equal_steps_seeds": [0], "unmined_seeds": [0],
@@ -154,7 +153,7 @@ def test_a_finished_arm_of_the_comparison_costs_nothing(
     from hgnetv2_pipeline.project.training import runs
     from hgnetv2_pipeline.training.config import TrainConfig
 
-    identity = Identity.model_validate(project["identity"])
+    identity = Identity.model_validate(project["this_run"]["identity"])
     mining, models = identity.folder("mining"), identity.folder("models")
     mining.mkdir(parents=True)
     frame = index.read_index(identity.folder("lists") / "index_train.parquet")
