@@ -11,6 +11,7 @@ import pytest
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.ownership import lock_file
 from hgnetv2_pipeline.project.results import (
     ContentHashes,
     Result,
@@ -152,6 +153,26 @@ def test_unfinished_work_of_the_same_recipe_goes_on(tmp_path: Path) -> None:
     (second.folder / "roast.txt").write_text("done")
     second.finish()
     assert isinstance(begin(tmp_path, 1), Result)
+
+
+def test_what_fails_half_way_is_kept_for_the_next_call_and_nobody_holds_it(tmp_path: Path) -> None:
+    spec = ResultSpec(
+        folder=tmp_path / "data" / "long", pipeline="roast", outputs=["roast.txt"], resumable=True
+    )
+
+    def fail(folder: Path) -> None:
+        (folder / "half.txt").write_text("step 3")
+        raise DataError("the oven broke")
+
+    def go_on(folder: Path) -> None:
+        assert (folder / "half.txt").read_text() == "step 3"
+        (folder / "roast.txt").write_text("done")
+
+    with pytest.raises(DataError, match="oven"):
+        Reuse(tmp_path).produce(spec, fail)
+    assert not lock_file(spec.folder).exists()
+    assert not Reuse(tmp_path).produce(spec, go_on).reused
+    assert Reuse(tmp_path).produce(spec, fail).reused
 
 
 def test_unfinished_work_of_another_recipe_is_archived(tmp_path: Path) -> None:

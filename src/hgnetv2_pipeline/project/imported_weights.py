@@ -6,6 +6,9 @@ from pathlib import Path
 
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.params import ImportParams
+from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.run import Run
 
 
 def sample_file(variant: str) -> str:
@@ -50,8 +53,21 @@ def find_weights(identity: Identity, weights: str, sample: Path) -> Path:
     return provide(entry, identity.project, download=identity.download)
 
 
-def result_folder(identity: Identity, weights: str) -> Path:
-    """Where the imported weights lie: named as the published stage, or as the file."""
+def import_result(
+    run: Run, params: ImportParams, weights: str, source: Path, classes: list[str] | None
+) -> ResultSpec:
+    """The imported weights, in a folder named as the published stage or as the file."""
     path = Path(weights)
     name = weights if "/" not in weights and not path.suffix else path.stem
-    return identity.folder("import_weights") / name
+    return ResultSpec(
+        folder=run.folder("import_weights") / name,
+        pipeline="import_weights",
+        inputs={"weights": source},
+        params={
+            "variant": run.identity.variant,
+            "weights": weights,
+            "classes": classes,
+            **params.model_dump(),
+        },
+        outputs=["student.safetensors", "load_report.txt"],
+    )

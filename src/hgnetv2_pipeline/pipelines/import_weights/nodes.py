@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hgnetv2_pipeline.project.imported_weights import (
     find_weights,
-    result_folder,
+    import_result,
     sample_file,
     write_formula_weights,
 )
@@ -47,23 +47,20 @@ def import_weights(run: Run, params: ImportParams, weights: str, sample_weights:
     from hgnetv2_pipeline.data.sample import CLASSES
     from hgnetv2_pipeline.weights.convert import convert
 
-    source, variant = find_weights(run.identity, weights, sample_weights), run.identity.variant
+    source = find_weights(run.identity, weights, sample_weights)
     # The sample's file has the sample's classes; official files have ImageNet's.
     classes = list(CLASSES) if source.parent == sample_weights else None
     made = run.produce(
-        ResultSpec(
-            folder=result_folder(run.identity, weights),
-            pipeline="import_weights",
-            inputs={"weights": source},
-            params={
-                "variant": variant, "weights": weights, "classes": classes, **params.model_dump(),
-            },
-            outputs=["student.safetensors", "load_report.txt"],
-        ),
+        import_result(run, params, weights, source, classes),
         lambda aside: convert(
-            source, aside, variant=variant, name=weights, classes=classes, **params.model_dump()
+            source,
+            aside,
+            variant=run.identity.variant,
+            name=weights,
+            classes=classes,
+            **params.model_dump(),
         ),
-    )  # fmt: skip
+    )
     said = (made.folder / "load_report.txt").read_text(encoding="utf-8").strip()
     _log.info("%s%s", "as imported before: " if made.reused else "imported ", said)
     return run.folder("import_weights")
