@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def evaluation_result(run: Run, params: EvaluationParams, split: str, lists: Lists) -> ResultSpec:
-    """JSON with the counts, and parquet with a row an image, in this order."""
+    """JSON with the counts, and parquet with a row per image, in this order."""
     name, model = _name(params, split), run.identity.model
     decides = {"engine", "precision", "resize_short", "fast", "max_bad"}
     # What is exported runs where its engine does.

@@ -95,7 +95,7 @@ class _Planned(ResultSpec):
 
 @dataclass(frozen=True)
 class _Old:
-    """What lies where a result is to be made, and why it does not stand."""
+    """An earlier result in the place of a new one, and why it is not reused."""
 
     reason: str
     fingerprint: str
@@ -421,7 +421,7 @@ def _seal(folder: Path, planned: _Planned, hashes: ContentHashes) -> None:
             paths += sorted(inner for inner in path.rglob("*") if inner.is_file())
         else:
             paths.append(path)
-    # Remembered hashes are of no use here: what is told is what was written.
+    # Remembered hashes are of no use here: the manifest says what was written.
     digests = hashes.files(paths, fresh=True)
     names = [path.relative_to(folder).as_posix() for path in paths]
     manifest = folder / planned.manifest.name
@@ -481,7 +481,7 @@ _code_hash: str | None = None
 
 
 def code_hash() -> str:
-    """SHA-256 over the package's own Python files, so that a change of code can be told."""
+    """SHA-256 over the package's own Python files, so that a change of code is noticed."""
     global _code_hash
     if _code_hash is None:
         package = Path(__file__).resolve().parents[1]

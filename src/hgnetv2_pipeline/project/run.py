@@ -1,4 +1,4 @@
-"""What every node of a command is told: who it works for, where it computes, what is made anew."""
+"""What every node of a command needs to know: who runs, on which device, what is made anew."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def train_arms(
 def tabulate(
     run: Run, comparison: ComparisonParams, teacher: TeacherParams, members: Path, arms: Path
 ) -> tuple[Path, Path]:
-    """One row a training: arm, seed, steps, images seen, and right answers on val."""
+    """One row per training: arm, seed, steps, images seen, and right answers on val."""
     trainings = list_trainings(run, comparison, teacher)
     results = {f"{arm} {seed}": folder / "result.json" for arm, seed, folder in trainings}
     made = run.produce(

@@ -16,7 +16,7 @@ from hgnetv2_pipeline.project.run import Run
 def evaluate(
     run: Run, params: EvaluationParams, split: str, lists: Path, trained: Path
 ) -> tuple[Path, Path, Path, dict[str, Any]]:
-    """Measure ``model`` on ``split``: JSON with the counts, parquet with a row an image.
+    """Measure ``model`` on ``split``: JSON with the counts, parquet with a row per image.
 
     ``trained`` is the run that the default model is; it is there for the order of the nodes.
     """

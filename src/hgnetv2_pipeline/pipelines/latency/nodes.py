@@ -14,7 +14,7 @@ from hgnetv2_pipeline.project.run import Run
 
 
 def measure(run: Run, params: LatencyParams, bundle: Path) -> tuple[Path, Path, dict[str, Any]]:
-    """Time ``model`` and those ``beside`` it; one JSON an engine, precision and batch size."""
+    """Time ``model`` and those ``beside`` it; one JSON per engine, precision and batch size."""
     sweep = Sweep(run, params, size=read_json(bundle / "preprocess.json")["crop"])
     sweep.measure()
     summary = run.folder("latency") / "latency.json"

@@ -28,7 +28,7 @@ from hgnetv2_pipeline.project.teacher import read_teacher
 
 
 def score_pool(run: Run, mining: MiningParams, lists: Path, teacher: Path) -> Path:
-    """The teacher's answer to every image of the pool, in shards a source of its own.
+    """The teacher's answer to every image of the pool, in shards by source.
 
     A source that was added is scored, the others are left as they are; an interrupted pass goes on.
     """

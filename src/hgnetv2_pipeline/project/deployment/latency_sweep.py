@@ -72,7 +72,7 @@ class Sweep:
 
     @property
     def device(self) -> str | None:
-        """Where PyTorch is told to compute; None: where it likes."""
+        """The device that PyTorch is to use; None: the one it finds."""
         return None if self.run.device == "auto" else self.run.device
 
     def folder(self, model: str, name: str = "latency") -> Path:

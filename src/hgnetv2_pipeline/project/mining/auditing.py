@@ -99,7 +99,7 @@ def write_audit(
 
 
 def _parameters(block: BaseModel, prefix: str = "mining.") -> list[tuple[str, Any, str]]:
-    """Name, value and meaning of every parameter that decides the list or what is told of it."""
+    """Name, value and meaning of every parameter that decides the list or the report on it."""
     rows = []
     for name, field in type(block).model_fields.items():
         value = getattr(block, name)

@@ -10,7 +10,7 @@ from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.project.run import Run
 
-# What changes how long mining takes, or what is told of it, and not one line of the list.
+# What changes how long mining takes, or what is reported of it, and not one line of the list.
 NOT_OF_THE_LIST = {
     "workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "purity",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The table of the comparison: one row a training, those of the chain itself among them.
+"""The table of the comparison: one row per training, those of the chain itself among them.
 
 Of the chain: its members where they are the student's own kind, its stage 1 and its stage 2.
 """
@@ -48,7 +48,7 @@ def list_trainings(
 def write_table(
     aside: Path, run: Run, trainings: Sequence[tuple[str, int, Path]], teacher: Path
 ) -> None:
-    """One row a training: arm, seed, steps, images seen, and right answers on val; the teacher."""
+    """Write ``comparison.json``: a row per training with its right answers on val; the teacher."""
     models, record = run.folder("models"), read_json(teacher / RECORD)
     rows = [_row(models, arm, seed, folder) for arm, seed, folder in trainings]
     rows.append(
