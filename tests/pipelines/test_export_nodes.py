@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from tiny_project import run_of
 
 from hgnetv2_pipeline.data.classmap import write_class_map
 from hgnetv2_pipeline.data.index import samples_frame, write_index
@@ -25,6 +24,7 @@ from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import ExportParams
 from hgnetv2_pipeline.weights.load import save_weights
+from tiny_project import run_of
 
 CLASSES = ["circle", "square", "star"]
 GIVEN: dict[str, Any] = {

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_project import run_of
 
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.datasets import Unchanged
@@ -20,6 +19,7 @@ from hgnetv2_pipeline.pipelines.latency.nodes import measure
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import LatencyParams
 from hgnetv2_pipeline.project.results import newly_made
+from tiny_project import run_of
 
 MODEL = "train/b0/seed=0"
 

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
-from tiny_project import run_of
 
 from hgnetv2_pipeline.data.index import samples_frame, write_index
 from hgnetv2_pipeline.data.scan.archives import index_archive
 from hgnetv2_pipeline.pipelines.prediction.nodes import predict
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import PredictionParams
+from tiny_project import run_of
 
 
 def parameters(**given: Any) -> PredictionParams:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from test_params import parameters
-from tiny_project import identity, run_of
 
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
 from hgnetv2_pipeline.pipelines.train_teacher.nodes import train_teacher
 from hgnetv2_pipeline.project import models
+from hgnetv2_pipeline.project import teacher as teacher_record
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import EvaluationParams, TeacherParams
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
+from hgnetv2_pipeline.project.run import Run
+from run_params import parameters
+from tiny_project import identity, run_of
 
 PARAMS = parameters("sample")
 
@@ -59,8 +63,13 @@ def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_anew(
     zoo = who.project / "weights" / "zoo.pdparams"
     monkeypatch.setattr("hgnetv2_pipeline.weights.zoo.provide", lambda *a, **k: zoo)
     monkeypatch.setattr("hgnetv2_pipeline.weights.zoo.weights_file", lambda *a: zoo)
-    same = {"split": "val", "n": 8, "top1_count": 5, "members_top1_count": [5]}
-    monkeypatch.setattr(models, "mean_probability", lambda *a, **k: same)
+
+    def same(run: Run, candidates: Iterable[str], *_: Any) -> Any:
+        """Five right answers of eight, whoever is asked."""
+        labels = np.zeros(8, np.int64)
+        return {name: np.eye(2)[[0] * 5 + [1] * 3] for name in candidates}, labels
+
+    monkeypatch.setattr(teacher_record, "_answers_to_val", same)
     files = {
         "a run": who.folder("train") / "student.safetensors",
         "a zoo name": zoo,

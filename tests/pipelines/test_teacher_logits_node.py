@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_params import parameters
-from tiny_project import run_of
 
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import ParameterError
@@ -18,6 +16,8 @@ from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.training.runs import stored_logits
 from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.training.schedule import plan_schedule
+from run_params import parameters
+from tiny_project import run_of
 
 
 @pytest.fixture

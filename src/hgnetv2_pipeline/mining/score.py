@@ -23,7 +23,7 @@ from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.input.batches import Source
 from hgnetv2_pipeline.input.loader import made_batches
 from hgnetv2_pipeline.input.workers import workers_watched
-from hgnetv2_pipeline.mining.ensemble import Ensemble
+from hgnetv2_pipeline.mining.answers import Scorer
 from hgnetv2_pipeline.mining.shards import (
     finished,
     pool_rows,
@@ -156,7 +156,7 @@ def score_pool(
     Writes ``out/shard=00000.parquet`` and ``.json``: key, top_ids int32 [K], top_logits
     float32 [K], lse, score_q (best probability in millionths), phash64, bytes_sha256, for every
     image that could be read; the others are in the manifest and in ``ledger``. With ``features``
-    also feat float16 [D], see ``ensemble.Scores``. A finished shard with the same images, teachers
+    also feat float16 [D], see ``answers.Scores``. A finished shard with the same images, teachers
     and preprocessing is kept as it is.
 
     Returns counts over the shards of this process: listed, scored, quarantined, shards,
@@ -172,7 +172,7 @@ def score_pool(
             raise ParameterError(f"{name} must be at least 1, not {number} (mining.{name})")
     if not 0 <= rank < world_size:
         raise ParameterError(f"rank {rank} is not one of {world_size} processes")
-    ensemble = Ensemble(
+    scorer = Scorer(
         teachers,
         num_classes=num_classes,
         weights_root=weights_root or root,
@@ -192,7 +192,7 @@ def score_pool(
             identity = {
                 "format": 2,
                 "inputs_sha256": images_hash(rows),
-                "teachers": ensemble.identity,
+                "teachers": scorer.teacher.identity,
                 "num_classes": num_classes,
                 "dtype": dtype,
                 "batch_size": batch_size,
@@ -201,10 +201,8 @@ def score_pool(
             manifest = finished(out, number, identity)
             reused = manifest is not None
             if manifest is None:
-                maker = _PoolMaker(rows, root, ensemble.preprocesses, batch_size)
-                columns, bad = _score_rows(
-                    maker, ensemble, workers, features, ledger, stop, progress
-                )
+                maker = _PoolMaker(rows, root, scorer.teacher.preprocesses, batch_size)
+                columns, bad = _score_rows(maker, scorer, workers, features, ledger, stop, progress)
                 manifest = write_shard(
                     out,
                     number,
@@ -212,8 +210,8 @@ def score_pool(
                     {
                         "number": number,
                         "identity": identity,
-                        "teachers": [member.spec for member in ensemble.members],
-                        "device": ensemble.device.type,
+                        "teachers": [member.spec for member in scorer.teacher.members],
+                        "device": scorer.device.type,
                         "listed": len(rows),
                         "rows": len(columns["key"]),
                         "quarantined": bad,
@@ -233,12 +231,12 @@ def score_pool(
         remove_beyond(out, count)
     _log.info("pool: %(listed)d listed, %(scored)d scored, %(quarantined)d quarantined; "
               "%(shards)d shards, %(shards_reused)d of them reused", totals)  # fmt: skip
-    return totals | {"teachers": ensemble.identity, "pool_listed": listed}
+    return totals | {"teachers": scorer.teacher.identity, "pool_listed": listed}
 
 
 def _score_rows(
     maker: _PoolMaker,
-    ensemble: Ensemble,
+    scorer: Scorer,
     workers: int,
     features: bool,
     ledger: quarantine.Ledger,
@@ -253,7 +251,7 @@ def _score_rows(
     for seen in made_batches(maker, 0, batches, workers, ledger):
         if stop:
             raise Interrupted("asked to stop while scoring the pool; run again to go on")
-        scores = ensemble.score(seen.images, features=features)
+        scores = scorer.score(seen.images, features=features)
         columns["key"] += seen.keys
         columns["phash64"] += seen.phashes
         columns["bytes_sha256"] += seen.sha256s

@@ -1,4 +1,4 @@
-"""The teacher: ready weights, or members trained side by side; and the gate it must pass."""
+"""The teacher: probes, ready weights, members trained side by side; and the gate it must pass."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from hgnetv2_pipeline.project.models import weights_input
 from hgnetv2_pipeline.project.params import TeacherParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import RECORD
-from hgnetv2_pipeline.project.training.members import check_gate, measure_members, train_members
+from hgnetv2_pipeline.project.teacher import RECORD, fit_probes, judge_candidates
+from hgnetv2_pipeline.project.training.members import check_gate, train_members
 
 
 def train_teacher(run: Run, teacher: TeacherParams, lists: Path) -> Path:
-    """Train members unless they are ready weights, measure them on val, and ask the gate.
+    """Fit probes, train members unless they are ready weights, judge all on val, ask the gate.
 
-    ``teacher.json`` says who they are and how accurate they are, each and together.
+    ``teacher.json`` says who teaches and how accurate they are, each and together.
     """
-    known, members = Lists(lists), teacher.source or train_members(run, teacher)
-    weights = {member: weights_input(run.identity, member) for member in members}
+    known = Lists(lists)
+    candidates = fit_probes(run, teacher, known) + (teacher.source or train_members(run, teacher))
+    weights = {candidate: weights_input(run.identity, candidate) for candidate in candidates}
+    choice = {"choose": teacher.choose} if teacher.choose != "all" else {}
     made = run.produce(
         ResultSpec(
             folder=run.folder("train_teacher"),
             name="teacher",
             pipeline="train_teacher",
             inputs={"val": known.index("val"), **weights},
-            params={"bn": teacher.bn, "device": run.device},
+            params={"bn": teacher.bn, "device": run.device, **choice},
             outputs=[RECORD],
         ),
-        lambda aside: write_json(aside / RECORD, measure_members(run, teacher, known, weights)),
+        lambda aside: write_json(aside / RECORD, judge_candidates(run, teacher, known, weights)),
     )
     check_gate(run.identity, teacher.gate, read_json(made.folder / RECORD))
     return made.folder

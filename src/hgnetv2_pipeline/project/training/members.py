@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import read_json
@@ -50,25 +49,6 @@ def train_members(run: Run, teacher: TeacherParams) -> list[str]:
         announce=announce,
     )
     return [spec.out.relative_to(run.folder("models")).as_posix() for spec in specs]
-
-
-def measure_members(
-    run: Run, teacher: TeacherParams, lists: Lists, weights: Mapping[str, Path | str]
-) -> dict[str, Any]:
-    """Validation accuracy of each member and of their mean, and which bytes they are.
-
-    Whatever learns from the teacher depends on this record alone, so the weights of every member
-    are in it, wherever they come from; timm's names alone have none to be hashed.
-    """
-    from hgnetv2_pipeline.project.models import mean_probability
-
-    counts = mean_probability(run.identity, [*weights], lists, "val", device=run.device)
-    hashes = {
-        member: run.reuse.digest(place)
-        for member, place in weights.items()
-        if isinstance(place, Path)
-    }
-    return {"members": [*weights], "bn": teacher.bn, "sha256": hashes, "val": counts}
 
 
 def check_gate(identity: Identity, gate: GateParams, record: Mapping[str, Any]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hgnetv2_pipeline.cpus import available_cpus
-from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
@@ -68,11 +66,10 @@ def store_result(spec: StoreSpec, logits: TeacherLogitsParams, teacher: Teacher)
 
 def make_store(run: Run, spec: StoreSpec) -> None:
     """Ask the teacher for what no earlier store has, and seal the store."""
-    from hgnetv2_pipeline.processes.side_by_side import run_side_by_side
     from hgnetv2_pipeline.training.stored_logits.make import (
         announce,
         seal_teacher_logits,
-        store_teacher_logits,
+        store_in_processes,
     )
 
     tracker.begin(spec.out)
@@ -80,19 +77,7 @@ def make_store(run: Run, spec: StoreSpec) -> None:
     announce(spec)
     samples, root = resized_images(run.identity, spec.samples, spec.samples_root, spec.resized)
     spec = spec.model_copy(update={"samples": samples, "samples_root": root})
-    if spec.world_size == 1:
-        store_teacher_logits(spec)
-    else:
-        files = [spec.out / "specs" / f"process={rank}.json" for rank in range(spec.world_size)]
-        for rank, file in enumerate(files):
-            write_text(file, spec.model_copy(update={"rank": rank}).model_dump_json(indent=2))
-        run_side_by_side(
-            "hgnetv2_pipeline.training.stored_logits.make",
-            files,
-            jobs=spec.world_size,
-            threads=spec.threads or max(1, available_cpus() // spec.world_size),
-            logs=spec.out / "logs",
-        )
+    store_in_processes(spec)
     seal_teacher_logits(spec)
 
 
