@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +47,7 @@ ROOMS: dict[str, set[str]] = {
 # These know Kedro, and every room.
 PROJECT = ("project", "pipelines", "datasets", "commands")
 MOST_FILES = 20
+MOST_NODE_LINES, MEDIAN_NODE_LINES = 25, 20
 MOST_PARAMETERS = 8
 # Doors: functions that are called from outside with whatever a user may wish, by name. Click's
 # commands are doors too.
@@ -159,6 +162,37 @@ def test_no_room_is_a_flat_hall() -> None:
     for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
         modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(modules) <= MOST_FILES, f"{folder.name} has {len(modules)} files"
+
+
+def node_functions() -> dict[str, int]:
+    """The functions of all nodes by where they are defined, with their lines."""
+    from hgnetv2_pipeline.pipeline_registry import register_pipelines
+
+    functions = {node.func for node in register_pipelines()["__default__"].nodes}
+    functions |= {node.func for node in register_pipelines()["finetune"].nodes}
+    return {
+        f"{function.__module__}.{function.__qualname__}": len(inspect.getsourcelines(function)[0])
+        for function in functions
+    }
+
+
+def test_a_node_is_a_few_lines() -> None:
+    lines = node_functions()
+    assert len(lines) > 20
+    assert {name: n for name, n in lines.items() if n > MOST_NODE_LINES} == {}
+    assert statistics.median(lines.values()) <= MEDIAN_NODE_LINES
+
+
+def test_pipelines_hold_nodes_and_nothing_else() -> None:
+    nodes = {name.split(".<locals>")[0] for name in node_functions()}
+    for path in files("pipelines"):
+        assert path.name in ("__init__.py", "nodes.py", "pipeline.py"), path
+        if path.name == "nodes.py":
+            for part in ast.parse(path.read_text(encoding="utf-8")).body:
+                assert not isinstance(part, ast.ClassDef), f"{path}: {part.name}"
+                if isinstance(part, ast.FunctionDef):
+                    where = f"hgnetv2_pipeline.pipelines.{path.parent.name}.nodes"
+                    assert f"{where}.{part.name}" in nodes, f"{path}: {part.name} is no node"
 
 
 def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:

@@ -209,8 +209,10 @@ def test_stages_name_what_an_environment_has(
         (tmp_path / f"source {number}").mkdir()
     (tmp_path / "val_list.txt").touch()
     params: dict[str, Any] = {
-        "identity": {"project": str(tmp_path), "environment": "mine", "dataset": "mine",
-                     "teacher": "two_b4", "variant": "b4", "run": "seed=3"},
+        "this_run": {"identity": {
+            "project": str(tmp_path), "environment": "mine", "dataset": "mine",
+            "teacher": "two_b4", "variant": "b4", "run": "seed=3",
+        }},
         "split": "val",
         "data": {
             "layout": layout, "root": str(tmp_path), "test": "x" if test == "folder" else None,
@@ -280,22 +282,24 @@ def test_x03_a_result_that_dvc_brings_back_with_wrong_bytes_is_not_reused(
     """DVC trusts an object of its cache that is read-only; our manifests do not."""
     from dvc.repo import Repo
 
-    from hgnetv2_pipeline.project.results import Reuse
+    from hgnetv2_pipeline.project.results import ResultSpec, Reuse
 
     monkeypatch.chdir(tmp_path)
     folder, right = tmp_path / "data" / "06_models" / "run", bytes(range(256)) * 8
     (tmp_path / "data" / "06_models").mkdir(parents=True)
 
     def produced() -> bool:
-        result = Reuse(tmp_path).produce(
-            folder,
+        spec = ResultSpec(
+            folder=folder,
             pipeline="train",
             inputs={"train": "list"},
             params={"lr": 0.1},
             outputs=["student.safetensors"],
-            make=lambda aside: (aside / "student.safetensors").write_bytes(right),
         )
-        return result.reused
+        made = Reuse(tmp_path).produce(
+            spec, lambda aside: (aside / "student.safetensors").write_bytes(right)
+        )
+        return made.reused
 
     assert not produced()
     with Repo.init(".", no_scm=True) as repo:

@@ -131,7 +131,7 @@ def test_every_whole_number_has_an_upper_limit() -> None:
         str(conf), base_env="base", default_run_env="sample",
         merge_strategy={"parameters": "soft", "globals": "soft"},
     )  # fmt: skip
-    params = {key: value for key, value in loader["parameters"].items() if key != "identity"}
+    params = {key: value for key, value in loader["parameters"].items() if key != "this_run"}
     places = [place for place in _numbers(params) if place[-1] != "seed"]
     assert len(places) > 60
     accepted = []

@@ -16,8 +16,8 @@ import pytest
 
 from hgnetv2_pipeline.commands.init import init
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
-from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import DataParams
+from hgnetv2_pipeline.project.run import Run
 from killed_chain import held, kill_again_and_again, left, results, started
 from other_process import other, tree
 from own_tree import draw, write_classes
@@ -114,9 +114,10 @@ def test_an_ingestion_that_is_killed_is_finished_by_the_next_one(
     assert left(here) == []
     # Undisturbed, elsewhere.
     params = loader("tiny", here / "conf")["parameters"]
-    who = Identity.model_validate({**params["identity"], "project": tmp_path})
+    told = params["this_run"]
+    run = Run.model_validate({**told, "identity": {**told["identity"], "project": tmp_path}})
     data = DataParams.model_validate(params["data"])
-    expected = make_lists(who, data, [], provide_raw(who, data))
+    expected = make_lists(run, data, provide_raw(run, data))
     assert tree(lists / "tiny") == tree(expected)
 
 

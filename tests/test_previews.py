@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hgnetv2_pipeline.datasets import JsonFile, ResultFolder
+from hgnetv2_pipeline.datasets import CurveFile, JsonFile, ResultFolder
 
 
 @pytest.mark.parametrize("kind", [JsonFile, ResultFolder])
@@ -25,6 +25,17 @@ def test_of_a_damaged_file_it_is_shown_that_it_cannot_be_read(
     (tmp_path / "manifest.json").write_bytes(content)
     dataset = kind(str(tmp_path if kind is ResultFolder else tmp_path / "manifest.json"))
     assert list(json.loads(dataset.preview())) == ["manifest.json cannot be read"]
+
+
+def test_a_folder_loads_as_its_path_and_shows_one_of_its_files(tmp_path: Path) -> None:
+    curve = CurveFile(str(tmp_path), shows="history.csv")
+    assert not curve.exists() and curve.preview() == {}
+    (tmp_path / "history.csv").write_text("step,loss\n1,0.5\n2,0.25\n")
+    assert curve.exists() and curve.load() == tmp_path
+    [line] = curve.preview()["data"]
+    assert (line["x"], line["y"]) == ([1, 2], [0.5, 0.25])
+    alone = CurveFile(str(tmp_path / "history.csv"))
+    assert list(alone.load()) == ["step", "loss"]
 
 
 @pytest.mark.parametrize("kind", [JsonFile, ResultFolder])

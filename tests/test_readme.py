@@ -272,7 +272,7 @@ def test_the_map_names_files_that_exist_or_says_not_yet() -> None:
 
 
 def test_the_final_table_of_the_readme_has_the_rows_of_the_program() -> None:
-    from hgnetv2_pipeline.pipelines.comparison.nodes import LABELS
+    from hgnetv2_pipeline.project.training.arms_table import LABELS
 
     (table,) = [block for block in blocks(README, "text") if "top-1 %" in block]
     labels = [re.split(r"\s{2,}", line)[0] for line in table.splitlines()]

@@ -37,12 +37,12 @@ def test_the_guard_knows_what_is_local(address: object, local: bool) -> None:
 
 
 PREVIEWS = {
-    "mining.mined": "TablePreview",
+    "mining.result": "TablePreview",
     "mining.sheet": "ImagePreview",
     "mining.sheet_removed": "ImagePreview",
-    "mining.page": "HTMLPreview",
-    "mining.purity_curve": "PlotlyPreview",
-    "ssld_stage1.history": "PlotlyPreview",
+    "mining.report": "HTMLPreview",
+    "mining.purity": "PlotlyPreview",
+    "ssld_stage1.run": "PlotlyPreview",
     "mining.audit": "JSONPreview",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import DataParams
+from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.training.config import DistributedConfig
 
 SIDE = 24
 
@@ -26,6 +29,12 @@ def identity(project: Path) -> Identity:
         project=project, environment="mine", dataset="mine", variant="b0", run="seed=0", seed=0,
         teacher="two_b0", model="train/b0/seed=0", download=False,
     )  # fmt: skip
+
+
+def run_of(who: Identity, *, device: str = "cpu", redo: Sequence[str] = ()) -> Run:
+    """The run of ``who`` as its nodes are told of it, in one process."""
+    alone = DistributedConfig(nproc_per_node="auto", nnodes=1, rdzv_endpoint=None, max_restarts=3)
+    return Run(identity=who, device=device, distributed=alone, redo=list(redo), resume="exact")
 
 
 def parameters(**given: Any) -> DataParams:

@@ -46,7 +46,7 @@ class ProjectHooks:
         context.config_loader.project = context.project_path
         # Kedro reads parameters only when the catalog is made; a mistake should be told before.
         self._params = dict(context.config_loader["parameters"])
-        identity = self._params["identity"]
+        identity = self._params["this_run"]["identity"]
         if identity["dataset"] == "sample":
             _log.info("\n%s", BANNER)
 
@@ -56,7 +56,7 @@ class ProjectHooks:
 
         Then, before MLflow or a node has written anything, this command's results are claimed.
         """
-        data, identity = self._params["data"], self._params["identity"]
+        data, identity = self._params["data"], self._params["this_run"]["identity"]
         self._refuse_unwritable(Path(identity["project"]))
         self._parts = {str(node.namespace) for node in pipeline.nodes}
         tags = {tag for node in pipeline.nodes for tag in node.tags}
@@ -113,7 +113,7 @@ class ProjectHooks:
         from hgnetv2_pipeline.project.models import check_model
         from hgnetv2_pipeline.project.node_selection import TAKES_MODEL
 
-        identity = Identity.model_validate(self._params["identity"])
+        identity = Identity.model_validate(self._params["this_run"]["identity"])
         named = [identity.model] if tags & TAKES_MODEL else []
         if "latency" in tags:
             named += self._params["latency"]["beside"]
@@ -169,7 +169,7 @@ class MLflowHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: Any) -> None:
         params = dict(self._params)
-        identity = params.pop("identity")
+        identity = params.pop("this_run")["identity"]
         names = run_params.get("pipeline_names") or ["__default__"]
         self._catalog = catalog
         tracker.prepare(
@@ -188,42 +188,16 @@ class MLflowHooks:
                 self._record(outputs)
 
     def _record(self, outputs: dict[str, Any]) -> None:
-        from hgnetv2_pipeline.datasets import (
-            CurveFile,
-            ImageFile,
-            JsonFile,
-            PageFile,
-            ResultFolder,
-            TableFile,
-        )
-        from hgnetv2_pipeline.differences import flatten
+        from hgnetv2_pipeline.datasets import Produced
         from hgnetv2_pipeline.project.results import newly_made
 
         for name, value in outputs.items():
-            if not isinstance(value, Path) or not newly_made(value):
-                continue
-            dataset = self._catalog.get(name)
-            if isinstance(dataset, JsonFile):
-                loaded = dataset.load()
-                if isinstance(loaded, dict):
-                    tracker.metrics(flatten(loaded, f"{name}."))
-                tracker.artifact(name, value)
-            elif isinstance(dataset, CurveFile):
-                tracker.history(name.removesuffix(".history"), value, dataset.x)
-            elif isinstance(dataset, ImageFile | TableFile | PageFile):
-                # A pool's index can be gigabytes; it is named by its hash instead.
-                if isinstance(dataset, PageFile) or value.stat().st_size < 1_000_000:
-                    tracker.artifact(name, value)
-            elif isinstance(dataset, ResultFolder) and (value / "manifest.json").is_file():
-                tracker.hashes(name, value / "manifest.json")
-                account = value / "result.json"
-                if account.is_file():  # a training: how many images were listed, used, left out
-                    result = read_json(account)
-                    sums = {k: n for k, n in result.items() if k.startswith("n_")}
-                    tracker.metrics({f"{name}.{key}": count for key, count in sums.items()})
-                    for forced in result.get("forced_resumes", []):
-                        changed = "; ".join(forced["changed"])
-                        tracker.tag(f"{name}.forced_at_step_{forced['step']}", changed)
+            dataset = self._catalog.get(name) if isinstance(value, Path) else None
+            if isinstance(dataset, Produced):
+                if newly_made(dataset.file):
+                    _record_file(name, dataset)
+                if newly_made(dataset.path) and (dataset.path / "manifest.json").is_file():
+                    _record_folder(name, dataset.path)
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -234,3 +208,36 @@ class MLflowHooks:
     def on_pipeline_error(self, error: BaseException) -> None:
         with tracker.guarded():
             tracker.end("KILLED" if isinstance(error, Interrupted) else "FAILED")
+
+
+def _record_file(name: str, dataset: Any) -> None:
+    """What ``dataset`` shows: numbers as metrics, a curve over its steps, the rest as a file."""
+    from hgnetv2_pipeline.datasets import CurveFile, ImageFile, JsonFile, PageFile, TableFile
+    from hgnetv2_pipeline.differences import flatten
+
+    file: Path = dataset.file
+    if isinstance(dataset, JsonFile):
+        loaded = read_json(file)
+        if isinstance(loaded, dict):
+            tracker.metrics(flatten(loaded, f"{name}."))
+        tracker.artifact(name, file)
+    elif isinstance(dataset, CurveFile):
+        tracker.history(name.removesuffix(".run"), file, dataset.x)
+    # A pool's index can be gigabytes; it is named by its hash instead.
+    elif isinstance(dataset, PageFile) or (
+        isinstance(dataset, ImageFile | TableFile) and file.stat().st_size < 1_000_000
+    ):
+        tracker.artifact(name, file)
+
+
+def _record_folder(name: str, folder: Path) -> None:
+    """By SHA-256 what a result was made from; of a training its account of the images too."""
+    tracker.hashes(name, folder / "manifest.json")
+    account = folder / "result.json"
+    if account.is_file():  # how many images were listed, used, left out
+        result = read_json(account)
+        sums = {k: n for k, n in result.items() if k.startswith("n_")}
+        tracker.metrics({f"{name}.{key}": count for key, count in sums.items()})
+        for forced in result.get("forced_resumes", []):
+            changed = "; ".join(forced["changed"])
+            tracker.tag(f"{name}.forced_at_step_{forced['step']}", changed)

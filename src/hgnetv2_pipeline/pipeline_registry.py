@@ -24,10 +24,10 @@ def register_pipelines() -> dict[str, Pipeline]:
     imported = import_weights.create_pipeline()
     teacher = ingested + train_teacher.create_pipeline()
     mined = teacher + mining.create_pipeline()
-    taught = ("train_teacher.teacher", "ssld_stage1.teacher_logits")
+    taught = {"teacher": "train_teacher.teacher", "stored": "ssld_stage1.teacher_logits"}
     stage1 = mined + teacher_logits_pipeline()
-    stage1 += training_pipeline("ssld_stage1", train="mining.result", upstream=taught)
-    stage2 = stage1 + training_pipeline("ssld_stage2", upstream=(*taught, "ssld_stage1.run"))
+    stage1 += training_pipeline("ssld_stage1", mined="mining.result", **taught)
+    stage2 = stage1 + training_pipeline("ssld_stage2", start="ssld_stage1.run", **taught)
     evaluated = stage2 + evaluation.create_pipeline()
     exported = stage2 + export.create_pipeline()
     timed = exported + latency.create_pipeline()
@@ -45,7 +45,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         # Both of what it may start from; the command line leaves out the one that is not named.
         "finetune": stage1
         + imported
-        + training_pipeline("finetune", upstream=("ssld_stage1.run", "import_weights.weights")),
+        + training_pipeline("finetune", start="ssld_stage1.run", imported="import_weights.weights"),
         "evaluation": evaluated,
         "prediction": predicted,
         "export": exported,

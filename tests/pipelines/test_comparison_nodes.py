@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from hgnetv2_pipeline.project.arms import at_equal_steps
+from hgnetv2_pipeline.project.training.arms import at_equal_steps
 from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from run_params import parameters

@@ -24,6 +24,7 @@ from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import ExportParams
 from hgnetv2_pipeline.weights.load import save_weights
+from tiny_project import run_of
 
 CLASSES = ["circle", "square", "star"]
 GIVEN: dict[str, Any] = {
@@ -90,7 +91,7 @@ def identity(project: Path) -> Identity:
 
 def run(identity: Identity, **changes: Any) -> set[str]:
     lists = identity.folder("lists")
-    folder, _, _ = export(identity, params(**changes), [], lists, Path())
+    folder, _ = export(run_of(identity), params(**changes), lists, Path())
     return {path.name for path in folder.iterdir() if "made_by" not in path.name}
 
 
@@ -101,12 +102,12 @@ def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
     identity: Identity, caplog: pytest.LogCaptureFixture
 ) -> None:
     nowhere = Path("there/are/no/lists")
-    folder, card, record = export(identity, params(), [], nowhere, Path())
+    folder, record = export(run_of(identity), params(), nowhere, Path())
     assert {path.name for path in folder.iterdir()} >= BASE
     assert record["model"] == "train/b0/seed=0"
     kinds = [node.op_type for node in onnx.load(folder / "model.onnx").graph.node]
     assert (kinds.count("Relu"), kinds.count("Clip")) == (19, 12)
-    assert json.loads(card.read_text())["tensorrt_profile"] == "1,1,8"
+    assert json.loads((folder / "manifest.json").read_text())["tensorrt_profile"] == "1,1,8"
     caplog.set_level("INFO")
     made = run(identity, target="tensorrt-kit", gate={"images": 6, "max_drop": {}})
     assert made == BASE | {"tensorrt-kit", "tensorrt-kit.manifest.json"}

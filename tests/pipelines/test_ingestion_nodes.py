@@ -17,17 +17,17 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
-from tiny_project import SIDE, identity, parameters, picture
+from tiny_project import SIDE, identity, parameters, picture, run_of
 
 SIDES = ("train", "val")
 
 
 def ingest(project: Path, data: DataParams) -> tuple[Path, dict[str, Any], Path]:
     """The folder of lists, the summary and the page."""
-    who = identity(project)
-    raw = provide_raw(who, data)
-    lists = make_lists(who, data, [], raw)
-    summary, _, page, _ = report_lists(who, [], raw, lists)
+    run = run_of(identity(project))
+    raw = provide_raw(run, data)
+    lists = make_lists(run, data, raw)
+    summary, _, page, _ = report_lists(run, raw, lists)
     check_lists(lists)
     return lists, json.loads(summary.read_text("utf-8")), page
 
@@ -224,14 +224,14 @@ def test_a_limit_that_is_lowered_refuses_lists_that_were_made_under_a_higher_one
             file.write("b/broken.png 1\n")
         (images / "class_map.txt").write_text("0 a\n1 b\n")
     how: dict[str, Any] = {"layout": "imagenet" if listed else "folders", "leaks": "report"}
-    who, n = identity(folders), 11 if listed else 22
+    run, n = run_of(identity(folders)), 11 if listed else 22
     data = parameters(max_bad=0.2, **how)
-    raw = provide_raw(who, data)
-    lists = make_lists(who, data, [], raw)
+    raw = provide_raw(run, data)
+    lists = make_lists(run, data, raw)
     before = {path: path.stat().st_mtime_ns for path in lists.iterdir()}
     with pytest.raises(DataError, match=rf"1 of {n} images cannot be used, 0 may .max_bad 0.01"):
-        make_lists(who, parameters(max_bad=0.01, **how), [], raw)
-    make_lists(who, parameters(max_bad=0.1, **how), [], raw)
+        make_lists(run, parameters(max_bad=0.01, **how), raw)
+    make_lists(run, parameters(max_bad=0.1, **how), raw)
     assert {path: path.stat().st_mtime_ns for path in lists.iterdir()} == before
 
 

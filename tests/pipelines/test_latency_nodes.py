@@ -19,6 +19,7 @@ from hgnetv2_pipeline.pipelines.latency.nodes import measure
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import LatencyParams
 from hgnetv2_pipeline.project.results import newly_made
+from tiny_project import run_of
 
 MODEL = "train/b0/seed=0"
 
@@ -32,7 +33,7 @@ def parameters(**given: Any) -> LatencyParams:
 
 
 def run(who: Identity, params: LatencyParams) -> tuple[dict[str, Any], Any]:
-    _, summary, history = measure(who, params, "cpu", [], who.folder("export"))
+    _, summary, history = measure(run_of(who), params, who.folder("export"))
     return read_json(summary), history
 
 
@@ -68,8 +69,8 @@ def test_pytorch_runs_the_weights_in_the_precision_asked_for(exported: Identity)
     params = parameters(engines=["torch"], precisions=["bf16", "tf32"], beside=["scratch:b0"])
     who = exported.model_copy(update={"model": "scratch:b0"})
     (who.folder("latency").parent).mkdir(parents=True, exist_ok=True)
-    _, path, _ = measure(who, params.model_copy(update={"beside": []}), "cpu", [],
-                         exported.folder("export"))  # fmt: skip
+    alone = params.model_copy(update={"beside": []})
+    _, path, _ = measure(run_of(who), alone, exported.folder("export"))
     summary = read_json(path)
     (row,) = summary["rows"]
     assert (row["model"], row["engine"], row["precision"]) == ("scratch:b0", "torch", "bf16")
@@ -80,12 +81,12 @@ def test_pytorch_runs_the_weights_in_the_precision_asked_for(exported: Identity)
 def test_another_device_for_pytorch_is_another_measurement(exported: Identity) -> None:
     params = parameters(engines=["torch"])
     who = exported.model_copy(update={"model": "scratch:b1"})
-    _, _, history = measure(who, params, "cpu", [], exported.folder("export"))
+    _, _, history = measure(run_of(who), params, exported.folder("export"))
     assert len(history["rows"]) == 1
     kept = who.folder("latency") / "torch-fp32-bs1.manifest.json"
     assert read_json(kept)["params"]["device"] == "cpu"
     if not torch.cuda.is_available():  # auto is what it finds
-        _, _, nothing = measure(who, params, "auto", [], exported.folder("export"))
+        _, _, nothing = measure(run_of(who, device="auto"), params, exported.folder("export"))
         assert isinstance(nothing, Unchanged)
 
 

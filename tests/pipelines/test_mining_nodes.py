@@ -28,13 +28,20 @@ from hgnetv2_pipeline.mining import score_processes
 from hgnetv2_pipeline.mining.selection import default_target
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
-from hgnetv2_pipeline.pipelines.mining.audit import audit, estimate_purity, score_probes
-from hgnetv2_pipeline.pipelines.mining.nodes import deduplicate, score_pool, select
+from hgnetv2_pipeline.pipelines.mining.nodes import (
+    audit,
+    deduplicate,
+    estimate_purity,
+    score_pool,
+    score_probes,
+    select,
+)
 from hgnetv2_pipeline.processes import specs
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.weights.load import save_weights
-from tiny_project import identity, parameters, picture
+from tiny_project import identity, parameters, picture, run_of
 
 DEDUP = {
     "channels": ["bytes", "phash"], "name_pattern": None, "views": 28, "auto_max": 0,
@@ -60,34 +67,37 @@ class Project:
     root: Path
     pool: list[str] = field(default_factory=lambda: ["web"])
 
+    @property
+    def run(self) -> Run:
+        return run_of(identity(self.root))
+
     def ingest(self) -> Path:
         data = parameters(pool=self.pool, max_bad=0.5)
-        return make_lists(identity(self.root), data, [], provide_raw(identity(self.root), data))
+        return make_lists(self.run, data, provide_raw(self.run, data))
 
     def score(self, lists: Path, **given: Any) -> Path:
-        teacher = identity(self.root).folder("train_teacher")
-        return score_pool(identity(self.root), mining(**given), "cpu", [], lists, teacher)
+        return score_pool(self.run, mining(**given), lists, self.run.folder("train_teacher"))
 
     def mine(self, audited: bool = False, **given: Any) -> Mined:
         return self.mine_from(self.ingest(), audited, **given)
 
     def mine_from(self, lists: Path, audited: bool = False, **given: Any) -> Mined:
         scores = self.score(lists, **given)
-        who, params = identity(self.root), mining(**given)
-        pairs, _ = deduplicate(who, params, [], lists, scores)
-        folder, _ = select(who, params, [], lists, scores, pairs)
+        run, params = self.run, mining(**given)
+        pairs = deduplicate(run, params, lists, scores)
+        folder = select(run, params, lists, scores, pairs)
         counts = self.audit(lists, scores, folder, params) if audited else {}
         return Mined(
             Lists(lists), scores, counts, pd.read_parquet(folder / "mined.parquet"),
             read_index(folder / "train_mined.parquet"), read_list(folder / "train_list_mined.txt"),
-            pd.read_parquet(pairs),
+            pd.read_parquet(pairs / "dedup.parquet"),
         )  # fmt: skip
 
     def audit(self, lists: Path, scores: Path, mined: Path, params: MiningParams) -> dict[str, Any]:
-        who, teacher = identity(self.root), identity(self.root).folder("train_teacher")
-        probes = score_probes(who, params, "cpu", [], lists, teacher)
-        purity, _ = estimate_purity(who, params, [], lists, scores, mined, probes)
-        counts: dict[str, Any] = read_json(audit(who, params, [], lists, scores, mined, purity)[1])
+        run, teacher = self.run, self.run.folder("train_teacher")
+        probes = score_probes(run, params, lists, teacher)
+        purity = estimate_purity(run, params, lists, scores, mined, probes)
+        counts: dict[str, Any] = read_json(audit(run, params, lists, scores, mined, purity)[1])
         return counts
 
 

@@ -34,12 +34,12 @@ from hgnetv2_pipeline.project.params import (
     PredictionParams,
     TeacherLogitsParams,
 )
-from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.variants import VARIANTS, Variant
 from multi_label_pictures import CLASSES, draw
 from run_params import loader
 from run_params import parameters as run_parameters
-from tiny_project import identity, parameters
+from tiny_project import identity, parameters, run_of
 
 ASYMMETRIC = {"gamma_neg": 4.0, "gamma_pos": 0.0, "clip": 0.05}
 # The kinds of layers of B0 at a fraction of its time.
@@ -62,14 +62,13 @@ class Chain:
             split={"val": 0.25, "test": 0.0, "group_pattern": None, "groups": None,
                    "near_duplicates": True},
         )  # fmt: skip
-        raw = provide_raw(self.who, data)
-        self.lists = make_lists(self.who, data, [], raw)
-        self.summary = json.loads(report_lists(self.who, [], raw, self.lists)[0].read_text())
+        self.told = run_of(self.who)
+        raw = provide_raw(self.told, data)
+        self.lists = make_lists(self.told, data, raw)
+        self.summary = json.loads(report_lists(self.told, raw, self.lists)[0].read_text())
         config = TrainConfig.model_validate(self.params["train"])
-        self.run, self.history = make_trainer("train", mined=False, distilled=False)(
-            self.who, config, self.given(TeacherLogitsParams, "teacher_logits"), "cpu",
-            self.given(DistributedConfig, "distributed"), [], "exact", self.lists,
-        )  # fmt: skip
+        logits = self.given(TeacherLogitsParams, "teacher_logits")
+        self.run = make_trainer("train")(self.told, config, logits, self.lists)
         self.truth = label_matrix(Lists(self.lists).frame("val"))
 
     def given(self, kind: Any, name: str, **changes: Any) -> Any:
@@ -77,13 +76,13 @@ class Chain:
 
     def evaluated(self, **changes: Any) -> tuple[dict[str, Any], pd.DataFrame]:
         params = self.given(EvaluationParams, "evaluation", **changes)
-        _, found, rows, _ = evaluate(self.who, params, "val", "cpu", [], self.lists, self.run)
+        _, found, rows, _ = evaluate(self.told, params, "val", self.lists, self.run)
         return json.loads(found.read_text()), pd.read_parquet(rows)
 
     def exported(self, **changes: Any) -> Path:
         gate = {"images": None, "max_drop": {"fp16": 1.0, "int8": 20.0, "bf16": 5.0}}
         params = self.given(ExportParams, "export", gate=gate, **changes)
-        return export(self.who, params, [], self.lists, self.run)[0]
+        return export(self.told, params, self.lists, self.run)[0]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,7 @@ def test_one_list_becomes_a_model_far_above_chance_and_map_is_scikit_learns(chai
     assert found["map"] == pytest.approx(expected.mean(), abs=1e-9)
     chance = chain.truth.mean(axis=0).mean()
     assert found["map"] > chance + 0.5, (found["map"], chance)
-    history = pd.read_csv(chain.history)
+    history = pd.read_csv(chain.run / "history.csv")
     assert history["val_map"].max() == pytest.approx(found["map"], abs=1e-6)
     assert "val_top1" not in history and "top1" not in json.dumps(found)
 
@@ -150,7 +149,7 @@ def test_predictions_are_the_classes_above_their_thresholds_from_torch_and_onnx(
     folder = chain.exported(precisions=["fp32"])
     params = chain.given(PredictionParams, "prediction", engine="ort")
     images = (chain.who.folder("raw") / rows["key"]).astype(str).tolist()
-    answers, _ = predict(chain.who, params, images, "cpu", [], chain.lists, folder)
+    answers, _ = predict(chain.told, params, images, chain.lists, folder)
     told = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [sorted(row["class_ids"]) for row in told] == [list(ids) for ids in rows["pred"]]
     for row, probabilities in zip(told, rows["probs"], strict=True):
@@ -179,8 +178,8 @@ def test_a_model_of_several_labels_is_not_measured_on_lists_of_one(
     monkeypatch.setattr(Lists, "multi_label", False)
     with pytest.raises(WeightsError, match="is a multi_label model, the lists of mine are single"):
         evaluate(
-            chain.who, chain.given(EvaluationParams, "evaluation"), "val", "cpu", ["evaluation"],
-            chain.lists, chain.run,
+            run_of(chain.who, redo=["evaluation"]), chain.given(EvaluationParams, "evaluation"),
+            "val", chain.lists, chain.run,
         )  # fmt: skip
 
 

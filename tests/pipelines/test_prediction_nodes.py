@@ -18,6 +18,7 @@ from hgnetv2_pipeline.data.scan.archives import index_archive
 from hgnetv2_pipeline.pipelines.prediction.nodes import predict
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import PredictionParams
+from tiny_project import run_of
 
 
 def parameters(**given: Any) -> PredictionParams:
@@ -40,7 +41,8 @@ def test_the_answers_are_written_in_every_format_and_reused(exported: Identity) 
     def answers(params: PredictionParams) -> Path:
         lists = exported.folder("lists")  # not looked at: images are given
         bundle = exported.folder("export")
-        return predict(exported, params, ["pictures"], "auto", [], lists, bundle)[0].parent
+        run = run_of(exported, device="auto")
+        return predict(run, params, ["pictures"], lists, bundle)[0].parent
 
     folder = answers(parameters(class_map="names.txt", threshold=0.2))
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
@@ -80,7 +82,8 @@ def test_images_behind_a_glob_or_a_list_are_answered_anew_when_they_change(
 
     def names(wish: str) -> list[str]:
         lists, bundle = exported.folder("lists"), exported.folder("export")
-        found, _ = predict(exported, parameters(), [wish], "auto", [], lists, bundle)
+        run = run_of(exported, device="auto")
+        found, _ = predict(run, parameters(), [wish], lists, bundle)
         rows = [json.loads(line) for line in found.read_text().splitlines()]
         return [Path(row["file_name"]).name for row in rows if "error" not in row]
 
@@ -113,7 +116,7 @@ def test_validation_images_inside_a_tar_are_answered_themselves_not_the_whole_ta
     lists, bundle = exported.folder("lists"), exported.folder("export")
     lists.mkdir(parents=True, exist_ok=True)
     write_index(lists / "index_val.parquet", samples_frame(rows))
-    found, _ = predict(exported, parameters(), [], "auto", [], lists, bundle)
+    found, _ = predict(run_of(exported, device="auto"), parameters(), [], lists, bundle)
     told = [json.loads(line) for line in found.read_text().splitlines()]
     names = [Path(row["file_name"]).name for row in told]
     assert names == [f"val.tar!{number:02d}.png" for number in range(0, 32, 2)]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
-from hgnetv2_pipeline.pipelines.train_teacher.nodes import train_members
+from hgnetv2_pipeline.pipelines.train_teacher.nodes import train_teacher
 from hgnetv2_pipeline.project import models
+from hgnetv2_pipeline.project import teacher as teacher_record
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import EvaluationParams, TeacherParams
-from hgnetv2_pipeline.project.results import Result, Reuse
+from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
+from hgnetv2_pipeline.project.run import Run
 from run_params import parameters
-from tiny_project import identity
+from tiny_project import identity, run_of
 
 PARAMS = parameters("sample")
 
@@ -59,8 +63,13 @@ def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_anew(
     zoo = who.project / "weights" / "zoo.pdparams"
     monkeypatch.setattr("hgnetv2_pipeline.weights.zoo.provide", lambda *a, **k: zoo)
     monkeypatch.setattr("hgnetv2_pipeline.weights.zoo.weights_file", lambda *a: zoo)
-    same = {"split": "val", "n": 8, "top1_count": 5, "members_top1_count": [5]}
-    monkeypatch.setattr(models, "mean_probability", lambda *a, **k: same)
+
+    def same(run: Run, candidates: Iterable[str], *_: Any) -> Any:
+        """Five right answers of eight, whoever is asked."""
+        labels = np.zeros(8, np.int64)
+        return {name: np.eye(2)[[0] * 5 + [1] * 3] for name in candidates}, labels
+
+    monkeypatch.setattr(teacher_record, "_answers_to_val", same)
     files = {
         "a run": who.folder("train") / "student.safetensors",
         "a zoo name": zoo,
@@ -68,22 +77,16 @@ def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_anew(
     file = files.get(kind, who.project / member)
 
     def learnt() -> tuple[dict[str, Any], bool]:
-        folder = train_members(
-            who,
-            TeacherParams.model_validate({**PARAMS["train_teacher"], "source": [member]}),
-            "cpu",
-            PARAMS["distributed"],
-            [],
-            "exact",
-            who.folder("lists"),
-        )
+        teacher = TeacherParams.model_validate({**PARAMS["train_teacher"], "source": [member]})
+        folder = train_teacher(run_of(who), teacher, who.folder("lists"))
         student = Reuse(who.project).produce(
-            who.project / "data" / "student",
-            pipeline="ssld_stage1",
-            inputs={"teacher": folder / "teacher.json"},
-            params={},
-            outputs=["x"],
-            make=lambda aside: (aside / "x").write_text("x"),
+            ResultSpec(
+                folder=who.project / "data" / "student",
+                pipeline="ssld_stage1",
+                inputs={"teacher": folder / "teacher.json"},
+                outputs=["x"],
+            ),
+            lambda aside: (aside / "x").write_text("x"),
         )
         return read_json(folder / "teacher.json"), student.reused
 
@@ -142,7 +145,8 @@ def test_what_changes_a_figure_or_refuses_it_measures_again(
         params = EvaluationParams.model_validate(
             {**PARAMS["evaluation"], "max_bad": 0.5, "engine": engine, **changes}
         )
-        evaluate(who, params, "val", device, [], who.folder("lists"), who.folder("train"))
+        run = run_of(who, device=device)
+        evaluate(run, params, "val", who.folder("lists"), who.folder("train"))
 
     run()
     run()
@@ -153,27 +157,23 @@ def test_what_changes_a_figure_or_refuses_it_measures_again(
 
 def test_an_export_that_was_asked_for_is_timed_and_not_set_aside(who: Identity) -> None:
     """A model beside which another is timed may have been exported in its own right."""
-    from hgnetv2_pipeline.project.latency_sweep import Sweep
+    from hgnetv2_pipeline.project.deployment.latency_sweep import Sweep
     from hgnetv2_pipeline.project.params import LatencyParams
 
     sweep = Sweep(
-        who.model_copy(update={"model": "train/b0/seed=1"}),
+        run_of(who.model_copy(update={"model": "train/b0/seed=1"}), device="auto"),
         LatencyParams.model_validate(PARAMS["latency"]),
-        Reuse(who.project),
         size=32,
-        device=None,
     )
     folder = who.folder("export")
     made = Reuse(who.project).produce(
-        folder,
-        name="export",
-        pipeline="export",
-        inputs={},
-        params={},
-        outputs=["model.onnx", "manifest.json"],
-        make=lambda aside: [
-            (aside / name).write_text("{}") for name in ("model.onnx", "manifest.json")
-        ],
+        ResultSpec(
+            folder=folder,
+            name="export",
+            pipeline="export",
+            outputs=["model.onnx", "manifest.json"],
+        ),
+        lambda aside: [(aside / name).write_text("{}") for name in ("model.onnx", "manifest.json")],
     )
     assert isinstance(made, Result)
     before = sorted(folder.parent.rglob("*"))

@@ -10,13 +10,14 @@ import pytest
 
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.pipelines.training.teacher_logits import store_teacher_logits
+from hgnetv2_pipeline.pipelines.training.nodes import store_teacher_logits
 from hgnetv2_pipeline.project.identity import resolve
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
-from hgnetv2_pipeline.project.runs import stored_logits
-from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+from hgnetv2_pipeline.project.training.runs import stored_logits
+from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from run_params import parameters
+from tiny_project import run_of
 
 
 @pytest.fixture
@@ -47,11 +48,8 @@ def project(tmp_path: Path) -> dict[str, Any]:
     record = {"members": ["teacher.safetensors"], "bn": "eval"}
     write_json(identity.folder("train_teacher") / "teacher.json", record)
     return {
-        "identity": identity,
+        "run": run_of(identity),
         "config": TrainConfig.model_validate(parameters()["ssld_stage1"]),
-        "device": "cpu",
-        "distributed": DistributedConfig.model_validate(parameters()["distributed"]),
-        "redo": [],
         "lists": lists,
         "mined": identity.folder("mining"),
         "teacher": identity.folder("train_teacher"),
@@ -68,10 +66,10 @@ def test_online_nothing_is_stored_and_the_log_says_so(
 ) -> None:
     caplog.set_level(logging.INFO)
     folder = store_teacher_logits(logits=logits(source="online"), **project)
-    assert folder == project["identity"].folder("teacher_logits")
+    assert folder == project["run"].folder("teacher_logits")
     assert list(folder.iterdir()) == []
     assert "no teacher logits are stored" in caplog.text
-    assert stored_logits(project["identity"], logits(source="online")) is None
+    assert stored_logits(project["run"], logits(source="online")) is None
 
 
 def test_a_store_is_planned_made_reused_and_made_anew_for_other_views(

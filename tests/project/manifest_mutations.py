@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hgnetv2_pipeline.project.results import Result, Reuse
+from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
 from spoiling import mutate, spoil
 
 OLD = {"out.txt": b"old", "sheets/top.txt": b"old sheet"}
@@ -27,10 +27,11 @@ def produce(project: Path, text: str) -> Result:
         (aside / "out.txt").write_text(text)
         (aside / "sheets" / "top.txt").write_text(f"{text} sheet")
 
-    return Reuse(project).produce(
-        project / "data" / "run", pipeline="baking", inputs={"flour": "wheat"},
-        params={"heat": {"top": 1, "bottom": [2, 3]}}, outputs=("out.txt", "sheets"), make=make,
+    spec = ResultSpec(
+        folder=project / "data" / "run", pipeline="baking", inputs={"flour": "wheat"},
+        params={"heat": {"top": 1, "bottom": [2, 3]}}, outputs=("out.txt", "sheets"),
     )  # fmt: skip
+    return Reuse(project).produce(spec, make)
 
 
 @cache

@@ -13,7 +13,7 @@ from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.ownership import HeldError, lock_file, refuse_held, take
 from hgnetv2_pipeline.project.claims import MADE_BY, Claims, claims
 from hgnetv2_pipeline.project.identity import FOLDERS
-from hgnetv2_pipeline.project.results import Reuse
+from hgnetv2_pipeline.project.results import ResultSpec, Reuse
 from other_process import other, tree
 from tiny_project import identity
 
@@ -167,15 +167,13 @@ def test_the_node_that_makes_a_result_claims_what_follows_before_it_changes_anyt
     try:
         claims.begin(after(*CHAIN), identity=who, params=PARAMS)
         claims.at("train.train")
-        how: dict[str, Any] = {
-            "pipeline": "train", "inputs": {}, "params": {}, "outputs": ["x"], "make": make,
-        }  # fmt: skip
+        spec = ResultSpec(folder=who.folder("train"), pipeline="train", outputs=["x"])
         before = tree(tmp_path / "data" / "06_models")
         held = f"held = ownership.take(Path({str(who.folder('evaluation'))!r}), {NAME!r})"
         with other(held), pytest.raises(HeldError):
-            Reuse(tmp_path).produce(who.folder("train"), **how)
+            Reuse(tmp_path).produce(spec, make)
         assert tree(tmp_path / "data" / "06_models") == before
-        Reuse(tmp_path).produce(who.folder("train"), **how)
+        Reuse(tmp_path).produce(spec, make)
         assert locks(tmp_path) == sorted([TRAIN, EVALUATION]), "until the command ends"
     finally:
         claims.end()

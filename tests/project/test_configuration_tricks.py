@@ -47,7 +47,7 @@ def misspelt(name: str, rng: random.Random) -> str:
 
 def test_g01_200_misspelt_names_are_refused_with_what_was_meant() -> None:
     rng = random.Random(0)
-    sound = {key: value for key, value in parameters().items() if key != "identity"}
+    sound = {key: value for key, value in parameters().items() if key != "this_run"}
     known = list(paths(RunParams))
     named = 0
     for _ in range(200):
@@ -201,7 +201,7 @@ def test_parameters_are_read_once_and_given_out_as_copies() -> None:
     first["train"]["lr"] = -1
     assert conf["parameters"]["train"]["lr"] > 0
     conf.project = Path("/elsewhere")
-    assert conf["parameters"]["identity"]["project"] == Path("/elsewhere")
+    assert conf["parameters"]["this_run"]["identity"]["project"] == Path("/elsewhere")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hgnetv2_pipeline import hooks
-from hgnetv2_pipeline.datasets import CurveFile, JsonFile, PageFile, ResultFolder
+from hgnetv2_pipeline.datasets import CurveFile, JsonFile, PageFile
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.hooks import MLflowHooks
@@ -42,9 +42,7 @@ def results(project: Path) -> dict[str, Any]:
     (run / "history.csv").write_text("step,val\n1,0.5\n")
     (run / "report.html").write_text("<p>")
     return {
-        "train.run": (ResultFolder(filepath=str(run)), run),
-        "train.history": (
-            CurveFile(filepath=str(run / "history.csv"), x="step"), run / "history.csv"),
+        "train.run": (CurveFile(filepath=str(run), shows="history.csv", x="step"), run),
         "report.html": (PageFile(filepath=str(run / "report.html")), run / "report.html"),
         "result": (JsonFile(filepath=str(run / "result.json")), run / "result.json"),
     }  # fmt: skip

@@ -28,7 +28,7 @@ CHAIN = {"ingestion", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "
 def project(tmp_path: Path) -> dict[str, Any]:
     """The sample's parameters, four labelled images and 400 of a pool (which nobody reads)."""
     params = parameters()
-    identity = Identity.model_validate({**params["identity"], "project": tmp_path})
+    identity = Identity.model_validate({**params["this_run"]["identity"], "project": tmp_path})
     raw, lists = identity.folder("raw"), identity.folder("lists")
     for number in range(4):
         picture(raw / ("no", "yes")[number % 2] / f"{number}.png", number)
@@ -41,7 +41,7 @@ def project(tmp_path: Path) -> dict[str, Any]:
     write_json(
         lists / "pool_sources.json", {"p": {"prefix": "pool/", "images": 400, "sha256": "0"}}
     )
-    return {**params, "identity": identity.model_dump()}
+    return {**params, "this_run": {**params["this_run"], "identity": identity.model_dump()}}
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_every_precision_that_is_slow_here_is_told_where_it_was_chosen(
     has: list[str],
 ) -> None:
     monkeypatch.setattr(processor, "features", lambda: frozenset(has))
-    project["device"] = "cpu"
+    project["this_run"]["device"] = "cpu"
     assert "slow here" not in plan_chain(project, CHAIN)
     project["train_teacher"]["recipe"] |= {"amp": "bf16"}
     project["ssld_stage2"] |= {"amp": "bf16"}
@@ -126,7 +126,7 @@ def test_what_is_there_is_not_planned_and_further_runs_are_counted(
     project: dict[str, Any], probed: list[tuple[RunSpec, int | None]]
 ) -> None:
     project["train_teacher"] |= {"source": ["hgnet_small.ssld"]}
-    identity = Identity.model_validate(project["identity"])
+    identity = Identity.model_validate(project["this_run"]["identity"])
     write_json(identity.folder("scores") / "p" / "manifest.json", {})
     project["comparison"] |= {
         "supervised_seeds": [1], "equal_steps_seeds": [0], "unmined_seeds": [0],
@@ -147,11 +147,13 @@ def test_a_finished_arm_of_the_comparison_costs_nothing(
     probed: list[tuple[RunSpec, int | None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from hgnetv2_pipeline.pipelines.comparison import nodes
+    from hgnetv2_pipeline.pipelines.comparison.nodes import train_arms
     from hgnetv2_pipeline.project.params import ComparisonParams, TeacherLogitsParams, TeacherParams
-    from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+    from hgnetv2_pipeline.project.run import Run
+    from hgnetv2_pipeline.project.training import runs
+    from hgnetv2_pipeline.training.config import TrainConfig
 
-    identity = Identity.model_validate(project["identity"])
+    identity = Identity.model_validate(project["this_run"]["identity"])
     mining, models = identity.folder("mining"), identity.folder("models")
     mining.mkdir(parents=True)
     frame = index.read_index(identity.folder("lists") / "index_train.parquet")
@@ -170,27 +172,24 @@ def test_a_finished_arm_of_the_comparison_costs_nothing(
     }  # fmt: skip
     due = 6
 
-    def trained(_: Identity, specs: list[RunSpec], **__: Any) -> None:
+    def trained(_: Run, specs: list[RunSpec], **__: Any) -> None:
         for spec in specs:
             spec.out.mkdir(parents=True, exist_ok=True)
             for name in ("student.safetensors", "history.csv", "result.json"):
                 (spec.out / name).write_text("{}")
 
-    monkeypatch.setattr(nodes, "train_side_by_side", trained)
-
-    def train_arms() -> None:
-        recipes = [TrainConfig.model_validate(project[n]) for n in
-                   ("train", "ssld_stage1", "ssld_stage2")]  # fmt: skip
-        nodes.train_arms(
-            identity, ComparisonParams.model_validate(project["comparison"]),
-            TeacherParams.model_validate(project["train_teacher"]), *recipes,
-            TeacherLogitsParams.model_validate(project["teacher_logits"]), project["device"],
-            DistributedConfig.model_validate(project["distributed"]), [], "exact",
-            identity.folder("lists"), identity.folder("train_teacher"), mining, Path(),
-        )  # fmt: skip
+    monkeypatch.setattr(runs, "train_side_by_side", trained)
+    recipes = [TrainConfig.model_validate(project[n]) for n in
+               ("train", "ssld_stage1", "ssld_stage2")]  # fmt: skip
 
     assert f"comparison, {due} runs" in rows(plan_chain(project, {"comparison"}))
-    train_arms()
+    train_arms(
+        Run.model_validate(project["this_run"]),
+        ComparisonParams.model_validate(project["comparison"]),
+        TeacherParams.model_validate(project["train_teacher"]), *recipes,
+        TeacherLogitsParams.model_validate(project["teacher_logits"]),
+        identity.folder("train_teacher"), mining, Path(),
+    )  # fmt: skip
     assert rows(plan_chain(project, {"comparison"}))["comparison"] == "comparison finished"
     # One seed more is all that is due; so is what depends on a recipe that changed.
     project["comparison"] |= {"supervised_seeds": [1, 2, 3]}

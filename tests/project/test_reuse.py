@@ -11,7 +11,15 @@ import pytest
 
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.project.results import ContentHashes, Result, Reuse, Work, changes
+from hgnetv2_pipeline.ownership import lock_file
+from hgnetv2_pipeline.project.results import (
+    ContentHashes,
+    Result,
+    ResultSpec,
+    Reuse,
+    Work,
+    changes,
+)
 
 
 class Bakery:
@@ -29,13 +37,15 @@ class Bakery:
             self.baked += 1
             (aside / "bread.txt").write_text(f"{self.flour.read_text()} {params}")
 
-        return Reuse(self.project, redo).produce(
-            self.folder,
+        return Reuse(self.project, redo).produce(self.spec(**params), make)
+
+    def spec(self, outputs: tuple[str, ...] = ("bread.txt",), **params: Any) -> ResultSpec:
+        return ResultSpec(
+            folder=self.folder,
             pipeline="baking",
             inputs={"flour": self.flour},
             params=params,
-            outputs=["bread.txt"],
-            make=make,
+            outputs=outputs,
         )
 
 
@@ -109,14 +119,7 @@ def test_a_failure_leaves_the_old_result_standing_and_nothing_half_written(
         raise DataError("the oven broke")
 
     with pytest.raises(DataError, match="oven"):
-        Reuse(bakery.project).produce(
-            bakery.folder,
-            pipeline="baking",
-            inputs={"flour": bakery.flour},
-            params={"heat": 999},
-            outputs=["bread.txt"],
-            make=fail,
-        )
+        Reuse(bakery.project).produce(bakery.spec(heat=999), fail)
     assert sorted(bakery.folder.parent.rglob("*")) == before
     assert bakery.bake(heat=200).reused
 
@@ -129,13 +132,14 @@ def test_a_missing_input_is_named(bakery: Bakery) -> None:
 
 def begin(project: Path, heat: int, *, adopt: bool | None = None) -> Result | Work:
     return Reuse(project).begin(
-        project / "data" / "long",
-        pipeline="roast",
-        inputs={},
-        params={"heat": heat},
-        outputs=["roast.txt"],
-        resumable=True,
-        adopt=adopt,
+        ResultSpec(
+            folder=project / "data" / "long",
+            pipeline="roast",
+            params={"heat": heat},
+            outputs=["roast.txt"],
+            resumable=True,
+            adopt=adopt,
+        )
     )
 
 
@@ -151,12 +155,32 @@ def test_unfinished_work_of_the_same_recipe_goes_on(tmp_path: Path) -> None:
     assert isinstance(begin(tmp_path, 1), Result)
 
 
+def test_what_fails_half_way_is_kept_for_the_next_call_and_nobody_holds_it(tmp_path: Path) -> None:
+    spec = ResultSpec(
+        folder=tmp_path / "data" / "long", pipeline="roast", outputs=["roast.txt"], resumable=True
+    )
+
+    def fail(folder: Path) -> None:
+        (folder / "half.txt").write_text("step 3")
+        raise DataError("the oven broke")
+
+    def go_on(folder: Path) -> None:
+        assert (folder / "half.txt").read_text() == "step 3"
+        (folder / "roast.txt").write_text("done")
+
+    with pytest.raises(DataError, match="oven"):
+        Reuse(tmp_path).produce(spec, fail)
+    assert not lock_file(spec.folder).exists()
+    assert not Reuse(tmp_path).produce(spec, go_on).reused
+    assert Reuse(tmp_path).produce(spec, fail).reused
+
+
 def test_the_manifest_has_the_hashes_of_what_lies_there_not_remembered_ones(tmp_path: Path) -> None:
     work = begin(tmp_path, 1)
     assert isinstance(work, Work)
     output = work.folder / "roast.txt"
     output.write_text("done")
-    work.hashes.note([output], ["0" * 64])
+    ContentHashes(tmp_path / "data" / ".hashes.sqlite").note([output], ["0" * 64])
     work.finish()
     assert read_json(work.folder / "manifest.json")["outputs"] == {"roast.txt": sha256_file(output)}
 
@@ -190,13 +214,14 @@ def test_unfinished_work_of_another_recipe_is_adopted_if_asked(
 def test_named_results_share_a_folder_without_touching_each_other(tmp_path: Path) -> None:
     def produce(name: str, value: int) -> Result:
         return Reuse(tmp_path).produce(
-            tmp_path / "data" / "shared",
-            name=name,
-            pipeline="p",
-            inputs={},
-            params={"value": value},
-            outputs=[f"{name}.txt"],
-            make=lambda aside: (aside / f"{name}.txt").write_text(str(value)),
+            ResultSpec(
+                folder=tmp_path / "data" / "shared",
+                name=name,
+                pipeline="p",
+                params={"value": value},
+                outputs=[f"{name}.txt"],
+            ),
+            lambda aside: (aside / f"{name}.txt").write_text(str(value)),
         )
 
     produce("a", 1)
@@ -262,14 +287,8 @@ def test_what_an_older_version_did_not_make_is_made(bakery: Bakery) -> None:
         for name in ("bread.txt", "crumbs.txt"):
             (aside / name).write_text(name)
 
-    result = Reuse(bakery.project).produce(
-        bakery.folder,
-        pipeline="baking",
-        inputs={"flour": bakery.flour},
-        params={"heat": 200},
-        outputs=["bread.txt", "crumbs.txt"],
-        make=make,
-    )
+    spec = bakery.spec(("bread.txt", "crumbs.txt"), heat=200)
+    result = Reuse(bakery.project).produce(spec, make)
     assert not result.reused
     assert (bakery.folder / "crumbs.txt").is_file()
     assert list((bakery.folder.parent / "archive").rglob("bread.txt"))

@@ -21,7 +21,7 @@ from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.contents import ContentHashes
-from hgnetv2_pipeline.project.results import Result, Reuse, Work
+from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse, Work
 from mutation import run_mutations
 
 Json = Any
@@ -44,15 +44,15 @@ class Oven:
             (aside / "unpromised.txt").write_text("x")
             fail()
 
-        return Reuse(self.project).produce(
-            self.folder, name=self.name, pipeline="baking", inputs={"flour": "wheat"},
-            params={"heat": heat}, outputs=FILES, make=make,
-        )  # fmt: skip
+        return Reuse(self.project).produce(self.spec(heat, name=self.name), make)
 
     def begin(self, heat: int = 1) -> Result | Work:
-        return Reuse(self.project).begin(
-            self.folder, pipeline="baking", inputs={"flour": "wheat"}, params={"heat": heat},
-            outputs=FILES, resumable=True,
+        return Reuse(self.project).begin(self.spec(heat, resumable=True))
+
+    def spec(self, heat: int, **how: Any) -> ResultSpec:
+        return ResultSpec(
+            folder=self.folder, pipeline="baking", inputs={"flour": "wheat"},
+            params={"heat": heat}, outputs=FILES, **how,
         )  # fmt: skip
 
     def texts(self) -> set[str]:

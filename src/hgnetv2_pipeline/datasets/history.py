@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kedro_datasets.json import JSONDataset
 
+from hgnetv2_pipeline.project.results import Result
+
 
 class Unchanged(dict):  # type: ignore[type-arg]
     """What a node returns when its result was reused: there is no new record to keep."""
+
+
+def new_record(result: Result, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node hands to a ``HistoryRecord``: ``values`` of a result that was made now."""
+    return Unchanged() if result.reused else {**values, "fingerprint": result.fingerprint}
 
 
 class HistoryRecord(JSONDataset):

@@ -25,17 +25,38 @@ from kedro_datasets._typing import (
 from hgnetv2_pipeline.durable import read_json
 
 
-class _Produced(AbstractDataset[Path, Any]):
-    """Common part: one path, checked on save."""
+class Produced(AbstractDataset[Path, Any]):
+    """Common part: one path, checked on save.
 
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    Args:
+        filepath: the file or folder.
+        shows: of a folder with a result, the file that is previewed (and recorded by MLflow). Such
+            a dataset loads as the folder's path; one without it loads as what the file holds.
+    """
+
+    def __init__(
+        self, filepath: str, metadata: dict[str, Any] | None = None, shows: str | None = None
+    ) -> None:
         self._filepath = PurePosixPath(filepath)
+        self._shows = shows
         self.metadata = metadata
 
     @property
     def path(self) -> Path:
         """The file or folder."""
         return Path(self._filepath)
+
+    @property
+    def file(self) -> Path:
+        """The file that is previewed."""
+        return self.path / self._shows if self._shows else self.path
+
+    def load(self) -> Any:
+        # Not asked whether it exists: the node that needs a folder says which command makes it.
+        return self.path if self._shows else self._content()
+
+    def _content(self) -> Any:
+        return self.path
 
     def save(self, data: Path) -> None:
         if Path(data) != self.path:
@@ -44,10 +65,10 @@ class _Produced(AbstractDataset[Path, Any]):
             raise DatasetError(f"a node promised {self.path} and did not write it")
 
     def _exists(self) -> bool:
-        return self.path.exists()
+        return self.file.exists()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
+        return {"filepath": str(self._filepath), "shows": self._shows}
 
 
 def _json_preview(path: Path) -> JSONPreview:
@@ -60,33 +81,27 @@ def _json_preview(path: Path) -> JSONPreview:
         return JSONPreview(json.dumps({f"{path.name} cannot be read": str(error)}))
 
 
-class ResultFolder(_Produced):
-    """A folder with a result; loads as its path. Its manifest, if it has one, is the preview.
-
-    Loading does not ask whether it exists: the node that needs it says which command makes it.
-    """
-
-    def load(self) -> Path:
-        return self.path
+class ResultFolder(Produced):
+    """A result that loads as its path. Its manifest, if it has one, is the preview."""
 
     def preview(self) -> JSONPreview:
         """The manifest."""
         return _json_preview(self.path / "manifest.json")
 
 
-class TableFile(_Produced):
+class TableFile(Produced):
     """A parquet or CSV file; loads as a DataFrame."""
 
-    def load(self) -> Any:
+    def _content(self) -> Any:
         import pandas as pd
 
-        if self.path.suffix == ".parquet":
-            return pd.read_parquet(self.path)
-        return pd.read_csv(self.path)
+        if self.file.suffix == ".parquet":
+            return pd.read_parquet(self.file)
+        return pd.read_csv(self.file)
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """The first rows; nothing while the file is not made yet."""
-        if not self._exists():
+        if not self.file.is_file():
             return TablePreview({})
         frame = self._first(nrows).astype(str)
         return TablePreview(json.loads(frame.to_json(orient="split")))
@@ -96,79 +111,75 @@ class TableFile(_Produced):
         import pandas as pd
         import pyarrow.parquet as pq
 
-        if self.path.suffix != ".parquet":
-            return pd.read_csv(self.path, nrows=nrows)
-        with pq.ParquetFile(self.path) as file:
+        if self.file.suffix != ".parquet":
+            return pd.read_csv(self.file, nrows=nrows)
+        with pq.ParquetFile(self.file) as file:
             batch = next(file.iter_batches(nrows), None)
             return (
                 file.schema_arrow.empty_table().to_pandas() if batch is None else batch.to_pandas()
             )
 
 
-class JsonFile(_Produced):
+class JsonFile(Produced):
     """A JSON file; loads as what it holds."""
 
-    def load(self) -> Any:
-        return json.loads(self.path.read_text(encoding="utf-8"))
+    def _content(self) -> Any:
+        return json.loads(self.file.read_text(encoding="utf-8"))
 
     def preview(self) -> JSONPreview:
         """The whole file; nothing while it is not made yet."""
-        return _json_preview(self.path)
+        return _json_preview(self.file)
 
 
-class ImageFile(_Produced):
+class ImageFile(Produced):
     """A PNG picture; loads as its path."""
-
-    def load(self) -> Path:
-        return self.path
 
     def preview(self) -> ImagePreview:
         """The picture; nothing while it is not made yet."""
-        if not self._exists():
+        if not self.file.is_file():
             return ImagePreview("")
-        return ImagePreview(base64.b64encode(self.path.read_bytes()).decode())
+        return ImagePreview(base64.b64encode(self.file.read_bytes()).decode())
 
 
-class PageFile(_Produced):
+class PageFile(Produced):
     """An HTML page that loads nothing; loads as its path."""
-
-    def load(self) -> Path:
-        return self.path
 
     def preview(self) -> HTMLPreview:
         """The page; nothing while it is not made yet."""
-        return HTMLPreview(self.path.read_text(encoding="utf-8") if self._exists() else "")
+        return HTMLPreview(self.file.read_text(encoding="utf-8") if self.file.is_file() else "")
 
 
-class CurveFile(_Produced):
+class CurveFile(Produced):
     """A CSV of columns over ``x``, such as a ``history.csv`` of training; loads as a DataFrame.
 
     Args:
+        shows: as of every dataset here.
         x: the column that the others are drawn over, whole numbers.
-        shown: the columns to draw, as far as the file has them.
+        columns: those to draw, as far as the file has them.
     """
 
     def __init__(
         self,
         filepath: str,
         metadata: dict[str, Any] | None = None,
+        shows: str | None = None,
         x: str = "step",
-        shown: Sequence[str] = ("loss", "val_top1", "val_map", "lr"),
+        columns: Sequence[str] = ("loss", "val_top1", "val_map", "lr"),
     ) -> None:
-        super().__init__(filepath, metadata)
-        self.x, self._shown = x, tuple(shown)
+        super().__init__(filepath, metadata, shows)
+        self.x, self._columns = x, tuple(columns)
 
-    def load(self) -> Any:
+    def _content(self) -> Any:
         import pandas as pd
 
-        return pd.read_csv(self.path)
+        return pd.read_csv(self.file)
 
     def preview(self) -> PlotlyPreview:
         """The columns, one below the other; nothing while there are none yet."""
-        if not self._exists():
+        if not self.file.is_file():
             return PlotlyPreview({})
-        frame = self.load()
-        shown = [name for name in self._shown if name in frame]
+        frame = self._content()
+        shown = [name for name in self._columns if name in frame]
         data, layout = [], {"grid": {"rows": len(shown), "columns": 1, "pattern": "independent"}}
         for number, name in enumerate(shown, start=1):
             column = frame[[self.x, name]].dropna()

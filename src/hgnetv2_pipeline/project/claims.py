@@ -37,8 +37,7 @@ MADE_BY: Mapping[str, tuple[_Made, ...]] = {
     ),
     "import_weights.provide_weights": (),
     "import_weights.import_weights": (_Made("import_weights", sign="."),),
-    "train_teacher.train_members": (_Made("train_teacher", sign="teacher.manifest.json"),),
-    "train_teacher.pass_gate": (),
+    "train_teacher.train_teacher": (_Made("train_teacher", sign="teacher.manifest.json"),),
     "mining.score_pool": (
         _Made("scores"),
         _Made("guarded", sign=""),

@@ -65,7 +65,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     ``${folder:NAME}`` and ``${identity:NAME}`` resolve in catalog and parameters alike, from
     ``globals.yml`` overridden by ``--params``; the parameters come out validated, with the key
-    ``identity`` added. Kedro itself accepts ``varient=b4`` and ``variant=b7`` without a word.
+    ``this_run`` (``project.run.Run``) added. Kedro itself accepts ``varient=b4`` and ``variant=b7``
+    without a word.
 
     ``project`` is the folder of data/ and weights/; by default that which holds the folder
     ``conf_source``, and the current one for an archive. Kedro's session sets its own.
@@ -198,7 +199,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
                     f"conf/{identity.environment}/globals.yml or by --params, "
                     "not in a parameters file"
                 )
-        return {**params, "identity": identity.model_dump()}
+        from hgnetv2_pipeline.project.run import Run
+
+        shared = {name: params[name] for name in Run.model_fields if name != "identity"}
+        return {**params, "this_run": {"identity": identity.model_dump(), **shared}}
 
 
 @contextmanager

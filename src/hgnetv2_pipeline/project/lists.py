@@ -48,6 +48,16 @@ class Lists:
         """Whether the dataset has the set ``which``: train, val, test or pool."""
         return (self.folder / f"index_{which}.parquet").is_file()
 
+    @property
+    def sets(self) -> list[str]:
+        """The sets that the dataset has, in their usual order."""
+        return [name for name in ("train", "val", "test", "pool") if self.has(name)]
+
+    @property
+    def guarded(self) -> list[str]:
+        """The sets that no mined image may come from."""
+        return [name for name in ("val", "test", "train") if self.has(name)]
+
     def index(self, which: str) -> Path:
         """The image index of a set; its paths are relative to the project, or absolute."""
         if not self.has(which) and (self.folder / "index_train.parquet").is_file():

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.project.identity import FOLDERS
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
     from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 
-# These take a trained model; naming one means that nothing upstream of it is wanted.
-TAKES_MODEL = {"evaluation", "export", "latency", "prediction"}
+# The pipelines whose results lie below a model's name take a trained model; naming one means that
+# nothing upstream of it is wanted.
+TAKES_MODEL = frozenset(name for name, folder in FOLDERS.items() if "{model}" in folder)
 # What such a pipeline waits for where no model is named.
 _MODEL = "ssld_stage2.run"
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
@@ -89,7 +91,7 @@ def needed_tags(
     if set(wanted) <= TAKES_MODEL and params.get("model"):
         given = {_MODEL}
     elif set(wanted) == {"finetune"}:
-        given = _not_started_from(load())
+        given = _not_started_from(load(), pipelines["finetune"])
     else:
         return []
     whole = sum((pipelines[name] for name in wanted), pipelines["ingestion"])
@@ -112,13 +114,14 @@ def _upstream(pipeline: Pipeline, wanted: Collection[str], given: Collection[str
     return tags
 
 
-def _not_started_from(conf: ProjectConfigLoader) -> set[str]:
-    """Of the two that fine-tuning may start from, what its ``init`` does not name."""
+def _not_started_from(conf: ProjectConfigLoader, finetune: Pipeline) -> set[str]:
+    """Of the results that fine-tuning may start from, those that its ``init`` does not name."""
     identity = conf.identity
     start = identity.folder("models") / Path(conf["parameters"]["finetune"]["init"])
-    given = {"ssld_stage1.run", "import_weights.weights"}
-    if start == identity.folder("ssld_stage1"):
-        given.remove("ssld_stage1.run")
-    if start.is_relative_to(identity.folder("import_weights")):
-        given.remove("import_weights.weights")
-    return given
+    [trainer] = finetune.only_nodes_with_tags("finetune").nodes
+    makers = {name: name.partition(".")[0] for name in trainer.inputs}
+    return {
+        name
+        for name, maker in makers.items()
+        if maker in FOLDERS and not start.is_relative_to(identity.folder(maker))
+    }

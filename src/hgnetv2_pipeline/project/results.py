@@ -11,12 +11,10 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel
 
 from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.differences import differences
@@ -48,23 +46,47 @@ class Result:
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a result is to be: its place, what it is made from, and the names of its files."""
+@dataclass(frozen=True, kw_only=True)
+class ResultSpec:
+    """What a result is to be.
+
+    Attributes:
+        folder: where it lies; the names in ``outputs`` are relative to it and may be folders.
+        pipeline: who makes it, for messages and ``redo``.
+        inputs: files, folders or texts that go in, by role.
+        params: what else decides the outcome, as JSON values.
+        outputs: the files it consists of.
+        name: set where several results share a folder: its manifest is ``<name>.manifest.json``
+            instead of ``manifest.json``.
+        resumable: it is made in its place, and what an interrupted earlier call with the same
+            fingerprint left there stays, to go on from; that of another recipe is archived. Else it
+            is made aside, and its files are renamed into place when all of them are whole.
+        adopt: whether unfinished work of another recipe is gone on with all the same
+            (``resume=force``); None: this kind of work cannot be.
+        wait: several runs make it alike: one waits for another that makes it now.
+    """
 
     folder: Path
-    name: str
-    title: str
-    record: Mapping[str, Any]
-    outputs: tuple[str, ...]
+    pipeline: str
+    inputs: Mapping[str, Path | str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Sequence[str]
+    name: str = ""
+    resumable: bool = False
+    adopt: bool | None = None
+    wait: bool = False
 
     @property
     def manifest(self) -> Path:
         return self.folder / (f"{self.name}.manifest.json" if self.name else "manifest.json")
 
-    @property
-    def pipeline(self) -> str:
-        return str(self.record["pipeline"])
+
+@dataclass(frozen=True, kw_only=True)
+class _Planned(ResultSpec):
+    """A result that is to be, with its title for messages and the record for its manifest."""
+
+    title: str
+    record: Mapping[str, Any]
 
     @property
     def fingerprint(self) -> str:
@@ -73,11 +95,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Old:
-    """What lies where a result is to be made, and why it does not stand."""
+    """An earlier result in the place of a new one, and why it is not reused."""
 
     reason: str
     fingerprint: str
-    outputs: tuple[str, ...]
+    outputs: Sequence[str]
 
 
 class Reuse:
@@ -118,162 +140,108 @@ class Reuse:
         """One hash of the contents of some files, those that are missing included."""
         return sha256_json(self._hashes.of_any_kind(paths))
 
-    def produce(
-        self,
-        folder: Path,
-        *,
-        pipeline: str,
-        inputs: Mapping[str, Path | str],
-        params: BaseModel | Mapping[str, Any],
-        outputs: Sequence[str],
-        make: Callable[[Path], object],
-        name: str = "",
-        wait: bool = False,
-    ) -> Result:
-        """Return the result in ``folder``, making it with ``make(aside)`` unless it stands.
+    def produce(self, spec: ResultSpec, make: Callable[[Path], object]) -> Result:
+        """Return the result that ``spec`` says, made by ``make(folder)`` unless it stands.
 
-        ``make`` writes into an empty folder aside, whose files are renamed into place when all of
-        them are whole; a process that is killed between two of them leaves the rest to the next
-        call. With ``wait``, for what several runs make alike, one waits for another that makes it
-        now. The other arguments are those of ``begin``, which raises the same.
+        ``make`` writes into an empty folder aside, or (``resumable``) into the place itself. Raises
+        what ``begin`` and ``make`` raise; after an error nothing of what was made aside is left.
         """
-        recipe = self._recipe(folder, pipeline, inputs, params, outputs, name)
-        found = self._standing(recipe)
-        if isinstance(found, Result):
-            return found
-        claims.before_making()
-        with ownership.sole(folder, name, wait=wait):
-            self._clean(recipe)
-            found = self._standing(recipe)
-            if isinstance(found, Result):
-                return found
-            aside = ownership.new_partial(folder, name)
-            try:
-                make(aside)
-                _seal(aside, recipe, self._hashes)
-            except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
-                raise
-            # Made first, cleared then: what fails leaves the earlier result where it was.
-            if found is not None:
-                self._archive(recipe, found)
-            self._settle(aside, recipe)
-        return self._finished(recipe)
+        assert not self._dry, "a plan makes nothing"
+        work = self.begin(spec)
+        if isinstance(work, Result):
+            return work
+        try:
+            make(work.folder)
+            return work.finish()
+        finally:
+            work.give_up()
 
-    def begin(
-        self,
-        folder: Path,
-        *,
-        pipeline: str,
-        inputs: Mapping[str, Path | str],
-        params: BaseModel | Mapping[str, Any],
-        outputs: Sequence[str],
-        name: str = "",
-        resumable: bool = False,
-        adopt: bool | None = None,
-    ) -> Result | Work:
-        """Find the result in ``folder``, or clear the way for making it.
-
-        Args:
-            folder: where the result lies; the names in ``outputs`` are relative to it and may be
-                folders.
-            pipeline: who makes it, for messages and ``redo``.
-            inputs: files, folders or texts that went in, by role.
-            params: what else decides the outcome.
-            name: set where several results share a folder: its manifest is
-                ``<name>.manifest.json`` instead of ``manifest.json``.
-            resumable: what an interrupted earlier call with the same fingerprint left in
-                ``folder`` stays there, to go on from; that of another recipe is archived.
-            adopt: whether unfinished work of another recipe is gone on with all the same
-                (``resume=force``); None: this kind of work cannot be.
+    def begin(self, spec: ResultSpec) -> Result | Work:
+        """Find the result that ``spec`` says, or clear the way for making it.
 
         Returns:
-            The finished ``Result``, or ``Work``: write the outputs, then call its ``finish``. Until
-            then, or the end of this process, nobody else may make it.
+            The finished ``Result``, or ``Work``: write the outputs into its folder, then call its
+            ``finish``. Until then, or the end of this process, nobody else may make it.
 
         Raises:
             ParameterError: another living process makes it; nothing was touched.
         """
-        recipe = self._recipe(folder, pipeline, inputs, params, outputs, name)
-        found = self._standing(recipe)
+        planned = self._plan(spec)
+        found = self._standing(planned)
         if isinstance(found, Result):
             return found
         if self._dry:
             if found is not None:
-                _log.info("%s would be made anew: %s", recipe.title, found.reason)
-            return Work(recipe, self._hashes, None)
+                _log.info("%s would be made anew: %s", planned.title, found.reason)
+            return Work(self, planned, spec.folder)
         claims.before_making()
-        claim = ownership.take(folder, name)
-        try:
-            self._clean(recipe)
-            found = self._standing(recipe)
+        with ExitStack() as held:
+            self._lock(spec, held)
+            self._clean(planned)
+            found = self._standing(planned)
             if isinstance(found, Result):
-                claim.release()
                 return found
-            if found is not None:
-                self._archive(recipe, found)
-            folder.mkdir(parents=True, exist_ok=True)
-            if resumable:
-                self._mark(recipe, adopt)
-            elif strays := _there(folder, recipe.outputs):
-                self._archive(recipe, _Old(_STRAY, _UNKNOWN, strays))
-        except BaseException:
-            claim.release()
-            raise
-        return Work(recipe, self._hashes, claim)
+            if spec.resumable:
+                if found is not None:
+                    self._archive(planned, found)
+                spec.folder.mkdir(parents=True, exist_ok=True)
+                self._mark(planned)
+                folder, found = spec.folder, None
+            else:
+                folder = ownership.new_partial(spec.folder, spec.name)
+            return Work(self, planned, folder, found, held.pop_all())
 
-    def _recipe(
-        self,
-        folder: Path,
-        pipeline: str,
-        inputs: Mapping[str, Path | str],
-        params: BaseModel | Mapping[str, Any],
-        outputs: Sequence[str],
-        name: str,
-    ) -> Recipe:
-        values = params.model_dump(mode="json") if isinstance(params, BaseModel) else dict(params)
+    @staticmethod
+    def _lock(spec: ResultSpec, held: ExitStack) -> None:
+        if spec.resumable:
+            # Whoever began it in this process may begin it once more.
+            held.enter_context(ownership.take(spec.folder, spec.name))
+        else:
+            held.enter_context(ownership.sole(spec.folder, spec.name, wait=spec.wait))
+
+    def _plan(self, spec: ResultSpec) -> _Planned:
         record: dict[str, Any] = {
             "format": FORMAT,
-            "pipeline": pipeline,
-            "inputs": {role: self.digest(value) for role, value in sorted(inputs.items())},
-            "params": values,
+            "pipeline": spec.pipeline,
+            "inputs": {role: self.digest(value) for role, value in sorted(spec.inputs.items())},
+            "params": dict(spec.params),
         }
         record["fingerprint"] = sha256_json({key: record[key] for key in ("inputs", "params")})
-        return Recipe(folder, name, self._title(folder, name), record, tuple(outputs))
+        return _Planned(**vars(spec), title=self._title(spec.folder, spec.name), record=record)
 
-    def _standing(self, recipe: Recipe) -> Result | _Old | None:
+    def _standing(self, planned: _Planned) -> Result | _Old | None:
         """The finished result, or why the one that lies there is none; None where none lies."""
-        manifest = recipe.manifest
+        manifest = planned.manifest
         if not manifest.is_file():
             return None
         try:
-            old = read_manifest(manifest, recipe.folder)
+            old = read_manifest(manifest, planned.folder)
         except DamagedError as error:
-            return _Old(str(error), _UNKNOWN, recipe.outputs)
-        reason = self._why_not(recipe, old)
+            return _Old(str(error), _UNKNOWN, planned.outputs)
+        reason = self._why_not(planned, old)
         if reason is not None:
             return _Old(reason, old["fingerprint"], tuple(old["outputs"]))
-        _log.info("%s: reused, nothing to do", recipe.title)
+        _log.info("%s: reused, nothing to do", planned.title)
         if not self._dry:
-            self._compare_code(recipe)
-            self._sweep_dead(recipe)
-        return Result(recipe.folder, reused=True, fingerprint=recipe.fingerprint)
+            self._compare_code(planned)
+            self._sweep_dead(planned)
+        return Result(planned.folder, reused=True, fingerprint=planned.fingerprint)
 
-    def _compare_code(self, recipe: Recipe) -> None:
+    def _compare_code(self, planned: _Planned) -> None:
         """Warn of a result that other code made; what does not say so counts as made by ours."""
-        made_by = _made_by(recipe.manifest)
+        made_by = _made_by(planned.manifest)
         code = None
         if made_by.is_file():
             try:
                 code = read_state(made_by).get("code")
             except DamagedError as error:
-                _log.warning("%s: %s; it is written anew", recipe.title, error)
+                _log.warning("%s: %s; it is written anew", planned.title, error)
         if code is None:
             write_json(made_by, {"code": code_hash()})
         elif code != code_hash():
             _log.warning(
                 "%s was made by other code; to make it anew: --params redo=%s",
-                recipe.title, recipe.pipeline,
+                planned.title, planned.pipeline,
             )  # fmt: skip
 
     def _title(self, folder: Path, name: str) -> str:
@@ -283,32 +251,32 @@ class Reuse:
             where = folder
         return f"{where.as_posix()}{'/' + name if name else ''}"
 
-    def _why_not(self, recipe: Recipe, old: Mapping[str, Any]) -> str | None:
+    def _why_not(self, planned: _Planned, old: Mapping[str, Any]) -> str | None:
         """Why the finished result does not stand; None when it does."""
-        if self._redo & {recipe.pipeline, "all"}:
+        if self._redo & {planned.pipeline, "all"}:
             return "redo was asked for"
-        if old["fingerprint"] != recipe.fingerprint:
-            return "; ".join(changes(old, recipe.record)) or "made in another format"
+        if old["fingerprint"] != planned.fingerprint:
+            return "; ".join(changes(old, planned.record)) or "made in another format"
         for relative, digest in old["outputs"].items():
-            path = recipe.folder / relative
+            path = planned.folder / relative
             if not path.is_file():
                 return f"{relative} is gone"
             if self._hashes.file(path) != digest:
                 return f"{relative} was changed since"
-        for relative in recipe.outputs:
-            if not (recipe.folder / relative).exists():
+        for relative in planned.outputs:
+            if not (planned.folder / relative).exists():
                 return f"{relative} is missing, which an older version did not make"
         return None
 
-    def _archive(self, recipe: Recipe, old: _Old) -> None:
+    def _archive(self, planned: _Planned, old: _Old) -> None:
         """Move a result (all of its folder, or its named files) out of the way."""
-        folder, manifest = recipe.folder, recipe.manifest
-        place = _new_place(folder if recipe.name else folder.parent, old.fingerprint)
+        folder, manifest = planned.folder, planned.manifest
+        place = _new_place(folder if planned.name else folder.parent, old.fingerprint)
         _log.warning(
             "%s: %s; the old result moves to %s",
-            recipe.title, old.reason, self._title(place, ""),
+            planned.title, old.reason, self._title(place, ""),
         )  # fmt: skip
-        if recipe.name:
+        if planned.name:
             # The manifest goes first: without it the files left behind are no finished result.
             for path in (manifest, _made_by(manifest), *(folder / name for name in old.outputs)):
                 if path.exists():
@@ -320,74 +288,90 @@ class Reuse:
             folder.mkdir()
         fsync_directory(place.parent.parent)
 
-    def _mark(self, recipe: Recipe, adopt: bool | None) -> None:
-        """Mark unfinished work as this recipe's; archive another recipe's, unless ``adopt``."""
-        folder, record = recipe.folder, recipe.record
+    def _mark(self, planned: _Planned) -> None:
+        """Mark unfinished work as this result's; archive that of another, unless ``adopt``."""
+        folder, record = planned.folder, planned.record
         claim = folder / _CLAIM
         others = [path for path in folder.iterdir() if path.name not in ("archive", _CLAIM)]
         if claim.is_file():
             try:
                 other = read_recipe(claim)
             except DamagedError as error:
-                self._archive(recipe, _Old(str(error), _UNKNOWN, recipe.outputs))
+                self._archive(planned, _Old(str(error), _UNKNOWN, planned.outputs))
             else:
-                if other["fingerprint"] == recipe.fingerprint:
+                if other["fingerprint"] == planned.fingerprint:
                     if others:
-                        _log.info("%s: unfinished work found, it goes on", recipe.title)
+                        _log.info("%s: unfinished work found, it goes on", planned.title)
                     return
                 known = "params" in other  # which an older version did not keep
                 changed = "; ".join(changes(other, record)) if known else "its parameters changed"
-                if adopt:
-                    _log.warning("%s: unfinished work goes on although %s", recipe.title, changed)
+                if planned.adopt:
+                    _log.warning("%s: unfinished work goes on although %s", planned.title, changed)
                 else:
-                    hint = "" if adopt is None else " (--params resume=force would go on from it)"
+                    hint = (
+                        ""
+                        if planned.adopt is None
+                        else " (--params resume=force would go on from it)"
+                    )
                     reason = f"unfinished work of another recipe lies there: {changed}{hint}"
-                    old = _Old(reason, other["fingerprint"], recipe.outputs)
-                    self._archive(recipe, old)
+                    old = _Old(reason, other["fingerprint"], planned.outputs)
+                    self._archive(planned, old)
         elif others:
-            self._archive(recipe, _Old(_STRAY, _UNKNOWN, recipe.outputs))
+            self._archive(planned, _Old(_STRAY, _UNKNOWN, planned.outputs))
         write_json(claim, {key: record[key] for key in ("fingerprint", "inputs", "params")})
 
     # What killed processes left.
 
-    def _clean(self, recipe: Recipe) -> None:
+    def _clean(self, planned: _Planned) -> None:
         """Finish or remove what earlier processes left; this one holds the lock."""
-        for aside in ownership.partial_folders(recipe.folder, recipe.name):
-            if (aside / recipe.manifest.name).is_file():
-                _log.info("%s: made by a process that was killed, now put in place", recipe.title)
-                self._settle(aside, recipe)
+        for aside in ownership.partial_folders(planned.folder, planned.name):
+            if (aside / planned.manifest.name).is_file():
+                _log.info("%s: made by a process that was killed, now put in place", planned.title)
+                self._settle(aside, planned)
             else:
                 _log.info("removing %s, left by a process that was killed", aside)
                 shutil.rmtree(aside)
-        ownership.sweep_temporaries(recipe.folder, targets=self._targets(recipe))
+        ownership.sweep_temporaries(planned.folder, targets=self._targets(planned))
 
-    def _sweep_dead(self, recipe: Recipe) -> None:
+    def _sweep_dead(self, planned: _Planned) -> None:
         """Remove what dead processes left beside a result that stands, if nobody makes it anew."""
-        for file in (recipe.manifest, _made_by(recipe.manifest)):
+        for file in (planned.manifest, _made_by(planned.manifest)):
             ownership.sweep_dead(file)
-        left = ownership.partial_folders(recipe.folder, recipe.name, dead=True)
-        mark = recipe.folder / _CLAIM
-        marked = not recipe.name and mark.is_file()  # killed between its manifest and its end
-        if left or marked or ownership.is_dead(recipe.folder, recipe.name):
-            with suppress(ownership.HeldError), ownership.sole(recipe.folder, recipe.name):
+        left = ownership.partial_folders(planned.folder, planned.name, dead=True)
+        mark = planned.folder / _CLAIM
+        marked = not planned.name and mark.is_file()  # killed between its manifest and its end
+        if left or marked or ownership.is_dead(planned.folder, planned.name):
+            with suppress(ownership.HeldError), ownership.sole(planned.folder, planned.name):
                 if marked:
                     mark.unlink(missing_ok=True)
                 for path in left:
                     shutil.rmtree(path, ignore_errors=True)
 
-    def _targets(self, recipe: Recipe) -> list[str]:
+    def _targets(self, planned: _Planned) -> list[str]:
         """Files whose temporary ones are this result's; none: all in its folder are."""
-        if not recipe.name:
+        if not planned.name:
             return []
-        return [recipe.manifest.name, _made_by(recipe.manifest).name, *recipe.outputs]
+        return [planned.manifest.name, _made_by(planned.manifest).name, *planned.outputs]
 
-    def _settle(self, aside: Path, recipe: Recipe) -> None:
+    def complete(self, folder: Path, planned: _Planned, old: _Old | None) -> None:
+        """Seal what was made in ``folder``, and move it into its place if it was made aside."""
+        _seal(folder, planned, self._hashes)
+        if folder == planned.folder:
+            (folder / _CLAIM).unlink(missing_ok=True)
+        else:
+            # Made first, cleared then: what fails leaves the earlier result where it was.
+            if old is not None:
+                self._archive(planned, old)
+            self._settle(folder, planned)
+        _note_outputs(planned, read_outputs(planned.manifest))
+
+    def _settle(self, aside: Path, planned: _Planned) -> None:
         """Move a whole result into its place, its manifest last; what lies there is archived."""
-        folder, manifest = recipe.folder, recipe.manifest
+        folder, manifest = planned.folder, planned.manifest
         outputs = read_outputs(aside / manifest.name)
-        units = _units(aside, recipe, outputs)
+        units = _units(aside, planned, outputs)
         if in_the_way := _there(folder, units):
-            self._archive(recipe, _Old(_STRAY, _UNKNOWN, in_the_way))
+            self._archive(planned, _Old(_STRAY, _UNKNOWN, in_the_way))
         for name in units:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (aside / name).rename(folder / name)
@@ -398,59 +382,57 @@ class Reuse:
         self._hashes.note([folder / name for name in outputs], list(outputs.values()))
         shutil.rmtree(aside, ignore_errors=True)
 
-    def _finished(self, recipe: Recipe) -> Result:
-        _note_outputs(recipe, read_outputs(recipe.manifest))
-        return Result(recipe.folder, reused=False, fingerprint=recipe.fingerprint)
-
 
 @dataclass(frozen=True)
 class Work:
     """A result in the making: write its outputs into ``folder``, then ``finish``."""
 
-    recipe: Recipe
-    hashes: ContentHashes
-    claim: ownership.Claim | None
-
-    @property
-    def folder(self) -> Path:
-        return self.recipe.folder
+    reuse: Reuse
+    planned: _Planned
+    folder: Path
+    old: _Old | None = None
+    held: ExitStack = field(default_factory=ExitStack)
 
     @property
     def record(self) -> Mapping[str, Any]:
-        return self.recipe.record
+        """What the manifest will say, but for the outputs."""
+        return self.planned.record
 
     def finish(self) -> Result:
         """Hash the outputs and write the manifest, which makes the result a finished one."""
-        _seal(self.folder, self.recipe, self.hashes)
-        (self.folder / _CLAIM).unlink(missing_ok=True)
-        _note_outputs(self.recipe, read_outputs(self.recipe.manifest))
-        if self.claim is not None:
-            self.claim.release()
-        return Result(self.folder, reused=False, fingerprint=self.recipe.fingerprint)
+        self.reuse.complete(self.folder, self.planned, self.old)
+        self.held.close()
+        return Result(self.planned.folder, reused=False, fingerprint=self.planned.fingerprint)
+
+    def give_up(self) -> None:
+        """Let others make it, and remove what was made aside; after ``finish`` it does nothing."""
+        if self.folder != self.planned.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.held.close()
 
 
-def _seal(folder: Path, recipe: Recipe, hashes: ContentHashes) -> None:
+def _seal(folder: Path, planned: _Planned, hashes: ContentHashes) -> None:
     """Write the manifest of the outputs in ``folder``, with the hashes of what lies there now."""
     paths: list[Path] = []
-    for relative in recipe.outputs:
+    for relative in planned.outputs:
         path = folder / relative
         assert path.exists(), f"{relative} was promised and not made"  # noqa: S101
         if path.is_dir():
             paths += sorted(inner for inner in path.rglob("*") if inner.is_file())
         else:
             paths.append(path)
-    # Remembered hashes are of no use here: what is told is what was written.
+    # Remembered hashes are of no use here: the manifest says what was written.
     digests = hashes.files(paths, fresh=True)
     names = [path.relative_to(folder).as_posix() for path in paths]
-    manifest = folder / recipe.manifest.name
+    manifest = folder / planned.manifest.name
     write_json(_made_by(manifest), {"code": code_hash()})
-    write_json(manifest, {**recipe.record, "outputs": dict(zip(names, digests, strict=True))})
+    write_json(manifest, {**planned.record, "outputs": dict(zip(names, digests, strict=True))})
 
 
-def _note_outputs(recipe: Recipe, outputs: Iterable[str]) -> None:
+def _note_outputs(planned: _Planned, outputs: Iterable[str]) -> None:
     """Count a result among those that this process made."""
-    named = [recipe.folder / name for name in outputs]
-    _made.update(named if recipe.name else [recipe.folder])
+    named = [planned.folder / name for name in outputs]
+    _made.update(named if planned.name else [planned.folder])
 
 
 def _new_place(base: Path, fingerprint: str) -> Path:
@@ -472,11 +454,11 @@ def _there(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if (folder / name).exists())
 
 
-def _units(aside: Path, recipe: Recipe, outputs: Iterable[str]) -> tuple[str, ...]:
+def _units(aside: Path, planned: _Planned, outputs: Iterable[str]) -> tuple[str, ...]:
     """What is still to be moved from ``aside``, a folder that was promised as one."""
-    units = dict.fromkeys(recipe.outputs)
+    units = dict.fromkeys(planned.outputs)
     for name in outputs:
-        if not any(Path(name).is_relative_to(unit) for unit in recipe.outputs):
+        if not any(Path(name).is_relative_to(unit) for unit in planned.outputs):
             units[name] = None  # of a recipe of before
     return _there(aside, units)
 
@@ -499,7 +481,7 @@ _code_hash: str | None = None
 
 
 def code_hash() -> str:
-    """SHA-256 over the package's own Python files, so that a change of code can be told."""
+    """SHA-256 over the package's own Python files, so that a change of code is noticed."""
     global _code_hash
     if _code_hash is None:
         package = Path(__file__).resolve().parents[1]

@@ -10,13 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import DataParams
-
-if TYPE_CHECKING:
-    pass
 
 _ARCHIVE = ".tar"
 # Folders of our own beside those of the sources.
@@ -77,6 +75,14 @@ def sets_of(data: DataParams, images: Path) -> list[str]:
     test = ["test"] if held_out or has_test_list(data, images) else []
     pool = ["pool"] if data.pool or data.layout == "sample" else []
     return ["train", "val", *test, *pool]
+
+
+def labelled_inputs(identity: Identity, data: DataParams, raw: Path) -> dict[str, Path]:
+    """What the labelled sets are made of, by role: folders of images, and the table of groups."""
+    found = {name: raw / name for name in ("images", "test") if (raw / name).is_dir()}
+    if data.split.groups is not None and is_split(data, raw / "images"):
+        found["groups"] = identity.project / Path(data.split.groups).expanduser()
+    return found
 
 
 def has_test_list(data: DataParams, images: Path) -> bool:

@@ -58,7 +58,7 @@ def stages_for(
     from hgnetv2_pipeline.project.params import DataParams
     from hgnetv2_pipeline.project.sources import sets_of
 
-    identity = params["identity"]
+    identity = params["this_run"]["identity"]
     chain = bool(params["data"]["pool"]) and params["data"]["layout"] != "multi_label"
     names = {
         "env": identity["environment"],
@@ -107,7 +107,7 @@ def raw_places(params: Mapping[str, Any]) -> list[str]:
     from hgnetv2_pipeline.project.sources import pool_sources
 
     data = params["data"]
-    sources = pool_sources(data["pool"], Path(params["identity"]["project"]))
+    sources = pool_sources(data["pool"], Path(params["this_run"]["identity"]["project"]))
     pool = [f"pool/{source.link}" for source in sources]
     return ["images", *(["test"] if data["test"] else []), *pool]
 
@@ -119,7 +119,7 @@ def warn_of_unwatched(params: Mapping[str, Any]) -> None:
     """
     import yaml
 
-    identity = params["identity"]
+    identity = params["this_run"]["identity"]
     project, name = Path(identity["project"]), identity["environment"]
     path = project / "conf" / name / "dvc.yaml"
     if not path.is_file():

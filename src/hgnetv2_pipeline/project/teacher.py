@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.models import model_source, resolve_device, weights_input
 from hgnetv2_pipeline.project.params import TeacherParams
-from hgnetv2_pipeline.project.results import Reuse
+from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.training.config import TeacherConfig
 
 if TYPE_CHECKING:
@@ -43,30 +45,29 @@ def read_teacher(folder: Path, identity: Identity) -> Teacher:
     return Teacher(TeacherConfig(members=members, bn=values["bn"]), record)
 
 
-def fit_probes(
-    reuse: Reuse, identity: Identity, teacher: TeacherParams, lists: Lists, device: str
-) -> list[str]:
+def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
     """Fit the probes that are not there yet; their run ids end in ``probe=NAME``."""
     names = []
-    for spec in teacher.probes:
-        folder = identity.folder("train_teacher") / f"probe={probe_name(spec)}"
-
-        def make(aside: Path, spec: str = spec) -> None:
-            _fit(identity, spec, teacher, lists, device, aside)
-
-        reuse.produce(
-            folder,
-            pipeline="train_teacher",
-            inputs={"train": lists.index("train"), "trunk": weights_input(identity, spec)},
-            params={
-                "size": teacher.probe_size,
-                "class_balance": teacher.recipe.class_balance,
-                "max_bad": teacher.recipe.max_bad,
-            },
-            outputs=[WEIGHTS, PROBE_RECORD],
-            make=make,
+    for trunk in teacher.probes:
+        folder = run.folder("train_teacher") / f"probe={probe_name(trunk)}"
+        run.produce(
+            ResultSpec(
+                folder=folder,
+                pipeline="train_teacher",
+                inputs={
+                    "train": lists.index("train"),
+                    "trunk": weights_input(run.identity, trunk),
+                },
+                params={
+                    "size": teacher.probe_size,
+                    "class_balance": teacher.recipe.class_balance,
+                    "max_bad": teacher.recipe.max_bad,
+                },
+                outputs=[WEIGHTS, PROBE_RECORD],
+            ),
+            partial(_fit, run, trunk, teacher, lists),
         )
-        names.append(folder.relative_to(identity.folder("models")).as_posix())
+        names.append(folder.relative_to(run.folder("models")).as_posix())
     return names
 
 
@@ -77,14 +78,7 @@ def probe_name(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", trunk_name(spec).removeprefix("timm:"))
 
 
-def _fit(
-    identity: Identity,
-    spec: str,
-    teacher: TeacherParams,
-    lists: Lists,
-    device: str,
-    aside: Path,
-) -> None:
+def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path) -> None:
     from hgnetv2_pipeline.teacher.probing import Probing, fit_probe
     from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
 
@@ -92,16 +86,16 @@ def _fit(
     found = fit_probe(
         spec,
         lists.frame("train"),
-        identity.folder("raw"),
+        run.folder("raw"),
         classes=lists.classes,
-        weights_root=identity.project,
+        weights_root=run.identity.project,
         how=Probing(
             size=teacher.probe_size,
             balanced=recipe.class_balance != "none",
             workers=recipe.workers,
             max_bad=recipe.max_bad,
         ),
-        device=resolve_device(device),
+        device=resolve_device(run.device),
     )
     save_probe(
         aside / WEIGHTS,
@@ -126,24 +120,19 @@ def _fit(
 
 
 def judge_candidates(
-    reuse: Reuse,
-    identity: Identity,
-    candidates: Sequence[str],
-    weights: Mapping[str, Path | str],
-    teacher: TeacherParams,
-    lists: Lists,
-    device: str,
+    run: Run, teacher: TeacherParams, lists: Lists, candidates: Mapping[str, Path | str]
 ) -> dict[str, Any]:
     """What ``teacher.json`` says: who teaches, what they score on val, and which bytes they are.
 
     Whatever learns from the teacher depends on this record alone, so the weights of every member
-    are in it, wherever they come from; timm's names alone have none to be hashed.
+    are in it, wherever they come from; timm's names alone have none to be hashed. ``candidates``
+    are the weights by name.
     """
     import numpy as np
 
     from hgnetv2_pipeline.teacher.choosing import choose_members
 
-    probabilities, labels = _answers_to_val(identity, candidates, teacher, lists, device)
+    probabilities, labels = _answers_to_val(run, candidates, teacher, lists)
     right = {name: _right(answers, labels) for name, answers in probabilities.items()}
     members, judged = list(candidates), {}
     if teacher.choose == "best":
@@ -154,9 +143,9 @@ def judge_candidates(
         "members": members,
         "bn": teacher.bn,
         "sha256": {
-            name: reuse.digest(place)
+            name: run.reuse.digest(place)
             for name in members
-            if isinstance(place := weights[name], Path)
+            if isinstance(place := candidates[name], Path)
         },
         "val": {
             "split": "val",
@@ -169,11 +158,7 @@ def judge_candidates(
 
 
 def _answers_to_val(
-    identity: Identity,
-    candidates: Sequence[str],
-    teacher: TeacherParams,
-    lists: Lists,
-    device: str,
+    run: Run, candidates: Iterable[str], teacher: TeacherParams, lists: Lists
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
     import numpy as np
     import torch
@@ -182,17 +167,17 @@ def _answers_to_val(
     from hgnetv2_pipeline.teacher.measure import member_probabilities
     from hgnetv2_pipeline.teacher.teacher import load_teacher
 
-    place = torch.device(resolve_device(device))
+    place = torch.device(resolve_device(run.device))
     loaded = load_teacher(
-        [model_source(identity, name) for name in candidates],
+        [model_source(run.identity, name) for name in candidates],
         classes=lists.classes,
-        root=identity.project,
+        root=run.identity.project,
         device=place,
         preprocess=Preprocess(),
         bn=teacher.bn,
     )
     samples = lists.frame("val")
-    answers = member_probabilities(loaded, samples, identity.folder("raw"), device=place)
+    answers = member_probabilities(loaded, samples, run.folder("raw"), device=place)
     labels = samples["label"].to_numpy(dtype=np.int64)
     return dict(zip(candidates, answers, strict=True)), labels
 

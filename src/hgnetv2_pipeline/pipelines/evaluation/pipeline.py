@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
 
 
 def create_pipeline() -> Pipeline:
     """One node."""
-    return pipeline(
+    return Pipeline(
         [
             node(
                 evaluate,
                 inputs=[
-                    "params:identity",
+                    "params:this_run",
                     "params:evaluation",
                     "params:split",
-                    "params:device",
-                    "params:redo",
                     "ingestion.lists",
                     "ssld_stage2.run",
                 ],
@@ -29,8 +27,9 @@ def create_pipeline() -> Pipeline:
                     "evaluation.metrics_history",
                 ],
                 name="evaluate",
-                tags=["evaluation"],
-                namespace="evaluation",
-            )
-        ]
+            ),
+        ],
+        tags="evaluation",
+        namespace="evaluation",
+        prefix_datasets_with_namespace=False,
     )

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
 from hgnetv2_pipeline.pipelines.export.nodes import export
 
 
 def create_pipeline() -> Pipeline:
     """One node."""
-    return pipeline(
+    return Pipeline(
         [
             node(
                 export,
-                inputs=[
-                    "params:identity",
-                    "params:export",
-                    "params:redo",
-                    "ingestion.lists",
-                    "ssld_stage2.run",
-                ],
-                outputs=["export.bundle", "export.card", "export.export_history"],
+                inputs=["params:this_run", "params:export", "ingestion.lists", "ssld_stage2.run"],
+                outputs=["export.bundle", "export.export_history"],
                 name="export",
-                tags=["export"],
-                namespace="export",
-            )
-        ]
+            ),
+        ],
+        tags="export",
+        namespace="export",
+        prefix_datasets_with_namespace=False,
     )

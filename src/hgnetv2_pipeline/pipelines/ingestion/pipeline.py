@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 
 
 def create_pipeline() -> Pipeline:
     """Raw images, lists, report."""
-    return pipeline(
+    return Pipeline(
         [
             node(
                 provide_raw,
-                inputs=["params:identity", "params:data"],
+                inputs=["params:this_run", "params:data"],
                 outputs="ingestion.raw",
                 name="provide_raw",
-                tags=["ingestion"],
-                namespace="ingestion",
             ),
             node(
                 make_lists,
-                inputs=["params:identity", "params:data", "params:redo", "ingestion.raw"],
+                inputs=["params:this_run", "params:data", "ingestion.raw"],
                 outputs="ingestion.lists",
                 name="make_lists",
-                tags=["ingestion"],
-                namespace="ingestion",
             ),
             node(
                 report_lists,
-                inputs=["params:identity", "params:redo", "ingestion.raw", "ingestion.lists"],
+                inputs=["params:this_run", "ingestion.raw", "ingestion.lists"],
                 outputs=[
                     "ingestion.summary",
                     "ingestion.contact_sheet",
@@ -37,8 +33,9 @@ def create_pipeline() -> Pipeline:
                     "ingestion.quarantine",
                 ],
                 name="report_lists",
-                tags=["ingestion"],
-                namespace="ingestion",
             ),
-        ]
+        ],
+        tags="ingestion",
+        namespace="ingestion",
+        prefix_datasets_with_namespace=False,
     )

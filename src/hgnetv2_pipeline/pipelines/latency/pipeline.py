@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
 from hgnetv2_pipeline.pipelines.latency.nodes import measure
 
 
 def create_pipeline() -> Pipeline:
     """One node."""
-    return pipeline(
+    return Pipeline(
         [
             node(
                 measure,
-                inputs=[
-                    "params:identity",
-                    "params:latency",
-                    "params:device",
-                    "params:redo",
-                    "export.bundle",
-                ],
+                inputs=["params:this_run", "params:latency", "export.bundle"],
                 outputs=["latency.results", "latency.summary", "latency.latency_history"],
                 name="measure_latency",
-                tags=["latency"],
-                namespace="latency",
-            )
-        ]
+            ),
+        ],
+        tags="latency",
+        namespace="latency",
+        prefix_datasets_with_namespace=False,
     )

@@ -1,307 +1,146 @@
-"""From the pool to the students' training list: score, deduplicate, select."""
+"""From the pool to the students' training list, and how pure it is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.project.identity import Identity
-from hgnetv2_pipeline.project.lists import Lists, PoolSource
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.mining import auditing
+from hgnetv2_pipeline.project.mining.auditing import mined_inputs, write_audit, write_purity
+from hgnetv2_pipeline.project.mining.scoring import (
+    list_unreadable,
+    score_guarded_sets,
+    score_hidden_probes,
+    score_sources,
+)
+from hgnetv2_pipeline.project.mining.selecting import (
+    NOT_OF_THE_LIST,
+    exclusions,
+    list_for_review,
+    person_edits,
+    write_mined,
+    write_pairs,
+)
 from hgnetv2_pipeline.project.params import MiningParams
-from hgnetv2_pipeline.project.results import Reuse, Work
-from hgnetv2_pipeline.project.teacher import Teacher, read_teacher
-from hgnetv2_pipeline.project.tracking import tracker
-
-# What changes how long mining takes, or what is told of it, and not one line of the list.
-NOT_OF_THE_LIST = {
-    "workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "purity",
-}  # fmt: skip
+from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.teacher import read_teacher
 
 
-def score_pool(
-    identity: Identity,
-    mining: MiningParams,
-    device: str,
-    redo: list[str],
-    lists: Path,
-    teacher: Path,
-) -> Path:
-    """The teacher's answer to every image of the pool, in shards a source of its own.
+def score_pool(run: Run, mining: MiningParams, lists: Path, teacher: Path) -> Path:
+    """The teacher's answer to every image of the pool, in shards by source.
 
     A source that was added is scored, the others are left as they are; an interrupted pass goes on.
     """
-    from hgnetv2_pipeline.data import quarantine
-    from hgnetv2_pipeline.mining.shards import quarantined, write_sources
-
-    folder, known = identity.folder("scores"), Lists(lists)
-    reuse, found = Reuse(identity.project, redo), read_teacher(teacher, identity)
-    sources = known.pool_sources()
-    for source in sources:
-        _score_source(reuse, identity, mining, device, known, found, source)
+    known, found = Lists(lists), read_teacher(teacher, run.identity)
+    score_sources(run, mining, known, found)
     if "features" in mining.deduplicate.channels:
-        for name in guarded_sets(known):
-            _score_guarded(reuse, identity, mining, device, known.index(name), found, name)
-    write_sources(folder, [source.name for source in sources])
-    bad = quarantined(folder)
-    ledger = quarantine.Ledger(sum(source.images for source in sources), mining.max_bad)
-    for key, reason in bad[["key", "reason"]].itertuples(index=False):
-        ledger.quarantine(key, reason)
-    reuse.produce(
-        identity.folder("quarantine"),
-        name="mining",
-        pipeline="mining",
-        inputs={"scores": folder},
-        params={},
-        outputs=["mining.csv"],
-        make=lambda aside: ledger.write(aside / "mining.csv"),
-    )
-    ledger.check(f"mining.max_bad (conf/{identity.environment}/parameters.yml)")
-    return folder
+        score_guarded_sets(run, mining, known, found)
+    list_unreadable(run, mining, known)
+    return run.folder("scores")
 
 
-def _score_source(
-    reuse: Reuse,
-    identity: Identity,
-    mining: MiningParams,
-    device: str,
-    lists: Lists,
-    teacher: Teacher,
-    source: PoolSource,
-) -> None:
-    folder = identity.folder("scores") / source.name
-    shards = range(-(-source.images // mining.shard_rows))
-    work = reuse.begin(
-        folder,
-        pipeline="mining",
-        inputs={"pool": source.sha256, "teacher": teacher.record},
-        params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
-        outputs=[
-            "plan.json",
-            *(f"shard={number:05d}.{kind}" for number in shards for kind in ("json", "parquet")),
-        ],
-        resumable=True,
-    )
-    if isinstance(work, Work):
-        tracker.begin(folder)
-        score_images(
-            identity,
-            mining,
-            device,
-            teacher,
-            lists.index("pool"),
-            folder,
-            prefix=source.prefix,
-            features=mining.features,
-        )
-        work.finish()
-
-
-def _score_guarded(
-    reuse: Reuse,
-    identity: Identity,
-    mining: MiningParams,
-    device: str,
-    index: Path,
-    teacher: Teacher,
-    name: str,
-) -> None:
-    """The features of a protected set, which those of the pool are compared with."""
-    folder = identity.folder("guarded") / name
-    work = reuse.begin(
-        folder,
-        pipeline="mining",
-        inputs={name: index, "teacher": teacher.record},
-        params=mining.model_dump(include={"shard_rows", "batch_size"}),
-        outputs=["scores"],
-        resumable=True,
-    )
-    if isinstance(work, Work):
-        score_images(identity, mining, device, teacher, index, folder / "scores", features=True)
-        work.finish()
-
-
-def exclusions(identity: Identity, mining: MiningParams) -> dict[str, Path]:
-    """The lists of images that are not to be mined, by what they were given as."""
-    lists = {given: identity.project / Path(given).expanduser() for given in mining.exclude}
-    for given, path in lists.items():
-        if not path.is_file():
-            raise DataError(
-                f"mining.exclude: the list {given} does not exist "
-                f"(conf/{identity.environment}/parameters.yml or --params mining.exclude=LIST)"
-            )
-    return {f"exclude {given}": path for given, path in lists.items()}
-
-
-def score_images(
-    identity: Identity,
-    mining: MiningParams,
-    device: str,
-    teacher: Teacher,
-    index: Path,
-    out: Path,
-    *,
-    prefix: str = "",
-    features: bool = False,
-) -> None:
-    """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
-    from hgnetv2_pipeline.data import preprocess
-    from hgnetv2_pipeline.mining import score_processes
-    from hgnetv2_pipeline.project.models import resolve_device
-
-    members = teacher.config.members
-    # Our weights carry their preprocessing; timm's models get the published one.
-    foreign = all(member.startswith("timm:") for member in members)
-    spec = score_processes.ScoreSpec(
-        index=index,
-        root=identity.folder("raw"),
-        prefix=prefix,
-        teachers=members,
-        num_classes=len(Lists(identity.folder("lists")).classes),
-        out=out,
-        weights_root=identity.project,
-        preprocess=preprocess.Preprocess().to_dict() if foreign else None,
-        shard_rows=mining.shard_rows,
-        batch_size=mining.batch_size,
-        workers=mining.workers,
-        features=features,
-        dtype="float32",
-        device=resolve_device(device),
-        max_bad=mining.max_bad,
-    )
-    score_processes.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)
-
-
-def guarded_sets(known: Lists) -> list[str]:
-    """The sets that no mined image may come from."""
-    return [name for name in ("val", "test", "train") if known.has(name)]
-
-
-def deduplicate(
-    identity: Identity,
-    mining: MiningParams,
-    redo: list[str],
-    lists: Path,
-    scores: Path,
-) -> tuple[Path, Path]:
+def deduplicate(run: Run, mining: MiningParams, lists: Path, scores: Path) -> Path:
     """Pairs of pool images with validation, test and training images, each with a decision."""
-    params = mining.deduplicate
     known = Lists(lists)
-    guarded = guarded_sets(known)
-    by_features = guarded if "features" in params.channels else []
-    features = {name: identity.folder("guarded") / name / "scores" for name in by_features}
-
-    def make(aside: Path) -> None:
-        from hgnetv2_pipeline.mining.duplicates import find
-
-        raw = identity.folder("raw")
-        pairs = find.deduplicate(
-            scores,
-            {name: (known.frame(name), raw) for name in guarded},
-            pool=(known.index("pool"), raw),
-            features=features,
-            workers=max(mining.workers, 1),
-            **params.model_dump(exclude={"strict"}),
-        )
-        pairs.to_parquet(aside / "dedup.parquet", index=False)
-
-    folder = identity.folder("mining")
-    Reuse(identity.project, redo).produce(
-        folder,
-        name="dedup",
-        pipeline="mining",
-        inputs={"scores": scores, **{name: known.index(name) for name in guarded}},
-        params=params.model_dump(mode="json", exclude={"strict"}),
-        outputs=["dedup.parquet"],
-        make=make,
+    made = run.produce(
+        ResultSpec(
+            folder=run.folder("mining"),
+            name="dedup",
+            pipeline="mining",
+            inputs={"scores": scores, **{name: known.index(name) for name in known.guarded}},
+            params=mining.deduplicate.model_dump(mode="json", exclude={"strict"}),
+            outputs=["dedup.parquet"],
+        ),
+        lambda aside: write_pairs(aside, run, mining, known, scores),
     )
-    return folder / "dedup.parquet", folder / "dedup.parquet"
+    return made.folder
 
 
-def select(
-    identity: Identity,
-    mining: MiningParams,
-    redo: list[str],
-    lists: Path,
-    scores: Path,
-    dedup: Path,
-) -> tuple[Path, Path]:
+def select(run: Run, mining: MiningParams, lists: Path, scores: Path, pairs: Path) -> Path:
     """The mined list, and the training set of stage 1: it and the labelled images together.
 
-    ``review.csv`` lists the pairs in doubt; decisions that a person writes into it are obeyed by
-    the next run, which sees that the file changed.
+    ``review.csv`` lists the pairs in doubt; what a person decides in it the next run obeys.
     """
-    known = Lists(lists)
-    folder = identity.folder("mining")
-    review = folder / "review.csv"
-    excluded = exclusions(identity, mining)
-
-    def make(aside: Path) -> None:
-        from hgnetv2_pipeline.mining import exclusion, mined_list, selection
-
-        mined = selection.select(
-            scores,
-            decided_pairs(dedup, review),
-            k=mining.k,
-            target_total=mining.target_total,
-            min_conf=mining.min_conf,
-            top_p=mining.top_p,
-            diversity=mining.diversity,
-            exclude=exclusion.read_exclusions(list(excluded.values()), scores),
-            exclude_review=mining.deduplicate.strict,
-        )
-        mined.write(aside / "mined.parquet")
-        mined_list.write_merged(
-            mined,
-            pool=known.index("pool"),
-            labelled=known.index("train"),
-            index=aside / "train_mined.parquet",
-            listed=aside / "train_list_mined.txt",
-            label_mode=mining.label_mode,
-        )
-
-    inputs: dict[str, Path | str] = {
-        "scores": scores,
-        "dedup": dedup,
-        "train": known.index("train"),
-        "pool": known.index("pool"),
-        "review": person_edits(review),
-        **excluded,
-    }
-    result = Reuse(identity.project, redo).produce(
-        folder,
-        name="mined",
-        pipeline="mining",
-        inputs=inputs,
-        params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST | {"exclude"}),
-        outputs=["mined.parquet", "train_mined.parquet", "train_list_mined.txt"],
-        make=make,
+    known, review = Lists(lists), pairs / "review.csv"
+    inputs = {"scores": scores, "dedup": pairs / "dedup.parquet", **exclusions(run, mining)}
+    inputs |= {"train": known.index("train"), "pool": known.index("pool")}
+    made = run.produce(
+        ResultSpec(
+            folder=run.folder("mining"),
+            name="mined",
+            pipeline="mining",
+            inputs={**inputs, "review": person_edits(review)},
+            params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST | {"exclude"}),
+            outputs=["mined.parquet", "train_mined.parquet", "train_list_mined.txt"],
+        ),
+        lambda aside: write_mined(aside, run, mining, known, scores, pairs),
     )
-    if not result.reused or not review.is_file():
-        import pandas as pd
-
-        from hgnetv2_pipeline.mining.review import write_review
-
-        write_review(review, pd.read_parquet(dedup))
-    return folder, folder / "mined.parquet"
+    if not made.reused or not review.is_file():
+        list_for_review(pairs)
+    return made.folder
 
 
-def decided_pairs(dedup: Path, review: Path) -> Any:
-    """The pairs with a person's decisions in place of the machine's."""
-    import pandas as pd
+def score_probes(run: Run, mining: MiningParams, lists: Path, teacher: Path) -> Path:
+    """The teacher's answer to labelled images, which tell how pure the list is; none is mined."""
+    known, found = Lists(lists), read_teacher(teacher, run.identity)
+    made = run.produce(
+        ResultSpec(
+            folder=run.folder("probes"),
+            pipeline="mining",
+            inputs={"probes": known.index(mining.purity.probes), "teacher": found.record},
+            params={
+                **mining.purity.model_dump(mode="json"),
+                **mining.model_dump(include={"batch_size", "shard_rows"}),
+                "seed": run.identity.seed,
+            },
+            outputs=["probes"],
+            resumable=True,
+        ),
+        lambda folder: score_hidden_probes(run, mining, known, found, folder),
+    )
+    return made.folder
 
-    from hgnetv2_pipeline.mining.review import apply_review, read_review
 
-    pairs = pd.read_parquet(dedup)
-    return apply_review(pairs, read_review(review)) if review.is_file() else pairs
+def estimate_purity(
+    run: Run, mining: MiningParams, lists: Path, scores: Path, mined: Path, probes: Path
+) -> Path:
+    """How pure lists of other lengths would be: by the probes, and by the truth if there is one."""
+    labels = Lists(lists).index(mining.purity.probes)
+    inputs = mined_inputs(run, mining, scores, mined)
+    made = run.produce(
+        ResultSpec(
+            folder=run.folder("purity"),
+            pipeline="mining",
+            inputs={**inputs, "probes": probes, "labels": labels},
+            params={"strict": mining.deduplicate.strict, "min_conf": mining.min_conf},
+            outputs=["purity.csv", "probes.parquet"],
+        ),
+        lambda aside: write_purity(aside, run, mining, labels, scores, mined, probes),
+    )
+    return made.folder
 
 
-def person_edits(review: Path) -> str:
-    """What a person decided in ``review.csv``; rows left in doubt do not count as an edit."""
-    if not review.is_file():
-        return ""
-    from hgnetv2_pipeline.mining.review import read_review
-
-    rows = read_review(review)
-    decided = rows[rows["decision"] != "review"]
-    return decided.sort_values("key").to_csv(index=False) if len(decided) else ""
+def audit(
+    run: Run, mining: MiningParams, lists: Path, scores: Path, mined: Path, purity: Path
+) -> tuple[Path, ...]:
+    """Counts that add up, pictures of what was taken and turned away, and a page with all of it."""
+    known = Lists(lists)
+    made = run.produce(
+        ResultSpec(
+            folder=run.folder("mining_report"),
+            pipeline="mining",
+            inputs={
+                **mined_inputs(run, mining, scores, mined),
+                **{name: known.index(name) for name in (*known.guarded, "pool")},
+                "purity": purity,
+                "classes": known.folder / "class_map.txt",
+            },
+            params=mining.model_dump(
+                mode="json", exclude=NOT_OF_THE_LIST - {"purity"} | {"exclude"}
+            ),
+            outputs=auditing.OUTPUTS,
+        ),
+        lambda aside: write_audit(aside, run, mining, scores, mined, purity),
+    )
+    return made.folder, *(made.folder / name for name in ("audit.json", *auditing.SHEETS))

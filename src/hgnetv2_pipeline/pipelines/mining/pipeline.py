@@ -2,97 +2,80 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
-from hgnetv2_pipeline.pipelines.mining.audit import audit, estimate_purity, score_probes
-from hgnetv2_pipeline.pipelines.mining.nodes import deduplicate, score_pool, select
+from hgnetv2_pipeline.pipelines.mining.nodes import (
+    audit,
+    deduplicate,
+    estimate_purity,
+    score_pool,
+    score_probes,
+    select,
+)
 
 
 def create_pipeline() -> Pipeline:
     """Score, deduplicate, select, estimate the purity, audit."""
-    return pipeline(
+    return Pipeline(
         [
             node(
                 score_pool,
                 inputs=[
-                    "params:identity",
+                    "params:this_run",
                     "params:mining",
-                    "params:device",
-                    "params:redo",
                     "ingestion.lists",
                     "train_teacher.teacher",
                 ],
                 outputs="mining.scores",
                 name="score_pool",
-                tags=["mining"],
-                namespace="mining",
             ),
             node(
                 deduplicate,
-                inputs=[
-                    "params:identity",
-                    "params:mining",
-                    "params:redo",
-                    "ingestion.lists",
-                    "mining.scores",
-                ],
-                outputs=["mining.pairs", "mining.dedup"],
+                inputs=["params:this_run", "params:mining", "ingestion.lists", "mining.scores"],
+                outputs="mining.dedup",
                 name="deduplicate",
-                tags=["mining"],
-                namespace="mining",
             ),
             node(
                 select,
                 inputs=[
-                    "params:identity",
+                    "params:this_run",
                     "params:mining",
-                    "params:redo",
                     "ingestion.lists",
                     "mining.scores",
-                    "mining.pairs",
+                    "mining.dedup",
                 ],
-                outputs=["mining.result", "mining.mined"],
+                outputs="mining.result",
                 name="select",
-                tags=["mining"],
-                namespace="mining",
             ),
             node(
                 score_probes,
                 inputs=[
-                    "params:identity",
+                    "params:this_run",
                     "params:mining",
-                    "params:device",
-                    "params:redo",
                     "ingestion.lists",
                     "train_teacher.teacher",
                 ],
                 outputs="mining.probes",
                 name="score_probes",
-                tags=["mining"],
-                namespace="mining",
             ),
             node(
                 estimate_purity,
                 inputs=[
-                    "params:identity",
+                    "params:this_run",
                     "params:mining",
-                    "params:redo",
                     "ingestion.lists",
                     "mining.scores",
                     "mining.result",
                     "mining.probes",
                 ],
-                outputs=["mining.purity", "mining.purity_curve"],
+                outputs="mining.purity",
                 name="estimate_purity",
-                tags=["mining"],
-                namespace="mining",
             ),
             node(
                 audit,
                 inputs=[
-                    "params:identity",
+                    "params:this_run",
                     "params:mining",
-                    "params:redo",
                     "ingestion.lists",
                     "mining.scores",
                     "mining.result",
@@ -101,15 +84,15 @@ def create_pipeline() -> Pipeline:
                 outputs=[
                     "mining.report",
                     "mining.audit",
-                    "mining.page",
                     "mining.sheet",
                     "mining.sheet_bottom",
                     "mining.sheet_removed",
                     "mining.sheet_review",
                 ],
                 name="audit",
-                tags=["mining"],
-                namespace="mining",
             ),
-        ]
+        ],
+        tags="mining",
+        namespace="mining",
+        prefix_datasets_with_namespace=False,
     )

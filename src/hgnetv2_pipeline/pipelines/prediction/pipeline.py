@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
 from hgnetv2_pipeline.pipelines.prediction.nodes import predict
 
 
 def create_pipeline() -> Pipeline:
     """One node."""
-    return pipeline(
+    return Pipeline(
         [
             node(
                 predict,
                 inputs=[
-                    "params:identity",
+                    "params:this_run",
                     "params:prediction",
                     "params:images",
-                    "params:device",
-                    "params:redo",
                     "ingestion.lists",
                     "export.bundle",
                 ],
                 outputs=["prediction.answers", "prediction.sheet"],
                 name="predict",
-                tags=["prediction"],
-                namespace="prediction",
-            )
-        ]
+            ),
+        ],
+        tags="prediction",
+        namespace="prediction",
+        prefix_datasets_with_namespace=False,
     )

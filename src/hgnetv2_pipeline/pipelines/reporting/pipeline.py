@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
 from hgnetv2_pipeline.pipelines.reporting.nodes import report
 
 
 def create_pipeline() -> Pipeline:
-    """One node."""
-    return pipeline(
+    """One node, whose inputs load as paths: the page says what is missing, as after ``dvc repro``,
+    which measures no latency.
+    """
+    return Pipeline(
         [
             node(
                 report,
                 inputs=[
-                    "params:identity",
-                    "params:redo",
+                    "params:this_run",
                     "ingestion.lists",
-                    # Folders, which load whether or not anything is in them: the page says what
-                    # is missing, as after `dvc repro`, which measures no latency.
                     "mining.report",
                     "evaluation.results",
                     "export.bundle",
@@ -28,8 +27,9 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs=["reporting.html", "reporting.markdown"],
                 name="report",
-                tags=["reporting"],
-                namespace="reporting",
-            )
-        ]
+            ),
+        ],
+        tags="reporting",
+        namespace="reporting",
+        prefix_datasets_with_namespace=False,
     )

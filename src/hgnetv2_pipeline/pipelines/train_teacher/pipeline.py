@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
-from hgnetv2_pipeline.pipelines.train_teacher.nodes import pass_gate, train_members
+from hgnetv2_pipeline.pipelines.train_teacher.nodes import train_teacher
 
 
 def create_pipeline() -> Pipeline:
-    """Members, then the gate."""
-    return pipeline(
+    """One node: members, their measure, the gate."""
+    return Pipeline(
         [
             node(
-                train_members,
-                inputs=[
-                    "params:identity",
-                    "params:train_teacher",
-                    "params:device",
-                    "params:distributed",
-                    "params:redo",
-                    "params:resume",
-                    "ingestion.lists",
-                ],
-                outputs="train_teacher.members",
-                name="train_members",
-                tags=["train_teacher"],
-                namespace="train_teacher",
-            ),
-            node(
-                pass_gate,
-                inputs=["params:identity", "params:train_teacher", "train_teacher.members"],
+                train_teacher,
+                inputs=["params:this_run", "params:train_teacher", "ingestion.lists"],
                 outputs="train_teacher.teacher",
-                name="pass_gate",
-                tags=["train_teacher"],
-                namespace="train_teacher",
+                name="train_teacher",
             ),
-        ]
+        ],
+        tags="train_teacher",
+        namespace="train_teacher",
+        prefix_datasets_with_namespace=False,
     )

@@ -1,80 +1,63 @@
-"""One node trains all four students: what differs between the recipes is in their parameters."""
+"""One node trains all four students, another stores what their teacher answers."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
-from hgnetv2_pipeline.project.results import Reuse, Work
-from hgnetv2_pipeline.project.runs import Resume, begin_run, from_resized, run_spec, stored_logits
+from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teacher import read_teacher
-from hgnetv2_pipeline.project.tracking import tracker
-from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+from hgnetv2_pipeline.project.training.runs import run_spec, stored_logits, train_student
+from hgnetv2_pipeline.project.training.teacher_logits import make_store, store_result, store_spec
+from hgnetv2_pipeline.training.config import TrainConfig
 
 _log = logging.getLogger(__name__)
 
 
-def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[..., Any]:
+def make_trainer(pipeline: str) -> Callable[..., Path]:
     """The node function of one training pipeline, named after it.
 
-    Its inputs after the lists are, where the pipeline has them: the folder with the mined list,
-    the teacher, and, for the order of nodes, its stored answers and the run it starts from (named
-    by ``init``).
+    It reads ``mined`` and ``teacher`` where the pipeline has them. The others order the nodes: the
+    stored answers, and what the recipe's ``init`` may name.
     """
 
     def train(
-        identity: Identity,
-        config: TrainConfig,
-        logits: TeacherLogitsParams,
-        device: str,
-        distributed: DistributedConfig,
-        redo: list[str],
-        resume: Resume,
-        lists: Path,
-        *upstream: Path,
-    ) -> tuple[Path, Path]:
-        samples = Lists(lists).index("train")
-        if mined:
-            samples = upstream[0] / "train_mined.parquet"
-        teacher = read_teacher(upstream[int(mined)], identity) if distilled else None
+        run: Run, config: TrainConfig, logits: TeacherLogitsParams, lists: Path,
+        mined: Path | None = None, teacher: Path | None = None, stored: Path | None = None,
+        start: Path | None = None, imported: Path | None = None,
+    ) -> Path:  # fmt: skip
+        samples = mined / "train_mined.parquet" if mined else Lists(lists).index("train")
+        found = read_teacher(teacher, run.identity) if teacher else None
+        answers = stored_logits(run, logits) if teacher else None
         spec = run_spec(
-            identity,
-            config,
-            pipeline=pipeline,
-            out=identity.folder(pipeline),
-            lists=Lists(lists),
-            train=samples,
-            teacher=teacher,
-            stored=stored_logits(identity, logits) if distilled else None,
-            device=device,
-            seed=identity.seed,
-            variant=identity.variant,
-            resume=resume,
+            run, config, pipeline=pipeline, train=samples, teacher=found, stored=answers
         )
-        processes = distributed.processes(device)
-        reuse = Reuse(identity.project, redo)
-        spec, work = begin_run(reuse, spec, teacher, processes=processes)
-        if isinstance(work, Work):
-            from hgnetv2_pipeline.training.launch import train_many
-            from hgnetv2_pipeline.training.plan import plan_run
-            from hgnetv2_pipeline.training.run import train_run
-
-            tracker.begin(spec.out)
-            # Stored answers belong to the files that are read, so the plan reads those too.
-            read = spec if spec.teacher_logits is None else from_resized(identity, spec)
-            plan = plan_run(read, processes=processes)
-            _log.info("%s: %s", pipeline, plan)
-            if processes == 1:
-                train_run(from_resized(identity, spec), report=tracker.reporter(pipeline))
-            else:
-                train_many(from_resized(identity, spec), distributed)
-            work.finish()
-        return spec.out, spec.out / "history.csv"
+        train_student(run, spec, found)
+        return spec.out
 
     train.__name__ = pipeline
     return train
+
+
+def store_teacher_logits(
+    run: Run, logits: TeacherLogitsParams, config: TrainConfig, lists: Path, mined: Path,
+    teacher: Path,
+) -> Path:  # fmt: skip
+    """The teacher's answers to V views of every image of stage 1's list; nothing when online.
+
+    Stage 2's images are among them, so both stages and all variants read one store.
+    """
+    folder = run.folder("teacher_logits")
+    if logits.source == "online":
+        folder.mkdir(parents=True, exist_ok=True)
+        _log.info("no teacher logits are stored: the teacher runs along with its students "
+                  "(--params teacher_logits.source=stored)")  # fmt: skip
+        return folder
+    found, samples = read_teacher(teacher, run.identity), mined / "train_mined.parquet"
+    classes = Lists(lists).classes
+    spec = store_spec(run, logits, config, classes=classes, samples=samples, teacher=found)
+    run.produce(store_result(spec, logits, found), lambda _: make_store(run, spec))
+    return folder

@@ -14,19 +14,20 @@ from hgnetv2_pipeline.project.lists import Lists
 if TYPE_CHECKING:
     import pandas as pd
 
+REPORT = ("summary.json", "contact_sheet.png", "dataset_report.html")
 _SHEET = 120
 _PAIRS = 12
 
 
-def write_report(aside: Path, identity: Identity, known: Lists, sets: list[str], raw: Path) -> None:
-    """Write ``summary.json``, ``contact_sheet.png`` and ``dataset_report.html``."""
+def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> None:
+    """Write the files of ``REPORT``."""
     import pandas as pd
 
     from hgnetv2_pipeline.data import report
     from hgnetv2_pipeline.data.lists import multi_label
     from hgnetv2_pipeline.reporting.dataset_page import build_dataset_page
 
-    frames = {name: known.frame(name) for name in sets}
+    frames = {name: known.frame(name) for name in known.sets}
     left_out = pd.read_csv(known.folder / "quarantine.csv", dtype=str, keep_default_na=False)
     left_out["key"] = left_out["key"].map(csv_value)
     left_out["reason"] = left_out["reason"].map(csv_value)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.ingestion.places import about, below
 from hgnetv2_pipeline.project.params import DataParams
-from hgnetv2_pipeline.project.results import Reuse
+from hgnetv2_pipeline.project.results import ResultSpec, Reuse
 from hgnetv2_pipeline.project.sources import Source, pool_sources
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _FILES = ("index.parquet", "quarantined.csv", "refused.csv", "ignored.json")
 def pool_contents(reuse: Reuse, identity: Identity, data: DataParams, raw: Path) -> dict[str, str]:
     """What each source of the pool holds, as a hash."""
     hashes = {}
-    for source in pool_sources(data.pool, identity.project):
+    for source in _sources(identity, data):
         root = raw / "pool" / source.name
         # Of a list, the files it names: it may lie in a folder of much else.
         files = _listed_files(source, root) if source.kind == "list" else []
@@ -37,15 +37,22 @@ def scan_pool(
     reuse: Reuse, identity: Identity, data: DataParams, raw: Path, hashes: Mapping[str, str]
 ) -> None:
     """Scan the sources that are new or have changed, by ``pool_contents``."""
-    for source in pool_sources(data.pool, identity.project):
+    for source in _sources(identity, data):
         reuse.produce(
-            identity.folder("pool_index") / source.name,
-            pipeline="ingestion",
-            inputs={"images": hashes[f"pool/{source.name}"]},
-            params={"duplicates": data.duplicates, "kind": source.kind},
-            outputs=_FILES,
-            make=partial(_write_scan, source, data, raw),
+            ResultSpec(
+                folder=identity.folder("pool_index") / source.name,
+                pipeline="ingestion",
+                inputs={"images": hashes[f"pool/{source.name}"]},
+                params={"duplicates": data.duplicates, "kind": source.kind},
+                outputs=_FILES,
+            ),
+            partial(_write_scan, source, data, raw),
         )
+
+
+def _sources(identity: Identity, data: DataParams) -> list[Source]:
+    """The sources to scan one by one; the sample's pool lies among its images."""
+    return [] if data.layout == "sample" else pool_sources(data.pool, identity.project)
 
 
 def read_pool(identity: Identity, data: DataParams, raw: Path) -> dict[str, Scan]:

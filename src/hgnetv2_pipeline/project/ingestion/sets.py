@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+def list_files(sets: list[str]) -> list[str]:
+    """The files that ingestion leaves in the folder of lists, for these sets."""
+    return [
+        "class_map.txt",
+        "leaks.csv",
+        "quarantine.csv",
+        *(f"index_{name}.parquet" for name in sets),
+        *(f"{name}_list.txt" for name in sets),
+        *(["pool_sources.json"] if "pool" in sets else []),
+    ]
+
+
 def write_lists(
     aside: Path, identity: Identity, data: DataParams, raw: Path, sets: list[str]
 ) -> None:

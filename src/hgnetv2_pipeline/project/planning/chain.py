@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import read_json
-from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists, count_rows
 from hgnetv2_pipeline.project.params import (
     ComparisonParams,
@@ -23,15 +22,17 @@ from hgnetv2_pipeline.project.params import (
 from hgnetv2_pipeline.project.planning.table import Row, as_text, row_of
 from hgnetv2_pipeline.project.planning.teaching import stand_ins, teacher_rate
 from hgnetv2_pipeline.project.results import Result, Reuse
-from hgnetv2_pipeline.project.runs import begin_run, processes_of_each, run_spec, stored_logits
+from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teacher import RECORD, Teacher, read_teacher
-from hgnetv2_pipeline.training.config import (
-    DistributedConfig,
-    RunSpec,
-    StoredLogits,
-    TeacherConfig,
-    TrainConfig,
+from hgnetv2_pipeline.project.training.arms import Recipes, arm_folders, finished_arms
+from hgnetv2_pipeline.project.training.members import member_spec
+from hgnetv2_pipeline.project.training.runs import (
+    begin_run,
+    processes_of_each,
+    run_spec,
+    stored_logits,
 )
+from hgnetv2_pipeline.training.config import TeacherConfig, TrainConfig
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.training.plan import Plan
@@ -61,20 +62,19 @@ def plan_chain(params: Mapping[str, Any], parts: Collection[str]) -> str:
 
 class _Chain:
     def __init__(self, params: Mapping[str, Any]) -> None:
-        self.identity = Identity.model_validate(params["identity"])
+        self.run = Run.model_validate(params["this_run"])
+        self.identity, self.device = self.run.identity, self.run.device
         self.teaching = TeacherParams.model_validate(params["train_teacher"])
         self.mining = MiningParams.model_validate(params["mining"])
         self.logits = TeacherLogitsParams.model_validate(params["teacher_logits"])
         self.evaluation = EvaluationParams.model_validate(params["evaluation"])
         self.comparison = ComparisonParams.model_validate(params["comparison"])
-        self.distributed = DistributedConfig.model_validate(params["distributed"])
         self.recipes = {
             name: TrainConfig.model_validate(params[name])
             for name in ("ssld_stage1", "ssld_stage2", "train", "finetune")
         }
-        self.device = str(params["device"])
         self.lists = Lists(self.identity.folder("lists"))
-        self.reuse = Reuse(self.identity.project, params["redo"], dry=True)
+        self.reuse = Reuse(self.identity.project, self.run.redo, dry=True)
         self.assumed: list[str] = []
         self.rows: list[Row] = []
         self.plans: dict[str, Plan] = {}
@@ -105,17 +105,10 @@ class _Chain:
             return Row("teacher", "ready weights: " + ", ".join(self.teaching.source))
         from hgnetv2_pipeline.training.plan import plan_run
 
-        base, jobs = self.identity.folder("train_teacher"), self.teaching.jobs
-        processes = processes_of_each(self.distributed, self.device, jobs=jobs)
-        waiting = []
+        jobs, waiting = self.teaching.jobs, []
+        processes = processes_of_each(self.run.distributed, self.device, jobs=jobs)
         for number in range(self.teaching.members):
-            spec = self._spec(
-                "train_teacher",
-                self.teaching.recipe,
-                out=base / f"member={number}",
-                seed=self.identity.seed + number,
-                variant=self.teaching.arch,
-            )
+            spec = member_spec(self.run, self.teaching, number)
             spec, work = begin_run(self.reuse, spec, None, processes=processes)
             if not isinstance(work, Result):
                 waiting.append(spec)
@@ -178,7 +171,7 @@ class _Chain:
             f"teacher logits, {params.views} views",
             "to do",
             images=answers,
-            seconds=answers * rate.seconds / self.distributed.processes_here(self.device),
+            seconds=answers * rate.seconds / self.run.distributed.processes_here(self.device),
             waiting=rate.loader_share,
             disk=answers * record,
             memory=self._memory(),
@@ -212,27 +205,23 @@ class _Chain:
 
     def _due_arms(self) -> list[str]:
         """Names of the comparison's trainings that do not stand, one for each of their seeds."""
-        from hgnetv2_pipeline.project.arms import finished_arms
-
-        wanted, config = self.comparison, self.recipes
         made = [self.identity.folder(name) / "result.json" for name in SSLD]
+        config = self.recipes
+        recipes = Recipes(
+            self.comparison, self.teaching, config["train"], config["ssld_stage1"],
+            config["ssld_stage2"], self.logits,
+        )  # fmt: skip
         standing = finished_arms(
-            self.reuse, self.identity, wanted, self.teaching, config["train"],
-            config["ssld_stage1"], config["ssld_stage2"], self.logits, self.device,
-            self.distributed,
+            self.run,
+            self.reuse,
+            recipes,
             chain_stands=not self._made_anew()
             and self.mined is not None
             and self._teacher() is not None
             and all(path.is_file() for path in made),
-        )  # fmt: skip
-        arms = {
-            "supervised": wanted.supervised_seeds,
-            _EQUAL_STEPS: wanted.equal_steps_seeds,
-            "stage1": wanted.stage1_seeds,
-            "stage1_unmined": wanted.unmined_seeds,
-            "stage2": wanted.stage2_seeds,
-        }
-        return [name for name in arms for seed in arms[name] if (name, seed) not in standing]
+        )
+        wanted = arm_folders(self.run, self.comparison)
+        return [name for name, seed, _ in wanted if (name, seed) not in standing]
 
     # What they need.
 
@@ -270,39 +259,15 @@ class _Chain:
             return False
         if (distilled or start != "scratch") and self._made_anew():
             return False
-        stored = stored_logits(self.identity, self.logits) if distilled else None
+        stored = stored_logits(self.run, self.logits) if distilled else None
         if stored is not None and not (stored.folder / "manifest.json").is_file():
             return False
-        spec = self._spec(name, config, train=self._list_of(name), teacher=teacher, stored=stored)
-        processes = self.distributed.processes(self.device)
-        return isinstance(begin_run(self.reuse, spec, teacher, processes=processes)[1], Result)
-
-    def _spec(
-        self,
-        name: str,
-        config: TrainConfig,
-        *,
-        train: Path | None = None,
-        teacher: Teacher | None = None,
-        stored: StoredLogits | None = None,
-        out: Path | None = None,
-        seed: int | None = None,
-        variant: str = "",
-    ) -> RunSpec:
-        return run_spec(
-            self.identity,
-            config,
-            pipeline=name,
-            out=out or self.identity.folder(name),
-            lists=self.lists,
-            train=train or self.lists.index("train"),
-            teacher=teacher,
+        spec = run_spec(
+            self.run, config, pipeline=name, train=self._list_of(name), teacher=teacher,
             stored=stored,
-            device=self.device,
-            seed=self.identity.seed if seed is None else seed,
-            variant=variant or self.identity.variant,
-            resume="exact",
-        )
+        )  # fmt: skip
+        processes = self.run.distributed.processes(self.device)
+        return isinstance(begin_run(self.reuse, spec, teacher, processes=processes)[1], Result)
 
     def _list_of(self, name: str) -> Path:
         if name == "ssld_stage1" and self.mined is not None:
@@ -327,11 +292,10 @@ class _Chain:
                 config = config.model_copy(update={"loss": loss, "class_balance": "none"})
             else:
                 teacher = self._teacher() or self._stand_in()
-        spec = self._spec(
-            name, config, train=self._list_of(name) if teacher else None, teacher=teacher
-        )
+        train = self._list_of(name) if teacher else self.lists.index("train")
+        spec = run_spec(self.run, config, pipeline=name, train=train, teacher=teacher)
         images = self._stage1_images() if name == "ssld_stage1" else None
-        return plan_run(spec, processes=self.distributed.processes(self.device), images=images)
+        return plan_run(spec, processes=self.run.distributed.processes(self.device), images=images)
 
     def _teacher(self) -> Teacher | None:
         folder = self.identity.folder("train_teacher")

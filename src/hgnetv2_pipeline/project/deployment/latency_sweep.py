@@ -4,41 +4,48 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, write_json
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.ownership import scratch
 from hgnetv2_pipeline.project.identity import Identity, model_id
 from hgnetv2_pipeline.project.params import LatencyParams
-from hgnetv2_pipeline.project.results import Reuse
+from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.run import Run
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Sweep:
-    """What ``latency`` measures: ``identity.model`` and the models beside it.
+    """What ``latency`` measures: the model of ``run`` and those beside it, at ``size`` pixels.
 
     ``rows`` are all measurements, ``new`` those of this run, ``not_run`` what an engine refused,
     with its reason.
     """
 
-    identity: Identity
+    run: Run
     params: LatencyParams
-    reuse: Reuse
     size: int
-    device: str | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     new: list[dict[str, Any]] = field(default_factory=list)
     not_run: list[dict[str, str]] = field(default_factory=list)
     _exports: dict[str, Path] = field(default_factory=dict)
 
-    def run(self) -> None:
-        """Measure what is not there yet; one line a model, engine and precision that cannot run."""
+    def measure(self) -> None:
+        """Measure what is not there yet; one line a model, engine and precision that cannot run.
+
+        Raises:
+            ParameterError: none of the engines can run here.
+        """
         params = self.params
+        # One thread is what a server gives a request; OpenMP and ONNX Runtime read this at start.
+        os.environ["OMP_NUM_THREADS"] = str(params.threads)
         models = [self.identity.model, *params.beside]
         for engine, precision in itertools.product(params.engines, params.precisions):
             able = models
@@ -48,6 +55,25 @@ class Sweep:
                     self._turns(able, engine, precision, batch_size)
         if params.cold_starts:
             self._cold_start()
+        if not self.rows:
+            raise ParameterError(
+                f"latency: none of {', '.join(params.engines)} can run here: "
+                f"{self.not_run[0]['reason']} (latency.engines)"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """All measurements, with the key figures of the run's own model."""
+        figures = key_figures(self.identity.model, self.rows)
+        return {**figures, "rows": self.rows, "not_run": self.not_run}
+
+    @property
+    def identity(self) -> Identity:
+        return self.run.identity
+
+    @property
+    def device(self) -> str | None:
+        """The device that PyTorch is to use; None: the one it finds."""
+        return None if self.run.device == "auto" else self.run.device
 
     def folder(self, model: str, name: str = "latency") -> Path:
         """The folder ``name`` of a model, which need not be ``identity.model``."""
@@ -107,13 +133,15 @@ class Sweep:
                 preprocess=loaded.preprocess, metadata={"variant": loaded.info["variant"] or model},
             )  # fmt: skip
 
-        self.reuse.produce(
-            path.parent,
-            pipeline="latency",
-            inputs={"weights": weights_input(self.identity, model)},
-            params={"model": model, "image_size": self.size},
-            outputs=["model.onnx"],
-            make=make,
+        self.run.produce(
+            ResultSpec(
+                folder=path.parent,
+                pipeline="latency",
+                inputs={"weights": weights_input(self.identity, model)},
+                params={"model": model, "image_size": self.size},
+                outputs=["model.onnx"],
+            ),
+            make,
         )
         return path
 
@@ -200,26 +228,28 @@ class Sweep:
         from hgnetv2_pipeline.deployment.timing.machine import what_runs_here
 
         folder = self.folder(models[0])
-        result = self.reuse.produce(
-            folder,
-            name=name,
-            pipeline="latency",
-            inputs={
-                f"model {model}": self._input(model, engine, params.get("precision", "fp32"))
-                for model in models
-            },
-            params={
-                **params,
-                "models": models,
-                "engine": engine,
-                "batch_size": batch_size,
-                "threads": self.params.threads,
-                "image_size": self.size,
-                "machine": what_runs_here(),
-                **({"device": self._device()} if engine.startswith("torch") else {}),
-            },
-            outputs=[f"{name}.json"],
-            make=lambda aside: write_json(aside / f"{name}.json", make()),
+        result = self.run.produce(
+            ResultSpec(
+                folder=folder,
+                name=name,
+                pipeline="latency",
+                inputs={
+                    f"model {model}": self._input(model, engine, params.get("precision", "fp32"))
+                    for model in models
+                },
+                params={
+                    **params,
+                    "models": models,
+                    "engine": engine,
+                    "batch_size": batch_size,
+                    "threads": self.params.threads,
+                    "image_size": self.size,
+                    "machine": what_runs_here(),
+                    **({"device": self._device()} if engine.startswith("torch") else {}),
+                },
+                outputs=[f"{name}.json"],
+            ),
+            lambda aside: write_json(aside / f"{name}.json", make()),
         )
         found = read_json(folder / f"{name}.json")
         self.rows.append(found)

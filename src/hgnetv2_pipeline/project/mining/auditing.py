@@ -1,0 +1,154 @@
+"""What was mined, to be believed or not: purity, counts that add up, a page to look at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from hgnetv2_pipeline.durable import write_json
+from hgnetv2_pipeline.printable import csv_frame
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.mining.selecting import (
+    NOT_OF_THE_LIST,
+    decided_pairs,
+    exclusions,
+    left_out,
+    person_edits,
+)
+from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.project.run import Run
+
+OUTPUTS = ("audit.json", "classes.csv", "pairs.csv", "sheets", "mining_report.html")
+SHEETS = tuple(f"sheets/{name}.png" for name in ("top", "bottom", "removed", "review"))
+
+
+def write_purity(
+    aside: Path, run: Run, mining: MiningParams, labels: Path, scores: Path, mined: Path,
+    probes: Path,
+) -> None:  # fmt: skip
+    """How pure lists of other lengths would be: by the probes, and by the truth if there is one."""
+    import pandas as pd
+
+    from hgnetv2_pipeline.mining.purity import purity_curve, rank_probes
+
+    pairs, rules = decided_pairs(mined), left_out(run, mining, scores)
+    truth = pd.read_parquet(labels, columns=["key", "label"])
+    ranked = rank_probes(scores, pairs, probes / "probes", truth, **rules)
+    ranked.to_parquet(aside / "probes.parquet", index=False)
+    curve = purity_curve(
+        scores,
+        pairs,
+        ranked,
+        k=_depth(mined / "mined.parquet"),
+        truth=_sample_truth(run.identity).get("truth"),
+        **rules,
+    )
+    csv_frame(curve).to_csv(aside / "purity.csv", index=False)
+
+
+def write_audit(
+    aside: Path, run: Run, mining: MiningParams, scores: Path, mined: Path, purity: Path
+) -> None:
+    """Write counts, classes, pairs, contact sheets and the page that shows them."""
+    import pandas as pd
+
+    from hgnetv2_pipeline.mining import audit, review
+    from hgnetv2_pipeline.mining.sheets import contact_sheets, shown_pairs
+    from hgnetv2_pipeline.reporting.mining_page import build_mining_page
+
+    known, identity, raw = Lists(run.folder("lists")), run.identity, run.folder("raw")
+    machine = pd.read_parquet(mined / "dedup.parquet")
+    pairs, listed = decided_pairs(mined), mined / "mined.parquet"
+    rules = left_out(run, mining, scores)
+    probes = pd.read_parquet(purity / "probes.parquet")
+    table = audit.class_table(scores, pairs, listed, classes=known.classes, probes=probes, **rules)
+    curve = pd.read_csv(purity / "purity.csv")
+    hidden = _sample_truth(identity)
+    counts = audit.audit(scores, pairs, listed, table=table, curve=curve, **hidden, **rules)
+    counts["estimate"]["set"] = mining.purity.probes
+    counts["person"] = review.count_decisions(machine, review.read_review(mined / "review.csv"))
+    write_json(aside / "audit.json", counts)
+    csv_frame(table).to_csv(aside / "classes.csv", index=False)
+    shown = [shown_pairs(pairs, decision, 100) for decision in ("remove", "review")]
+    csv_frame(pd.concat(shown)).to_csv(aside / "pairs.csv", index=False, float_format="%.4f")
+    (aside / "sheets").mkdir()
+    sheets = contact_sheets(
+        listed,
+        pairs,
+        pool=(known.index("pool"), raw),
+        protected={name: (known.index(name), raw) for name in known.guarded},
+        classes=known.classes,
+    )
+    for name, sheet in sheets.items():
+        sheet.save(aside / "sheets" / f"{name}.png")
+    build_mining_page(
+        aside,
+        aside / "mining_report.html",
+        purity=purity / "purity.csv",
+        dataset=identity.dataset,
+        teacher=identity.teacher,
+        params=_parameters(mining),
+        review=os.path.relpath(mined / "review.csv", identity.folder("mining_report")),
+        command=identity.run_command,
+        is_sample=identity.dataset == "sample",
+    )
+
+
+def _parameters(block: BaseModel, prefix: str = "mining.") -> list[tuple[str, Any, str]]:
+    """Name, value and meaning of every parameter that decides the list or the report on it."""
+    rows = []
+    for name, field in type(block).model_fields.items():
+        value = getattr(block, name)
+        if isinstance(value, BaseModel):
+            rows += _parameters(value, f"{prefix}{name}.")
+        elif name not in NOT_OF_THE_LIST:
+            rows.append((prefix + name, value, field.description or ""))
+    return rows
+
+
+def mined_inputs(run: Run, mining: MiningParams, scores: Path, mined: Path) -> dict[str, Any]:
+    """What purity and audit both depend on, files and texts by role."""
+    return {
+        "scores": scores,
+        "mined": mined / "mined.parquet",
+        "dedup": mined / "dedup.parquet",
+        "review": person_edits(mined / "review.csv"),
+        **exclusions(run, mining),
+        **_hidden(run.identity),
+    }
+
+
+def _hidden(identity: Identity) -> dict[str, Path]:
+    """Only the sample knows what its pool holds; a real pool has no labels."""
+    images = identity.folder("raw") / "images"
+    found = {"truth": images / "pool_truth.csv", "planted": images / "planted.csv"}
+    return found if found["truth"].is_file() else {}
+
+
+def _sample_truth(identity: Identity) -> dict[str, Any]:
+    """What the sample's pool holds, as ``mining.audit`` takes it; used to judge, never to train."""
+    paths = _hidden(identity)
+    if not paths:
+        return {}
+    import pandas as pd
+
+    rows = pd.read_csv(paths["truth"], dtype=str)
+    # A digit is its own label; a distractor belongs to no class.
+    labels = pd.to_numeric(rows["truth"], errors="coerce").astype("Int64")
+    plants = pd.read_csv(paths["planted"], dtype=str)
+    return {
+        "truth": pd.DataFrame({"key": "images/" + rows["key"], "label": labels}),
+        "planted": pd.DataFrame({"key": "images/" + plants["pool_key"], "kind": plants["kind"]}),
+    }
+
+
+def _depth(mined: Path) -> int:
+    """Images of the fullest class of the mined list: its k."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    return int(pc.max(pq.read_table(mined, columns=["rank"])["rank"]).as_py())

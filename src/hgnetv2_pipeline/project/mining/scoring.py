@@ -1,0 +1,147 @@
+"""The teacher's answers to the pool, to the guarded sets and to the probes, as results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hgnetv2_pipeline.project.lists import Lists, PoolSource
+from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.teacher import Teacher
+from hgnetv2_pipeline.project.tracking import tracker
+
+
+def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: Teacher) -> None:
+    """Score the sources that are new or have changed; the others are left as they are."""
+    from hgnetv2_pipeline.mining.shards import write_sources
+
+    sources = lists.pool_sources()
+    for source in sources:
+        _score_source(run, mining, lists, teacher, source)
+    write_sources(run.folder("scores"), [source.name for source in sources])
+
+
+def _score_source(
+    run: Run, mining: MiningParams, lists: Lists, teacher: Teacher, source: PoolSource
+) -> None:
+    shards = range(-(-source.images // mining.shard_rows))
+
+    def make(folder: Path) -> None:
+        tracker.begin(folder)
+        index, features = lists.index("pool"), mining.features
+        score_images(run, mining, teacher, index, folder, prefix=source.prefix, features=features)
+
+    run.produce(
+        ResultSpec(
+            folder=run.folder("scores") / source.name,
+            pipeline="mining",
+            inputs={"pool": source.sha256, "teacher": teacher.record},
+            params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
+            outputs=[
+                "plan.json",
+                *(f"shard={n:05d}.{kind}" for n in shards for kind in ("json", "parquet")),
+            ],
+            resumable=True,
+        ),
+        make,
+    )
+
+
+def score_guarded_sets(run: Run, mining: MiningParams, lists: Lists, teacher: Teacher) -> None:
+    """The features of the guarded sets, which those of the pool are compared with."""
+    for name in lists.guarded:
+        index = lists.index(name)
+
+        def make(folder: Path, index: Path = index) -> None:
+            score_images(run, mining, teacher, index, folder / "scores", features=True)
+
+        run.produce(
+            ResultSpec(
+                folder=run.folder("guarded") / name,
+                pipeline="mining",
+                inputs={name: index, "teacher": teacher.record},
+                params=mining.model_dump(include={"shard_rows", "batch_size"}),
+                outputs=["scores"],
+                resumable=True,
+            ),
+            make,
+        )
+
+
+def list_unreadable(run: Run, mining: MiningParams, lists: Lists) -> None:
+    """Write ``mining.csv``, the images of the pool that could not be scored.
+
+    Raises:
+        DataError: they are more than ``mining.max_bad`` allows.
+    """
+    from hgnetv2_pipeline.data.quarantine import Ledger
+    from hgnetv2_pipeline.mining.shards import quarantined
+
+    scores = run.folder("scores")
+    ledger = Ledger(sum(source.images for source in lists.pool_sources()), mining.max_bad)
+    bad = quarantined(scores)
+    for key, reason in bad[["key", "reason"]].itertuples(index=False):
+        ledger.quarantine(key, reason)
+    run.produce(
+        ResultSpec(
+            folder=run.folder("quarantine"),
+            name="mining",
+            pipeline="mining",
+            inputs={"scores": scores},
+            outputs=["mining.csv"],
+        ),
+        lambda aside: ledger.write(aside / "mining.csv"),
+    )
+    ledger.check(f"mining.max_bad (conf/{run.identity.environment}/parameters.yml)")
+
+
+def score_hidden_probes(
+    run: Run, mining: MiningParams, lists: Lists, teacher: Teacher, folder: Path
+) -> None:
+    """Score the labelled images that are to tell how pure the list is."""
+    from hgnetv2_pipeline.data.index import write_index
+    from hgnetv2_pipeline.mining.purity import choose_probes
+
+    chosen = lists.frame(mining.purity.probes)
+    probes = choose_probes(chosen, mining.purity.images, run.identity.seed)
+    index = write_index(folder / "index_probes.parquet", probes)
+    score_images(run, mining, teacher, index, folder / "probes")
+
+
+def score_images(
+    run: Run,
+    mining: MiningParams,
+    teacher: Teacher,
+    index: Path,
+    out: Path,
+    *,
+    prefix: str = "",
+    features: bool = False,
+) -> None:
+    """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
+    from hgnetv2_pipeline.data import preprocess
+    from hgnetv2_pipeline.mining import score_processes
+    from hgnetv2_pipeline.project.models import resolve_device
+
+    members = teacher.config.members
+    # Our weights carry their preprocessing; timm's models get the published one.
+    foreign = all(member.startswith("timm:") for member in members)
+    spec = score_processes.ScoreSpec(
+        index=index,
+        root=run.folder("raw"),
+        prefix=prefix,
+        teachers=members,
+        num_classes=len(Lists(run.folder("lists")).classes),
+        out=out,
+        weights_root=run.identity.project,
+        preprocess=preprocess.Preprocess().to_dict() if foreign else None,
+        shard_rows=mining.shard_rows,
+        batch_size=mining.batch_size,
+        workers=mining.workers,
+        features=features,
+        dtype="float32",
+        device=resolve_device(run.device),
+        max_bad=mining.max_bad,
+    )
+    score_processes.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)

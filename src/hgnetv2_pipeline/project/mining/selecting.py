@@ -1,0 +1,113 @@
+"""What the mined list is made from: pairs, a person's decisions, lists of what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.project.run import Run
+
+# What changes how long mining takes, or what is reported of it, and not one line of the list.
+NOT_OF_THE_LIST = {
+    "workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "purity",
+}  # fmt: skip
+
+
+def write_pairs(aside: Path, run: Run, mining: MiningParams, lists: Lists, scores: Path) -> None:
+    """Write ``dedup.parquet``: pairs of pool images with guarded ones, each with a decision."""
+    from hgnetv2_pipeline.mining.duplicates import find
+
+    raw, params = run.folder("raw"), mining.deduplicate
+    by_features = lists.guarded if "features" in params.channels else []
+    pairs = find.deduplicate(
+        scores,
+        {name: (lists.frame(name), raw) for name in lists.guarded},
+        pool=(lists.index("pool"), raw),
+        features={name: run.folder("guarded") / name / "scores" for name in by_features},
+        workers=max(mining.workers, 1),
+        **params.model_dump(exclude={"strict"}),
+    )
+    pairs.to_parquet(aside / "dedup.parquet", index=False)
+
+
+def write_mined(
+    aside: Path, run: Run, mining: MiningParams, lists: Lists, scores: Path, pairs: Path
+) -> None:
+    """Write the mined list, and stage 1's training set: it and the labelled images together."""
+    from hgnetv2_pipeline.mining import mined_list, selection
+
+    mined = selection.select(
+        scores,
+        decided_pairs(pairs),
+        k=mining.k,
+        target_total=mining.target_total,
+        top_p=mining.top_p,
+        diversity=mining.diversity,
+        **left_out(run, mining, scores),
+    )
+    mined.write(aside / "mined.parquet")
+    mined_list.write_merged(
+        mined,
+        pool=lists.index("pool"),
+        labelled=lists.index("train"),
+        index=aside / "train_mined.parquet",
+        listed=aside / "train_list_mined.txt",
+        label_mode=mining.label_mode,
+    )
+
+
+def left_out(run: Run, mining: MiningParams, scores: Path) -> dict[str, Any]:
+    """What no list takes, whatever its length, as ``mining.selection`` and its kin ask for it."""
+    from hgnetv2_pipeline.mining.exclusion import read_exclusions
+
+    return {
+        "exclude": read_exclusions([*exclusions(run, mining).values()], scores),
+        "exclude_review": mining.deduplicate.strict,
+        "min_conf": mining.min_conf,
+    }
+
+
+def exclusions(run: Run, mining: MiningParams) -> dict[str, Path]:
+    """The lists of images that are not to be mined, by what they were given as."""
+    project = run.identity.project
+    lists = {given: project / Path(given).expanduser() for given in mining.exclude}
+    for given, path in lists.items():
+        if not path.is_file():
+            raise DataError(
+                f"mining.exclude: the list {given} does not exist "
+                f"(conf/{run.identity.environment}/parameters.yml or --params mining.exclude=LIST)"
+            )
+    return {f"exclude {given}": path for given, path in lists.items()}
+
+
+def decided_pairs(mined: Path) -> Any:
+    """The pairs in the folder ``mined``, with a person's decisions in place of the machine's."""
+    import pandas as pd
+
+    from hgnetv2_pipeline.mining.review import apply_review, read_review
+
+    pairs, review = pd.read_parquet(mined / "dedup.parquet"), mined / "review.csv"
+    return apply_review(pairs, read_review(review)) if review.is_file() else pairs
+
+
+def list_for_review(mined: Path) -> None:
+    """Write ``review.csv`` anew: the pairs in doubt, for a person to decide."""
+    import pandas as pd
+
+    from hgnetv2_pipeline.mining.review import write_review
+
+    write_review(mined / "review.csv", pd.read_parquet(mined / "dedup.parquet"))
+
+
+def person_edits(review: Path) -> str:
+    """What a person decided in ``review.csv``; rows left in doubt do not count as an edit."""
+    if not review.is_file():
+        return ""
+    from hgnetv2_pipeline.mining.review import read_review
+
+    rows = read_review(review)
+    decided = rows[rows["decision"] != "review"]
+    return decided.sort_values("key").to_csv(index=False) if len(decided) else ""

@@ -1,0 +1,112 @@
+"""The files that the report is made from: those there are of this variant and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.tracking import git_revision
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.reporting.inputs import ReportInputs
+
+
+def report_inputs(identity: Identity) -> ReportInputs:
+    """What the report says of the run, and where it reads that."""
+    from hgnetv2_pipeline.reporting.inputs import ReportInputs
+
+    base = identity.folder("report").parent
+    teacher = identity.folder("train_teacher")
+    return ReportInputs(
+        dataset=identity.dataset,
+        is_sample=identity.dataset == "sample",
+        comparable=identity.dataset == "imagenet",
+        run_command=identity.run_command,
+        root=identity.project,
+        home=identity.folder("report"),
+        revision=git_revision(identity.project),
+        versions=_versions(),
+        dataset_summary=identity.folder("dataset_report") / "summary.json",
+        mining_audit=identity.folder("mining_report") / "audit.json",
+        mining_classes=identity.folder("mining_report") / "classes.csv",
+        mining_page=identity.folder("mining_report") / "mining_report.html",
+        mining_sheets=tuple(
+            path
+            for name in ("top", "bottom", "removed", "review")
+            if (path := identity.folder("mining_report") / "sheets" / f"{name}.png").is_file()
+        ),
+        mining_purity=identity.folder("purity") / "purity.csv",
+        comparison=identity.folder("comparison_report") / "comparison.json",
+        histories={
+            path.parent.relative_to(identity.folder("models")).as_posix(): path
+            for folder in (
+                *sorted(teacher.glob("member=*")),
+                *(identity.folder(name) for name in ("train", "ssld_stage1", "ssld_stage2")),
+                identity.folder("finetune"),
+            )
+            if (path := folder / "history.csv").is_file()
+        },
+        evaluations=_jsons(base / "evaluation", identity),
+        exports=tuple(
+            path for path in [identity.folder("export") / "manifest.json"] if path.is_file()
+        ),
+        latencies=_jsons(base / "latency", identity),
+        tensorrt=tuple(
+            sorted((identity.folder("export") / "tensorrt-kit" / "results").glob("*.json"))
+        ),
+        predictions=identity.folder("prediction") / "predictions.jsonl",
+        prediction_sheet=identity.folder("prediction") / "predictions.png",
+    )
+
+
+def report_result(run: Run, inputs: ReportInputs) -> ResultSpec:
+    """The page and its text; all runs of a dataset have this one."""
+    files = [
+        path
+        for value in vars(inputs).values()
+        for path in (
+            value
+            if isinstance(value, tuple)
+            else list(value.values())
+            if isinstance(value, dict)
+            else [value]
+        )
+        if isinstance(path, Path) and path.is_file()
+    ]
+    identity = run.identity
+    return ResultSpec(
+        folder=run.folder("report"),
+        pipeline="reporting",
+        inputs={path.relative_to(identity.project).as_posix(): path for path in files},
+        params={"dataset": identity.dataset, "variant": identity.variant},
+        outputs=["report.html", "report.md"],
+        wait=True,
+    )
+
+
+_NO_RUNS = ("zoo", "timm", "scratch", "file", "import_weights")
+
+
+def _jsons(folder: Path, identity: Identity) -> tuple[Path, ...]:
+    """Results of this variant and run, and of models from elsewhere (zoo, timm, files)."""
+    return tuple(
+        path
+        for path in sorted(folder.glob("**/*.json"))
+        if not path.name.endswith(("manifest.json", "made_by.json"))
+        and path.name != "latency.json"
+        and "archive" not in path.parts
+        and (
+            path.relative_to(folder).parts[0] in _NO_RUNS
+            or path.relative_to(folder).parts[1:3] == (identity.variant, identity.run)
+        )
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("hgnetv2-pipeline", "torch", "onnx", "onnxruntime", "timm", "numpy", "pillow", "kedro")
+    return {name: version(name) for name in names}

@@ -1,0 +1,1 @@
+"""Trainings as results: students, members of a teacher, arms of the comparison, stored logits."""

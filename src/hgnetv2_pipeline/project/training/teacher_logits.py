@@ -1,0 +1,91 @@
+"""The teacher's answers as a result: made once, for every student that learns from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hgnetv2_pipeline.project.params import TeacherLogitsParams
+from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.teacher import Teacher
+from hgnetv2_pipeline.project.tracking import tracker
+from hgnetv2_pipeline.project.training.runs import resized_images
+from hgnetv2_pipeline.training.config import StoreSpec, TrainConfig
+
+
+def store_spec(
+    run: Run,
+    logits: TeacherLogitsParams,
+    config: TrainConfig,
+    *,
+    classes: list[str],
+    samples: Path,
+    teacher: Teacher,
+) -> StoreSpec:
+    """Everything a process that makes the store needs to know; the views are those of ``config``.
+
+    The processes of this machine share the pass as they share a training.
+    """
+    return StoreSpec(
+        classes=classes,
+        samples=samples,
+        samples_root=run.folder("raw"),
+        root=run.identity.project,
+        teacher=teacher.config,
+        augment=config.view(),
+        resized=config.input.resized,
+        channels_last=config.channels_last,
+        threads=config.threads,
+        earlier=[],
+        out=run.folder("teacher_logits"),
+        device=run.device,
+        rank=0,
+        world_size=run.distributed.processes_here(run.device),
+        **logits.model_dump(exclude={"source", "check"}),
+    )
+
+
+def store_result(spec: StoreSpec, logits: TeacherLogitsParams, teacher: Teacher) -> ResultSpec:
+    """The store as a result; an interrupted pass goes on after its last finished shard."""
+    from hgnetv2_pipeline.input.augment import make_augment
+    from hgnetv2_pipeline.input.teacher_logits import IMAGES, SHARDS, STORE, describe_view
+
+    return ResultSpec(
+        folder=spec.out,
+        pipeline="teacher_logits",
+        inputs={"images": spec.samples, "teacher": teacher.record},
+        params={
+            "classes": spec.classes,
+            "transform": describe_view(make_augment(spec.augment), resized=spec.resized),
+            **logits.model_dump(include={"views", "topk", "seed", "amp", "shard_images"}),
+        },
+        outputs=[STORE, IMAGES, SHARDS],
+        resumable=True,
+    )
+
+
+def make_store(run: Run, spec: StoreSpec) -> None:
+    """Ask the teacher for what no earlier store has, and seal the store."""
+    from hgnetv2_pipeline.training.stored_logits.make import (
+        announce,
+        seal_teacher_logits,
+        store_in_processes,
+    )
+
+    tracker.begin(spec.out)
+    spec = spec.model_copy(update={"earlier": _earlier_stores(run, spec.out)})
+    announce(spec)
+    samples, root = resized_images(run.identity, spec.samples, spec.samples_root, spec.resized)
+    spec = spec.model_copy(update={"samples": samples, "samples_root": root})
+    store_in_processes(spec)
+    seal_teacher_logits(spec)
+
+
+def _earlier_stores(run: Run, folder: Path) -> list[Path]:
+    """A list that changed a little costs a little: what was answered before is taken over."""
+    from hgnetv2_pipeline.input.teacher_logits import STORE
+
+    if {"teacher_logits", "all"} & {*run.redo}:
+        return []
+    archived = sorted(folder.parent.glob(f"archive/*/{folder.name}/{STORE}"))
+    return [path.parent for path in archived]
