@@ -25,6 +25,7 @@ GROUND = {
     "printable",
     "processor",
     "progress",
+    "shards",
     "stopping",
     "tar_members",
 }

@@ -12,55 +12,29 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.ownership import helping
 from hgnetv2_pipeline.processes.side_by_side import run_side_by_side, run_spec
 
 
-class ScoreSpec(BaseModel):
-    """All that a pass over one source of the pool needs; see ``score.score_pool``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    index: Path
-    root: Path
-    prefix: str
-    teachers: list[str]
-    num_classes: int
-    out: Path
-    weights_root: Path
-    preprocess: dict[str, Any] | None
-    shard_rows: int
-    batch_size: int
-    workers: int
-    features: bool
-    dtype: str
-    device: str
-    max_bad: float
-    rank: int = 0
-    world_size: int = 1
-
-
 def score(spec: ScoreSpec) -> None:
     """Do the shards of one process. torchrun's RANK and WORLD_SIZE win over those of ``spec``."""
-    from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.mining.score import score_pool
 
     rank = int(os.environ.get("RANK", spec.rank))
-    values = dict(spec) | {
+    place = {
         "rank": rank,
         "world_size": int(os.environ.get("WORLD_SIZE", spec.world_size)),
         "device": _device(spec.device, int(os.environ.get("LOCAL_RANK", rank))),
-        "preprocess": spec.preprocess and Preprocess.from_dict(spec.preprocess),
     }
     with helping(spec.out):
-        score_pool(values.pop("index"), values.pop("root"), **values)
+        score_pool(spec.model_copy(update=place))
 
 
 def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:

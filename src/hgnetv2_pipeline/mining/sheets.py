@@ -11,7 +11,6 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from hgnetv2_pipeline.data import report
-from hgnetv2_pipeline.mining.database import database, quoted
 from hgnetv2_pipeline.mining.duplicates.find import pool_places
 
 SHEETS = ("top", "bottom", "removed", "review")
@@ -67,18 +66,21 @@ def shown_pairs(dedup: pd.DataFrame, decision: str, most: int) -> pd.DataFrame:
 
 def _edges(mined: Path, columns: int, most_rows: int) -> pd.DataFrame:
     """The first and the last images of some classes: key, label, score, rank, top, bottom."""
-    source = f"read_parquet({quoted(mined)})"
-    with database() as base:
-        labels = base.sql(f"select distinct label from {source} order by label").df()  # noqa: S608
-        places = np.unique(np.linspace(0, max(0, len(labels) - 1), most_rows).astype(int))
-        base.register("wanted", labels.iloc[places] if len(labels) else labels)
-        rows: pd.DataFrame = base.sql(
-            "select key, label, score, rank, "  # noqa: S608
-            f"rank <= {int(columns)} as top, deepest - rank < {int(columns)} as bottom from "
-            f"(select *, max(rank) over (partition by label) as deepest from {source} "
-            "semi join wanted using (label)) where top or bottom order by label, rank"
-        ).df()
-    return rows
+    import pyarrow.dataset as ds
+    import pyarrow.parquet as pq
+
+    ranks = pq.read_table(mined, columns=["label", "rank"]).group_by("label")
+    depths = ranks.aggregate([("rank", "max")]).sort_by("label").to_pandas()
+    chosen = np.unique(np.linspace(0, max(0, len(depths) - 1), most_rows).astype(int))
+    label, rank = ds.field("label"), ds.field("rank")
+    wanted = ds.scalar(False)
+    for one, depth in depths.iloc[chosen[: len(depths)]].itertuples(index=False):
+        wanted |= (label == one) & ((rank <= columns) | (rank > depth - columns))
+    # Of millions of images only these few become a frame.
+    found = ds.dataset(mined).to_table(["key", "label", "score", "rank"], filter=wanted)
+    rows: pd.DataFrame = found.to_pandas().merge(depths, on="label").sort_values(["label", "rank"])
+    top, bottom = rows["rank"] <= columns, rows["rank"] > rows["rank_max"] - columns
+    return rows.assign(top=top, bottom=bottom).reset_index(drop=True)
 
 
 def _blank(name: str) -> Image.Image:

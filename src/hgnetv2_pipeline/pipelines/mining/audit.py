@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.pipelines.mining.nodes import (
     NOT_OF_THE_LIST,
+    candidates,
     decided_pairs,
     exclusions,
     guarded_sets,
@@ -79,32 +80,18 @@ def estimate_purity(
     def make(aside: Path) -> None:
         import pandas as pd
 
-        from hgnetv2_pipeline.mining import exclusion
         from hgnetv2_pipeline.mining.purity import purity_curve, rank_probes
 
         pairs = decided_pairs(mined / "dedup.parquet", mined / "review.csv")
-        how: dict[str, Any] = {
-            "exclude": exclusion.read_exclusions(
-                list(exclusions(identity, mining).values()), scores
-            ),
-            "exclude_review": mining.deduplicate.strict,
-            "min_conf": mining.min_conf,
-        }
-        ranked = rank_probes(
-            scores,
-            pairs,
-            probes / "probes",
-            pd.read_parquet(labels, columns=["key", "label"]),
-            **how,
-        )
+        chosen_from = candidates(identity, mining, scores, pairs)
+        known = pd.read_parquet(labels, columns=["key", "label"])
+        ranked = rank_probes(chosen_from, probes / "probes", known)
         ranked.to_parquet(aside / "probes.parquet", index=False)
         curve = purity_curve(
-            scores,
-            pairs,
+            chosen_from,
             ranked,
             k=_depth(mined / "mined.parquet"),
             truth=_sample_truth(identity).get("truth"),
-            **how,
         )
         csv_frame(curve).to_csv(aside / "purity.csv", index=False)
 
@@ -167,25 +154,19 @@ def _write_audit(
     import pandas as pd
 
     from hgnetv2_pipeline.mining import audit as audit_room
-    from hgnetv2_pipeline.mining import exclusion, review
+    from hgnetv2_pipeline.mining import review
     from hgnetv2_pipeline.mining.sheets import contact_sheets, shown_pairs
     from hgnetv2_pipeline.reporting.mining_page import build_mining_page
 
     machine = pd.read_parquet(mined / "dedup.parquet")
     pairs = decided_pairs(mined / "dedup.parquet", mined / "review.csv")
     listed, raw = mined / "mined.parquet", identity.folder("raw")
-    how: dict[str, Any] = {
-        "exclude": exclusion.read_exclusions(list(exclusions(identity, mining).values()), scores),
-        "exclude_review": mining.deduplicate.strict,
-        "min_conf": mining.min_conf,
-    }
+    chosen_from = candidates(identity, mining, scores, pairs)
     probes = pd.read_parquet(purity / "probes.parquet")
-    table = audit_room.class_table(
-        scores, pairs, listed, classes=known.classes, probes=probes, **how
-    )
+    table = audit_room.class_table(chosen_from, listed, classes=known.classes, probes=probes)
     curve = pd.read_csv(purity / "purity.csv")
     hidden = _sample_truth(identity)
-    counts = audit_room.audit(scores, pairs, listed, table=table, curve=curve, **hidden, **how)
+    counts = audit_room.audit(chosen_from, listed, table=table, curve=curve, **hidden)
     counts["estimate"]["set"] = mining.purity.probes
     counts["person"] = review.count_decisions(machine, review.read_review(mined / "review.csv"))
     write_json(aside / "audit.json", counts)

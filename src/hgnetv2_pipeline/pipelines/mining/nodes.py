@@ -32,7 +32,7 @@ def score_pool(
     A source that was added is scored, the others are left as they are; an interrupted pass goes on.
     """
     from hgnetv2_pipeline.data import quarantine
-    from hgnetv2_pipeline.mining.shards import quarantined, write_sources
+    from hgnetv2_pipeline.mining.score_shards import quarantined, write_sources
 
     folder, known = identity.folder("scores"), Lists(lists)
     reuse, found = Reuse(identity.project, redo), read_teacher(teacher, identity)
@@ -147,12 +147,13 @@ def score_images(
     """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
     from hgnetv2_pipeline.data import preprocess
     from hgnetv2_pipeline.mining import score_processes
+    from hgnetv2_pipeline.mining.score_spec import ScoreSpec
     from hgnetv2_pipeline.project.models import resolve_device
 
     members = teacher.config.members
     # Our weights carry their preprocessing; timm's models get the published one.
     foreign = all(member.startswith("timm:") for member in members)
-    spec = score_processes.ScoreSpec(
+    spec = ScoreSpec(
         index=index,
         root=identity.folder("raw"),
         prefix=prefix,
@@ -199,9 +200,9 @@ def deduplicate(
             scores,
             {name: (known.frame(name), raw) for name in guarded},
             pool=(known.index("pool"), raw),
+            search=find.DuplicateSearch(**params.model_dump(exclude={"strict"})),
             features=features,
             workers=max(mining.workers, 1),
-            **params.model_dump(exclude={"strict"}),
         )
         pairs.to_parquet(aside / "dedup.parquet", index=False)
 
@@ -237,18 +238,14 @@ def select(
     excluded = exclusions(identity, mining)
 
     def make(aside: Path) -> None:
-        from hgnetv2_pipeline.mining import exclusion, mined_list, selection
+        from hgnetv2_pipeline.mining import mined_list, selection
 
         mined = selection.select(
-            scores,
-            decided_pairs(dedup, review),
+            candidates(identity, mining, scores, decided_pairs(dedup, review)),
             k=mining.k,
             target_total=mining.target_total,
-            min_conf=mining.min_conf,
             top_p=mining.top_p,
             diversity=mining.diversity,
-            exclude=exclusion.read_exclusions(list(excluded.values()), scores),
-            exclude_review=mining.deduplicate.strict,
         )
         mined.write(aside / "mined.parquet")
         mined_list.write_merged(
@@ -284,6 +281,20 @@ def select(
 
         write_review(review, pd.read_parquet(dedup))
     return folder, folder / "mined.parquet"
+
+
+def candidates(identity: Identity, mining: MiningParams, scores: Path, pairs: Any) -> Any:
+    """What may be mined of the scored pool, given the decided pairs."""
+    from hgnetv2_pipeline.mining.candidates import Candidates
+    from hgnetv2_pipeline.mining.exclusion import read_exclusions
+
+    return Candidates(
+        scores,
+        pairs,
+        exclude=read_exclusions(list(exclusions(identity, mining).values()), scores),
+        exclude_review=mining.deduplicate.strict,
+        min_conf=mining.min_conf,
+    )
 
 
 def decided_pairs(dedup: Path, review: Path) -> Any:
