@@ -56,7 +56,7 @@ def test_an_image_that_is_listed_twice_is_found_wherever_it_is(
     candidates, mined = mining
     hashes = audit_module._hashes
     monkeypatch.setattr(audit_module, "_hashes", lambda keys: hashes(keys) & np.uint64(bits))
-    monkeypatch.setattr(audit_module, "_ROWS", 10)
+    monkeypatch.setattr("hgnetv2_pipeline.mining.mined_list._ROWS", 10)
     table, listed = class_table(candidates, mined, classes=NAMES), pd.read_parquet(mined)
     audit(candidates, mined, table=table)  # keys whose hashes meet are not the same key
     listed.loc[90, "key"] = listed["key"][3]

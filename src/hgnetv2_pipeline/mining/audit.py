@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining.candidates import Candidates
+from hgnetv2_pipeline.mining.mined_list import read_batches
 from hgnetv2_pipeline.mining.purity import known_purity
 from hgnetv2_pipeline.mining.score_shards import read_manifests
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ROWS = 65_536
 # Channels that are no question of likeness: the same file, the same name, a person's word.
 _CERTAIN = ("bytes", "name", "person")
 
@@ -162,13 +162,15 @@ def class_table(
 
 def _scores_taken(mined: Path) -> tuple[pd.DataFrame, int]:
     """By label: selected, min_score, median_score, max_score of a mined list; and its k."""
-    import pyarrow.parquet as pq
-
-    columns = pq.read_table(mined, columns=["label", "score", "rank"])
-    label, score, rank = (column.to_numpy() for column in columns.columns)
+    parts, k = [], 0
+    for batch in read_batches(mined, ["label", "score", "rank"]):
+        parts.append((batch["label"].to_numpy().astype(np.int32), batch["score"].to_numpy()))
+        k = max(k, int(batch["rank"].to_numpy().max()))
+    empty = (np.zeros(0, np.int32), np.zeros(0, np.float32))
+    label, score = map(np.concatenate, zip(empty, *parts, strict=True))
     order = np.lexsort((score, label))
-    score = score[order]
-    labels, first, count = np.unique(label[order], return_index=True, return_counts=True)
+    label, score = label[order], score[order]
+    labels, first, count = np.unique(label, return_index=True, return_counts=True)
     # Of an even number the mean of the middle two.
     low, high = score[first + (count - 1) // 2], score[first + count // 2]
     taken = pd.DataFrame(
@@ -180,7 +182,7 @@ def _scores_taken(mined: Path) -> tuple[pd.DataFrame, int]:
         },
         index=labels,
     )
-    return taken, int(rank.max(initial=0))
+    return taken, k
 
 
 def gini(sizes: np.ndarray[Any, Any]) -> float:
@@ -197,27 +199,23 @@ def _checked(mined: Path, barred: pd.Series[str]) -> tuple[int, int]:
     """Length and k of the mined list, which must hold no image twice and no excluded one."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     forbidden = pa.array(barred, pa.large_string())
-    with pq.ParquetFile(mined) as file:
-        hashes = np.empty(file.metadata.num_rows, dtype=np.uint64)
-        k, at, bad = 0, 0, 0
-        for batch in file.iter_batches(_ROWS, columns=["key", "rank"]):
-            k = max(k, pc.max(batch["rank"]).as_py())
-            bad += pc.sum(pc.is_in(batch["key"].cast(forbidden.type), value_set=forbidden)).as_py()
-            hashes[at : at + len(batch)] = _hashes(batch["key"])
-            at += len(batch)
-        hashes.sort()
-        alike = hashes[1:][hashes[1:] == hashes[:-1]]
-        # Of millions of keys only those whose hashes meet are compared.
-        suspected: list[str] = []
-        for batch in file.iter_batches(_ROWS, columns=["key"]) if len(alike) else ():
-            meets = pa.array(np.isin(_hashes(batch["key"]), alike))
-            suspected += batch["key"].filter(meets).to_pylist()
+    k, bad, parts = 0, 0, [np.zeros(0, np.uint64)]
+    for batch in read_batches(mined, ["key", "rank"]):
+        k = max(k, int(batch["rank"].to_numpy().max()))
+        bad += pc.sum(pc.is_in(batch["key"].cast(forbidden.type), value_set=forbidden)).as_py()
+        parts.append(_hashes(batch["key"]))
+    hashes = np.sort(np.concatenate(parts))
+    alike = hashes[1:][hashes[1:] == hashes[:-1]]
+    # Of millions of keys only those whose hashes meet are compared.
+    suspected: list[str] = []
+    for batch in read_batches(mined, ["key"]) if len(alike) else ():
+        meets = pa.array(np.isin(_hashes(batch["key"]), alike))
+        suspected += batch["key"].filter(meets).to_pylist()
     if bad or len(suspected) > len(set(suspected)):
         raise DataError("the mined list holds an image twice or one that was excluded: mine again")
-    return at, k
+    return len(hashes), k
 
 
 def _hashes(keys: pa.StringArray) -> NDArray[np.uint64]:
@@ -238,15 +236,12 @@ def _by_channel(dedup: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 def _purity(mined: Path, truth: pd.DataFrame) -> dict[str, Any]:
     """Sums first: how many are known, distractors, right; then the two shares."""
-    import pyarrow.parquet as pq
-
     index = pd.Index(truth["key"])  # its hash table is made once, for all batches
     rows, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    with pq.ParquetFile(mined) as file:
-        for batch in file.iter_batches(_ROWS, columns=["key", "label"]):
-            at = index.get_indexer(pd.Index(batch["key"].to_pandas()))
-            rows.append(at[at >= 0])
-            labels.append(batch["label"].to_numpy()[at >= 0])
+    for batch in read_batches(mined, ["key", "label"]):
+        at = index.get_indexer(pd.Index(batch["key"].to_pandas()))
+        rows.append(at[at >= 0])
+        labels.append(batch["label"].to_numpy()[at >= 0])
     known = truth[["label"]].iloc[np.concatenate(rows)].rename(columns={"label": "truth"})
     found = known_purity(known.assign(label=np.concatenate(labels)))
     inside = found["known"] - found["distractors"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from hgnetv2_pipeline.data import report
 from hgnetv2_pipeline.mining.duplicates.find import pool_places
+from hgnetv2_pipeline.mining.mined_list import read_batches
 
 SHEETS = ("top", "bottom", "removed", "review")
 _PLACE = ["key", "path", "offset", "length"]
@@ -66,21 +68,24 @@ def shown_pairs(dedup: pd.DataFrame, decision: str, most: int) -> pd.DataFrame:
 
 def _edges(mined: Path, columns: int, most_rows: int) -> pd.DataFrame:
     """The first and the last images of some classes: key, label, score, rank, top, bottom."""
-    import pyarrow.dataset as ds
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
-    ranks = pq.read_table(mined, columns=["label", "rank"]).group_by("label")
-    depths = ranks.aggregate([("rank", "max")]).sort_by("label").to_pandas()
-    chosen = np.unique(np.linspace(0, max(0, len(depths) - 1), most_rows).astype(int))
-    label, rank = ds.field("label"), ds.field("rank")
-    wanted = ds.scalar(False)
-    for one, depth in depths.iloc[chosen[: len(depths)]].itertuples(index=False):
-        wanted |= (label == one) & ((rank <= columns) | (rank > depth - columns))
+    depth: dict[Any, int] = {}
+    for batch in read_batches(mined, ["label", "rank"]):
+        for label, rank in batch.to_pandas().groupby("label")["rank"].max().items():
+            depth[label] = max(rank, depth.get(label, 0))
+    labels = np.array(sorted(depth), dtype=np.int64)
+    chosen = np.unique(np.linspace(0, max(0, len(labels) - 1), most_rows).astype(int))
+    labels = labels[chosen[: len(labels)]]
+    parts = [pd.DataFrame(columns=["key", "label", "score", "rank", "top", "bottom"])]
     # Of millions of images only these few become a frame.
-    found = ds.dataset(mined).to_table(["key", "label", "score", "rank"], filter=wanted)
-    rows: pd.DataFrame = found.to_pandas().merge(depths, on="label").sort_values(["label", "rank"])
-    top, bottom = rows["rank"] <= columns, rows["rank"] > rows["rank_max"] - columns
-    return rows.assign(top=top, bottom=bottom).reset_index(drop=True)
+    for batch in read_batches(mined, ["key", "label", "score", "rank"]):
+        rows = batch.filter(pa.array(np.isin(batch["label"].to_numpy(), labels))).to_pandas()
+        rows["top"] = rows["rank"] <= columns
+        rows["bottom"] = rows["rank"] > rows["label"].map(depth) - columns
+        parts.append(rows[rows["top"] | rows["bottom"]])
+    found = pd.concat([part for part in parts if len(part)] or parts[:1])
+    return found.sort_values(["label", "rank"], ignore_index=True)
 
 
 def _blank(name: str) -> Image.Image:
