@@ -15,7 +15,7 @@ TEST_JOBS ?= 2
 # Runtime's kernels (MLAS) know no such limit: they show another processor only on one.
 AVX2_ALONE := ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
 	MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
-COMPUTING := $(addprefix tests/,models mining training evaluation deployment)
+COMPUTING := $(addprefix tests/,models weights mining training evaluation deployment)
 
 export DO_NOT_TRACK := true
 export KEDRO_DISABLE_TELEMETRY := true

@@ -49,9 +49,9 @@ from hgnetv2_pipeline.models.cost import profile
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights.zoo import ZOO
 
-VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
 FORMS = ("reparameterised", "stock")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 COMPILED = (("b0", "fp16"), ("b0", "fp32"), ("b4", "fp16"))
@@ -97,26 +97,39 @@ def plan(
     variants: list[str], gpu: bool, runs: int, warmup: int, *, full: bool, exported: list[str]
 ) -> Iterator[Case]:
     """Every case, the most telling first."""
-    each = list(itertools.product(variants, FORMS))
 
     def one(variant: str, form: str, engine: str, precision: str, **more: Any) -> Case:
         counts = {"batch_size": 1, "warmup": warmup, "runs": runs, **more}
         return Case(variant, form, engine, precision, **counts)
 
     if not gpu:
-        for (variant, form), precision in itertools.product(each, ("fp32", "bf16")):
-            yield one(variant, form, "eager", precision)
-        for variant in variants:
-            yield one(variant, FORMS[0], "ort", "fp32")
-        yield one(variants[0], FORMS[0], "compiled", "fp32")
+        yield from _on_cpu(variants, one)
         return
+    yield from _at_batch_1(variants, one, full=full)
+    for engine, precision in itertools.product(exported, ("fp32", "tf32")):
+        for variant in variants:
+            yield one(variant, FORMS[0], engine, precision)
+    yield from _beyond(variants, one)
+
+
+def _on_cpu(variants: list[str], one: Callable[..., Case]) -> Iterator[Case]:
+    for variant, form, precision in itertools.product(variants, FORMS, ("fp32", "bf16")):
+        yield one(variant, form, "eager", precision)
+    for variant in variants:
+        yield one(variant, FORMS[0], "ort", "fp32")
+    yield one(variants[0], FORMS[0], "compiled", "fp32")
+
+
+def _at_batch_1(variants: list[str], one: Callable[..., Case], *, full: bool) -> Iterator[Case]:
+    """PyTorch's engines; ``full``: CUDA graphs in fp32 by the whole protocol, and first."""
+    each = list(itertools.product(variants, FORMS))
     if full:
         for variant, form in each:
             yield one(variant, form, "cuda-graph", "fp32", seconds=None)
     for engine, precision in itertools.product(("cuda-graph", "eager"), ("fp32", "fp16")):
-        for variant, form in (
-            each if (engine, precision) != ("cuda-graph", "fp32") or not full else ()
-        ):
+        if full and (engine, precision) == ("cuda-graph", "fp32"):
+            continue
+        for variant, form in each:
             yield one(variant, form, engine, precision)
     for (variant, precision), form in itertools.product(COMPILED, FORMS):
         if variant in variants:
@@ -124,11 +137,12 @@ def plan(
     for engine, precision in itertools.product(("cuda-graph", "eager"), ("tf32", "bf16")):
         for variant, form in each:
             yield one(variant, form, engine, precision)
-    for engine, precision in itertools.product(exported, ("fp32", "tf32")):
-        for variant in variants:
-            yield one(variant, FORMS[0], engine, precision)
+
+
+def _beyond(variants: list[str], one: Callable[..., Case]) -> Iterator[Case]:
+    """Larger batches, and other layouts and searches of CUDA's libraries."""
     for size, precision in itertools.product((32, 128), ("fp16", "fp32", "tf32", "bf16")):
-        for variant, form in each:
+        for variant, form in itertools.product(variants, FORMS):
             yield one(variant, form, "cuda-graph", precision, batch_size=size, warmup=3)
     for precision, variant in itertools.product(("fp32", "fp16"), ("b0", "b4", "b6")):
         for layout, tune in ((False, False), (True, True), (False, True)):

@@ -195,7 +195,7 @@ def measure(case: Case, bench: Bench) -> dict[str, Any]:
     from hgnetv2_pipeline.errors import Interrupted
     from hgnetv2_pipeline.processes.group import World
     from hgnetv2_pipeline.stopping import StopRequest
-    from hgnetv2_pipeline.training.loop import Timing, fit
+    from hgnetv2_pipeline.training.loop import Callbacks, Timing, fit
     from hgnetv2_pipeline.training.prepare import make_step, prepare
 
     spec = bench.spec(case)
@@ -245,9 +245,7 @@ def measure(case: Case, bench: Bench) -> dict[str, Any]:
             watched(),
             step=step,
             schedule=run.schedule,
-            evaluate=lambda network: None,
-            save=ended,
-            save_seconds=1e9,
+            callbacks=Callbacks(lambda network: None, ended, save_seconds=1e9),
             early=spec.config.early_stopping,
             stop=stop,
             timing=timing,

@@ -32,8 +32,8 @@ from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.deployment.timing.benchmark import unsettle
 from hgnetv2_pipeline.models.create import create_model
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
 from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 from hgnetv2_pipeline.weights.writing import to_paddle
 

@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.processor import describe
+from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training.memory import keep_memory
-from hgnetv2_pipeline.training.objectives import Distilled, Teacher
+from hgnetv2_pipeline.training.objectives import Distilled
 
 CE = SimpleNamespace(name="ce", gt_weight=0.0, label_smoothing=0.0, temperature=1.0)
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
@@ -77,7 +78,7 @@ class Arm:
         self.called: Any = self.student
         if name.startswith(COMPILED):
             network, self.called = torch.compile(network), torch.compile(self.student)
-        teacher = Teacher([(network, viewer(layout))], "eval")
+        teacher = Teacher([Member(network, viewer(layout))], "eval")
         self.images, self.device = images, device
         self.labels = torch.full((len(images),), -1, device=device)
         self.answers = None if online else best(teacher(images[:4]), TOPK)
@@ -139,7 +140,7 @@ def curve(device: torch.device, steps: int = 20, batch: int = 32, size: int = 64
     network = create_model("b0", CLASSES).eval().to(device)
     with torch.no_grad():  # fresh layers make huge logits; a trained network's are a few units
         network.fc.weight *= 4 / network(viewer(NHWC)(images[0])).std()
-    teacher = Teacher([(reparameterize(network), viewer(NHWC))], "eval")
+    teacher = Teacher([Member(reparameterize(network), viewer(NHWC))], "eval")
     torch.manual_seed(0)
     fresh = create_model("b0", CLASSES).to(device)
     labels = torch.full((batch,), -1, device=device)

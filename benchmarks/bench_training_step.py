@@ -36,7 +36,7 @@ from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.processor import describe
 from hgnetv2_pipeline.stopping import StopRequest
 from hgnetv2_pipeline.training.config import EarlyStoppingConfig, OptimizerConfig
-from hgnetv2_pipeline.training.loop import Timing, fit
+from hgnetv2_pipeline.training.loop import Callbacks, Timing, fit
 from hgnetv2_pipeline.training.memory import keep_memory
 from hgnetv2_pipeline.training.objectives import Supervised
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
@@ -129,9 +129,7 @@ def our_loop(
                 step=step,
                 schedule=schedule,
                 early=WHOLE,
-                evaluate=lambda network: None,
-                save=lambda: None,
-                save_seconds=1e9,
+                callbacks=Callbacks(lambda network: None, lambda: None, save_seconds=1e9),
                 stop=stop,
                 timing=Timing(),
             )

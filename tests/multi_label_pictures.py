@@ -1,4 +1,4 @@
-"""A learnable set of several labels an image: squares of three colours, each there or not."""
+"""A learnable set of several labels per image: squares of three colours, each there or not."""
 
 from __future__ import annotations
 

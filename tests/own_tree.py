@@ -111,7 +111,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def write_classes(root: Path, classes: Sequence[str], per_class: int = 8) -> None:
-    """A folder a class with ``per_class`` small images, each class of another shape."""
+    """A folder per class with ``per_class`` small images, each class of another shape."""
     rng = np.random.default_rng(0)
     for kind, name in enumerate(classes):
         (root / name).mkdir(parents=True)

@@ -12,4 +12,4 @@ def test_every_row_is_named_by_a_test_or_said_to_be_open() -> None:
 
 def test_the_page_is_what_the_tests_say() -> None:
     written = fault_rows.PAGE.read_text(encoding="utf-8")
-    assert written == fault_rows.page(), "python tests/fault_rows.py writes it anew"
+    assert written == fault_rows.page(), "python tests/fault_rows.py writes it again"

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hgnetv2_pipeline import cpus, durable, exits, stopping
+from hgnetv2_pipeline import durable, exits, processor, stopping
 from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.data import patterns
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
@@ -76,11 +76,11 @@ def test_the_processors_of_a_process_are_those_of_its_affinity_and_its_share_of_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
-    assert cpus.available_cpus(machine(tmp_path, own, limits)) == min(affinity, share)
+    assert processor.available_cpus(machine(tmp_path, own, limits)) == min(affinity, share)
 
 
 def test_a_missing_proc_leaves_the_affinity(tmp_path: Path) -> None:
-    assert cpus.available_cpus(tmp_path) == len(os.sched_getaffinity(0))
+    assert processor.available_cpus(tmp_path) == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("asked", [None, 5])
@@ -102,13 +102,13 @@ def test_torch_follows_the_processors_of_the_process_unless_told(
 
 
 def test_nothing_else_counts_the_processors_of_the_machine() -> None:
-    source = Path(cpus.__file__).parent
+    source = Path(processor.__file__).parent
     counting = {
         path.relative_to(source).as_posix()
         for path in source.rglob("*.py")
         if re.search(r"cpu_count\(|sched_getaffinity\(", path.read_text(encoding="utf-8"))
     }
-    assert counting == {"cpus.py"}
+    assert counting == {"processor.py"}
 
 
 # --- upper limits ---------------------------------------------------------------------------------
@@ -543,7 +543,7 @@ def test_a_log_that_does_not_fit_costs_no_result(
         textwrap.dedent("""
         import logging, sys
         from pathlib import Path
-        from hgnetv2_pipeline.processes.side_by_side import run_spec
+        from hgnetv2_pipeline.processes.specs import run_spec
 
         def work(spec):
             for number in range(100):
@@ -596,7 +596,7 @@ def test_no_door_leaves_the_world_a_right_to_change(door: str, tmp_path: Path) -
     acts = {
         "hgnetv2": "from hgnetv2_pipeline.commands.main import main; "
         "main(['models'], standalone_mode=False)",
-        "a process of its own": "from hgnetv2_pipeline.processes.side_by_side import run_spec; "
+        "a process of its own": "from hgnetv2_pipeline.processes.specs import run_spec; "
         "run_spec(lambda path: None, '', ['x.json'])",
     }
     program = (

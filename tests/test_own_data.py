@@ -15,8 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hgnetv2_pipeline import processor
-from hgnetv2_pipeline.commands.init import Survey, _filled, choose, init, survey
+from hgnetv2_pipeline.commands.defaults import choose
+from hgnetv2_pipeline.commands.init import _filled, init
 from hgnetv2_pipeline.commands.main import main
+from hgnetv2_pipeline.commands.survey import Survey, survey
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from killed_chain import kill_again_and_again, left, results
 from multi_label_pictures import draw as draw_squares

@@ -21,8 +21,8 @@ from hgnetv2_pipeline.project.params import DataParams
 from killed_chain import held, kill_again_and_again, left, results, started
 from other_process import other, tree
 from own_tree import draw, write_classes
-from pipelines.test_params import loader
 from project_copies import copy_project, kedro, run_here
+from run_params import loader
 
 SECONDS = 900
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, nothing is written there

@@ -42,7 +42,7 @@ def _run(debug: bool, **options: Any) -> Any:
     kedro run --env NAME                                     your own images (hgnetv2 init NAME)
     kedro run --pipeline evaluation --params model=train/b0/seed=0,split=test
     kedro run --params ssld_stage1.lr=0.1,run=lr01           another recipe beside the first
-    kedro run --params redo=mining                           make finished results anew
+    kedro run --params redo=mining                           make finished results again
     """
     show_tracebacks()
     from hgnetv2_pipeline.project.given import read_params

@@ -70,7 +70,7 @@ class ProjectHooks:
         }:
             names = "+".join(run_params.get("pipeline_names") or ["__default__"])
             raise ParameterError(
-                f"pipeline {names} needs SSLD's teacher, whose one answer an image does not fit "
+                f"pipeline {names} needs SSLD's teacher, whose one answer per image does not fit "
                 "data.layout: multi_label; what works: --pipeline train or finetune with --params "
                 "recipe=multi_label, then evaluation, export or prediction with --params "
                 f"model=train/{identity['variant']}/{identity['run']}"
@@ -81,7 +81,7 @@ class ProjectHooks:
                 fit = "bce or asymmetric (--params recipe=multi_label)"
                 raise ParameterError(
                     f"data.layout {data['layout']} and {name}.loss.name {loss} do not fit: "
-                    f"{'several labels' if several else 'one label'} an image needs "
+                    f"{'several labels' if several else 'one label'} per image needs "
                     f"{fit if several else 'label_smoothing'}"
                 )
         if "mining" in tags and not data["pool"]:

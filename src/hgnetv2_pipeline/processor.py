@@ -1,17 +1,24 @@
-"""What the processor can compute in, as the system reports it and as the libraries are allowed to.
+"""The processors of this machine: how many of them this process may use, and what they compute in.
 
-8-bit products summed without a dot-product instruction are summed in 16 bits, which saturate; bf16
-without units for it is computed piecemeal, ten times slower than float32. So both are asked here
-before they are chosen.
+A batch system, a container or ``taskset`` may leave a process a few of a big machine's. 8-bit
+products summed without a dot-product instruction are summed in 16 bits, which saturate; bf16
+without units for it is computed piecemeal, ten times slower than float32. So all of this is asked
+here before it is chosen.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+MOST_THREADS = 1024
+"""More threads of one process, or processes side by side, are a slip of the finger."""
 
 _CPUINFO = Path("/proc/cpuinfo")
 # Our name -> what Linux calls it on x86 ("flags") and on ARM ("Features").
@@ -48,6 +55,63 @@ _UP_TO["AVX512_CORE"] = _UP_TO["AVX2_VNNI"] | {"avx512"}
 _UP_TO["AVX512_CORE_VNNI"] = _UP_TO["AVX512_CORE"] | {"avx512_vnni"}
 _UP_TO["AVX512_CORE_BF16"] = _UP_TO["AVX512_CORE_VNNI"] | {"avx512_bf16"}
 _UP_TO["AVX512_CORE_FP16"] = _UP_TO["AVX10_1_512"] = _UP_TO["AVX512_CORE_BF16"]
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """The processors of this process: those of its affinity (``taskset``, a cpuset, ``srun -c``),
+    and no more than its cgroup's share of time (``docker --cpus``, a Kubernetes limit), rounded up.
+
+    At least 1. ``root`` is where ``proc`` and ``sys`` are.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, min([count, *(math.ceil(share) for share in _shares(root))]))
+
+
+def restricted_cpus() -> int | None:
+    """``available_cpus`` where they are fewer than the machine has, else None.
+
+    For libraries that count the machine's by themselves, and rightly where it is all ours.
+    """
+    count = available_cpus()
+    return count if count < (os.cpu_count() or 1) else None
+
+
+def _shares(root: Path) -> Iterator[float]:
+    """CPU seconds per second that the cgroups of this process, and those around them, may use."""
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                yield from _limits(root / "sys/fs/cgroup", path, _quota_v2)
+            elif "cpu" in controllers.split(","):
+                for name in {controllers, "cpu"}:
+                    yield from _limits(root / "sys/fs/cgroup" / name, path, _quota_v1)
+
+
+def _limits(mount: Path, path: str, quota: Callable[[Path], tuple[int, int]]) -> Iterator[float]:
+    # A container may see its own group as the root of the mount, whatever its path says.
+    inner = mount / path.strip("/")
+    for folder in (inner, *inner.parents):
+        if folder.is_relative_to(mount) and ".." not in folder.parts:
+            with suppress(OSError, ValueError):
+                allowed, period = quota(folder)
+                if allowed > 0 and period > 0:
+                    yield allowed / period
+
+
+def _quota_v2(folder: Path) -> tuple[int, int]:
+    """Microseconds allowed of microseconds; ValueError for ``max``."""
+    allowed, period = (folder / "cpu.max").read_text().split()
+    return int(allowed), int(period)
+
+
+def _quota_v1(folder: Path) -> tuple[int, int]:
+    """The same; -1 allowed is no limit."""
+    allowed = int((folder / "cpu.cfs_quota_us").read_text())
+    return allowed, int((folder / "cpu.cfs_period_us").read_text())
 
 
 def features() -> frozenset[str]:

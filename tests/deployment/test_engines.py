@@ -23,9 +23,10 @@ from deployment_cases import CLASSES, SIDE
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import ENGINES, TORCH_MODES
 from hgnetv2_pipeline.deployment.engines import ladder, with_ort
 from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
-from hgnetv2_pipeline.deployment.engines.ladder import ENGINES, load_engine
+from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
 from hgnetv2_pipeline.deployment.probes import ALLOWED, probe_images
@@ -132,7 +133,7 @@ def test_unknown_names_and_missing_files_are_named(tmp_path: Path) -> None:
         load_engine(tmp_path / "model.onnx", batch_size=0)
     with pytest.raises(WeightsError, match="no such model file"):
         load_engine(tmp_path / "model.onnx")
-    assert [name for name in ENGINES if name not in ladder.ASKED_FOR] == [
+    assert [name for name in ENGINES if name not in TORCH_MODES] == [
         "tensorrt", "ort-cuda", "openvino", "ort", "torch",
     ]  # fmt: skip
 

@@ -314,8 +314,20 @@ def test_a_drop_at_the_limit_passes_and_one_image_more_does_not() -> None:
               precision="fp16", max_drop=0.2)  # fmt: skip
 
 
+def test_a_precision_that_is_right_more_often_passes_however_little_may_be_lost() -> None:
+    truth = np.arange(1000) % 2
+    right = np.eye(2, dtype=np.float32)[truth] * 10
+    wrong = right.copy()
+    wrong[:40] = 5 - 0.001 * (right[:40] - 5)
+    found = verdict(wrong, right, truth, 0.0)
+    assert (found["top1_fp32"], found["top1"], found["drop_points"]) == (960, 1000, -4.0)
+    several = np.stack([truth, 1 - truth], axis=1).astype(np.uint8)
+    found = verdict(wrong, right, several, 0.0)
+    assert found["map"] == 1.0 and found["drop_points"] < -1
+
+
 def judged_by_map(worse: int, max_drop: float) -> dict[str, object]:
-    """The same of two labels an image: of class 0 the best ``worse`` positives fall to the end."""
+    """The same of two labels per image: of class 0 the best ``worse`` positives fall to the end."""
     truth = np.stack([np.arange(100) % 2, np.arange(100) % 5 == 0], axis=1).astype(np.uint8)
     exact = np.where(truth == 1, 5.0, -5.0).astype(np.float32)
     rough = exact.copy()
@@ -378,6 +390,16 @@ def test_percentile_ranges_leave_out_the_rarest_values(b0_onnx: Path, pixels: np
         activation_ranges(proto, ["images"], lambda: [images], method="entropy")
     with pytest.raises(DataError, match="none was given"):
         activation_ranges(proto, ["images"], list, method="max")
+
+
+def test_a_percentile_ends_at_the_upper_edge_of_the_bin_it_falls_in(b0_onnx: Path) -> None:
+    # 2,048 bins up to 2048: all values but one are 7.5, in the bin that ends at 8.
+    images = np.full((1, 3, SIDE, SIDE), 7.5, np.float32)
+    images[0, 0, 0, 0] = 2048
+    ranges = activation_ranges(
+        onnx.load(b0_onnx), ["images"], lambda: [images], method="percentile", percentile=99.9
+    )
+    assert ranges["images"] == 8.0
 
 
 def test_calibration_keeps_the_activations_of_a_few_images_at_a_time(

@@ -27,7 +27,7 @@ from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models.cost import profile
 from hgnetv2_pipeline.models.hgnet import TEACHERS
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
+from hgnetv2_pipeline.variants import VARIANTS
 
 
 def operators(path: Path) -> collections.Counter[str]:

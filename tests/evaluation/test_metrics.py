@@ -95,6 +95,12 @@ def test_calibration_error_by_hand() -> None:
     assert metrics.expected_calibration_error(np.ones(3), np.ones(3, dtype=bool)) == 0
 
 
+def test_a_confidence_on_an_edge_is_in_the_bin_below_it() -> None:
+    # 0.2 is 3/15: with 0.19 in the third bin, whose confidence is 0.39 and whose right ones are 1.
+    found = metrics.expected_calibration_error(np.array([0.2, 0.19]), np.array([True, False]))
+    assert found == pytest.approx(0.61 / 2)
+
+
 def test_wilson_interval_equals_the_textbook() -> None:
     # Newcombe (1998), table I, method 3: 81 of 263 and 0 of 20.
     low, high = wilson_interval(81, 263)

@@ -136,6 +136,10 @@ def test_scores_are_the_mean_of_the_teachers_probabilities(
     assert np.allclose(np.exp(np.stack(rows["top_logits"])), best.values.numpy(), atol=1e-6)
     assert np.allclose(rows["lse"], 0, atol=1e-6)
     assert np.abs(rows["score_q"] - best.values[:, 0].numpy() * 1e6).max() <= 2
+    # Rounded, not cut off: half of the images would have a millionth less.
+    kept = np.stack(rows["top_logits"])[:, 0].astype(np.float64) - rows["lse"]
+    off = rows["score_q"] - np.exp(kept) * 1e6
+    assert np.abs(off).max() <= 0.5 + 1e-6 and 0 < (off > 0).sum() < len(off)
     assert rows["bytes_sha256"].tolist() == samples["bytes_sha256"].tolist()
     hashes = [perceptual.phash64(decode.decode_image(pool / path)) for path in samples["path"]]
     assert rows["phash64"].tolist() == hashes

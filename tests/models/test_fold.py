@@ -7,9 +7,10 @@ import torch
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import create, fold, hgnetv2
+from hgnetv2_pipeline.variants import VARIANTS
 
 ALL = [
-    *[name for name in hgnetv2.VARIANTS if name not in ("b5", "b6")],
+    *[name for name in VARIANTS if name not in ("b5", "b6")],
     "hgnet_tiny",
     *[
         pytest.param(name, marks=pytest.mark.slow)

@@ -13,11 +13,12 @@ import torch
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import cost, create, hgnet, hgnetv2
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights import formula, zoo
 from hgnetv2_pipeline.weights.load import load_weights, write_pdparams
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paddle_logits.json").read_text())
-ALL = [*hgnetv2.VARIANTS, *hgnet.TEACHERS]
+ALL = [*VARIANTS, *hgnet.TEACHERS]
 PARAMETERS = {
     "b0": 5_996_550, "b1": 6_343_158, "b2": 11_221_356, "b3": 16_292_216,
     "b4": 19_796_680, "b5": 39_569_064, "b6": 75_256_776,
@@ -155,7 +156,7 @@ def test_fresh_weights_start_as_paddles_do(variant):
 
 
 def test_an_affine_follows_every_relu_in_b0_to_b3_and_none_in_b4_to_b6():
-    for variant, row in hgnetv2.VARIANTS.items():
+    for variant, row in VARIANTS.items():
         with torch.device("meta"):
             model = create.create_model(variant, 2)
         relus = [n for n, m in model.named_modules() if isinstance(m, torch.nn.ReLU)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from test_params import parameters
 
 from hgnetv2_pipeline.project.arms import at_equal_steps
 from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.training.schedule import plan_schedule
+from run_params import parameters
 
 
 @pytest.mark.parametrize("environment", ["sample", "imagenet"])

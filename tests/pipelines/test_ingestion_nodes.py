@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny_project import SIDE, identity, parameters, picture
 
 from hgnetv2_pipeline.data.lists.check import check_lists
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
@@ -18,6 +17,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
+from tiny_project import SIDE, identity, parameters, picture
 
 SIDES = ("train", "val")
 
@@ -76,7 +76,7 @@ def test_copies_in_the_test_folder_stop_ingestion_and_near_ones_do_not(
 ) -> None:
     data = parameters(test="final", max_bad=0.1)
     said = (
-        r"1 images of train or val stand byte for byte in val or test as well, first "
+        r"1 images of train or val are in val or test as well, byte for byte, first "
         r"images/b/4\.png of (train|val) as test/b/copied\.png of test \(1 more look alike\).*"
         r"set data\.leaks: clean to leave them out, report to keep them"
     )
@@ -270,7 +270,7 @@ def test_one_list_of_several_labels_is_split_and_reported(
     assert label_matrix(found["val"]).sum(axis=0).tolist() == [6, 4, 1]
     assert "1 of 3 classes have fewer than 4 images" in caplog.text and "'rare'" in caplog.text
     assert summary["sets"]["train"]["labels_per_image"]["images"][0][0] == 0
-    assert "labels an image" in page.read_text("utf-8")
+    assert "labels per image" in page.read_text("utf-8")
 
 
 def test_lists_of_several_labels_of_their_own_are_taken_as_they_are(several: Path) -> None:

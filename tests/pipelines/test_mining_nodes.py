@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_project import identity, parameters, picture
 
 from hgnetv2_pipeline.data.index import read_index
 from hgnetv2_pipeline.data.lists.read import read_list
@@ -31,9 +30,11 @@ from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
 from hgnetv2_pipeline.pipelines.mining.audit import audit, estimate_purity, score_probes
 from hgnetv2_pipeline.pipelines.mining.nodes import deduplicate, score_pool, select
+from hgnetv2_pipeline.processes import specs
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.weights.load import save_weights
+from tiny_project import identity, parameters, picture
 
 DEDUP = {
     "channels": ["bytes", "phash"], "name_pattern": None, "views": 28, "auto_max": 0,
@@ -232,7 +233,7 @@ def test_several_processes_give_the_list_of_one(
     project: Project, plain: Mined, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if started is not None:
-        monkeypatch.setattr(score_processes, "run_side_by_side", started)
+        monkeypatch.setattr(specs, "run_side_by_side", started)
     mined = project.mine(processes=2)
     pd.testing.assert_frame_equal(mined.listed, plain.listed)
     work = mined.scores / "processes" / "web"

@@ -1,4 +1,4 @@
-"""Several labels an image, from one list to predictions: every stage says the same mAP."""
+"""Several labels per image, from one list to predictions: every stage says the same mAP."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from sklearn.metrics import average_precision_score, f1_score
-from test_params import loader
-from test_params import parameters as run_parameters
-from tiny_project import identity, parameters
 
 from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
@@ -24,7 +21,6 @@ from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
 from hgnetv2_pipeline.hooks import ProjectHooks
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Variant
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
 from hgnetv2_pipeline.pipelines.export.nodes import export
@@ -39,7 +35,11 @@ from hgnetv2_pipeline.project.params import (
     TeacherLogitsParams,
 )
 from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
+from hgnetv2_pipeline.variants import VARIANTS, Variant
 from multi_label_pictures import CLASSES, draw
+from run_params import loader
+from run_params import parameters as run_parameters
+from tiny_project import identity, parameters
 
 ASYMMETRIC = {"gamma_neg": 4.0, "gamma_pos": 0.0, "clip": 0.05}
 # The kinds of layers of B0 at a fraction of its time.
@@ -199,7 +199,7 @@ def test_a_loss_that_does_not_fit_the_layout_is_told_before_ingestion() -> None:
     with pytest.raises(ParameterError, match=r"train.loss.name label_smoothing do not fit.*recipe"):
         hooks.before_pipeline_run({"pipeline_names": ["train"]}, train)
     hooks._params = loader(recipe="multi_label", data={"layout": "folders"})["parameters"]
-    with pytest.raises(ParameterError, match=r"one label an image needs label_smoothing"):
+    with pytest.raises(ParameterError, match=r"one label per image needs label_smoothing"):
         hooks.before_pipeline_run({"pipeline_names": ["train"]}, train)
 
 

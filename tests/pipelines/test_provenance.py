@@ -8,8 +8,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_params import parameters
-from tiny_project import identity
 
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
@@ -18,6 +16,8 @@ from hgnetv2_pipeline.project import models
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import EvaluationParams, TeacherParams
 from hgnetv2_pipeline.project.results import Result, Reuse
+from run_params import parameters
+from tiny_project import identity
 
 PARAMS = parameters("sample")
 

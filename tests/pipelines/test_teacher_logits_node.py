@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_params import parameters
 
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import ParameterError
@@ -17,6 +16,7 @@ from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.runs import stored_logits
 from hgnetv2_pipeline.training.config import DistributedConfig, TrainConfig
 from hgnetv2_pipeline.training.schedule import plan_schedule
+from run_params import parameters
 
 
 @pytest.fixture

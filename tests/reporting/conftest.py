@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from report_synthetic import write_inputs
+from synthetic_inputs import write_inputs
 
 from hgnetv2_pipeline.reporting.inputs import ReportInputs
 

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from report_synthetic import CLASSES, HOSTILE, PURITY, mined_classes, mining_audit, png
+from synthetic_inputs import CLASSES, HOSTILE, PURITY, mined_classes, mining_audit, png
 from test_dataset_page import Balanced
 
 from hgnetv2_pipeline.reporting.figures import Spread, spreads
@@ -35,7 +35,7 @@ def build(folder: Path, names: list[str], pairs: str = PAIRS, **changes: Any) ->
         (folder / "sheets" / f"{name}.png").write_bytes(png(760, 210))
     page = build_mining_page(
         folder, folder / "page.html", purity=folder / "purity.csv", dataset="mine",
-        teacher="two_b0", params=[("mining.k", None, "images a class"), ("mining.top_p", 1, "")],
+        teacher="two_b0", params=[("mining.k", None, "images per class"), ("mining.top_p", 1, "")],
         review="../../re view/review.csv", command="kedro run --env mine",
     )  # fmt: skip
     return page.read_text(encoding="utf-8")
@@ -61,10 +61,10 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path, classes: int) -> No
     "words",
     [
         "98.0 % (95.7 to 99.1), 294 right of 300 hidden images",
-        "93.4 % (551 of 590), 28 images being of no class",
+        "93.4 % (551 of 590), 28 images belong to no class",
         "upper bound",
-        "3 decisions of a person were obeyed: 1 images kept, 2 removed, 1 of them against",
-        "4 pairs wait for one",
+        "3 decisions by a person were applied: 1 images kept, 2 removed, 1 of them against",
+        "4 pairs await a decision",
         "kedro run --env mine --pipeline mining",
         "1 have fewer, 0 of them none",
         "a/<b>.jpg",

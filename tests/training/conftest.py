@@ -15,9 +15,9 @@ from train_recipes import NANO, make_job
 
 from hgnetv2_pipeline.data.index import write_index
 from hgnetv2_pipeline.data.scan.folders import scan_list
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.variants import VARIANTS
 
 
 @pytest.fixture(scope="module", autouse=True)

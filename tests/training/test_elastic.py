@@ -34,16 +34,18 @@ from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.evaluation.evaluate import predict_logits
 from hgnetv2_pipeline.evaluation.metrics import topk_counts
 from hgnetv2_pipeline.input.loader import eval_batches
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
 from hgnetv2_pipeline.ownership import lock_file
 from hgnetv2_pipeline.processes import group
+from hgnetv2_pipeline.processes.elastic import join_command
+from hgnetv2_pipeline.processes.elastic_worker import refusal
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.training import launch
 from hgnetv2_pipeline.training.checkpoint import locked
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
-from hgnetv2_pipeline.training.elastic import join_command, train_many
+from hgnetv2_pipeline.training.launch import agents_of, train_many
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.step import Step
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights.build import build_from
 from multi_label_pictures import CLASSES as SQUARES
 from multi_label_pictures import draw
@@ -319,7 +321,9 @@ def test_second_machine_joins_by_the_printed_command_and_a_death_is_survived(
     # Which rank the process of this agent gets is up to their meeting.
     strike(spec, signal.SIGKILL, ANY, random.randrange(STEPS))
     (spec.out / "spec.json").write_text(spec.model_dump_json())
-    variable, *command = join_command(spec.out / "spec.json", both, 1).split()
+    variable, *command = join_command(
+        launch.__name__, spec.out / "spec.json", agents_of(spec, both)
+    ).split()
     # The variant of the tests must be known there too: a module that adds it, in place of ours.
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); from train_recipes import NANO; "
@@ -354,7 +358,7 @@ def test_a_refusal_holds_for_the_restarts_of_its_own_start_alone(
 ) -> None:
     file = job("run").root / "spec.json"
     file.write_text(job("run", steps=1).model_dump_json())
-    launch.refusal(file).write_text('{"code": 3, "message": "its images are gone", "run": "none"}')
+    refusal(file).write_text('{"code": 3, "message": "its images are gone", "run": "none"}')
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun's own, where no other is given
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
     if code:
@@ -362,7 +366,7 @@ def test_a_refusal_holds_for_the_restarts_of_its_own_start_alone(
             launch.main([str(file)])
     else:
         assert launch.main([str(file)]) == 0
-    assert launch.refusal(file).exists() == (code != 0)
+    assert refusal(file).exists() == (code != 0)
 
 
 @pytest.mark.parametrize(("rank", "bars"), [("0", 1), ("1", 0)])

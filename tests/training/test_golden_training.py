@@ -16,8 +16,9 @@ from train_recipes import SGD, SSLD
 
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training.config import LossConfig, OptimizerConfig
-from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher
+from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups, set_lr
 from hgnetv2_pipeline.training.schedule import Schedule
 from hgnetv2_pipeline.training.state import State
@@ -88,7 +89,7 @@ def supervised() -> Objective:
 
 
 def distilled() -> Objective:
-    teacher = Teacher([(filled("hgnet_tiny"), as_it_is)], bn="batch")
+    teacher = Teacher([Member(filled("hgnet_tiny"), as_it_is)], bn="batch")
     return Distilled(as_it_is, teacher, LossConfig.model_validate(SSLD))
 
 

@@ -25,9 +25,10 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.input.batches import Answers, Batch
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training import loop, losses, plan, run
 from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig, RunSpec
-from hgnetv2_pipeline.training.objectives import Distilled, Supervised, Teacher
+from hgnetv2_pipeline.training.objectives import Distilled, Supervised
 from hgnetv2_pipeline.training.plan import Plan, plan_run, relief, slow_amp
 from hgnetv2_pipeline.training.prepare import choose_device, synchronised
 from hgnetv2_pipeline.training.run import train_run
@@ -69,9 +70,9 @@ def test_ensemble_is_the_mean_of_softmax_each_on_its_own_view(
 ) -> None:
     one, two = network(1).eval(), network(2).eval()
     expected = (one(view(IMAGES)).softmax(1) + two(other_view(IMAGES)).softmax(1)) / 2
-    teacher = Teacher([(one, view), (two, other_view)], bn="eval")
+    teacher = Teacher([Member(one, view), Member(two, other_view)], bn="eval")
     torch.testing.assert_close(teacher(IMAGES).softmax(1), expected.detach())
-    alone = Teacher([(one, view)], bn="eval")
+    alone = Teacher([Member(one, view)], bn="eval")
     torch.testing.assert_close(alone(IMAGES), one(view(IMAGES)))
 
 
@@ -79,7 +80,7 @@ def test_ensemble_is_the_mean_of_softmax_each_on_its_own_view(
 def test_frozen_teacher_never_drifts(network: Callable[[int], nn.Module], bn: Any) -> None:
     model, student = network(1), network(2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    teacher = Teacher([(model, view)], bn=bn)
+    teacher = Teacher([Member(model, view)], bn=bn)
     objective = Distilled(view, teacher, LossConfig.model_validate(SSLD))
     for _ in range(3):
         loss, _ = objective(student, IMAGES, torch.full((6,), -1))
@@ -92,15 +93,15 @@ def test_frozen_teacher_never_drifts(network: Callable[[int], nn.Module], bn: An
 
 
 def test_batch_statistics_differ_from_stored_ones(network: Callable[[int], nn.Module]) -> None:
-    stored = Teacher([(network(1), view)], bn="eval")(IMAGES)
-    batch = Teacher([(network(1), view)], bn="batch")(IMAGES)
+    stored = Teacher([Member(network(1), view)], bn="eval")(IMAGES)
+    batch = Teacher([Member(network(1), view)], bn="batch")(IMAGES)
     assert (stored - batch).abs().max() > 1e-3
 
 
 def test_labels_enter_a_distillation_by_their_weight_and_only_where_known(
     network: Callable[[int], nn.Module],
 ) -> None:
-    student, teacher = network(2).eval(), Teacher([(network(1), view)], bn="eval")
+    student, teacher = network(2).eval(), Teacher([Member(network(1), view)], bn="eval")
     config = {**SSLD, "gt_weight": 0.25, "label_smoothing": 0.1}
     labels = torch.tensor([0, -1, 2, -1, 3, 1])
     loss, counts = Distilled(view, teacher, LossConfig.model_validate(config))(
@@ -130,7 +131,7 @@ def test_every_distillation_loss_is_the_one_named(
     network: Callable[[int], nn.Module], name: str, expected: Callable[..., torch.Tensor]
 ) -> None:
     config = {**SSLD, "name": name, "temperature": 4.0 if name == "kl" else 1.0}
-    student, teacher = network(2).eval(), Teacher([(network(1), view)], bn="eval")
+    student, teacher = network(2).eval(), Teacher([Member(network(1), view)], bn="eval")
     loss, _ = Distilled(view, teacher, LossConfig.model_validate(config))(
         student, IMAGES, torch.zeros(6, dtype=torch.long)
     )

@@ -118,6 +118,15 @@ def test_the_loss_is_that_of_timms_soft_targets(mixing, epsilon, timm_mixup):
     assert counts["train_top1"].item() == (logits.argmax(dim=1) == larger).sum().item()
 
 
+@pytest.mark.parametrize(("share", "right"), [(0.7, 6), (0.5, 6), (0.3, 0)])
+def test_right_is_the_label_with_the_larger_share(share, right):
+    labels = torch.tensor([0, 1, 2, 3, 4, 5])
+    answers = nn.functional.one_hot(labels).float()
+    objective = Supervised(lambda images: images, 0.0, None, lambda images: (images, share))
+    _, counts = objective(lambda images: answers, IMAGES, labels)
+    assert counts["train_top1"].item() == right
+
+
 def test_class_weights_are_mixed_with_the_labels():
     weights = torch.tensor([0.5, 2.0])
     labels = torch.tensor([0, 1, 1, 0, 0, 1])

@@ -149,7 +149,7 @@ def test_loss_and_lists_must_agree(
         train_run(job("one", spec=SPEC | {"train": squares / "train.parquet"}))
     with pytest.raises(ParameterError, match="set data.layout to multi_label"):
         train_run(job("two", loss=BCE))
-    with pytest.raises(DataError, match="3 labels an image do not fit 2 classes"):
+    with pytest.raises(DataError, match="3 labels per image do not fit 2 classes"):
         train_run(squares_job("three", spec={"num_classes": 2, "classes": ["a", "b"]}))
     samples = scan_multi_label(squares, "val").samples
     empty = samples[label_matrix(samples).sum(axis=1) == 0]

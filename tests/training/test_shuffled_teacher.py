@@ -13,7 +13,7 @@ from train_recipes import ADAMW, SSLD, recipe
 
 from hgnetv2_pipeline.data import index
 from hgnetv2_pipeline.data.scan import folders
-from hgnetv2_pipeline.training import objectives
+from hgnetv2_pipeline.teacher.teacher import Teacher
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.run import train_run
 
@@ -21,7 +21,7 @@ CLASSES = ["left", "right", "top", "bottom"]
 
 
 def scene(folder: Path) -> pd.DataFrame:
-    """48 images a class, bright on the side that is their name."""
+    """48 images per class, bright on the side that is their name."""
     rng = np.random.default_rng(3)
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
@@ -84,12 +84,12 @@ def test_shuffled_answers_teach_nothing_and_true_ones_do(
 ) -> None:
     base, teacher = prepared
     taught = train_run(spec(base, tmp_path / "true", steps=24, teacher=teacher))
-    answer = objectives.Teacher.__call__
+    answer = Teacher.__call__
 
-    def shuffled(self: objectives.Teacher, images: torch.Tensor) -> torch.Tensor:
+    def shuffled(self: Teacher, images: torch.Tensor) -> torch.Tensor:
         return answer(self, images)[torch.randperm(len(images))]
 
-    monkeypatch.setattr(objectives.Teacher, "__call__", shuffled)
+    monkeypatch.setattr(Teacher, "__call__", shuffled)
     misled = train_run(spec(base, tmp_path / "shuffled", steps=24, teacher=teacher))
     assert taught.metrics["val"]["top1"] >= 0.9
     # Chance is 0.25; 192 images give a standard error of 0.03.

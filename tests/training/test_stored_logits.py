@@ -31,13 +31,19 @@ from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.batches import Answers
 from hgnetv2_pipeline.input.loader import train_batches
 from hgnetv2_pipeline.input.teacher_logits import Replayed, TeacherLogits, record_dtype
+from hgnetv2_pipeline.processes.specs import parse
 from hgnetv2_pipeline.training import losses as functions
-from hgnetv2_pipeline.training.config import RunSpec, StoreSpec, parse
+from hgnetv2_pipeline.training.config import RunSpec, StoreSpec
 from hgnetv2_pipeline.training.objectives import Distilled, stored_logits
 from hgnetv2_pipeline.training.prepare import build_teacher
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.stored_logits import make
-from hgnetv2_pipeline.training.stored_logits.make import seal_teacher_logits, store_teacher_logits
+from hgnetv2_pipeline.training.stored_logits.make import (
+    seal_teacher_logits,
+    store_in_processes,
+    store_teacher_logits,
+)
+from hgnetv2_pipeline.training.stored_logits.replay import answer
 
 VIEWS = 5
 Job = Callable[..., RunSpec]
@@ -270,6 +276,29 @@ def test_shards_do_not_depend_on_processes_nor_on_a_stop(
     assert files(tmp_path / "logits") == files(store.folder)
     # What is finished is not made again.
     assert store_teacher_logits(specs[0])["shards_reused"] == len(range(0, 3, world_size))
+
+
+def test_several_processes_on_their_specifications_make_the_store_of_one(
+    pictures: Path,
+    teacher: Path,
+    store: TeacherLogits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One after the other in this process, which knows the variant of the tests."""
+
+    def in_turn(module: str, spec_files: list[Path], **how: Any) -> None:
+        assert (module, how["jobs"], how["threads"]) == (make.__name__, 2, 1)
+        assert how["logs"] == out / "logs"
+        for path in spec_files:
+            make._run(path)
+
+    monkeypatch.setattr("hgnetv2_pipeline.processes.specs.run_side_by_side", in_turn)
+    out = tmp_path / "logits"
+    spec = store_spec(pictures, teacher, out, world_size=2)
+    store_in_processes(spec)
+    assert files(seal_teacher_logits(spec).folder / "shards") == files(store.folder / "shards")
+    assert sorted(path.name for path in (out / "specs").iterdir()) == ["rank=0.json", "rank=1.json"]
 
 
 def test_another_list_takes_over_what_was_answered_and_asks_for_the_rest(
@@ -509,6 +538,16 @@ def test_the_store_says_how_it_was_made(store: TeacherLogits) -> None:
     assert set(values["decode"]) >= {"Pillow", "libjpeg"}
     assert (values["views"], values["topk"], values["seed"]) == (VIEWS, 2, 11)
     assert [shard["images"] for shard in values["shards"]] == [8, 8, 5]
+
+
+def test_what_float16_cannot_say_is_stored_as_very_unlikely_not_as_never() -> None:
+    teacher = lambda images: torch.tensor([[0.0, -1e5, 2.0]]).expand(len(images), -1)  # noqa: E731
+    records = answer(
+        teacher, torch.zeros(2, 3, 4, 4, dtype=torch.uint8), topk=3, amp="off",
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    assert records["ids"].tolist() == [[2, 0, 1]] * 2
+    assert records["logps"][:, 2].tolist() == [float(np.float16(-6e4))] * 2
 
 
 def test_a_store_travels_to_a_worker_without_its_records(store: TeacherLogits) -> None:

@@ -9,7 +9,8 @@ import pytest
 from train_recipes import ADAMW, ASL, BCE, LABELS, SGD, SSLD, recipe, values
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.training.config import RunSpec, TrainConfig, parse
+from hgnetv2_pipeline.processes.specs import parse
+from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 
 
 def spec_values(**changes: Any) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from train_recipes import SGD, SSLD
 from hgnetv2_pipeline.input.batches import Batch
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training.config import LossConfig, OptimizerConfig
-from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised, Teacher
+from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups, set_lr
 from hgnetv2_pipeline.training.schedule import Schedule
 from hgnetv2_pipeline.training.state import State
@@ -118,7 +119,9 @@ def supervised() -> tuple[Objective, nn.Module | None]:
 def distilled() -> tuple[Objective, nn.Module | None]:
     teacher = network(7)
     objective = Distilled(
-        view, Teacher([(copy.deepcopy(teacher), view)], "eval"), LossConfig.model_validate(SSLD)
+        view,
+        Teacher([Member(copy.deepcopy(teacher), view)], "eval"),
+        LossConfig.model_validate(SSLD),
     )
     return objective, teacher
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.models.hgnetv2 import Variant
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+from hgnetv2_pipeline.variants import Variant
 
 CLASSES = ["red", "blue"]
 # Every kind of layer of the real ones, at a hundredth of the time.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hgnetv2_pipeline.deployment.choices import ENGINES, PRECISIONS, TORCH_MODES
 from hgnetv2_pipeline.durable import require_writable
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.printable import echo, json_text
@@ -29,12 +30,12 @@ _PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
 @click.option("--model", type=click.Path(path_type=Path), required=True,
               help="model.onnx, its folder, an engine file, weights, a run's folder.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
-              help="auto, tensorrt, ort-cuda, openvino, ort or torch.")  # fmt: skip
+              help=f"auto, {', '.join(e for e in ENGINES if e not in TORCH_MODES)}.")  # fmt: skip
 @click.option("--device", type=click.Choice(list(_PLACES)), default="auto", show_default=True,
               help="auto takes a GPU where an engine can use one.")  # fmt: skip
-@click.option("--topk", type=int, help="Classes told of an image; 5, or all with several labels.")
+@click.option("--topk", type=int, help="Classes shown per image; 5, or all with several labels.")
 @click.option("--threshold", type=float,
-              help="Least score that is told; 0, or with several labels what the model says "
+              help="Lowest score that is shown; 0, or with several labels what the model says "
               "for each (else 0.5).")  # fmt: skip
 @click.option("--multi-label/--single-label", default=None,
               help="A score for each class by itself; else as the model says.")  # fmt: skip
@@ -72,7 +73,7 @@ def predict(
     sheet_images: int,
     strict: bool,
 ) -> None:
-    """Answer images: files, folders, tars, list files, globs, or - for standard input.
+    """Classify images: files, folders, tars, list files, globs, or - for standard input.
 
     \b
     hgnetv2 predict --model model.onnx picture.jpg
@@ -82,7 +83,7 @@ def predict(
     curl -s URL | hgnetv2 predict --model model.onnx --format infer -
 
     Every input has its row, in order, a bad one with the reason. Standard input holds one image, or
-    a path a line.
+    a path per line.
     """
     from hgnetv2_pipeline.deployment import prediction_formats
     from hgnetv2_pipeline.deployment.engines import ladder
@@ -215,10 +216,10 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 @click.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--engines", default="auto", show_default=True, callback=_names,
-              help="Some of auto, tensorrt, ort-cuda, openvino, ort, torch, torch-compiled, "
-              "torch-cuda-graph, with commas.")  # fmt: skip
+              help=f"Some of auto, {', '.join(ENGINES)}, with commas.")  # fmt: skip
 @click.option("--precisions", default="own", show_default=True, callback=_names,
-              help="own (the file's), or of fp32 (no TF32), tf32, fp16, bf16, int8.")  # fmt: skip
+              help=f"own (the file's), or of {', '.join(PRECISIONS)}; fp32 is without "
+              "TF32.")  # fmt: skip
 @click.option("--batch-sizes", default="1", show_default=True, callback=_numbers)
 @click.option(
     "--threads", default=1, show_default=True, help="CPU threads; 0: the engine's choice."

@@ -59,7 +59,7 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--labelled", type=click.Path(path_type=Path), required=True,
-              help="Labelled images: one folder a class, or train_list.txt of several labels "
+              help="Labelled images: one folder per class, or train_list.txt of several labels "
               "an image.")  # fmt: skip
 @click.option("--pool", type=click.Path(path_type=Path),
               help="Unlabelled images: any tree of folders and tar archives.")  # fmt: skip
@@ -96,7 +96,7 @@ def init(
         echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
     taught = (
         f"{chosen['EPOCHS']} epochs"
-        if found.listed is not None
+        if found.several
         else f"teacher {chosen['TEACHER']} ({chosen['TEACHER_EPOCHS']} epochs), stage 1 "
         f"{chosen['STAGE1_EPOCHS']} epochs, stage 2 {chosen['STAGE2_EPOCHS']}"
     )
@@ -106,9 +106,9 @@ def init(
     echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
     if (folder / "dvc.yaml").is_file():
         echo(f"      {folder.relative_to(project)}/dvc.yaml: the same chain as DVC stages")
-    if found.listed is not None:
+    if found.several:
         echo(
-            "several labels an image: --pipeline train or finetune, then evaluation, export and "
+            "several labels per image: --pipeline train or finetune, then evaluation, export and "
             f"prediction with --params model=train/{chosen['VARIANT']}/seed=0"
         )
         echo(f"next: kedro run --env {name} --pipeline train")

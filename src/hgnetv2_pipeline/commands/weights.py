@@ -11,6 +11,7 @@ import click
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.printable import echo, json_text, shortened
+from hgnetv2_pipeline.weights.styles import STYLE_NAMES
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.weights.zoo import ZooEntry
@@ -171,7 +172,7 @@ def _size(count: int) -> str:
 @click.command("export-weights")
 @click.argument("source")
 @click.option("--style", required=True,
-              help="timm, dfine, rtdetr, transformers, paddle or ours.")  # fmt: skip
+              help=f"One of {', '.join(STYLE_NAMES)}.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True,
               help="The file: .pdparams for paddle, .pth for dfine and rtdetr, else .safetensors "
               "or .pth.")  # fmt: skip

@@ -28,7 +28,7 @@ def read_class_map(path: Path) -> list[str]:
     gaps = sorted(set(range(len(names))) - set(names))
     if not names or gaps:
         what = f"class {gaps[0]} is missing" if gaps else "0 classes"
-        raise DataError(f"{path}: {what}; number the classes from 0 without a gap, one a line")
+        raise DataError(f"{path}: {what}; number the classes from 0 without a gap, one per line")
     return [names[label] for label in range(len(names))]
 
 

@@ -32,7 +32,19 @@ from hgnetv2_pipeline.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+# The formats that are decoded, by Pillow's names, and how their files' names end.
+_ENDINGS = {
+    "JPEG": "jpg jpeg jpe jfif",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp dib",
+    "TIFF": "tif tiff",
+    "GIF": "gif",
+}
+FORMATS: tuple[str, ...] = tuple(_ENDINGS)
+READABLE = " ".join(_ENDINGS.values())
+"""The endings in words, without dots."""
+IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in READABLE.split())
 MAX_PIXELS = 50_000_000
 
 # Our own cap is stricter than the size at which Pillow starts to warn, and it is an error.

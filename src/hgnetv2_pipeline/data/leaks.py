@@ -128,7 +128,7 @@ def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
     for row in ordered.head(_SHOWN if refused else 1).itertuples(index=False):
         how = "has the same bytes as" if row.same_bytes else f"looks like ({row.distance} bits)"
         _log.warning("%s of %s %s %s of %s", row.key, row.set, how, row.other_key, row.other_set)
-    count = f"{same:,} images of train or val stand byte for byte in val or test as well"
+    count = f"{same:,} images of train or val are in val or test as well, byte for byte"
     if refused:
         first = ordered.iloc[0]
         raise DataError(

@@ -166,7 +166,7 @@ def contact_sheet(
     """The images of ``samples`` in rows, each fitted into a square; unreadable ones crossed out.
 
     Args:
-        columns: images a row (fewer samples make a narrower sheet).
+        columns: images per row (fewer samples make a narrower sheet).
         cell: side of a square in pixels.
         captions: a line of text below each image, cut to the width of its square.
 

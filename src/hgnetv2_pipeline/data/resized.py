@@ -25,7 +25,6 @@ import PIL
 from PIL import Image
 
 from hgnetv2_pipeline import ownership
-from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image
 from hgnetv2_pipeline.data.index import (
     images_hash,
@@ -36,6 +35,7 @@ from hgnetv2_pipeline.data.index import (
 )
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
+from hgnetv2_pipeline.processor import available_cpus
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.shards import ShardStore, shard_slices
 
@@ -64,7 +64,7 @@ def resized_copy(
 
     Args:
         short_side: pixels; images with a longer short side are resized to it.
-        threads: that decode; 0 = one a core.
+        threads: that decode; 0 = one per core.
 
     Returns:
         ``folder/index.parquet``, a frame of samples whose paths are relative to ``folder``.

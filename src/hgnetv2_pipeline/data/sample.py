@@ -1,9 +1,10 @@
 """The embedded sample: real images from inside scikit-learn, written in the ILSVRC2012 layout.
 
-1,797 handwritten digits (8x8, made 32x32): 40 labelled for training (4 a class), 700 for validation
-(70 a class), the other 1,057 an unlabelled pool. Into the pool go 400 patches of two photographs
-(distractors) and 60 near-duplicates of validation images. Files are grey PNGs without compression,
-whose bytes do not depend on the machine's zlib; re-encoded plants are JPEGs of quality 75.
+1,797 handwritten digits (8x8, made 32x32): 40 labelled for training (4 per class), 700 for
+validation (70 per class), the other 1,057 an unlabelled pool. The pool also has 400 patches of two
+photographs (distractors) and 60 near-duplicates of validation images. Files are grey PNGs without
+compression, whose bytes do not depend on the machine's zlib; re-encoded plants are JPEGs of quality
+75.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def write_sample(root: Path, seed: int = 0) -> None:
         marker = read_json(root / MARKER)
         if marker.get("seed") == seed and marker.get("tree_sha256") == tree_sha256(root):
             return
-        _log.warning("%s: the sample is changed or of another seed; it is written anew", root)
+        _log.warning("%s: the sample is changed or of another seed; it is written again", root)
     with ownership.made_aside(root) as folder:
         aside = folder / "new"
         aside.mkdir()

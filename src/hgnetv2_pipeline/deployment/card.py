@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.choices import PRECISIONS
 from hgnetv2_pipeline.deployment.probes import Probes
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, parse_json
@@ -28,7 +29,7 @@ from hgnetv2_pipeline.weights.pickle_machine import brief
 
 FORMAT = "hgnetv2_pipeline.onnx/1"
 TASK = ("task", "thresholds")
-"""Entries of a model of several labels an image."""
+"""Entries of a model of several labels per image."""
 LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
 
 
@@ -143,7 +144,6 @@ class ModelCard:
         )
 
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 _COUNTS, _PARITY, _PROBES = ("macs", "params", "activations"), "parity_error", "probes"
 _OWN_KEYS = frozenset(
     ("format", "preprocess", "classes", "variant", "precision", "source_sha256")

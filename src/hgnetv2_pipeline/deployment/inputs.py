@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline.data.decode import IMAGE_SUFFIXES, READABLE
 from hgnetv2_pipeline.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
 LIST_SUFFIXES = frozenset((".txt", ".lst"))
 _GLOB_SIGNS = frozenset("*?[")
 # How the formats that are read begin; a text does not.
@@ -60,10 +60,10 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
     """Every image that ``inputs`` stands for, in order.
 
     A folder gives its images and those of its archives (recursively, sorted by path), a plain tar
-    its members as ``archive.tar!member``, a list file (.txt, .lst: a path a line, a label after it
-    or not, # for a remark) its lines, relative to ``root`` or else to the list's folder, a glob
-    its sorted matches, anything else itself; a sequence gives those of its members. A missing file
-    is kept, so that its row can say so. DataError when a folder, tar, list or glob holds nothing.
+    its members as ``archive.tar!member``, a list file (.txt, .lst: one path per line, with or
+    without a label, # for a remark) its lines, relative to ``root`` or else to the list's folder, a
+    glob its sorted matches, anything else itself; a sequence gives those of its members. A missing
+    file is kept, so that its row can say so. DataError when a folder, tar, list or glob is empty.
     """
     if isinstance(inputs, Input):
         return [inputs]
@@ -87,13 +87,13 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
     if not found:
         raise DataError(
             f"nothing to predict in {inputs}: a folder or tar needs image files "
-            f"({' '.join(sorted(IMAGE_SUFFIXES))}), a list at least one line, a glob a match"
+            f"({READABLE}), a list at least one line, a glob a match"
         )
     return found
 
 
 def from_stream(content: bytes, *, root: Path | None = None) -> list[Input]:
-    """What came through a pipe: the bytes of one image, named ``-``, or paths, one a line.
+    """What came through a pipe: the bytes of one image, named ``-``, or paths, one per line.
 
     The lines are as in a list file, relative to ``root`` or else to the current folder. DataError
     when there is nothing, or neither of the two.
@@ -104,11 +104,11 @@ def from_stream(content: bytes, *, root: Path | None = None) -> list[Input]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            "standard input (-) is neither an image nor paths in UTF-8, one a line"
+            "standard input (-) is neither an image nor paths in UTF-8, one per line"
         ) from error
     found = _listed(text, Path() if root is None else Path(root))
     if not found:
-        raise DataError("nothing to predict on standard input (-): an image, or a path a line")
+        raise DataError("nothing to predict on standard input (-): an image, or a path per line")
     return found
 
 

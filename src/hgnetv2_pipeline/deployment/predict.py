@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
-from hgnetv2_pipeline.cpus import MOST_THREADS
 from hgnetv2_pipeline.deployment.inputs import Input, Refused, Span, answers, expand_inputs
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation.metrics import NEUTRAL_THRESHOLD, sigmoid, softmax
+from hgnetv2_pipeline.processor import MOST_THREADS
 from hgnetv2_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Record(TypedDict):
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which classes of an image are told; ``thresholds``: one a class."""
+    """Which classes of an image are told; ``thresholds``: one per class."""
 
     topk: int
     thresholds: np.ndarray

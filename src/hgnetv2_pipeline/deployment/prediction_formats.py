@@ -71,7 +71,7 @@ def csv_lines(records: Iterable[Record], *, topk: int) -> Iterator[str]:
 
 
 def jsonl_lines(records: Iterable[Record]) -> Iterator[str]:
-    """One JSON object a line, the record as it is (full precision, ``error`` for a bad input)."""
+    """One JSON object per line, the record as it is (full precision, ``error`` for a bad input)."""
     for record in records:
         yield json_text(record)
 

@@ -26,7 +26,7 @@ Predictor = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``metrics``: the evaluation JSON; ``rows``: one an image, key, label, pred, correct, ..."""
+    """``metrics``: the evaluation JSON; ``rows``: one per image, key, label, pred, correct, ..."""
 
     metrics: dict[str, Any]
     rows: pd.DataFrame
@@ -165,7 +165,7 @@ def evaluate_samples(
 def _of_one_label(
     samples: pd.DataFrame, keys: list[str], logits: NDArray[Any], classes: Sequence[str]
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Metrics by the number of images listed, and a row an image."""
+    """Metrics by the number of images listed, and a row per image."""
     import pandas as pd
 
     labels = samples.set_index("key")["label"].loc[keys].to_numpy(dtype=np.int64)

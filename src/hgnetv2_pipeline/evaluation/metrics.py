@@ -127,7 +127,7 @@ def summarise_multi_label(
     thresholds: Sequence[float] | None = None,
     missed: Ints | None = None,
 ) -> dict[str, Any]:
-    """All metrics of an evaluation with several labels an image, as JSON-able values.
+    """All metrics of an evaluation with several labels per image, as JSON-able values.
 
     ``n, map, map_classes`` (classes with a positive, over which mAP is the mean), ``true_positives,
     false_positives, false_negatives`` and ``f1_micro`` of all classes together, ``f1_macro`` (mean
@@ -136,7 +136,7 @@ def summarise_multi_label(
     three counts, ``precision, recall, f1``. None stands where there was nothing to divide by.
 
     Args:
-        thresholds: probability from which on a class is told, one a class; 0.5 by default.
+        thresholds: probability from which on a class is told, one per class; 0.5 by default.
         missed: int [C], positives among images that could not be read: never found.
     """
     logits, truth = _checked_matrix(logits, labels)

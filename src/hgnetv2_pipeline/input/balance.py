@@ -1,4 +1,4 @@
-"""Weights against class imbalance: for a sampler (one an image) or for a loss (one a class)."""
+"""Weights against class imbalance: for a sampler (one per image) or for a loss (one per class)."""
 
 from __future__ import annotations
 

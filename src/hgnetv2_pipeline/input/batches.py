@@ -182,12 +182,11 @@ class TrainMaker:
         world_size: int,
         weights: npt.NDArray[np.float64] | None,
         stop_after: int,
-        max_pixels: int,
     ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.bounds = None if weights is None else np.cumsum(weights) / weights.sum()
-        self.stop_after, self.max_pixels = stop_after, max_pixels
+        self.stop_after = stop_after
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
@@ -274,7 +273,7 @@ class TrainMaker:
             if key in bad:
                 continue
             try:
-                picture = Picture(self.source.read(row), self.max_pixels)
+                picture = Picture(self.source.read(row))
                 record = None
                 if isinstance(self.transform, Replayed):
                     number = self._view_number(self.transform.store.views, epoch, place, key)
@@ -310,11 +309,9 @@ class ViewMaker:
     ``labels`` are the places (of a sample in its batch) of those that are there.
     """
 
-    def __init__(
-        self, source: Source, view: Augment, seed: int, views: int, images: int, max_pixels: int
-    ) -> None:
+    def __init__(self, source: Source, view: Augment, seed: int, views: int, images: int) -> None:
         self.source, self.view, self.seed = source, view, seed
-        self.views, self.images, self.max_pixels = views, images, max_pixels
+        self.views, self.images = views, images
 
     def make(self, step: int) -> Made:
         first = step * self.images
@@ -326,7 +323,7 @@ class ViewMaker:
             try:
                 # Decoded once for all views; a crop of the pixels is the crop of the file.
                 content = self.source.read(first + place)
-                picture = Picture.of(Picture(content, self.max_pixels).pixels())
+                picture = Picture.of(Picture(content).pixels())
                 shown[place] = [
                     self.view(picture, keyed_rng(self.seed, number, key))
                     for number in range(self.views)

@@ -119,7 +119,7 @@ class DeviceInput:
         if decoded is not None and decoded.shape == (3, *reversed(drawn.size)):
             return decoded[:, top : top + height, left : left + width]
         if drawn.encoded:
-            found = Picture(data.numpy().tobytes(), self.maker.max_pixels).crop(*drawn.box)
+            found = Picture(data.numpy().tobytes()).crop(*drawn.box)
             piece = torch.from_numpy(np.ascontiguousarray(found))
         else:
             piece = data.view(height, width, 3)

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from hgnetv2_pipeline.data.decode import MAX_PIXELS
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
@@ -43,7 +42,6 @@ def train_batches(
     world_size: int = 1,
     weights: npt.ArrayLike | None = None,
     ledger: Ledger,
-    max_pixels: int = MAX_PIXELS,
     device: torch.device | None = None,
 ) -> Iterator[Batch]:
     """Batches of steps ``start_step`` to ``start_step + steps - 1``, endless over epochs.
@@ -55,13 +53,12 @@ def train_batches(
             work undone, and the images of the batches are finished, and lie, on its device. Or
             ``Replayed``: then views are those that a teacher saw, and batches bring its answers.
         seed: of the order and of the views (of ``Replayed``: of the order).
-        batch_size: images a step of this process; every batch is full.
+        batch_size: images per step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
         rank, world_size: this process and their number; step ``s`` of all of them together takes
             ``world_size * batch_size`` images of the order.
         weights: chance of each sample to be drawn (``sampling_weights``); drawn with replacement.
         ledger: receives unreadable images; the next images of the order fill their places.
-        max_pixels: an image with more is unreadable.
         device: a GPU has the images copied to it beside the training; others have no effect.
 
     Raises:
@@ -87,7 +84,6 @@ def train_batches(
         world_size=world_size,
         weights=chances,
         stop_after=ledger.allowed,
-        max_pixels=max_pixels,
     )
     finish = _finisher(transform, maker, device)
     for made in made_batches(maker, start_step, steps, workers, ledger, finish):
@@ -128,7 +124,6 @@ def view_batches(
     images: int,
     workers: int,
     ledger: Ledger,
-    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Batch]:
     """Views 0 to ``views - 1`` of all samples in their order, ``images`` samples a batch.
 
@@ -138,7 +133,7 @@ def view_batches(
     Raises:
         DataError: there are no samples, or more are unreadable than the ledger allows.
     """
-    maker = ViewMaker(Source(samples, root), view, seed, views, images, max_pixels)
+    maker = ViewMaker(Source(samples, root), view, seed, views, images)
     for made in made_batches(maker, 0, -(-len(samples) // images), workers, ledger):
         if made.batch is not None:
             yield made.batch
@@ -217,6 +212,26 @@ def normalise(
         )
     centre, spread = (_constant(tuple(values), images.device) for values in (mean, std))
     return images.to(torch.float32).div_(255).sub_(centre).div_(spread).to(dtype)
+
+
+View = Callable[[torch.Tensor], torch.Tensor]
+"""From a batch as loaded (uint8) to what one network takes; every network brings its own."""
+
+
+def normalised_view(preprocess: Preprocess, *, channels_last: bool) -> View:
+    """uint8 images [N, 3, H, W] as a network wants them: float32 by its own mean and deviation."""
+    layout = memory_format(channels_last)
+
+    def view(images: torch.Tensor) -> torch.Tensor:
+        x = normalise(images, preprocess.mean, preprocess.std, torch.float32)
+        return x.contiguous(memory_format=layout)
+
+    return view
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """torch's name for the order of a tensor's values in memory."""
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 @functools.lru_cache(maxsize=64)

@@ -40,7 +40,7 @@ Records = npt.NDArray[np.void]
 FORMAT = "hgnetv2_pipeline/teacher_logits/1"
 STORE, IMAGES, SHARDS = "store.json", "images.parquet", "shards"
 REMEDY = (
-    "make them anew (--params redo=teacher_logits), or let the teacher run along "
+    "make them again (--params redo=teacher_logits), or let the teacher run along "
     "(--params teacher_logits.source=online)"
 )
 # By these an image is known again, wherever its file lies.

@@ -24,7 +24,7 @@ from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.input.batches import Source
 from hgnetv2_pipeline.input.loader import made_batches
 from hgnetv2_pipeline.input.workers import workers_watched
-from hgnetv2_pipeline.mining.ensemble import Ensemble
+from hgnetv2_pipeline.mining.answers import Scorer
 from hgnetv2_pipeline.mining.score_shards import (
     pool_rows,
     pool_slices,
@@ -134,7 +134,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     Writes ``out/shard=00000.parquet`` and ``.json``: key, top_ids int32 [K], top_logits
     float32 [K], lse, score_q (best probability in millionths), phash64, bytes_sha256, for every
     image that could be read; the others are in the manifest. With ``features`` also feat
-    float16 [D], see ``ensemble.Scores``. A finished shard with the same images, teachers and
+    float16 [D], see ``answers.Scores``. A finished shard with the same images, teachers and
     preprocessing is kept as it is.
 
     Returns counts over the shards of this process: listed, scored, quarantined, shards,
@@ -148,7 +148,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     listed = pool_rows(spec.index, spec.prefix)
     _check(spec, listed)
     how = spec.preprocess
-    teacher = Ensemble(
+    scorer = Scorer(
         spec.teachers,
         num_classes=spec.num_classes,
         weights_root=spec.weights_root,
@@ -162,7 +162,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     totals = {"listed": 0, "scored": 0, "quarantined": 0, "shards": len(mine), "shards_reused": 0}
     todo = sum(part.stop - part.start for part in mine.values())
     with stop_on_signal() as stop, _exact(), Progress(todo, "scoring the pool", "img") as progress:
-        work = _Pass(spec, teacher, ledger, stop, progress)
+        work = _Pass(spec, scorer, ledger, stop, progress)
         for number, rows in enumerate(pool_slices(spec.index, spec.shard_rows, spec.prefix)):
             if number in mine:
                 manifest, reused = work.shard(number, rows)
@@ -175,7 +175,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
         score_store(spec.out).sweep(count, alone=False)
     _log.info("pool: %(listed)d listed, %(scored)d scored, %(quarantined)d quarantined; "
               "%(shards)d shards, %(shards_reused)d of them reused", totals)  # fmt: skip
-    return totals | {"teachers": teacher.identity, "pool_listed": listed}
+    return totals | {"teachers": scorer.teacher.identity, "pool_listed": listed}
 
 
 def _check(spec: ScoreSpec, listed: int) -> None:
@@ -194,7 +194,7 @@ class _Pass:
     """What a process has at hand while it scores its shards."""
 
     spec: ScoreSpec
-    teacher: Ensemble
+    scorer: Scorer
     ledger: quarantine.Ledger
     stop: StopRequest
     progress: Progress
@@ -213,8 +213,8 @@ class _Pass:
                 {
                     "number": number,
                     "identity": identity,
-                    "teachers": [member.spec for member in self.teacher.members],
-                    "device": self.teacher.device.type,
+                    "teachers": [member.spec for member in self.scorer.teacher.members],
+                    "device": self.scorer.device.type,
                     "listed": len(rows),
                     "rows": len(columns["key"]),
                     "quarantined": bad,
@@ -233,7 +233,7 @@ class _Pass:
         return {
             "format": 2,
             "inputs_sha256": images_hash(rows),
-            "teachers": self.teacher.identity,
+            "teachers": self.scorer.teacher.identity,
             "num_classes": self.spec.num_classes,
             "dtype": self.spec.dtype,
             "batch_size": self.spec.batch_size,
@@ -243,7 +243,7 @@ class _Pass:
     def _scores(self, rows: pd.DataFrame) -> tuple[dict[str, Any], list[dict[str, str]]]:
         """The columns of one shard, and the images of it that could not be read."""
         spec = self.spec
-        maker = _PoolMaker(rows, spec.root, self.teacher.preprocesses, spec.batch_size)
+        maker = _PoolMaker(rows, spec.root, self.scorer.teacher.preprocesses, spec.batch_size)
         names = ["key", "top_ids", "top_logits", "lse", "score_q", "phash64", "bytes_sha256"]
         columns: dict[str, list[Any]] = {name: [] for name in [*names, *(["feat"] * spec.features)]}
         bad: list[dict[str, str]] = []
@@ -251,7 +251,7 @@ class _Pass:
         for seen in made_batches(maker, 0, batches, spec.workers, self.ledger):
             if self.stop:
                 raise Interrupted("asked to stop while scoring the pool; run again to go on")
-            scores = self.teacher.score(seen.images, features=spec.features)
+            scores = self.scorer.score(seen.images, features=spec.features)
             columns["key"] += seen.keys
             columns["phash64"] += seen.phashes
             columns["bytes_sha256"] += seen.sha256s

@@ -8,31 +8,29 @@ again. Exit codes are those of ``errors``.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from hgnetv2_pipeline.cpus import available_cpus
-from hgnetv2_pipeline.durable import read_json, write_json
-from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.ownership import helping
-from hgnetv2_pipeline.processes.side_by_side import run_side_by_side, run_spec
+from hgnetv2_pipeline.processes.specs import (
+    local_rank,
+    read_spec,
+    run_spec,
+    run_specs,
+    shares,
+    torchrun_share,
+    write_spec,
+)
 
 
 def score(spec: ScoreSpec) -> None:
     """Do the shards of one process. torchrun's RANK and WORLD_SIZE win over those of ``spec``."""
     from hgnetv2_pipeline.mining.score import score_pool
 
-    rank = int(os.environ.get("RANK", spec.rank))
-    place = {
-        "rank": rank,
-        "world_size": int(os.environ.get("WORLD_SIZE", spec.world_size)),
-        "device": _device(spec.device, int(os.environ.get("LOCAL_RANK", rank))),
-    }
+    spec = torchrun_share(spec)
+    place = {"device": _device(spec.device, local_rank(spec.rank))}
     with helping(spec.out):
         score_pool(spec.model_copy(update=place))
 
@@ -43,38 +41,16 @@ def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:
     Their specifications and logs lie in ``work``; ``spec.json`` there is the one for ``torchrun``,
     by which further machines help. Raises what ``score_pool`` raises.
     """
-    write_json(work / "spec.json", spec.model_dump(mode="json"))
+    write_spec(work / "spec.json", spec)
     if processes == 1:
         score(spec)
-        return
-    files = []
-    for rank in range(processes):
-        share = spec.model_copy(update={"rank": rank, "world_size": processes})
-        path = work / f"rank={rank}.json"
-        files.append(write_json(path, share.model_dump(mode="json")))
-    run_side_by_side(
-        __name__,
-        files,
-        jobs=processes,
-        threads=max(1, available_cpus() // processes),
-        logs=work,
-    )
+    else:
+        run_specs(__name__, shares(spec, processes), work, jobs=processes, logs=work)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the specification; returns the exit code."""
-    return run_spec(lambda path: score(_read(path)), __doc__ or "", arguments)
-
-
-def _read(path: Path) -> ScoreSpec:
-    try:
-        return ScoreSpec.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ParameterError(f"{path}: {where}: {first['msg']}") from None
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"{path} is not a readable JSON file: {error}") from error
+    return run_spec(lambda path: score(read_spec(ScoreSpec, path)), __doc__ or "", arguments)
 
 
 def _device(device: str, local_rank: int) -> str:

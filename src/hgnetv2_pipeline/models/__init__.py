@@ -4,6 +4,6 @@ from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.features import FeatureDict
 from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.models.frozen import freeze
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
+from hgnetv2_pipeline.variants import VARIANTS
 
 __all__ = ["VARIANTS", "FeatureDict", "create_model", "freeze", "reparameterize"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.models.frozen import freeze
 from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone, HGNetV2, PoolPadding
+from hgnetv2_pipeline.models.hgnetv2 import Backbone, HGNetV2, PoolPadding
+from hgnetv2_pipeline.variants import VARIANTS
 
 
 def create_model(

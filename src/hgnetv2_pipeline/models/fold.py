@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ from hgnetv2_pipeline.models.hgnetv2 import (
     LightConvBNAct,
     Stem,
 )
-
-Lab = Literal["clip", "relu", "affine"]
+from hgnetv2_pipeline.variants import Lab
 
 
 class Clip(nn.Module):

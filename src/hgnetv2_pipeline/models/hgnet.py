@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.models.fast_training import concatenate
-from hgnetv2_pipeline.models.hgnetv2 import Backbone, ConvBNAct, Four, Stage
+from hgnetv2_pipeline.models.hgnetv2 import Backbone, ConvBNAct, Stage
+from hgnetv2_pipeline.variants import Four
 
 
 @dataclass(frozen=True)

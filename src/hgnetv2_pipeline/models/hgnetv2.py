@@ -10,7 +10,6 @@ in tests/golden.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,33 +18,10 @@ from torch.nn import functional as F
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.models import fast_training
+from hgnetv2_pipeline.variants import Four, Variant
 
 PoolPadding = Literal["exclude", "zero"]
-Four = tuple[int, int, int, int]
 EXPAND = 2048  # channels of last_conv, in every size
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One size: channels of the stem, and per stage the width, the output and the depth."""
-
-    stem: tuple[int, int]
-    mid: Four
-    out: Four
-    depths: Four
-    layers: int  # convolutions in a block
-    lab: bool  # a learnable affine follows every ReLU
-
-
-VARIANTS: dict[str, Variant] = {
-    "b0": Variant((16, 16), (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1), 3, True),
-    "b1": Variant((24, 32), (32, 48, 96, 192), (64, 256, 512, 1024), (1, 1, 2, 1), 3, True),
-    "b2": Variant((24, 32), (32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1), 4, True),
-    "b3": Variant((24, 32), (32, 64, 128, 256), (128, 512, 1024, 2048), (1, 1, 3, 1), 5, True),
-    "b4": Variant((32, 48), (48, 96, 192, 384), (128, 512, 1024, 2048), (1, 1, 3, 1), 6, False),
-    "b5": Variant((32, 64), (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2), 6, False),
-    "b6": Variant((48, 96), (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3), 6, False),
-}
 
 
 class LearnableAffine(nn.Module):

@@ -1,1 +1,3 @@
-"""Several processes for one job: side by side, and as one group that trains together."""
+"""Several processes for one job: side by side on specifications, or as one group that trains
+together, which torch elastic starts and watches.
+"""

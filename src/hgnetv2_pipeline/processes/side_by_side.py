@@ -6,7 +6,6 @@ of one leaves the others standing, and none outlives the process that started it
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import logging
 import os
@@ -18,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.errors import (
     DataError,
     DiskFullError,
@@ -26,8 +24,6 @@ from hgnetv2_pipeline.errors import (
     ParameterError,
     WeightsError,
 )
-from hgnetv2_pipeline.exits import explain
-from hgnetv2_pipeline.printable import show_logs, show_tracebacks
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import stop_on_signal
 
@@ -162,29 +158,3 @@ def _failure(job: _Job) -> Exception:
     for line in lines[-TAIL_LINES:]:
         error.add_note(line)
     return error
-
-
-def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | None = None) -> int:
-    """What ``python -m MODULE SPEC.json`` does: log, run, and say by exit code how it went."""
-    parser = argparse.ArgumentParser(description=what)
-    parser.add_argument("spec", type=Path, help="JSON file of what to do")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    options = parser.parse_args(arguments)
-    # Under torchrun every process would say the same; the others speak up only about trouble.
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    show_logs()
-    show_tracebacks()
-    never_for_everyone()
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    try:
-        run(options.spec)
-    except Exception as error:
-        code, told = explain(error, debug="--debug", place=options.spec.parent)
-        # What nobody foresaw leaves its traceback in the log.
-        if options.debug or (code == 1 and not hasattr(error, "exit_code")):
-            raise
-        _log.error("%s", told)
-        return code
-    return 0

@@ -236,45 +236,64 @@ class _Open:
 
 
 def _check_events(events: Iterator[Any], path: str) -> None:
-    sizes: dict[str, int] = {}
-    waiting = [_Open(None, None)]
+    read = _Read(path)
     for event in events:
-        where = f"{path} line {event.start_mark.line + 1}"
-        size = 0
+        read.take(event)
+
+
+class _Read:
+    """What was read of a file: the lists and blocks still open, and what each anchor comes to."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._sizes: dict[str, int] = {}
+        self._waiting = [_Open(None, None)]
+
+    def take(self, event: Any) -> None:
+        """The next event; ParameterError where it may not follow."""
+        where = f"{self._path} line {event.start_mark.line + 1}"
+        tag = getattr(event, "tag", None)
+        if tag is not None and tag not in _PLAIN_TAGS:
+            raise ParameterError(f"{where}: the tag {tag} is not taken; write a plain value")
         if isinstance(event, yaml.AliasEvent):
-            if any(part.anchor == event.anchor for part in waiting):
-                raise ParameterError(f"{where}: an anchor holds itself")
-            if event.anchor not in sizes:
-                raise ParameterError(f"{where}: there is no anchor {event.anchor}")
-            size = sizes[event.anchor]
-        elif isinstance(event, yaml.NodeEvent):
-            tag = getattr(event, "tag", None)
-            if tag is not None and tag not in _PLAIN_TAGS:
-                raise ParameterError(f"{where}: the tag {tag} is not taken; write a plain value")
-        if isinstance(event, yaml.ScalarEvent):
-            size = 1
-            keys, first = waiting[-1].keys, waiting[-1].parts % 2 == 0
-            if keys is not None and first and event.value != "<<":
-                if event.value in keys:
-                    raise ParameterError(f"{where}: the key {event.value} stands twice")
-                keys.add(event.value)
-            if event.anchor:
-                sizes[event.anchor] = 1
+            self._count(self._size_of(event.anchor, where))
+        elif isinstance(event, yaml.ScalarEvent):
+            self._check_key(event.value, where)
+            self._close(event.anchor, 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             block = isinstance(event, yaml.MappingStartEvent)
-            waiting.append(_Open(event.anchor, set() if block else None))
-            if len(waiting) > _DEEPEST:
+            self._waiting.append(_Open(event.anchor, set() if block else None))
+            if len(self._waiting) > _DEEPEST:
                 raise ParameterError(f"{where}: nested too deep")
         elif isinstance(event, yaml.CollectionEndEvent):
-            closed = waiting.pop()
-            size = closed.values
-            if closed.anchor:
-                sizes[closed.anchor] = size
-        if size:
-            waiting[-1].parts += 1
-            waiting[-1].values += size
-            if waiting[-1].values > _MOST_VALUES:
-                raise ParameterError(
-                    f"{path} comes to more than {_MOST_VALUES:,} values once its anchors are "
-                    "written out"
-                )
+            closed = self._waiting.pop()
+            self._close(closed.anchor, closed.values)
+
+    def _size_of(self, anchor: str, where: str) -> int:
+        if any(part.anchor == anchor for part in self._waiting):
+            raise ParameterError(f"{where}: an anchor holds itself")
+        if anchor not in self._sizes:
+            raise ParameterError(f"{where}: there is no anchor {anchor}")
+        return self._sizes[anchor]
+
+    def _check_key(self, value: str, where: str) -> None:
+        """Of a block every other value is a key."""
+        keys, first = self._waiting[-1].keys, self._waiting[-1].parts % 2 == 0
+        if keys is not None and first and value != "<<":
+            if value in keys:
+                raise ParameterError(f"{where}: the key {value} stands twice")
+            keys.add(value)
+
+    def _close(self, anchor: str | None, size: int) -> None:
+        if anchor:
+            self._sizes[anchor] = size
+        self._count(size)
+
+    def _count(self, size: int) -> None:
+        self._waiting[-1].parts += 1
+        self._waiting[-1].values += size
+        if self._waiting[-1].values > _MOST_VALUES:
+            raise ParameterError(
+                f"{self._path} comes to more than {_MOST_VALUES:,} values once its anchors are "
+                "written out"
+            )

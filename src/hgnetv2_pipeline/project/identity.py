@@ -14,8 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-
-VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6")
+from hgnetv2_pipeline.variants import VARIANTS
 
 # Where each result lies, relative to the project. `dataset` starts every path below its layer.
 FOLDERS: Mapping[str, str] = {

@@ -202,53 +202,16 @@ def evaluate(
     )
 
 
-def mean_probability(
-    identity: Identity, members: list[str], lists: Lists, split: str, *, device: str
-) -> dict[str, Any]:
-    """Top-1 counts of an ensemble and of each member: ``n``, ``top1_count``, ``members_...``."""
-    import numpy as np
-
-    from hgnetv2_pipeline.data.quarantine import Ledger
-    from hgnetv2_pipeline.evaluation.evaluate import predict_logits
-    from hgnetv2_pipeline.evaluation.metrics import topk_counts
-    from hgnetv2_pipeline.input.loader import eval_batches
-
-    samples = lists.frame(split)
-    labels = samples.set_index("key")["label"]
-    place = resolve_device(device)
-    probabilities: list[Any] = []
-    counts: list[int] = []
-    for member in members:
-        loaded = load_model(identity, member, classes=lists.classes)
-        ledger = Ledger(len(samples), 0.0)
-        batches = eval_batches(
-            samples, identity.folder("raw"), preprocess=loaded.preprocess, batch_size=64,
-            workers=0, ledger=ledger,
-        )  # fmt: skip
-        keys, logits = predict_logits(
-            loaded.network.to(place), batches, preprocess=loaded.preprocess, device=place
-        )
-        ledger.check()
-        truth = labels.loc[keys].to_numpy(dtype=np.int64)
-        counts.append(int(topk_counts(logits, truth, (1,))[1]))
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities.append(shifted / shifted.sum(axis=1, keepdims=True))
-    mean = np.mean(probabilities, axis=0)
-    return {
-        "split": split,
-        "n": len(samples),
-        "top1_count": int(topk_counts(mean, truth, (1,))[1]),
-        "members_top1_count": counts,
-    }
-
-
 def weights_input(identity: Identity, model: str) -> Path | str:
     """The file that holds the weights of ``model``, to be hashed; its name where there is none."""
+    from hgnetv2_pipeline.weights.foreign_network import timm_file
     from hgnetv2_pipeline.weights.zoo import ZOO, weights_file
 
     source = model_source(identity, model)
     if source in ZOO:
         return weights_file(ZOO[source], identity.project) or source
+    if source.startswith("timm:"):
+        return timm_file(source.partition(":")[2], identity.project) or source
     path = identity.project / source
     if (path / "student.safetensors").is_file():
         return path / "student.safetensors"

@@ -21,21 +21,32 @@ from pydantic import (
     model_validator,
 )
 
-from hgnetv2_pipeline.cpus import MOST_THREADS
+from hgnetv2_pipeline.deployment.choices import (
+    EngineName,
+    FilePrecision,
+    LowerPrecision,
+    OnnxEngine,
+    Precision,
+)
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.processor import MOST_THREADS
 from hgnetv2_pipeline.training.config import (
+    Amp,
+    BatchNorm,
     BatchSize,
     Count,
     Device,
     DistributedConfig,
     Loaders,
     ParameterModel,
-    Precision,
     Processes,
+    Resume,
     Threads,
     TrainConfig,
     Views,
 )
+from hgnetv2_pipeline.variants import Lab
+from hgnetv2_pipeline.weights.styles import Part
 
 
 def _split_plus(value: Any) -> Any:
@@ -87,10 +98,6 @@ def _compiles(value: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_compiles)]
-EngineName = Literal[
-    "tensorrt", "ort-cuda", "openvino", "ort", "torch", "torch-compiled", "torch-cuda-graph"
-]
-PrecisionName = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 
 class _Block(ParameterModel):
@@ -116,8 +123,8 @@ class DataParams(_Block):
     """Where the images are and how they become lists."""
 
     layout: Literal["sample", "folders", "imagenet", "multi_label"] = Field(
-        description="folders: a folder a class; imagenet: ILSVRC2012 as on the seed page, with "
-        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels an "
+        description="folders: a folder per class; imagenet: ILSVRC2012 as on the seed page, with "
+        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels per "
         "image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, val_list.txt"
     )
     root: str = Field(description="labelled images; relative to the project or absolute")
@@ -125,7 +132,7 @@ class DataParams(_Block):
         description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
     )
     test: str | None = Field(
-        description="a folder a class of images for the final test, or null; of layouts "
+        description="a folder per class of images for the final test, or null; of layouts "
         "imagenet and multi_label a test_list.txt beside the other lists is taken then"
     )
     split: SplitParams
@@ -158,13 +165,25 @@ class TeacherParams(_Block):
     """What the teacher is, and how its members are trained."""
 
     arch: str = Field(description="b0..b6, hgnet_tiny|small|base or timm:<name>")
-    members: Annotated[int, Field(ge=1, le=100)] = Field(
-        description="their mean probability is the teacher"
+    members: Annotated[int, Field(ge=0, le=100)] = Field(
+        description="networks of arch to train by recipe, where source is empty; 0: none"
     )
     source: Names = Field(
         description="ready weights (zoo names, files, run ids) to use as they are; empty: train"
     )
-    bn: Literal["eval", "batch"] = Field(
+    probes: Names = Field(
+        description="frozen networks on whose features a linear classifier is fitted in seconds: "
+        "timm:NAME@FILE, timm:NAME:packaged or timm:NAME:pretrained, or simple (gradients and "
+        "colours, no weights)"
+    )
+    probe_size: Annotated[int, Field(ge=32, le=4096)] | None = Field(
+        description="pixels a side that a probed network sees; null: its own, of small images "
+        "twice theirs"
+    )
+    choose: Literal["all", "best"] = Field(
+        description="who teaches: all, or the best on val and those whose help is clear there"
+    )
+    bn: BatchNorm = Field(
         description="statistics of the frozen teacher's batch norms when it teaches online; "
         "PaddleClas happens to use those of the batch"
     )
@@ -226,13 +245,13 @@ class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
     batch_size: BatchSize
-    shard_rows: Count = Field(description="images a shard of scores, what a stop can lose")
+    shard_rows: Count = Field(description="images per shard of scores, what a stop can lose")
     workers: Loaders
     processes: Processes = Field(
         description="that share the scoring, on a GPU each if there are any"
     )
     features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
-    k: Count | None = Field(description="images a class; null: by target_total or a stated rule")
+    k: Count | None = Field(description="images per class; null: by target_total or a stated rule")
     target_total: Count | None = Field(description="the smallest k that brings so many images")
     min_conf: Share = Field(description="the least probability the teacher must give")
     top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
@@ -264,17 +283,19 @@ class TeacherLogitsParams(_Block):
         description="online: the teacher runs beside the student at every step; stored: its "
         "answers are made once and read by every student and both stages"
     )
-    views: Views = Field(description="stored views an image; epoch e shows view e mod views")
+    views: Views = Field(description="stored views per image; epoch e shows view e mod views")
     topk: Count = Field(description="classes kept of an answer; the rest share what is left of 1")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="of the views")
     check: Annotated[int, Field(ge=0, le=10**6)] = Field(
         description="stored answers that the teacher is asked for again before training; 0: none"
     )
-    amp: Precision = Field(
+    amp: Amp = Field(
         description="precision of the pass; off: float32; the 16-bit kinds are faster on a GPU"
     )
     batch_size: BatchSize = Field(description="views that the teacher answers at once")
-    shard_images: Count = Field(description="images a shard, the unit of work that a stop can lose")
+    shard_images: Count = Field(
+        description="images per shard, the unit of work that a stop can lose"
+    )
     workers: Loaders
     max_bad: Share
 
@@ -295,8 +316,8 @@ class ComparisonParams(_Block):
 class EvaluationParams(_Block):
     """How a model is measured."""
 
-    engine: Literal["torch", "ort", "ort-cuda", "openvino", "tensorrt"]
-    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    engine: Literal["torch", OnnxEngine]
+    precision: FilePrecision
     batch_size: BatchSize
     workers: Loaders
     max_bad: Share = Field(description="0: one unreadable image fails the evaluation")
@@ -312,9 +333,11 @@ class EvaluationParams(_Block):
 class PredictionParams(_Block):
     """How images are answered."""
 
-    topk: Count | None = Field(description="classes told; null: 5, or all with several labels")
+    topk: Count | None = Field(
+        description="classes shown per image; null: 5, or all of several labels"
+    )
     threshold: Share | None = Field(
-        description="least score of a class that is told; null: 0, or with several labels what "
+        description="lowest score of a class that is shown; null: 0, or with several labels what "
         "the model says for each class (else 0.5)"
     )
     multi_label: bool | None = Field(
@@ -324,7 +347,7 @@ class PredictionParams(_Block):
         description="file of 'id name' lines in place of the model's own class names"
     )
     batch_size: BatchSize
-    engine: Literal["auto", "tensorrt", "ort-cuda", "openvino", "ort"]
+    engine: Literal["auto", OnnxEngine]
 
 
 class ExportGateParams(_Block):
@@ -333,7 +356,7 @@ class ExportGateParams(_Block):
     images: Count | None = Field(
         description="validation images it is judged on, evenly spaced; null: all"
     )
-    max_drop: dict[Literal["fp16", "bf16", "int8"], Annotated[float, Field(ge=0, le=100)]] = Field(
+    max_drop: dict[LowerPrecision, Annotated[float, Field(ge=0, le=100)]] = Field(
         description="points of top-1 accuracy (several labels: of mAP) it may lose against fp32"
     )
 
@@ -365,13 +388,13 @@ class KitParams(_Block):
     """What the TensorRT kit holds."""
 
     precisions: Annotated[
-        list[PrecisionName],
+        list[Precision],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
     ]
     labs: Annotated[
-        list[Literal["clip", "relu", "affine"]],
+        list[Lab],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
     ] = Field(description="forms of LAB beside clip, for B0-B3")
@@ -384,7 +407,7 @@ class ExportParams(_Block):
 
     target: Literal["onnx", "tensorrt-kit"]
     precisions: Annotated[
-        list[Literal["fp32", "fp16", "bf16", "int8"]],
+        list[FilePrecision],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
@@ -393,7 +416,7 @@ class ExportParams(_Block):
     softmax: bool = Field(
         description="a second output, probabilities (several labels: a sigmoid each)"
     )
-    lab: Literal["clip", "relu", "affine"] = Field(
+    lab: Lab = Field(
         description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
         "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"
     )
@@ -413,13 +436,14 @@ class LatencyParams(_Block):
         Field(min_length=1),
     ]
     precisions: Annotated[
-        list[PrecisionName],
+        list[Precision],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
     ] = Field(
         description="PyTorch has fp32, tf32, fp16, bf16, OpenVINO fp32, bf16; fp16 and int8 of an "
-        "exported model are files (export.precisions); what an engine has not is told and left out"
+        "exported model are files (export.precisions); what an engine lacks is reported and left "
+        "out"
     )
     batch_sizes: Counts
     warmup: Annotated[int, Field(ge=0, le=10**6)]
@@ -439,9 +463,7 @@ class LatencyParams(_Block):
 class ImportParams(_Block):
     """Weights of others."""
 
-    part: Literal["student", "teacher"] = Field(
-        description="which network of a distillation checkpoint, which holds both"
-    )
+    part: Part = Field(description="which network of a distillation checkpoint, which holds both")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         description="what the file must hash to; null: whatever it is, recorded"
     )
@@ -457,7 +479,7 @@ class RunParams(_Block):
     dataset: str
     run: str
     seed: int
-    recipe: str = Field(description="published, or a recipe_<name>.yml laid over it: fast, short")
+    recipe: str = Field(description="published, or a recipe_<name>.yml merged over it: fast, short")
     teacher: str
     download: bool = Field(description="whether published weights that are missing are fetched")
     model: str | None
@@ -467,10 +489,10 @@ class RunParams(_Block):
     device: Device
     distributed: DistributedConfig
     redo: Annotated[Names, AfterValidator(_redoable)] = Field(
-        description="pipelines, and teacher_logits, whose results are made anew; or all"
+        description="pipelines, and teacher_logits, whose results are made again; or all"
     )
     plan_only: bool = Field(description="stop after the printed plan")
-    resume: Literal["exact", "force"] = Field(
+    resume: Resume = Field(
         description="force: an unfinished training goes on under changed parameters, on record"
     )
     mlflow: bool

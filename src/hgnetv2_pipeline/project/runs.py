@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from hgnetv2_pipeline.cpus import available_cpus
-from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
@@ -155,25 +153,19 @@ def train_side_by_side(
 
     With one job and several devices each run has them all, one after the other.
     """
-    from hgnetv2_pipeline.processes.side_by_side import run_side_by_side
+    from hgnetv2_pipeline.processes.specs import run_specs
+    from hgnetv2_pipeline.training import launch
 
     tracker.begin(specs[0].out)
     if processes_of_each(distributed, specs[0].device, jobs=jobs) > 1:
-        from hgnetv2_pipeline.training.elastic import train_many
-
         for spec in specs:
-            train_many(from_resized(identity, spec), distributed)
+            launch.train_many(from_resized(identity, spec), distributed)
         return
-    files = []
-    for spec in (from_resized(identity, spec) for spec in specs):
-        files.append(folder / "specs" / f"{spec.out.name}.json")
-        write_text(files[-1], spec.model_dump_json(indent=2) + "\n")
-    # Processes side by side share the cores; each gets its part unless the recipe says.
-    share = max(1, available_cpus() // jobs)
-    run_side_by_side(
-        "hgnetv2_pipeline.training.launch",
-        files,
+    run_specs(
+        launch.__name__,
+        {spec.out.name: from_resized(identity, spec) for spec in specs},
+        folder / "specs",
         jobs=jobs,
-        threads=specs[0].config.threads or share,
+        threads=specs[0].config.threads,
         logs=folder / "logs",
     )

@@ -1,17 +1,28 @@
-"""The record of a teacher: which networks it is the mean of, and what it scored."""
+"""The record of a teacher: which candidates there were, who teaches, and what it scored."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.project.identity import Identity
-from hgnetv2_pipeline.project.models import model_source
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.models import model_source, resolve_device, weights_input
+from hgnetv2_pipeline.project.params import TeacherParams
+from hgnetv2_pipeline.project.results import Reuse
 from hgnetv2_pipeline.training.config import TeacherConfig
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 RECORD = "teacher.json"
+WEIGHTS, PROBE_RECORD = "student.safetensors", "probe.json"
 
 
 @dataclass(frozen=True)
@@ -30,3 +41,160 @@ def read_teacher(folder: Path, identity: Identity) -> Teacher:
     values = read_json(record)
     members = [model_source(identity, member) for member in values["members"]]
     return Teacher(TeacherConfig(members=members, bn=values["bn"]), record)
+
+
+def fit_probes(
+    reuse: Reuse, identity: Identity, teacher: TeacherParams, lists: Lists, device: str
+) -> list[str]:
+    """Fit the probes that are not there yet; their run ids end in ``probe=NAME``."""
+    names = []
+    for spec in teacher.probes:
+        folder = identity.folder("train_teacher") / f"probe={probe_name(spec)}"
+
+        def make(aside: Path, spec: str = spec) -> None:
+            _fit(identity, spec, teacher, lists, device, aside)
+
+        reuse.produce(
+            folder,
+            pipeline="train_teacher",
+            inputs={"train": lists.index("train"), "trunk": weights_input(identity, spec)},
+            params={
+                "size": teacher.probe_size,
+                "class_balance": teacher.recipe.class_balance,
+                "max_bad": teacher.recipe.max_bad,
+            },
+            outputs=[WEIGHTS, PROBE_RECORD],
+            make=make,
+        )
+        names.append(folder.relative_to(identity.folder("models")).as_posix())
+    return names
+
+
+def probe_name(spec: str) -> str:
+    """A probe's folder: ``tf_efficientnet_lite0`` of ``timm:tf_efficientnet_lite0:packaged``."""
+    from hgnetv2_pipeline.weights.probes import trunk_name
+
+    return re.sub(r"[^A-Za-z0-9._-]", "-", trunk_name(spec).removeprefix("timm:"))
+
+
+def _fit(
+    identity: Identity,
+    spec: str,
+    teacher: TeacherParams,
+    lists: Lists,
+    device: str,
+    aside: Path,
+) -> None:
+    from hgnetv2_pipeline.teacher.probing import fit_probe
+    from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
+
+    recipe = teacher.recipe
+    found = fit_probe(
+        spec,
+        lists.frame("train"),
+        identity.folder("raw"),
+        classes=lists.classes,
+        weights_root=identity.project,
+        size=teacher.probe_size,
+        balanced=recipe.class_balance != "none",
+        workers=recipe.workers,
+        max_bad=recipe.max_bad,
+        device=resolve_device(device),
+    )
+    save_probe(
+        aside / WEIGHTS,
+        found.probe,
+        trunk=trunk_name(spec),
+        preprocess=found.preprocess,
+        classes=lists.classes,
+    )
+    write_json(
+        aside / PROBE_RECORD,
+        {
+            "trunk": spec,
+            "size": found.probe.size,
+            "images": found.images,
+            "held_out_right": found.held_out_right,
+            "l2": found.classifier.l2,
+            "temperature": found.classifier.temperature,
+            "features_cpu_seconds": round(found.features_seconds, 1),
+            "fit_cpu_seconds": round(found.fit_seconds, 1),
+        },
+    )
+
+
+def judge_candidates(
+    reuse: Reuse,
+    identity: Identity,
+    candidates: Sequence[str],
+    weights: Mapping[str, Path | str],
+    teacher: TeacherParams,
+    lists: Lists,
+    device: str,
+) -> dict[str, Any]:
+    """What ``teacher.json`` says: who teaches, what they score on val, and which bytes they are.
+
+    Whatever learns from the teacher depends on this record alone, so the weights of every member
+    are in it, wherever they come from; timm's names alone have none to be hashed.
+    """
+    import numpy as np
+
+    from hgnetv2_pipeline.teacher.choosing import choose_members
+
+    probabilities, labels = _answers_to_val(identity, candidates, teacher, lists, device)
+    right = {name: _right(answers, labels) for name, answers in probabilities.items()}
+    members, judged = list(candidates), {}
+    if teacher.choose == "best":
+        choice = choose_members(probabilities, labels)
+        members, judged = list(choice.members), {"candidates": choice.reasons}
+    mean = np.mean([probabilities[name] for name in members], axis=0)
+    return {
+        "members": members,
+        "bn": teacher.bn,
+        "sha256": {
+            name: reuse.digest(place)
+            for name in members
+            if isinstance(place := weights[name], Path)
+        },
+        "val": {
+            "split": "val",
+            "n": len(labels),
+            "top1_count": _right(mean, labels),
+            "members_top1_count": [right[name] for name in members],
+        },
+        **judged,
+    }
+
+
+def _answers_to_val(
+    identity: Identity,
+    candidates: Sequence[str],
+    teacher: TeacherParams,
+    lists: Lists,
+    device: str,
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+    import numpy as np
+    import torch
+
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.teacher.measure import member_probabilities
+    from hgnetv2_pipeline.teacher.teacher import load_teacher
+
+    place = torch.device(resolve_device(device))
+    loaded = load_teacher(
+        [model_source(identity, name) for name in candidates],
+        classes=lists.classes,
+        num_classes=len(lists.classes),
+        root=identity.project,
+        device=place,
+        preprocess=Preprocess(),
+        bn=teacher.bn,
+    )
+    samples = lists.frame("val")
+    answers = member_probabilities(loaded, samples, identity.folder("raw"), device=place)
+    labels = samples["label"].to_numpy(dtype=np.int64)
+    return dict(zip(candidates, answers, strict=True)), labels
+
+
+def _right(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> int:
+    return int((probabilities.argmax(axis=1) == labels).sum())

@@ -16,7 +16,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Short statements, one a line."""
+    """Short statements, one per line."""
 
     items: tuple[str, ...]
 

@@ -29,7 +29,7 @@ class ArmSummary:
     label: str
     split: str
     n: int  # images each run was counted on
-    top1: tuple[float, ...]  # a value a run
+    top1: tuple[float, ...]  # a value per run
     seeds: tuple[str, ...]
     steps: tuple[int, ...]
     images_seen: tuple[int, ...]
@@ -227,6 +227,6 @@ def _teacher(student: ArmSummary, teacher: ArmSummary) -> str:
     given = difference(student, teacher)
     side = "above" if given.gain > 0 else "below"
     if not given.clear:
-        return f"The student ends level with its teacher ({_mean(teacher)}), within the noise."
+        return f"The student is as accurate as its teacher ({_mean(teacher)}), within the noise."
     amount = formats.percent(abs(given.gain), student.n)
     return f"The student ends {amount} points {side} its teacher ({_mean(teacher)})."

@@ -18,7 +18,7 @@ PANEL = 500.0  # two of them fill a line of the page
 
 @dataclass(frozen=True)
 class Dots:
-    """A row of the dot plot: one value a run."""
+    """A row of the dot plot: one value per run."""
 
     label: str
     values: tuple[float, ...]
@@ -49,7 +49,7 @@ class Mark:
 
 
 def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = None) -> str:
-    """A dot a run, a bar at the mean of each row, a dashed line at ``reference``."""
+    """One dot per run, a bar at the mean of each row, a dashed line at ``reference``."""
     margin = min(340.0, max(svg.text_width(row.label) for row in rows) + 16)
     height = 34.0
     values = [value for row in rows for value in row.values]
@@ -62,7 +62,7 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
         at = frame.x(value)
         parts.append(svg.line(at, frame.top, at, frame.bottom))
         label = svg.tick_label(value)
-        parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, faint=True))
+        parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, css="faint"))
     if reference is not None:
         at = frame.x(reference)
         parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
@@ -79,7 +79,7 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
         parts.append(svg.text(frame.right + 10, y + 4, f"{mean:.1f}", bold=True))
     parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.bottom, css="axis"))
     middle = (frame.left + frame.right) / 2
-    parts.append(svg.text(middle, frame.bottom + 34, x_label, anchor="middle", faint=True))
+    parts.append(svg.text(middle, frame.bottom + 34, x_label, anchor="middle", css="faint"))
     return svg.drawing(WIDTH, frame.bottom + 44, x_label, parts)
 
 
@@ -133,7 +133,7 @@ def line_chart(
     if mark is not None:
         at = frame.x(mark[0])
         parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
-        parts.append(svg.text(at + 5, frame.bottom - 7, mark[1], size=11, faint=True))
+        parts.append(svg.text(at + 5, frame.bottom - 7, mark[1], size=11, css="faint"))
     for line in series:
         colour = line.colour % len(svg.PALETTE)
         if line.band:
@@ -183,8 +183,8 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     top = 0.87 * (margin - 12) + 34 if slanted else 44.0
     font = 11.0 if cell >= 24 else 8.5
     parts = [
-        svg.text(margin + cell * size / 2, 14, "predicted", anchor="middle", faint=True),
-        svg.text(margin - 8, 14, "true", anchor="end", faint=True),
+        svg.text(margin + cell * size / 2, 14, "predicted", anchor="middle", css="faint"),
+        svg.text(margin - 8, 14, "true", anchor="end", css="faint"),
     ]
     for place, name in enumerate(names):
         shown = svg.clipped(name, margin - 12, 11)
@@ -205,12 +205,11 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
             colour = 6 if not value else (0 if i == j else 1)
             parts.append(svg.bar(x, y, cell - 1, cell - 1, colour, opacity=opacity, title=told))
             if value:
-                css = "onfill" if opacity > 0.6 else "ink"
                 mark = svg.text(
                     x + (cell - 1) / 2, y + cell / 2 + font * 0.34, str(value),
-                    anchor="middle", size=font, css=css,
+                    anchor="middle", size=font, css="onfill" if opacity > 0.6 else "ink",
                 )  # fmt: skip
-                parts.append(mark.replace(svg.INK, "#ffffff") if css == "onfill" else mark)
+                parts.append(mark)
     side = margin + cell * size + (50 if slanted else 10)
     return svg.drawing(side, top + cell * size + 8, "confusion matrix", parts)
 
@@ -233,9 +232,9 @@ def bars(rows: Sequence[tuple[str, float]], *, x_label: str, colour: int = 0) ->
             svg.bar(frame.left, y + 4, frame.x(value) - frame.left, height - 8, colour, title=told)
         )
         shown = svg.tick_label(round(value, 4))
-        parts.append(svg.text(frame.x(value) + 6, y + height / 2 + 4, shown, size=11, faint=True))
+        parts.append(svg.text(frame.x(value) + 6, y + height / 2 + 4, shown, size=11, css="faint"))
     parts.append(svg.line(frame.left, frame.top, frame.left, frame.bottom, css="axis"))
-    parts.append(svg.text(frame.left, frame.bottom + 17, x_label, faint=True))
+    parts.append(svg.text(frame.left, frame.bottom + 17, x_label, css="faint"))
     return svg.drawing(WIDTH, frame.bottom + 26, x_label, parts)
 
 
@@ -346,7 +345,7 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
         at = frame.x(value)
         parts.append(svg.line(at, frame.top, at, frame.bottom))
         label = svg.tick_label(value)
-        parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, faint=True))
+        parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, css="faint"))
     for place, row in enumerate(rows):
         y = frame.top + height * place
         name = svg.clipped(row.label, margin - 12)
@@ -357,7 +356,7 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
         parts.append(svg.bar(frame.x(row.middle) - 1.5, y + 3, 3, height - 6, 0, title=told))
     middle = (frame.left + frame.right) / 2
     parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.bottom, css="axis"))
-    parts.append(svg.text(middle, frame.bottom + 34, x_label, anchor="middle", faint=True))
+    parts.append(svg.text(middle, frame.bottom + 34, x_label, anchor="middle", css="faint"))
     return svg.drawing(figures.WIDTH, frame.bottom + 44, x_label, parts)
 
 

@@ -24,7 +24,7 @@ _ADDS_UP = (
     ("n_used", "used", "candidates the list was chosen from"),
     ("n_quarantined", "quarantined", "unreadable: never scored, never given a label"),
     ("n_refused", "refused", "copies of protected images, or barred by a person or parameter"),
-    ("selected", "on the list", "k or fewer a class"),
+    ("selected", "on the list", "k or fewer per class"),
 )
 
 
@@ -79,7 +79,7 @@ def build_mining_page(
             lambda: _copies(folder, audit, ledger),
         ),
         sections.section(
-            "What a person decides", "review", None,
+            "What a person has to decide", "review", None,
             lambda: _review(folder, audit, ledger, review, command),
         ),
         sections.section("Parameters", "parameters", None, lambda: [_parameters(params)]),
@@ -153,11 +153,11 @@ def _review(folder: Path, audit: Json, ledger: Ledger, review: str, command: str
     person = audit["person"]
     blocks: list[Block] = [
         Text(
-            f"{person['obeyed']:,} decisions of a person were obeyed: {person['kept']:,} images "
+            f"{person['obeyed']:,} decisions by a person were applied: {person['kept']:,} images "
             f"kept, {person['removed']:,} removed, {person['changed']:,} of them against what the "
-            f"machine had decided. {person['waiting']:,} pairs wait for one."
+            f"machine had decided. {person['waiting']:,} pairs await a decision."
         ),
-        Link("To decide: open ", "review.csv", review, ", a line a pair."),
+        Link("To decide: open ", "review.csv", review, ", one line per pair."),
         Bullets(
             (
                 "Set decision to keep (two different pictures: the pool image may be mined) or "
@@ -165,8 +165,8 @@ def _review(folder: Path, audit: Json, ledger: Ledger, review: str, command: str
                 "Any other image of the pool is removed by a line of its own, with its key and "
                 "remove below those headings. Images with the bytes or the name of a protected "
                 "one cannot be kept.",
-                f"Then: {command} --pipeline mining. It sees that the file was edited, mines anew, "
-                "and keeps what you decided for all later runs.",
+                f"Then: {command} --pipeline mining. It sees that the file was edited, mines "
+                "again, and keeps what you decided for all later runs.",
                 "Until then mining.deduplicate.strict says what becomes of pairs in doubt: "
                 "true leaves them out, false lets them in.",
             )

@@ -16,6 +16,8 @@ from hgnetv2_pipeline.printable import Lines
 # Okabe and Ito's palette, which colour-blind readers can tell apart, yellow left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b87f00", "#56b4e9", "#6b6b6b", "#8c4d31")
 INK, FAINT, GRID = "#1c1c1c", "#5f6670", "#dfe3e8"
+INKS = {"ink": INK, "faint": FAINT, "onfill": "#ffffff"}
+"""Colours of text by class; ``style`` has those of a dark screen."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -41,18 +43,16 @@ def text(
     *,
     anchor: str = "start",
     size: float = 12,
-    faint: bool = False,
+    css: str = "ink",
     bold: bool = False,
-    css: str = "",
     rotate: float | None = None,
 ) -> str:
-    """A text whose baseline starts, centres or ends at (x, y)."""
-    colour, name = (FAINT, "faint") if faint else (INK, "ink")
+    """A text whose baseline starts, centres or ends at (x, y); ``css`` is a key of ``INKS``."""
     turn = f' transform="rotate({n(rotate)} {n(x)} {n(y)})"' if rotate is not None else ""
     weight = ' font-weight="600"' if bold else ""
     return (
         f'<text x="{n(x)}" y="{n(y)}" text-anchor="{anchor}" font-size="{n(size)}"{weight} '
-        f'fill="{colour}" class="{css or name}"{turn}>{escape(content)}</text>'
+        f'fill="{INKS[css]}" class="{css}"{turn}>{escape(content)}</text>'
     )
 
 
@@ -194,19 +194,19 @@ class Frame:
             at = self.x(value)
             parts.append(line(at, self.top, at, self.bottom))
             parts.append(
-                text(at, self.bottom + 16, tick_label(value), anchor="middle", size=11, faint=True)
+                text(at, self.bottom + 16, tick_label(value), anchor="middle", size=11, css="faint")
             )
         for value in ticks(*self.y_range, about):
             at = self.y(value)
             parts.append(line(self.left, at, self.right, at))
             parts.append(
-                text(self.left - 7, at + 4, tick_label(value), anchor="end", size=11, faint=True)
+                text(self.left - 7, at + 4, tick_label(value), anchor="end", size=11, css="faint")
             )
         parts.append(line(self.left, self.bottom, self.right, self.bottom, css="axis"))
         middle = (self.left + self.right) / 2
-        parts.append(text(middle, self.bottom + 34, x_label, anchor="middle", faint=True))
+        parts.append(text(middle, self.bottom + 34, x_label, anchor="middle", css="faint"))
         if y_label:
-            parts.append(text(self.left - 7, self.top - 9, y_label, anchor="start", faint=True))
+            parts.append(text(self.left - 7, self.top - 9, y_label, anchor="start", css="faint"))
         return parts
 
 

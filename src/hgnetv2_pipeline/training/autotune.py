@@ -24,6 +24,7 @@ from hgnetv2_pipeline.processor import slow_precision
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.prepare import make_batches, make_step, prepare
+from hgnetv2_pipeline.training.step import AMP
 
 _log = logging.getLogger(__name__)
 
@@ -114,8 +115,7 @@ def _fault(trial: Trial, reference: Trial) -> str | None:
 
 
 def _modes(device: torch.device) -> list[Mode]:
-    precisions = ["off", "bf16", "fp16"] if device.type == "cuda" else ["off", "bf16"]
-    precisions = [amp for amp in precisions if not slow_precision(amp, device.type)]
+    precisions = [amp for amp in AMP if not slow_precision(amp, device.type)]
     every = itertools.product(precisions, [True, False])
     return [Mode(amp, channels_last, False) for amp, channels_last in every]
 

@@ -170,7 +170,7 @@ def _set_aside(damaged: Path) -> None:
 def _refuse(path: Path, different: list[str]) -> None:
     raise ParameterError(
         f"checkpoint {path} belongs to another run ({'; '.join(different)}); restore those values "
-        "to resume it, archive the run's folder to start anew, or go on under the new ones, which "
+        "to resume it, archive the run's folder to start again, or go on under the new ones, which "
         'the result will then say (--params resume=force; in spec.json "resume": "force")'
     )
 

@@ -7,31 +7,34 @@ recipe that leaves something out is refused by name instead of being completed s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
 
-from hgnetv2_pipeline.cpus import MOST_THREADS
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.processor import MOST_THREADS
+from hgnetv2_pipeline.weights.styles import Head
 
-DISTILLATION_LOSSES = ("ce", "kl", "skl", "dist")
+DistillationLoss = Literal["ce", "kl", "skl", "dist"]
+MultiLabelLoss = Literal["bce", "asymmetric"]
+DISTILLATION_LOSSES: tuple[DistillationLoss, ...] = get_args(DistillationLoss)
+MULTI_LABEL_LOSSES: tuple[MultiLabelLoss, ...] = get_args(MultiLabelLoss)
+BatchNorm = Literal["eval", "batch"]
+"""How a teacher's batch normalisation counts: by its own statistics, or by those of the batch."""
+Resume = Literal["exact", "force"]
 # What a run may be resumed, and its result reused, with other values of: none changes a weight.
 FREE = {
     "workers", "threads", "checkpoint_every_minutes", "keep_checkpoints", "keep_best", "profile",
     "max_bad",
 }  # fmt: skip
-MULTI_LABEL_LOSSES = ("bce", "asymmetric")
-
-Model = TypeVar("Model", bound=BaseModel)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -47,7 +50,7 @@ Processes = Annotated[int, Field(gt=0, le=MOST_THREADS)]
 Loaders = Annotated[int, Field(ge=0, le=256)]
 Views = Annotated[int, Field(gt=0, le=10**4)]
 # off is false to YAML, which --params is read as.
-Precision = Annotated[
+Amp = Annotated[
     Literal["off", "bf16", "fp16"],
     BeforeValidator(lambda given: "off" if given is False else given),
 ]
@@ -116,7 +119,7 @@ class LossConfig(ParameterModel):
     and asymmetric are for images of several labels.
     """
 
-    name: Literal["label_smoothing", "ce", "kl", "skl", "dist", "bce", "asymmetric"]
+    name: Literal["label_smoothing", DistillationLoss, MultiLabelLoss]
     """ce is SSLD's loss as released; skl what its text calls JS; kl is softened by temperature."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     """Share of the target spread evenly over the classes (bce: added to each, over the classes)."""
@@ -162,7 +165,7 @@ class InputConfig(ParameterModel):
 
     fast: bool
     """Crops, flips and operations of augment 'published' by fixed-point arithmetic (resizing is at
-    most 2 levels off) instead of Pillow's; a third to a half less CPU time an image."""
+    most 2 levels off) instead of Pillow's; a third to a half less CPU time per image."""
     resized: Annotated[int, Field(ge=32, le=4096)] | None
     """Short side of a copy of the training images, made once, from which they are then read: less
     to decode, at the price of another generation of JPEG. null = the originals."""
@@ -251,7 +254,7 @@ class TrainConfig(ParameterModel):
     """Short side before the evaluation crop, pixels; travels with the weights."""
     workers: Loaders
     """Loader processes; results do not depend on it."""
-    amp: Precision
+    amp: Amp
     """Mixed precision; fp16 needs a GPU."""
     channels_last: bool
     """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
@@ -287,7 +290,7 @@ class TrainConfig(ParameterModel):
     """Largest share of unreadable training images before the run stops."""
     init: str
     """'scratch', a zoo name, a weight file or a run folder."""
-    head: Literal["strict", "reinit"]
+    head: Head
     """What to do when the weights have other classes: refuse, or start fc anew."""
     freeze_at: Annotated[int, Field(ge=0, le=5)]
     """What does not learn: 0 nothing, 1 the stem, 2 also stage 1, ... 5 all but the head."""
@@ -383,7 +386,7 @@ class TeacherConfig(ParameterModel):
 
     members: Annotated[list[str], Field(min_length=1)]
     """Zoo names, weight files, run folders or timm:<name>; each brings its own preprocessing."""
-    bn: Literal["eval", "batch"]
+    bn: BatchNorm
     """Statistics of the frozen BN layers: stored ones, or the batch's as PaddleClas happens to."""
 
 
@@ -419,8 +422,8 @@ class StoreSpec(ParameterModel):
     """K: best classes kept of an answer; at least the number of classes keeps all."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Of the views; the order of a training has a seed of its own."""
-    amp: Precision
-    """Precision of the teacher; off is full float32 (no TF32)."""
+    amp: Amp
+    """Amp of the teacher; off is full float32 (no TF32)."""
     batch_size: BatchSize
     """Views that the teacher answers at once."""
     shard_images: Count
@@ -465,13 +468,13 @@ class DistributedConfig(ParameterModel):
     """How many processes train one run, started and watched by torch elastic."""
 
     nproc_per_node: Processes | Literal["auto"]
-    """Processes on a machine; auto = one a GPU, one alone on a CPU."""
+    """Processes on a machine; auto = one per GPU, one alone on a CPU."""
     nnodes: Annotated[int, Field(gt=0, le=1024)]
     """Machines; each further one joins by the torchrun command that the first one prints."""
     rdzv_endpoint: str | None
     """host:port of the first machine, by which the others find it; null with one machine."""
     max_restarts: Annotated[int, Field(ge=0, le=10**4)]
-    """Times that all processes start anew, from the newest checkpoint, after one has died."""
+    """Times that all processes start again, from the newest checkpoint, after one has died."""
 
     @model_validator(mode="after")
     def _a_place_to_meet(self) -> Self:
@@ -537,7 +540,7 @@ class RunSpec(ParameterModel):
     """Hashes of what the run was made from, kept in the weights' metadata."""
     device: Device
     """cpu, cuda, cuda:1, or auto."""
-    resume: Literal["exact", "force"]
+    resume: Resume
     """force: a checkpoint made under another recipe, list or number of processes is gone on with,
     and result.json says what changed and at which step; exact: it is refused."""
 
@@ -571,17 +574,3 @@ class RunSpec(ParameterModel):
         if len(self.classes) != self.num_classes:
             raise ValueError(f"{len(self.classes)} class names for num_classes {self.num_classes}")
         return self
-
-
-def parse(model: type[Model], values: Any, *, where: str) -> Model:
-    """Validate ``values``; every fault goes into one ``ParameterError`` line that says where."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            place = ".".join([where, *map(str, fault["loc"])])
-            message = fault["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
-            faults.append(f"{place}: {message}{given}")
-        raise ParameterError("; ".join(faults)) from error

@@ -1,149 +1,68 @@
-"""``python -m hgnetv2_pipeline.training.launch spec.json``: one training run in its own process.
+"""A training run in processes of its own: ``python -m hgnetv2_pipeline.training.launch spec.json``.
 
-Also under ``torchrun``, which starts it several times. Exit codes are those of ``errors``.
+Also under ``torchrun``, which starts it several times, and by ``train_many``. Exit codes are those
+of ``errors``.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from hgnetv2_pipeline.durable import read_json
-from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.exits import explain
-from hgnetv2_pipeline.processes.side_by_side import run_spec
-from hgnetv2_pipeline.stopping import when_starter_dies
+from hgnetv2_pipeline.ownership import take
+from hgnetv2_pipeline.processes.elastic import Agents, run_elastic
+from hgnetv2_pipeline.processes.elastic_worker import run_worker, telling_others
+from hgnetv2_pipeline.processes.specs import read_spec, run_spec, write_spec
+from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 
+SPEC = "spec.json"
 # What a process needs before its first step (an optimiser imports the compiler); imported once for
 # all processes of a machine.
-WORKER_IMPORTS = ["hgnetv2_pipeline.training.run", "torch._dynamo"]
-# Of the network between processes when one of them is gone, or does not answer in time.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
-PEER_SECONDS = 2.0
-
-
-class PeerGoneError(RuntimeError):
-    """Another process of the run is dead or does not answer; this one cannot go on alone."""
-
-    exit_code = 1
+WORKER_IMPORTS = ("hgnetv2_pipeline.training.run", "torch._dynamo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the specification; returns the exit code."""
-    if _rank() != "0":
-        # Every process would say the same; the others speak up only about trouble.
-        logging.disable(logging.INFO)
-    return run_spec(_run, "One training run from the JSON of a RunSpec.", arguments)
+    return run_spec(_train, "One training run from the JSON of a RunSpec.", arguments)
+
+
+def _train(path: Path) -> None:
+    with telling_others(path):
+        from hgnetv2_pipeline.training.run import train_run
+
+        train_run(read_spec(RunSpec, path))
 
 
 def work(spec: str) -> None:
     """``main`` as torch elastic calls it in a process of its own."""
-    # A Ctrl-C on the terminal reaches the agent, which passes it on: not twice.
-    os.setsid()
-    when_starter_dies(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    if code := main([spec]):
-        sys.exit(code)
+    run_worker(main, spec)
 
 
-def refusal(spec: Path) -> Path:
-    """Where a process says why starting it again is of no use."""
-    return spec.with_suffix(".refused.json")
+def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
+    """Train ``spec`` in as many processes as ``distributed`` says; results lie in ``spec.out``.
 
-
-def _refused_before(spec: Path) -> int:
-    """Under elastic: the exit code that a restart would only come to again; 0 if it may help."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        if _rank() == "0" and "TORCHELASTIC_RUN_ID" in os.environ:
-            refusal(spec).unlink(missing_ok=True)  # of an earlier start, since mended perhaps
-    else:
-        with suppress(OSError, ValueError):
-            before = read_json(refusal(spec))
-            if before["run"] == os.environ.get("TORCHELASTIC_RUN_ID"):
-                return int(before["code"])
-    return 0
-
-
-def _refuse(spec: Path, code: int, message: str) -> None:
-    """Leave word that a restart of this process is of no use."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    with suppress(OSError):
-        told = {"code": code, "message": message, "run": os.environ["TORCHELASTIC_RUN_ID"]}
-        refusal(spec).write_text(json.dumps(told), encoding="utf-8")
-    _tell_agent(message)
-
-
-def _tell_agent(message: str) -> None:
-    """Leave the reason of this process's end where torch elastic looks for it."""
-    if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        with suppress(OSError):
-            reply = {"message": message, "timestamp": int(time.time())}
-            Path(place).write_text(json.dumps(reply), encoding="utf-8")
-
-
-def _peer_is_gone(error: Exception) -> bool:
-    return os.environ.get("WORLD_SIZE", "1") != "1" and any(sign in str(error) for sign in _LOST)
-
-
-def lost_file(spec: Path, rank: int) -> Path:
-    """Where process ``rank`` says that it lost the others."""
-    return spec.with_suffix(f".lost-{rank}.json")
-
-
-def _silent_peers(spec: Path) -> list[int]:
-    """The processes that have not noticed, as this one has, that they lost another.
-
-    All that wait for one that is stopped or hangs give up at nearly the same moment, each by its
-    own clock; the one they waited for says nothing. This process waits ``PEER_SECONDS`` for them.
+    Raises:
+        Interrupted: a stop was requested; the state is saved and the same call resumes it.
+        ParameterError, DataError, WeightsError, DiskFullError, RuntimeError: what ended the first
+            process that failed once no restart was left, by its exit code.
     """
-    with suppress(OSError):
-        lost_file(spec, int(_rank())).touch()
-    time.sleep(PEER_SECONDS)
-    others = set(range(int(os.environ["WORLD_SIZE"]))) - {int(_rank())}
-    return sorted(rank for rank in others if not lost_file(spec, rank).exists())
+    agents = agents_of(spec, distributed)
+    # The process that saves may be one of another machine.
+    with take(spec.out, run=agents.job):
+        file = write_spec(spec.out / SPEC, spec)
+        run_elastic(work, __name__, file, agents, preload=WORKER_IMPORTS)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _rank() -> str:
-    return os.environ.get("RANK", "0")
-
-
-def _run(path: Path) -> None:
-    from hgnetv2_pipeline.training.config import RunSpec, parse
-    from hgnetv2_pipeline.training.run import train_run
-
-    if refused := _refused_before(path):
-        sys.exit(refused)
-    lost_file(path, int(_rank())).unlink(missing_ok=True)
-    try:
-        try:
-            values = read_json(path)
-        except (OSError, ValueError) as error:
-            raise ParameterError(f"{path} is not a readable JSON file: {error}") from error
-        train_run(parse(RunSpec, values, where="spec"))
-    except Exception as error:
-        if _peer_is_gone(error):
-            # The agent names whom it finds dead first; that should be the other one, which has
-            # meanwhile the time to be found.
-            silent = _silent_peers(path)
-            named = f"process {', '.join(map(str, silent))}" if silent else "another process"
-            gone = f"{named} is dead, stopped or hangs (process {_rank()}: {_first_line(error)})"
-            _tell_agent(gone)
-            raise PeerGoneError(gone) from error
-        code, told = explain(error, debug="--debug", place=path.parent)
-        if code > 1:
-            _refuse(path, code, told)
-        raise
+def agents_of(spec: RunSpec, distributed: DistributedConfig) -> Agents:
+    """The processes that train ``spec``, as torch elastic is to start them."""
+    return Agents(
+        job="-".join([spec.stage, spec.variant, spec.out.name]),
+        machines=distributed.nnodes,
+        processes=distributed.processes_here(spec.device),
+        endpoint=distributed.rdzv_endpoint,
+        max_restarts=distributed.max_restarts,
+    )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,21 @@ class Timing:
     saving: float = 0.0
 
 
+@dataclass(frozen=True)
+class Callbacks:
+    """What is called once in a while, in all processes.
+
+    evaluate: scores a network on val, or returns None if a stop was requested meanwhile;
+    save: writes a checkpoint, every ``save_seconds``, on a stop and at the end;
+    report: gets every row of the history.
+    """
+
+    evaluate: Callable[[nn.Module], AnyScore | None]
+    save: Callable[[], object]
+    save_seconds: float
+    report: Callable[[Row], None] | None = None
+
+
 def fit(
     state: State,
     batches: Iterator[Batch],
@@ -49,19 +64,13 @@ def fit(
     step: Step,
     schedule: Schedule,
     early: EarlyStoppingConfig,
-    evaluate: Callable[[nn.Module], AnyScore | None],
-    save: Callable[[], object],
-    save_seconds: float,
+    callbacks: Callbacks,
     stop: StopRequest,
     timing: Timing,
-    report: Callable[[Row], None] | None = None,
 ) -> None:
     """Train ``state``, in place, from where it stands to the end of ``schedule``, or ``early``.
 
-    ``batches`` must start at ``state.step``. ``evaluate`` scores a network on val, or returns None
-    if a stop was requested meanwhile. ``save`` writes a checkpoint of ``state``; it is called every
-    ``save_seconds``, on a stop and at the end, in all processes. ``report`` gets every row of the
-    history, ``timing`` the seconds.
+    ``batches`` must start at ``state.step``. ``timing`` gets the seconds.
 
     Raises:
         Interrupted: a stop was requested; the state is saved.
@@ -72,7 +81,7 @@ def fit(
 
     def saved() -> None:
         judge.settle()
-        save()
+        callbacks.save()
 
     progress = Progress(schedule.total_steps, "training", "step", done=state.step)
     with progress:
@@ -83,7 +92,7 @@ def fit(
             if schedule.evaluation_due(state.step) or schedule.row_due(state.step):
                 judge.settle()
             if schedule.evaluation_due(state.step) and state.evaluated != state.step:
-                raw, ema = _evaluate(state, evaluate)
+                raw, ema = _evaluate(state, callbacks.evaluate)
             timing.evaluating += time.monotonic() - began
 
             # A row of the history; one whose evaluation was cut short is written after the resume.
@@ -97,7 +106,7 @@ def fit(
 
             # A checkpoint.
             # All processes together: each has its own clock, and may have got the signal alone.
-            late = time.monotonic() - last_save >= save_seconds
+            late = time.monotonic() - last_save >= callbacks.save_seconds
             stopping, due = (n > 0 for n in world.sum([bool(stop), late]))
             done = state.step == schedule.total_steps or ended_early(state, early)
             if done or stopping or due:
@@ -107,8 +116,8 @@ def fit(
 
             # Only now is the row told, here or, of a run that died in between, after its resume.
             row = state.history[-1] if state.history else None
-            if report is not None and row is not None and row["step"] == state.step:
-                report(row)
+            if callbacks.report and row is not None and row["step"] == state.step:
+                callbacks.report(row)
             if done and scored:
                 if state.step < schedule.total_steps:
                     _log.info(

@@ -7,24 +7,20 @@ teacher's answers; it returns the loss and sums to be logged, all on the device 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from hgnetv2_pipeline.input.loader import View
+from hgnetv2_pipeline.teacher.teacher import Teacher
 from hgnetv2_pipeline.training import losses
 from hgnetv2_pipeline.training.mixing import Mixing
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.input.batches import Answers
     from hgnetv2_pipeline.training.config import LossConfig
-
-# From the batch as loaded (uint8) to what one network eats; every network brings its own.
-View = Callable[[Tensor], Tensor]
 
 
 class Objective(Protocol):
@@ -94,39 +90,6 @@ class MultiLabel:
                 logits, target, self.loss.label_smoothing, self.pos_weight
             )
         return loss, {}
-
-
-class Teacher:
-    """Frozen networks whose mean softmax is the target.
-
-    bn='eval' uses the stored statistics. bn='batch' normalises by the batch, as PaddleClas's frozen
-    teacher does; its momentum is 0, so that the stored statistics never drift. Dropout is off
-    either way.
-    """
-
-    def __init__(
-        self, members: Sequence[tuple[nn.Module, View]], bn: Literal["eval", "batch"]
-    ) -> None:
-        self.members = list(members)
-        for network, _ in self.members:
-            network.requires_grad_(False).eval()
-            if bn == "batch":
-                for module in network.modules():
-                    if isinstance(module, _BatchNorm):
-                        module.train()
-                        module.momentum = 0.0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits [N, C] whose softmax is the mean of the members' (one member: its own logits)."""
-        with torch.inference_mode():
-            logits = [network(view(images)) for network, view in self.members]
-            if len(logits) > 1:
-                each = torch.stack([one.log_softmax(dim=1) for one in logits])
-                mean = each.logsumexp(dim=0) - math.log(len(logits))
-            else:
-                mean = logits[0]
-        # Autograd may not save a tensor made in inference mode; a copy of it is an ordinary one.
-        return mean.clone()
 
 
 # Mass that float16 may have rounded away from the classes that are not stored.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation.evaluate import predict_logits
@@ -19,7 +18,7 @@ from hgnetv2_pipeline.input.loader import eval_batches
 from hgnetv2_pipeline.input.shared_memory import shortage, space
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.processes.group import World
-from hgnetv2_pipeline.processor import slow_precision
+from hgnetv2_pipeline.processor import available_cpus, slow_precision
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hgnetv2_pipeline.data.index import read_index
 from hgnetv2_pipeline.data.lists.multi_label import is_multi_label, label_matrix
@@ -20,9 +20,15 @@ from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.balance import class_weights, positive_weights, sampling_weights
 from hgnetv2_pipeline.input.deferred_view import on_device
-from hgnetv2_pipeline.input.loader import normalise, train_batches
+from hgnetv2_pipeline.input.loader import (
+    View,
+    memory_format,
+    normalised_view,
+    train_batches,
+)
 from hgnetv2_pipeline.input.teacher_logits import STORE
 from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.teacher.teacher import Teacher, first_classes, load_teacher
 from hgnetv2_pipeline.training.config import FREE, RunSpec, TeacherConfig, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
@@ -31,8 +37,6 @@ from hgnetv2_pipeline.training.objectives import (
     MultiLabel,
     Objective,
     Supervised,
-    Teacher,
-    View,
 )
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
@@ -112,7 +116,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     student, sources = _student(spec)
     if config.sync_bn and world_size > 1:
         student = synchronised(student, device)
-    student.to(device, memory_format=_layout(config.channels_last))
+    student.to(device, memory_format=memory_format(config.channels_last))
     groups = param_groups(
         student, schedule.base_lr, config.optimizer.weight_decay, config.stage_lr_mult
     )
@@ -242,7 +246,7 @@ def read_samples(path: Path, *, num_classes: int) -> pd.DataFrame:
         raise DataError(f"{path} lists no image; check the list it was made from")
     if is_multi_label(frame) and label_matrix(frame).shape[1] != num_classes:
         raise DataError(
-            f"{path}: {label_matrix(frame).shape[1]} labels an image do not fit {num_classes} "
+            f"{path}: {label_matrix(frame).shape[1]} labels per image do not fit {num_classes} "
             "classes"
         )
     labels = frame["label"].dropna()
@@ -259,12 +263,12 @@ def _check_task(spec: RunSpec, train: pd.DataFrame, val: pd.DataFrame) -> None:
     for path, frame in ((spec.train, train), (spec.val, val)):
         if is_multi_label(frame) and not loss.multi_label:
             raise ParameterError(
-                f"{path} has several labels an image, but loss {loss.name!r} is for one: set "
+                f"{path} has several labels per image, but loss {loss.name!r} is for one: set "
                 f"{spec.place}.loss.name to bce or asymmetric (--params recipe=multi_label)"
             )
         if loss.multi_label and not is_multi_label(frame):
             raise ParameterError(
-                f"loss {loss.name!r} is for several labels an image, but {path} has one: set "
+                f"loss {loss.name!r} is for several labels per image, but {path} has one: set "
                 "data.layout to multi_label, or the loss to label_smoothing"
             )
     if spec.num_classes == 1 and not loss.multi_label:
@@ -281,15 +285,8 @@ def make_view(preprocess: Preprocess, *, channels_last: bool, erasing: float = 0
 
     With ``erasing``, a share of them loses a rectangle (``random_erasing``).
     """
-    layout = _layout(channels_last)
-
-    def view(images: Tensor) -> Tensor:
-        x = normalise(images, preprocess.mean, preprocess.std, torch.float32)
-        if erasing:
-            x = random_erasing(x, erasing)
-        return x.contiguous(memory_format=layout)
-
-    return view
+    view = normalised_view(preprocess, channels_last=channels_last)
+    return (lambda images: random_erasing(view(images), erasing)) if erasing else view
 
 
 def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
@@ -309,8 +306,8 @@ def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
         )
     if spec.config.head == "strict" and not agree(info["classes"], spec.classes):
         raise WeightsError(
-            f"training.init {init!r} knows other classes ({_first(info['classes'])}) than the data "
-            f"({_first(spec.classes)}); set training.head to 'reinit'"
+            f"training.init {init!r} knows other classes ({first_classes(info['classes'])}) "
+            f"than the data ({first_classes(spec.classes)}); set training.head to 'reinit'"
         )
     if spec.config.freeze_at or spec.config.freeze_norm:
         freeze(student, at=spec.config.freeze_at, norm=spec.config.freeze_norm)
@@ -358,34 +355,19 @@ def build_teacher(
 
     ``preprocess`` is for members whose weights do not say how their images are prepared.
     """
-    from hgnetv2_pipeline.models.fold import reparameterize
-    from hgnetv2_pipeline.weights.build import build_from, weights_hash
-    from hgnetv2_pipeline.weights.imagenet import agree
-
-    members, sources = [], {}
-    for index, member in enumerate(config.members):
-        network, info = build_from(member, num_classes=len(classes), root=root)
-        if not agree(info["classes"], classes):
-            raise WeightsError(
-                f"teacher {member!r} knows other classes ({_first(info['classes'])}) than the data "
-                f"({_first(classes)})"
-            )
-        sources[f"teacher {index}"] = info["sha256"] or weights_hash(network)
-        if config.bn == "eval":
-            network = reparameterize(network.eval())
-        network.to(device, memory_format=_layout(channels_last))
-        own = Preprocess.from_dict(info["preprocess"]) if info["preprocess"] else preprocess
-        members.append((network, make_view(own, channels_last=channels_last)))
-    return Teacher(members, config.bn), sources
+    teacher = load_teacher(
+        config.members,
+        classes=classes,
+        num_classes=len(classes),
+        root=root,
+        device=device,
+        preprocess=preprocess,
+        bn=config.bn,
+        channels_last=channels_last,
+        fold=True,
+    )
+    return teacher, {f"teacher {at}": one.sha256 for at, one in enumerate(teacher.members)}
 
 
 def _labels(frame: pd.DataFrame) -> np.ndarray[Any, Any]:
     return frame["label"].to_numpy(dtype=np.int64)
-
-
-def _layout(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def _first(classes: list[str]) -> str:
-    return ", ".join(classes[:3]) + (f" ... {len(classes)} in all" if len(classes) > 3 else "")

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from hgnetv2_pipeline.cpus import available_cpus, restricted_cpus
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
@@ -28,12 +27,13 @@ from hgnetv2_pipeline.input.loader import eval_batches
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.processes.group import World, joined
+from hgnetv2_pipeline.processor import available_cpus, restricted_cpus
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.autotune import settled
 from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
-from hgnetv2_pipeline.training.loop import Timing, fit
+from hgnetv2_pipeline.training.loop import Callbacks, Timing, fit
 from hgnetv2_pipeline.training.memory import keep_memory, shortage_told
 from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
@@ -184,12 +184,14 @@ def _train(
                 step=step,
                 schedule=run.schedule,
                 early=config.early_stopping,
-                evaluate=lambda network: score(network, spec, run, device, world, stop),
-                save=save,
-                save_seconds=60 * config.checkpoint_every_minutes,
+                callbacks=Callbacks(
+                    evaluate=lambda network: score(network, spec, run, device, world, stop),
+                    save=save,
+                    save_seconds=60 * config.checkpoint_every_minutes,
+                    report=tell,
+                ),
                 stop=stop,
                 timing=timing,
-                report=tell,
             )
     finally:
         if world.first:

@@ -80,7 +80,7 @@ def plan_schedule(config: TrainConfig, *, images: int, world_size: int) -> Sched
     if config.lr_batch is not None:
         lr *= global_batch / config.lr_batch
         _log.info(
-            "learning rate %g for a batch of %d becomes %g for %d images a step (linear rule)",
+            "learning rate %g for a batch of %d becomes %g for %d images per step (linear rule)",
             config.lr, config.lr_batch, lr, global_batch,
         )  # fmt: skip
     return Schedule(

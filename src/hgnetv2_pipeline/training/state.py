@@ -279,7 +279,7 @@ def _all(network: nn.Module) -> Iterator[torch.Tensor]:
 
 
 def averaged(student: nn.Module, decay: float | None) -> RunningMean | None:
-    """A running mean of all weights and BN statistics, ``decay`` of the old one a step."""
+    """A running mean of all weights and BN statistics, ``decay`` of the old one per step."""
     return None if decay is None else RunningMean(student, decay)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -14,13 +13,22 @@ import torch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnet import TEACHERS
-from hgnetv2_pipeline.models.hgnetv2 import VARIANTS, Backbone
+from hgnetv2_pipeline.models.hgnetv2 import Backbone
+from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights import imagenet
-from hgnetv2_pipeline.weights.load import SUFFIXES, Head, load_read, read_state
+from hgnetv2_pipeline.weights.foreign_network import check_timm, load_timm, parse_timm
+from hgnetv2_pipeline.weights.load import (
+    SUFFIXES,
+    file_sha256,
+    load_read,
+    read_metadata,
+    read_state,
+)
 from hgnetv2_pipeline.weights.metadata import classes_of, said_preprocess, thresholds_of
 from hgnetv2_pipeline.weights.paddle.inference import is_archive
 from hgnetv2_pipeline.weights.pickle_machine import brief
-from hgnetv2_pipeline.weights.styles import CLASSIFIER
+from hgnetv2_pipeline.weights.probes import is_probe, load_probe
+from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
 
@@ -64,8 +72,12 @@ def build_from(
       with ``download=True``;
     - a weight file, an inference model of Paddle's (a .tar, or a folder with its files), or a
       run's folder that holds ``student.safetensors``, relative to ``root``;
-    - ``timm:NAME``: any model of timm, random weights; ``timm:NAME:pretrained`` with its published
-      ones, which timm takes from its cache or downloads: writing it is the request to do so;
+    - ``timm:NAME``: any model of timm, random weights; ``timm:NAME@FILE`` with those of a file
+      below ``root``, ``timm:NAME:packaged`` with those of an installed package
+      (``foreign_network.PACKAGES``), ``timm:NAME:pretrained`` with timm's published ones, from its
+      cache or downloaded: writing it is the request to do so;
+    - a probe's folder or file: a frozen network with the classifier that was fitted on its
+      features;
     - ``scratch:VARIANT`` ours with fresh weights.
 
     ``num_classes`` None takes the file's own count (1000 for timm and scratch). ``head='reinit'``
@@ -82,7 +94,7 @@ def build_from(
         model = create_model(name, num_classes or 1000)
         return model, _info(spec, variant=name, num_classes=model.num_classes)
     if kind == "timm":
-        return _from_timm(name, num_classes=num_classes, head=head)
+        return _from_timm(name, root, num_classes=num_classes, head=head)
     if spec in ZOO:
         entry = ZOO[spec]
         path = provide(entry, root, download=download)
@@ -93,7 +105,10 @@ def build_from(
             "published": True,
         }
         return _from_file(path, spec, known, num_classes=num_classes, head=head)
-    return _from_file(_weights_at(spec, root), spec, {}, num_classes=num_classes, head=head)
+    path = _weights_at(spec, root)
+    if is_probe(path):
+        return _from_probe(path, spec, num_classes=num_classes, head=head)
+    return _from_file(path, spec, {}, num_classes=num_classes, head=head)
 
 
 def check_name(spec: str, root: Path) -> None:
@@ -107,7 +122,7 @@ def check_name(spec: str, root: Path) -> None:
         if name not in [*VARIANTS, *TEACHERS]:
             raise unknown_name("variant", name, [*VARIANTS, *TEACHERS], "scratch:VARIANT")
     elif kind == "timm":
-        _check_timm(name)
+        check_timm(name, root)
     elif spec not in ZOO:
         _weights_at(spec, root)
 
@@ -126,18 +141,6 @@ def _weights_at(spec: str, root: Path) -> Path:
             "model", spec, [*ZOO, "timm:NAME", "scratch:VARIANT", "a file", "a run"], "model=..."
         )
     return path
-
-
-def _check_timm(name: str) -> None:
-    import timm
-
-    name, _, suffix = name.partition(":")
-    if suffix not in ("", "pretrained"):
-        raise ParameterError(f"timm:{name}:{suffix}: the only ending is ':pretrained'")
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=8)
-        raise unknown_name("timm model", name, near or ["see timm.list_models()"], "timm:NAME")
 
 
 def _info(source: str, **known: Any) -> dict[str, Any]:
@@ -182,43 +185,38 @@ def _from_file(
 
 
 def _from_timm(
-    name: str, *, num_classes: int | None, head: Head
+    text: str, root: Path, *, num_classes: int | None, head: Head
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
-    import timm
-
-    name, _, suffix = name.partition(":")
-    pretrained = suffix == "pretrained"
-    arguments: dict[str, Any] = {"num_classes": num_classes or 1000}
-    if pretrained and head == "strict":
-        published = timm.models.get_pretrained_cfg(name)
-        theirs = published.num_classes if published else 1000
-        if num_classes not in (None, theirs):
-            raise WeightsError(
-                f"timm's {name} has {theirs} classes, not {num_classes}; say head: reinit"
-            )
-        arguments = {}
-    try:
-        model = timm.create_model(name, pretrained=pretrained, **arguments)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"timm cannot give weights of {name}: {reason}") from error
-    data = timm.data.resolve_data_config({}, model=model)
-    crop = data["input_size"][-1]
-    preprocess = {
-        "resize_short": int(crop / data["crop_pct"]),
-        "crop": crop,
-        "mean": list(data["mean"]),
-        "std": list(data["std"]),
-        "interpolation": data["interpolation"],
-    }
-    info = _info(
-        f"timm:{name}" + (":pretrained" if pretrained else ""),
-        variant=f"timm:{name}",
+    model, known = load_timm(text, root, num_classes=num_classes, strict=head == "strict")
+    return model, _info(
+        f"timm:{text}",
+        variant=f"timm:{parse_timm(text).name}",
         num_classes=model.num_classes,
-        preprocess=preprocess,
-        head="loaded" if pretrained and head == "strict" else "reinitialised",
+        preprocess=known["preprocess"],
+        sha256=known["sha256"],
+        head="loaded" if known["loaded"] else "reinitialised",
     )
-    return model, info
+
+
+def _from_probe(
+    path: Path, source: str, *, num_classes: int | None, head: Head
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    model, meta = load_probe(path), read_metadata(path)
+    if head == "reinit" or num_classes not in (None, model.num_classes):
+        raise WeightsError(
+            f"{path} is a probe for {model.num_classes} classes: it teaches those it was fitted on"
+        )
+    return model, _info(
+        source,
+        variant=meta["variant"],
+        stage=meta.get("stage"),
+        num_classes=model.num_classes,
+        preprocess=said_preprocess(meta, path),
+        sha256=file_sha256(path),
+        head="loaded",
+        classes=classes_of(meta, path),
+        task=meta.get("task"),
+    )
 
 
 def weights_hash(model: torch.nn.Module) -> str:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from hgnetv2_pipeline.weights.paddle.inference import archive_sha256, is_archive
 from hgnetv2_pipeline.weights.paddle.pdparams import read_paddle_state, read_pdparams
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 from hgnetv2_pipeline.weights.safetensors_file import header_of, read_header
-from hgnetv2_pipeline.weights.styles import CLASSIFIER, Part, State
+from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head, Part, State
 from hgnetv2_pipeline.weights.tensor_file import opened
 from hgnetv2_pipeline.weights.torch_pickle import read_checkpoint
 from hgnetv2_pipeline.weights.writing import (
@@ -56,7 +56,6 @@ __all__ = [
     "write_pdparams",
 ]
 
-Head = Literal["strict", "reinit"]
 SUFFIXES = (".pdparams", ".safetensors", ".pth", ".pt", ".tar")
 _FC = ("fc.weight", "fc.bias")
 _PADDLE = names.style_for("paddle", ())
@@ -138,7 +137,7 @@ def read_state(path: Path, part: Part = "student") -> ReadState:
     raw = {name: file.tensors[key] for key, name in chosen.items()}
     style = names.recognise(raw)
     state = names.to_ours(raw, style or _OURS)
-    state = {key: _as_float32(key, value, path) for key, value in state.items()}
+    state = {key: as_float32(key, value, path) for key, value in state.items()}
     return ReadState(
         state,
         style.name if style else "unknown",
@@ -199,7 +198,8 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         return tensors, header.metadata
 
 
-def _as_float32(key: str, value: Tensor, path: Path) -> Tensor:
+def as_float32(key: str, value: Tensor, path: Path) -> Tensor:
+    """A tensor of a file as float32; ``WeightsError`` for integers, NaN or a negative variance."""
     if not value.is_floating_point():
         raise WeightsError(f"{path}: {key} is {value.dtype}, not a floating-point tensor")
     value = value.to(torch.float32)
@@ -286,8 +286,8 @@ def fresh_modules(model: nn.Module, state: Mapping[str, Tensor], head: Head) -> 
 
 def load_state(model: nn.Module, state: State, head: Head = "strict", *, source: str) -> int:
     """Load a state of our names strictly; the number of tensors. ``source`` is for messages."""
-    if head not in ("strict", "reinit"):
-        raise unknown_name("head", head, ("strict", "reinit"), "head: ...")
+    if head not in get_args(Head):
+        raise unknown_name("head", head, get_args(Head), "head: ...")
     fresh = fresh_modules(model, state, head)
     own = names.uncounted(model.state_dict())
     expected = {k: tuple(v.shape) for k, v in own.items() if _module(k) not in fresh}

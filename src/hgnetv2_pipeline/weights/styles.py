@@ -15,15 +15,17 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State: TypeAlias = "dict[str, Tensor]"
 Part = Literal["student", "teacher"]
+Head = Literal["strict", "reinit"]
+"""What becomes of a classifier of other classes: it is refused, or made anew."""
 
 CLASSIFIER = ("last_conv", "lab", "fc")  # our modules behind the four stages
 _COUNTER = "num_batches_tracked"
@@ -190,6 +192,8 @@ def to_theirs(state: Mapping[str, Tensor], style: Style) -> tuple[State, tuple[s
 
     Counters of BN batches, where the style has them, are there at 0.
     """
+    import torch
+
     named: State = {}
     left: list[str] = []
     for key, value in uncounted(state).items():
@@ -255,29 +259,16 @@ def chosen_part(
     wanted; of a detector the backbone is. What does not belong to it is the rest. Raises
     ``WeightsError`` where the part is not there or the choice is not clear.
     """
-    if part not in ("student", "teacher"):
-        raise unknown_name("part", part, ("student", "teacher"), "load_weights(part=...)")
+    if part not in get_args(Part):
+        raise unknown_name("part", part, get_args(Part), "load_weights(part=...)")
     keys = list(keys)
-    prefixes = network_prefixes(keys)
     roles = {role for key in keys if (role := _role(key))}
     if part == "teacher" and not roles:
         raise WeightsError(f"{source} holds one network, so it has no teacher beside a student")
+    prefixes = network_prefixes(keys)
     if roles:
-        # Beside a teacher, a network without such a name is the student.
-        fitting = [p for p in prefixes if (_role(p) or "student") == part]
-        if not fitting and part not in roles:
-            raise WeightsError(f"{source} is a distillation checkpoint without a {part}")
-        if not fitting:
-            raise WeightsError(f"the {part} in {source} is no network of ours")
-        prefixes = fitting
-    if len(prefixes) > 1:
-        prefixes = [p for p in prefixes if _INNER.search(p)] or prefixes
-    if len(prefixes) > 1:
-        named = ", ".join(repr(prefix) for prefix in prefixes[:5])
-        raise WeightsError(
-            f"{source} holds {len(prefixes)} networks, below {named}; save the wanted one by itself"
-        )
-    prefix = prefixes[0] if prefixes else ""
+        prefixes = _of_role(prefixes, part, roles, source)
+    prefix = _only(prefixes, source)
     inside = {
         key: key.removeprefix(prefix)
         for key in keys
@@ -287,6 +278,29 @@ def chosen_part(
     if outside and not (roles or _INNER.search(prefix)):
         return inside | {key: key for key in outside}, ()
     return inside, outside
+
+
+def _of_role(prefixes: list[str], part: Part, roles: set[str], source: object) -> list[str]:
+    """The prefixes of networks that are ``part`` in a distillation checkpoint."""
+    # Beside a teacher, a network without such a name is the student.
+    fitting = [prefix for prefix in prefixes if (_role(prefix) or "student") == part]
+    if not fitting and part not in roles:
+        raise WeightsError(f"{source} is a distillation checkpoint without a {part}")
+    if not fitting:
+        raise WeightsError(f"the {part} in {source} is no network of ours")
+    return fitting
+
+
+def _only(prefixes: list[str], source: object) -> str:
+    """The one prefix, that of the backbone where a detector has others; '' where there is none."""
+    if len(prefixes) > 1:
+        prefixes = [prefix for prefix in prefixes if _INNER.search(prefix)] or prefixes
+    if len(prefixes) > 1:
+        named = ", ".join(repr(prefix) for prefix in prefixes[:5])
+        raise WeightsError(
+            f"{source} holds {len(prefixes)} networks, below {named}; save the wanted one by itself"
+        )
+    return prefixes[0] if prefixes else ""
 
 
 def _role(key: str) -> str:

@@ -1,7 +1,8 @@
 """PyTorch checkpoints (.pth, .pt), read without ``torch.load`` and without running any of them.
 
 A checkpoint is a zip archive: ``data.pkl`` describes the tensors, ``data/<key>`` holds the bytes of
-their storages. The description is interpreted as Paddle's pickles are, by ``pickle_machine`` with
+their storages. Before PyTorch 1.6 it was five pickles, one behind the other, and then the storages.
+The description is interpreted as Paddle's pickles are, by ``pickle_machine`` with
 PyTorch's few globals in place of Paddle's, into plans of tensors: where the values would lie, and
 how many. Sizes are decided from the plans, before anything is made; only the network's own tensors
 are, not an optimiser's beside them.
@@ -59,6 +60,8 @@ _CONSTANTS = [
     name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype | torch.qscheme)
 ]
 _CONTAINERS = (list, dict, tuple, str)
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the first of five pickles: a number
+_COUNT = struct.Struct("<q")
 _MAX_PICKLE = 64 << 20  # of the largest of our networks with an optimiser it is about 1 MB
 
 _GLOBALS: dict[tuple[str, str], Symbol] = {
@@ -118,13 +121,8 @@ def read_checkpoint(path: Path) -> tuple[State, tuple[str, ...]]:
     """
     with opened(path) as (file, size):
         try:
-            members = _parts(zip_members(file, size))
-            described = members["data.pkl"]
-            if described.size > _MAX_PICKLE:
-                raise Refused(f"its data.pkl has {described.size:,} bytes")
-            file.seek(described.offset)
-            stream = io.BytesIO(file.read(described.size))
-            checkpoint = interpret(stream, described.size, _TorchMachine, _TorchResolver)
+            legacy = file.read(len(_LEGACY)) == _LEGACY
+            checkpoint, members = (_read_legacy if legacy else _read_zip)(file, size)
             plans, left = _state_dict(checkpoint, path)
             return _Storages(file, size, members).tensors(plans), left
         except (Refused, ValueError, struct.error) as problem:
@@ -132,6 +130,51 @@ def read_checkpoint(path: Path) -> tuple[State, tuple[str, ...]]:
                 raise
             file.seek(0)
             raise WeightsError(f"{path} is refused: {problem}{_hint(file.read(512))}") from None
+
+
+def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, ZipMember]]:
+    members = _parts(zip_members(file, size))
+    described = members["data.pkl"]
+    if described.size > _MAX_PICKLE:
+        raise Refused(f"its data.pkl has {described.size:,} bytes")
+    file.seek(described.offset)
+    stream = io.BytesIO(file.read(described.size))
+    return interpret(stream, described.size, _TorchMachine, _TorchResolver), members
+
+
+def _read_legacy(file: BinaryIO, size: int) -> tuple[Any, dict[str, ZipMember]]:
+    """What PyTorch wrote before 1.6: a mark, a version, the machine, the checkpoint, the keys of
+    its storages; then of each storage, in that order, how many values it has, and the values.
+    """
+    file.seek(0)
+    # Behind the pickles are the values, so those are not searched for the pickles' end.
+    stream = io.BytesIO(file.read(min(size, _MAX_PICKLE)))
+    parts, kinds = [], {}
+    for _ in range(5):
+        left = stream.getbuffer().nbytes - stream.tell()
+        machine = _LegacyMachine(stream, left)
+        parts.append(_TorchResolver(left)(machine.run()))
+        kinds.update(machine.kinds)
+    _, version, written, checkpoint, keys = parts
+    if version != 1001 or not isinstance(written, dict) or not isinstance(keys, list):
+        raise Refused("a file of before PyTorch 1.6 of an unknown version")
+    if written.get("little_endian") is not True:
+        raise Refused("it was written on a big-endian machine")
+    members, place = {}, stream.tell()
+    for key in keys:
+        if key not in kinds or f"data/{key}" in members:
+            raise Refused("a storage that no tensor names, or one twice")
+        file.seek(place)
+        width = _TYPES[kinds[key]].itemsize if kinds[key] in _TYPES else 0
+        (count,) = _COUNT.unpack(file.read(_COUNT.size))
+        place += _COUNT.size
+        if not width or not 0 <= count <= (size - place) // width:
+            raise Refused(f"it is cut short: {count:,} values are announced and not there")
+        members[f"data/{key}"] = ZipMember(place, count * width)
+        place += count * width
+    if place != size:
+        raise Refused(f"{size - place} bytes follow the last storage")
+    return checkpoint, members
 
 
 def _hint(start: bytes) -> str:
@@ -323,6 +366,31 @@ class _TorchMachine(Machine):
         "first": make_first,
         "device": make_device,
     }
+
+
+class _LegacyMachine(_TorchMachine):
+    """The machine for one of several pickles in a stream; knows the storages that it met."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        super().__init__(stream, size)
+        self.kinds: dict[str, str] = {}
+
+    def _stop(self) -> Any:
+        if len(self._stack) != 1 or self._marks:
+            raise Refused("a pickle ends in the middle of something")
+        return self._stack[0]
+
+    def storage(self) -> None:
+        """As in an archive, and a sixth part: of what it is a view. PyTorch 1 wrote None there."""
+        match self._stack and self._stack[-1]:
+            case (*parts, None) if len(parts) == 5:
+                self._stack[-1] = tuple(parts)
+        super().storage()
+        found = self._stack[-1]
+        if self.kinds.setdefault(found.key, found.kind) != found.kind:
+            raise Refused("a storage of two types")
+
+    opcodes: ClassVar[dict[bytes, Callable[[Any], None]]] = _TorchMachine.opcodes | {b"Q": storage}
 
 
 class _TorchResolver(Resolver):

@@ -102,7 +102,7 @@ def checked_list(
     parsed = parse_list(path, labelled=labelled)
     if len(parsed.labels) == 0:
         form = "'path label'" if labelled else "'path'"
-        raise DataError(f"{path}: 0 samples; write one {form} a line")
+        raise DataError(f"{path}: 0 samples; write one {form} per line")
     if labelled:
         _check_labels(path, parsed, num_classes, every_class)
     parsed = without_repeats(path, parsed, duplicates)

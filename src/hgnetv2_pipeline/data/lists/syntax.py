@@ -202,7 +202,7 @@ def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
 
 
 def parse_multi_label_line(line: bytes) -> tuple[str, bytes] | None:
-    """Path and labels (bytes 0 and 1, one a class) of ``path<TAB>0,1,0``; None if blank or comment.
+    """Path and labels (bytes, 0 or 1 per class) of ``path<TAB>0,1,0``; None if blank or comment.
 
     Raises:
         DataError: what is wrong, and the remedy, without the place.
@@ -214,7 +214,7 @@ def parse_multi_label_line(line: bytes) -> tuple[str, bytes] | None:
     if not tab:
         raise DataError(
             f"no tab in {shown!r}; write 'path<TAB>0,1,0', a 0 or 1 for every class (lists of one "
-            "label an image have another data.layout)"
+            "label per image have another data.layout)"
         )
     _refuse_control_characters(name, shown)
     if name != name.strip(b" "):

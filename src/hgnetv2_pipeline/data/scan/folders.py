@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hgnetv2_pipeline.cpus import available_cpus
 from hgnetv2_pipeline.data.classmap import read_class_map
-from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_with_format
+from hgnetv2_pipeline.data.decode import MAX_PIXELS, READABLE, decode_with_format
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.lists.files import Fence, split_key
 from hgnetv2_pipeline.data.lists.multi_label import (
@@ -30,8 +29,9 @@ from hgnetv2_pipeline.data.lists.read import checked_list
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.quarantine import Ledger, quarantine_frame
 from hgnetv2_pipeline.data.scan.archives import index_archive
-from hgnetv2_pipeline.data.scan.walk import READABLE, Found, Walk, class_of, natural
+from hgnetv2_pipeline.data.scan.walk import Found, Walk, class_of, natural
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.processor import available_cpus
 from hgnetv2_pipeline.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def scan_folder_tree(
     if not named:
         raise DataError(
             f"{root}: no images in class folders ({len(walk.bad):,} unusable files, "
-            f"{walk.ignored:,} other files); one folder a class is needed, with {READABLE} inside"
+            f"{walk.ignored:,} other files); one folder per class is needed, with {READABLE} inside"
         )
     names = list(classes) if classes is not None else sorted(named, key=natural)
     unknown = sorted(set(named) - set(names), key=natural)

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hgnetv2_pipeline.data.decode import IMAGE_SUFFIXES
 from hgnetv2_pipeline.data.lists.files import Fence
 from hgnetv2_pipeline.data.lists.syntax import why_unlistable
 from hgnetv2_pipeline.data.scan.archives import index_archive
@@ -21,11 +22,10 @@ from hgnetv2_pipeline.printable import printable
 
 _log = logging.getLogger(__name__)
 
-READABLE = "jpg jpeg jpe jfif png webp bmp dib tif tiff gif"
 _OTHER_IMAGES = (
     "heic heif avif jp2 j2k jxl mpo ppm pgm pbm pnm tga psd eps pcx ico svg cr2 nef dng raw"
 )
-_IMAGE_ENDINGS = frozenset(f".{ending}" for ending in f"{READABLE} {_OTHER_IMAGES}".split())
+_IMAGE_ENDINGS = IMAGE_SUFFIXES | {f".{ending}" for ending in _OTHER_IMAGES.split()}
 _PACKED = {
     ".zip": "a zip archive",
     ".7z": "a 7-zip archive",

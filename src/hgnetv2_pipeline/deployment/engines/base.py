@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import GPU_ENGINES
 from hgnetv2_pipeline.deployment.probes import ALLOWED, probe_images
 from hgnetv2_pipeline.deployment.timing.stopwatch import Call, HostStopwatch, Stopwatch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
@@ -28,7 +29,7 @@ class EngineUnavailable(ParameterError):
 class Engine(ABC):
     """A loaded model. Subclasses implement ``_run`` for a checked float32 batch.
 
-    name: one of ``ladder.ENGINES``; model: what was loaded (path or name);
+    name: one of ``choices.ENGINES``; model: what was loaded (path or name);
     device: the processor in words; threads: CPU threads, 0 = the library's own choice;
     versions: of the libraries in play; card: preprocessing, classes, variant, precision, MACs.
     """
@@ -65,7 +66,7 @@ class Engine(ABC):
     @property
     def place(self) -> str:
         """Where the arithmetic is done: ``cpu`` or ``cuda``."""
-        return "cuda" if self.name in ("tensorrt", "ort-cuda") else "cpu"
+        return "cuda" if self.name in GPU_ENGINES else "cpu"
 
     def stopwatch(self) -> Stopwatch:
         """What times this engine's calls; an engine on a GPU has that one's own clock as well."""

@@ -11,12 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.cpus import MOST_THREADS, restricted_cpus
-from hgnetv2_pipeline.deployment.card import PRECISIONS, precision_file, precision_of
+from hgnetv2_pipeline.deployment.card import precision_file, precision_of
+from hgnetv2_pipeline.deployment.choices import (
+    CPU_ENGINES,
+    ENGINES,
+    GPU_ENGINES,
+    PRECISIONS,
+    TORCH_MODES,
+)
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.probes import probe_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
-from hgnetv2_pipeline.processor import computes_bf16, describe, sums_int8_exactly
+from hgnetv2_pipeline.processor import (
+    MOST_THREADS,
+    computes_bf16,
+    describe,
+    restricted_cpus,
+    sums_int8_exactly,
+)
 from hgnetv2_pipeline.weights.onnx_file import onnx_props
 
 if TYPE_CHECKING:
@@ -37,7 +49,6 @@ _FILES["torch-compiled"] = _FILES["torch-cuda-graph"] = _FILES["torch"]
 _SLOWER = 1.1
 DEVICES = (None, "cpu", "cuda")
 _PLAN_SUFFIXES = (".engine", ".plan")
-_GPU_ONLY, _CPU_ONLY = frozenset(("tensorrt", "ort-cuda")), frozenset(("openvino", "ort"))
 _HINTS = {
     "tensorrt": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
     "cuda": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
@@ -83,7 +94,7 @@ def load_engine(
     it), a plan (``.engine``, ``.plan``), or anything that ``models.build_from`` takes: a weight
     file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
-    together with the reasons of those before it (never one of ``ASKED_FOR``, nor a precision that
+    together with the reasons of those before it (never one of ``TORCH_MODES``, nor a precision that
     is slower here than fp32). ``threads``: CPU
     threads, 0 = the library's choice. ``precision``: None takes that of the file named, fp32 of a
     folder and of weights; ``fp16``, ``int8`` and TensorRT's ``bf16`` are
@@ -133,7 +144,7 @@ def load_engine(
         _log.info("engine %s on %s", loaded.name, loaded.device)
         return loaded
     refused: list[str] = []
-    for name in (name for name in ENGINES if name not in ASKED_FOR):
+    for name in (name for name in ENGINES if name not in TORCH_MODES):
         try:
             loaded = _open(name, wish)
         except EngineUnavailable as error:
@@ -148,7 +159,7 @@ def load_engine(
 
 
 def _open(name: str, wish: _Wish) -> Engine:
-    home = "cuda" if name in _GPU_ONLY else "cpu" if name in _CPU_ONLY else wish.device
+    home = "cuda" if name in GPU_ENGINES else "cpu" if name in CPU_ENGINES else wish.device
     if wish.device not in (None, home):
         raise EngineUnavailable(f"{name}: runs on {home}, and device={wish.device} was asked for")
     try:
@@ -378,7 +389,3 @@ _OPENERS: dict[str, Callable[[_Wish], Engine]] = {
     "torch-compiled": partial(_open_torch, mode="compiled"),
     "torch-cuda-graph": partial(_open_torch, mode="cuda-graph"),
 }
-ENGINES = tuple(_OPENERS)
-"""Engine names, in the order in which ``auto`` tries them."""
-ASKED_FOR = frozenset(("torch-compiled", "torch-cuda-graph"))
-"""Engines that ``auto`` does not take: each new batch size costs them seconds."""

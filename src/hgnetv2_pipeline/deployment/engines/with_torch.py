@@ -196,15 +196,14 @@ def load_torch_engine(
     preprocess: Preprocess | None = None,
     classes: Sequence[str] | None = None,
     device: str | None = None,
-    reparameterized: bool = True,
     mode: str = "eager",
     precision: str = "fp32",
 ) -> TorchEngine:
     """The engine for whatever ``models.build_from`` takes (relative to ``root``).
 
     ``preprocess`` and ``classes`` replace what the weights say; where neither says anything it is
-    the published preprocessing, and the class numbers. HGNetV2 and PPHGNet run reparameterised
-    unless told not to. Raises what ``build_from`` raises.
+    the published preprocessing, and the class numbers. HGNetV2 and PPHGNet run reparameterised.
+    Raises what ``build_from`` raises.
     """
     module, info = build_from(spec, num_classes=None, root=Path() if root is None else root)
     if preprocess is None:
@@ -223,6 +222,6 @@ def load_torch_engine(
         more=task_entries(info),
     )
     check_classes(card, info["num_classes"], spec, named=classes is not None)
-    if reparameterized and isinstance(module, Backbone):
+    if isinstance(module, Backbone):
         module = reparameterize(module.eval())
     return TorchEngine(module, card, model=spec, device=device, threads=threads, mode=mode)

@@ -14,9 +14,10 @@ from hgnetv2_pipeline.deployment.card import (
     ModelCard,
     precision_file,
 )
+from hgnetv2_pipeline.deployment.choices import FILE_PRECISIONS, LOWER
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
-from hgnetv2_pipeline.deployment.export.precisions import PRECISIONS, Calibration, convert_onnx
+from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.deployment.export.gate import Validation
-    from hgnetv2_pipeline.models.fold import Lab
+    from hgnetv2_pipeline.variants import Lab
 
 
 def bundle_files(precisions: Sequence[str]) -> list[str]:
     """Names of the files that ``write_bundle`` makes; model.onnx, the fp32 file, always."""
-    models = [precision_file(name) for name in PRECISIONS if name in {"fp32", *precisions}]
+    models = [precision_file(name) for name in FILE_PRECISIONS if name in {"fp32", *precisions}]
     return [*models, LABELS, PREPROCESS, MANIFEST]
 
 
@@ -61,8 +62,8 @@ def write_bundle(
     a line.
     """
     for precision in precisions:
-        if precision not in PRECISIONS:
-            raise unknown_name("precision", precision, PRECISIONS, "export.precisions")
+        if precision not in FILE_PRECISIONS:
+            raise unknown_name("precision", precision, FILE_PRECISIONS, "export.precisions")
     broken = [name for name in class_names or () if len(name.splitlines()) != 1]
     if broken:
         raise ParameterError(f"class name {broken[0]!r} does not fit on one line of {LABELS}")
@@ -80,7 +81,7 @@ def write_bundle(
             calibration=calibration,
             max_drop=(max_drop or {}).get(precision),
         )
-        for precision in PRECISIONS[1:]
+        for precision in LOWER
         if precision in precisions
     }
     card = OrtEngine(path).card

@@ -32,7 +32,7 @@ class Validation:
     """Labelled images for the gate.
 
     ``batches``: gives (uint8 [N, S, S, 3], resized and cropped; int64 labels [N], or of several
-    labels an image uint8 [N, C] of 0 and 1), the same at every call; ``source``: what they are, in
+    labels per image uint8 [N, C] of 0 and 1), the same at every call; ``source``: what they are, in
     words, for the record.
     """
 
@@ -57,7 +57,7 @@ def judge(
 ) -> dict[str, Any]:
     """Compare two graphs' logits on ``validation``; raise ExportError if ``rough`` lost too much.
 
-    Lost too much: more than ``max_drop`` points of top-1 accuracy (of several labels an image: of
+    Lost too much: more than ``max_drop`` points of top-1 accuracy (of several labels per image: of
     mAP), where there are labels; or an error of the logits beyond ``MAX_RMS``; or logits that are
     not finite. Returns what was found: ``n``, ``top1_fp32`` and ``top1`` (counts; or ``map_fp32``
     and ``map``), ``drop_points``, ``same_answer`` (count; of several labels: all classes on the

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from hgnetv2_pipeline.deployment.choices import HALVES
 from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET_OF_AXES
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
-HALVES = ("fp16", "bf16")
 OPSET_OF_BF16 = 22
 """ONNX types Conv, MaxPool and GlobalAveragePool in bfloat16 from this opset on."""
 _AXES = ("ReduceMean", "axes")

@@ -16,7 +16,8 @@ from torch import nn
 
 from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET, GraphBuilder, Probabilities
 from hgnetv2_pipeline.models import hgnetv2
-from hgnetv2_pipeline.models.fold import Clip, FoldedConv, Lab, reparameterize
+from hgnetv2_pipeline.models.fold import Clip, FoldedConv, reparameterize
+from hgnetv2_pipeline.variants import Lab
 
 
 def hgnet_to_onnx(

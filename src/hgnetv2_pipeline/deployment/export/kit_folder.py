@@ -7,13 +7,14 @@ bounds (``clip``), ReLU folded forward and bounds (``relu``), ReLU folded forwar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hgnetv2_pipeline.deployment.choices import PRECISIONS
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.deployment.export.bundle import write_labels_and_preprocessing
 from hgnetv2_pipeline.deployment.export.gate import MAX_RMS
@@ -21,7 +22,7 @@ from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
 from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.deployment.kit import run
-from hgnetv2_pipeline.deployment.kit.plans import PRECISIONS, TIMING_CACHE, Profile
+from hgnetv2_pipeline.deployment.kit.plans import TIMING_CACHE, Profile
 from hgnetv2_pipeline.deployment.probes import ALLOWED
 from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
@@ -29,8 +30,8 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.deployment.export.gate import Validation
-    from hgnetv2_pipeline.models.fold import Lab
     from hgnetv2_pipeline.models.hgnetv2 import Backbone
+    from hgnetv2_pipeline.variants import Lab
 
 _SCRIPTS = ("run.py", "plans.py", "timing.py", "cuda_memory.py")
 _PACKAGE = "hgnetv2_pipeline.deployment.kit."
@@ -89,13 +90,20 @@ def write_kit(
             "--engine tensorrt runs it"
         )
     folder = Path(folder)
-    graphs = list(
-        _graphs(
-            model, folder, plan, class_names=class_names, preprocess=preprocess,
-            validation=validation, calibration=calibration, metadata=metadata, opset=opset,
-            max_drop=max_drop or {},
-        )
-    )  # fmt: skip
+
+    def export(path: Path, lab: Lab) -> None:
+        export_onnx(
+            model, path, preprocess.crop, class_names, "fp32", preprocess, metadata,
+            opset=opset, lab=lab,
+        )  # fmt: skip
+
+    def convert(fp32: Path, path: Path, precision: str) -> None:
+        convert_onnx(
+            fp32, path, precision, validation=validation, calibration=calibration,
+            max_drop=(max_drop or {}).get(precision),
+        )  # fmt: skip
+
+    graphs = list(_graphs(folder, plan, has_lab=_has_lab(model), export=export, convert=convert))
     first = folder / graphs[0]["file"]
     engine = OrtEngine(first)
     count = _pack(folder / run.VALIDATION, engine, packed, plan.images)
@@ -120,38 +128,30 @@ def write_kit(
     return facts
 
 
+def _has_lab(model: Backbone) -> bool:
+    from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
+
+    return any(isinstance(module, LearnableAffine) for module in model.modules())
+
+
 def _graphs(
-    model: Backbone,
     folder: Path,
     plan: KitPlan,
     *,
-    class_names: Sequence[str],
-    preprocess: Preprocess,
-    validation: Validation,
-    calibration: Calibration,
-    metadata: Mapping[str, str],
-    opset: int,
-    max_drop: Mapping[str, float],
+    has_lab: bool,
+    export: Callable[[Path, Lab], None],
+    convert: Callable[[Path, Path, str], None],
 ) -> Iterator[dict[str, Any]]:
-    from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
-
-    has_lab = any(isinstance(module, LearnableAffine) for module in model.modules())
-    others = [lab for lab in plan.labs if lab != "clip"] if has_lab else []
-    labs: list[Lab] = ["clip", *others]
+    """Write the graph of every form of LAB in every precision; what kit.json says of each."""
+    labs: list[Lab] = ["clip", *(lab for lab in plan.labs if lab != "clip" and has_lab)]
     for lab in labs:
         fp32 = folder / "graphs" / f"{lab}.fp32.onnx"
-        export_onnx(
-            model, fp32, preprocess.crop, class_names, "fp32", preprocess, metadata,
-            opset=opset, lab=lab,
-        )  # fmt: skip
+        export(fp32, lab)
         for precision in plan.precisions:
             path = fp32
             if precision not in ("fp32", "tf32"):
                 path = fp32.with_name(f"{lab}.{precision}.onnx")
-                convert_onnx(
-                    fp32, path, precision, validation=validation, calibration=calibration,
-                    max_drop=max_drop.get(precision),
-                )  # fmt: skip
+                convert(fp32, path, precision)
             yield {
                 "name": f"{lab}-{precision}",
                 "lab": lab if has_lab else "none",

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import LOWER
 from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
 from hgnetv2_pipeline.deployment.export.gate import MAX_DROP, Validation, judge, noise
-from hgnetv2_pipeline.deployment.export.half import HALVES, in_half, rounded_in_float32
+from hgnetv2_pipeline.deployment.export.half import in_half, rounded_in_float32
 from hgnetv2_pipeline.deployment.export.onnx_graph import PRODUCER
 from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
 from hgnetv2_pipeline.deployment.onnx_session import session_logits
@@ -25,8 +26,6 @@ from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.weights.onnx_file import read_onnx
 
 _log = logging.getLogger(__name__)
-
-PRECISIONS = ("fp32", *HALVES, "int8")
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ def convert_onnx(
     """
     import onnx
 
-    if precision not in PRECISIONS[1:]:
-        raise unknown_name("precision", precision, PRECISIONS[1:], "precision=...")
+    if precision not in LOWER:
+        raise unknown_name("precision", precision, LOWER, "precision=...")
     file = read_onnx(source)
     with foreign_file(source, WeightsError):
         proto = onnx.load_from_string(file.content)

@@ -14,12 +14,12 @@ import numpy as np
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import FILE_PRECISIONS
 from hgnetv2_pipeline.deployment.engines.base import check_classes, numbered_classes
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.deployment.export.gate import ExportError, Validation
 from hgnetv2_pipeline.deployment.export.onnx_graph import BATCH, OPSET, OPSETS, Probabilities
 from hgnetv2_pipeline.deployment.export.precisions import (
-    PRECISIONS,
     Calibration,
     convert_onnx,
     save_onnx,
@@ -31,7 +31,7 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 if TYPE_CHECKING:
     from torch import nn
 
-    from hgnetv2_pipeline.models.fold import Lab
+    from hgnetv2_pipeline.variants import Lab
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ def export_onnx(
     when the file's logits stray from PyTorch's by more than ``TOLERANCE`` or a precision fails its
     gate.
     """
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS, "export_onnx(precision=...)")
+    if precision not in FILE_PRECISIONS:
+        raise unknown_name("precision", precision, FILE_PRECISIONS, "export_onnx(precision=...)")
     if opset not in OPSETS:
         raise ParameterError(f"opset {opset} is not in {OPSETS[0]}..{OPSETS[-1]} (export.opset)")
     if precision != "fp32":

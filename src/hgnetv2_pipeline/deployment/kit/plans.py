@@ -20,6 +20,7 @@ import numpy as np
 
 _log = logging.getLogger(__name__)
 
+# Those of ``choices``, which does not travel with the kit; a test holds that they are the same.
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 TIMING_CACHE = "timing.cache"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,56 +183,75 @@ def _short(engines: Mapping[tuple[str, str, str], Engine]) -> dict[str, Engine]:
     return {" ".join(wish[at] for at in telling): engine for wish, engine in engines.items()}
 
 
+_HEAD = (
+    "model", "engine", "precision", "batch", "mean", "p50", "p90", "p99", "CPU", "GPU p50",
+    "without copies", "% peak", "V100*",
+)  # fmt: skip
+_WORDS = 3  # of these columns, the others are numbers
+
+
 def as_table(result: Mapping[str, Any]) -> Lines:
     """A benchmark as text: a line a row, what was not run, and the ratios of those in turns."""
-    from hgnetv2_pipeline.weights.zoo import ZOO
-
-    head = ["model", "engine", "precision", "batch", "mean", "p50", "p90", "p99", "CPU", "GPU p50",
-            "without copies", "% peak", "V100*"]  # fmt: skip
-    body = []
-    for row in result["rows"]:
-        published = ZOO.get(f"{row['variant']}.ssld_stage2")
-        bare = row.get("without_copies") or {}
-        figures = [
-            *(row[f"{kind}_ms"] for kind in ("mean", "p50", "p90", "p99", "cpu")),
-            row.get("gpu_p50_ms"), bare.get("gpu_p50_ms"),
-        ]  # fmt: skip
-        body.append(
-            [
-                _tail(printable(row["model"])), row["engine"], row["precision"],
-                str(row["batch_size"]),
-                *("" if value is None else f"{value:.3f}" for value in figures),
-                "" if row["percent_of_peak"] is None else f"{row['percent_of_peak']:.0f}",
-                f"{published.latency_v100_ms:.2f}"
-                if published and published.latency_v100_ms and row["image_size"] == 224
-                else "",
-            ]
-        )  # fmt: skip
-    empty = {at for at in range(len(head)) if not any(line[at] for line in body)}
-    cells = [[word for at, word in enumerate(line) if at not in empty] for line in (head, *body)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    text = [
-        "  ".join(
-            word.ljust(width) if at < 3 else word.rjust(width)
-            for at, (word, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-    first = result["rows"][0]
-    text.append(f"ms a batch, on {', '.join(sorted({row['device'] for row in result['rows']}))}, "
-                f"{first['n_timed']} calls timed")  # fmt: skip
-    if "V100*" in cells[0]:
+    rows = result["rows"]
+    cells = _without_empty_columns([list(_HEAD), *map(_figures, rows)])
+    text = _aligned(cells)
+    text.append(f"ms per batch, on {', '.join(sorted({row['device'] for row in rows}))}, "
+                f"{rows[0]['n_timed']} calls timed")  # fmt: skip
+    if _HEAD[-1] in cells[0]:
         text.append("* published: V100, TensorRT 8.5 FP32, batch 1; a reference, not measured here")
     for both in result["comparisons"]:
-        base, *others = both["ratios"].items()
-        for label, ratio in others:
-            shown = ", ".join(f"{clock} {value:.2f}x" for clock, value in ratio.items() if value)
-            text.append(f"batch {both['batch_size']}: {label} against {base[0]}: {shown}")
+        text += _ratios(both)
     text += [
         f"not run: {gap['model']} on {gap['engine']} {gap['precision']}: {gap['reason']}"
         for gap in result["not_run"]
     ]
     return lines(*text)
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    """A row of the table, under ``_HEAD``; what was not measured is empty."""
+    from hgnetv2_pipeline.weights.zoo import ZOO
+
+    published = ZOO.get(f"{row['variant']}.ssld_stage2")
+    reference = published.latency_v100_ms if published and row["image_size"] == 224 else None
+    times = [
+        *(row[f"{kind}_ms"] for kind in ("mean", "p50", "p90", "p99", "cpu")),
+        row.get("gpu_p50_ms"),
+        (row.get("without_copies") or {}).get("gpu_p50_ms"),
+    ]
+    peak = row["percent_of_peak"]
+    return [
+        _tail(printable(row["model"])), row["engine"], row["precision"], str(row["batch_size"]),
+        *("" if value is None else f"{value:.3f}" for value in times),
+        "" if peak is None else f"{peak:.0f}",
+        f"{reference:.2f}" if reference else "",
+    ]  # fmt: skip
+
+
+def _without_empty_columns(table: list[list[str]]) -> list[list[str]]:
+    """``table``, a head and rows, without the columns in which no row has anything."""
+    head, *body = table
+    kept = [at for at in range(len(head)) if any(line[at] for line in body)]
+    return [[line[at] for at in kept] for line in table]
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            word.ljust(width) if at < _WORDS else word.rjust(width)
+            for at, (word, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _ratios(both: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each of those that were timed in turns with the first, by its clocks."""
+    (base, _), *others = both["ratios"].items()
+    for label, ratio in others:
+        shown = ", ".join(f"{clock} {value:.2f}x" for clock, value in ratio.items() if value)
+        yield f"batch {both['batch_size']}: {label} against {base}: {shown}"
 
 
 def _tail(model: str, most: int = 40) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from hgnetv2_pipeline.project.runs import (
     run_spec,
     train_side_by_side,
 )
-from hgnetv2_pipeline.project.teacher import RECORD
+from hgnetv2_pipeline.project.teacher import RECORD, fit_probes, judge_candidates
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 
 _log = logging.getLogger(__name__)
@@ -39,17 +38,16 @@ def train_members(
     """Train what is to be trained and write ``teacher.json``: members and validation accuracy."""
     folder = identity.folder("train_teacher")
     reuse = Reuse(identity.project, redo)
-    members = list(teacher.source) or _train(
-        reuse, identity, teacher, device, distributed, resume, Lists(lists)
+    known = Lists(lists)
+    candidates = fit_probes(reuse, identity, teacher, known, device)
+    candidates += list(teacher.source) or _train(
+        reuse, identity, teacher, device, distributed, resume, known
     )
-
-    weights = {member: weights_input(identity, member) for member in members}
+    weights = {member: weights_input(identity, member) for member in candidates}
 
     def record(aside: Path) -> None:
-        write_json(
-            aside / RECORD,
-            _measured(reuse, identity, members, weights, teacher, Lists(lists), device),
-        )
+        judged = judge_candidates(reuse, identity, candidates, weights, teacher, known, device)
+        write_json(aside / RECORD, judged)
 
     inputs: dict[str, Path | str] = {"val": Lists(lists).index("val"), **weights}
     reuse.produce(
@@ -57,7 +55,11 @@ def train_members(
         name="teacher",
         pipeline="train_teacher",
         inputs=inputs,
-        params={"bn": teacher.bn, "device": device},
+        params={
+            "bn": teacher.bn,
+            "device": device,
+            **({"choose": teacher.choose} if teacher.choose != "all" else {}),
+        },
         outputs=[RECORD],
         make=record,
     )
@@ -109,29 +111,6 @@ def _train(
         for work in unfinished:
             work.finish()
     return members
-
-
-def _measured(
-    reuse: Reuse,
-    identity: Identity,
-    members: list[str],
-    weights: Mapping[str, Path | str],
-    teacher: TeacherParams,
-    lists: Lists,
-    device: str,
-) -> dict[str, Any]:
-    """Validation accuracy of each member and of their mean, and which bytes they are.
-
-    Whatever learns from the teacher depends on this record alone, so the weights of every member
-    are in it, wherever they come from; timm's names alone have none to be hashed.
-    """
-    from hgnetv2_pipeline.project.models import mean_probability
-
-    counts = mean_probability(identity, members, lists, "val", device=device)
-    hashes = {
-        member: reuse.digest(place) for member, place in weights.items() if isinstance(place, Path)
-    }
-    return {"members": members, "bn": teacher.bn, "sha256": hashes, "val": counts}
 
 
 def pass_gate(identity: Identity, teacher: TeacherParams, folder: Path) -> Path:

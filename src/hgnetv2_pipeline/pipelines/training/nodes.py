@@ -60,7 +60,7 @@ def make_trainer(pipeline: str, *, mined: bool, distilled: bool) -> Callable[...
         reuse = Reuse(identity.project, redo)
         spec, work = begin_run(reuse, spec, teacher, processes=processes)
         if isinstance(work, Work):
-            from hgnetv2_pipeline.training.elastic import train_many
+            from hgnetv2_pipeline.training.launch import train_many
             from hgnetv2_pipeline.training.plan import plan_run
             from hgnetv2_pipeline.training.run import train_run
 

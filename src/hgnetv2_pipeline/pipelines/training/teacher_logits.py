@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from hgnetv2_pipeline.cpus import available_cpus
-from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
@@ -88,27 +86,14 @@ def store_teacher_logits(
 
 
 def _make(identity: Identity, spec: StoreSpec) -> None:
-    from hgnetv2_pipeline.processes.side_by_side import run_side_by_side
     from hgnetv2_pipeline.training.stored_logits.make import (
         announce,
         seal_teacher_logits,
-        store_teacher_logits,
+        store_in_processes,
     )
 
     announce(spec)
     samples, root = resized_images(identity, spec.samples, spec.samples_root, spec.resized)
     spec = spec.model_copy(update={"samples": samples, "samples_root": root})
-    if spec.world_size == 1:
-        store_teacher_logits(spec)
-    else:
-        files = [spec.out / "specs" / f"process={rank}.json" for rank in range(spec.world_size)]
-        for rank, file in enumerate(files):
-            write_text(file, spec.model_copy(update={"rank": rank}).model_dump_json(indent=2))
-        run_side_by_side(
-            "hgnetv2_pipeline.training.stored_logits.make",
-            files,
-            jobs=spec.world_size,
-            threads=spec.threads or max(1, available_cpus() // spec.world_size),
-            logs=spec.out / "logs",
-        )
+    store_in_processes(spec)
     seal_teacher_logits(spec)

@@ -262,7 +262,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
     if data.test:
         if data.layout == "multi_label":
             raise ParameterError(
-                f"data.test={data.test} is a folder a class; images of several labels are tested "
+                f"data.test={data.test} is a folder per class; images of several labels are tested "
                 "by a test_list.txt in data.root"
             )
         with about("test"):

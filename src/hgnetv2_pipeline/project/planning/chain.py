@@ -244,7 +244,7 @@ class _Chain:
         pool = sum(source.images for source in self.lists.pool_sources())
         classes = len(self.lists.classes)
         if self.mining.k is not None:
-            mined, rule = min(pool, self.mining.k * classes), f"mining.k={self.mining.k} a class"
+            mined, rule = min(pool, self.mining.k * classes), f"mining.k={self.mining.k} per class"
         elif self.mining.target_total is not None:
             mined = min(pool, self.mining.target_total)
             rule = f"mining.target_total={self.mining.target_total}"

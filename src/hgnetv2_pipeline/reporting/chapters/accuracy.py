@@ -27,7 +27,7 @@ _NOT_COMPARABLE = (
 
 
 def read_evaluations(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[Block]]:
-    """Evaluations of one label an image whose counts add up, in a fixed order, and a warning for
+    """Evaluations of one label per image whose counts add up, in a fixed order, and a warning for
     each other.
     """
     found, troubles = _read_sound(inputs, ledger)
@@ -197,12 +197,12 @@ def map_table(results: Sequence[Json]) -> Table:
         )
     return table_of(
         records, list(records[0]), left=("model", "split", "engine", "precision"),
-        caption="Several labels an image: mean average precision by model, engine and precision",
+        caption="Several labels per image: mean average precision by model, engine and precision",
     )  # fmt: skip
 
 
 def class_table(result: Json) -> Table:
-    """A row a class, the weakest first; classes without a positive last."""
+    """A row per class, the weakest first; classes without a positive last."""
     rows = sorted(
         result["per_class"], key=lambda row: (row["ap"] is None, row["ap"] or 0.0, row["class"])
     )
@@ -248,6 +248,6 @@ def map_blocks(results: Sequence[Json]) -> list[Block]:
         ]
         if bars and len(bars) <= _FEW_CLASSES:
             drawing = figures.bars(bars, x_label="average precision, %")
-            inner.append(Figure((drawing,), "Average precision a class, in class order."))
+            inner.append(Figure((drawing,), "Average precision per class, in class order."))
         blocks.append(Fold(f"Classes of {model} on {split}", tuple(inner), open=place == 0))
     return blocks

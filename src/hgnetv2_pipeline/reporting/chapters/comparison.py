@@ -60,4 +60,4 @@ def _dots(arms: Sequence[compare.ArmSummary]) -> str:
 def _dots_caption(arms: Sequence[compare.ArmSummary]) -> str:
     dashed = any(arm.arm == "supervised" for arm in arms)
     line = " The dashed line is the mean of supervised only." if dashed else ""
-    return f"A dot a run, the bar and the number are the mean.{line} The axis does not start at 0."
+    return f"One dot per run; bar and number are the mean.{line} The axis does not start at 0."

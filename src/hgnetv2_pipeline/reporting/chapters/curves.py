@@ -10,9 +10,9 @@ from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
 
 _PIPELINES = ("train_teacher", "train", "ssld_stage1", "ssld_stage2", "finetune")
 _CURVES_CAPTION = (
-    "A colour a run. Left: training loss; losses of different pipelines are different functions "
+    "One colour per run. Left: training loss; different pipelines have different functions "
     "(label smoothing against labels, cross-entropy against a teacher) and compare within one "
-    "drawing only. Right: solid is top-1 on val (mAP of several labels an image); dashed is what "
+    "drawing only. Right: solid is top-1 on val (mAP of several labels per image); dashed is what "
     "training sees, top-1 against the labels where it has them, else agreement with the teacher's "
     "first answer. "
     "The axes do not start at 0."
@@ -20,7 +20,7 @@ _CURVES_CAPTION = (
 
 
 def curve_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
-    """Loss and accuracy by epoch, a pair of drawings a pipeline, a colour a run."""
+    """Loss and accuracy by epoch, a pair of drawings per pipeline, one colour per run."""
     if not inputs.histories:
         raise AbsentError("learning curves: no history.csv was given to the report")
     groups: dict[str, list[tuple[str, list[dict[str, str]]]]] = {}

@@ -63,7 +63,7 @@ def dataset_table(summary: Json) -> Table | None:
                     copies.get("n_images") if isinstance(copies, Mapping) else copies
                 ),
                 "classes": formats.count(entry.get("n_classes")),
-                "labels an image": formats.significant(
+                "labels per image": formats.significant(
                     (entry.get("labels_per_image") or {}).get("mean"), 3
                 ),
                 "imbalance": formats.significant(entry.get("imbalance"), 2),

@@ -109,13 +109,13 @@ def _purity_figure(rows: Sequence[Row], audit: Json) -> Figure:
     ks = [float(row["k"]) for row in rows]
     k = formats.number(audit.get("k"))
     drawing = figures.line_chart(
-        series, title="Purity of the list by its k", x_label="k, images kept a class",
+        series, title="Purity of the list by its k", x_label="k, images kept per class",
         y_label="% of the list", width=figures.WIDTH, dots=True, log_x=max(ks) > 4 * min(ks),
         mark=None if k is None else (k, f"this list: k = {formats.count(k)}"),
     )  # fmt: skip
     return Figure(
         (drawing,),
-        "Share of right pseudo-labels on lists of k images a class. The band is Wilson's 95 % "
+        "Share of right pseudo-labels on lists of k images per class. The band is Wilson's 95 % "
         "interval of the estimate. The vertical axis does not start at 0.",
     )
 
@@ -140,16 +140,17 @@ def _purity_words(rows: Sequence[Row], audit: Json) -> list[Block]:
         said += (
             f"The truth, known here and hidden from mining: {truth} % "
             f"({formats.count(true['known_right'])} of {int(true['known']):,}), "
-            f"{formats.count(true['distractors'])} images being of no class at all. "
+            f"{formats.count(true['distractors'])} images belong to no class at all. "
         )
     how = (
-        f"How: labelled images of {hidden} were scored as if they lay in the pool, and each got "
-        "the rank it would have taken in its class; at k, those with rank k or better count. None "
-        "of them is a candidate or can be mined. What this cannot see: "
-        "every hidden image belongs to one of the classes, while a pool also holds images of none. "
+        f"How: labelled images of {hidden} were scored as if they were in the pool. Each was "
+        "given the rank that it would have had in its class; at k, those with "
+        "rank k or better count. None of them is a candidate or can be mined. What this cannot "
+        "see: every hidden image belongs to one of the classes, while a pool also holds images of "
+        "none. "
         "So the estimate is an upper bound, as far as the pool's images of these classes are like "
         f"those of {hidden}. A class counts by its hidden images, not by its share of the list; "
-        "neither mining.top_p nor mining.diversity is in the curve."
+        "the curve takes no account of mining.top_p and mining.diversity."
     )
     if hidden == "train":
         how += (
@@ -229,7 +230,7 @@ _AUDIT_ROWS = {
 
 
 _AUDIT_FACTS = {
-    "k": "k, images kept a class at most",
+    "k": "k, images kept per class at most",
     "short_classes": "classes with fewer than k",
     "empty_classes": "classes with none",
     "gini": "Gini coefficient of the class sizes (0 = all equal)",

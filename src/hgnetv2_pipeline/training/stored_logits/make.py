@@ -8,7 +8,6 @@ once.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,6 @@ import numpy as np
 from hgnetv2_pipeline.data.index import read_index
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
-from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.loader import view_batches
@@ -35,11 +33,18 @@ from hgnetv2_pipeline.input.teacher_logits import (
 )
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.ownership import helping
-from hgnetv2_pipeline.processes.side_by_side import run_spec
+from hgnetv2_pipeline.processes.specs import (
+    local_rank,
+    read_spec,
+    run_spec,
+    run_specs,
+    shares,
+    torchrun_share,
+)
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.shards import shard_slices
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
-from hgnetv2_pipeline.training.config import StoreSpec, parse
+from hgnetv2_pipeline.training.config import StoreSpec
 from hgnetv2_pipeline.training.prepare import build_teacher, choose_device
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.stored_logits.replay import answer, made_of
@@ -48,7 +53,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from hgnetv2_pipeline.training.objectives import Teacher
+    from hgnetv2_pipeline.teacher.teacher import Teacher
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +73,7 @@ def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
         DataError: more images than ``max_bad`` cannot be read.
         DiskFullError: the store would not fit.
     """
-    device = choose_device(spec.device, int(os.environ.get("LOCAL_RANK", spec.rank)))
+    device = choose_device(spec.device, local_rank(spec.rank))
     images = read_index(spec.samples)
     with torch_settings(device, spec.threads), stop_on_signal() as stop:
         teacher, made = _teacher(spec, device)
@@ -101,6 +106,24 @@ def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
     _log.info("teacher logits: %(listed)d images, %(quarantined)d of them quarantined; %(shards)d "
               "shards, %(shards_reused)d of them reused", totals)  # fmt: skip
     return totals
+
+
+def store_in_processes(spec: StoreSpec) -> None:
+    """Store with one process (this one) or ``spec.world_size`` of them side by side.
+
+    Their specifications and logs lie in ``spec.out``. Raises what ``store_teacher_logits`` raises.
+    """
+    if spec.world_size == 1:
+        store_teacher_logits(spec)
+        return
+    run_specs(
+        __name__,
+        shares(spec, spec.world_size),
+        spec.out / "specs",
+        jobs=spec.world_size,
+        threads=spec.threads,
+        logs=spec.out / "logs",
+    )
 
 
 def seal_teacher_logits(spec: StoreSpec) -> TeacherLogits:
@@ -192,7 +215,7 @@ def _answer_rest(
     left = np.flatnonzero(np.isnan(records["lse"][0]))
     if not len(left):
         return
-    # Whole images a batch, if it holds that many views; they are decoded once.
+    # Whole images per batch, if it holds that many views; they are decoded once.
     images = max(1, spec.batch_size // spec.views)
     batches = view_batches(
         rows.iloc[left],
@@ -241,10 +264,7 @@ def _check_space(spec: StoreSpec, images: pd.DataFrame) -> None:
 
 
 def _run(path: Path) -> None:
-    spec = parse(StoreSpec, read_json(path), where="spec")
-    if "RANK" in os.environ:  # torchrun's word goes
-        place = {name: int(os.environ[name.upper()]) for name in ("rank", "world_size")}
-        spec = spec.model_copy(update=place)
+    spec = torchrun_share(read_spec(StoreSpec, path))
     with helping(spec.out):
         store_teacher_logits(spec)
 

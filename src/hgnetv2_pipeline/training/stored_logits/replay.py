@@ -26,8 +26,8 @@ from hgnetv2_pipeline.input.teacher_logits import (
     describe_view,
     record_dtype,
 )
+from hgnetv2_pipeline.teacher.teacher import Teacher
 from hgnetv2_pipeline.training.config import RunSpec
-from hgnetv2_pipeline.training.objectives import Teacher
 from hgnetv2_pipeline.training.step import AMP
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def replayed(
     store.refuse_others(made_of(view, resized=resized, teacher=sources, classes=spec.classes))
     replay = Replayed(view, store, store.rows_of(train))
     _log.info(
-        "stored teacher logits: %d views an image, the best %d of %d classes, from %s",
+        "stored teacher logits: %d views per image, the best %d of %d classes, from %s",
         store.views, store.topk, store.classes, store.folder,
     )  # fmt: skip
     if spec.teacher_logits.check:

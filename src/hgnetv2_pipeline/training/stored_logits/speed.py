@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hgnetv2_pipeline.training.objectives import Teacher
+from hgnetv2_pipeline.teacher.teacher import Teacher
 from hgnetv2_pipeline.training.step import AMP
 
 if TYPE_CHECKING:

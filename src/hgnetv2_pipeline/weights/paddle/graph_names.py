@@ -166,7 +166,7 @@ def _own_layouts() -> dict[str, dict[str, Shape]]:
 
     from hgnetv2_pipeline.models.create import create_model
     from hgnetv2_pipeline.models.hgnet import TEACHERS
-    from hgnetv2_pipeline.models.hgnetv2 import VARIANTS
+    from hgnetv2_pipeline.variants import VARIANTS
     from hgnetv2_pipeline.weights.writing import paddle_shapes
 
     layouts = {}

@@ -1,0 +1,147 @@
+"""The rules of ``hgnetv2 init``: which values fit what was found. All of them are in this file.
+
+What they come to stands in ``conf/NAME/parameters.yml``, to be read and changed. The keys are the
+names between double underscores in the template ``conf/own``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hgnetv2_pipeline.commands.survey import Survey
+
+LARGE = 20_000
+"""Labelled images from which on the published SGD recipe is taken."""
+MEDIUM = 2_000
+"""Labelled images from which on AdamW's rate is halved and the warm-up takes longer."""
+
+
+def choose(
+    found: Survey, *, variant: str | None, test: bool, cuda: bool, cores: int, teacher_file: bool
+) -> dict[str, Any]:
+    """Values for the template, from what was found.
+
+    ``test``: there is a test set, none has to be set aside. ``teacher_file``: the official weights
+    of PPHGNet_small lie in weights/. Without ``variant`` it is B4 with a GPU, B0 without.
+    """
+    variant = variant or ("b4" if cuda else "b0")
+    train = max(1, round(found.labelled * (0.85 if test else 0.7)))
+    recipe = _optimiser(found, train)
+    epochs = _epochs(found, train, cuda)
+    return {
+        "VARIANT": variant,
+        "TEST_SHARE": 0.0 if test else 0.15,
+        "AMP": "bf16" if cuda else "off",
+        "SCORE_BATCH": 256 if cuda else 64,
+        **_images(found, cuda, cores),
+        **_task(found),
+        **recipe,
+        **epochs,
+        **(_official_teacher(recipe) if teacher_file else _own_teacher(variant, recipe, epochs)),
+    }
+
+
+def _images(found: Survey, cuda: bool, cores: int) -> dict[str, Any]:
+    """224 pixels; smaller images keep their own size, rounded down to a multiple of 32.
+
+    Loader processes: 16 at most with a GPU, 2 without, where they would take the network's cores;
+    none for images so small that starting them costs more than they do.
+    """
+    size = 224 if found.short_side >= 224 else max(32, found.short_side // 32 * 32)
+    workers = min(16 if cuda else 2, max(0, cores - 1)) if size >= 128 else 0
+    return {"SIZE": size, "RESIZE": 232 if size == 224 else size, "WORKERS": workers}
+
+
+def _task(found: Survey) -> dict[str, Any]:
+    """Layout and loss by the labels of an image: one, or several.
+
+    Classes are drawn equally often when the largest is more than 3 times the smallest; with
+    several labels an image cannot be drawn for one of them.
+    """
+    if found.several:
+        return {
+            "LAYOUT": "multi_label",
+            "LOSS": "{name: bce, label_smoothing: 0.0}",
+            "BALANCE": "none",
+        }
+    return {
+        "LAYOUT": "folders",
+        "LOSS": "{name: label_smoothing}",
+        "BALANCE": "sampler" if found.imbalance > 3 else "none",
+    }
+
+
+def _optimiser(found: Survey, train: int) -> dict[str, Any]:
+    """Optimiser, rates and batch of ``train`` training images.
+
+    The published SGD recipe from 20,000 labelled images on, AdamW below: 2e-3 was measured on the
+    embedded sample, whose runs are short; half of it from 2,000 images on. Several labels an image:
+    AdamW at the rates of recipe_multi_label.yml, whatever the number of images.
+    """
+    medium = found.labelled >= MEDIUM
+    if found.labelled >= LARGE and not found.several:
+        return {
+            "OPTIMIZER": "{name: sgd, momentum: 0.9, weight_decay: 2.0e-5, betas: null}",
+            "LR": 0.5,
+            "FINETUNE_LR": 0.05,
+            "STAGE2_LR": 0.005,
+            "LR_BATCH": 1024,
+            "WARMUP": 5,
+            "BATCH": 128,
+            "EVAL_EVERY": 1,
+        }
+    return {
+        "OPTIMIZER": "{name: adamw, momentum: null, weight_decay: 0.05, betas: [0.9, 0.999]}",
+        "LR": 1.0e-3 if medium or found.several else 2.0e-3,
+        "FINETUNE_LR": 3.0e-4 if found.several else 5.0e-4,
+        "STAGE2_LR": 2.0e-4,
+        "LR_BATCH": "null",
+        "WARMUP": 5 if medium else 1,
+        "BATCH": min(64, max(8, train // 3)),
+        "EVAL_EVERY": 10,
+    }
+
+
+def _epochs(found: Survey, train: int, cuda: bool) -> dict[str, Any]:
+    """How long each recipe goes over its images; ``train`` of them are labelled.
+
+    From scratch: 200 epochs as published with a GPU, 90 without, and up to 240 for a data set so
+    small that fewer would not show it 9,600 images. Stage 1: 60, fewer without a GPU where that
+    would be more than 300,000 images, but at least 10. Stage 2: 20. How much is mined is left to
+    the rule of mining, 28 % of the pool.
+    """
+    from hgnetv2_pipeline.mining.selection import default_target
+
+    pool = found.pool_images
+    listed = train + (default_target(pool, len(found.per_class)) if pool else 0)
+    return {
+        "EPOCHS": max(200 if cuda else 90, min(240, round(9_600 / train))),
+        "STAGE1_EPOCHS": 60 if cuda else max(10, min(60, round(300_000 / listed))),
+        "STAGE2_EPOCHS": 20,
+    }
+
+
+def _official_teacher(recipe: dict[str, Any]) -> dict[str, Any]:
+    """PPHGNet_small, fine-tuned from its official weights; a student alone is compared with it."""
+    return {
+        "TEACHER": "hgnet_small",
+        "ARCH": "hgnet_small",
+        "MEMBERS": 1,
+        "TEACHER_INIT": "hgnet_small.ssld",
+        "TEACHER_EPOCHS": 30,
+        "TEACHER_LR": recipe["FINETUNE_LR"],
+        "SUPERVISED": "[0]",
+    }
+
+
+def _own_teacher(variant: str, recipe: dict[str, Any], epochs: dict[str, Any]) -> dict[str, Any]:
+    """The mean of two students trained on the labelled images."""
+    return {
+        "TEACHER": f"two_{variant}",
+        "ARCH": variant,
+        "MEMBERS": 2,
+        "TEACHER_INIT": "scratch",
+        "TEACHER_EPOCHS": epochs["EPOCHS"],
+        "TEACHER_LR": recipe["LR"],
+        "SUPERVISED": "[]",
+    }

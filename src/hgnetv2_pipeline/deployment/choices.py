@@ -1,0 +1,35 @@
+"""Precisions and engines: what a model may be exported in, and what may run it.
+
+Each set is defined here once, as a type whose members ``get_args`` gives; parameters, tables and
+help texts are made of these. No heavy library is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+HalfPrecision = Literal["fp16", "bf16"]
+LowerPrecision = Literal[HalfPrecision, "int8"]
+"""Judged against fp32 before a file gets its name."""
+FilePrecision = Literal["fp32", LowerPrecision]
+"""Each is a file of its own in an export folder."""
+Precision = Literal["fp32", "tf32", LowerPrecision]
+"""What an engine may compute in; tf32 is a GPU's way with the fp32 file."""
+
+GpuEngine = Literal["tensorrt", "ort-cuda"]
+CpuEngine = Literal["openvino", "ort"]
+OnnxEngine = Literal[GpuEngine, CpuEngine]
+"""Run exported files; the best first."""
+TorchMode = Literal["torch-compiled", "torch-cuda-graph"]
+"""Not taken by ``auto``: each new batch size costs them seconds."""
+EngineName = Literal[OnnxEngine, "torch", TorchMode]
+"""In the order in which ``auto`` tries them."""
+
+HALVES: tuple[HalfPrecision, ...] = get_args(HalfPrecision)
+LOWER: tuple[LowerPrecision, ...] = get_args(LowerPrecision)
+FILE_PRECISIONS: tuple[FilePrecision, ...] = get_args(FilePrecision)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+GPU_ENGINES: tuple[GpuEngine, ...] = get_args(GpuEngine)
+CPU_ENGINES: tuple[CpuEngine, ...] = get_args(CpuEngine)
+TORCH_MODES: tuple[TorchMode, ...] = get_args(TorchMode)
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)

