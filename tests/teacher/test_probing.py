@@ -18,7 +18,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.models.simple_features import SIDE, SimpleFeatures
 from hgnetv2_pipeline.teacher.measure import member_probabilities
-from hgnetv2_pipeline.teacher.probing import fit_probe, probe_size
+from hgnetv2_pipeline.teacher.probing import Probing, fit_probe, probe_size
 from hgnetv2_pipeline.teacher.teacher import load_teacher
 from hgnetv2_pipeline.weights import foreign_network
 from hgnetv2_pipeline.weights.build import build_from
@@ -85,7 +85,7 @@ def test_a_probe_on_simple_features_answers_images_it_has_not_seen(
     path = tmp_path / "student.safetensors"
     save_probe(path, found.probe, trunk="simple", preprocess=found.preprocess, classes=CLASSES)
     teacher = load_teacher(
-        ["student.safetensors"], classes=CLASSES, num_classes=2, root=tmp_path,
+        ["student.safetensors"], classes=CLASSES, root=tmp_path,
         device=torch.device("cpu"),
     )  # fmt: skip
     (answers,) = member_probabilities(teacher, rest, stripes, device=torch.device("cpu"))
@@ -103,7 +103,9 @@ def test_a_probe_of_timm_is_the_network_and_the_classifier(
     stripes: Path, samples: pd.DataFrame, weights: Path, tmp_path: Path
 ) -> None:
     spec = f"timm:{SMALL}@w.pth"
-    found = fit_probe(spec, samples, stripes, classes=CLASSES, weights_root=weights, size=64)
+    found = fit_probe(
+        spec, samples, stripes, classes=CLASSES, weights_root=weights, how=Probing(size=64)
+    )
     path = tmp_path / "student.safetensors"
     preprocess = found.preprocess
     save_probe(path, found.probe, trunk=trunk_name(spec), preprocess=preprocess, classes=CLASSES)

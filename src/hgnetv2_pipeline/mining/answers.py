@@ -56,7 +56,7 @@ class Scorer:
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
         self.teacher = load_teacher(
             specs,
-            num_classes=num_classes,
+            classes=num_classes,
             root=weights_root,
             device=self.device,
             preprocess=preprocess,

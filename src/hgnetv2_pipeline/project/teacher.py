@@ -85,7 +85,7 @@ def _fit(
     device: str,
     aside: Path,
 ) -> None:
-    from hgnetv2_pipeline.teacher.probing import fit_probe
+    from hgnetv2_pipeline.teacher.probing import Probing, fit_probe
     from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
 
     recipe = teacher.recipe
@@ -95,10 +95,12 @@ def _fit(
         identity.folder("raw"),
         classes=lists.classes,
         weights_root=identity.project,
-        size=teacher.probe_size,
-        balanced=recipe.class_balance != "none",
-        workers=recipe.workers,
-        max_bad=recipe.max_bad,
+        how=Probing(
+            size=teacher.probe_size,
+            balanced=recipe.class_balance != "none",
+            workers=recipe.workers,
+            max_bad=recipe.max_bad,
+        ),
         device=resolve_device(device),
     )
     save_probe(
@@ -184,7 +186,6 @@ def _answers_to_val(
     loaded = load_teacher(
         [model_source(identity, name) for name in candidates],
         classes=lists.classes,
-        num_classes=len(lists.classes),
         root=identity.project,
         device=place,
         preprocess=Preprocess(),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
-from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.loader import eval_batches, normalise
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.progress import Progress
@@ -29,6 +29,24 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 CLOSER = 2
 """How many pixels a side a probe sees for one of the images: small ones are enlarged so far."""
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How a probe is fitted.
+
+    Attributes:
+        size: pixels a side that the network sees; None: ``probe_size``.
+        balanced: every class weighs the same.
+        batch_size, workers: of reading the images.
+        max_bad: share of unreadable images above which it stops.
+    """
+
+    size: int | None = None
+    balanced: bool = False
+    batch_size: int = 64
+    workers: int = 0
+    max_bad: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,11 +84,7 @@ def fit_probe(
     *,
     classes: Sequence[str],
     weights_root: Path,
-    size: int | None = None,
-    balanced: bool = False,
-    batch_size: int = 64,
-    workers: int = 0,
-    max_bad: float = 0.0,
+    how: Probing | None = None,
     device: str = "cpu",
 ) -> FittedProbe:
     """A linear classifier on the features that the frozen network ``spec`` has of ``samples``.
@@ -81,10 +95,7 @@ def fit_probe(
         root: what their paths are relative to.
         classes: names, in the order of the labels.
         weights_root: what the weight file of ``spec`` is relative to.
-        size: pixels a side; None: ``probe_size``.
-        balanced: every class weighs the same.
-        batch_size, workers: of reading the images.
-        max_bad: share of unreadable images above which it stops.
+        how: see there; None: its defaults.
 
     Raises:
         DataError: images without a label, a class without an image, features that are not finite.
@@ -92,23 +103,25 @@ def fit_probe(
     """
     if samples["label"].isna().any():
         raise DataError("a probe needs a label for every image")
+    how = how or Probing()
     trunk, number, known = build_trunk(spec, weights_root)
     own = Preprocess.from_dict(known["preprocess"])
     short_side = int(samples[["width", "height"]].min(axis=1).median())
-    side = size or (own.crop if spec == "simple" else probe_size(own.crop, short_side))
+    side = how.size or (own.crop if spec == "simple" else probe_size(own.crop, short_side))
     preprocess = dataclasses.replace(own, resize_short=side, crop=side)
     probe = Probe(trunk, number, len(classes), size=side).eval().requires_grad_(False)
     probe.to(torch.device(device), memory_format=torch.channels_last)
     began = time.process_time()
     features, labels = image_features(
-        probe, samples, root, preprocess=preprocess, batch_size=batch_size, workers=workers,
-        max_bad=max_bad, device=device,
+        probe, samples, root, preprocess=preprocess, how=how, device=device,
     )  # fmt: skip
     missing = sorted(set(range(len(classes))) - set(labels.tolist()))
     if missing:
         raise DataError(f"class {classes[missing[0]]!r} has no readable image to fit a probe on")
     extracted = time.process_time()
-    classifier = fit_classifier(features, labels, len(classes), balanced=balanced, device=device)
+    classifier = fit_classifier(
+        features, labels, len(classes), balanced=how.balanced, device=device
+    )
     fitted = time.process_time()
     with torch.no_grad():
         probe.fc.weight.copy_(torch.from_numpy(classifier.weight))
@@ -134,18 +147,19 @@ def image_features(
     root: Path,
     *,
     preprocess: Preprocess,
-    batch_size: int,
-    workers: int,
-    max_bad: float,
+    how: Probing,
     device: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features float32 [N, D] and labels [N] of the samples that can be read."""
-    if batch_size < 1:
-        raise ParameterError(f"batch_size {batch_size}: a whole number from 1 up")
-    ledger = Ledger(len(samples), max_bad)
+    ledger = Ledger(len(samples), how.max_bad)
     features, labels = [], []
     batches = eval_batches(
-        samples, root, preprocess=preprocess, batch_size=batch_size, workers=workers, ledger=ledger
+        samples,
+        root,
+        preprocess=preprocess,
+        batch_size=how.batch_size,
+        workers=how.workers,
+        ledger=ledger,
     )
     with torch.inference_mode(), Progress(len(samples), "features", "img") as progress:
         for batch in batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class Teacher:
     def __init__(self, members: Sequence[Member], bn: BatchNorm = "eval") -> None:
         if not members:
             raise ParameterError("no teacher is given; name at least one (train_teacher.source)")
-        self.members = list(members)
+        self.members, self.bn = list(members), bn
         for member in self.members:
             member.network.requires_grad_(False).eval()
             if bn == "batch":
@@ -82,6 +82,17 @@ class Teacher:
         # Autograd may not save a tensor made in inference mode; a copy of it is an ordinary one.
         return mean.clone()
 
+    def folded(self) -> Teacher:
+        """The same with batch norms folded into convolutions: faster, and equal up to rounding.
+
+        With bn='batch' there is nothing to fold.
+        """
+        from hgnetv2_pipeline.models.fold import reparameterize
+
+        if self.bn == "batch":
+            return self
+        return Teacher([replace(one, network=reparameterize(one.network)) for one in self.members])
+
     def answers(self, images: Tensor | Mapping[str, Tensor]) -> list[Tensor]:
         """The logits [N, C] of each member."""
         return [self.answer(member, images) for member in self.members]
@@ -110,45 +121,41 @@ def mean_log_probability(answers: Sequence[Tensor]) -> Tensor:
 def load_teacher(
     specs: Sequence[str],
     *,
-    classes: Sequence[str] | None = None,
-    num_classes: int,
+    classes: Sequence[str] | int,
     root: Path,
     device: torch.device,
     preprocess: Preprocess | None = None,
     bn: BatchNorm = "eval",
     channels_last: bool = True,
-    fold: bool = False,
 ) -> Teacher:
     """The teacher of ``specs``, each as ``weights.build_from`` takes it, on ``device``.
 
     Args:
         specs: its members.
-        classes: names in the order of the logits, which members that know theirs must agree with.
-        num_classes: columns of the answers.
+        classes: names in the order of the logits, which members that know theirs must agree with;
+            or how many there are.
         root: what weight files are relative to.
         preprocess: of members whose weights do not say how their images are prepared.
-        fold: whether batch norms are folded into convolutions: faster, and the same up to rounding.
 
     Raises:
         WeightsError: weights that are missing, or of other classes.
         ParameterError: a member does not say how its images are prepared, nor does ``preprocess``.
     """
-    from hgnetv2_pipeline.models.fold import reparameterize
     from hgnetv2_pipeline.weights.build import build_from, weights_hash
     from hgnetv2_pipeline.weights.imagenet import agree
 
+    names = None if isinstance(classes, int) else list(classes)
+    number = classes if isinstance(classes, int) else len(classes)
     layout = memory_format(channels_last)
     members = []
     for spec in specs:
-        network, info = build_from(spec, num_classes=num_classes, root=root)
-        if classes is not None and not agree(info["classes"], list(classes)):
+        network, info = build_from(spec, num_classes=number, root=root)
+        if names is not None and not agree(info["classes"], names):
             raise WeightsError(
                 f"teacher {spec!r} knows other classes ({first_classes(info['classes'])}) than the "
-                f"data ({first_classes(classes)})"
+                f"data ({first_classes(names)})"
             )
         digest = info["sha256"] or weights_hash(network)
-        if fold and bn == "eval":
-            network = reparameterize(network.eval())
         network.to(device, memory_format=layout)
         how = _prepared_by(spec, info, preprocess)
         view = normalised_view(how, channels_last=channels_last)

@@ -358,14 +358,12 @@ def build_teacher(
     teacher = load_teacher(
         config.members,
         classes=classes,
-        num_classes=len(classes),
         root=root,
         device=device,
         preprocess=preprocess,
         bn=config.bn,
         channels_last=channels_last,
-        fold=True,
-    )
+    ).folded()
     return teacher, {f"teacher {at}": one.sha256 for at, one in enumerate(teacher.members)}
 
 
