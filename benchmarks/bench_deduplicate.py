@@ -256,20 +256,51 @@ def scored(samples: pd.DataFrame, root: Path) -> pd.DataFrame:
     return samples[["key", "bytes_sha256"]].assign(phash64=np.array(hashes, dtype=np.uint64))
 
 
-def fates(planted: Planted, scores: Path | None = None, **options: Any) -> pd.DataFrame:
+def write_shards(out: Path, frames: Iterator[pd.DataFrame], listed: int, rows: int) -> Path:
+    """Score shards of frames with key and whatever else there is of a score's columns.
+
+    The rest is made up. Each frame is one shard, of ``rows`` rows but for the last one.
+    """
+    from hgnetv2_pipeline.mining.score_shards import write_plan, write_scores
+
+    write_plan(out, listed, rows)
+    for number, frame in enumerate(frames):
+        n = len(frame)
+        made_up = {
+            "top_ids": [[0]] * n, "top_logits": [[0.0]] * n, "lse": [0.0] * n, "score_q": [0] * n,
+            "phash64": [0] * n, "bytes_sha256": [""] * n,
+        }  # fmt: skip
+        manifest = {
+            "number": number, "identity": {"inputs_sha256": "", "num_classes": 1}, "rows": n,
+            "listed": n, "quarantined": [],
+        }  # fmt: skip
+        write_scores(out, number, {**made_up, **{c: frame[c].tolist() for c in frame}}, manifest)
+    return out
+
+
+def fates(
+    planted: Planted,
+    scores: Path | None = None,
+    features: dict[str, Path] | None = None,
+    **search: Any,
+) -> pd.DataFrame:
     """Every pool image with its twin, kind and edit, and what de-duplication decided.
 
-    ``scores``: of the pool, if a teacher has made them.
+    ``scores``: of the pool, if a teacher has made them; ``features``: those of val.
     """
-    from hgnetv2_pipeline.mining.duplicates.find import deduplicate
+    from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, deduplicate
 
     val = folders.scan_unlabelled(planted.val).samples
     pool = folders.scan_unlabelled(planted.pool).samples
+    if scores is None:
+        frame = scored(pool, planted.pool)
+        scores = write_shards(planted.pool.parent / "scores", iter([frame]), len(frame), len(frame))
     found = deduplicate(
-        scores or scored(pool, planted.pool),
+        scores,
         {"val": (val, planted.val)},
         pool=(pool, planted.pool),
-        **options,
+        search=DuplicateSearch(**search),
+        features=features,
     )
     fate = planted.plants.merge(found, on="key", how="left")
     fate["decision"] = fate["decision"].fillna("keep")
@@ -287,24 +318,32 @@ def with_features(
     Those by features also tell what the pixels were asked about: ``compared``, some val tile was
     near enough; ``near``, the twin was among the nearest five.
     """
+    from hgnetv2_pipeline.data.index import write_index
     from hgnetv2_pipeline.mining.duplicates.features import FeatureIndex, feature_pairs, features_of
     from hgnetv2_pipeline.mining.score import score_pool
+    from hgnetv2_pipeline.mining.score_spec import ScoreSpec
+    from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 
     for name, root in (("val", planted.val), ("pool", planted.pool)):
+        index = write_index(home / f"{name}.parquet", folders.scan_unlabelled(root).samples)
         score_pool(
-            folders.scan_unlabelled(root).samples, root, teachers=teachers, num_classes=10,
-            out=home / name, weights_root=weights, features=True,
+            ScoreSpec(
+                index=index, root=root, prefix="", teachers=list(teachers), num_classes=10,
+                out=home / name, weights_root=weights, preprocess=None, shard_rows=65_536,
+                batch_size=64, workers=0, features=True, dtype="float32", device="cpu",
+                max_bad=0.01,
+            )
         )  # fmt: skip
-    options = {"features": {"val": home / "val"}}
+    features = {"val": home / "val"}
     fate = {
         " and ".join(channels): fates(
-            planted, home / "pool", channels=("bytes", *channels), **options
+            planted, home / "pool", features, channels=("bytes", *channels)
         )
         for channels in (("phash",), ("features",), ("phash", "features"))
     }
     vals = folders.scan_unlabelled(planted.val).samples["key"]
-    index = FeatureIndex(features_of(home / "val", vals))
-    pairs = pd.concat(feature_pairs(home / "pool", index, 0.8, 5))
+    near = FeatureIndex(features_of(home / "val", vals))
+    pairs = pd.concat(feature_pairs(ScoredPool(home / "pool"), near, 0.8, 5))
     known = set(zip(pairs["key"], vals.to_numpy()[pairs["position"]], strict=True))
     alone = fate["features"]
     alone["near"] = [pair in known for pair in zip(alone["key"], alone["twin"], strict=True)]
@@ -350,39 +389,36 @@ def closest_negatives(planted: Planted, most: int = 4) -> pd.DataFrame:
 
 def random_hashes(count: int, most: int | None = None) -> dict[str, float]:
     """De-duplicate this many random hashes, in shards on disk, against the views of the tiles."""
-    from hgnetv2_pipeline.mining.duplicates.find import deduplicate
+    from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, deduplicate
     from hgnetv2_pipeline.mining.duplicates.neighbours import expected_by_chance
     from hgnetv2_pipeline.mining.duplicates.views import VIEW_COUNT
-    from hgnetv2_pipeline.mining.shards import write_plan, write_shard
 
     rng = np.random.default_rng(0)
+    rows = 65_536
+
+    def shards() -> Iterator[pd.DataFrame]:
+        for first in range(0, count, rows):
+            numbers = range(first, min(count, first + rows))
+            yield pd.DataFrame(
+                {
+                    "key": [f"{i:08d}.jpg" for i in numbers],
+                    "phash64": rng.integers(0, 2**64, len(numbers), dtype=np.uint64),
+                    "bytes_sha256": [f"{i:064x}" for i in numbers],
+                }
+            )
+
     with tempfile.TemporaryDirectory() as folder:
-        val, out = Path(folder) / "val", Path(folder) / "scores"
+        val = Path(folder) / "val"
         val.mkdir()
         for name, tile in itertools.islice(tiles(), most):
             tile.save(val / f"{name}.png")
-        rows = 65_536
-        for number in range(write_plan(out, count, rows)):
-            keys = [f"{i:08d}.jpg" for i in range(number * rows, min(count, (number + 1) * rows))]
-            columns = {
-                "key": keys,
-                "top_ids": [[0]] * len(keys),
-                "top_logits": [[0.0]] * len(keys),
-                "lse": np.zeros(len(keys), np.float32),
-                "score_q": np.zeros(len(keys), np.uint32),
-                "phash64": rng.integers(0, 2**64, len(keys), dtype=np.uint64),
-                "bytes_sha256": [f"{i:064x}" for i in range(len(keys))],
-            }
-            manifest = {
-                "number": number, "identity": {"inputs_sha256": ""}, "rows": len(keys),
-                "listed": len(keys), "quarantined": [],
-            }  # fmt: skip
-            write_shard(out, number, columns, manifest)
+        out = write_shards(Path(folder) / "scores", shards(), count, rows)
         samples = folders.scan_unlabelled(val).samples
         cpu = time.process_time()
         found = deduplicate(
-            out, {"val": (samples, val)}, pool=(samples.head(0), val), auto_max=4, verify_max=4
-        )
+            out, {"val": (samples, val)}, pool=(samples.head(0), val),
+            search=DuplicateSearch(auto_max=4, verify_max=4),
+        )  # fmt: skip
         cpu = time.process_time() - cpu
     entries = len(samples) * VIEW_COUNT
     return {

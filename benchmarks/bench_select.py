@@ -44,7 +44,7 @@ def write_pool(base: Path, rows: int, train: int) -> None:
     import pyarrow.parquet as pq
 
     from hgnetv2_pipeline.data.index import index_writer
-    from hgnetv2_pipeline.mining.shards import write_plan, write_shard
+    from hgnetv2_pipeline.mining.score_shards import write_plan, write_scores
 
     rng = np.random.default_rng(SEED)
     share = rng.pareto(1.2, CLASSES) + 0.02
@@ -78,7 +78,7 @@ def write_pool(base: Path, rows: int, train: int) -> None:
                 pa.ListArray.from_arrays(offsets, pa.array(part.ravel().astype(kind)))
                 for part, kind in ((ids, np.int32), (logits, np.float32))
             ]
-            write_shard(
+            write_scores(
                 scores,
                 number,
                 {
@@ -133,13 +133,13 @@ def measure(what: str, base: Path) -> dict[str, object]:
     import pandas as pd
 
     from hgnetv2_pipeline.durable import sha256_file
+    from hgnetv2_pipeline.mining.candidates import Candidates
     from hgnetv2_pipeline.mining.mined_list import write_merged
     from hgnetv2_pipeline.mining.selection import select
 
     began, cpu = time.perf_counter(), time.process_time()
     mined = select(
-        base / "scores",
-        pd.read_parquet(base / "dedup.parquet"),
+        Candidates(base / "scores", pd.read_parquet(base / "dedup.parquet")),
         k=4000 if what in ("k", "top_p") else None,
         top_p=5 if what == "top_p" else 1,
     )

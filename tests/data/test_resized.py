@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL
 import pytest
 from PIL import Image
 
@@ -83,6 +86,36 @@ def test_a_finished_copy_is_kept_and_a_changed_image_remakes_its_shard_alone(
     assert set(stamps(folder)) == set(before)
     made(folder, (changed.iloc[:3], root))
     assert set(stamps(folder)) == {"shard=00000.bin", "shard=00000.json"}
+
+
+def test_a_copy_in_the_layout_of_the_first_version_is_kept_as_it_is(
+    images: tuple[pd.DataFrame, Path], tmp_path: Path
+) -> None:
+    """Written here with hashlib and json, as the version that had its own shards wrote it."""
+    samples, root = images
+    (tmp_path / "old").mkdir()
+    for number, first in enumerate(range(0, len(samples), 3)):
+        rows = samples.iloc[first : first + 3]
+        names = ["key", "path", "offset", "length", "bytes_sha256"]
+        lines = ["\0".join(map(str, row)) + "\n" for row in rows[names].itertuples(index=False)]
+        of = [hashlib.sha256("".join(lines).encode()).hexdigest(), 40, 95, PIL.__version__]
+        text = json.dumps(of, separators=(",", ":"))
+        files = [resized_file((root / path).read_bytes(), 40) for path in rows["path"]]
+        manifest = {
+            "identity": hashlib.sha256(text.encode()).hexdigest(),
+            "offsets": [sum(map(len, files[:n])) for n in range(len(files))],
+            "lengths": [len(content) for content in files],
+        }
+        name = tmp_path / "old" / f"shard={number:05d}"
+        name.with_suffix(".bin").write_bytes(b"".join(files))
+        text = json.dumps(manifest, indent=2, sort_keys=True)
+        name.with_suffix(".json").write_text(text + "\n")
+    before = stamps(tmp_path / "old")
+    copied = made(tmp_path / "old", images)
+    assert stamps(tmp_path / "old") == before and len(before) == 6
+    pd.testing.assert_frame_equal(copied, made(tmp_path / "new", images))
+    for path in (tmp_path / "new").iterdir():
+        assert path.read_bytes() == (tmp_path / "old" / path.name).read_bytes()
 
 
 def test_a_torn_shard_and_another_size_are_made_anew(

@@ -12,7 +12,7 @@ import hgnetv2_pipeline
 SCRIPT = """
 import json, sys
 
-BLOCKED = {"torch", "torchvision", "timm", "kedro", "mlflow", "dvc", "pandas", "pyarrow", "duckdb",
+BLOCKED = {"torch", "torchvision", "timm", "kedro", "mlflow", "dvc", "pandas", "pyarrow",
            "onnx", "sklearn", "matplotlib", "cv2", "scipy", "openvino", "tensorrt"}
 
 class Wall:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_selection import CLASSES, random_pool, write_scores
+from test_selection import CLASSES, random_pool, scores_of
 
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.mining.candidates import Candidates
 from hgnetv2_pipeline.mining.purity import choose_probes, purity_curve, rank_probes
 from hgnetv2_pipeline.mining.selection import select
-
-DEDUP = pd.DataFrame({"key": [], "decision": []}, dtype="str")
 
 
 def probes_with_labels(tmp_path: Path, seed: int) -> tuple[Path, pd.DataFrame]:
@@ -22,18 +22,20 @@ def probes_with_labels(tmp_path: Path, seed: int) -> tuple[Path, pd.DataFrame]:
     guess = np.stack(scored["top_ids"])[:, 0]
     label = np.where(rng.random(200) < 0.7, guess, rng.integers(0, CLASSES, 200))
     labels = pd.DataFrame({"key": scored["key"], "label": label})
-    return write_scores(tmp_path / "probes", scored, 3), labels
+    return scores_of(tmp_path / "probes", scored, 3), labels
 
 
 @pytest.mark.parametrize("min_conf", [0.0, 0.3])
 def test_a_probe_stands_where_it_would_in_the_pool(tmp_path: Path, min_conf: float) -> None:
     pool = random_pool(1)
-    scores = write_scores(tmp_path / "scores", pool, 2)
+    scores = scores_of(tmp_path / "scores", pool, 2)
     probes, labels = probes_with_labels(tmp_path, 2)
-    barred = DEDUP.assign(key=pool["key"].iloc[:50], decision="remove")
-    found = rank_probes(scores, barred, probes, labels, min_conf=min_conf)
+    barred = pd.DataFrame({"key": pool["key"].iloc[:50], "decision": "remove"})
+    candidates = Candidates(scores, barred, min_conf=min_conf)
+    found = rank_probes(candidates, probes, labels)
     assert found["key"].is_monotonic_increasing and len(found) == 200
-    taken = select(scores, barred, k=10_000).frame()  # all candidates, in order
+    # All candidates, in order.
+    taken = select(replace(candidates, min_conf=0.0), k=10_000).frame()
     for row in found.itertuples():
         above = (taken["label"] == row.label) & (taken["score_q"] > row.score_q)
         held = row.score_q >= min_conf * 1e6
@@ -43,14 +45,14 @@ def test_a_probe_stands_where_it_would_in_the_pool(tmp_path: Path, min_conf: flo
 
 def test_the_estimate_counts_the_probes_that_the_list_would_hold(tmp_path: Path) -> None:
     pool = random_pool(3)
-    scores = write_scores(tmp_path / "scores", pool, 2)
+    candidates = Candidates(scores_of(tmp_path / "scores", pool, 2))
     probes, labels = probes_with_labels(tmp_path, 4)
     truth = pd.DataFrame({"key": pool["key"], "label": pd.array([0, None] * 300, dtype="Int64")})
-    ranked = rank_probes(scores, DEDUP, probes, labels)
-    curve = purity_curve(scores, DEDUP, ranked, k=13, truth=truth).set_index("k")
+    ranked = rank_probes(candidates, probes, labels)
+    curve = purity_curve(candidates, ranked, k=13, truth=truth).set_index("k")
     assert 13 in curve.index and curve.index.is_monotonic_increasing
     for k in (1, 13, int(curve.index[-1])):
-        row, mined = curve.loc[k], select(scores, k=k).frame()
+        row, mined = curve.loc[k], select(candidates, k=k).frame()
         lowest = mined.groupby("label")["score_q"].min()
         full = mined["label"].value_counts() == k
         # On the list: above the last one of a full class, or anywhere in one that is not full.
@@ -67,15 +69,15 @@ def test_the_estimate_counts_the_probes_that_the_list_would_hold(tmp_path: Path)
 
 
 def test_no_probe_on_the_list_is_no_estimate_and_not_an_error(tmp_path: Path) -> None:
-    scores = write_scores(tmp_path / "scores", random_pool(5), 1)
+    candidates = Candidates(scores_of(tmp_path / "scores", random_pool(5), 1))
     probes, labels = probes_with_labels(tmp_path, 6)
-    ranked = rank_probes(scores, DEDUP, probes, labels).assign(rank=999)
-    curve = purity_curve(scores, DEDUP, ranked, k=2, points=2)
+    ranked = rank_probes(candidates, probes, labels).assign(rank=999)
+    curve = purity_curve(candidates, ranked, k=2, points=2)
     assert curve["probes"].tolist() == [0] * 3 and curve["estimate"].isna().all()
     assert (curve["low"] == 0).all() and (curve["high"] == 1).all()
     assert "purity" not in curve
     with pytest.raises(DataError, match="none of the probes"):
-        rank_probes(scores, DEDUP, probes, labels.assign(key="elsewhere"))
+        rank_probes(candidates, probes, labels.assign(key="elsewhere"))
 
 
 def test_probes_are_drawn_by_the_seed_and_need_labels() -> None:

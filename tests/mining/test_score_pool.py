@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -15,15 +16,19 @@ import pytest
 import torch
 from PIL import Image
 
-from hgnetv2_pipeline.data import decode, perceptual, preprocess, quarantine
+from hgnetv2_pipeline.data import decode, perceptual, preprocess
+from hgnetv2_pipeline.data.index import write_index
 from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
 from hgnetv2_pipeline.input.loader import normalise
 from hgnetv2_pipeline.mining import score as score_module
 from hgnetv2_pipeline.mining.audit import audit, class_table
-from hgnetv2_pipeline.mining.duplicates.find import deduplicate
+from hgnetv2_pipeline.mining.candidates import Candidates
+from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, deduplicate
 from hgnetv2_pipeline.mining.score import score_pool
+from hgnetv2_pipeline.mining.score_shards import quarantined
+from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.mining.selection import select
 from hgnetv2_pipeline.mining.sheets import contact_sheets
 from hgnetv2_pipeline.models import create
@@ -66,17 +71,26 @@ def pool(tmp_path: Path) -> Path:
 @pytest.fixture
 def score(weights: Path, pool: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def call(samples: pd.DataFrame | Path, **changes: Any) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
+        if isinstance(samples, pd.DataFrame):
+            samples = write_index(tmp_path / "index.parquet", samples)
+        values: dict[str, Any] = {
+            "index": samples,
+            "root": pool,
+            "prefix": "",
             "teachers": ["one.safetensors"],
             "num_classes": CLASSES,
             "weights_root": weights,
-            "preprocess": HOW,
+            "preprocess": HOW.to_dict(),
             "out": tmp_path / "scores",
             "shard_rows": 8,
             "batch_size": 4,
+            "workers": 0,
+            "features": False,
+            "dtype": "float32",
+            "device": "cpu",
             "max_bad": 0.5,
         }
-        return score_pool(samples, pool, **(arguments | changes))
+        return score_pool(ScoreSpec(**(values | changes)))
 
     return call
 
@@ -151,13 +165,56 @@ def test_a_rerun_does_only_what_is_missing_and_gives_the_same_bytes(
     assert {n for n in first if n.startswith("shard=00000") and first[n] != last[n]} == set()
 
 
+def test_scores_in_the_layout_of_the_first_version_are_kept_as_they_are(
+    score: Callable[..., dict[str, Any]], pool: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Manifests written here with hashlib and json, as the version that had its own shards did."""
+    samples, out = folders.scan_unlabelled(pool).samples, tmp_path / "scores"
+    score(samples)
+    today = {path.name: path.read_bytes() for path in out.iterdir()}
+    for path in out.glob("*.json"):
+        path.unlink()
+
+    def write(name: str, value: dict[str, Any]) -> None:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+        (out / name).write_text(text + "\n")
+
+    write("plan.json", {"listed": 31, "shard_rows": 8, "shards": 4, "prefix": ""})
+    sha256 = hashlib.sha256((weights / "one.safetensors").read_bytes()).hexdigest()
+    for number in range(4):
+        rows = samples.iloc[8 * number : 8 * number + 8]
+        names = ["key", "path", "offset", "length", "bytes_sha256"]
+        lines = ["\0".join(map(str, row)) + "\n" for row in rows[names].itertuples(index=False)]
+        identity = {
+            "format": 2,
+            "inputs_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+            "teachers": [{"sha256": sha256, "preprocess": HOW.fingerprint}],
+            "num_classes": CLASSES, "dtype": "float32", "batch_size": 4, "features": False,
+        }  # fmt: skip
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        content = (out / f"shard={number:05d}.parquet").read_bytes()
+        manifest = {
+            "number": number, "identity": identity, "teachers": ["one.safetensors"],
+            "device": "cpu", "listed": len(rows), "rows": len(rows), "quarantined": [],
+            "first_key": rows["key"].iloc[0],
+            "identity_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "parquet_sha256": hashlib.sha256(content).hexdigest(),
+        }  # fmt: skip
+        write(f"shard={number:05d}.json", manifest)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == today
+    before = stamps(out)
+    assert score(samples)["shards_reused"] == 4
+    after = stamps(out)
+    assert {name for name in before if before[name] != after[name]} == {"plan.json"}
+
+
 def test_another_teacher_preprocessing_or_image_is_scored_anew(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
 ) -> None:
     samples = folders.scan_unlabelled(pool).samples
     score(samples)
     assert score(samples, teachers=["two.safetensors"])["shards_reused"] == 0
-    how = preprocess.Preprocess(resize_short=36, crop=32)
+    how = preprocess.Preprocess(resize_short=36, crop=32).to_dict()
     assert score(samples, teachers=["two.safetensors"], preprocess=how)["shards_reused"] == 0
     Image.new("RGB", (50, 50), "red").save(pool / samples["path"][10])
     changed = folders.scan_unlabelled(pool).samples
@@ -172,7 +229,7 @@ def test_a_shorter_pool_leaves_no_shards_behind(
     assert score(samples.iloc[:16])["shards_reused"] == 2
     names = sorted(path.name for path in (tmp_path / "scores").glob("*.parquet"))
     assert names == ["shard=00000.parquet", "shard=00001.parquet"]
-    assert len(select(tmp_path / "scores", k=100)) == 16
+    assert len(select(Candidates(tmp_path / "scores"), k=100)) == 16
 
 
 @pytest.mark.parametrize("row_group", [5, 1000])
@@ -197,10 +254,10 @@ def test_the_mined_list_is_the_same_for_any_shards_processes_and_workers(
         out = tmp_path / f"scores-{shard_rows}"
         for rank in reversed(range(world_size)):
             score(
-                samples.sample(frac=1, random_state=shard_rows),
-                out=out, shard_rows=shard_rows, workers=workers, rank=rank, world_size=world_size,
+                samples, out=out, shard_rows=shard_rows, workers=workers, rank=rank,
+                world_size=world_size,
             )  # fmt: skip
-        path = select(out, k=4).write(tmp_path / "mined.parquet")
+        path = select(Candidates(out), k=4).write(tmp_path / "mined.parquet")
         hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
     assert len(hashes) == 1
 
@@ -212,19 +269,18 @@ def test_bad_images_are_set_aside_and_disturb_no_other(
     samples = folders.scan_unlabelled(pool).samples
     whole = score(samples) and rows_of(tmp_path / "scores").set_index("key")
     bad = break_some(pool, samples)
-    ledger = quarantine.Ledger(len(samples), 0.5)
-    summary = score(samples, out=tmp_path / "broken", ledger=ledger, workers=workers)
+    summary = score(samples, out=tmp_path / "broken", workers=workers)
     assert (summary["listed"], summary["scored"], summary["quarantined"]) == (31, 28, 3)
-    assert ledger.summary()["n_quarantined"] == 3
-    reasons = ledger.frame().set_index("key")["reason"]
+    reasons = quarantined(tmp_path / "broken").set_index("key")["reason"]
     assert set(reasons.index) == set(bad)
     assert all(word in reasons[key] for key, word in bad.items())
     rows = rows_of(tmp_path / "broken").set_index("key")
     # Neighbours in a batch do not feel that an image is missing.
     pd.testing.assert_frame_equal(rows, whole.drop(index=list(bad)))
-    again = quarantine.Ledger(len(samples), 0.5)
-    assert score(samples, out=tmp_path / "broken", ledger=again)["shards_reused"] == 4
-    assert again.summary() == ledger.summary()
+    assert score(samples, out=tmp_path / "broken")["shards_reused"] == 4
+    # Those in finished shards count as well.
+    with pytest.raises(DataError, match="3 of 31 images cannot be used, 2 may"):
+        score(samples, out=tmp_path / "broken", max_bad=0.08)
 
 
 def test_the_counts_add_up_from_the_pool_to_the_list(
@@ -237,15 +293,17 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "v.png").write_bytes((pool / "copy.png").read_bytes())
     protected = {"val": (folders.scan_unlabelled(tmp_path / "val").samples, tmp_path / "val")}
-    dedup = deduplicate(scores, protected, pool=(samples, pool), auto_max=2, verify_max=4)
-    mined = select(scores, dedup, k=6).frame()
+    search = DuplicateSearch(auto_max=2, verify_max=4)
+    dedup = deduplicate(scores, protected, pool=(samples, pool), search=search)
+    candidates = Candidates(scores, dedup)
+    mined = select(candidates, k=6).frame()
     truth = pd.DataFrame({"key": samples["key"], "label": pd.array([0] * 31, dtype="Int64")})
     truth.loc[:9, "label"] = pd.NA
     names = [f"class {label}" for label in range(CLASSES)]
     listed = tmp_path / "mined.parquet"
     mined.to_parquet(listed)
-    table = class_table(scores, dedup, listed, classes=names)
-    counts = audit(scores, dedup, listed, table=table, truth=truth)
+    table = class_table(candidates, listed, classes=names)
+    counts = audit(candidates, listed, table=table, truth=truth)
     assert counts["pool_listed"] == 31 == counts["scored"] + counts["quarantined"]
     parts = ("n_used", "n_quarantined", "n_refused")
     assert counts["n_listed"] == 31 == sum(counts[part] for part in parts)
@@ -267,9 +325,9 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     )
     assert list(sheets) == ["top", "bottom", "removed", "review"]
     assert sheets["removed"].width >= 2 * 96
-    select(scores, k=100).write(listed)
+    select(Candidates(scores), k=100).write(listed)
     with pytest.raises(DataError, match="mine again"):
-        audit(scores, dedup, listed, table=class_table(scores, dedup, listed, classes=names))
+        audit(candidates, listed, table=class_table(candidates, listed, classes=names))
 
 
 def test_too_many_bad_images_stop_the_run(score: Callable[..., dict[str, Any]], pool: Path) -> None:
@@ -302,7 +360,7 @@ def test_a_stop_request_leaves_whole_shards_and_the_rest_is_done_later(
         f"shard=0000{number}.{kind}" for number in range(2) for kind in ("json", "parquet")
     ]
     with pytest.raises(DataError, match="run scoring again"):
-        select(tmp_path / "scores", k=1)
+        select(Candidates(tmp_path / "scores"), k=1)
     monkeypatch.undo()
     assert score(samples)["shards_reused"] == 2
     assert read_json(tmp_path / "scores" / "shard=00003.json")["rows"] == 7

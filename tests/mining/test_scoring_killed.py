@@ -23,9 +23,10 @@ import torch
 from hgnetv2_pipeline.data import index, preprocess
 from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.mining import score_processes as mining_launch
-from hgnetv2_pipeline.mining.score_processes import ScoreSpec
+from hgnetv2_pipeline.mining.candidates import Candidates
+from hgnetv2_pipeline.mining.score_shards import read_manifests
+from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.mining.selection import select
-from hgnetv2_pipeline.mining.shards import read_manifests
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.weights.load import save_weights
 
@@ -76,7 +77,8 @@ def work(spec: ScoreSpec) -> None:
 
 
 def list_hash(scores: Path, into: Path) -> str:
-    return hashlib.sha256(select(scores, k=9).write(into / "m.parquet").read_bytes()).hexdigest()
+    path = select(Candidates(scores), k=9).write(into / "m.parquet")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")

@@ -10,38 +10,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from hgnetv2_pipeline.data import preprocess
+from hgnetv2_pipeline.data.index import write_index
 from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input import workers
 from hgnetv2_pipeline.mining import score as score_module
 from hgnetv2_pipeline.mining.score import score_pool
+from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 
 HOW = preprocess.Preprocess(resize_short=32, crop=32)
 TRAP = (7, 7)
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path, str]:
-    """The samples of a folder of ten images, the folder, and the key of the one that is a trap."""
+def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """The index of a folder of ten images, the folder, and the key of the one that is a trap."""
     root = tmp_path_factory.mktemp("pool")
     rng = np.random.default_rng(0)
     for number in range(10):
         size = TRAP if number == 5 else (32, 32)
         pixels = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"{number:02d}.png")
-    return folders.scan_unlabelled(root).samples, root, "05.png"
+    index = write_index(root / "index.parquet", folders.scan_unlabelled(root).samples)
+    return index, root, "05.png"
 
 
-def score(pool: tuple[pd.DataFrame, Path, str], out: Path, **changes: Any) -> dict[str, Any]:
-    samples, root, _ = pool
-    how: dict[str, Any] = {"teachers": ["scratch:b0"], "num_classes": 4, "preprocess": HOW}
-    return score_pool(samples, root, out=out, batch_size=2, **(how | changes))
+def score(pool: tuple[Path, Path, str], out: Path, **changes: Any) -> dict[str, Any]:
+    index, root, _ = pool
+    values: dict[str, Any] = {
+        "index": index, "root": root, "prefix": "", "teachers": ["scratch:b0"], "num_classes": 4,
+        "out": out, "weights_root": root, "preprocess": HOW.to_dict(), "shard_rows": 100,
+        "batch_size": 2, "workers": 0, "features": False, "dtype": "float32", "device": "cpu",
+        "max_bad": 0.01,
+    }  # fmt: skip
+    return score_pool(ScoreSpec(**(values | changes)))
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def hang() -> None:
     ids=["P03 killed", "P04 hangs"],
 )
 def test_p03_p04_worker_that_dies_or_hangs_is_named_with_its_image(
-    pool: tuple[pd.DataFrame, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    pool: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     trap: Callable[[Callable[[], object]], None], act: Callable[[], object], words: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(workers, "_TIMEOUT_SECONDS", 3.0 if act is hang else 60.0)
@@ -88,7 +95,7 @@ def test_p03_p04_worker_that_dies_or_hangs_is_named_with_its_image(
 
 
 def test_a_stop_that_reaches_the_workers_too_loses_no_batch(
-    pool: tuple[pd.DataFrame, Path, str], tmp_path: Path,
+    pool: tuple[Path, Path, str], tmp_path: Path,
     trap: Callable[[Callable[[], object]], None],
 ) -> None:  # fmt: skip
     trap(lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -96,7 +103,7 @@ def test_a_stop_that_reaches_the_workers_too_loses_no_batch(
 
 
 def test_a_worker_of_the_pass_gives_way_and_has_one_thread(
-    pool: tuple[pd.DataFrame, Path, str], tmp_path: Path,
+    pool: tuple[Path, Path, str], tmp_path: Path,
     trap: Callable[[Callable[[], object]], None],
 ) -> None:  # fmt: skip
     before = os.nice(0)
@@ -125,7 +132,7 @@ def resident() -> int:
      pytest.param(40, 1, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_m02_memory_files_and_processes_do_not_grow_over_many_shards(
-    pool: tuple[pd.DataFrame, Path, str], tmp_path: Path, rounds: int, processes: int
+    pool: tuple[Path, Path, str], tmp_path: Path, rounds: int, processes: int
 ) -> None:
     def again(number: int) -> None:
         out = tmp_path / f"{number}"

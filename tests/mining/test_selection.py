@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,16 @@ import pytest
 from hgnetv2_pipeline.data.index import read_index, samples_frame, write_index
 from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.mining.candidates import Candidates
 from hgnetv2_pipeline.mining.exclusion import read_exclusions
 from hgnetv2_pipeline.mining.mined_list import write_merged
+from hgnetv2_pipeline.mining.score_shards import (
+    read_manifests,
+    write_plan,
+    write_scores,
+    write_sources,
+)
 from hgnetv2_pipeline.mining.selection import default_target, select
-from hgnetv2_pipeline.mining.shards import read_manifests, write_plan, write_shard, write_sources
 
 CLASSES, KEPT = 7, 5
 
@@ -44,12 +51,12 @@ def random_pool(seed: int, rows: int = 600) -> pd.DataFrame:
     )
 
 
-def write_scores(out: Path, pool: pd.DataFrame, shards: int, prefix: str = "") -> Path:
+def scores_of(out: Path, pool: pd.DataFrame, shards: int, prefix: str = "") -> Path:
     size = -(-len(pool) // shards)
     assert write_plan(out, len(pool), size, prefix) == shards
     for number in range(shards):
         rows = pool.iloc[number * size : (number + 1) * size]
-        write_shard(
+        write_scores(
             out,
             number,
             {name: rows[name].tolist() for name in pool.columns},
@@ -93,60 +100,61 @@ def decisions(keys: list[str], decision: str) -> pd.DataFrame:
 @pytest.mark.parametrize("min_conf", [0.0, 0.35])
 def test_the_list_equals_a_plain_recomputation(tmp_path: Path, seed: int, min_conf: float) -> None:
     pool = random_pool(seed)
-    scores = write_scores(tmp_path, pool, 3)
+    scores = scores_of(tmp_path, pool, 3)
     rng = np.random.default_rng(100 + seed)
     removed = list(rng.choice(pool["key"], 50, replace=False))
     waiting = list(rng.choice(pool["key"], 20, replace=False))
     waiting = [key for key in waiting if key not in removed]
     named = list(rng.choice(pool["key"], 20, replace=False))
     dedup = pd.concat([decisions(removed, "remove"), decisions(waiting, "review")])
-    mined = select(scores, dedup, k=25, min_conf=min_conf, exclude=named).frame()
+    candidates = Candidates(scores, dedup, exclude=named, min_conf=min_conf)
+    mined = select(candidates, k=25).frame()
     expected = plain_selection(pool, 25, min_conf, {*removed, *waiting, *named})
     assert as_lines(mined) == expected
-    kept = select(
-        scores, dedup, k=25, min_conf=min_conf, exclude=named, exclude_review=False
-    ).frame()
+    kept = select(replace(candidates, exclude_review=False), k=25).frame()
     assert as_lines(kept) == plain_selection(pool, 25, min_conf, {*removed, *named})
 
 
 def test_the_list_does_not_depend_on_the_number_or_order_of_shards(tmp_path: Path) -> None:
     pool, hashes = random_pool(5), set()
     for shards in (1, 2, 7):
-        scores = write_scores(tmp_path / str(shards), pool, shards)
+        scores = scores_of(tmp_path / str(shards), pool, shards)
         files = list(read_manifests(scores))
         assert len(files) == shards
-        path = select(scores, k=30, top_p=3, diversity=2).write(tmp_path / "mined.parquet")
+        path = select(Candidates(scores), k=30, top_p=3, diversity=2).write(
+            tmp_path / "mined.parquet"
+        )
         hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
     assert len(hashes) == 1
 
 
 def test_several_sources_give_the_list_of_one(tmp_path: Path) -> None:
     pool = random_pool(6)
-    whole = select(write_scores(tmp_path / "whole", pool, 3), k=30).frame()
+    whole = select(Candidates(scores_of(tmp_path / "whole", pool, 3)), k=30).frame()
     # Sources are stretches of the keys, here in the opposite order of their folders' names.
-    first = write_scores(tmp_path / "parts" / "z", pool.iloc[:250], 2)
-    second = write_scores(tmp_path / "parts" / "a", pool.iloc[250:], 3)
+    first = scores_of(tmp_path / "parts" / "z", pool.iloc[:250], 2)
+    second = scores_of(tmp_path / "parts" / "a", pool.iloc[250:], 3)
     for scores in ([first, second], [second, first], tmp_path / "parts"):
-        pd.testing.assert_frame_equal(select(scores, k=30).frame(), whole)
+        pd.testing.assert_frame_equal(select(Candidates(scores), k=30).frame(), whole)
     write_sources(tmp_path / "parts", ["z"])
-    assert len(select(tmp_path / "parts", k=1000)) < 250
-    second = write_scores(tmp_path / "b", pool.iloc[100:400], 1)
+    assert len(select(Candidates(tmp_path / "parts"), k=1000)) < 250
+    second = scores_of(tmp_path / "b", pool.iloc[100:400], 1)
     with pytest.raises(DataError, match="folder of its own"):
-        select([first, second], k=30)
+        select(Candidates([first, second]), k=30)
 
 
 def test_an_exclusion_list_names_keys_or_paths_below_a_source(tmp_path: Path) -> None:
     pool = random_pool(7)
     pool["key"] = "pool/web/" + pool["key"]
-    scores = write_scores(tmp_path / "scores", pool, 2, prefix="pool/web/")
+    scores = scores_of(tmp_path / "scores", pool, 2, prefix="pool/web/")
     keys = pool["key"].tolist()
     lines = [keys[3], keys[50].removeprefix("pool/web/"), f"{keys[70]} 4", "no such image.jpg"]
     (tmp_path / "out.txt").write_text("# left out\n\n" + "\r\n".join(lines), "utf-8")
     named = read_exclusions([tmp_path / "out.txt"], scores)
     assert named.tolist() == [keys[3], keys[50], keys[70]]
-    mined = select(scores, k=1000, exclude=named).frame()
+    mined = select(Candidates(scores, exclude=named), k=1000).frame()
     assert not mined["key"].isin(named).any()
-    assert len(mined) >= len(select(scores, k=1000)) - 3
+    assert len(mined) >= len(select(Candidates(scores), k=1000)) - 3
     with pytest.raises(DataError, match="nowhere.txt"):
         read_exclusions([tmp_path / "nowhere.txt"], scores)
 
@@ -154,7 +162,7 @@ def test_an_exclusion_list_names_keys_or_paths_below_a_source(tmp_path: Path) ->
 @pytest.mark.parametrize("target", [1, 7, 150, 300, 10_000])
 def test_target_total_finds_the_smallest_k(tmp_path: Path, target: int) -> None:
     pool = random_pool(6)
-    mined = select(write_scores(tmp_path, pool, 2), target_total=target).frame()
+    mined = select(Candidates(scores_of(tmp_path, pool, 2)), target_total=target).frame()
     everything = plain_selection(pool, len(pool), 0.0, set())
     sizes = pd.Series([line.split()[-3] for line in everything]).value_counts()
     k = 1
@@ -166,7 +174,7 @@ def test_target_total_finds_the_smallest_k(tmp_path: Path, target: int) -> None:
 @pytest.mark.parametrize("apart", [0, 6, 20])
 def test_diversity_keeps_copies_out_and_fills_their_places(tmp_path: Path, apart: int) -> None:
     pool = random_pool(7)
-    mined = select(write_scores(tmp_path, pool, 2), k=25, diversity=apart).frame()
+    mined = select(Candidates(scores_of(tmp_path, pool, 2)), k=25, diversity=apart).frame()
     hashes = pool.set_index("key")["phash64"]
     expected: list[str] = []
     for label in range(CLASSES):
@@ -184,8 +192,11 @@ def test_diversity_keeps_copies_out_and_fills_their_places(tmp_path: Path, apart
 
 def test_top_p_fills_short_classes_with_images_not_chosen_before(tmp_path: Path) -> None:
     pool = random_pool(8)
-    scores = write_scores(tmp_path, pool, 2)
-    first, filled = select(scores, k=60).frame(), select(scores, k=60, top_p=3).frame()
+    scores = scores_of(tmp_path, pool, 2)
+    first, filled = (
+        select(Candidates(scores), k=60).frame(),
+        select(Candidates(scores), k=60, top_p=3).frame(),
+    )
     assert (first["label"].value_counts() < 60).any()
     assert len(filled) > len(first) and filled["key"].is_unique
     both = filled.merge(first[["key", "label"]], on="key", suffixes=("", "_first"))
@@ -221,7 +232,7 @@ def test_mined_and_labelled_images_stand_in_one_list_by_key(
     pool = random_pool(9)
     pool.loc[5, "key"] = "#" + pool["key"][5][1:]
     pool = pool.sort_values("key", ignore_index=True)
-    mined = select(write_scores(tmp_path / "scores", pool, 3), k=20)
+    mined = select(Candidates(scores_of(tmp_path / "scores", pool, 3)), k=20)
     unlabelled, labelled = indexes(tmp_path, pool)
     index, listed = tmp_path / "merged.parquet", tmp_path / "list.txt"
     counts = write_merged(
@@ -244,7 +255,7 @@ def test_mined_and_labelled_images_stand_in_one_list_by_key(
 
 def test_a_list_of_another_pool_or_with_another_label_mode_is_refused(tmp_path: Path) -> None:
     pool = random_pool(9)
-    mined = select(write_scores(tmp_path / "scores", pool, 1), k=20)
+    mined = select(Candidates(scores_of(tmp_path / "scores", pool, 1)), k=20)
     unlabelled, labelled = indexes(tmp_path, pool.iloc[30:])
     places = {"index": tmp_path / "merged.parquet", "listed": tmp_path / "list.txt"}
     with pytest.raises(DataError, match="score and mine again"):
@@ -256,10 +267,12 @@ def test_a_list_of_another_pool_or_with_another_label_mode_is_refused(tmp_path: 
 
 def test_without_k_and_target_the_default_rule_holds(tmp_path: Path) -> None:
     pool = random_pool(10)
-    scores = write_scores(tmp_path, pool, 1)
+    scores = scores_of(tmp_path, pool, 1)
     target = default_target(len(pool), CLASSES)
     assert target == 170
-    assert as_lines(select(scores).frame()) == as_lines(select(scores, target_total=170).frame())
+    assert as_lines(select(Candidates(scores)).frame()) == as_lines(
+        select(Candidates(scores), target_total=170).frame()
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,20 +288,22 @@ def test_the_default_follows_pool_and_classes(images: int, classes: int, target:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"k": 0}, {"k": 3, "target_total": 5}, {"min_conf": 1.5}, {"top_p": 0}, {"diversity": 40}],
+    [{"k": 0}, {"k": 3, "target_total": 5}, {"top_p": 0}, {"diversity": 40}],
 )
 def test_impossible_limits_are_refused(tmp_path: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(ParameterError, match="mining"):
-        select(tmp_path, **wrong)
+        select(Candidates(tmp_path), **wrong)
+    with pytest.raises(ParameterError, match=r"mining\.min_conf"):
+        select(Candidates(tmp_path, min_conf=1.5))
 
 
 def test_a_missing_shard_and_an_empty_rest_stop_the_selection(tmp_path: Path) -> None:
     pool = random_pool(11)
-    scores = write_scores(tmp_path, pool, 3)
+    scores = scores_of(tmp_path, pool, 3)
     with pytest.raises(DataError, match="all are excluded"):
-        select(scores, k=1, exclude=set(pool["key"]))
+        select(Candidates(scores, exclude=set(pool["key"])), k=1)
     (scores / "shard=00001.json").unlink()
     with pytest.raises(DataError, match="2 shards where 3"):
-        select(scores, k=1)
+        select(Candidates(scores), k=1)
     with pytest.raises(DataError, match="score the pool first"):
-        select(tmp_path / "nowhere", k=1)
+        select(Candidates(tmp_path / "nowhere"), k=1)

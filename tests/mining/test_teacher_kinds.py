@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from hgnetv2_pipeline.data import index, preprocess
 from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.mining.score import score_pool
+from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.weights.load import save_weights
 
@@ -36,13 +37,20 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def spec_of(pool: Path, teachers: list[str], out: Path, **changes: Any) -> ScoreSpec:
+    values: dict[str, Any] = {
+        "index": pool / "index.parquet", "root": pool, "prefix": "", "teachers": teachers,
+        "num_classes": 4, "out": out, "weights_root": pool, "preprocess": HOW.to_dict(),
+        "shard_rows": 100, "batch_size": 4, "workers": 0, "features": True, "dtype": "float32",
+        "device": "cpu", "max_bad": 0.0,
+    }  # fmt: skip
+    return ScoreSpec(**(values | changes))
+
+
 def scored(
     pool: Path, teachers: list[str], out: Path, how: preprocess.Preprocess = HOW
 ) -> pd.DataFrame:
-    score_pool(
-        pool / "index.parquet", pool, teachers=teachers, num_classes=4, out=out,
-        preprocess=how, batch_size=4, features=True,
-    )  # fmt: skip
+    score_pool(spec_of(pool, teachers, out, preprocess=how.to_dict()))
     return pd.read_parquet(out / "shard=00000.parquet")
 
 
@@ -88,18 +96,14 @@ def test_a_mean_of_different_networks_has_the_features_of_all(pool: Path, tmp_pa
 
 @pytest.mark.slow
 def test_torchrun_starts_the_pass_as_well(pool: Path, tmp_path: Path) -> None:
-    spec = {
-        "index": str(pool / "index.parquet"), "root": str(pool), "prefix": "",
-        "teachers": [weights(pool, "b0")], "num_classes": 4, "out": str(tmp_path / "scores"),
-        "weights_root": str(pool), "preprocess": HOW.to_dict(), "shard_rows": 2, "batch_size": 2,
-        "workers": 0, "features": False, "dtype": "float32", "device": "cpu", "max_bad": 0.0,
-    }  # fmt: skip
-    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    out = tmp_path / "scores"
+    spec = spec_of(pool, [weights(pool, "b0")], out, shard_rows=2, batch_size=2, features=False)
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "hgnetv2_pipeline.mining.score_processes", str(tmp_path / "spec.json")],
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    names = sorted(path.name for path in (tmp_path / "scores").glob("*.parquet"))
+    names = sorted(path.name for path in out.glob("*.parquet"))
     assert names == ["shard=00000.parquet", "shard=00001.parquet"]

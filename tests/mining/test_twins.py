@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +19,10 @@ from hgnetv2_pipeline.data.sample import write_sample
 from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.mining.duplicates.compare import Thresholds
-from hgnetv2_pipeline.mining.duplicates.find import _reach, deduplicate
+from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, _reach, deduplicate
 from hgnetv2_pipeline.mining.duplicates.neighbours import HashIndex
 from hgnetv2_pipeline.mining.review import apply_review, read_review, write_review
+from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 
 Sets = dict[str, tuple[pd.DataFrame, Path]]
 
@@ -35,6 +39,36 @@ def load_benchmark() -> ModuleType:
 
 
 bench = load_benchmark()
+
+
+def as_shards(frame: pd.DataFrame, folder: Path) -> Path:
+    """Score shards of a frame as ``bench.scored`` gives it."""
+    return bench.write_shards(folder, iter([frame]), len(frame), len(frame))
+
+
+def twins(
+    pool: pd.DataFrame,
+    root: Path,
+    sets: Sets,
+    scores: pd.DataFrame | None = None,
+    features: dict[str, pd.DataFrame] | None = None,
+    workers: int = 1,
+    **search: Any,
+) -> pd.DataFrame:
+    """What ``deduplicate`` finds in a pool; ``scores`` and ``features`` as frames."""
+    with tempfile.TemporaryDirectory() as folder:
+        frame = bench.scored(pool, root) if scores is None else scores
+        own = {
+            name: as_shards(part, Path(folder) / name) for name, part in (features or {}).items()
+        }
+        return deduplicate(
+            as_shards(frame, Path(folder) / "pool"),
+            sets,
+            pool=(pool, root),
+            search=DuplicateSearch(**search),
+            features=own,
+            workers=workers,
+        )
 
 
 def shares(fate: pd.DataFrame, kind: str) -> pd.Series:
@@ -105,15 +139,7 @@ def test_digits_planted_copies_all_go_and_one_percent_of_the_rest_at_most(
 ) -> None:
     root, sets, planted = sample
     pool = folders.scan_unlabelled(root).samples
-    found = deduplicate(
-        bench.scored(pool, root),
-        sets,
-        pool=(pool, root),
-        auto_max=2,
-        verify_max=10,
-        views=28,
-        workers=2,
-    )
+    found = twins(pool, root, sets, workers=2, auto_max=2, verify_max=10, views=28)
     fate = planted.merge(found, on="key", how="left", suffixes=("_planted", ""))
     assert (fate["decision"] == "remove").all()
     assert (fate["val_key_planted"] == fate["val_key"]).all()
@@ -152,16 +178,10 @@ def decisions(found: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
 def test_train_is_protected_by_bytes_and_name_but_not_by_looks(
     few: tuple[pd.DataFrame, Path, Sets],
 ) -> None:
-    pool, root, sets = few
-    scores = bench.scored(pool, root)
-    assert decisions(deduplicate(scores, sets, pool=(pool, root))) == {
-        "a_1.png": ("bytes", "val", "remove")
-    }
-    guarded = deduplicate(scores, sets, pool=(pool, root), exact_only=())
+    assert decisions(twins(*few)) == {"a_1.png": ("bytes", "val", "remove")}
+    guarded = twins(*few, exact_only=())
     assert decisions(guarded)["b_7.png"] == ("phash", "train", "remove")
-    named = deduplicate(
-        scores, sets, pool=(pool, root), channels=("name",), name_pattern=r"_(\d+)\.png$"
-    )
+    named = twins(*few, channels=("name",), name_pattern=r"_(\d+)\.png$")
     assert decisions(named) == {
         "a_1.png": ("name", "val", "remove"),
         "b_7.png": ("name", "train", "remove"),
@@ -173,18 +193,14 @@ def test_hashes_missing_from_a_protected_index_are_computed(
 ) -> None:
     pool, root, sets = few
     bare = {name: (frame.assign(bytes_sha256=None), where) for name, (frame, where) in sets.items()}
-    whole = deduplicate(bench.scored(pool, root), sets, pool=(pool, root))
-    pd.testing.assert_frame_equal(
-        deduplicate(bench.scored(pool, root), bare, pool=(pool, root)), whole
-    )
+    pd.testing.assert_frame_equal(twins(pool, root, bare), twins(*few))
 
 
 def test_without_resemblance_the_frame_is_empty_but_typed(
     few: tuple[pd.DataFrame, Path, Sets],
 ) -> None:
     pool, root, sets = few
-    rest = pool[pool["key"] == "c_9.png"]
-    found = deduplicate(bench.scored(rest, root), sets, pool=(pool, root), verify_max=6)
+    found = twins(pool[pool["key"] == "c_9.png"], root, sets, verify_max=6)
     assert len(found) == 0 and found["distance"].dtype == np.int16
 
 
@@ -200,11 +216,10 @@ def test_without_resemblance_the_frame_is_empty_but_typed(
     ],
 )
 def test_impossible_parameters_are_refused(
-    few: tuple[pd.DataFrame, Path, Sets], wrong: dict[str, object]
+    few: tuple[pd.DataFrame, Path, Sets], wrong: dict[str, Any]
 ) -> None:
-    pool, root, sets = few
     with pytest.raises(ParameterError):
-        deduplicate(bench.scored(pool, root), sets, pool=(pool, root), **wrong)  # type: ignore[arg-type]
+        twins(*few, **wrong)
 
 
 def test_features_bring_pairs_that_the_pixels_judge(
@@ -216,8 +231,8 @@ def test_features_bring_pairs_that_the_pixels_judge(
     # By the teacher's features all three are alike; two have the pixels of a protected image.
     scores = bench.scored(pool, root).assign(feat=list(every * 0.1 + every[0]))
     own = {name: frame[["key"]].assign(feat=list(every[:1])) for name, (frame, _) in sets.items()}
-    options = {"pool": (pool, root), "channels": ("features",), "exact_only": ()}
-    found = deduplicate(scores, sets, features=own, feature_min=0.5, **options)
+    how: dict[str, Any] = {"channels": ("features",), "exact_only": (), "feature_min": 0.5}
+    found = twins(*few, scores, own, **how)
     assert decisions(found) == {
         "a_1.png": ("features", "val", "remove"),
         "b_7.png": ("features", "train", "remove"),
@@ -225,7 +240,7 @@ def test_features_bring_pairs_that_the_pixels_judge(
     }
     assert (found["distance"] == -1).all()
     alone = scores.assign(feat=list(-every))
-    assert len(deduplicate(alone, sets, features=own, feature_min=0.5, **options)) == 0
+    assert len(twins(*few, alone, own, **how)) == 0
 
 
 @pytest.mark.parametrize(
@@ -242,33 +257,32 @@ def test_missing_features_are_named(
     if lacking == "pool":
         scores = scores.drop(columns="feat")
     with pytest.raises((DataError, ParameterError), match=named):
-        deduplicate(
-            scores, sets, pool=(pool, root), channels=("features",),
-            features={} if lacking == "val" else own,
-        )  # fmt: skip
+        twins(*few, scores, {} if lacking == "val" else own, channels=("features",))
 
 
 def test_a_budget_lowers_the_distance_up_to_which_pixels_are_compared(
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng = np.random.default_rng(1)
     hashes = rng.integers(0, 2**64, (20, 4), dtype=np.uint64)
-    scores = pd.DataFrame({"phash64": rng.integers(0, 2**64, 3000, dtype=np.uint64)})
+    scores = pd.DataFrame({"key": [f"{n:04d}" for n in range(3000)], "bytes_sha256": ""})
+    scores["phash64"] = rng.integers(0, 2**64, 3000, dtype=np.uint64)
+    pool, index = ScoredPool(as_shards(scores, tmp_path)), HashIndex(hashes)
+    search = DuplicateSearch(auto_max=4, verify_max=32, verify_budget=20)
     with caplog.at_level("INFO"):
-        reach = _reach(scores, HashIndex(hashes), hashes.size, 4, 32, 20)
+        reach = _reach(pool, index, hashes.size, search)
     assert "verify_budget 20" in caplog.text and 4 < reach < 32
-    near = HashIndex(hashes).nearest(scores["phash64"].to_numpy())
+    near = index.nearest(scores["phash64"].to_numpy())
     assert (near <= reach).sum() <= 20 < (near <= reach + 1).sum()
-    assert _reach(scores, HashIndex(hashes), hashes.size, 4, 32, None) == 32
+    assert _reach(pool, index, hashes.size, replace(search, verify_budget=None)) == 32
 
 
 def test_a_distance_that_takes_images_by_chance_is_named(
     few: tuple[pd.DataFrame, Path, Sets], caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool, root, sets = few
-    scores = pd.concat([bench.scored(pool, root)] * 2000, ignore_index=True)
+    scores = pd.concat([bench.scored(*few[:2])] * 2000, ignore_index=True)
     scores["phash64"] = np.uint64(0x5A5A5A5A5A5A5A5A)
-    deduplicate(scores, sets, pool=(pool, root), channels=("phash",), auto_max=18, verify_max=18)
+    twins(*few, scores, channels=("phash",), auto_max=18, verify_max=18)
     assert "auto_max 18 removes about" in caplog.text
 
 
@@ -280,22 +294,17 @@ def test_random_hashes_are_left_alone() -> None:
 def test_a_protected_image_that_cannot_be_read_stops_the_run(
     few: tuple[pd.DataFrame, Path, Sets],
 ) -> None:
-    pool, root, sets = few
-    scores = bench.scored(pool, root)
+    _, _, sets = few
     (sets["val"][1] / "v_1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"v_1\.png"):
-        deduplicate(scores, sets, pool=(pool, root))
+        twins(*few)
 
 
 def test_what_falls_between_the_limits_is_left_to_a_person_who_is_obeyed(
     few: tuple[pd.DataFrame, Path, Sets], tmp_path: Path
 ) -> None:
-    pool, root, sets = few
     limits = Thresholds(correlation=1.1, sift_inliers=10_000, review_correlation=0.9)
-    found = deduplicate(
-        bench.scored(pool, root), sets, pool=(pool, root), auto_max=0, thresholds=limits,
-        channels=("phash",), exact_only=(), views=1,
-    )  # fmt: skip
+    found = twins(*few, auto_max=0, thresholds=limits, channels=("phash",), exact_only=(), views=1)
     assert decisions(found)["b_7.png"][2] in ("review", "remove")
     found["decision"] = found["decision"].where(found["key"] != "b_7.png", "review")
     path = write_review(tmp_path / "review.csv", found)
@@ -313,8 +322,7 @@ def test_what_falls_between_the_limits_is_left_to_a_person_who_is_obeyed(
 def test_an_exact_copy_cannot_be_kept_and_odd_words_are_named(
     few: tuple[pd.DataFrame, Path, Sets], tmp_path: Path
 ) -> None:
-    pool, root, sets = few
-    found = deduplicate(bench.scored(pool, root), sets, pool=(pool, root))
+    found = twins(*few)
     with pytest.raises(DataError, match="a_1.png is a protected image itself"):
         apply_review(found, pd.DataFrame({"key": ["a_1.png"], "decision": ["keep"]}))
     path = tmp_path / "review.csv"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from manifest_mutations import check_manifest, make_manifest
 
 from hgnetv2_pipeline import ownership
-from hgnetv2_pipeline.durable import read_json, sha256_file, write_json
+from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.contents import ContentHashes
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse, Work
@@ -211,37 +211,33 @@ SHARD_DAMAGE = ["cut", "empty", "a list", "an empty object", "null", "binary"]
 def test_a_shard_whose_manifest_is_damaged_is_made_again(
     tmp_path: Path, room: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from hgnetv2_pipeline.data import resized
+    from hgnetv2_pipeline.data.resized import copy_shards, write_files
     from hgnetv2_pipeline.input import teacher_logits
-    from hgnetv2_pipeline.mining import shards
+    from hgnetv2_pipeline.mining.score_shards import score_store, write_scores
 
-    who = {"inputs_sha256": "x"}
+    who, parts = "who", {}
     if room == "scores":
-        shards.write_shard(
+        store = score_store(tmp_path)
+        write_scores(
             tmp_path, 0,
             {"key": ["a"], "top_ids": [[0]], "top_logits": [[0.5]], "lse": [0.5], "score_q": [1],
              "phash64": [1], "bytes_sha256": ["x"]},
-            {"identity": who, "number": 0, "listed": 1, "rows": 1, "quarantined": []},
+            {"identity": {}, "number": 0, "listed": 1, "rows": 1, "quarantined": []},
         )  # fmt: skip
-        manifest = tmp_path / "shard=00000.json"
+        who = sha256_json({})
         parts = {"identity": "identity_sha256", "sha256": "parquet_sha256"}
     elif room == "teacher logits":
+        store = teacher_logits.logit_shards(tmp_path)
         records = np.zeros((1, 1), teacher_logits.record_dtype(2, 1))
-        teacher_logits.write_shard(tmp_path, 0, records, "who", [])
-        manifest = tmp_path / "shards" / "shard=00000.json"
-        parts = {}
+        teacher_logits.write_records(tmp_path, 0, records, who, [])
     else:
-        manifest = tmp_path / "shard=00000.json"
-        (tmp_path / "shard=00000.bin").write_bytes(b"x")
-        write_json(manifest, {"identity": "who", "offsets": [0], "lengths": [1]})
+        store = copy_shards(tmp_path)
+        write_files(tmp_path, 0, who, iter([b"x"]))
         parts = {"sha256": "lengths", "quarantined": "offsets"}
+    manifest = store.manifest_path(0)
 
     def found() -> object:
-        if room == "scores":
-            return shards.finished(tmp_path, 0, who)
-        if room == "teacher logits":
-            return teacher_logits.finished_shard(tmp_path, 0, "who")
-        return resized._finished(tmp_path, 0)
+        return store.finished(0, who)
 
     assert found() is not None
     if damage in SHARD_DAMAGE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import pickle
@@ -333,6 +334,41 @@ def test_another_list_takes_over_what_was_answered_and_asks_for_the_rest(
             known, found = (one.answers_to(row)[field] for one in (store, TeacherLogits(spec.out)))
             # Answers from batches of 5 and of 15 views differ in the last bit.
             np.testing.assert_allclose(found.astype(float), known.astype(float), atol=2e-6)
+
+
+def test_a_store_in_the_layout_of_the_first_version_is_taken_as_it_is(
+    pictures: Path, teacher: Path, store: TeacherLogits, tmp_path: Path
+) -> None:
+    """Written here with hashlib and json, as the version that had its own shards wrote it."""
+    known = json.loads((store.folder / "store.json").read_text())
+    made = {name: known[name] for name in known if name not in ("images", "shard_images", "shards")}
+    listed = index.read_index(pictures / "train.parquet")
+    spec = store_spec(pictures, teacher, tmp_path / "logits")
+    (spec.out / "shards").mkdir(parents=True)
+    for number, first in enumerate(range(0, len(listed), 8)):
+        rows = listed.iloc[first : first + 8]
+        images = [[row.key, str(row.length), row.bytes_sha256] for row in rows.itertuples()]
+        of = {name: value for name, value in made.items() if name != "format"}
+        text = json.dumps(
+            ["hgnetv2_pipeline/teacher_logits/1", of, images],
+            sort_keys=True, separators=(",", ":"), ensure_ascii=False,
+        )  # fmt: skip
+        name = f"shards/shard={number:05d}"
+        content = (store.folder / f"{name}.npy").read_bytes()
+        (spec.out / f"{name}.npy").write_bytes(content)
+        manifest = {
+            "identity": hashlib.sha256(text.encode()).hexdigest(),
+            "images": len(rows),
+            "quarantined": [],
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
+        (spec.out / f"{name}.json").write_text(text + "\n")
+    written = files(spec.out)
+    assert store_teacher_logits(spec)["shards_reused"] == 3
+    assert files(spec.out) == written
+    seal_teacher_logits(spec)
+    assert files(spec.out) == files(store.folder), "today's are the same, byte for byte"
 
 
 def test_a_damaged_shard_is_made_again(

@@ -14,9 +14,11 @@ import io
 import itertools
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import PIL
@@ -31,10 +33,11 @@ from hgnetv2_pipeline.data.index import (
     sorted_samples,
     write_index,
 )
-from hgnetv2_pipeline.durable import read_json, sha256_json, write_json, written_aside
+from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 from hgnetv2_pipeline.processor import available_cpus
 from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.shards import ShardStore, shard_slices
 
 _log = logging.getLogger(__name__)
 QUALITY = 95
@@ -76,48 +79,74 @@ def resized_copy(
     if not len(samples):
         raise DataError("0 samples; there is nothing to copy")
     rows = sorted_samples(samples)
-    slices = [rows.iloc[at : at + shard_images] for at in range(0, len(rows), shard_images)]
-    wanted = [_identity(part, short_side) for part in slices]
-
-    def unfinished() -> list[int]:
-        return [n for n, identity in enumerate(wanted) if _finished(folder, n) != identity]
-
-    if not unfinished() and _stands(folder, rows, len(slices)):
+    shards = copy_shards(folder)
+    slices = shard_slices(len(rows), shard_images)
+    wanted = {n: _identity(rows.iloc[part], short_side) for n, part in slices.items()}
+    done = shards.all_finished(wanted)
+    if len(done) == len(slices) and _is_index_of(folder, rows, done):
         return folder / INDEX
     # Runs side by side need the same copy: one makes it, the others wait.
     with ownership.sole(folder, wait=True):
         folder.mkdir(parents=True, exist_ok=True)
-        ownership.sweep_temporaries(folder)
-        todo = unfinished()
+        shards.sweep(len(slices), alone=True)
+        done = shards.all_finished(wanted)
+        todo = {number: rows.iloc[part] for number, part in slices.items() if number not in done}
         if todo:
-            left = pd.concat([slices[number] for number in todo])
-            _check_space(left, root, folder, short_side, max_pixels)
+            left, copy = pd.concat(list(todo.values())), _Copier(root, short_side, max_pixels)
+            _check_space(left, copy, folder)
             with (
                 ThreadPoolExecutor(threads or available_cpus()) as pool,
                 Progress(len(left), f"resized copy {short_side}", "img") as progress,
             ):
-                for number in todo:
-                    _write_shard(folder, number, slices[number], wanted[number], root, short_side,
-                                 max_pixels, pool, progress)  # fmt: skip
-        _drop_leftovers(folder, len(slices))
-        return write_index(folder / INDEX, _index(folder, rows, len(slices)))
+                for number, part in todo.items():
+                    files = copy.files(part, pool, progress)
+                    done[number] = write_files(folder, number, wanted[number], files)
+        return write_index(folder / INDEX, _index(folder, rows, done))
 
 
-def _stands(folder: Path, rows: pd.DataFrame, shards: int) -> bool:
+def copy_shards(folder: Path) -> ShardStore:
+    """The shards of the copy in ``folder``: files one behind the other.
+
+    Their sizes are compared, not their hashes: to read hundreds of gigabytes at every start would
+    cost more than it protects, and a damaged picture in them is named by the loader.
+    """
+    return ShardStore(folder, ".bin", "identity", None, _is_of_size)
+
+
+def _is_of_size(manifest: Mapping[str, Any], size: int) -> bool:
+    return len(manifest["offsets"]) > 0 and bool(size == sum(manifest["lengths"]))
+
+
+def write_files(folder: Path, number: int, identity: str, files: Iterator[bytes]) -> dict[str, Any]:
+    """Write the contents of ``files`` as shard ``number``; returns its manifest."""
+
+    def save(path: Path) -> dict[str, Any]:
+        lengths = []
+        with path.open("wb") as file:
+            for content in files:
+                file.write(content)
+                lengths.append(len(content))
+        return {"offsets": [0, *itertools.accumulate(lengths)][:-1], "lengths": lengths}
+
+    return copy_shards(folder).write(number, identity, save)
+
+
+def _is_index_of(folder: Path, rows: pd.DataFrame, done: Mapping[int, Mapping[str, Any]]) -> bool:
     """Whether the index is that of these finished shards and labels."""
     try:
         found = read_index(folder / INDEX)
     except (DataError, OSError):
         return False
-    return found.equals(_index(folder, rows, shards)[found.columns])
+    return found.equals(_index(folder, rows, done)[found.columns])
 
 
-def _index(folder: Path, rows: pd.DataFrame, shards: int) -> pd.DataFrame:
-    places = [read_json(_manifest(folder, number)) for number in range(shards)]
+def _index(folder: Path, rows: pd.DataFrame, done: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
+    shards = copy_shards(folder)
+    manifests = [done[number] for number in sorted(done)]
     return rows.assign(
-        path=[_data(folder, n).name for n, place in enumerate(places) for _ in place["lengths"]],
-        offset=[offset for place in places for offset in place["offsets"]],
-        length=[length for place in places for length in place["lengths"]],
+        path=[shards.path(n).name for n in sorted(done) for _ in done[n]["lengths"]],
+        offset=[offset for manifest in manifests for offset in manifest["offsets"]],
+        length=[length for manifest in manifests for length in manifest["lengths"]],
         bytes_sha256="",
     ).reset_index(drop=True)
 
@@ -127,77 +156,36 @@ def _identity(rows: pd.DataFrame, short_side: int) -> str:
     return sha256_json([images_hash(rows), short_side, QUALITY, PIL.__version__])
 
 
-def _data(folder: Path, number: int) -> Path:
-    return folder / f"shard={number:05d}.bin"
+@dataclass(frozen=True)
+class _Copier:
+    """Makes the files of a copy from images below ``root``."""
+
+    root: Path
+    short_side: int
+    max_pixels: int
+
+    def file(self, place: tuple[str, int, int]) -> bytes:
+        """What is stored of the image at (path, offset, length)."""
+        try:
+            content = read_bytes(place, self.root)
+        except DataError:
+            return b""  # unreadable here as there: the loader names it and leaves it out
+        return resized_file(content, self.short_side, self.max_pixels)
+
+    def files(
+        self, rows: pd.DataFrame, pool: ThreadPoolExecutor, progress: Progress
+    ) -> Iterator[bytes]:
+        """The files of these images in order; few of them are held at a time."""
+        places = _places(rows)
+        ahead = 256
+        for start in range(0, len(places), ahead):
+            for content in pool.map(self.file, places[start : start + ahead]):
+                yield content
+                progress.advance(1)
 
 
-def _manifest(folder: Path, number: int) -> Path:
-    return folder / f"shard={number:05d}.json"
-
-
-def _finished(folder: Path, number: int) -> str | None:
-    """The identity of a shard that is whole, or None. The manifest is written last.
-
-    Whole means of the right size: hashing a copy of hundreds of gigabytes at every start would
-    cost more than it protects, and a damaged picture in it is named by the loader.
-    """
-    data, manifest = _data(folder, number), _manifest(folder, number)
-    if not data.is_file() or not manifest.is_file():
-        return None
-    try:
-        known = read_json(manifest)
-        identity, whole = str(known["identity"]), len(known["offsets"]) > 0
-        whole = whole and data.stat().st_size == sum(known["lengths"])
-    except (ValueError, KeyError, TypeError):
-        _log.warning("%s is damaged; its shard is made again", manifest)
-        return None
-    return identity if whole else None
-
-
-def _write_shard(
-    folder: Path,
-    number: int,
-    rows: pd.DataFrame,
-    identity: str,
-    root: Path,
-    short_side: int,
-    max_pixels: int,
-    pool: ThreadPoolExecutor,
-    progress: Progress,
-) -> None:
-    lengths: list[int] = []
-    _manifest(folder, number).unlink(missing_ok=True)
-    with written_aside(_data(folder, number)) as aside, aside.open("wb") as file:
-        for content in _made(rows, root, short_side, max_pixels, pool):
-            file.write(content)
-            lengths.append(len(content))
-            progress.advance(1)
-    offsets = [0, *itertools.accumulate(lengths)][:-1]
-    write_json(
-        _manifest(folder, number),
-        {"identity": identity, "offsets": offsets, "lengths": lengths},
-    )
-
-
-def _made(
-    rows: pd.DataFrame, root: Path, short_side: int, max_pixels: int, pool: ThreadPoolExecutor
-) -> Iterator[bytes]:
-    """The files of a shard in order; few of them are held at a time."""
-    places = list(rows[["path", "offset", "length"]].itertuples(index=False, name=None))
-    ahead = 256
-    for start in range(0, len(places), ahead):
-        yield from pool.map(
-            lambda place: _stored(place, root, short_side, max_pixels),
-            places[start : start + ahead],
-        )
-
-
-def _stored(place: tuple[str, int, int], root: Path, short_side: int, max_pixels: int) -> bytes:
-    try:
-        content = read_bytes(place, root)
-    except DataError:
-        return b""  # unreadable here as there: the loader names it and leaves it out
-    return resized_file(content, short_side, max_pixels)
+def _places(rows: pd.DataFrame) -> list[tuple[str, int, int]]:
+    return list(rows[["path", "offset", "length"]].itertuples(index=False, name=None))
 
 
 def resized_file(content: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -220,15 +208,10 @@ def resized_file(content: bytes, short_side: int, max_pixels: int = MAX_PIXELS) 
     return out.getvalue() if out.tell() < len(content) else content
 
 
-def _check_space(
-    rows: pd.DataFrame, root: Path, folder: Path, short_side: int, max_pixels: int
-) -> None:
+def _check_space(rows: pd.DataFrame, copy: _Copier, folder: Path) -> None:
     """Project the size from a few images spread over the list."""
     probe = rows.iloc[:: max(1, len(rows) // _PROBE)]
-    sizes = [
-        len(_stored(place, root, short_side, max_pixels))
-        for place in probe[["path", "offset", "length"]].itertuples(index=False, name=None)
-    ]
+    sizes = [len(copy.file(place)) for place in _places(probe)]
     needed = round(sum(sizes) / len(sizes) * len(rows))
     free = shutil.disk_usage(folder).free
     _log.info(
@@ -240,11 +223,3 @@ def _check_space(
             f"a resized copy of {len(rows):,} images needs about {needed / 1e9:.1f} GB in "
             f"{folder}, {free / 1e9:.1f} GB are free; set input.resized: null or make room"
         )
-
-
-def _drop_leftovers(folder: Path, shards: int) -> None:
-    """Shards beyond the last one belong to a longer list of before."""
-    for path in folder.glob("shard=*.*"):
-        number = path.stem.partition("=")[2]
-        if number.isdigit() and int(number) >= shards:
-            path.unlink()

@@ -15,8 +15,6 @@ classes that matter.
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +33,7 @@ from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import Augment, View, begin
 from hgnetv2_pipeline.input.jpeg import optional
 from hgnetv2_pipeline.input.lazy_image import Picture
-
-_log = logging.getLogger(__name__)
+from hgnetv2_pipeline.shards import ShardStore, shard_slices
 
 Records = npt.NDArray[np.void]
 
@@ -48,7 +45,6 @@ REMEDY = (
 )
 # By these an image is known again, wherever its file lies.
 _IMAGE = ["key", "length", "bytes_sha256"]
-_NAME = re.compile(r"shard=(\d{5,})\.(npy|json)$")
 
 
 def record_dtype(classes: int, topk: int) -> np.dtype[np.void]:
@@ -112,7 +108,7 @@ class TeacherLogits:
         self.classes, self.topk = int(self.made["classes"]["number"]), int(self.made["topk"])
         self._opened: dict[int, Records] = {}
         for number, shard in enumerate(self.made["shards"]):
-            path = shard_path(self.folder, number)
+            path = logit_shards(self.folder).path(number)
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise DataError(f"{path} is missing or cut short; {REMEDY}")
 
@@ -123,7 +119,7 @@ class TeacherLogits:
     def verify(self) -> None:
         """Read every shard; DataError for one whose bytes are not those that were written."""
         for number, shard in enumerate(self.made["shards"]):
-            path = shard_path(self.folder, number)
+            path = logit_shards(self.folder).path(number)
             if sha256_file(path) != shard["sha256"]:
                 raise DataError(f"{path} was changed since it was made; {REMEDY}")
 
@@ -166,7 +162,7 @@ class TeacherLogits:
         """The records [V] of the image in place ``row``."""
         number, place = divmod(row, int(self.made["shard_images"]))
         if number not in self._opened:
-            path = shard_path(self.folder, number)
+            path = logit_shards(self.folder).path(number)
             self._opened[number] = np.load(path, mmap_mode="r", allow_pickle=False)
         return self._opened[number][:, place]
 
@@ -214,9 +210,15 @@ class Replayed:
         return begin(self.view, picture, keyed_rng(self.store.seed, number, key)), record
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    """Where the records of shard ``number`` lie; its manifest ends in ``.json``."""
-    return folder / SHARDS / f"shard={number:05d}.npy"
+def logit_shards(folder: Path) -> ShardStore:
+    """The shards of the store in ``folder``. They are in a folder of their own, which is hashed."""
+    return ShardStore(folder / SHARDS, ".npy", "identity", "sha256", _is_readable)
+
+
+def _is_readable(manifest: Mapping[str, Any], size: int) -> bool:
+    """Whether all is there that the pass and ``seal_store`` ask for."""
+    _ = manifest["images"], manifest["quarantined"]
+    return True
 
 
 def shard_identity(made: Mapping[str, Any], images: pd.DataFrame) -> str:
@@ -225,44 +227,22 @@ def shard_identity(made: Mapping[str, Any], images: pd.DataFrame) -> str:
     return sha256_json([FORMAT, made, [[str(value) for value in row] for row in rows]])
 
 
-def finished_shard(folder: Path, number: int, identity: str) -> dict[str, Any] | None:
-    """The manifest of a shard if it is whole, intact and of this identity."""
-    path = shard_path(folder, number)
-    try:
-        manifest = read_json(path.with_suffix(".json"))
-        if manifest["identity"] != identity:
-            return None
-        parts = manifest["sha256"], manifest["images"], manifest["quarantined"]
-        whole = path.is_file() and sha256_file(path) == parts[0]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        whole = False  # cut short, or another program's
-    if not whole:
-        _log.warning("%s or its manifest is missing or damaged; it is made again", path)
-        return None
-    return dict(manifest)
-
-
-def write_shard(
+def write_records(
     folder: Path,
     number: int,
     records: Records,
     identity: str,
     quarantined: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
-    """Write records [V, images], then the manifest that makes them count; returns the manifest."""
-    path = shard_path(folder, number)
-    with written_aside(path) as aside, aside.open("wb") as file:
-        np.save(file, records, allow_pickle=False)
-    manifest = {
-        "identity": identity,
-        "images": records.shape[1],
-        "quarantined": [list(entry) for entry in quarantined],
-        "sha256": sha256_file(path),
-    }
-    write_json(path.with_suffix(".json"), manifest)
-    return manifest
+    """Write records [V, images] as shard ``number``; returns its manifest."""
+
+    def save(path: Path) -> dict[str, Any]:
+        with path.open("wb") as file:
+            np.save(file, records, allow_pickle=False)
+        bad = [list(entry) for entry in quarantined]
+        return {"images": records.shape[1], "quarantined": bad}
+
+    return logit_shards(folder).write(number, identity, save)
 
 
 def seal_store(
@@ -276,33 +256,30 @@ def seal_store(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    starts = range(0, len(images), shard_images)
-    shards: list[dict[str, Any]] = []
-    missing: list[int] = []
-    for number, start in enumerate(starts):
-        identity = shard_identity(made, images.iloc[start : start + shard_images])
-        manifest = finished_shard(folder, number, identity)
-        if manifest is None:
-            missing.append(number)
-        else:
-            size = shard_path(folder, number).stat().st_size
-            kept = {name: manifest[name] for name in ("images", "sha256")}
-            shards.append({**kept, "bytes": size})
+    store = logit_shards(folder)
+    slices = shard_slices(len(images), shard_images)
+    wanted = {n: shard_identity(made, images.iloc[part]) for n, part in slices.items()}
+    done = store.all_finished(wanted)
+    missing = [number for number in slices if number not in done]
     if missing:
         raise DataError(
-            f"{folder}: {len(missing)} of {len(starts)} shards of teacher logits are not made yet, "
+            f"{folder}: {len(missing)} of {len(slices)} shards of teacher logits are not made yet, "
             f"the first is {missing[0]}; run it again, what is finished stays"
         )
-    for path in sorted((folder / SHARDS).iterdir()):
-        match = _NAME.fullmatch(path.name)
-        # Of a longer list, an earlier try; or half a file that a killed process left behind.
-        if match is None or int(match[1]) >= len(starts):
-            path.unlink()
+    store.sweep(len(slices), alone=True)
     schema = pa.schema(
         [("key", pa.string()), ("length", pa.int64()), ("bytes_sha256", pa.string())]
     )
     table = pa.Table.from_pandas(images[_IMAGE], schema=schema, preserve_index=False)
     with written_aside(folder / IMAGES) as aside:
         pq.write_table(table.replace_schema_metadata(None), aside, compression="zstd")
+    shards = [
+        {
+            "images": manifest["images"],
+            "sha256": manifest["sha256"],
+            "bytes": store.path(number).stat().st_size,
+        }
+        for number, manifest in done.items()
+    ]
     counts = {"images": len(images), "shard_images": shard_images, "shards": shards}
     write_json(folder / STORE, {"format": FORMAT, **made, **counts})

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining.candidates import candidate_counts
-from hgnetv2_pipeline.mining.database import database, quoted
+from hgnetv2_pipeline.mining.candidates import Candidates
+from hgnetv2_pipeline.mining.mined_list import read_batches
 from hgnetv2_pipeline.mining.purity import known_purity
-from hgnetv2_pipeline.mining.selection import excluded_keys
-from hgnetv2_pipeline.mining.shards import read_manifests
+from hgnetv2_pipeline.mining.score_shards import read_manifests
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Channels that are no question of likeness: the same file, the same name, a person's word.
 _CERTAIN = ("bytes", "name", "person")
 
 
 def audit(
-    scores: Path | Sequence[Path],
-    dedup: pd.DataFrame,
+    candidates: Candidates,
     mined: Path,
     *,
     table: pd.DataFrame,
-    exclude: Collection[str] = (),
-    exclude_review: bool = True,
-    min_conf: float = 0.0,
     curve: pd.DataFrame | None = None,
     truth: pd.DataFrame | None = None,
     planted: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Counts of a mining, JSON-able; DataError if they do not add up.
+    """Counts of a mining, JSON-able.
 
     pool_listed = scored + quarantined; scored = removed (exact_duplicates + near_removed +
     name_removed + person_removed) + review + excluded + candidates; candidates = selected +
-    same_bytes (of a better image of the class) + below_min_conf + not_reached (beyond k). With
-    ``exclude_review`` False the images in review count as candidates. ``by_channel`` counts every
-    pair by channel and decision.
+    same_bytes (of a better image of the class) + below_min_conf + not_reached (beyond k). Where
+    images in review are not left out they count as candidates. ``by_channel`` counts every pair by
+    channel and decision.
 
     ``mined`` is the mined list as parquet; it is read by the column, never held whole; ``table``
     of ``class_table`` gives short_classes (with fewer than k images), empty_classes and gini.
@@ -47,36 +47,57 @@ def audit(
     label; NA = belongs to no class) of hidden labels in the pool adds ``purity``; ``planted`` (key,
     kind) of known copies of protected images adds ``planted``: how many of each kind were removed,
     and how much of the rest was lost with them.
+
+    Raises:
+        DataError: the counts do not add up, or the list holds what it must not.
     """
-    manifests = list(read_manifests(scores).values())
+    sizes = table["selected"].to_numpy()
+    result = _account(candidates, mined, sizes)
+    k = result["k"]
+    result |= {
+        "classes": len(table),
+        "short_classes": int((sizes < k).sum()),
+        "empty_classes": int((sizes == 0).sum()),
+        "gini": round(gini(sizes), 6),
+        "by_channel": _by_channel(candidates.dedup),
+    }
+    if curve is not None:
+        result["estimate"] = _at_k(curve[curve["k"] == k].iloc[0])
+    if truth is not None:
+        result["purity"] = _purity(mined, truth)
+    if planted is not None:
+        result["planted"] = _planted(candidates, planted, result["scored"])
+    return result
+
+
+def _account(candidates: Candidates, mined: Path, sizes: NDArray[np.int64]) -> dict[str, Any]:
+    """What became of every image of the pool; ``sizes`` are the classes' images on the list."""
+    dedup = candidates.dedup
+    manifests = list(read_manifests(candidates.scores).values())
     listed = sum(int(manifest["listed"]) for manifest in manifests)
     scored = sum(int(manifest["rows"]) for manifest in manifests)
     quarantined = sum(len(manifest["quarantined"]) for manifest in manifests)
     removed = dedup[dedup["decision"] == "remove"]
     by_channel = removed["channel"].value_counts()
-    review = int((dedup["decision"] == "review").sum()) if exclude_review else 0
-    others = set(exclude) - set(excluded_keys(dedup, (), exclude_review))
-    candidates = scored - len(removed) - review - len(others)
-    barred = excluded_keys(dedup, exclude, exclude_review)
-    selected, k = _checked(mined, barred)
-    sizes = table["selected"].to_numpy()
-    if listed != scored + quarantined or not int(sizes.sum()) == selected <= candidates:
+    review = int((dedup["decision"] == "review").sum()) if candidates.exclude_review else 0
+    others = set(candidates.exclude) - set(candidates.barred_by_pairs)
+    left = scored - len(removed) - review - len(others)
+    selected, k = _checked(mined, candidates.barred)
+    if listed != scored + quarantined or not int(sizes.sum()) == selected <= left:
         raise DataError(
             f"the counts of the pool do not add up: {listed} listed, {scored} scored, "
             f"{quarantined} quarantined, {len(removed)} removed, {review} in review, "
             f"{len(others)} excluded, {selected} selected; scores, duplicates and list are of "
             "different runs: mine again"
         )
-    distinct = int(candidate_counts(scores, barred).sum())
-    sure = distinct
-    if min_conf:
-        sure = int(candidate_counts(scores, barred, min_conf=min_conf).sum())
-    result: dict[str, Any] = {
+    distinct = int(replace(candidates, min_conf=0.0).counts().sum())
+    sure = int(candidates.counts().sum()) if candidates.min_conf else distinct
+    return {
         # Every image of the pool: chosen from, unreadable, or kept out by a rule or a person.
         "n_listed": listed,
-        "n_used": candidates,
+        "n_used": left,
         "n_quarantined": quarantined,
-        "n_refused": scored - candidates,
+        "n_refused": scored - left,
         "pool_listed": listed,
         "quarantined": quarantined,
         "scored": scored,
@@ -87,40 +108,28 @@ def audit(
         "removed": len(removed),
         "review": review,
         "excluded": len(others),
-        "candidates": candidates,
-        "same_bytes": candidates - distinct,
+        "candidates": left,
+        "same_bytes": left - distinct,
         "below_min_conf": distinct - sure,
         "not_reached": sure - selected,
         "selected": selected,
         "k": k,
-        "classes": len(table),
-        "short_classes": int((sizes < k).sum()),
-        "empty_classes": int((sizes == 0).sum()),
-        "gini": round(gini(sizes), 6),
-        "by_channel": _by_channel(dedup),
     }
-    if curve is not None:
-        at = curve[curve["k"] == k].iloc[0]
-        result["estimate"] = {name: int(at[name]) for name in ("probes", "right")}
-        if at["probes"]:
-            shares = {name: float(at[name]) for name in ("estimate", "low", "high")}
-            result["estimate"] |= shares
-    if truth is not None:
-        result["purity"] = _purity(mined, truth)
-    if planted is not None:
-        result["planted"] = _planted(dedup, planted, scored, exclude_review)
-    return result
+
+
+def _at_k(at: pd.Series[Any]) -> dict[str, Any]:
+    """The row of a purity curve at the list's k: counts, and shares if a probe is on the list."""
+    found: dict[str, Any] = {name: int(at[name]) for name in ("probes", "right")}
+    if at["probes"]:
+        found |= {name: float(at[name]) for name in ("estimate", "low", "high")}
+    return found
 
 
 def class_table(
-    scores: Path | Sequence[Path],
-    dedup: pd.DataFrame,
+    candidates: Candidates,
     mined: Path,
     *,
     classes: Sequence[str],
-    exclude: Collection[str] = (),
-    exclude_review: bool = True,
-    min_conf: float = 0.0,
     probes: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """A row a class, by label: name, candidates, selected, min_score, median_score, max_score.
@@ -128,25 +137,20 @@ def class_table(
     Scores (probabilities of the images taken) are missing where a class got none. ``probes`` of
     ``rank_probes`` adds probes (those that the list would hold) and right (of the class they are
     taken for).
+
+    Raises:
+        DataError: the list has a class that is not one of ``classes``.
     """
-    barred = excluded_keys(dedup, exclude, exclude_review)
-    with database() as base:
-        taken = base.sql(
-            "select label, count(*) as selected, min(score) as min_score, "  # noqa: S608
-            "quantile_cont(score, 0.5) as median_score, max(score) as max_score, "
-            f"max(rank) as deepest from read_parquet({quoted(mined)}) group by label"
-        ).df()
-    if len(taken) and int(taken["label"].max()) >= len(classes):
+    taken, k = _scores_taken(mined)
+    if len(taken) and int(taken.index.max()) >= len(classes):
         raise DataError(
-            f"the mined list has class {taken['label'].max()}, there are {len(classes)} classes"
+            f"the mined list has class {taken.index.max()}, there are {len(classes)} classes"
         )
-    k = int(taken["deepest"].max()) if len(taken) else 0
-    table = taken.drop(columns="deepest").set_index("label").reindex(range(len(classes)))
+    table = taken.reindex(range(len(classes)))
     table["selected"] = table["selected"].fillna(0).astype("int64")
     table = table.round(dict.fromkeys(("min_score", "median_score", "max_score"), 6))
-    counts = candidate_counts(scores, barred, min_conf=min_conf)
     table.insert(0, "name", list(classes))
-    table.insert(1, "candidates", counts.reindex(table.index, fill_value=0))
+    table.insert(1, "candidates", candidates.counts().reindex(table.index, fill_value=0))
     if probes is not None:
         held = probes[probes["rank"].between(1, k)]
         right = held[held["truth"] == held["label"]]
@@ -154,6 +158,31 @@ def class_table(
             table[name] = rows["label"].value_counts().reindex(table.index, fill_value=0)
     named: pd.DataFrame = table.rename_axis("label").reset_index()
     return named
+
+
+def _scores_taken(mined: Path) -> tuple[pd.DataFrame, int]:
+    """By label: selected, min_score, median_score, max_score of a mined list; and its k."""
+    parts, k = [], 0
+    for batch in read_batches(mined, ["label", "score", "rank"]):
+        parts.append((batch["label"].to_numpy().astype(np.int32), batch["score"].to_numpy()))
+        k = max(k, int(batch["rank"].to_numpy().max()))
+    empty = (np.zeros(0, np.int32), np.zeros(0, np.float32))
+    label, score = map(np.concatenate, zip(empty, *parts, strict=True))
+    order = np.lexsort((score, label))
+    label, score = label[order], score[order]
+    labels, first, count = np.unique(label, return_index=True, return_counts=True)
+    # Of an even number the mean of the middle two.
+    low, high = score[first + (count - 1) // 2], score[first + count // 2]
+    taken = pd.DataFrame(
+        {
+            "selected": count,
+            "min_score": score[first],
+            "median_score": low + (high - low) / 2,
+            "max_score": score[first + count - 1],
+        },
+        index=labels,
+    )
+    return taken, k
 
 
 def gini(sizes: np.ndarray[Any, Any]) -> float:
@@ -167,22 +196,31 @@ def gini(sizes: np.ndarray[Any, Any]) -> float:
 
 
 def _checked(mined: Path, barred: pd.Series[str]) -> tuple[int, int]:
-    """Length and depth of the mined list, which must hold no image twice and no excluded one."""
-    with database() as base:
-        base.register("barred", pd.DataFrame({"key": barred}))
-        base.execute(f"create view mined as select * from read_parquet({quoted(mined)})")  # noqa: S608
-        row = base.execute(
-            "select count(*), coalesce(max(rank), 0), "
-            "(select count(*) from mined semi join barred using (key)), "
-            # Of millions of keys only those whose hashes meet are compared.
-            "(select count(*) - count(distinct key) from mined where hash(key) in "
-            "(select hash(key) from mined group by hash(key) having count(*) > 1)) from mined"
-        ).fetchone()
-    assert row is not None  # noqa: S101
-    selected, k, forbidden, twice = map(int, row)
-    if twice or forbidden:
+    """Length and k of the mined list, which must hold no image twice and no excluded one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    forbidden = pa.array(barred, pa.large_string())
+    k, bad, parts = 0, 0, [np.zeros(0, np.uint64)]
+    for batch in read_batches(mined, ["key", "rank"]):
+        k = max(k, int(batch["rank"].to_numpy().max()))
+        bad += pc.sum(pc.is_in(batch["key"].cast(forbidden.type), value_set=forbidden)).as_py()
+        parts.append(_hashes(batch["key"]))
+    hashes = np.sort(np.concatenate(parts))
+    alike = hashes[1:][hashes[1:] == hashes[:-1]]
+    # Of millions of keys only those whose hashes meet are compared.
+    suspected: list[str] = []
+    for batch in read_batches(mined, ["key"]) if len(alike) else ():
+        meets = pa.array(np.isin(_hashes(batch["key"]), alike))
+        suspected += batch["key"].filter(meets).to_pylist()
+    if bad or len(suspected) > len(set(suspected)):
         raise DataError("the mined list holds an image twice or one that was excluded: mine again")
-    return selected, k
+    return len(hashes), k
+
+
+def _hashes(keys: pa.StringArray) -> NDArray[np.uint64]:
+    """64 bits of each key."""
+    return pd.util.hash_array(keys.to_numpy(zero_copy_only=False), categorize=False)
 
 
 def _by_channel(dedup: pd.DataFrame) -> dict[str, dict[str, int]]:
@@ -198,13 +236,14 @@ def _by_channel(dedup: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 def _purity(mined: Path, truth: pd.DataFrame) -> dict[str, Any]:
     """Sums first: how many are known, distractors, right; then the two shares."""
-    with database() as base:
-        base.register("truth", truth[["key", "label"]].rename(columns={"label": "truth"}))
-        known = base.sql(
-            "select key, label, truth from truth join "  # noqa: S608
-            f"(select key, label from read_parquet({quoted(mined)})) using (key)"
-        ).df()
-    found = known_purity(known)
+    index = pd.Index(truth["key"])  # its hash table is made once, for all batches
+    rows, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for batch in read_batches(mined, ["key", "label"]):
+        at = index.get_indexer(pd.Index(batch["key"].to_pandas()))
+        rows.append(at[at >= 0])
+        labels.append(batch["label"].to_numpy()[at >= 0])
+    known = truth[["label"]].iloc[np.concatenate(rows)].rename(columns={"label": "truth"})
+    found = known_purity(known.assign(label=np.concatenate(labels)))
     inside = found["known"] - found["distractors"]
     return {
         "known": found["known"],
@@ -215,18 +254,16 @@ def _purity(mined: Path, truth: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _planted(
-    dedup: pd.DataFrame, planted: pd.DataFrame, scored: int, exclude_review: bool
-) -> dict[str, Any]:
-    decisions = dedup.set_index("key")["decision"]
-    lost = decisions[decisions.isin(["remove", "review"] if exclude_review else ["remove"])]
+def _planted(candidates: Candidates, planted: pd.DataFrame, scored: int) -> dict[str, Any]:
+    decisions = candidates.dedup.set_index("key")["decision"]
+    lost = candidates.barred_by_pairs
     kinds = {}
     for kind, keys in planted.groupby("kind")["key"]:
         fate = keys.map(decisions).fillna("keep")
         counts = {what: int((fate == what).sum()) for what in ("remove", "review", "keep")}
         kinds[str(kind)] = {"planted": len(keys)} | counts
     clean = scored - len(planted)
-    clean_lost = int((~lost.index.isin(planted["key"])).sum())
+    clean_lost = int((~lost.isin(planted["key"])).sum())
     return {
         "kinds": kinds,
         "clean": clean,

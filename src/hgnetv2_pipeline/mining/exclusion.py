@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining.columns import ScoredPool
-from hgnetv2_pipeline.mining.shards import score_prefixes
+from hgnetv2_pipeline.mining.score_shards import score_prefixes
+from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 
 _log = logging.getLogger(__name__)
 

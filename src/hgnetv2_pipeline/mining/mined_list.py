@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,14 +58,21 @@ def write_merged(
     return {"mined": len(selection), "labelled": rows - len(selection)}
 
 
-def _batches(index: Path) -> Iterator[pa.Table]:
-    import pyarrow as pa
+def read_batches(list_or_index: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """These columns of a mined list or an index, some ten thousand images at a time."""
     import pyarrow.parquet as pq
 
     # Reading ahead would hold the whole file.
-    with pq.ParquetFile(index, pre_buffer=False) as file:
-        for batch in file.iter_batches(_ROWS, use_threads=False):
-            yield pa.Table.from_batches([batch]).select(arrow_schema().names).cast(arrow_schema())
+    with pq.ParquetFile(list_or_index, pre_buffer=False) as file:
+        yield from file.iter_batches(_ROWS, columns=list(columns), use_threads=False)
+
+
+def _batches(index: Path) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    names = arrow_schema().names
+    for batch in read_batches(index, names):
+        yield pa.Table.from_batches([batch]).select(names).cast(arrow_schema())
 
 
 def _mined(selection: Selection, pool: Path, zero: bool) -> Iterator[pa.Table]:

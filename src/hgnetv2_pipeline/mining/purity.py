@@ -12,7 +12,8 @@ the classes resemble the probes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.data import sample_rng
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining.candidates import candidate_counts, candidate_scores
-from hgnetv2_pipeline.mining.selection import excluded_keys, ranks_of
-from hgnetv2_pipeline.mining.shards import read_manifests
+from hgnetv2_pipeline.mining.candidates import Candidates
+from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 
 # Scores are millionths and fit below this, so that (class, score) is one sortable number.
 _SCORES = 1 << 20
@@ -38,51 +38,35 @@ def choose_probes(samples: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
     return labelled.iloc[np.sort(sample_rng.epoch_order(len(labelled), seed, 0)[:most])]
 
 
-def rank_probes(
-    scores: Path | Sequence[Path],
-    dedup: pd.DataFrame,
-    probes: Path,
-    labels: pd.DataFrame,
-    *,
-    exclude: Collection[str] = (),
-    exclude_review: bool = True,
-    min_conf: float = 0.0,
-) -> pd.DataFrame:
-    """Where each probe would stand among the candidates of the pool.
+def rank_probes(candidates: Candidates, probes: Path, labels: pd.DataFrame) -> pd.DataFrame:
+    """Where each probe would be in the order of the candidates.
 
     ``probes`` is a folder of score shards of labelled images, ``labels`` (key, label) says what
     they are. Returns key, truth, label (the teacher's class), score_q, rank (from 1, best first
     within the class; ties go to the probe), sorted by key; probes below ``min_conf``, which no list
     would hold, have rank 0. The pool is streamed: memory grows with the probes alone.
+
+    Raises:
+        DataError: no probe has a label.
     """
-    parts = [_first_class(path) for path in sorted(read_manifests(probes))]
-    found = pd.concat(parts, ignore_index=True).merge(labels[["key", "label"]], on="key")
-    found = found.rename(columns={"label": "truth"}).sort_values("key", ignore_index=True)
+    hidden = ScoredPool(probes)
+    label, score_q = hidden.best(1)
+    keys = hidden.keys(np.ones(hidden.rows, dtype=bool)).to_pandas()
+    guess = pd.DataFrame({"key": keys, "guess": label, "score_q": score_q})
+    found = guess.merge(labels[["key", "label"]], on="key").rename(columns={"label": "truth"})
+    found = found.sort_values("key", ignore_index=True)
     if found.empty:
         raise DataError(f"none of the probes in {probes} has a label; score them again")
-    barred = excluded_keys(dedup, exclude, exclude_review)
     ranks = _ranks(
         found["guess"].to_numpy(np.int64) * _SCORES + found["score_q"].to_numpy(np.int64),
-        (label * _SCORES + score_q for label, score_q in candidate_scores(scores, barred)),
+        (
+            label * _SCORES + score_q
+            for label, score_q in replace(candidates, min_conf=0.0).classes_and_scores()
+        ),
     )
-    ranks[found["score_q"].to_numpy() < np.ceil(min_conf * 1e6)] = 0
+    ranks[found["score_q"].to_numpy() < candidates.least] = 0
     found = found.rename(columns={"guess": "label"}).assign(rank=ranks)
     return found[["key", "truth", "label", "score_q", "rank"]].astype({"truth": "int64"})
-
-
-def _first_class(shard: Path) -> pd.DataFrame:
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(shard, columns=["key", "top_ids", "score_q"])
-    guess = pc.list_element(table["top_ids"], 0)
-    return pd.DataFrame(
-        {
-            "key": table["key"].to_pandas(),
-            "guess": guess.to_numpy(),
-            "score_q": table["score_q"].to_numpy(),
-        }
-    )
 
 
 def _ranks(probes: NDArray[np.int64], pool: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -102,15 +86,11 @@ def _ranks(probes: NDArray[np.int64], pool: Iterable[NDArray[np.int64]]) -> NDAr
 
 
 def purity_curve(
-    scores: Path | Sequence[Path],
-    dedup: pd.DataFrame,
+    candidates: Candidates,
     probes: pd.DataFrame,
     *,
     k: int,
     truth: pd.DataFrame | None = None,
-    exclude: Collection[str] = (),
-    exclude_review: bool = True,
-    min_conf: float = 0.0,
     points: int = 20,
 ) -> pd.DataFrame:
     """How pure lists of 1 to all images a class would be; ``k``, that of the list, among them.
@@ -121,9 +101,11 @@ def purity_curve(
     class), the hidden labels of a pool that has some, also known (images with known truth on such a
     list), distractors (of no class), known_right, purity (known_right of known). Neither knows of
     ``top_p`` and ``diversity``.
+
+    Raises:
+        DataError: there is no candidate.
     """
-    barred = excluded_keys(dedup, exclude, exclude_review)
-    counts = candidate_counts(scores, barred, min_conf=min_conf)
+    counts = candidates.counts()
     sizes = counts.to_numpy()
     if not len(sizes):
         raise DataError("no image of the pool is a candidate (mining.min_conf)")
@@ -137,7 +119,7 @@ def purity_curve(
     )
     if truth is None:
         return curve
-    ranked = ranks_of(scores, barred, truth["key"])
+    ranked = replace(candidates, min_conf=0.0).ranks_of(truth["key"])
     # The best come first, so that those below min_conf are the last of their class.
     ranked = ranked[ranked["rank"] <= ranked["label"].map(counts).fillna(0)]
     ranked = ranked.merge(truth[["key", "label"]].rename(columns={"label": "truth"}), on="key")

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining.columns import ScoredPool
 from hgnetv2_pipeline.mining.duplicates.neighbours import hamming
+from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 
 _SCORE_BITS = 20
 _LOWEST = (1 << _SCORE_BITS) - 1  # above the highest score, 1e6 millionths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,20 +19,22 @@ from hgnetv2_pipeline.data import decode, index, quarantine
 from hgnetv2_pipeline.data.index import images_hash
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.input.batches import Source
 from hgnetv2_pipeline.input.loader import made_batches
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.mining.answers import Scorer
-from hgnetv2_pipeline.mining.shards import (
-    finished,
+from hgnetv2_pipeline.mining.score_shards import (
     pool_rows,
     pool_slices,
-    remove_beyond,
+    score_store,
     write_plan,
-    write_shard,
+    write_scores,
 )
+from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.shards import shard_slices
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 
 _log = logging.getLogger(__name__)
@@ -123,148 +125,146 @@ class _PoolMaker:
 
 
 @workers_watched()
-def score_pool(
-    samples: pd.DataFrame | Path,
-    root: Path,
-    *,
-    teachers: Sequence[str],
-    num_classes: int,
-    out: Path,
-    weights_root: Path | None = None,
-    preprocess: Preprocess | None = None,
-    prefix: str = "",
-    shard_rows: int = 65_536,
-    batch_size: int = 64,
-    workers: int = 0,
-    features: bool = False,
-    dtype: str = "float32",
-    device: str = "cpu",
-    max_bad: float = 0.01,
-    ledger: quarantine.Ledger | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-) -> dict[str, Any]:
+def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     """Score a pool with one teacher or the mean of several; resumable, shard by shard.
 
-    ``samples`` is the pool's frame or the path of its parquet index (streamed; sorted by key), of
-    which the images whose keys begin with ``prefix`` are scored: those of one source.
-    ``teachers`` are specs of ``models.build_from``, looked up below ``weights_root`` (``root`` of
-    the weights). With ``preprocess`` None every teacher uses the preprocessing of its weights.
     Shards are slices of ``shard_rows`` images of the sorted pool; process ``rank`` of
     ``world_size`` does every ``world_size``-th of them, and no process waits for another.
 
     Writes ``out/shard=00000.parquet`` and ``.json``: key, top_ids int32 [K], top_logits
     float32 [K], lse, score_q (best probability in millionths), phash64, bytes_sha256, for every
-    image that could be read; the others are in the manifest and in ``ledger``. With ``features``
-    also feat float16 [D], see ``answers.Scores``. A finished shard with the same images, teachers
-    and preprocessing is kept as it is.
+    image that could be read; the others are in the manifest. With ``features`` also feat
+    float16 [D], see ``answers.Scores``. A finished shard with the same images, teachers and
+    preprocessing is kept as it is.
 
     Returns counts over the shards of this process: listed, scored, quarantined, shards,
-    shards_reused, and the teachers. Raises DataError when the pool is empty or more than
-    ``max_bad`` of it is unreadable, Interrupted when asked to stop: the shard in work is lost,
-    the finished ones stay.
+    shards_reused, and the teachers.
+
+    Raises:
+        DataError: the pool is empty, or more than ``max_bad`` of it is unreadable.
+        Interrupted: a stop was requested; the shard in work is lost, the finished ones stay.
+        ParameterError: a number or a teacher cannot be.
     """
-    listed = pool_rows(samples, prefix)
-    if not listed:
-        raise DataError("the pool is empty; there is nothing to score (set data.pool)")
-    for name, number in (("shard_rows", shard_rows), ("batch_size", batch_size)):
-        if number < 1:
-            raise ParameterError(f"{name} must be at least 1, not {number} (mining.{name})")
-    if not 0 <= rank < world_size:
-        raise ParameterError(f"rank {rank} is not one of {world_size} processes")
+    listed = pool_rows(spec.index, spec.prefix)
+    _check(spec, listed)
+    how = spec.preprocess
     scorer = Scorer(
-        teachers,
-        num_classes=num_classes,
-        weights_root=weights_root or root,
-        preprocess=preprocess,
-        dtype=dtype,
-        device=device,
+        spec.teachers,
+        num_classes=spec.num_classes,
+        weights_root=spec.weights_root,
+        preprocess=None if how is None else Preprocess.from_dict(how),
+        dtype=spec.dtype,
+        device=spec.device,
     )
-    ledger = quarantine.Ledger(listed, max_bad) if ledger is None else ledger
-    count = write_plan(out, listed, shard_rows, prefix)
-    totals = {"listed": 0, "scored": 0, "quarantined": 0, "shards": 0, "shards_reused": 0}
-    mine = range(rank, count, world_size)
-    todo = sum(min(shard_rows, listed - number * shard_rows) for number in mine)
+    ledger = quarantine.Ledger(listed, spec.max_bad)
+    count = write_plan(spec.out, listed, spec.shard_rows, spec.prefix)
+    mine = shard_slices(listed, spec.shard_rows, spec.rank, spec.world_size)
+    totals = {"listed": 0, "scored": 0, "quarantined": 0, "shards": len(mine), "shards_reused": 0}
+    todo = sum(part.stop - part.start for part in mine.values())
     with stop_on_signal() as stop, _exact(), Progress(todo, "scoring the pool", "img") as progress:
-        for number, rows in enumerate(pool_slices(samples, shard_rows, prefix)):
-            if number not in mine:
-                continue
-            identity = {
-                "format": 2,
-                "inputs_sha256": images_hash(rows),
-                "teachers": scorer.teacher.identity,
-                "num_classes": num_classes,
-                "dtype": dtype,
-                "batch_size": batch_size,
-                "features": features,
-            }
-            manifest = finished(out, number, identity)
-            reused = manifest is not None
-            if manifest is None:
-                maker = _PoolMaker(rows, root, scorer.teacher.preprocesses, batch_size)
-                columns, bad = _score_rows(maker, scorer, workers, features, ledger, stop, progress)
-                manifest = write_shard(
-                    out,
-                    number,
-                    columns,
-                    {
-                        "number": number,
-                        "identity": identity,
-                        "teachers": [member.spec for member in scorer.teacher.members],
-                        "device": scorer.device.type,
-                        "listed": len(rows),
-                        "rows": len(columns["key"]),
-                        "quarantined": bad,
-                    },
-                )
-            else:
-                progress.advance(len(rows))
-            for entry in manifest["quarantined"]:
-                ledger.quarantine(entry["key"], entry["reason"])
-            ledger.check()
-            totals["listed"] += manifest["listed"]
-            totals["scored"] += manifest["rows"]
-            totals["quarantined"] += len(manifest["quarantined"])
-            totals["shards"] += 1
-            totals["shards_reused"] += reused
-    if rank == 0:
-        remove_beyond(out, count)
+        work = _Pass(spec, scorer, ledger, stop, progress)
+        for number, rows in enumerate(pool_slices(spec.index, spec.shard_rows, spec.prefix)):
+            if number in mine:
+                manifest, reused = work.shard(number, rows)
+                totals["listed"] += manifest["listed"]
+                totals["scored"] += manifest["rows"]
+                totals["quarantined"] += len(manifest["quarantined"])
+                totals["shards_reused"] += reused
+    if spec.rank == 0:
+        # Others may still be at work on theirs.
+        score_store(spec.out).sweep(count, alone=False)
     _log.info("pool: %(listed)d listed, %(scored)d scored, %(quarantined)d quarantined; "
               "%(shards)d shards, %(shards_reused)d of them reused", totals)  # fmt: skip
     return totals | {"teachers": scorer.teacher.identity, "pool_listed": listed}
 
 
-def _score_rows(
-    maker: _PoolMaker,
-    scorer: Scorer,
-    workers: int,
-    features: bool,
-    ledger: quarantine.Ledger,
-    stop: StopRequest,
-    progress: Progress,
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """The columns of one shard, and the images of it that could not be read."""
-    names = ["key", "top_ids", "top_logits", "lse", "score_q", "phash64", "bytes_sha256"]
-    columns: dict[str, list[Any]] = {name: [] for name in [*names, *(["feat"] * features)]}
-    bad: list[dict[str, str]] = []
-    batches = -(-len(maker.source) // maker.batch_size)
-    for seen in made_batches(maker, 0, batches, workers, ledger):
-        if stop:
-            raise Interrupted("asked to stop while scoring the pool; run again to go on")
-        scores = scorer.score(seen.images, features=features)
-        columns["key"] += seen.keys
-        columns["phash64"] += seen.phashes
-        columns["bytes_sha256"] += seen.sha256s
-        for place in seen.places:
-            columns["top_ids"].append(scores.top_ids[place])
-            columns["top_logits"].append(scores.top_logits[place])
-            columns["lse"].append(scores.lse[place])
-            columns["score_q"].append(scores.score_q[place])
-            if scores.features is not None:
-                columns["feat"].append(scores.features[place])
-        bad += [{"key": key, "reason": reason} for key, reason in seen.bad]
-        progress.advance(len(seen.places) + len(seen.bad))
-    return columns, bad
+def _check(spec: ScoreSpec, listed: int) -> None:
+    if not listed:
+        raise DataError("the pool is empty; there is nothing to score (set data.pool)")
+    for name in ("shard_rows", "batch_size"):
+        number = getattr(spec, name)
+        if number < 1:
+            raise ParameterError(f"{name} must be at least 1, not {number} (mining.{name})")
+    if not 0 <= spec.rank < spec.world_size:
+        raise ParameterError(f"rank {spec.rank} is not one of {spec.world_size} processes")
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a process has at hand while it scores its shards."""
+
+    spec: ScoreSpec
+    scorer: Scorer
+    ledger: quarantine.Ledger
+    stop: StopRequest
+    progress: Progress
+
+    def shard(self, number: int, rows: pd.DataFrame) -> tuple[dict[str, Any], bool]:
+        """The manifest of shard ``number``, the images ``rows``; whether it was finished before."""
+        identity = self._identity(rows)
+        store = score_store(self.spec.out)
+        found = store.finished(number, sha256_json(identity))
+        if found is None:
+            columns, bad = self._scores(rows)
+            manifest = write_scores(
+                store.folder,
+                number,
+                columns,
+                {
+                    "number": number,
+                    "identity": identity,
+                    "teachers": [member.spec for member in self.scorer.teacher.members],
+                    "device": self.scorer.device.type,
+                    "listed": len(rows),
+                    "rows": len(columns["key"]),
+                    "quarantined": bad,
+                },
+            )
+        else:
+            manifest = found
+            self.progress.advance(len(rows))
+        for entry in manifest["quarantined"]:
+            self.ledger.quarantine(entry["key"], entry["reason"])
+        self.ledger.check()
+        return manifest, found is not None
+
+    def _identity(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """What a shard is made from: other images, teachers or precision give another."""
+        return {
+            "format": 2,
+            "inputs_sha256": images_hash(rows),
+            "teachers": self.scorer.teacher.identity,
+            "num_classes": self.spec.num_classes,
+            "dtype": self.spec.dtype,
+            "batch_size": self.spec.batch_size,
+            "features": self.spec.features,
+        }
+
+    def _scores(self, rows: pd.DataFrame) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        """The columns of one shard, and the images of it that could not be read."""
+        spec = self.spec
+        maker = _PoolMaker(rows, spec.root, self.scorer.teacher.preprocesses, spec.batch_size)
+        names = ["key", "top_ids", "top_logits", "lse", "score_q", "phash64", "bytes_sha256"]
+        columns: dict[str, list[Any]] = {name: [] for name in [*names, *(["feat"] * spec.features)]}
+        bad: list[dict[str, str]] = []
+        batches = -(-len(rows) // spec.batch_size)
+        for seen in made_batches(maker, 0, batches, spec.workers, self.ledger):
+            if self.stop:
+                raise Interrupted("asked to stop while scoring the pool; run again to go on")
+            scores = self.scorer.score(seen.images, features=spec.features)
+            columns["key"] += seen.keys
+            columns["phash64"] += seen.phashes
+            columns["bytes_sha256"] += seen.sha256s
+            for place in seen.places:
+                columns["top_ids"].append(scores.top_ids[place])
+                columns["top_logits"].append(scores.top_logits[place])
+                columns["lse"].append(scores.lse[place])
+                columns["score_q"].append(scores.score_q[place])
+                if scores.features is not None:
+                    columns["feat"].append(scores.features[place])
+            bad += [{"key": key, "reason": reason} for key, reason in seen.bad]
+            self.progress.advance(len(seen.places) + len(seen.bad))
+        return columns, bad
 
 
 @contextmanager

@@ -11,10 +11,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.ownership import helping
 from hgnetv2_pipeline.processes.specs import (
     local_rank,
@@ -27,42 +25,14 @@ from hgnetv2_pipeline.processes.specs import (
 )
 
 
-class ScoreSpec(BaseModel):
-    """All that a pass over one source of the pool needs; see ``score.score_pool``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    index: Path
-    root: Path
-    prefix: str
-    teachers: list[str]
-    num_classes: int
-    out: Path
-    weights_root: Path
-    preprocess: dict[str, Any] | None
-    shard_rows: int
-    batch_size: int
-    workers: int
-    features: bool
-    dtype: str
-    device: str
-    max_bad: float
-    rank: int = 0
-    world_size: int = 1
-
-
 def score(spec: ScoreSpec) -> None:
     """Do the shards of one process. torchrun's RANK and WORLD_SIZE win over those of ``spec``."""
-    from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.mining.score import score_pool
 
     spec = torchrun_share(spec)
-    values = dict(spec) | {
-        "device": _device(spec.device, local_rank(spec.rank)),
-        "preprocess": spec.preprocess and Preprocess.from_dict(spec.preprocess),
-    }
+    place = {"device": _device(spec.device, local_rank(spec.rank))}
     with helping(spec.out):
-        score_pool(values.pop("index"), values.pop("root"), **values)
+        score_pool(spec.model_copy(update=place))
 
 
 def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:

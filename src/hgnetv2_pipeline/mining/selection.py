@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining.columns import ScoredPool
-from hgnetv2_pipeline.mining.ranking import Order, Picks, look_alikes, repeats
+from hgnetv2_pipeline.mining.candidates import Candidates, marked
+from hgnetv2_pipeline.mining.ranking import Picks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,16 +98,12 @@ class Selection:
 
 
 def select(
-    scores: Path | Sequence[Path],
-    dedup: pd.DataFrame | None = None,
+    candidates: Candidates,
     *,
     k: int | None = None,
     target_total: int | None = None,
-    min_conf: float = 0.0,
     top_p: int = 1,
     diversity: int | None = None,
-    exclude: Collection[str] = (),
-    exclude_review: bool = True,
 ) -> Selection:
     """The mined list: of every class the ``k`` images the teacher is surest of.
 
@@ -116,42 +111,39 @@ def select(
     of processes can change the list. ``target_total`` asks for the smallest k that brings that many
     images (as far as the pool goes); with neither, ``default_target`` images.
 
-    Left out: images that ``dedup`` decides to ``remove`` (and, with ``exclude_review``, those that
-    wait for a person), the keys in ``exclude``, images below ``min_conf`` (probability), all but
-    the best-placed of images with the same bytes in a class, and with ``diversity`` those within
-    that many bits of a better one of their class; the next in order take their places. With
-    ``top_p`` above 1, classes that stay short are filled with images not chosen yet that have the
-    class second, third, ... to ``top_p``-th; an image is listed once in any case.
+    Of images with the same bytes in a class all but the best-placed are left out, and with
+    ``diversity`` those within that many bits of a better one of their class; the next in order take
+    their places. With ``top_p`` above 1, classes that stay short are filled with images not chosen
+    yet that have the class second, third, ... to ``top_p``-th; an image is listed once in any case.
 
-    Memory: about 30 bytes an image of the pool and a key for each that is chosen. Raises
-    ParameterError for impossible limits, DataError if nothing is left.
+    Memory: about 30 bytes an image of the pool and a key for each that is chosen.
+
+    Raises:
+        ParameterError: for impossible limits.
+        DataError: nothing is left to mine.
     """
-    _check(k, target_total, min_conf, top_p, diversity)
-    pool = ScoredPool(scores)
-    least = _millionths(min_conf)
-    barred = excluded_keys(dedup, exclude, exclude_review)
-    picks = _pick(pool, ~pool.holding(barred), k, target_total, least, top_p, diversity)
+    _check(candidates.min_conf, k, target_total, top_p, diversity)
+    picks = _pick(candidates, k, target_total, top_p, diversity)
     label, score_q, rank = picks.label, picks.score_q, picks.rank
-    wanted, at_key = _marked(pool.rows, picks.place)
+    wanted, at_key = marked(candidates.pool.rows, picks.place)
     del picks  # before millions of keys are read
-    return Selection(label, score_q, rank, at_key, pool.keys(wanted))
+    return Selection(label, score_q, rank, at_key, candidates.pool.keys(wanted))
 
 
 def _pick(
-    pool: ScoredPool,
-    free: NDArray[np.bool_],
+    candidates: Candidates,
     k: int | None,
     target_total: int | None,
-    least: int,
     top_p: int,
     diversity: int | None,
 ) -> Picks:
-    order = _order(pool, 1, free, least)
+    pool, free = candidates.pool, candidates.free()
+    order = candidates.order(free)
     total = int(order.sizes.sum())
     if not total:
         raise DataError(
             "no image of the pool is left to mine: all are excluded or below min_conf "
-            f"{least / 1e6:g} (mining.min_conf)"
+            f"{candidates.min_conf:g} (mining.min_conf)"
         )
     if k is None:
         k = _smallest_k(order.sizes, target_total or default_target(pool.rows, pool.num_classes))
@@ -163,7 +155,7 @@ def _pick(
             if have.min() >= k:
                 break
             free[chosen.place] = False
-            order = _order(pool, place, free, least)
+            order = candidates.order(free, place)
         if phash is None or diversity is None:
             more = order.first(k - have, have)
         else:
@@ -173,63 +165,6 @@ def _pick(
     assert chosen is not None  # noqa: S101 - top_p is at least 1
     _log.info("mined %d of %d candidates, at most %d a class", len(chosen), total, k)
     return chosen
-
-
-def _order(pool: ScoredPool, place: int, free: NDArray[np.bool_], least: int) -> Order:
-    """The order of the free images by their ``place``-th class; the first also settles copies."""
-    if place > 1:
-        labels, score_q = pool.best(place)
-        return Order(labels, score_q, free & (score_q >= least), pool.num_classes)
-    # Before the other columns: this one is the largest.
-    alike = look_alikes(pool, free)
-    labels, score_q = pool.best(place)
-    free &= score_q >= least
-    free[repeats(pool, labels, score_q, alike & free)] = False
-    return Order(labels, score_q, free, pool.num_classes)
-
-
-def _marked(rows: int, places: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
-    """A mask of the places among ``rows``, and which of those marked each place is."""
-    wanted = np.zeros(rows, dtype=bool)
-    wanted[places] = True
-    at = np.empty(len(places), dtype=np.uint32)
-    at[np.argsort(places)] = np.arange(len(places), dtype=np.uint32)
-    return wanted, at
-
-
-def excluded_keys(
-    dedup: pd.DataFrame | None, exclude: Collection[str], exclude_review: bool
-) -> pd.Series[str]:
-    """Keys that may not be mined: removed, waiting for a person, or excluded by name."""
-    keys = pd.Series(list(exclude), dtype="str")
-    if dedup is not None:
-        barring = ["remove", "review"] if exclude_review else ["remove"]
-        keys = pd.concat([keys, dedup.loc[dedup["decision"].isin(barring), "key"]])
-    return keys.drop_duplicates().reset_index(drop=True)
-
-
-def candidates(pool: ScoredPool, barred: pd.Series[str], min_conf: float = 0.0) -> Order:
-    """All images that may be mined, in the order of mining."""
-    return _order(pool, 1, ~pool.holding(barred), _millionths(min_conf))
-
-
-def ranks_of(
-    scores: Path | Sequence[Path], barred: pd.Series[str], keys: pd.Series[str]
-) -> pd.DataFrame:
-    """Where the given images stand among all candidates: columns key, label, rank."""
-    pool = ScoredPool(scores)
-    picks = candidates(pool, barred).ranks_of(pool.holding(keys))
-    found, at_key = _marked(pool.rows, picks.place)
-    names = pool.keys(found).to_numpy(zero_copy_only=False)
-    return pd.DataFrame(
-        {"key": pd.Series(names[at_key], dtype="str"), "label": picks.label.astype(np.int64),
-         "rank": picks.rank.astype(np.int64)}
-    )  # fmt: skip
-
-
-def _millionths(min_conf: float) -> int:
-    """The lowest score that ``min_conf`` lets through."""
-    return int(np.ceil(min_conf * 1e6))
 
 
 def _smallest_k(sizes: NDArray[np.int64], target: int) -> int:
@@ -245,7 +180,7 @@ def _smallest_k(sizes: NDArray[np.int64], target: int) -> int:
 
 
 def _check(
-    k: int | None, target_total: int | None, min_conf: float, top_p: int, diversity: int | None
+    min_conf: float, k: int | None, target_total: int | None, top_p: int, diversity: int | None
 ) -> None:
     if k is not None and target_total is not None:
         raise ParameterError("give k or target_total, not both (mining.k, mining.target_total)")

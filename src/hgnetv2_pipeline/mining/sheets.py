@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
 from hgnetv2_pipeline.data import report
-from hgnetv2_pipeline.mining.database import database, quoted
 from hgnetv2_pipeline.mining.duplicates.find import pool_places
+from hgnetv2_pipeline.mining.mined_list import read_batches
 
 SHEETS = ("top", "bottom", "removed", "review")
 _PLACE = ["key", "path", "offset", "length"]
@@ -67,18 +68,24 @@ def shown_pairs(dedup: pd.DataFrame, decision: str, most: int) -> pd.DataFrame:
 
 def _edges(mined: Path, columns: int, most_rows: int) -> pd.DataFrame:
     """The first and the last images of some classes: key, label, score, rank, top, bottom."""
-    source = f"read_parquet({quoted(mined)})"
-    with database() as base:
-        labels = base.sql(f"select distinct label from {source} order by label").df()  # noqa: S608
-        places = np.unique(np.linspace(0, max(0, len(labels) - 1), most_rows).astype(int))
-        base.register("wanted", labels.iloc[places] if len(labels) else labels)
-        rows: pd.DataFrame = base.sql(
-            "select key, label, score, rank, "  # noqa: S608
-            f"rank <= {int(columns)} as top, deepest - rank < {int(columns)} as bottom from "
-            f"(select *, max(rank) over (partition by label) as deepest from {source} "
-            "semi join wanted using (label)) where top or bottom order by label, rank"
-        ).df()
-    return rows
+    import pyarrow as pa
+
+    depth: dict[Any, int] = {}
+    for batch in read_batches(mined, ["label", "rank"]):
+        for label, rank in batch.to_pandas().groupby("label")["rank"].max().items():
+            depth[label] = max(rank, depth.get(label, 0))
+    labels = np.array(sorted(depth), dtype=np.int64)
+    chosen = np.unique(np.linspace(0, max(0, len(labels) - 1), most_rows).astype(int))
+    labels = labels[chosen[: len(labels)]]
+    parts = [pd.DataFrame(columns=["key", "label", "score", "rank", "top", "bottom"])]
+    # Of millions of images only these few become a frame.
+    for batch in read_batches(mined, ["key", "label", "score", "rank"]):
+        rows = batch.filter(pa.array(np.isin(batch["label"].to_numpy(), labels))).to_pandas()
+        rows["top"] = rows["rank"] <= columns
+        rows["bottom"] = rows["rank"] > rows["label"].map(depth) - columns
+        parts.append(rows[rows["top"] | rows["bottom"]])
+    found = pd.concat([part for part in parts if len(part)] or parts[:1])
+    return found.sort_values(["label", "rank"], ignore_index=True)
 
 
 def _blank(name: str) -> Image.Image:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining.stream import pool_chunks
+from hgnetv2_pipeline.mining.scored_pool import ScoredPool
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Cosines of one block: 16 million float32 are 64 MB.
 _BLOCK = 1 << 24
@@ -49,33 +53,42 @@ class FeatureIndex:
         return query[order], picture[order], cosine[order]
 
 
-def stacked(column: pd.Series) -> NDArray[np.floating]:
-    """A column of feature vectors as one matrix."""
-    return np.stack(column.to_list())
+def features_of(scores: Path, keys: pd.Series) -> NDArray[np.float16]:
+    """Features [n, D] of the images with these keys, in their order, from the scores of their set.
 
-
-def features_of(scores: Path | pd.DataFrame, keys: pd.Series) -> NDArray[np.floating]:
-    """Features of the images with these keys, in their order, from the scores of their set."""
-    parts = list(pool_chunks(scores, ["key", "feat"]))
-    known = pd.concat(parts, ignore_index=True).set_index("key")["feat"]
-    missing = keys[~keys.isin(known.index)]
+    Raises:
+        DataError: an image has none.
+        ParameterError: the scores hold no features.
+    """
+    names, rows = [], []
+    for batch in ScoredPool(scores).chunks(["key", "feat"]):
+        names.append(batch["key"].to_pandas())
+        rows.append(_matrix(batch["feat"]))
+    places = pd.Index(pd.concat(names)).get_indexer(pd.Index(keys))
+    missing = keys[places < 0]
     if len(missing):
         raise DataError(
             f"{len(missing)} protected images have no features, the first {missing.iloc[0]}; "
             "score their set again"
         )
-    return stacked(known.loc[keys])
+    features: NDArray[np.float16] = np.concatenate(rows)[places]
+    return features
 
 
 def feature_pairs(
-    scores: Path | pd.DataFrame, index: FeatureIndex, least: float, most: int
+    pool: ScoredPool, index: FeatureIndex, least: float, most: int
 ) -> Iterator[pd.DataFrame]:
     """Pairs by features, a chunk of the pool at a time: key, position, cosine."""
-    for chunk in pool_chunks(scores, ["key", "feat"]):
-        query, picture, cosine = index.search(stacked(chunk["feat"]), least, most)
-        yield pd.DataFrame(
-            {"key": chunk["key"].to_numpy()[query], "position": picture, "cosine": cosine}
-        )
+    for batch in pool.chunks(["key", "feat"]):
+        query, picture, cosine = index.search(_matrix(batch["feat"]), least, most)
+        keys = batch["key"].to_numpy(zero_copy_only=False)[query]
+        yield pd.DataFrame({"key": keys, "position": picture, "cosine": cosine})
+
+
+def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float16]:
+    """A column of feature vectors as one matrix."""
+    flat: NDArray[np.float16] = column.flatten().to_numpy()
+    return flat.reshape(len(column), column.type.list_size)
 
 
 def _unit(features: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -7,10 +7,12 @@ rows found, only hashes (and features) of the protected images are held.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,8 +26,11 @@ from hgnetv2_pipeline.mining.duplicates.features import FeatureIndex, feature_pa
 from hgnetv2_pipeline.mining.duplicates.guarded_sets import Protected, gather
 from hgnetv2_pipeline.mining.duplicates.neighbours import HashIndex, expected_by_chance
 from hgnetv2_pipeline.mining.duplicates.views import VIEW_COUNT, view_hashes
-from hgnetv2_pipeline.mining.stream import groups, pool_chunks, pool_size
+from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 from hgnetv2_pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _log = logging.getLogger(__name__)
 
@@ -34,76 +39,95 @@ _PAIR = ["key", "position", "view", "distance"]
 _SURVEYED = 16_384
 
 
+@dataclass(frozen=True)
+class DuplicateSearch:
+    """In which channels copies are sought, and from what likeness on.
+
+    Attributes:
+        channels: of ``CHANNELS``. ``bytes``: same SHA-256 as an image of any set: removed.
+            ``name``: same name as an image of any set: removed; ImageNet-22k holds ImageNet-1k
+            under the same names, for other data names mean little. ``phash`` and ``features``: for
+            the sets not in ``exact_only``, like by their hashes or by the teacher's features; the
+            pixels decide.
+        name_pattern: the part of a key that names the image (its first group, if it has one); the
+            channel ``name`` needs it.
+        views: hashes of each protected image.
+        auto_max: bits from one of them within which a pool image is removed unseen.
+        verify_max: bits within which a pair is compared pixel by pixel.
+        verify_budget: how many pool images may be compared so. In a big pool nearly every image has
+            some hash this near: ``verify_max`` is lowered until about that many are left, by the
+            distances of a few thousand of them. None: all.
+        nearest: protected images that a pool image is compared with, in each channel.
+        feature_min: cosine of the teacher's features from which a pair is compared.
+        exact_only: sets that are guarded by bytes and name alone.
+        thresholds: what the pixels must show.
+    """
+
+    channels: Collection[str] = ("bytes", "phash")
+    name_pattern: str | None = None
+    views: int = VIEW_COUNT
+    auto_max: int = 4
+    verify_max: int = 20
+    verify_budget: int | None = None
+    nearest: int = 5
+    feature_min: float = 0.8
+    exact_only: Collection[str] = ("train",)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def __post_init__(self) -> None:
+        for channel in self.channels:
+            if channel not in CHANNELS:
+                raise unknown_name("channel", channel, CHANNELS, "mining.deduplicate.channels")
+        if ("name" in self.channels) != (self.name_pattern is not None):
+            raise ParameterError(
+                "the channel 'name' and name_pattern go together: set both or neither "
+                "(mining.deduplicate.channels, mining.deduplicate.name_pattern)"
+            )
+        if not 0 <= self.auto_max <= self.verify_max <= 32:
+            raise ParameterError(
+                f"auto_max {self.auto_max} and verify_max {self.verify_max} must satisfy "
+                "0 <= auto_max <= verify_max <= 32 (mining.deduplicate)"
+            )
+
+
 def deduplicate(
-    scores: Path | pd.DataFrame,
+    scores: Path | Sequence[Path],
     protected: Mapping[str, tuple[pd.DataFrame, Path]],
     *,
     pool: tuple[pd.DataFrame | Path, Path],
-    auto_max: int = 4,
-    verify_max: int = 20,
-    verify_budget: int | None = None,
-    views: int = VIEW_COUNT,
-    candidates: int = 5,
-    exact_only: Collection[str] = ("train",),
-    channels: Collection[str] = ("bytes", "phash"),
-    name_pattern: str | None = None,
-    features: Mapping[str, Path | pd.DataFrame] | None = None,
-    feature_min: float = 0.8,
-    thresholds: Thresholds | None = None,
+    search: DuplicateSearch,
+    features: Mapping[str, Path] | None = None,
     workers: int = 1,
 ) -> pd.DataFrame:
     """Decide for every pool image that resembles a protected one: ``remove``, ``review``, ``keep``.
 
-    ``scores`` is the folder of score shards, or a frame with key, phash64 and bytes_sha256;
-    ``protected`` maps a set's name to its samples and root; ``pool`` is the pool's samples (or its
-    parquet index) and root, from which the pictures to verify are read. Channels:
-
-    - ``bytes``: same SHA-256 as an image of any set: removed;
-    - ``name``: the part of the key that ``name_pattern`` matches (its first group, if it has one)
-      is that of an image of any set: removed. ImageNet-22k holds ImageNet-1k under the same names;
-      for other data names mean little, so the channel needs a pattern;
-    - ``phash``: for the sets not in ``exact_only``. Hashes of ``views`` views of each protected
-      image; a pool image within ``auto_max`` bits of one is removed, the nearest ``candidates``
-      within ``verify_max`` are compared pixel by pixel (``thresholds``). In a big pool nearly every
-      image has some hash this near: with a ``verify_budget`` the distance is lowered until about
-      that many images are left to compare, by the distances of a few thousand of them;
-    - ``features``: for the same sets, the nearest ``candidates`` with a cosine of ``feature_min``
-      or more to the teacher's features are compared pixel by pixel too. The pool's scores must
-      hold ``feat``, and ``features`` maps each set to scores of its own (key, feat).
+    ``scores`` are the pool's score shards; ``protected`` maps a set's name to its samples and root;
+    ``pool`` is the pool's samples (or its parquet index) and root, from which the pictures to
+    verify are read. For the channel ``features`` the pool's scores must hold ``feat``, and
+    ``features`` maps each set to score shards of its own that do.
 
     Returns one row a resembling pool image, sorted by key: key, val_key (its twin), protected (the
     twin's set), channel, distance (bits; -1 if the channel has none), inliers, correlation,
-    high_pass (0 where nothing was compared), decision. Raises DataError when a protected image
-    cannot be read, since a set that cannot be read cannot be guarded.
+    high_pass (0 where nothing was compared), decision.
+
+    Raises:
+        DataError: a protected image cannot be read: a set that cannot be read cannot be guarded.
+        ParameterError: the channel ``features`` lacks them.
     """
-    for channel in channels:
-        if channel not in CHANNELS:
-            raise unknown_name("channel", channel, CHANNELS, "mining.deduplicate.channels")
-    if ("name" in channels) != (name_pattern is not None):
-        raise ParameterError(
-            "the channel 'name' and name_pattern go together: set both or neither "
-            "(mining.deduplicate.channels, mining.deduplicate.name_pattern)"
-        )
-    if not 0 <= auto_max <= verify_max <= 32:
-        raise ParameterError(
-            f"auto_max {auto_max} and verify_max {verify_max} must satisfy "
-            "0 <= auto_max <= verify_max <= 32 (mining.deduplicate)"
-        )
-    guarded = gather(protected)
+    scored, guarded = ScoredPool(scores), gather(protected)
     rows: list[dict[str, Any]] = []
-    if "bytes" in channels:
-        rows += _equal(scores, guarded, "bytes_sha256", "bytes", lambda values: values)
-    if "name" in channels:
-        rows += _equal(scores, guarded, "key", "name", _named(name_pattern or ""))
+    if "bytes" in search.channels:
+        rows += _equal(scored, guarded, "bytes_sha256", "bytes", lambda values: values)
+    if "name" in search.channels:
+        rows += _equal(scored, guarded, "key", "name", _named(search.name_pattern or ""))
     rows = list({row["key"]: row for row in reversed(rows)}.values())  # bytes before name
     settled = {row["key"] for row in rows}
-    near = guarded.without(exact_only)
+    near = guarded.without(search.exact_only)
     found: dict[str, pd.DataFrame] = {}
-    if "phash" in channels and len(near.rows):
-        limits = (auto_max, verify_max, verify_budget)
-        found["phash"] = _by_hash(scores, near, views, limits, candidates, workers)
-    if "features" in channels and len(near.rows):
-        found["features"] = _by_features(scores, near, features or {}, feature_min, candidates)
+    if "phash" in search.channels and len(near.rows):
+        found["phash"] = _by_hash(scored, near, search, workers)
+    if "features" in search.channels and len(near.rows):
+        found["features"] = _by_features(scored, near, features or {}, search)
     samples, root = pool
     rows += judge(
         found,
@@ -111,8 +135,8 @@ def deduplicate(
         near,
         lambda keys: pool_places(samples, keys),
         root,
-        auto_max,
-        thresholds or Thresholds(),
+        search.auto_max,
+        search.thresholds,
         workers,
     )
     frame = pd.DataFrame(rows, columns=COLUMNS).sort_values("key", ignore_index=True)
@@ -124,7 +148,7 @@ def deduplicate(
 
 
 def _equal(
-    scores: Path | pd.DataFrame,
+    scored: ScoredPool,
     guarded: Protected,
     column: str,
     channel: str,
@@ -134,11 +158,12 @@ def _equal(
     known = identities(guarded.rows[column]).dropna().drop_duplicates()
     index = pd.Index(known)  # its hash table is made once, for all chunks
     rows = []
-    for chunk in pool_chunks(scores, list({"key", column})):
-        found = index.get_indexer(pd.Index(identities(chunk[column])))
+    for batch in scored.chunks(list({"key", column})):
+        found = index.get_indexer(pd.Index(identities(batch[column].to_pandas())))
         for place in np.flatnonzero(found >= 0):
             twin = guarded.rows.loc[known.index[found[place]]]
-            rows.append(pair_row(chunk["key"].iloc[place], twin, channel, -1, Evidence(), "remove"))
+            key = batch["key"][place].as_py()
+            rows.append(pair_row(key, twin, channel, -1, Evidence(), "remove"))
     return rows
 
 
@@ -152,17 +177,12 @@ def _named(pattern: str) -> Callable[[pd.Series[str]], pd.Series[Any]]:
 
 
 def _by_hash(
-    scores: Path | pd.DataFrame,
-    near: Protected,
-    views: int,
-    limits: tuple[int, int, int | None],
-    candidates: int,
-    workers: int,
+    scored: ScoredPool, near: Protected, search: DuplicateSearch, workers: int
 ) -> pd.DataFrame:
     """Pairs whose hashes are near: key, position of the twin, view, distance; best first."""
 
     def hashed(position: int) -> NDArray[np.uint64]:
-        return view_hashes(near.read(position), views)
+        return view_hashes(near.read(position), search.views)
 
     with ThreadPoolExecutor(workers) as threads:
         hashes = []
@@ -171,50 +191,43 @@ def _by_hash(
                 hashes.append(one)
                 progress.advance()
         index = HashIndex(np.stack(hashes))
-        reach = _reach(scores, index, len(near.rows) * views, *limits)
+        reach = _reach(scored, index, len(near.rows) * search.views, search)
 
-        def searched(chunk: pd.DataFrame) -> pd.DataFrame:
-            found = index.search(chunk["phash64"].to_numpy(np.uint64), reach, candidates)
-            keys = chunk["key"].to_numpy()[found.query]
+        def searched(batch: pa.RecordBatch) -> pd.DataFrame:
+            found = index.search(batch["phash64"].to_numpy(), reach, search.nearest)
+            keys = batch["key"].to_numpy(zero_copy_only=False)[found.query]
             columns = (keys, found.picture, found.view, found.distance.astype(np.int16))
             return pd.DataFrame(dict(zip(_PAIR, columns, strict=True)))
 
         parts = [pd.DataFrame(columns=_PAIR)]
-        with Progress(pool_size(scores), "comparing hashes", "img") as progress:
-            for group in groups(pool_chunks(scores, ["key", "phash64"]), workers):
-                for chunk, part in zip(group, threads.map(searched, group), strict=True):
+        with Progress(scored.rows, "comparing hashes", "img") as progress:
+            for group in _groups(scored.chunks(["key", "phash64"]), workers):
+                for batch, part in zip(group, threads.map(searched, group), strict=True):
                     parts.append(part)
-                    progress.advance(len(chunk))
+                    progress.advance(len(batch))
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
-def _reach(
-    scores: Path | pd.DataFrame,
-    index: HashIndex,
-    entries: int,
-    auto_max: int,
-    verify_max: int,
-    budget: int | None,
-) -> int:
+def _groups(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[list[pa.RecordBatch]]:
+    """Batches in groups, so that no more of the pool is read ahead than there are threads."""
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def _reach(scored: ScoredPool, index: HashIndex, entries: int, search: DuplicateSearch) -> int:
     """The distance up to which pairs are compared: ``verify_max``, or less to keep the budget."""
-    size = pool_size(scores)
-    chance = expected_by_chance(size, entries, auto_max)
+    size, budget = scored.rows, search.verify_budget
+    chance = expected_by_chance(size, entries, search.auto_max)
     if chance > 2:
         _log.warning(
             "auto_max %d removes about %.0f of %d pool images by chance alone; lower it "
-            "(mining.deduplicate.auto_max)", auto_max, chance, size,
+            "(mining.deduplicate.auto_max)", search.auto_max, chance, size,
         )  # fmt: skip
     if budget is None or size <= budget:
-        return verify_max
-    every = -(-size // _SURVEYED)
-    distances, first = [], 0
-    for chunk in pool_chunks(scores, ["phash64"]):
-        picked = chunk["phash64"].to_numpy(np.uint64)[-first % every :: every]
-        distances.append(index.nearest(picked))
-        first += len(chunk)
-    nearest = np.concatenate(distances)
-    reach = verify_max
-    while reach > auto_max and (nearest <= reach).mean() * size > budget:
+        return search.verify_max
+    nearest = index.nearest(scored.numbers("phash64")[:: -(-size // _SURVEYED)])
+    reach = search.verify_max
+    while reach > search.auto_max and (nearest <= reach).mean() * size > budget:
         reach -= 1
     _log.info(
         "pairs up to %d bits are compared pixel by pixel: about %.0f of %d pool images "
@@ -224,11 +237,7 @@ def _reach(
 
 
 def _by_features(
-    scores: Path | pd.DataFrame,
-    near: Protected,
-    features: Mapping[str, Path | pd.DataFrame],
-    least: float,
-    candidates: int,
+    scored: ScoredPool, near: Protected, features: Mapping[str, Path], search: DuplicateSearch
 ) -> pd.DataFrame:
     """Pairs whose features are alike, each as it is and mirrored: no view is known."""
     parts = []
@@ -241,7 +250,8 @@ def _by_features(
             )
         parts.append(features_of(features[str(name)], rows["key"]))
     index = FeatureIndex(np.concatenate(parts))
-    found = pd.concat(feature_pairs(scores, index, least, candidates), ignore_index=True)
+    pairs = feature_pairs(scored, index, search.feature_min, search.nearest)
+    found = pd.concat(pairs, ignore_index=True)
     both = [found.assign(view=view, distance=-1) for view in (0, 1)]
     return pd.concat(both).sort_index(kind="stable").reset_index(drop=True)[_PAIR]
 

@@ -14,9 +14,9 @@ from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.mining.selecting import (
     NOT_OF_THE_LIST,
+    candidates,
     decided_pairs,
     exclusions,
-    left_out,
     person_edits,
 )
 from hgnetv2_pipeline.project.params import MiningParams
@@ -35,17 +35,15 @@ def write_purity(
 
     from hgnetv2_pipeline.mining.purity import purity_curve, rank_probes
 
-    pairs, rules = decided_pairs(mined), left_out(run, mining, scores)
-    truth = pd.read_parquet(labels, columns=["key", "label"])
-    ranked = rank_probes(scores, pairs, probes / "probes", truth, **rules)
+    chosen_from = candidates(run, mining, scores, decided_pairs(mined))
+    known = pd.read_parquet(labels, columns=["key", "label"])
+    ranked = rank_probes(chosen_from, probes / "probes", known)
     ranked.to_parquet(aside / "probes.parquet", index=False)
     curve = purity_curve(
-        scores,
-        pairs,
+        chosen_from,
         ranked,
         k=_depth(mined / "mined.parquet"),
         truth=_sample_truth(run.identity).get("truth"),
-        **rules,
     )
     csv_frame(curve).to_csv(aside / "purity.csv", index=False)
 
@@ -63,12 +61,12 @@ def write_audit(
     known, identity, raw = Lists(run.folder("lists")), run.identity, run.folder("raw")
     machine = pd.read_parquet(mined / "dedup.parquet")
     pairs, listed = decided_pairs(mined), mined / "mined.parquet"
-    rules = left_out(run, mining, scores)
+    chosen_from = candidates(run, mining, scores, pairs)
     probes = pd.read_parquet(purity / "probes.parquet")
-    table = audit.class_table(scores, pairs, listed, classes=known.classes, probes=probes, **rules)
+    table = audit.class_table(chosen_from, listed, classes=known.classes, probes=probes)
     curve = pd.read_csv(purity / "purity.csv")
     hidden = _sample_truth(identity)
-    counts = audit.audit(scores, pairs, listed, table=table, curve=curve, **hidden, **rules)
+    counts = audit.audit(chosen_from, listed, table=table, curve=curve, **hidden)
     counts["estimate"]["set"] = mining.purity.probes
     counts["person"] = review.count_decisions(machine, review.read_review(mined / "review.csv"))
     write_json(aside / "audit.json", counts)

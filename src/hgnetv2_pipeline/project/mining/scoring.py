@@ -14,7 +14,7 @@ from hgnetv2_pipeline.project.tracking import tracker
 
 def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: Teacher) -> None:
     """Score the sources that are new or have changed; the others are left as they are."""
-    from hgnetv2_pipeline.mining.shards import write_sources
+    from hgnetv2_pipeline.mining.score_shards import write_sources
 
     sources = lists.pool_sources()
     for source in sources:
@@ -76,7 +76,7 @@ def list_unreadable(run: Run, mining: MiningParams, lists: Lists) -> None:
         DataError: they are more than ``mining.max_bad`` allows.
     """
     from hgnetv2_pipeline.data.quarantine import Ledger
-    from hgnetv2_pipeline.mining.shards import quarantined
+    from hgnetv2_pipeline.mining.score_shards import quarantined
 
     scores = run.folder("scores")
     ledger = Ledger(sum(source.images for source in lists.pool_sources()), mining.max_bad)
@@ -122,12 +122,13 @@ def score_images(
     """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
     from hgnetv2_pipeline.data import preprocess
     from hgnetv2_pipeline.mining import score_processes
+    from hgnetv2_pipeline.mining.score_spec import ScoreSpec
     from hgnetv2_pipeline.project.models import resolve_device
 
     members = teacher.config.members
     # Our weights carry their preprocessing; timm's models get the published one.
     foreign = all(member.startswith("timm:") for member in members)
-    spec = score_processes.ScoreSpec(
+    spec = ScoreSpec(
         index=index,
         root=run.folder("raw"),
         prefix=prefix,

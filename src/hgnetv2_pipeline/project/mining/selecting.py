@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.project.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hgnetv2_pipeline.mining.candidates import Candidates
 
 # What changes how long mining takes, or what is reported of it, and not one line of the list.
 NOT_OF_THE_LIST = {
@@ -27,8 +32,8 @@ def write_pairs(aside: Path, run: Run, mining: MiningParams, lists: Lists, score
         {name: (lists.frame(name), raw) for name in lists.guarded},
         pool=(lists.index("pool"), raw),
         features={name: run.folder("guarded") / name / "scores" for name in by_features},
+        search=find.DuplicateSearch(**params.model_dump(exclude={"strict"})),
         workers=max(mining.workers, 1),
-        **params.model_dump(exclude={"strict"}),
     )
     pairs.to_parquet(aside / "dedup.parquet", index=False)
 
@@ -40,13 +45,11 @@ def write_mined(
     from hgnetv2_pipeline.mining import mined_list, selection
 
     mined = selection.select(
-        scores,
-        decided_pairs(pairs),
+        candidates(run, mining, scores, decided_pairs(pairs)),
         k=mining.k,
         target_total=mining.target_total,
         top_p=mining.top_p,
         diversity=mining.diversity,
-        **left_out(run, mining, scores),
     )
     mined.write(aside / "mined.parquet")
     mined_list.write_merged(
@@ -59,15 +62,18 @@ def write_mined(
     )
 
 
-def left_out(run: Run, mining: MiningParams, scores: Path) -> dict[str, Any]:
-    """What no list takes, whatever its length, as ``mining.selection`` and its kin ask for it."""
+def candidates(run: Run, mining: MiningParams, scores: Path, pairs: pd.DataFrame) -> Candidates:
+    """What may be mined of the scored pool, given the decided pairs."""
+    from hgnetv2_pipeline.mining.candidates import Candidates
     from hgnetv2_pipeline.mining.exclusion import read_exclusions
 
-    return {
-        "exclude": read_exclusions([*exclusions(run, mining).values()], scores),
-        "exclude_review": mining.deduplicate.strict,
-        "min_conf": mining.min_conf,
-    }
+    return Candidates(
+        scores,
+        pairs,
+        exclude=read_exclusions([*exclusions(run, mining).values()], scores),
+        exclude_review=mining.deduplicate.strict,
+        min_conf=mining.min_conf,
+    )
 
 
 def exclusions(run: Run, mining: MiningParams) -> dict[str, Path]:

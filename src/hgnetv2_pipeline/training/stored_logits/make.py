@@ -25,11 +25,11 @@ from hgnetv2_pipeline.input.loader import view_batches
 from hgnetv2_pipeline.input.teacher_logits import (
     Records,
     TeacherLogits,
-    finished_shard,
+    logit_shards,
     record_dtype,
     seal_store,
     shard_identity,
-    write_shard,
+    write_records,
 )
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.ownership import helping
@@ -42,6 +42,7 @@ from hgnetv2_pipeline.processes.specs import (
     torchrun_share,
 )
 from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.shards import shard_slices
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.config import StoreSpec
 from hgnetv2_pipeline.training.prepare import build_teacher, choose_device
@@ -76,27 +77,25 @@ def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
     images = read_index(spec.samples)
     with torch_settings(device, spec.threads), stop_on_signal() as stop:
         teacher, made = _teacher(spec, device)
-        mine = range(spec.rank, -(-len(images) // spec.shard_images), spec.world_size)
-        slices = {
-            number: images.iloc[number * spec.shard_images : (number + 1) * spec.shard_images]
-            for number in mine
-        }
+        mine = shard_slices(len(images), spec.shard_images, spec.rank, spec.world_size)
+        shards = logit_shards(spec.out)
         _check_space(spec, images)
         ledger = Ledger(len(images), spec.max_bad)
         earlier = _earlier(spec, made)
         totals = {"listed": 0, "quarantined": 0, "shards": len(mine), "shards_reused": 0}
-        todo = spec.views * sum(len(rows) for rows in slices.values())
+        todo = spec.views * sum(part.stop - part.start for part in mine.values())
         with Progress(todo, "storing teacher logits", "view") as progress:
-            for number, rows in slices.items():
+            for number, part in mine.items():
+                rows = images.iloc[part]
                 identity = shard_identity(made, rows)
-                manifest = finished_shard(spec.out, number, identity)
+                manifest = shards.finished(number, identity)
                 totals["shards_reused"] += manifest is not None
                 if manifest is None:
                     records = _taken_over(spec, rows, earlier)
                     progress.advance(spec.views * int((~np.isnan(records["lse"][0])).sum()))
                     _answer_rest(spec, rows, records, teacher, ledger, device, stop, progress)
                     bad = _quarantined(ledger, rows, records)
-                    manifest = write_shard(spec.out, number, records, identity, bad)
+                    manifest = write_records(spec.out, number, records, identity, bad)
                 else:
                     progress.advance(spec.views * len(rows))
                 for key, reason in manifest["quarantined"]:
@@ -254,7 +253,7 @@ def _quarantined(ledger: Ledger, rows: pd.DataFrame, records: Records) -> list[t
 def _check_space(spec: StoreSpec, images: pd.DataFrame) -> None:
     """The whole store must fit, less what lies there already."""
     spec.out.mkdir(parents=True, exist_ok=True)
-    there = sum(path.stat().st_size for path in (spec.out / "shards").glob("*.npy"))
+    there = sum(path.stat().st_size for path in logit_shards(spec.out).folder.glob("*.npy"))
     needed, free = _bytes(spec, len(images)) - there, shutil.disk_usage(spec.out).free
     if needed > free:
         raise DiskFullError(

@@ -1,14 +1,11 @@
-"""Score shards: fixed slices of the sorted pool, each a parquet file and its manifest.
+"""Score shards: fixed slices of the sorted pool, a parquet file each, and what is said of them.
 
-A shard is finished when its manifest stands beside it, names the same inputs and carries the hash
-of the parquet's bytes. The manifest is written last, so a run that dies leaves no false shard.
+``plan.json`` beside them says how many there are, so that a missing one is missed.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,69 +13,61 @@ import pandas as pd
 
 from hgnetv2_pipeline.data.index import IDENTIFYING
 from hgnetv2_pipeline.data.quarantine import quarantine_frame
-from hgnetv2_pipeline.durable import (
-    read_json,
-    sha256_file,
-    sha256_json,
-    update_json,
-    write_json,
-    written_aside,
-)
+from hgnetv2_pipeline.durable import read_json, sha256_json, update_json, write_json
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.shards import ShardStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_log = logging.getLogger(__name__)
 _PLAN = "plan.json"
 _SOURCES = "manifest.json"
-_NAME = re.compile(r"shard=(\d{5,})\.(parquet|json)$")
 
 
-def shard_path(out: Path, number: int) -> Path:
-    """Where shard ``number`` lies: ``shard=00042.parquet``; its manifest ends in ``.json``."""
-    return out / f"shard={number:05d}.parquet"
+def score_store(out: Path) -> ShardStore:
+    """The score shards in the folder ``out``.
+
+    Their manifests hold the identity in full (``num_classes`` is read from it) beside its hash.
+    """
+    return ShardStore(out, ".parquet", "identity_sha256", "parquet_sha256", _is_readable)
 
 
-def pool_rows(samples: pd.DataFrame | Path, prefix: str = "") -> int:
-    """How many images a pool lists whose keys begin with ``prefix``."""
-    if isinstance(samples, pd.DataFrame):
-        return int(samples["key"].str.startswith(prefix).sum())
+def _is_readable(manifest: Mapping[str, Any], size: int) -> bool:
+    """Whether all is there that ``read_manifests`` and its callers ask for."""
+    for entry in manifest["quarantined"]:
+        _ = entry["key"], entry["reason"]
+    _ = manifest["listed"] + manifest["rows"], manifest["number"], manifest["identity"]
+    return True
+
+
+def pool_rows(index: Path, prefix: str = "") -> int:
+    """How many images the parquet index of a pool lists whose keys begin with ``prefix``."""
     import pyarrow.parquet as pq
 
     if not prefix:
-        return int(pq.read_metadata(samples).num_rows)
-    with pq.ParquetFile(samples) as file:
+        return int(pq.read_metadata(index).num_rows)
+    with pq.ParquetFile(index) as file:
         return sum(len(batch) for batch in _of_source(file, ["key"], prefix, 65_536))
 
 
-def pool_slices(
-    samples: pd.DataFrame | Path, shard_rows: int, prefix: str = ""
-) -> Iterator[pd.DataFrame]:
+def pool_slices(index: Path, shard_rows: int, prefix: str = "") -> Iterator[pd.DataFrame]:
     """The pool in slices of ``shard_rows`` rows by ascending key, the last one shorter.
 
-    A frame is sorted if need be; a parquet index must be sorted already, since it is streamed.
-    With ``prefix`` only the images of that source: those whose keys begin so.
+    The parquet index is streamed. With ``prefix`` only the images of that source: those whose keys
+    begin so. Raises DataError if the index is not sorted by key.
     """
-    if isinstance(samples, pd.DataFrame):
-        samples = samples[samples["key"].str.startswith(prefix)]
-        if not samples["key"].is_monotonic_increasing:
-            samples = samples.sort_values("key", kind="stable")
-        for first in range(0, len(samples), shard_rows):
-            yield samples.iloc[first : first + shard_rows].reset_index(drop=True)
-        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     waiting: list[pa.RecordBatch] = []
     held, last_key = 0, ""
-    with pq.ParquetFile(samples) as file:
+    with pq.ParquetFile(index) as file:
         for batch in _of_source(file, list(IDENTIFYING), prefix, shard_rows):
             keys = batch.column(0).to_pandas()
             if len(keys) and (keys.iloc[0] < last_key or not keys.is_monotonic_increasing):
                 raise DataError(
-                    f"{samples} is not sorted by key near {keys.iloc[0]!r}; "
+                    f"{index} is not sorted by key near {keys.iloc[0]!r}; "
                     "write it again with the ingestion pipeline"
                 )
             last_key = keys.iloc[-1] if len(keys) else last_key
@@ -108,28 +97,6 @@ def _of_source(
             yield batch.filter(pc.starts_with(batch["key"], prefix)) if prefix else batch
 
 
-def finished(out: Path, number: int, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest of shard ``number`` if it is finished, intact and of this identity."""
-    parquet = shard_path(out, number)
-    try:
-        manifest = read_json(parquet.with_suffix(".json"))
-        if manifest["identity_sha256"] != sha256_json(identity):
-            return None
-        expected = manifest["parquet_sha256"]
-        for entry in manifest["quarantined"]:
-            _ = entry["key"], entry["reason"]
-        _ = manifest["listed"] + manifest["rows"], manifest["number"], manifest["identity"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        _log.warning("%s is damaged; its shard is scored again", parquet.with_suffix(".json"))
-        return None
-    if not parquet.is_file() or sha256_file(parquet) != expected:
-        _log.warning("%s is missing or damaged; it is scored again", parquet)
-        return None
-    return dict(manifest)
-
-
 def write_plan(out: Path, listed: int, shard_rows: int, prefix: str = "") -> int:
     """Note how many shards the pool makes, so that a missing one is missed; returns the count."""
     count = -(-listed // shard_rows)
@@ -138,12 +105,28 @@ def write_plan(out: Path, listed: int, shard_rows: int, prefix: str = "") -> int
     return count
 
 
-def write_shard(
-    out: Path, number: int, columns: dict[str, Any], manifest: dict[str, Any]
+def write_scores(
+    out: Path, number: int, columns: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the columns, then the manifest that makes them count; returns the manifest."""
+    """Write the columns as shard ``number``; returns its manifest, complete.
+
+    ``manifest`` gives identity, number, listed, rows and quarantined (key and reason each). The
+    columns are key, top_ids, top_logits, lse, score_q, phash64, bytes_sha256, perhaps feat.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    table = pa.table(dict(columns), schema=_schema(columns))
+
+    def save(path: Path) -> dict[str, Any]:
+        pq.write_table(table, path, compression="zstd")
+        return {**manifest, "first_key": table["key"][0].as_py() if len(table) else None}
+
+    return score_store(out).write(number, sha256_json(manifest["identity"]), save)
+
+
+def _schema(columns: Mapping[str, Any]) -> pa.Schema:
+    import pyarrow as pa
 
     schema = pa.schema(
         {
@@ -159,25 +142,7 @@ def write_shard(
     if "feat" in columns:
         width = len(columns["feat"][0]) if len(columns["feat"]) else 1
         schema = schema.append(pa.field("feat", pa.list_(pa.float16(), width)))
-    path = shard_path(out, number)
-    with written_aside(path) as aside:
-        pq.write_table(pa.table(columns, schema=schema), aside, compression="zstd")
-    sealed = manifest | {
-        "first_key": str(columns["key"][0]) if len(columns["key"]) else None,
-        "identity_sha256": sha256_json(manifest["identity"]),
-        "parquet_sha256": sha256_file(path),
-    }
-    write_json(path.with_suffix(".json"), sealed)
-    return sealed
-
-
-def remove_beyond(out: Path, count: int) -> None:
-    """Drop shards of an earlier, longer pool: those numbered ``count`` and above."""
-    for path in sorted(out.glob("shard=*")):
-        match = _NAME.search(path.name)
-        if match and int(match[1]) >= count:
-            _log.info("%s belongs to an earlier, longer pool and is removed", path)
-            path.unlink()
+    return schema
 
 
 def score_folders(scores: Path | Sequence[Path]) -> list[Path]:

@@ -15,15 +15,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.mining.shards import read_manifests
+from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.mining.score_shards import read_manifests
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_CHUNK = 8192
+
 
 class ScoredPool:
     """The scored images in ascending order of key; a place in that order names an image.
+
+    Args:
+        scores: a folder of score shards, one that holds a folder for each source, or several.
 
     Attributes:
         rows: how many images.
@@ -114,6 +119,25 @@ class ScoredPool:
                 raise DataError("bytes_sha256 of the scores is no SHA-256: score the pool again")
             parts.append(np.frombuffer(raw, ">u8")[::4].astype(np.uint64))
         return np.concatenate(parts)
+
+    def chunks(self, names: list[str]) -> Iterator[pa.RecordBatch]:
+        """These columns, a few thousand images at a time.
+
+        Raises:
+            ParameterError: the scores lack one of them.
+        """
+        import pyarrow.parquet as pq
+
+        for path in self._files:
+            with pq.ParquetFile(path) as file:
+                for name in names:
+                    if name not in file.schema_arrow.names:
+                        raise ParameterError(
+                            f"the scores have no column {name!r}, which a channel needs; score "
+                            "with mining.features: true, or leave 'features' out of "
+                            "mining.deduplicate.channels"
+                        )
+                yield from file.iter_batches(_CHUNK, columns=names)
 
     def _some(self, name: str, wanted: NDArray[np.bool_]) -> Iterator[pa.LargeStringArray]:
         """A text column of the images in the mask, shard by shard; buffers start at 0."""

@@ -1,0 +1,49 @@
+"""What a pass of the teacher over one source of the pool needs, as a value that becomes JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ScoreSpec(BaseModel):
+    """One process's share of a pass over one source of the pool; see ``score.score_pool``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: Path
+    """The pool's parquet index, sorted by key; it is streamed."""
+    root: Path
+    """Folder that its paths are relative to."""
+    prefix: str
+    """Of the keys that are scored: those of one source; empty for all."""
+    teachers: list[str]
+    """Specs of ``weights.build.build_from``; several are one teacher, their mean probability."""
+    num_classes: int
+    """Classes that the teachers know."""
+    out: Path
+    """Folder of the shards."""
+    weights_root: Path
+    """Folder that the teachers' files are relative to."""
+    preprocess: dict[str, Any] | None
+    """A ``Preprocess`` for all teachers; null: each has that of its weights."""
+    shard_rows: int
+    """Images a shard; one that is not whole is made again after a stop."""
+    batch_size: int
+    """Images that the teachers answer at once."""
+    workers: int
+    """Loader processes."""
+    features: bool
+    """Whether to keep what the teachers' classifiers see."""
+    dtype: str
+    """Precision of the teachers: float32, bfloat16 or float16."""
+    device: str
+    """cpu, cuda or cuda:1."""
+    max_bad: float
+    """Largest share of unreadable images."""
+    rank: int = 0
+    """This process among those that share the work."""
+    world_size: int = 1
+    """Their number; shards do not depend on it."""
