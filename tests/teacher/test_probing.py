@@ -20,10 +20,11 @@ from hgnetv2_pipeline.models.simple_features import SIDE, SimpleFeatures
 from hgnetv2_pipeline.teacher.measure import member_probabilities
 from hgnetv2_pipeline.teacher.probing import Probing, fit_probe, probe_size
 from hgnetv2_pipeline.teacher.teacher import load_teacher
-from hgnetv2_pipeline.weights import foreign_network
+from hgnetv2_pipeline.weights import packages
 from hgnetv2_pipeline.weights.build import build_from
-from hgnetv2_pipeline.weights.foreign_network import Package, load_timm
+from hgnetv2_pipeline.weights.foreign_network import load_timm
 from hgnetv2_pipeline.weights.load import save_weights
+from hgnetv2_pipeline.weights.packages import Package
 from hgnetv2_pipeline.weights.probes import build_trunk, load_probe, save_probe, trunk_name
 
 SMALL = "test_byobnet"
@@ -163,7 +164,7 @@ def test_weights_of_a_package_are_found_and_checked(
     monkeypatch.syspath_prepend(tmp_path)
     _, info = load_timm(f"{SMALL}@w.pth", weights, num_classes=0, strict=False)
     package = Package("some-weights", "some_weights", "w.pth", info["sha256"], "MIT", 1, 0.0)
-    monkeypatch.setattr(foreign_network, "PACKAGES", {SMALL: package})
+    monkeypatch.setattr(packages, "PACKAGES", {SMALL: package})
     trunk, number, known = build_trunk(f"timm:{SMALL}:packaged", tmp_path)
     assert known["sha256"] == info["sha256"]
     assert number == trunk.num_features
@@ -189,7 +190,7 @@ def test_weights_of_a_package_are_found_and_checked(
 def test_a_network_that_cannot_be_probed_is_refused_by_name(
     spec: str, told: str, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreign_network.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     with pytest.raises((WeightsError, ParameterError), match=told):
         build_trunk(spec, weights)
 

@@ -6,6 +6,7 @@ names between double underscores in the template ``conf/own``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hgnetv2_pipeline.commands.survey import Survey
@@ -17,12 +18,20 @@ MEDIUM = 2_000
 
 
 def choose(
-    found: Survey, *, variant: str | None, test: bool, cuda: bool, cores: int, teacher_file: bool
+    found: Survey,
+    *,
+    variant: str | None,
+    test: bool,
+    cuda: bool,
+    cores: int,
+    teacher_file: bool,
+    packaged: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Values for the template, from what was found.
 
     ``test``: there is a test set, none has to be set aside. ``teacher_file``: the official weights
-    of PPHGNet_small lie in weights/. Without ``variant`` it is B4 with a GPU, B0 without.
+    of PPHGNet_small lie in weights/. ``packaged``: timm's names of networks whose weights a package
+    has installed, the best first. Without ``variant`` it is B4 with a GPU, B0 without.
     """
     variant = variant or ("b4" if cuda else "b0")
     train = max(1, round(found.labelled * (0.85 if test else 0.7)))
@@ -37,7 +46,7 @@ def choose(
         **_task(found),
         **recipe,
         **epochs,
-        **(_official_teacher(recipe) if teacher_file else _own_teacher(variant, recipe, epochs)),
+        **_teacher(variant, recipe, epochs, official=teacher_file, packaged=packaged),
     }
 
 
@@ -119,6 +128,28 @@ def _epochs(found: Survey, train: int, cuda: bool) -> dict[str, Any]:
         "STAGE1_EPOCHS": 60 if cuda else max(10, min(60, round(300_000 / listed))),
         "STAGE2_EPOCHS": 20,
     }
+
+
+def _teacher(
+    variant: str,
+    recipe: dict[str, Any],
+    epochs: dict[str, Any],
+    *,
+    official: bool,
+    packaged: Sequence[str],
+) -> dict[str, Any]:
+    """The best of what is at hand: official weights, a pretrained network to probe, own labels.
+
+    A linear classifier on simple features is a candidate of the last two. It costs seconds, and of
+    small images it is at times the best that so few labels give.
+    """
+    if official:
+        return _official_teacher(recipe) | {"PROBES": "[]", "CHOOSE": "all"}
+    own = _own_teacher(variant, recipe, epochs) | {"CHOOSE": "best"}
+    if not packaged:
+        return own | {"PROBES": "[simple]"}
+    probe = {"TEACHER": f"probe_{packaged[0]}", "MEMBERS": 0, "SUPERVISED": "[0]"}
+    return own | probe | {"PROBES": f"['timm:{packaged[0]}:packaged', simple]"}
 
 
 def _official_teacher(recipe: dict[str, Any]) -> dict[str, Any]:

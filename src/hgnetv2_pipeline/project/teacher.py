@@ -152,6 +152,7 @@ def judge_candidates(
             "n": len(labels),
             "top1_count": _right(mean, labels),
             "members_top1_count": [right[name] for name in members],
+            "majority_count": int(np.bincount(labels).max()),
         },
         **judged,
     }

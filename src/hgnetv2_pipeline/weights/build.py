@@ -27,7 +27,7 @@ from hgnetv2_pipeline.weights.load import (
 from hgnetv2_pipeline.weights.metadata import classes_of, said_preprocess, thresholds_of
 from hgnetv2_pipeline.weights.paddle.inference import is_archive
 from hgnetv2_pipeline.weights.pickle_machine import brief
-from hgnetv2_pipeline.weights.probes import is_probe, load_probe
+from hgnetv2_pipeline.weights.probes import PREFIX, fresh_probe, is_probe, load_probe
 from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
@@ -78,7 +78,8 @@ def build_from(
       cache or downloaded: writing it is the request to do so;
     - a probe's folder or file: a frozen network with the classifier that was fitted on its
       features;
-    - ``scratch:VARIANT`` ours with fresh weights.
+    - ``scratch:VARIANT`` ours with fresh weights; ``scratch:probe:timm:NAME:128`` a probe of 128
+      pixels with fresh ones, to see how fast it is.
 
     ``num_classes`` None takes the file's own count (1000 for timm and scratch). ``head='reinit'``
     starts ``fc`` afresh, and of a file that is a backbone alone the whole classifier. The
@@ -90,6 +91,11 @@ def build_from(
     """
     check_name(spec, root)
     kind, _, name = spec.partition(":")
+    if name.startswith(PREFIX) and kind == "scratch":
+        probe, how = fresh_probe(name.removeprefix(PREFIX), num_classes or 1000)
+        return probe, _info(
+            spec, variant=name, num_classes=probe.num_classes, preprocess=how.to_dict()
+        )
     if kind == "scratch":
         model = create_model(name, num_classes or 1000)
         return model, _info(spec, variant=name, num_classes=model.num_classes)
@@ -119,7 +125,7 @@ def check_name(spec: str, root: Path) -> None:
     """
     kind, _, name = spec.partition(":")
     if kind == "scratch":
-        if name not in [*VARIANTS, *TEACHERS]:
+        if name not in [*VARIANTS, *TEACHERS] and not name.startswith(PREFIX):
             raise unknown_name("variant", name, [*VARIANTS, *TEACHERS], "scratch:VARIANT")
     elif kind == "timm":
         check_timm(name, root)

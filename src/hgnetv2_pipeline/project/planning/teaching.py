@@ -16,15 +16,35 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.training.stored_logits.speed import Rate
 
 
-def stand_ins(teacher: TeacherParams) -> list[str]:
-    """Members with fresh weights of the kinds that ``teacher`` will have: as fast as they are."""
+def stand_ins(teacher: TeacherParams, short_side: int) -> list[str]:
+    """Members with fresh weights of the kinds that ``teacher`` will have: as fast as they are.
+
+    ``short_side`` of the images, which decides how closely a probe looks. Where the best of several
+    candidates will teach, a probed network is taken for it: the slowest of them, as a rule.
+    """
     from hgnetv2_pipeline.weights.zoo import ZOO
+
+    networks = [spec for spec in teacher.probes if spec != "simple"]
+    if networks or (teacher.probes and not teacher.members and not teacher.source):
+        return [_stand_in_of_probe(spec, teacher, short_side) for spec in networks or ["simple"]]
 
     fresh = teacher.arch if teacher.arch.startswith("timm:") else f"scratch:{teacher.arch}"
     ready = [
         f"scratch:{ZOO[member].variant}" if member in ZOO else fresh for member in teacher.source
     ]
     return ready or [fresh] * teacher.members
+
+
+def _stand_in_of_probe(spec: str, teacher: TeacherParams, short_side: int) -> str:
+    from hgnetv2_pipeline.teacher.probing import probe_size
+    from hgnetv2_pipeline.weights.foreign_network import own_crop, parse_timm
+    from hgnetv2_pipeline.weights.probes import trunk_name
+
+    if spec == "simple":
+        return "scratch:probe:simple"
+    own = own_crop(parse_timm(spec.partition(":")[2]).name)
+    size = teacher.probe_size or probe_size(own, short_side)
+    return f"scratch:probe:{trunk_name(spec)}:{size}"
 
 
 def teacher_rate(

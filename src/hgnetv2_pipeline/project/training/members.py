@@ -80,8 +80,10 @@ def _baseline(
     """The accuracy to beat and what it is; None with the reason when there is none to compare."""
     if baseline == "members":
         counts = record["val"]["members_top1_count"]
-        if len(counts) < 2:
+        if len(counts) < 2 and "majority_count" not in record["val"]:
             return None, "a teacher of one member has no members to be compared with"
+        if len(counts) < 2:
+            return record["val"]["majority_count"] / record["val"]["n"], "always the largest class"
         return sum(counts) / len(counts) / record["val"]["n"], "the mean of its members"
     try:
         return float(baseline), "the accuracy given"
