@@ -13,7 +13,8 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 warnings.filterwarnings("ignore", message="One or more dataset names contain")
 
 from hgnetv2_pipeline.durable import never_for_everyone
-from hgnetv2_pipeline.hooks import MLflowHooks, ProjectHooks
+from hgnetv2_pipeline.hooks import ProjectHooks
+from hgnetv2_pipeline.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.printable import show_logs
 from hgnetv2_pipeline.project.config_loader import LOADER_ARGUMENTS, ProjectConfigLoader
 from hgnetv2_pipeline.project.logs import use_project_logging

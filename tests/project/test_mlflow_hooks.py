@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from hgnetv2_pipeline import hooks
+from hgnetv2_pipeline import mlflow_hooks
 from hgnetv2_pipeline.datasets import ResultFolder
 from hgnetv2_pipeline.durable import write_json
-from hgnetv2_pipeline.hooks import MLflowHooks
+from hgnetv2_pipeline.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project import results
 from hgnetv2_pipeline.project.tracking import Tracker
 
@@ -27,7 +27,7 @@ def test_forced_resume_becomes_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyP
     tracker = Tracker()
     tracker.prepare(tmp_path, name="x", params={}, tags={}, enabled=True)
     monkeypatch.setattr(tracker, "_mlflow", lambda: server)
-    monkeypatch.setattr(hooks, "tracker", tracker)
+    monkeypatch.setattr(mlflow_hooks, "tracker", tracker)
     monkeypatch.setattr(results, "_made", {run})
     told = MLflowHooks()
     told._catalog = SimpleNamespace(get=lambda name: ResultFolder(filepath=str(run)))

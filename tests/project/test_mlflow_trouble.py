@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from hgnetv2_pipeline import hooks
+from hgnetv2_pipeline import mlflow_hooks
 from hgnetv2_pipeline.datasets import CurveFile, JsonFile, PageFile
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import Interrupted
-from hgnetv2_pipeline.hooks import MLflowHooks
+from hgnetv2_pipeline.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project import results as reuse
 from hgnetv2_pipeline.project import tracking
 from hgnetv2_pipeline.project.tracking import RUN_FILE, Tracker
@@ -51,7 +51,7 @@ def results(project: Path) -> dict[str, Any]:
 def work(tracker: Tracker, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run does with the tracker: before, during and after a training, and at its end."""
     made = results(project)
-    monkeypatch.setattr(hooks, "tracker", tracker)
+    monkeypatch.setattr(mlflow_hooks, "tracker", tracker)
     monkeypatch.setattr(reuse, "_made", {path for _, path in made.values()})
     told = MLflowHooks()
     told._catalog = SimpleNamespace(get=lambda name: made[name][0])

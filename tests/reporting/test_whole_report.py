@@ -14,6 +14,7 @@ import pytest
 from synthetic_inputs import CLASSES, HOSTILE, PUBLISHED, png, write_inputs
 from test_page import read
 
+from hgnetv2_pipeline.reporting.blocks import Cards
 from hgnetv2_pipeline.reporting.build import build_report, compose, terminal_summary
 from hgnetv2_pipeline.reporting.inputs import ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
@@ -140,6 +141,38 @@ def test_counts_that_do_not_add_up_are_not_shown(
     assert "7001 right of 700" in text
     assert "over supervised only</span>" not in text
     assert "7001 right of 700" in terminal_summary(report_inputs)
+
+
+def test_the_headline_is_of_the_model_that_is_exported(report_inputs: ReportInputs) -> None:
+    """Stage 1's accuracy over stage 2's file, as it once was, would be two models as one."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in report_inputs.evaluations]
+    for model in dict.fromkeys(result["model"] for result in results):
+        head = compose(dataclasses.replace(report_inputs, model=model), []).head
+        assert isinstance(head[0], Cards)
+        value, what, _ = head[0].items[0]
+        ours = [result for result in results if result["model"] == model]
+        assert value in {f"{100 * one['top1_count'] / one['n_used']:.1f} %" for one in ours}
+        assert what == f"top-1 of {model}"
+    head = compose(dataclasses.replace(report_inputs, model="nobody/b0/seed=0"), []).head
+    assert isinstance(head[0], Cards)
+    assert not any(what.startswith("top-1 of") for _, what, _ in head[0].items)
+
+
+def test_a_training_that_beats_the_exported_model_on_val_is_named_first(
+    report_inputs: ReportInputs, tmp_path: Path
+) -> None:
+    assert report_inputs.comparison is not None
+    rows = json.loads(report_inputs.comparison.read_text(encoding="utf-8"))["rows"]
+    students = [row for row in rows if row["arm"] != "teacher"]
+    best = max(students, key=lambda row: row["top1_count"])
+    worst = min(students, key=lambda row: row["top1_count"])
+    inputs = dataclasses.replace(report_inputs, model=worst["run"], run_command="kedro run --env x")
+    told = f"kedro run --env x --pipeline export --params model={best['run']}"
+    assert told in html(inputs, tmp_path / "out")
+    assert told in terminal_summary(inputs)
+    for model in (best["run"], "", "of/another/run"):
+        inputs = dataclasses.replace(report_inputs, model=model)
+        assert "not the model that is exported" not in html(inputs, tmp_path / "out")
 
 
 def test_one_broken_evaluation_leaves_the_others(

@@ -154,7 +154,7 @@ def test_timm_weights_are_asked_for_only_by_the_ending(monkeypatch, tmp_path):
     [
         ("scratch:b9", ParameterError, "unknown variant 'b9'"),
         ("timm:resnet81", ParameterError, "unknown timm model 'resnet81'"),
-        ("timm:resnet18:pretraind", ParameterError, "the only ending is ':pretrained'"),
+        ("timm:resnet18:pretraind", ParameterError, "the endings are ':pretrained'"),
         ("b4.ssld_stage3", ParameterError, r"did you mean 'b4\.ssld_stage2"),
         ("", WeightsError, "no finished run"),
         ("some/run", WeightsError, "no weight file or run at"),

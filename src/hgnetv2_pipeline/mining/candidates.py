@@ -1,4 +1,4 @@
-"""The images that may be mined, and their order: what select, purity and audit all begin with."""
+"""The images that may be mined (not barred, above ``min_conf``, one of equal bytes), in order."""
 
 from __future__ import annotations
 

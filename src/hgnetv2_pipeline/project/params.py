@@ -1,4 +1,4 @@
-"""Every parameter's type and limits, in one model; the values are in conf/.
+"""Every parameter's type and limits (a recipe's: ``training/config``); values are in conf/.
 
 ``validate`` turns the merged YAML and ``--params`` into clean values or one ``ParameterError`` that
 names the key, what was given, what is allowed and where to set it. There are no defaults here: a

@@ -22,6 +22,7 @@ def report_inputs(identity: Identity) -> ReportInputs:
     teacher = identity.folder("train_teacher")
     return ReportInputs(
         dataset=identity.dataset,
+        model=identity.model,
         is_sample=identity.dataset == "sample",
         comparable=identity.dataset == "imagenet",
         run_command=identity.run_command,
@@ -81,7 +82,11 @@ def report_result(run: Run, inputs: ReportInputs) -> ResultSpec:
         folder=run.folder("report"),
         pipeline="reporting",
         inputs={path.relative_to(identity.project).as_posix(): path for path in files},
-        params={"dataset": identity.dataset, "variant": identity.variant},
+        params={
+            "dataset": identity.dataset,
+            "variant": identity.variant,
+            "model": identity.model,
+        },
         outputs=["report.html", "report.md"],
         wait=True,
     )

@@ -1,7 +1,8 @@
-"""The record of a teacher: which candidates there were, who teaches, and what it scored."""
+"""The teacher as a result: probes fitted, candidates judged on val, its record and its gate."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import read_json, write_json
-from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.models import model_source, resolve_device, weights_input
-from hgnetv2_pipeline.project.params import TeacherParams
+from hgnetv2_pipeline.project.params import GateParams, TeacherParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.training.config import TeacherConfig
@@ -23,26 +24,27 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_log = logging.getLogger(__name__)
 RECORD = "teacher.json"
 WEIGHTS, PROBE_RECORD = "student.safetensors", "probe.json"
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherRecord:
     """A teacher as later nodes use it; the members of ``config`` are build_from specs."""
 
     config: TeacherConfig
     record: Path
 
 
-def read_teacher(folder: Path, identity: Identity) -> Teacher:
+def read_teacher(folder: Path, identity: Identity) -> TeacherRecord:
     """Read ``teacher.json`` of a teacher's folder; run ids become folders of the project."""
     record = folder / RECORD
     if not record.is_file():
         raise WeightsError(f"no teacher in {folder}: run kedro run --pipeline train_teacher")
     values = read_json(record)
     members = [model_source(identity, member) for member in values["members"]]
-    return Teacher(TeacherConfig(members=members, bn=values["bn"]), record)
+    return TeacherRecord(TeacherConfig(members=members, bn=values["bn"]), record)
 
 
 def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
@@ -185,3 +187,49 @@ def _answers_to_val(
 
 def _right(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> int:
     return int((probabilities.argmax(axis=1) == labels).sum())
+
+
+def check_gate(identity: Identity, gate: GateParams, record: Mapping[str, Any]) -> None:
+    """Say whether the teacher of ``record`` beats what it is to teach.
+
+    Raises:
+        DataError: it does not, and ``gate.action`` is ``stop``.
+    """
+    accuracy = record["val"]["top1_count"] / record["val"]["n"]
+    baseline, named = _baseline(identity, gate.baseline, record)
+    if baseline is None:
+        _log.warning("teacher gate: %s; teacher %.2f %% on val", named, 100 * accuracy)
+        return
+    line = f"teacher {100 * accuracy:.2f} % on val, {named} {100 * baseline:.2f} %"
+    if accuracy > baseline:
+        _log.info("teacher gate passed: %s", line)
+    elif gate.action == "stop":
+        raise DataError(
+            f"teacher gate: {line}; a student cannot learn more from it than plain training gives. "
+            "Train a better teacher, or set train_teacher.gate.action to warn or off"
+        )
+    elif gate.action == "warn":
+        _log.warning("teacher gate not passed: %s", line)
+
+
+def _baseline(
+    identity: Identity, baseline: str, record: Mapping[str, Any]
+) -> tuple[float | None, str]:
+    """The accuracy to beat and what it is; None with the reason when there is none to compare."""
+    if baseline == "members":
+        counts = record["val"]["members_top1_count"]
+        if len(counts) < 2 and "majority_count" not in record["val"]:
+            return None, "a teacher of one member has no members to be compared with"
+        if len(counts) < 2:
+            return record["val"]["majority_count"] / record["val"]["n"], "always the largest class"
+        return sum(counts) / len(counts) / record["val"]["n"], "the mean of its members"
+    try:
+        return float(baseline), "the accuracy given"
+    except ValueError:
+        result = identity.run_folder(baseline) / "result.json"
+        if not result.is_file():
+            raise ParameterError(
+                f"train_teacher.gate.baseline {baseline!r} is neither 'members', an accuracy, "
+                f"nor a finished run: {result} does not exist"
+            ) from None
+        return float(read_json(result)["val"]["top1"]), f"run {baseline}"

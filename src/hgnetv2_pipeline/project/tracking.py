@@ -1,4 +1,6 @@
-"""MLflow, lazily: a sqlite file in the project, no server, started by the first new number.
+"""The MLflow client, started by the first new number: a sqlite file in the project, no server.
+
+What is recorded: ``mlflow_hooks``.
 
 A run in which every result was reused starts nothing and does not pay MLflow's import (seconds).
 MLflow records what happens and never ends it: whoever calls the tracker does so within ``guarded``.

@@ -167,6 +167,27 @@ def explain(summaries: Sequence[ArmSummary]) -> list[str]:
     return said
 
 
+def better_training(
+    rows: Sequence[Mapping[str, Any]], model: str, run_command: str = "kedro run"
+) -> str | None:
+    """Which training has more right on val than ``model``, in a sentence; None where none has.
+
+    ``model`` is the run that is evaluated, exported and timed. Raises what a row without counts
+    raises.
+    """
+    runs = [row for row in rows if row["arm"] != "teacher" and row["split"] == "val"]
+    ours = next((row for row in runs if row["run"] == model), None)
+    best = max(runs, key=lambda row: int(row["top1_count"]), default=None)
+    if ours is None or best is None or best["top1_count"] <= ours["top1_count"]:
+        return None
+    return (
+        f"The most accurate on val is not the model that is exported: {best['run']} "
+        f"({best['label']}) has {best['top1_count']} of {best['n']} right, {model} "
+        f"{ours['top1_count']}. To take it: {run_command} --pipeline export --params "
+        f"model={best['run']} (evaluation, latency and prediction likewise)."
+    )
+
+
 def _gain(student: ArmSummary, plain: ArmSummary) -> str:
     given = difference(student, plain)
     runs = f"{len(student.top1)} seeds" if len(student.top1) > 1 else "one run"

@@ -1,4 +1,4 @@
-"""Which files a report is made from, and the ledger of those that were read."""
+"""The paths that a report takes (``project/report_files``), and the ledger of what was read."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class AbsentError(DataError):
 class ReportInputs:
     """Paths of everything a report may show; each may be None, empty or not there yet.
 
+    ``model`` is the one that is evaluated, exported and timed.
     ``comparable`` says that the evaluated images are ImageNet-1k's validation set, so that
     measured and published accuracies are the same quantity. ``root`` is the folder against which
     paths are shown; ``run_command`` is how this project is run (``kedro run --env NAME``), used
@@ -34,6 +35,7 @@ class ReportInputs:
     """
 
     dataset: str
+    model: str = ""
     is_sample: bool = False
     comparable: bool = False
     run_command: str = "kedro run"

@@ -105,14 +105,17 @@ def load_timm(
             digest = file_sha256(path)
             if found.source == "packaged" and digest != packages.PACKAGES[found.name].sha256:
                 raise WeightsError(f"{path} is not the file that was published (another SHA-256)")
-            model = _from_file(found.name, path)
+            model = _from_file(found.name, path, known=found.source == "packaged")
             if strict and num_classes not in (None, 0, model.num_classes):
                 raise WeightsError(
                     f"{path} has {model.num_classes} classes, not {num_classes}; say head: reinit"
                 )
         else:
             pretrained = found.source == "pretrained"
-            wanted = {} if pretrained else {"num_classes": num_classes or 1000}
+            own = pretrained and (strict or num_classes is None)
+            wanted = (
+                {} if own else {"num_classes": num_classes if pretrained else num_classes or 1000}
+            )
             model = timm.create_model(found.name, pretrained=pretrained, **wanted)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -140,8 +143,11 @@ def _preprocess(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _from_file(name: str, path: Path) -> nn.Module:
-    """timm's network ``name`` with the tensors of ``path``, under timm's names or in its order."""
+def _from_file(name: str, path: Path, *, known: bool) -> nn.Module:
+    """timm's network ``name`` with the tensors of ``path``, under timm's names or in its order.
+
+    ``known``: it is a published file of that very network, so that the order needs no warning.
+    """
     import timm
 
     theirs = {
@@ -159,7 +165,8 @@ def _from_file(name: str, path: Path) -> nn.Module:
     if not by_name and [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:
         raise WeightsError(f"{path} is no {name}: {_first_difference(theirs, ours)}")
     if not by_name:
-        _log.warning(
+        _log.log(
+            logging.DEBUG if known else logging.WARNING,
             "%s: %d tensors taken in their order for %s, whose names differ (%s for %s)",
             path.name, len(ours), name, next(iter(theirs)), next(iter(ours)),
         )  # fmt: skip

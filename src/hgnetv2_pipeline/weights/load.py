@@ -1,6 +1,6 @@
-"""Weight files in: read without running anything, loaded strictly. ``weight_writing``: out.
+"""Weight files in: read without running anything, loaded strictly. ``writing``: out.
 
-Inside, a state is a dict of our names; ``names`` knows everyone else's. ``read_state`` turns any
+Inside, a state is a dict of our names; ``styles`` knows everyone else's. ``read_state`` turns any
 supported file into a state, and loading is strict and says what it did.
 """
 

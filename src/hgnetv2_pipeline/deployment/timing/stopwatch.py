@@ -1,4 +1,4 @@
-"""The timing of calls: what a lap is, on a CPU's clocks and on a GPU's events."""
+"""Calls timed: warm-up, laps on a CPU's clocks or a GPU's events, their mean and percentiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this pool picture a copy of that protected one? Two independent looks at the pixels.
+"""Is this pool picture a copy of that protected one? Two looks at the pixels, and their limits.
 
 Photographs: the protected picture is laid on the pool picture, starting from the view whose hash
 matched, and the two are correlated block by block. Where that does not settle it, SIFT key points

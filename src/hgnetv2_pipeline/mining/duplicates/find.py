@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from hgnetv2_pipeline.data.patterns import find_matches
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds
-from hgnetv2_pipeline.mining.duplicates.decide import COLUMNS, judge, pair_row
 from hgnetv2_pipeline.mining.duplicates.features import FeatureIndex, feature_pairs, features_of
 from hgnetv2_pipeline.mining.duplicates.guarded_sets import Protected, gather
 from hgnetv2_pipeline.mining.duplicates.neighbours import HashIndex, expected_by_chance
+from hgnetv2_pipeline.mining.duplicates.verify import COLUMNS, judge, pair_row
 from hgnetv2_pipeline.mining.duplicates.views import VIEW_COUNT, view_hashes
 from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 from hgnetv2_pipeline.progress import Progress

@@ -46,5 +46,5 @@ def tabulate(
         lambda aside: write_table(aside, run, trainings, members),
     )
     table = made.folder / "comparison.json"
-    log_table(table)
+    log_table(table, run.identity.model)
     return made.folder, table

@@ -10,8 +10,8 @@ from hgnetv2_pipeline.project.models import weights_input
 from hgnetv2_pipeline.project.params import TeacherParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import RECORD, fit_probes, judge_candidates
-from hgnetv2_pipeline.project.training.members import check_gate, train_members
+from hgnetv2_pipeline.project.teacher import RECORD, check_gate, fit_probes, judge_candidates
+from hgnetv2_pipeline.project.training.members import train_members
 
 
 def train_teacher(run: Run, teacher: TeacherParams, lists: Path) -> Path:

@@ -8,11 +8,11 @@ from hgnetv2_pipeline.project.lists import Lists, PoolSource
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import Teacher
+from hgnetv2_pipeline.project.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
 
 
-def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: Teacher) -> None:
+def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord) -> None:
     """Score the sources that are new or have changed; the others are left as they are."""
     from hgnetv2_pipeline.mining.score_shards import write_sources
 
@@ -23,7 +23,7 @@ def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: Teacher
 
 
 def _score_source(
-    run: Run, mining: MiningParams, lists: Lists, teacher: Teacher, source: PoolSource
+    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, source: PoolSource
 ) -> None:
     shards = range(-(-source.images // mining.shard_rows))
 
@@ -48,7 +48,9 @@ def _score_source(
     )
 
 
-def score_guarded_sets(run: Run, mining: MiningParams, lists: Lists, teacher: Teacher) -> None:
+def score_guarded_sets(
+    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord
+) -> None:
     """The features of the guarded sets, which those of the pool are compared with."""
     for name in lists.guarded:
         index = lists.index(name)
@@ -97,7 +99,7 @@ def list_unreadable(run: Run, mining: MiningParams, lists: Lists) -> None:
 
 
 def score_hidden_probes(
-    run: Run, mining: MiningParams, lists: Lists, teacher: Teacher, folder: Path
+    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, folder: Path
 ) -> None:
     """Score the labelled images that are to tell how pure the list is."""
     from hgnetv2_pipeline.data.index import write_index
@@ -112,7 +114,7 @@ def score_hidden_probes(
 def score_images(
     run: Run,
     mining: MiningParams,
-    teacher: Teacher,
+    teacher: TeacherRecord,
     index: Path,
     out: Path,
     *,

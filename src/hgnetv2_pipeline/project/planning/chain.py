@@ -23,7 +23,7 @@ from hgnetv2_pipeline.project.planning.table import Row, as_text, row_of
 from hgnetv2_pipeline.project.planning.teaching import stand_ins, teacher_rate
 from hgnetv2_pipeline.project.results import Result, Reuse
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import RECORD, Teacher, read_teacher
+from hgnetv2_pipeline.project.teacher import RECORD, TeacherRecord, read_teacher
 from hgnetv2_pipeline.project.training.arms import Recipes, arm_folders, finished_arms
 from hgnetv2_pipeline.project.training.members import member_spec
 from hgnetv2_pipeline.project.training.runs import (
@@ -301,15 +301,15 @@ class _Chain:
         images = self._stage1_images() if name == "ssld_stage1" else None
         return plan_run(spec, processes=self.run.distributed.processes(self.device), images=images)
 
-    def _teacher(self) -> Teacher | None:
+    def _teacher(self) -> TeacherRecord | None:
         folder = self.identity.folder("train_teacher")
         return read_teacher(folder, self.identity) if (folder / RECORD).is_file() else None
 
-    def _stand_in(self) -> Teacher:
+    def _stand_in(self) -> TeacherRecord:
         sides = self.lists.frame("train")[["width", "height"]].min(axis=1)
         members = stand_ins(self.teaching, int(sides.median()))
         self._assume(f"the teacher is as fast as {' + '.join(members)}")
-        return Teacher(TeacherConfig(members=members, bn=self.teaching.bn), Path())
+        return TeacherRecord(TeacherConfig(members=members, bn=self.teaching.bn), Path())
 
     def _rate(self, index: Path, **how: Any) -> Rate:
         return teacher_rate(

@@ -17,7 +17,7 @@ from hgnetv2_pipeline.project.lists import Lists, count_rows
 from hgnetv2_pipeline.project.params import ComparisonParams, TeacherLogitsParams, TeacherParams
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import Teacher, read_teacher
+from hgnetv2_pipeline.project.teacher import TeacherRecord, read_teacher
 from hgnetv2_pipeline.project.training.runs import (
     Training,
     begin_run,
@@ -125,7 +125,9 @@ def _all_steps(identity: Identity, teacher: TeacherParams) -> int:
     return sum(int(read_json(run / "result.json")["steps"]) for run in runs)
 
 
-def _training(run: Run, arm: Arm, logits: TeacherLogitsParams, teacher: Teacher | None) -> Training:
+def _training(
+    run: Run, arm: Arm, logits: TeacherLogitsParams, teacher: TeacherRecord | None
+) -> Training:
     teacher = teacher if arm.distilled else None
     spec = run_spec(
         run,
@@ -141,7 +143,9 @@ def _training(run: Run, arm: Arm, logits: TeacherLogitsParams, teacher: Teacher 
     return spec, teacher
 
 
-def train_missing_arms(run: Run, recipes: Recipes, teacher: Teacher, unmined: Path | None) -> None:
+def train_missing_arms(
+    run: Run, recipes: Recipes, teacher: TeacherRecord, unmined: Path | None
+) -> None:
     """Train the arms that do not stand yet."""
     arms, jobs = list_arms(run, recipes, unmined), recipes.comparison.jobs
 

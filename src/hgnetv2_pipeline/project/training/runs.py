@@ -11,7 +11,7 @@ from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse, Work
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import Teacher
+from hgnetv2_pipeline.project.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
 from hgnetv2_pipeline.training.config import (
     FREE,
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 # What a finished run consists of; checkpoints stay beside it and are no part of the result.
 OUTPUTS = ("student.safetensors", "history.csv", "result.json")
 
-Training = tuple[RunSpec, Teacher | None]
+Training = tuple[RunSpec, TeacherRecord | None]
 """A training and the teacher whose record it depends on."""
 
 
@@ -37,7 +37,7 @@ def run_spec(
     *,
     pipeline: str,
     train: Path,
-    teacher: Teacher | None = None,
+    teacher: TeacherRecord | None = None,
     stored: StoredLogits | None = None,
     out: Path | None = None,
     seed: int | None = None,
@@ -81,7 +81,7 @@ def _found_start(identity: Identity, config: TrainConfig) -> TrainConfig:
 
 
 def begin_run(
-    reuse: Reuse, spec: RunSpec, teacher: Teacher | None, *, processes: int = 1
+    reuse: Reuse, spec: RunSpec, teacher: TeacherRecord | None, *, processes: int = 1
 ) -> tuple[RunSpec, Result | Work]:
     """Find the finished run of ``spec``, or clear its folder for making it.
 
@@ -121,7 +121,7 @@ def begin_run(
     return spec.model_copy(update={"inputs": dict(hashes)}), work
 
 
-def train_student(run: Run, spec: RunSpec, teacher: Teacher | None) -> None:
+def train_student(run: Run, spec: RunSpec, teacher: TeacherRecord | None) -> None:
     """Train the run of ``spec`` in all the processes of this command, unless it stands."""
     processes = run.distributed.processes(run.device)
     spec, work = begin_run(run.reuse, spec, teacher, processes=processes)

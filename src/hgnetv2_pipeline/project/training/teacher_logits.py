@@ -7,7 +7,7 @@ from pathlib import Path
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import Teacher
+from hgnetv2_pipeline.project.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
 from hgnetv2_pipeline.project.training.runs import resized_images
 from hgnetv2_pipeline.training.config import StoreSpec, TrainConfig
@@ -20,7 +20,7 @@ def store_spec(
     *,
     classes: list[str],
     samples: Path,
-    teacher: Teacher,
+    teacher: TeacherRecord,
 ) -> StoreSpec:
     """Everything a process that makes the store needs to know; the views are those of ``config``.
 
@@ -45,7 +45,9 @@ def store_spec(
     )
 
 
-def store_result(spec: StoreSpec, logits: TeacherLogitsParams, teacher: Teacher) -> ResultSpec:
+def store_result(
+    spec: StoreSpec, logits: TeacherLogitsParams, teacher: TeacherRecord
+) -> ResultSpec:
     """The store as a result; an interrupted pass goes on after its last finished shard."""
     from hgnetv2_pipeline.input.augment import make_augment
     from hgnetv2_pipeline.input.teacher_logits import IMAGES, SHARDS, STORE, describe_view

@@ -32,6 +32,8 @@ def comparison_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     for split in dict.fromkeys(summary.split for summary in summaries):
         arms = [summary for summary in summaries if summary.split == split]
         said = compare.explain(arms)
+        if better := compare.better_training(rows, inputs.model, inputs.run_command):
+            said = [better, *said]
         if said:
             blocks.append(Bullets(tuple(said)))
         blocks.append(tables.comparison_table(arms))

@@ -1,4 +1,4 @@
-"""From suspected pairs to decisions: one row a pool image, with the evidence."""
+"""Suspected pairs verified: pictures read and compared in threads, one row per pool image."""
 
 from __future__ import annotations
 
