@@ -52,7 +52,10 @@ bench-gpu: install  ## what needs a GPU, in nine minutes; results in data/08_rep
 	PYTHON=$(BIN)/python benchmarks/gpu.sh data/08_reporting/gpu
 
 bench: install  ## the benchmarks of benchmarks/ that need none
-	for b in $(filter-out benchmarks/bench_gpu_%,$(wildcard benchmarks/bench_*.py)); do echo "== $$b"; $(BIN)/python "$$b"; done
+	for b in $(filter-out benchmarks/bench_gpu_% benchmarks/bench_emoji_%,$(wildcard benchmarks/bench_*.py)); do echo "== $$b"; $(BIN)/python "$$b"; done
+
+bench-emoji: install  ## teachers of every kind on emoji of two vendors, which npm fetches (136 MB)
+	$(BIN)/python benchmarks/bench_emoji_teachers.py
 
 clean:  ## the environment and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
@@ -73,4 +76,4 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@test -e .git || for folder in . weights; do (cd $$folder && $(CURDIR)/$(BIN)/dvc config --local core.no_scm true); done
 	@touch $@
 
-.PHONY: help run test test-long test-avx2 lint install viz bench bench-gpu clean lock
+.PHONY: help run test test-long test-avx2 lint install viz bench bench-emoji bench-gpu clean lock
