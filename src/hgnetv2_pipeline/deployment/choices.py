@@ -33,3 +33,15 @@ GPU_ENGINES: tuple[GpuEngine, ...] = get_args(GpuEngine)
 CPU_ENGINES: tuple[CpuEngine, ...] = get_args(CpuEngine)
 TORCH_MODES: tuple[TorchMode, ...] = get_args(TorchMode)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+# Which file each engine takes for a precision; what is not here it cannot do.
+FILES: dict[str, dict[str, str]] = {
+    "tensorrt": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"},
+    "ort-cuda": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16"},
+    "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
+    "ort": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
+    "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
+}
+FILES["torch-compiled"] = FILES["torch-cuda-graph"] = FILES["torch"]
+MODULES: dict[str, str] = {}
+"""Engine -> its module in ``engines``, whose ``open_engine`` makes it of a wish."""

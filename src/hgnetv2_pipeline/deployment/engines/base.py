@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,49 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.predict import Record
 
 
+HINTS = {
+    "tensorrt": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
+    "cuda": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
+    "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
+    "onnxruntime": "pip install onnxruntime",
+    "torch": "pip install torch",
+}
+
+
 class EngineUnavailable(ParameterError):
     """An engine cannot run this model on this machine; the message is one line with the reason."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What ``load_engine`` was asked for, as each rung's opener sees it."""
+
+    spec: str
+    onnx: Path | None
+    plan: Path | None
+    own: str  # precision of the ONNX file
+    auto: bool
+    threads: int
+    precision: str | None
+    batch_size: int | None
+    device: str | None
+    root: Path | None
+    preprocess: Preprocess | None
+    classes: Sequence[str] | None
+
+
+def need(module: str, engine: str) -> None:
+    """Raise EngineUnavailable unless ``module`` is installed; it is not imported for that."""
+    if importlib.util.find_spec(module) is None:
+        raise EngineUnavailable(
+            f"{engine}: {module} is not installed ({HINTS.get(module, f'pip install {module}')})"
+        )
+
+
+def need_onnx(wish: Wish, engine: str) -> Path:
+    if wish.onnx is None:
+        raise EngineUnavailable(f"{engine}: runs ONNX files, and {wish.spec} is none; export first")
+    return wish.onnx
 
 
 class Engine(ABC):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,19 @@ from hgnetv2_pipeline.deployment.card import precision_file, precision_of
 from hgnetv2_pipeline.deployment.choices import (
     CPU_ENGINES,
     ENGINES,
+    FILES,
     GPU_ENGINES,
+    MODULES,
     PRECISIONS,
     TORCH_MODES,
 )
-from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
+from hgnetv2_pipeline.deployment.engines.base import (
+    Engine,
+    EngineUnavailable,
+    Wish,
+    need,
+    need_onnx,
+)
 from hgnetv2_pipeline.deployment.probes import probe_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.processor import (
@@ -36,44 +44,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Which file each engine takes for a precision; what is not here it cannot do.
-_FILES = {
-    "tensorrt": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"},
-    "ort-cuda": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16"},
-    "openvino": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
-    "ort": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
-    "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
-}
-_FILES["torch-compiled"] = _FILES["torch-cuda-graph"] = _FILES["torch"]
 # What noise of the clock may make of two that are level.
 _SLOWER = 1.1
 DEVICES = (None, "cpu", "cuda")
 _PLAN_SUFFIXES = (".engine", ".plan")
-_HINTS = {
-    "tensorrt": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
-    "cuda": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
-    "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
-    "onnxruntime": "pip install onnxruntime",
-    "torch": "pip install torch",
-}
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """What ``load_engine`` was asked for, as each rung's opener sees it."""
-
-    spec: str
-    onnx: Path | None
-    plan: Path | None
-    own: str  # precision of the ONNX file
-    auto: bool
-    threads: int
-    precision: str | None
-    batch_size: int | None
-    device: str | None
-    root: Path | None
-    preprocess: Preprocess | None
-    classes: Sequence[str] | None
 
 
 def load_engine(
@@ -124,7 +98,7 @@ def load_engine(
     if batch_size is not None and batch_size < 1:
         raise ParameterError(f"batch_size={batch_size}; it must be at least 1")
     onnx, plan = _files(str(path))
-    wish = _Wish(
+    wish = Wish(
         spec=str(path),
         onnx=onnx,
         plan=plan,
@@ -158,12 +132,12 @@ def load_engine(
     raise EngineUnavailable(f"no engine can run {path}: {'; '.join(refused)}")
 
 
-def _open(name: str, wish: _Wish) -> Engine:
+def _open(name: str, wish: Wish) -> Engine:
     home = "cuda" if name in GPU_ENGINES else "cpu" if name in CPU_ENGINES else wish.device
     if wish.device not in (None, home):
         raise EngineUnavailable(f"{name}: runs on {home}, and device={wish.device} was asked for")
     try:
-        engine = _OPENERS[name](_with_file(name, wish))
+        engine = _opener(name)(_with_file(name, wish))
     except ImportError as error:
         # Installed, but a library of the system that it needs is not.
         reason = " ".join(str(error).split())
@@ -178,7 +152,7 @@ def _open(name: str, wish: _Wish) -> Engine:
     return engine
 
 
-def _refuse_slower_than_fp32(engine: Engine, wish: _Wish) -> None:
+def _refuse_slower_than_fp32(engine: Engine, wish: Wish) -> None:
     """Raise EngineUnavailable where the fp32 file beside an engine's is answered faster.
 
     A lower precision is asked for to be faster, and on a processor without the instructions it is
@@ -215,7 +189,7 @@ def model_file(onnx: Path, engine: str, precision: str) -> Path:
 
     ``onnx`` itself where that is not there, or the engine can run none.
     """
-    beside = onnx.with_name(precision_file(_FILES.get(engine, {}).get(precision) or "fp32"))
+    beside = onnx.with_name(precision_file(FILES.get(engine, {}).get(precision) or "fp32"))
     return beside if beside.is_file() else onnx
 
 
@@ -233,13 +207,13 @@ def _files(spec: str) -> tuple[Path | None, Path | None]:
     return None, None
 
 
-def _with_file(engine: str, wish: _Wish) -> _Wish:
+def _with_file(engine: str, wish: Wish) -> Wish:
     """The wish with its precision settled and, for that precision, the right file."""
     own = "fp32" if wish.onnx is None else wish.own
     if wish.precision is None and wish.onnx is None:
         return wish  # a plan brings its own, weights are fp32
     precision = wish.precision or own
-    needed = _FILES[engine].get(precision)
+    needed = FILES[engine].get(precision)
     if needed is None:
         raise EngineUnavailable(f"{engine}: no {precision} on this engine")
     if wish.onnx is None:
@@ -257,23 +231,11 @@ def _with_file(engine: str, wish: _Wish) -> _Wish:
     return replace(wish, precision=precision, onnx=beside, plan=plan)
 
 
-def _need(module: str, engine: str) -> None:
-    """Raise EngineUnavailable unless ``module`` is installed; it is not imported for that."""
-    if importlib.util.find_spec(module) is None:
-        raise EngineUnavailable(f"{engine}: {module} is not installed ({_HINTS[module]})")
-
-
-def _need_onnx(wish: _Wish, engine: str) -> Path:
-    if wish.onnx is None:
-        raise EngineUnavailable(f"{engine}: runs ONNX files, and {wish.spec} is none; export first")
-    return wish.onnx
-
-
-def _open_tensorrt(wish: _Wish) -> Engine:
+def _open_tensorrt(wish: Wish) -> Engine:
     if wish.plan is None:
-        _need_onnx(wish, "tensorrt")
-    _need("tensorrt", "tensorrt")
-    _need("cuda", "tensorrt")
+        need_onnx(wish, "tensorrt")
+    need("tensorrt", "tensorrt")
+    need("cuda", "tensorrt")
     try:
         import tensorrt  # noqa: F401
     except OSError as error:  # how its package says that a library of its own is missing
@@ -285,16 +247,16 @@ def _open_tensorrt(wish: _Wish) -> Engine:
             wish.plan, preprocess=wish.preprocess, classes=wish.classes
         )
     return with_tensorrt.from_onnx(
-        _need_onnx(wish, "tensorrt"),
+        need_onnx(wish, "tensorrt"),
         precision=wish.precision or "fp32",
         preprocess=wish.preprocess,
         classes=wish.classes,
     )
 
 
-def _open_ort_cuda(wish: _Wish) -> Engine:
-    path = _need_onnx(wish, "ort-cuda")
-    _need("onnxruntime", "ort-cuda")
+def _open_ort_cuda(wish: Wish) -> Engine:
+    path = need_onnx(wish, "ort-cuda")
+    need("onnxruntime", "ort-cuda")
     from hgnetv2_pipeline.deployment.engines.with_ort import OrtCudaEngine
 
     return OrtCudaEngine(
@@ -306,9 +268,9 @@ def _open_ort_cuda(wish: _Wish) -> Engine:
     )
 
 
-def _open_openvino(wish: _Wish) -> Engine:
-    path = _need_onnx(wish, "openvino")
-    _need("openvino", "openvino")
+def _open_openvino(wish: Wish) -> Engine:
+    path = need_onnx(wish, "openvino")
+    need("openvino", "openvino")
     if wish.auto and wish.precision == "fp32":
         # Level at batch 1; beyond, which of the two is faster depends on the processor, and the
         # same file must not give other last bits because a machine was timed otherwise.
@@ -334,22 +296,22 @@ def _open_openvino(wish: _Wish) -> Engine:
     )
 
 
-def _open_ort(wish: _Wish) -> Engine:
-    path = _need_onnx(wish, "ort")
-    _need("onnxruntime", "ort")
+def _open_ort(wish: Wish) -> Engine:
+    path = need_onnx(wish, "ort")
+    need("onnxruntime", "ort")
     from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 
     return OrtEngine(path, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes)
 
 
-def _open_torch(wish: _Wish, mode: str = "eager") -> Engine:
+def _open_torch(wish: Wish, mode: str = "eager") -> Engine:
     name = "torch" if mode == "eager" else f"torch-{mode}"
     if wish.onnx is not None or wish.plan is not None:
         raise EngineUnavailable(
             f"{name}: runs weights (a run folder, .safetensors, .pdparams, a zoo name, "
             f"timm:<name>), and {wish.spec} is an exported model"
         )
-    _need("torch", name)
+    need("torch", name)
     if (
         wish.auto
         and wish.precision in ("bf16", "fp16")
@@ -380,7 +342,7 @@ def _torch_on_gpu(device: str | None) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 
 
-_OPENERS: dict[str, Callable[[_Wish], Engine]] = {
+_OPENERS: dict[str, Callable[[Wish], Engine]] = {
     "tensorrt": _open_tensorrt,
     "ort-cuda": _open_ort_cuda,
     "openvino": _open_openvino,
@@ -389,3 +351,11 @@ _OPENERS: dict[str, Callable[[_Wish], Engine]] = {
     "torch-compiled": partial(_open_torch, mode="compiled"),
     "torch-cuda-graph": partial(_open_torch, mode="cuda-graph"),
 }
+
+
+def _opener(name: str) -> Callable[[Wish], Engine]:
+    if name in _OPENERS:
+        return _OPENERS[name]
+    module = importlib.import_module(f"hgnetv2_pipeline.deployment.engines.{MODULES[name]}")
+    opener: Callable[[Wish], Engine] = module.open_engine
+    return opener
