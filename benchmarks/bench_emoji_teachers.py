@@ -3,10 +3,10 @@
     python benchmarks/bench_emoji_teachers.py [--set FOLDER] [--probe timm:NAME@FILE ...]
 
 The set is that of ``emoji_set.py``, made where it is missing (``npm`` fetches 136 MB; without it
-this prints a line and ends). Probes are fitted to all of Google's labelled images; right answers are
-counted on the images held out in cross-validation, on other emoji of the same vendor (test), on the
-same emoji of a vendor that was never labelled (other), and on the pool, of which a third is of no
-class. Transparency is composited on white, or, in a row of its own, dropped as the decoder does.
+this prints a line and ends). Probes are fitted to all of Google's labelled images. Counted are the
+right answers on the images held out in cross-validation, on other emoji of the same vendor (test),
+on the same emoji of a vendor that was never labelled (other), and on the pool, of which a third is
+of no class. Transparency is composited on white, or, in a last row, dropped as the decoder does.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from hgnetv2_pipeline.deployment.choices import (
     PRECISIONS,
     TORCH_MODES,
 )
-from hgnetv2_pipeline.deployment.engines import ladder, with_torch
+from hgnetv2_pipeline.deployment.engines import with_torch
 from hgnetv2_pipeline.deployment.export import gate
 from hgnetv2_pipeline.deployment.kit import plans
 from hgnetv2_pipeline.deployment.timing import latency
@@ -28,8 +28,9 @@ AMP = get_args(get_args(config.Amp)[0])
 @pytest.mark.parametrize(
     ("table", "known"),
     [
-        (ladder._OPENERS, ENGINES),
-        (ladder._FILES, ENGINES),
+        (choices.MODULES, ENGINES),
+        (choices.NEEDS, ENGINES),
+        (choices.FILES, ENGINES),
         (probes.ALLOWED, PRECISIONS),
         (latency.BYTES, PRECISIONS),
         (gate.MAX_DROP, LOWER),
@@ -43,10 +44,10 @@ def test_a_table_has_a_row_for_each_and_no_other(table: Iterable[str], known: tu
 
 
 def test_what_an_engine_computes_in_and_the_file_it_needs_for_that_are_known() -> None:
-    for files in ladder._FILES.values():
+    for files in choices.FILES.values():
         assert set(files) <= set(PRECISIONS)
         assert set(files.values()) <= {*FILE_PRECISIONS, ""}
-    assert set(with_torch.KINDS) == set(ladder._FILES["torch"])
+    assert set(with_torch.KINDS) == set(choices.FILES["torch"])
 
 
 def test_the_sets_are_parts_of_each_other() -> None:

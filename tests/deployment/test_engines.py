@@ -24,7 +24,7 @@ from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.choices import ENGINES, TORCH_MODES
-from hgnetv2_pipeline.deployment.engines import ladder, with_ort
+from hgnetv2_pipeline.deployment.engines import base, ladder, with_ort
 from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
@@ -60,7 +60,7 @@ def installed_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def find(name: str) -> object:
         return object() if name in names else None
 
-    monkeypatch.setattr(ladder, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=find)))
+    monkeypatch.setattr(base, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=find)))
 
 
 def test_auto_takes_onnx_runtime_and_names_the_reasons_against_the_others(

@@ -254,6 +254,28 @@ def mining_audit() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def teacher() -> dict[str, Any]:
+    """A teacher.json of two members, the third candidate turned away."""
+    return {
+        "members": ["train_teacher/b0/member=0", "train_teacher/b0/member=1"],
+        "bn": "eval",
+        "val": {
+            "split": "val", "n": N, "top1_count": 587, "members_top1_count": [570, 566],
+            "majority_count": 70,
+        },
+        "candidates": {
+            "train_teacher/b0/member=0": "the best: 570 of 700 right",
+            f"train_teacher/b0/probe={HOSTILE}": "401 right; with it 540, log-loss lower by -0.1",
+            "train_teacher/b0/member=1": "566 right; with it 587, log-loss lower by 0.1",
+        },
+        "candidates_top1_count": {
+            "train_teacher/b0/member=0": 570,
+            f"train_teacher/b0/probe={HOSTILE}": 401,
+            "train_teacher/b0/member=1": 566,
+        },
+    }  # fmt: skip
+
+
 def mined_classes(names: Sequence[str], k: int) -> str:
     """A classes.csv; the last class is short, one in 50 empty where there are many."""
     file = io.StringIO()
@@ -344,6 +366,7 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
         revision="4f2a9c1",
         versions={"torch": "2.15.0", "hgnetv2_pipeline": "0.1.0", "python": "3.11.9"},
         dataset_summary=_json(report / "ingestion" / "summary.json", dataset_summary()),
+        own={"teacher": _json(folder / "06_models" / "teacher.json", teacher())},
         mining_audit=_json(report / "mining" / "audit.json", mining_audit()),
         mining_sheets=tuple(sheets),
         mining_classes=_text(report / "mining" / "classes.csv", mined_classes(CLASSES, 60)),

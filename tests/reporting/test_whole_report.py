@@ -86,11 +86,11 @@ def test_without_any_file_every_chapter_names_its_command(tmp_path: Path) -> Non
     inputs = ReportInputs(dataset="birds", run_command="kedro run --env birds")
     text = html(inputs, tmp_path)
     for pipeline in (
-        "comparison", "ingestion", "mining", "ssld_stage2", "evaluation", "export", "latency",
-        "prediction",
+        "comparison", "ingestion", "train_teacher", "mining", "ssld_stage2", "evaluation",
+        "export", "latency", "prediction",
     ):  # fmt: skip
         assert f"<code>kedro run --env birds --pipeline {pipeline}</code>" in text
-    assert text.count('class="missing"') == 10
+    assert text.count('class="missing"') == 11
     assert "PP-HGNetV2-B6" in text
 
 
@@ -120,6 +120,19 @@ def test_the_student_of_the_whole_pool_stands_beside_that_of_the_mined_list(
     mining = text[text.index('<section id="mining">') : text.index('<section id="curves">')]
     for words in ("Was mining worth it?", "SSLD stage 1, whole pool unmined", "88.1", "85.8"):
         assert words in mining, words
+
+
+def test_who_teaches_and_who_was_turned_away_are_told(
+    report_inputs: ReportInputs, tmp_path: Path
+) -> None:
+    cells = read(html(report_inputs, tmp_path / "out")).cells
+    for member, share in (("member=0", "81.4"), ("member=1", "80.9")):
+        place = cells.index(f"train_teacher/b0/{member}")
+        assert cells[place + 1 : place + 3] == ["yes", share]
+    place = cells.index(f"train_teacher/b0/probe={HOSTILE}")
+    assert cells[place + 1 : place + 3] == ["no", "57.3"]
+    assert cells[place + 3].startswith("401 right")
+    assert "The mean of 2 teaches: 83.9 % of 700 images" in html(report_inputs, tmp_path / "out")
 
 
 def test_an_unknown_purity_is_said_to_be_unknown(
@@ -189,7 +202,8 @@ def test_every_file_read_is_listed_with_its_hash_and_run(
 ) -> None:
     cells = read(html(report_inputs, tmp_path / "out")).cells
     files = [
-        report_inputs.dataset_summary, report_inputs.mining_audit, report_inputs.mining_purity,
+        report_inputs.dataset_summary, report_inputs.own["teacher"],
+        report_inputs.mining_audit, report_inputs.mining_purity,
         report_inputs.comparison, report_inputs.predictions, report_inputs.prediction_sheet,
         *report_inputs.mining_sheets, *report_inputs.histories.values(),
         *report_inputs.evaluations, *report_inputs.exports, *report_inputs.latencies,
@@ -329,7 +343,8 @@ def _spoil(value: Any, generator: random.Random) -> Any:
 def test_no_spoilt_json_takes_the_page_down(report_inputs: ReportInputs) -> None:
     generator = random.Random(7)
     files = [
-        report_inputs.dataset_summary, report_inputs.mining_audit, report_inputs.comparison,
+        report_inputs.dataset_summary, report_inputs.own["teacher"],
+        report_inputs.mining_audit, report_inputs.comparison,
         report_inputs.evaluations[0], report_inputs.exports[0], report_inputs.latencies[0],
         report_inputs.predictions,
     ]  # fmt: skip
@@ -340,5 +355,5 @@ def test_no_spoilt_json_takes_the_page_down(report_inputs: ReportInputs) -> None
             spoilt = _spoil(json.loads(sound.splitlines()[0]), generator)
             path.write_text(json.dumps(spoilt), encoding="utf-8")
             text = to_html(compose(report_inputs, PUBLISHED))
-            assert text.count("<h2>") == 10
+            assert text.count("<h2>") == 11
         path.write_text(sound, encoding="utf-8")

@@ -43,5 +43,19 @@ FILES: dict[str, dict[str, str]] = {
     "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
 }
 FILES["torch-compiled"] = FILES["torch-cuda-graph"] = FILES["torch"]
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "tensorrt": "with_tensorrt",
+    "ort-cuda": "with_ort",
+    "openvino": "with_openvino",
+    "ort": "with_ort",
+    **dict.fromkeys(("torch", "torch-compiled", "torch-cuda-graph"), "with_torch"),
+}
 """Engine -> its module in ``engines``, whose ``open_engine`` makes it of a wish."""
+NEEDS: dict[str, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt", "cuda"),
+    "ort-cuda": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "ort": ("onnxruntime",),
+    **dict.fromkeys(("torch", "torch-compiled", "torch-cuda-graph"), ("torch",)),
+}
+"""Engine -> the modules of others that it imports, asked for before it is loaded."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def report_inputs(identity: Identity) -> ReportInputs:
     """What the report says of the run, and where it reads that."""
+    from hgnetv2_pipeline.reporting.build import OWN
     from hgnetv2_pipeline.reporting.inputs import ReportInputs
 
     base = identity.folder("report").parent
@@ -60,6 +61,7 @@ def report_inputs(identity: Identity) -> ReportInputs:
         ),
         predictions=identity.folder("prediction") / "predictions.jsonl",
         prediction_sheet=identity.folder("prediction") / "predictions.png",
+        own={name: identity.folder(folder) / file for name, (folder, file) in OWN.items()},
     )
 
 

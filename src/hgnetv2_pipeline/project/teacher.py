@@ -139,7 +139,8 @@ def judge_candidates(
     members, judged = list(candidates), {}
     if teacher.choose == "best":
         choice = choose_members(probabilities, labels)
-        members, judged = list(choice.members), {"candidates": choice.reasons}
+        members = list(choice.members)
+        judged = {"candidates": choice.reasons, "candidates_top1_count": right}
     mean = np.mean([probabilities[name] for name in members], axis=0)
     return {
         "members": members,

@@ -10,12 +10,23 @@ from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.printable import Lines, lines
 from hgnetv2_pipeline.reporting import formats, sections, tables
 from hgnetv2_pipeline.reporting.blocks import Block, Cards, Report
-from hgnetv2_pipeline.reporting.chapters import accuracy, comparison, curves, data, mining, speed
+from hgnetv2_pipeline.reporting.chapters import (
+    accuracy,
+    comparison,
+    curves,
+    data,
+    mining,
+    speed,
+    teacher,
+)
 from hgnetv2_pipeline.reporting.chapters.published import PublishedModel, published_models
 from hgnetv2_pipeline.reporting.comparison import ArmSummary, better_training, difference
 from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
+
+# File of a chapter -> the folder of ``project.identity.FOLDERS`` it lies in, and its name there.
+OWN: dict[str, tuple[str, str]] = {"teacher": ("train_teacher", "teacher.json")}
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +77,10 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
         sections.section(
             "The data", "data", f"{run} --pipeline ingestion",
             lambda: data.dataset_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "Teacher", "teacher", f"{run} --pipeline train_teacher",
+            lambda: teacher.teacher_blocks(inputs, ledger),
         ),
         sections.section(
             "What was mined", "mining", f"{run} --pipeline mining",

@@ -57,6 +57,7 @@ class ReportInputs:
     tensorrt: tuple[Path, ...] = ()  # results that a kit's run.py wrote on a target machine
     predictions: Path | None = None
     prediction_sheet: Path | None = None
+    own: Mapping[str, Path] = field(default_factory=dict)  # what a chapter asks for in build.OWN
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ class TrainConfig(ParameterModel):
     loss: LossConfig
     """What is minimised."""
     augment: dict[str, Any]
-    """Augmentation: its name (published, affine, none) and settings, for data.make_augment."""
+    """Augmentation: its name and settings, for ``input.augment.make_augment``."""
     erasing: Share
     """Share of images with a random rectangle of noise (supervised training); 0 = none."""
     mix: MixConfig

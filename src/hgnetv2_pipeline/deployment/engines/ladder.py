@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from hgnetv2_pipeline.deployment.choices import (
     FILES,
     GPU_ENGINES,
     MODULES,
+    NEEDS,
     PRECISIONS,
     TORCH_MODES,
 )
@@ -26,16 +26,12 @@ from hgnetv2_pipeline.deployment.engines.base import (
     EngineUnavailable,
     Wish,
     need,
-    need_onnx,
 )
 from hgnetv2_pipeline.deployment.probes import probe_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.processor import (
     MOST_THREADS,
-    computes_bf16,
-    describe,
     restricted_cpus,
-    sums_int8_exactly,
 )
 from hgnetv2_pipeline.weights.onnx_file import onnx_props
 
@@ -137,7 +133,8 @@ def _open(name: str, wish: Wish) -> Engine:
     if wish.device not in (None, home):
         raise EngineUnavailable(f"{name}: runs on {home}, and device={wish.device} was asked for")
     try:
-        engine = _opener(name)(_with_file(name, wish))
+        wish = _with_file(name, wish)  # what no file is there for needs no package
+        engine = _import_engine(name)(name, wish)
     except ImportError as error:
         # Installed, but a library of the system that it needs is not.
         reason = " ".join(str(error).split())
@@ -150,6 +147,15 @@ def _open(name: str, wish: Wish) -> Engine:
         engine.close()
         raise
     return engine
+
+
+def _import_engine(name: str) -> Callable[[str, Wish], Engine]:
+    """``open_engine`` of the module that runs ``name``, once its packages are known to be there."""
+    for package in NEEDS[name]:
+        need(package, name)
+    module = importlib.import_module(f"hgnetv2_pipeline.deployment.engines.{MODULES[name]}")
+    opener: Callable[[str, Wish], Engine] = module.open_engine
+    return opener
 
 
 def _refuse_slower_than_fp32(engine: Engine, wish: Wish) -> None:
@@ -229,133 +235,3 @@ def _with_file(engine: str, wish: Wish) -> Wish:
             f"export it (kedro run --pipeline export --params export.precisions=fp32+{needed})"
         )
     return replace(wish, precision=precision, onnx=beside, plan=plan)
-
-
-def _open_tensorrt(wish: Wish) -> Engine:
-    if wish.plan is None:
-        need_onnx(wish, "tensorrt")
-    need("tensorrt", "tensorrt")
-    need("cuda", "tensorrt")
-    try:
-        import tensorrt  # noqa: F401
-    except OSError as error:  # how its package says that a library of its own is missing
-        raise ImportError(str(error)) from error
-    from hgnetv2_pipeline.deployment.engines import with_tensorrt
-
-    if wish.plan is not None:
-        return with_tensorrt.TensorRTEngine(
-            wish.plan, preprocess=wish.preprocess, classes=wish.classes
-        )
-    return with_tensorrt.from_onnx(
-        need_onnx(wish, "tensorrt"),
-        precision=wish.precision or "fp32",
-        preprocess=wish.preprocess,
-        classes=wish.classes,
-    )
-
-
-def _open_ort_cuda(wish: Wish) -> Engine:
-    path = need_onnx(wish, "ort-cuda")
-    need("onnxruntime", "ort-cuda")
-    from hgnetv2_pipeline.deployment.engines.with_ort import OrtCudaEngine
-
-    return OrtCudaEngine(
-        path,
-        threads=wish.threads,
-        preprocess=wish.preprocess,
-        classes=wish.classes,
-        tf32=wish.precision == "tf32",
-    )
-
-
-def _open_openvino(wish: Wish) -> Engine:
-    path = need_onnx(wish, "openvino")
-    need("openvino", "openvino")
-    if wish.auto and wish.precision == "fp32":
-        # Level at batch 1; beyond, which of the two is faster depends on the processor, and the
-        # same file must not give other last bits because a machine was timed otherwise.
-        raise EngineUnavailable("openvino: taken for bf16 and int8; in fp32 ask for it")
-    if wish.precision == "int8" and sums_int8_exactly() is False:
-        # Also with weights of 7 bits, which leave room for the sums: where a Concat feeds a
-        # convolution it loses the offset of 128 that stands for signed values (version 2026.4).
-        raise EngineUnavailable(
-            f"openvino: this processor, {describe()}, adds 8-bit products in 16 bits, and "
-            "OpenVINO's int8 answers are wrong on it; take engine ort or precision fp32"
-        )
-    if wish.precision == "bf16" and computes_bf16() is False:
-        raise EngineUnavailable(f"openvino: this processor, {describe()}, does not compute in bf16")
-    from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
-
-    return OpenVinoEngine(
-        path,
-        threads=wish.threads,
-        precision=wish.precision or "fp32",
-        batch_size=wish.batch_size,
-        preprocess=wish.preprocess,
-        classes=wish.classes,
-    )
-
-
-def _open_ort(wish: Wish) -> Engine:
-    path = need_onnx(wish, "ort")
-    need("onnxruntime", "ort")
-    from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
-
-    return OrtEngine(path, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes)
-
-
-def _open_torch(wish: Wish, mode: str = "eager") -> Engine:
-    name = "torch" if mode == "eager" else f"torch-{mode}"
-    if wish.onnx is not None or wish.plan is not None:
-        raise EngineUnavailable(
-            f"{name}: runs weights (a run folder, .safetensors, .pdparams, a zoo name, "
-            f"timm:<name>), and {wish.spec} is an exported model"
-        )
-    need("torch", name)
-    if (
-        wish.auto
-        and wish.precision in ("bf16", "fp16")
-        and computes_bf16() is False
-        and not _torch_on_gpu(wish.device)
-    ):
-        raise EngineUnavailable(
-            f"{name}: {wish.precision} is several times slower than fp32 on this processor, "
-            f"{describe()}; take precision fp32, or ask for engine {name}"
-        )
-    from hgnetv2_pipeline.deployment.engines.with_torch import load_torch_engine
-
-    return load_torch_engine(
-        wish.spec,
-        threads=wish.threads,
-        root=wish.root,
-        preprocess=wish.preprocess,
-        classes=wish.classes,
-        device=wish.device,
-        mode=mode,
-        precision=wish.precision or "fp32",
-    )
-
-
-def _torch_on_gpu(device: str | None) -> bool:
-    import torch
-
-    return device != "cpu" and torch.cuda.is_available()
-
-
-_OPENERS: dict[str, Callable[[Wish], Engine]] = {
-    "tensorrt": _open_tensorrt,
-    "ort-cuda": _open_ort_cuda,
-    "openvino": _open_openvino,
-    "ort": _open_ort,
-    "torch": _open_torch,
-    "torch-compiled": partial(_open_torch, mode="compiled"),
-    "torch-cuda-graph": partial(_open_torch, mode="cuda-graph"),
-}
-
-
-def _opener(name: str) -> Callable[[Wish], Engine]:
-    if name in _OPENERS:
-        return _OPENERS[name]
-    module = importlib.import_module(f"hgnetv2_pipeline.deployment.engines.{MODULES[name]}")
-    opener: Callable[[Wish], Engine] = module.open_engine
-    return opener

@@ -15,11 +15,14 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
+    Wish,
     check_classes,
     choose_card,
+    need_onnx,
 )
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, reason
+from hgnetv2_pipeline.processor import computes_bf16, describe, sums_int8_exactly
 from hgnetv2_pipeline.weights.onnx_file import read_onnx
 
 if TYPE_CHECKING:
@@ -109,3 +112,29 @@ def _import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def open_engine(name: str, wish: Wish) -> Engine:
+    """OpenVINO on the ONNX file of ``wish``, where the processor computes its precision right."""
+    path = need_onnx(wish, name)
+    if wish.auto and wish.precision == "fp32":
+        # Level at batch 1; beyond, which of the two is faster depends on the processor, and the
+        # same file must not give other last bits because a machine was timed otherwise.
+        raise EngineUnavailable("openvino: taken for bf16 and int8; in fp32 ask for it")
+    if wish.precision == "int8" and sums_int8_exactly() is False:
+        # Also with weights of 7 bits, which leave room for the sums: where a Concat feeds a
+        # convolution it loses the offset of 128 that stands for signed values (version 2026.4).
+        raise EngineUnavailable(
+            f"openvino: this processor, {describe()}, adds 8-bit products in 16 bits, and "
+            "OpenVINO's int8 answers are wrong on it; take engine ort or precision fp32"
+        )
+    if wish.precision == "bf16" and computes_bf16() is False:
+        raise EngineUnavailable(f"openvino: this processor, {describe()}, does not compute in bf16")
+    return OpenVinoEngine(
+        path,
+        threads=wish.threads,
+        precision=wish.precision or "fp32",
+        batch_size=wish.batch_size,
+        preprocess=wish.preprocess,
+        classes=wish.classes,
+    )

@@ -14,8 +14,10 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
+    Wish,
     check_classes,
     choose_card,
+    need_onnx,
 )
 from hgnetv2_pipeline.deployment.onnx_session import WHOLE_BIASES
 from hgnetv2_pipeline.deployment.time_limit import A_CALL, AN_IMAGE, time_limit
@@ -179,3 +181,19 @@ def _check_signature(
     if len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
         raise WeightsError(f"{path} gives {outputs[0].shape}; expected logits [batch, classes]")
     check_classes(card, outputs[0].shape[1], str(path), named=named)
+
+
+def open_engine(name: str, wish: Wish) -> Engine:
+    """ONNX Runtime on the ONNX file of ``wish``: ``ort``, or ``ort-cuda`` on an NVIDIA GPU."""
+    path = need_onnx(wish, name)
+    if name == "ort":
+        return OrtEngine(
+            path, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes
+        )
+    return OrtCudaEngine(
+        path,
+        threads=wish.threads,
+        preprocess=wish.preprocess,
+        classes=wish.classes,
+        tf32=wish.precision == "tf32",
+    )

@@ -19,8 +19,10 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
+    Wish,
     check_classes,
     choose_card,
+    need_onnx,
 )
 from hgnetv2_pipeline.deployment.kit.cuda_memory import CudaDevice
 from hgnetv2_pipeline.deployment.kit.plans import (
@@ -162,3 +164,21 @@ def from_onnx(
             "a folder that can be written"
         ) from error
     return TensorRTEngine(plan, card=replace(card, precision=precision), device=place)
+
+
+def open_engine(name: str, wish: Wish) -> Engine:
+    """TensorRT on the plan of ``wish``, or on its ONNX file, of which a plan is made."""
+    if wish.plan is None:
+        need_onnx(wish, name)
+    try:
+        import tensorrt  # noqa: F401
+    except OSError as error:  # how its package says that a library of its own is missing
+        raise ImportError(str(error)) from error
+    if wish.plan is not None:
+        return TensorRTEngine(wish.plan, preprocess=wish.preprocess, classes=wish.classes)
+    return from_onnx(
+        need_onnx(wish, name),
+        precision=wish.precision or "fp32",
+        preprocess=wish.preprocess,
+        classes=wish.classes,
+    )

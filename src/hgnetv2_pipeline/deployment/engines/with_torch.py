@@ -20,6 +20,7 @@ from hgnetv2_pipeline.deployment.card import ModelCard, task_entries
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
+    Wish,
     check_classes,
     numbered_classes,
 )
@@ -28,7 +29,7 @@ from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.models.cost import profile
 from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
-from hgnetv2_pipeline.processor import cpu_name
+from hgnetv2_pipeline.processor import computes_bf16, cpu_name, describe
 from hgnetv2_pipeline.weights.build import build_from
 
 NAMES = {"eager": "torch", "compiled": "torch-compiled", "cuda-graph": "torch-cuda-graph"}
@@ -225,3 +226,36 @@ def load_torch_engine(
     if isinstance(module, Backbone):
         module = reparameterize(module.eval())
     return TorchEngine(module, card, model=spec, device=device, threads=threads, mode=mode)
+
+
+def open_engine(name: str, wish: Wish) -> Engine:
+    """PyTorch on the weights that ``wish`` names, in the mode of ``name``."""
+    if wish.onnx is not None or wish.plan is not None:
+        raise EngineUnavailable(
+            f"{name}: runs weights (a run folder, .safetensors, .pdparams, a zoo name, "
+            f"timm:<name>), and {wish.spec} is an exported model"
+        )
+    if (
+        wish.auto
+        and wish.precision in ("bf16", "fp16")
+        and computes_bf16() is False
+        and not _on_gpu(wish.device)
+    ):
+        raise EngineUnavailable(
+            f"{name}: {wish.precision} is several times slower than fp32 on this processor, "
+            f"{describe()}; take precision fp32, or ask for engine {name}"
+        )
+    return load_torch_engine(
+        wish.spec,
+        threads=wish.threads,
+        root=wish.root,
+        preprocess=wish.preprocess,
+        classes=wish.classes,
+        device=wish.device,
+        mode=next(mode for mode, engine in NAMES.items() if engine == name),
+        precision=wish.precision or "fp32",
+    )
+
+
+def _on_gpu(device: str | None) -> bool:
+    return device != "cpu" and torch.cuda.is_available()

@@ -1,0 +1,65 @@
+"""The teacher: who teaches, and what each candidate scored on validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hgnetv2_pipeline import intervals
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.reporting import formats
+from hgnetv2_pipeline.reporting.blocks import Block, Table, Text, table_of
+from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+
+
+def teacher_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """Who teaches and how right they are, and a row for each candidate."""
+    record = ledger.read_json(inputs.own.get("teacher"), "teacher")
+    val = record["val"]
+    n = int(val["n"])
+    members = list(record["members"])
+    counts = dict(zip(members, map(int, val["members_top1_count"]), strict=True))
+    counts |= {name: int(right) for name, right in _turned_away(record).items()}
+    together = int(val["top1_count"])
+    for right in (*counts.values(), together):
+        if not 0 <= right <= n:
+            raise DataError(f"teacher: {right} right of {n}")
+    who = "One candidate teaches" if len(members) == 1 else f"The mean of {len(members)} teaches"
+    low, high = intervals.wilson_interval(together, n)
+    majority = formats.number(val.get("majority_count"))
+    # Records made before it was counted have none.
+    alone = (
+        "" if majority is None else f"; one class alone has {formats.percent(majority / n, n)} %"
+    )
+    said = (
+        f"{who}: {formats.percent(together / n, n)} % of {formats.count(n)} images of "
+        f"{val['split']} (95 % interval {formats.percent(low, n)} to {formats.percent(high, n)})"
+        f"{alone}."
+    )
+    return [Text(said), _candidates(record, counts, n)]
+
+
+def _turned_away(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = record.get("candidates_top1_count") or {}
+    return {name: right for name, right in found.items() if name not in record["members"]}
+
+
+def _candidates(record: Mapping[str, Any], counts: Mapping[str, int], n: int) -> Table:
+    """Members first, then those that were turned away."""
+    reasons, members = record.get("candidates", {}), record["members"]
+    rows = [
+        {
+            "candidate": formats.words(name),
+            "teaches": formats.words(name in members),
+            "top-1 %": formats.percent(right / n, n),
+            "why": formats.words(reasons.get(name)),
+        }
+        for name, right in counts.items()
+    ]
+    return table_of(
+        rows,
+        list(rows[0]),
+        caption=f"Candidates, each alone on {record['val']['split']} ({formats.count(n)} images)",
+        left=("candidate", "teaches", "why"),
+        drop_empty=("why",),
+    )
