@@ -16,6 +16,7 @@ import file_map
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hgnetv2_pipeline"
 GROUND = {
+    "devices",
     "differences",
     "durable",
     "errors",

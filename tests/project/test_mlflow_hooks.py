@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from hgnetv2_pipeline import mlflow_hooks
 from hgnetv2_pipeline.datasets import ResultFolder
 from hgnetv2_pipeline.durable import write_json
-from hgnetv2_pipeline.mlflow_hooks import MLflowHooks
-from hgnetv2_pipeline.project import results
+from hgnetv2_pipeline.project import mlflow_hooks, results
+from hgnetv2_pipeline.project.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project.tracking import Tracker
 
 

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from hgnetv2_pipeline import mlflow_hooks
 from hgnetv2_pipeline.datasets import CurveFile, JsonFile, PageFile
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import Interrupted
-from hgnetv2_pipeline.mlflow_hooks import MLflowHooks
+from hgnetv2_pipeline.project import mlflow_hooks, tracking
 from hgnetv2_pipeline.project import results as reuse
-from hgnetv2_pipeline.project import tracking
+from hgnetv2_pipeline.project.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project.tracking import RUN_FILE, Tracker
 from own_tree import write_classes
 from project_copies import copy_project

@@ -21,6 +21,7 @@ from train_recipes import ADAMW, SSLD, recipe
 
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.devices import choose_device
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.input.batches import Answers, Batch
 from hgnetv2_pipeline.models.create import create_model
@@ -30,7 +31,7 @@ from hgnetv2_pipeline.training import loop, losses, plan, run
 from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig, RunSpec
 from hgnetv2_pipeline.training.objectives import Distilled, Supervised
 from hgnetv2_pipeline.training.plan import Plan, plan_run, relief, slow_amp
-from hgnetv2_pipeline.training.prepare import choose_device, synchronised
+from hgnetv2_pipeline.training.prepare import synchronised
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.schedule import lr_at
 from hgnetv2_pipeline.training.state import State

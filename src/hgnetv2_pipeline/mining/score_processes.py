@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hgnetv2_pipeline.devices import own_gpu
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.ownership import helping
 from hgnetv2_pipeline.processes.specs import (
@@ -30,7 +31,7 @@ def score(spec: ScoreSpec) -> None:
     from hgnetv2_pipeline.mining.score import score_pool
 
     spec = torchrun_share(spec)
-    place = {"device": _device(spec.device, local_rank(spec.rank))}
+    place = {"device": own_gpu(spec.device, local_rank(spec.rank))}
     with helping(spec.out):
         score_pool(spec.model_copy(update=place))
 
@@ -51,15 +52,6 @@ def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the specification; returns the exit code."""
     return run_spec(lambda path: score(read_spec(ScoreSpec, path)), __doc__ or "", arguments)
-
-
-def _device(device: str, local_rank: int) -> str:
-    """A GPU each for the processes of a machine."""
-    if device != "cuda":
-        return device
-    import torch
-
-    return f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hgnetv2_pipeline.devices import known_device
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, nearest
 from hgnetv2_pipeline.project.identity import FOLDERS, Identity
 
@@ -114,18 +115,6 @@ def load_model(
     return Loaded(network, list(names), preprocess, info)
 
 
-def resolve_device(device: str) -> str:
-    """``auto`` as cuda where there is one, else cpu; ``ParameterError`` for a GPU not there."""
-    import torch
-
-    from hgnetv2_pipeline.training.prepare import choose_device
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    choose_device(device)
-    return device
-
-
 def evaluate(
     identity: Identity,
     model: str,
@@ -155,7 +144,7 @@ def evaluate(
                 "the engine that runs it (evaluation.engine)"
             )
         loaded = load_model(identity, model, classes=lists.classes, resize_short=resize_short)
-        place = resolve_device(device)
+        place = known_device(device)
         predictor: Any = loaded.network.eval().to(place)
         preprocess = loaded.preprocess
         task, thresholds = loaded.info["task"], loaded.info["thresholds"]

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hgnetv2_pipeline.devices import known_device
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
-from hgnetv2_pipeline.project.models import model_source, resolve_device, weights_input
+from hgnetv2_pipeline.project.models import model_source, weights_input
 from hgnetv2_pipeline.project.params import GateParams, TeacherParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
@@ -97,7 +98,7 @@ def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path)
             workers=recipe.workers,
             max_bad=recipe.max_bad,
         ),
-        device=resolve_device(run.device),
+        device=known_device(run.device),
     )
     save_probe(
         aside / WEIGHTS,
@@ -171,7 +172,7 @@ def _answers_to_val(
     from hgnetv2_pipeline.teacher.measure import member_probabilities
     from hgnetv2_pipeline.teacher.teacher import load_teacher
 
-    place = torch.device(resolve_device(run.device))
+    place = torch.device(known_device(run.device))
     loaded = load_teacher(
         [model_source(run.identity, name) for name in candidates],
         classes=lists.classes,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.devices import choose_device
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.evaluation.evaluate import predict_logits
 from hgnetv2_pipeline.exits import free_bytes
@@ -24,7 +25,6 @@ from hgnetv2_pipeline.training.memory import shortage_told
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
-    choose_device,
     make_batches,
     make_step,
     prepare,

@@ -65,35 +65,6 @@ class Prepared:
     sources: dict[str, str]
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of ``name``: cpu, cuda, cuda:N, or auto (a GPU if there is one)."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ParameterError(
-            f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N (--params device=...)"
-        ) from error
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ParameterError(
-                f"device {name!r} is asked for, but torch sees no GPU; use device=cpu or auto"
-            )
-        if device.index is None:
-            device = torch.device("cuda", local_rank)
-        if (count := torch.cuda.device_count()) <= (device.index or 0):
-            raise ParameterError(
-                f"device {name!r} is to be GPU {device.index} of this machine, which has {count}, "
-                "counted from 0; choose another (--params device=...), or fewer processes "
-                "(distributed.nproc_per_node)"
-            )
-        torch.cuda.set_device(device)
-    elif device.type != "cpu":
-        raise ParameterError(f"device {name!r} is not supported; choose auto, cpu or cuda")
-    return device
-
-
 def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared:
     """Read the samples, build student, teacher and optimiser on ``device``."""
     config = spec.config

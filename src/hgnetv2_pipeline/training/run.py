@@ -18,6 +18,7 @@ from torch import nn
 
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
 from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.devices import choose_device
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation import metrics
@@ -38,7 +39,6 @@ from hgnetv2_pipeline.training.memory import keep_memory, shortage_told
 from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
     Prepared,
-    choose_device,
     identity,
     make_batches,
     make_step,

@@ -25,6 +25,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     numbered_classes,
 )
 from hgnetv2_pipeline.deployment.timing.stopwatch import Call, CudaStopwatch, Stopwatch
+from hgnetv2_pipeline.devices import found_device
 from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.models.cost import profile
 from hgnetv2_pipeline.models.fold import reparameterize
@@ -77,7 +78,7 @@ class TorchEngine(Engine):
             raise EngineUnavailable(
                 f"{self.name}: device={device}, and PyTorch sees no NVIDIA GPU here"
             )
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = torch.device(device or found_device())
         for wish in (card.precision, mode):
             if wish in ("tf32", "cuda-graph") and place.type != "cuda":
                 raise EngineUnavailable(f"{self.name}: {wish} needs an NVIDIA GPU, not a CPU")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hgnetv2_pipeline.devices import found_device
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.ownership import scratch
@@ -102,9 +103,7 @@ class Sweep:
 
     def _device(self) -> str:
         """Where PyTorch computes: a CPU's latency says nothing of a GPU's."""
-        import torch
-
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return self.device or found_device()
 
     def _exported(self, model: str) -> Path:
         """A model's ONNX file; random weights are as fast as trained ones, fresh LABs are not."""

@@ -123,9 +123,9 @@ def score_images(
 ) -> None:
     """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
     from hgnetv2_pipeline.data import preprocess
+    from hgnetv2_pipeline.devices import known_device
     from hgnetv2_pipeline.mining import score_processes
     from hgnetv2_pipeline.mining.score_spec import ScoreSpec
-    from hgnetv2_pipeline.project.models import resolve_device
 
     members = teacher.config.members
     # Our weights carry their preprocessing; timm's models get the published one.
@@ -144,7 +144,7 @@ def score_images(
         workers=mining.workers,
         features=features,
         dtype="float32",
-        device=resolve_device(run.device),
+        device=known_device(run.device),
         max_bad=mining.max_bad,
     )
     score_processes.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)

@@ -331,16 +331,16 @@ class _Chain:
             self.assumed.append(what)
 
     def _memory(self) -> int:
+        from hgnetv2_pipeline.devices import choose_device
         from hgnetv2_pipeline.training.plan import peak_memory
-        from hgnetv2_pipeline.training.prepare import choose_device
 
         return peak_memory(choose_device(self.device))
 
     def _slow(self, parts: Collection[str]) -> list[str]:
         """The precisions chosen for ``parts`` that this machine is slower in than in float32."""
+        from hgnetv2_pipeline.devices import choose_device
         from hgnetv2_pipeline.processor import slow_precision
         from hgnetv2_pipeline.training.plan import slow_amp
-        from hgnetv2_pipeline.training.prepare import choose_device
 
         device = choose_device(self.device)
         told = [

@@ -66,10 +66,11 @@ def teacher_rate(
     """
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.data.quarantine import Ledger
+    from hgnetv2_pipeline.devices import choose_device
     from hgnetv2_pipeline.input.augment import make_augment
     from hgnetv2_pipeline.input.loader import eval_batches, view_batches
     from hgnetv2_pipeline.input.workers import workers_watched
-    from hgnetv2_pipeline.training.prepare import build_teacher, choose_device
+    from hgnetv2_pipeline.training.prepare import build_teacher
     from hgnetv2_pipeline.training.run import torch_settings
     from hgnetv2_pipeline.training.stored_logits.speed import BATCHES, pass_rate
 

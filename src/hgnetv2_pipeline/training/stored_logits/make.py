@@ -19,6 +19,7 @@ import numpy as np
 from hgnetv2_pipeline.data.index import read_index
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.devices import choose_device
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.loader import view_batches
@@ -45,7 +46,7 @@ from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.shards import shard_slices
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.config import StoreSpec
-from hgnetv2_pipeline.training.prepare import build_teacher, choose_device
+from hgnetv2_pipeline.training.prepare import build_teacher
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.stored_logits.replay import answer, made_of
 
