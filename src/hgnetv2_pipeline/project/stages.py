@@ -55,8 +55,8 @@ def stages_for(
     ``params`` are validated and hold ``identity``; ``own`` are the names in the environment's own
     parameters.yml, of which DVC can watch no others.
     """
+    from hgnetv2_pipeline.project.ingestion.sources import sets_of
     from hgnetv2_pipeline.project.params import DataParams
-    from hgnetv2_pipeline.project.sources import sets_of
 
     identity = params["this_run"]["identity"]
     chain = bool(params["data"]["pool"]) and params["data"]["layout"] != "multi_label"
@@ -104,7 +104,7 @@ def _watched(params: Sequence[Mapping[str, Sequence[str]]], own: Collection[str]
 
 def raw_places(params: Mapping[str, Any]) -> list[str]:
     """Where the images of an environment lie below ``data/01_raw/<dataset>``."""
-    from hgnetv2_pipeline.project.sources import pool_sources
+    from hgnetv2_pipeline.project.ingestion.sources import pool_sources
 
     data = params["data"]
     sources = pool_sources(data["pool"], Path(params["this_run"]["identity"]["project"]))

@@ -9,11 +9,11 @@ from hgnetv2_pipeline.project.ingestion.pages import REPORT, write_report
 from hgnetv2_pipeline.project.ingestion.pool import pool_contents, scan_pool
 from hgnetv2_pipeline.project.ingestion.raw import link_images, write_sample_once
 from hgnetv2_pipeline.project.ingestion.sets import check_limit, list_files, write_lists
+from hgnetv2_pipeline.project.ingestion.sources import labelled_inputs, sets_of
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.sources import labelled_inputs, sets_of
 
 # Where the images lie, and what changes how long a scan takes or whether it is refused.
 NOT_OF_THE_LISTS = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}

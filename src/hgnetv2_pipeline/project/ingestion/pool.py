@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.ingestion.places import about, below
+from hgnetv2_pipeline.project.ingestion.sources import Source, pool_sources
 from hgnetv2_pipeline.project.params import DataParams
 from hgnetv2_pipeline.project.results import ResultSpec, Reuse
-from hgnetv2_pipeline.project.sources import Source, pool_sources
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.claims import claims
 from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.sources import pool_sources
 from hgnetv2_pipeline.project.params import DataParams
-from hgnetv2_pipeline.project.sources import pool_sources
 
 _log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.ingestion.places import about, below
 from hgnetv2_pipeline.project.ingestion.pool import read_pool, together, write_sources
+from hgnetv2_pipeline.project.ingestion.sources import has_test_list, is_split
 from hgnetv2_pipeline.project.lists import count_rows
 from hgnetv2_pipeline.project.params import DataParams
-from hgnetv2_pipeline.project.sources import has_test_list, is_split
 
 if TYPE_CHECKING:
     import pandas as pd
