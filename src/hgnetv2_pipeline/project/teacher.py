@@ -222,6 +222,8 @@ def _baseline(
         counts = record["val"]["members_top1_count"]
         if len(counts) < 2 and "majority_count" not in record["val"]:
             return None, "a teacher of one member has no members to be compared with"
+        if len(counts) < 2 and record["val"]["majority_count"] == record["val"]["n"]:
+            return None, "val has images of one class alone, which shows nothing of a teacher"
         if len(counts) < 2:
             return record["val"]["majority_count"] / record["val"]["n"], "always the largest class"
         return sum(counts) / len(counts) / record["val"]["n"], "the mean of its members"
