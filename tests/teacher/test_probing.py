@@ -17,7 +17,7 @@ from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.models.simple_features import SIDE, SimpleFeatures
-from hgnetv2_pipeline.teacher.measure import member_probabilities
+from hgnetv2_pipeline.teacher.member_answers import member_probabilities
 from hgnetv2_pipeline.teacher.probing import Probing, fit_probe, probe_size
 from hgnetv2_pipeline.teacher.teacher import load_teacher
 from hgnetv2_pipeline.weights import packages

@@ -1,4 +1,4 @@
-"""What of a new result goes to MLflow: numbers, curves, pages, hashes."""
+"""What of a new result goes to MLflow: numbers, curves, pages, hashes (sent by ``tracking``)."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _answers_to_val(
     import torch
 
     from hgnetv2_pipeline.data.preprocess import Preprocess
-    from hgnetv2_pipeline.teacher.measure import member_probabilities
+    from hgnetv2_pipeline.teacher.member_answers import member_probabilities
     from hgnetv2_pipeline.teacher.teacher import load_teacher
 
     place = torch.device(known_device(run.device))

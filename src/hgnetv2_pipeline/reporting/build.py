@@ -1,4 +1,4 @@
-"""The report as a whole: which chapters, in which order, and what stands on top."""
+"""The report composed and written: which chapters, in which order, what is on top."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ``Report`` as one HTML file and as Markdown; every text is escaped here and nowhere else."""
+"""A ``Report`` as the text of an HTML page and of Markdown; texts are escaped here, nowhere else."""
 
 from __future__ import annotations
 

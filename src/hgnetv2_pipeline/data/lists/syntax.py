@@ -23,9 +23,6 @@ from hgnetv2_pipeline.printable import printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 _log = logging.getLogger(__name__)
 
 LONGEST_LINE = 8192

@@ -1,4 +1,4 @@
-"""A small builder of ONNX graphs: one method an operator, tensors by name, shapes fixed by ONNX.
+"""A small builder of ONNX graphs: opsets, the batch axis, one method per operator, tensors by name.
 
 Only what the HGNet family needs; each method returns the name of its output.
 """

@@ -1,4 +1,4 @@
-"""Suspected pairs verified: pictures read and compared in threads, one row per pool image."""
+"""Suspected pairs decided: by the hash alone up to ``auto_max`` bits, else by their pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each member of a teacher answers to labelled images."""
+"""The probabilities that members of a teacher give to images; ``project.teacher`` scores them."""
 
 from __future__ import annotations
 
