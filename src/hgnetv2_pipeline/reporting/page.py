@@ -1,4 +1,4 @@
-"""A ``Report`` as the text of an HTML page and of Markdown; texts are escaped here, nowhere else."""
+"""A ``Report`` as the text of an HTML page and of Markdown; texts are escaped here alone."""
 
 from __future__ import annotations
 
