@@ -111,15 +111,19 @@ class ProjectHooks:
     def _refuse_missing_models(self, tags: set[str]) -> None:
         from hgnetv2_pipeline.project.models import check_model
         from hgnetv2_pipeline.project.node_selection import TAKES_MODEL
+        from hgnetv2_pipeline.project.params import TeacherParams
+        from hgnetv2_pipeline.project.teacher import check_probes
 
         identity = Identity.model_validate(self._params["this_run"]["identity"])
         named = [identity.model] if tags & TAKES_MODEL else []
         if "latency" in tags:
             named += self._params["latency"]["beside"]
         if "train_teacher" in tags:
-            named += self._params["train_teacher"]["source"]
+            teacher = TeacherParams.model_validate(self._params["train_teacher"])
+            check_probes(teacher, identity.project)
+            named += teacher.source
         recipes = [self._params[name] for name in TRAININGS if name in tags]
-        if "train_teacher" in tags and not self._params["train_teacher"]["source"]:
+        if "train_teacher" in tags and not teacher.source and teacher.members:
             recipes.append(self._params["train_teacher"]["recipe"])
         named += [recipe["init"] for recipe in recipes if recipe["init"] != "scratch"]
         for model in named:

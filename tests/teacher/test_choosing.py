@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.teacher.choosing import choose_members
 
 IMAGES, CLASSES = 400, 4
@@ -62,3 +62,10 @@ def test_a_probability_of_zero_is_no_infinite_loss() -> None:
 def test_no_candidate_is_refused() -> None:
     with pytest.raises(ParameterError, match=r"no candidate for a teacher \(train_teacher.members"):
         choose_members({}, LABELS)
+
+
+def test_answers_that_are_not_finite_never_win() -> None:
+    spoilt = answers(some(0.9, 0))
+    spoilt[3] = np.nan
+    with pytest.raises(WeightsError, match="teacher odd answers with numbers that are not finite"):
+        choose_members({"odd": spoilt, "good": answers(some(0.5, 1))}, LABELS)

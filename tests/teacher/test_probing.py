@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.models.simple_features import SIDE, SimpleFeatures
+from hgnetv2_pipeline.project.params import TeacherParams
+from hgnetv2_pipeline.project.teacher import check_probes, probe_name
 from hgnetv2_pipeline.teacher.member_answers import member_probabilities
 from hgnetv2_pipeline.teacher.probing import Probing, fit_probe, probe_size
 from hgnetv2_pipeline.teacher.teacher import load_teacher
@@ -26,6 +29,7 @@ from hgnetv2_pipeline.weights.foreign_network import load_timm
 from hgnetv2_pipeline.weights.load import save_weights
 from hgnetv2_pipeline.weights.packages import Package
 from hgnetv2_pipeline.weights.probes import build_trunk, load_probe, save_probe, trunk_name
+from run_params import parameters
 
 SMALL = "test_byobnet"
 CLASSES = ["across", "down"]
@@ -223,3 +227,54 @@ def test_a_probe_needs_labels_and_an_image_of_every_class(
         fit_probe("simple", unlabelled, stripes, classes=CLASSES, weights_root=tmp_path)
     with pytest.raises(DataError, match="class 'more' has no readable image"):
         fit_probe("simple", samples, stripes, classes=[*CLASSES, "more"], weights_root=tmp_path)
+
+
+def test_a_network_of_one_size_and_one_with_a_hidden_layer_are_probed(
+    stripes: Path, samples: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Their files without a classifier, as some are published."""
+    for name, side in (("test_vit", 160), ("test_efficientnet", 96)):
+        torch.manual_seed(0)
+        network = timm.create_model(name, num_classes=0).eval()
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+        spec = f"timm:{name}@{name}.pth"
+        found = fit_probe(spec, samples, stripes, classes=CLASSES, weights_root=tmp_path)
+        assert found.probe.size == side
+        x = torch.randn(2, 3, side, side)
+        with torch.inference_mode():
+            features = network(x)
+            assert found.classifier.weight.shape == (2, features.shape[1])
+            torch.testing.assert_close(found.probe.features(x), features)
+    with pytest.raises(ParameterError, match="takes images of 160 pixels alone"):
+        fit_probe(
+            "timm:test_vit@test_vit.pth", samples, stripes, classes=CLASSES,
+            weights_root=tmp_path, how=Probing(size=64),
+        )  # fmt: skip
+
+
+def test_a_network_with_a_layer_before_its_classifier_gives_that_many_features(
+    tmp_path: Path,
+) -> None:
+    network = timm.create_model("mobilenetv3_small_050", num_classes=0).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    trunk, number, _ = build_trunk("timm:mobilenetv3_small_050@w.pth", tmp_path)
+    with torch.inference_mode():
+        assert trunk.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, number)
+
+
+def test_two_files_of_one_network_are_two_probes_and_nobody_is_no_teacher(
+    weights: Path, tmp_path: Path
+) -> None:
+    for folder, name in (("", "a"), ("", "b"), ("more", "a")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(weights / "w.pth", tmp_path / folder / f"{name}.pth")
+    specs = [f"timm:{SMALL}@{name}.pth" for name in ("a", "b", "more/a")]
+    assert [probe_name(spec) for spec in specs[:2]] == [f"{SMALL}-a", f"{SMALL}-b"]
+    values = parameters()["train_teacher"]
+    teacher = TeacherParams.model_validate(values | {"probes": specs[:2], "members": 0})
+    check_probes(teacher, tmp_path)
+    twice = teacher.model_copy(update={"probes": [specs[0], specs[2]]})
+    with pytest.raises(ParameterError, match=f"would have one name, {SMALL}-a; rename"):
+        check_probes(twice, tmp_path)
+    with pytest.raises(ParameterError, match="nobody teaches: give train_teacher.members"):
+        check_probes(teacher.model_copy(update={"probes": []}), tmp_path)

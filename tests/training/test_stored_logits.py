@@ -43,7 +43,7 @@ from hgnetv2_pipeline.training.stored_logits.make import (
     store_in_processes,
     store_teacher_logits,
 )
-from hgnetv2_pipeline.training.stored_logits.replay import answer
+from hgnetv2_pipeline.training.stored_logits.replay import answer, as_floats
 
 VIEWS = 5
 Job = Callable[..., RunSpec]
@@ -555,3 +555,11 @@ def test_a_store_travels_to_a_worker_without_its_records(store: TeacherLogits) -
     assert b"memmap" not in pickle.dumps(store)
     # A copy goes the same way, and opens the shards anew.
     assert copy.deepcopy(store).read(3, 1) == store.read(3, 1)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 9, 10, 1000])
+def test_records_of_any_number_of_classes_become_tensors(classes: int) -> None:
+    records = np.zeros(4, record_dtype(classes, min(classes, 10)))
+    records["lse"], records["logps"] = [1, 2, 3, 4], -0.5
+    assert as_floats(records, "lse").tolist() == [1, 2, 3, 4]
+    assert (as_floats(records, "logps") == -0.5).all()

@@ -51,6 +51,7 @@ def read_teacher(folder: Path, identity: Identity) -> TeacherRecord:
 def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
     """Fit the probes that are not there yet; their run ids end in ``probe=NAME``."""
     names = []
+    check_probes(teacher, run.identity.project)
     for trunk in teacher.probes:
         folder = run.folder("train_teacher") / f"probe={probe_name(trunk)}"
         run.produce(
@@ -63,8 +64,8 @@ def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
                 },
                 params={
                     "size": teacher.probe_size,
-                    "class_balance": teacher.recipe.class_balance,
-                    "max_bad": teacher.recipe.max_bad,
+                    "balanced": teacher.recipe.class_balance != "none",
+                    "classes": lists.classes,
                 },
                 outputs=[WEIGHTS, PROBE_RECORD],
             ),
@@ -74,11 +75,36 @@ def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
     return names
 
 
+def check_probes(teacher: TeacherParams, project: Path) -> None:
+    """Refuse probes that cannot be fitted, without reading weights; hours before it would show.
+
+    Raises ``ParameterError`` or ``WeightsError``.
+    """
+    from hgnetv2_pipeline.weights.probes import check_trunk
+
+    if not (teacher.members or teacher.source or teacher.probes):
+        raise ParameterError(
+            "nobody teaches: give train_teacher.members, train_teacher.source or "
+            "train_teacher.probes (conf/<env>/parameters.yml or --params)"
+        )
+    named: dict[str, str] = {}
+    for spec in teacher.probes:
+        check_trunk(spec, project)
+        if (other := named.setdefault(probe_name(spec), spec)) != spec:
+            raise ParameterError(
+                f"train_teacher.probes: {other} and {spec} would have one name, "
+                f"{probe_name(spec)}; rename one of the files"
+            )
+
+
 def probe_name(spec: str) -> str:
     """A probe's folder: ``tf_efficientnet_lite0`` of ``timm:tf_efficientnet_lite0:packaged``."""
     from hgnetv2_pipeline.weights.probes import trunk_name
 
-    return re.sub(r"[^A-Za-z0-9._-]", "-", trunk_name(spec).removeprefix("timm:"))
+    # Two files of one network are two probes.
+    file = Path(spec.partition("@")[2]).stem
+    name = trunk_name(spec).removeprefix("timm:") + (f"-{file}" if file else "")
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
 def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path) -> None:

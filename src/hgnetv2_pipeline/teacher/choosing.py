@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
 CLEAR = 2.0
 """Standard errors by which a further member must lower the log-loss."""
@@ -42,6 +42,9 @@ def choose_members(
     """
     if not probabilities:
         raise ParameterError("there is no candidate for a teacher (train_teacher.members, .probes)")
+    for name, answers in probabilities.items():
+        if not np.isfinite(answers).all():
+            raise WeightsError(f"teacher {name} answers with numbers that are not finite")
     rows = np.arange(len(labels))
 
     def loss(mean: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.input.loader import eval_batches, normalise
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.progress import Progress
@@ -107,7 +107,14 @@ def fit_probe(
     trunk, number, known = build_trunk(spec, weights_root)
     own = Preprocess.from_dict(known["preprocess"])
     short_side = int(samples[["width", "height"]].min(axis=1).median())
-    side = how.size or (own.crop if spec == "simple" else probe_size(own.crop, short_side))
+    side = how.size or probe_size(own.crop, short_side)
+    if known["fixed"]:
+        if how.size not in (None, own.crop) and spec != "simple":
+            raise ParameterError(
+                f"{spec} takes images of {own.crop} pixels alone; set train_teacher.probe_size to "
+                "null or to that"
+            )
+        side = own.crop
     preprocess = dataclasses.replace(own, resize_short=side, crop=side)
     probe = Probe(trunk, number, len(classes), size=side).eval().requires_grad_(False)
     probe.to(torch.device(device), memory_format=torch.channels_last)

@@ -49,16 +49,18 @@ def check_timm(text: str, root: Path) -> None:
     import timm
 
     found = parse_timm(text)
-    architecture = found.name.partition(".")[0]
+    architecture, _, tag = found.name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=8)
         raise unknown_name(
             "timm model", found.name, near or ["see timm.list_models()"], "timm:NAME"
         )
-    if found.source == "packaged":
-        packages.packaged_file(found.name)
-    if found.source == "file" and not (root / found.file).is_file():
-        raise WeightsError(f"timm:{text}: there is no weight file at {root / found.file}")
+    known = timm.models.get_arch_pretrained_cfgs(architecture) if tag else {}
+    if tag and found.name not in known:
+        raise unknown_name("timm weights", found.name, known, "timm:NAME")
+    path = timm_file(text, root)
+    if path is not None and not path.is_file():
+        raise WeightsError(f"timm:{text}: there is no weight file at {path}")
 
 
 def timm_file(text: str, root: Path) -> Path | None:
@@ -66,15 +68,30 @@ def timm_file(text: str, root: Path) -> Path | None:
     found = parse_timm(text)
     if found.source == "packaged":
         return packages.packaged_file(found.name)
-    return root / found.file if found.source == "file" else None
+    return root / Path(found.file).expanduser() if found.source == "file" else None
 
 
-def own_crop(name: str) -> int:
-    """Pixels a side that timm's network ``name`` was made for."""
+@dataclass(frozen=True)
+class Input:
+    """Pixels a side that a network was made for, and whether it takes no others."""
+
+    side: int
+    fixed: bool
+
+
+def input_of(name: str) -> Input:
+    """What timm's network ``name`` looks at."""
     import timm
 
     published = timm.models.get_pretrained_cfg(name)
-    return int(published.input_size[-1]) if published and published.input_size else 224
+    if not published or not published.input_size:
+        return Input(224, fixed=False)
+    return Input(int(published.input_size[-1]), fixed=bool(published.fixed_input_size))
+
+
+def feature_count(model: nn.Module) -> int:
+    """Columns of what a network of timm's without classifier gives; some have a layer before it."""
+    return int(getattr(model, "head_hidden_size", None) or model.num_features)
 
 
 def load_timm(
@@ -155,6 +172,9 @@ def _from_file(name: str, path: Path, *, known: bool) -> nn.Module:
         for key, value in styles.uncounted(read_file(path).tensors).items()
     }
     published = timm.models.get_pretrained_cfg(name)
+    model = timm.create_model(name, num_classes=0)
+    if theirs.keys() == styles.uncounted(model.state_dict()).keys():  # features alone
+        return _filled(model, theirs, name, path)
     head = theirs.get(f"{published.classifier if published else 'fc'}.bias")
     if head is None:  # other names: in timm's order the classifier is last
         head = next((value for value in reversed(theirs.values()) if value.ndim == 1), None)
@@ -171,8 +191,12 @@ def _from_file(name: str, path: Path, *, known: bool) -> nn.Module:
             path.name, len(ours), name, next(iter(theirs)), next(iter(ours)),
         )  # fmt: skip
         theirs = dict(zip(ours, theirs.values(), strict=True))
+    return _filled(model, theirs, name, path)
+
+
+def _filled(model: nn.Module, theirs: Mapping[str, Tensor], name: str, path: Path) -> nn.Module:
     state = {key: as_float32(key, value, path) for key, value in theirs.items()}
-    for key, value in ours.items():
+    for key, value in styles.uncounted(model.state_dict()).items():
         if state[key].shape != value.shape:
             raise WeightsError(
                 f"{path}: {key} is {list(state[key].shape)}, {name} needs {list(value.shape)}"

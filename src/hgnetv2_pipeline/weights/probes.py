@@ -14,7 +14,13 @@ from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.models.simple_features import SIDE, SimpleFeatures
 from hgnetv2_pipeline.weights import metadata, styles
-from hgnetv2_pipeline.weights.foreign_network import load_timm, parse_timm
+from hgnetv2_pipeline.weights.foreign_network import (
+    check_timm,
+    feature_count,
+    input_of,
+    load_timm,
+    parse_timm,
+)
 from hgnetv2_pipeline.weights.load import as_float32, read_file, read_metadata
 from hgnetv2_pipeline.weights.writing import save_weights
 
@@ -37,7 +43,18 @@ def build_trunk(spec: str, root: Path) -> tuple[nn.Module, int, dict[str, Any]]:
             interpolation="bilinear",
         )  # fmt: skip
         trunk: nn.Module = SimpleFeatures()
-        return trunk, SimpleFeatures.num_features, {"preprocess": plain.to_dict(), "sha256": None}
+        known = {"preprocess": plain.to_dict(), "sha256": None, "fixed": True}
+        return trunk, SimpleFeatures.num_features, known
+    check_trunk(spec, root)
+    name = spec.partition(":")[2]
+    model, known = load_timm(name, root, num_classes=0, strict=False)
+    return model, feature_count(model), known | {"fixed": input_of(parse_timm(name).name).fixed}
+
+
+def check_trunk(spec: str, root: Path) -> None:
+    """Refuse what ``build_trunk`` would refuse, as far as that shows without reading weights."""
+    if spec == SIMPLE:
+        return
     kind, _, name = spec.partition(":")
     if kind != "timm":
         raise unknown_name(
@@ -50,8 +67,7 @@ def build_trunk(spec: str, root: Path) -> tuple[nn.Module, int, dict[str, Any]]:
             f"train_teacher.probes: {spec} has no weights, and features of random weights teach "
             f"nothing; write {spec}@FILE, {spec}:packaged or {spec}:pretrained"
         )
-    model, known = load_timm(name, root, num_classes=0, strict=False)
-    return model, int(model.num_features), known
+    check_timm(name, root)
 
 
 def trunk_name(spec: str) -> str:
@@ -92,7 +108,7 @@ def fresh_probe(name: str, num_classes: int) -> tuple[Probe, Preprocess]:
         number = SimpleFeatures.num_features
     else:
         network, _ = load_timm(trunk.removeprefix("timm:"), Path(), num_classes=0, strict=False)
-        number = int(network.num_features)
+        number = feature_count(network)
     return Probe(network, number, num_classes, size=size), Preprocess(resize_short=size, crop=size)
 
 

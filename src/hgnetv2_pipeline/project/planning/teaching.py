@@ -37,13 +37,13 @@ def stand_ins(teacher: TeacherParams, short_side: int) -> list[str]:
 
 def _stand_in_of_probe(spec: str, teacher: TeacherParams, short_side: int) -> str:
     from hgnetv2_pipeline.teacher.probing import probe_size
-    from hgnetv2_pipeline.weights.foreign_network import own_crop, parse_timm
+    from hgnetv2_pipeline.weights.foreign_network import input_of, parse_timm
     from hgnetv2_pipeline.weights.probes import trunk_name
 
     if spec == "simple":
         return "scratch:probe:simple"
-    own = own_crop(parse_timm(spec.partition(":")[2]).name)
-    size = teacher.probe_size or probe_size(own, short_side)
+    own = input_of(parse_timm(spec.partition(":")[2]).name)
+    size = own.side if own.fixed else teacher.probe_size or probe_size(own.side, short_side)
     return f"scratch:probe:{trunk_name(spec)}:{size}"
 
 
