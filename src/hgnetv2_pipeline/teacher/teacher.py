@@ -49,7 +49,7 @@ class Teacher:
     def __init__(self, members: Sequence[Member], bn: BatchNorm = "eval") -> None:
         if not members:
             raise ParameterError(
-                "no teacher is given; name one (train_teacher.members, .source or .probes)"
+                "no teacher is given; name at least one (train_teacher.members, .source or .probes)"
             )
         self.members, self.bn = list(members), bn
         for member in self.members:
