@@ -1,6 +1,6 @@
 """The faults that this project promises something about, and the tests that name each.
 
-    python tests/fault_rows.py          write docs/reliability.md anew
+    python tests/fault_rows.py          write docs/reliability.md again
 
 A test names a row by its id (L01, W09, ...) in its docstring, its parameters or a comment of its own.
 """
@@ -74,7 +74,7 @@ ROWS = {
     "W04": ("a web page or half a download in place of weights", "refused"),
     "W05": ("one flipped bit in published weights", "refused by their SHA-256"),
     "W06": ("weights of another network", "refused with names and shapes"),
-    "W07": ("weights of another number of classes", "refused, unless the head starts anew"),
+    "W07": ("weights of another number of classes", "refused, unless the head starts afresh"),
     "W08": ("NaN or infinity in weights, logits or a card", "refused or a row with an error, never an answer"),
     "W09": ("a `.pth` that needs more than tensors", "refused; no unsafe way is tried"),
     "W10": ("safetensors with a damaged header, overlaps, names twice", "refused"),
@@ -83,7 +83,7 @@ ROWS = {
     "O01": ("ONNX with its data in other files, also hidden ones", "refused"),
     "O02": ("ONNX cut short, empty, zeros", "refused"),
     "O03": ("unknown operators, other shapes, graphs that fail or do not end", "refused, or one line and exit code 4"),
-    "O04": ("a TensorRT plan of another GPU or version", "not taken; built anew"),
+    "O04": ("a TensorRT plan of another GPU or version", "not taken; built again"),
     "C01": ("kill -9 at any moment of a training", "the newest whole checkpoint is loaded"),
     "C02": ("kill -9 between the files of a checkpoint", "a checkpoint without its manifest does not count"),
     "C03": ("a full disk while a checkpoint is saved", "the one before stands; exit code 28"),

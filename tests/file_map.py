@@ -1,6 +1,6 @@
 """The map of the source files: what each is for, in the first words of its docstring.
 
-python tests/file_map.py            write it into docs/architecture.md anew
+python tests/file_map.py            write it into docs/architecture.md again
 """
 
 from __future__ import annotations

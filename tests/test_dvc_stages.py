@@ -160,7 +160,7 @@ def test_a_change_in_pool_test_or_labelled_images_is_seen(project: Path) -> None
         assert repo.status(targets=[target]) == {}
 
 
-def test_stages_follow_the_configuration_when_written_anew(
+def test_stages_follow_the_configuration_when_written_again(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from click.testing import CliRunner

@@ -114,7 +114,7 @@ def written(path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "held"),
     [
-        ({"pid": 1, "started": "1"}, False),  # a number given anew: another start
+        ({"pid": 1, "started": "1"}, False),  # a number given again: another start
         ({"pid": 1, "started": ""}, True),  # where starts are not known the number must do
         ({"pid": 2**40}, False),
         ({"pid": dead()}, False),

@@ -117,7 +117,7 @@ def _process(pid: int) -> tuple[str, int, str] | None:
 
 
 def _lives(pid: int, started: str) -> bool:
-    """Whether a process of this machine lives; a number that was given anew is another one."""
+    """Whether a process of this machine lives; a number that was given again is another one."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -118,7 +118,7 @@ def test_a_copy_in_the_layout_of_the_first_version_is_kept_as_it_is(
         assert path.read_bytes() == (tmp_path / "old" / path.name).read_bytes()
 
 
-def test_a_torn_shard_and_another_size_are_made_anew(
+def test_a_torn_shard_and_another_size_are_made_again(
     images: tuple[pd.DataFrame, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"

@@ -99,7 +99,7 @@ def test_no_digit_is_in_two_sets(scans):
     assert report["conflicting_labels"] == []
 
 
-def test_an_intact_sample_is_kept_and_a_damaged_one_is_written_anew(sample, tmp_path, monkeypatch):
+def test_an_intact_sample_is_kept_and_a_damaged_one_is_written_again(sample, tmp_path, monkeypatch):
     root = shutil.copytree(sample, tmp_path / "s")
     before = (root / "sample.json").stat().st_mtime_ns
     with monkeypatch.context() as patch:

@@ -247,7 +247,7 @@ def test_the_benchmark_gets_the_gpus_own_time_with_and_without_copies(
     assert engine.resident(IMAGES[:5]) is None  # more than the plan takes at once
 
 
-def test_another_batch_size_is_recorded_anew(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_batch_size_is_recorded_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     engine = open_engine(model, monkeypatch, calls)
     for count in (3, 3, 2, 2, 3, 3):

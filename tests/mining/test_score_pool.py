@@ -208,7 +208,7 @@ def test_scores_in_the_layout_of_the_first_version_are_kept_as_they_are(
     assert {name for name in before if before[name] != after[name]} == {"plan.json"}
 
 
-def test_another_teacher_preprocessing_or_image_is_scored_anew(
+def test_another_teacher_preprocessing_or_image_is_scored_again(
     score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
 ) -> None:
     samples = folders.scan_unlabelled(pool).samples

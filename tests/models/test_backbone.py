@@ -81,7 +81,7 @@ def as_ema(model: nn.Module) -> nn.Module:
     return averaged.module
 
 
-def with_its_statistics_made_anew(model: nn.Module) -> nn.Module:
+def with_its_statistics_made_again(model: nn.Module) -> nn.Module:
     update_bn([images()], model)
     return model
 
@@ -97,7 +97,7 @@ SURVIVES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),  # noqa: S301 - made here
     "ema": as_ema,
     "train() of every layer": made_trainable_piece_by_piece,
-    "update_bn": with_its_statistics_made_anew,
+    "update_bn": with_its_statistics_made_again,
     "SyncBatchNorm": nn.SyncBatchNorm.convert_sync_batchnorm,
     "channels_last": lambda model: model.to(memory_format=torch.channels_last),
     "float64 and back": lambda model: model.double().float(),

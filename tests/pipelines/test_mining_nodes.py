@@ -220,7 +220,7 @@ def test_sources_of_one_name_and_sources_that_are_missing(project: Project) -> N
         project.ingest()
 
 
-def test_another_shard_size_is_scored_anew_and_the_old_result_kept(
+def test_another_shard_size_is_scored_again_and_the_old_result_kept(
     project: Project, plain: Mined
 ) -> None:
     lists = project.ingest()

@@ -1,4 +1,4 @@
-"""The prediction pipeline's node: every format, every input, and what makes it answer anew."""
+"""The prediction pipeline's node: every format, every input, and what makes it answer again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_answers_are_written_in_every_format_and_reused(exported: Identity) 
     assert "eins" not in (folder / "predictions.jsonl").read_text()
 
 
-def test_images_behind_a_glob_or_a_list_are_answered_anew_when_they_change(
+def test_images_behind_a_glob_or_a_list_are_answered_again_when_they_change(
     exported: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = exported.project / "home"

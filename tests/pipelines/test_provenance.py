@@ -1,4 +1,4 @@
-"""What a result was made from is in its record: other weights or limits make it anew."""
+"""What a result was made from is in its record: other weights or limits make it again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ MEMBERS = {
 
 
 @pytest.mark.parametrize("kind", MEMBERS)
-def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_anew(
+def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_again(
     who: Identity, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Though they answer val as well as the old ones did."""

@@ -72,7 +72,7 @@ def test_online_nothing_is_stored_and_the_log_says_so(
     assert stored_logits(project["run"], logits(source="online")) is None
 
 
-def test_a_store_is_planned_made_reused_and_made_anew_for_other_views(
+def test_a_store_is_planned_made_reused_and_made_again_for_other_views(
     project: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -82,4 +82,4 @@ def check_manifest(path: Path, _: None) -> str:
     written = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert written["fingerprint"] == json.loads(whole())["fingerprint"] == result.fingerprint
     assert not [file for file in project.rglob(".*") if ".hashes" not in file.name]
-    return "reused" if result.reused else "made anew"
+    return "reused" if result.reused else "made again"

@@ -68,7 +68,7 @@ def test_g01_200_misspelt_names_are_refused_with_what_was_meant() -> None:
     assert named > 170
 
 
-def test_g01_what_can_be_made_anew_are_the_registered_pipelines() -> None:
+def test_g01_what_can_be_made_again_are_the_registered_pipelines() -> None:
     from hgnetv2_pipeline.pipeline_registry import register_pipelines
 
     assert set(REDOABLE) == {*register_pipelines(), "teacher_logits", "all"} - {"__default__"}

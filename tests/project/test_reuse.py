@@ -86,7 +86,7 @@ def test_going_back_to_the_first_recipe_loses_neither(bakery: Bakery) -> None:
 
 
 @pytest.mark.parametrize("damage", ["change", "delete"])
-def test_a_damaged_output_is_made_anew_and_the_damaged_one_kept(
+def test_a_damaged_output_is_made_again_and_the_damaged_one_kept(
     bakery: Bakery, damage: str
 ) -> None:
     bakery.bake(heat=200)
@@ -102,7 +102,7 @@ def test_a_damaged_output_is_made_anew_and_the_damaged_one_kept(
 
 
 @pytest.mark.parametrize("redo", [("baking",), ("all",)])
-def test_redo_makes_a_standing_result_anew(bakery: Bakery, redo: tuple[str, ...]) -> None:
+def test_redo_makes_a_standing_result_again(bakery: Bakery, redo: tuple[str, ...]) -> None:
     bakery.bake(heat=200)
     assert not bakery.bake(redo=redo, heat=200).reused
     assert bakery.bake(redo=("other",), heat=200).reused

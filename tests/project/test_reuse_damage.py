@@ -109,7 +109,7 @@ DAMAGE: dict[str, Callable[[str], str | bytes]] = {
 
 @pytest.mark.parametrize("name", ["", "val"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_manifest_is_named_set_aside_and_the_result_made_anew(
+def test_a_damaged_manifest_is_named_set_aside_and_the_result_made_again(
     tmp_path: Path, damage: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     oven = Oven(tmp_path, name)
@@ -388,7 +388,7 @@ def test_a_spoiled_manifest_costs_no_result(count: int) -> None:
         make_manifest, count=count, seed=count, check=check_manifest, name="manifest.json"
     )
     assert not report.faults, report
-    assert report.verdicts["made anew"] > count / 2
+    assert report.verdicts["made again"] > count / 2
     assert report.verdicts["reused"] > count / 100
 
 

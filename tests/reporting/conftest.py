@@ -1,4 +1,4 @@
-"""Inputs of a report as files, made anew for each test."""
+"""Inputs of a report as files, made again for each test."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.scan import folders
@@ -21,7 +22,7 @@ from hgnetv2_pipeline.models.simple_features import SIDE, SimpleFeatures
 from hgnetv2_pipeline.project.params import TeacherParams
 from hgnetv2_pipeline.project.teacher import check_probes, probe_name
 from hgnetv2_pipeline.teacher.member_answers import member_probabilities
-from hgnetv2_pipeline.teacher.probing import Probing, fit_probe, probe_size
+from hgnetv2_pipeline.teacher.probing import ProbeConfig, fit_probe, probe_size
 from hgnetv2_pipeline.teacher.teacher import load_teacher
 from hgnetv2_pipeline.weights import packages
 from hgnetv2_pipeline.weights.build import build_from
@@ -109,7 +110,7 @@ def test_a_probe_of_timm_is_the_network_and_the_classifier(
 ) -> None:
     spec = f"timm:{SMALL}@w.pth"
     found = fit_probe(
-        spec, samples, stripes, classes=CLASSES, weights_root=weights, how=Probing(size=64)
+        spec, samples, stripes, classes=CLASSES, weights_root=weights, how=ProbeConfig(size=64)
     )
     path = tmp_path / "student.safetensors"
     preprocess = found.preprocess
@@ -133,8 +134,16 @@ def test_a_probe_of_timm_is_the_network_and_the_classifier(
 
 def test_weights_are_taken_by_name_or_in_their_order(weights: Path, tmp_path: Path) -> None:
     state = torch.load(weights / "w.pth", weights_only=True)
-    renamed = {f"other.{number}": value for number, value in enumerate(state.values())}
-    torch.save({k: v for k, v in renamed.items() if v.ndim}, tmp_path / "order.pth")
+    renamed = {
+        f"other{number}.{key.rpartition('.')[2]}": value
+        for number, (key, value) in enumerate(state.items())
+    }
+    torch.save(renamed, tmp_path / "order.pth")
+    save_file(
+        dict(sorted(renamed.items(), key=lambda one: one[1].shape)), tmp_path / "x.safetensors"
+    )
+    with pytest.raises(WeightsError, match=f"is no {SMALL}"):
+        load_timm(f"{SMALL}@x.safetensors", tmp_path, num_classes=0, strict=False)
     shuffled = dict(sorted(state.items()))
     torch.save(shuffled, tmp_path / "names.pth")
     x = torch.randn(2, 3, 64, 64)
@@ -248,7 +257,7 @@ def test_a_network_of_one_size_and_one_with_a_hidden_layer_are_probed(
     with pytest.raises(ParameterError, match="takes images of 160 pixels alone"):
         fit_probe(
             "timm:test_vit@test_vit.pth", samples, stripes, classes=CLASSES,
-            weights_root=tmp_path, how=Probing(size=64),
+            weights_root=tmp_path, how=ProbeConfig(size=64),
         )  # fmt: skip
 
 
@@ -274,7 +283,7 @@ def test_two_files_of_one_network_are_two_probes_and_nobody_is_no_teacher(
     teacher = TeacherParams.model_validate(values | {"probes": specs[:2], "members": 0})
     check_probes(teacher, tmp_path)
     twice = teacher.model_copy(update={"probes": [specs[0], specs[2]]})
-    with pytest.raises(ParameterError, match=f"would have one name, {SMALL}-a; rename"):
+    with pytest.raises(ParameterError, match=f"would have the same name, {SMALL}-a; rename"):
         check_probes(twice, tmp_path)
-    with pytest.raises(ParameterError, match="nobody teaches: give train_teacher.members"):
+    with pytest.raises(ParameterError, match="there is no teacher: set train_teacher.members"):
         check_probes(teacher.model_copy(update={"probes": []}), tmp_path)

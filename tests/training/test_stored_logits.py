@@ -553,7 +553,7 @@ def test_what_float16_cannot_say_is_stored_as_very_unlikely_not_as_never() -> No
 def test_a_store_travels_to_a_worker_without_its_records(store: TeacherLogits) -> None:
     assert store.read(3, 1)["logps"].tolist() == store.read(3, 1)["logps"].tolist()
     assert b"memmap" not in pickle.dumps(store)
-    # A copy goes the same way, and opens the shards anew.
+    # A copy goes the same way, and opens the shards again.
     assert copy.deepcopy(store).read(3, 1) == store.read(3, 1)
 
 

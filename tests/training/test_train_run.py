@@ -357,7 +357,7 @@ def test_a_list_of_one_class_is_refused(job: Job, pictures: Path, tmp_path: Path
 
 
 # Row W07 of docs/reliability.md.
-def test_init_of_other_classes_is_refused_unless_the_head_starts_anew(job: Job) -> None:
+def test_init_of_other_classes_is_refused_unless_the_head_starts_afresh(job: Job) -> None:
     train_run(job("first", steps=2))
     cats = {"classes": ["cat", "dog"]}
     with pytest.raises(

@@ -48,7 +48,7 @@ class _Tracer(fx.Tracer):
 
 
 def network(model: nn.Module, first: Mapping[str, int] | None = None, shuffle: int = 0) -> Net:
-    """The traced ``model``; counters begin at ``first`` and are dealt anew where ``shuffle``."""
+    """The traced ``model``; counters begin at ``first`` and are dealt again where ``shuffle``."""
     net = Net()
     _name_parameters(net, model, first or {}, shuffle)
     values: dict[fx.Node, str] = {}

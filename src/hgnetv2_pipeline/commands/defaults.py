@@ -1,6 +1,6 @@
 """The rules of ``hgnetv2 init``: which values fit what was found. All of them are in this file.
 
-What they come to stands in ``conf/NAME/parameters.yml``, to be read and changed. The keys are the
+What they come to is in ``conf/NAME/parameters.yml``, to be read and changed. The keys are the
 names between double underscores in the template ``conf/own``.
 """
 

@@ -155,7 +155,7 @@ def init(
 @main.command()
 @click.argument("name")
 def stages(name: str) -> None:
-    """Write conf/NAME/dvc.yaml anew, after data.pool, data.test or the names of a run changed.
+    """Write conf/NAME/dvc.yaml again, after data.pool, data.test or the names of a run changed.
 
     \b
     hgnetv2 stages cats

@@ -89,7 +89,7 @@ def survey(labelled: Path, pool: Path | None) -> Survey:
         if found.offset < 0:
             files.setdefault(name, []).append(labelled / found.path)
     if len(counts) < 2:
-        more = f"; {loose:,} images lie outside any class folder" if loose else ""
+        more = f"; {loose:,} images are outside any class folder" if loose else ""
         bad = f"; {walk.bad[0][0]}: {walk.bad[0][1]}" if walk.bad else ""
         raise DataError(
             f"--labelled {labelled} needs one folder a class, at least two with images; found "
@@ -166,7 +166,7 @@ def _sizes(images: list[Path]) -> tuple[int, float]:
     from hgnetv2_pipeline.data.decode import MAX_PIXELS, open_image, read_regular_file
 
     if not images:
-        # All labelled images lie in archives; ingestion opens those.
+        # All labelled images are in archives; ingestion opens those.
         return 224, 100_000.0
     sides, sizes = [], []
     for path in images:

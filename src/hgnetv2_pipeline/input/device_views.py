@@ -52,7 +52,7 @@ class DeviceInput:
     def __call__(self, made: Made) -> Made:
         """``made`` with uint8 images [N, 3, image_size, image_size], channels_last, on the device.
 
-        A batch with an image that cannot be decoded is made anew without it, by the rule of
+        A batch with an image that cannot be decoded is made again without it, by the rule of
         ``TrainMaker``, so that it is the batch that the CPU would have made.
         """
         while made.batch is not None:

@@ -83,7 +83,7 @@ def decode_versions(view: Augment) -> dict[str, str]:
 
 
 class TeacherLogits:
-    """A finished store, opened for reading. Travels to worker processes, which open it anew.
+    """A finished store, opened for reading. Travels to worker processes, which open it again.
 
     Attributes:
         made: how the records were made (``store.json``).

@@ -53,7 +53,7 @@ class Agents:
     endpoint: str | None
     """host:port of the first machine; None for one machine alone."""
     max_restarts: int
-    """Times that all processes start anew after one has died."""
+    """Times that all processes start again after one has died."""
 
 
 def run_elastic(

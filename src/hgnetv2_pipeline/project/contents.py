@@ -36,7 +36,7 @@ class ContentHashes:
         self._mended(lambda connection: None)
 
     def _mended(self, act: Callable[[sqlite3.Connection], _T]) -> _T:
-        """What ``act`` does with the database; a damaged one is set aside and begun anew."""
+        """What ``act`` does with the database; a damaged one is set aside and begun afresh."""
         try:
             return self._with_table(act)
         except sqlite3.DatabaseError as error:

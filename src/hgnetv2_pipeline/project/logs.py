@@ -29,7 +29,7 @@ def use_project_logging(conf_source: str | None = None) -> None:
     if text is None:
         return
     wanted = yaml.safe_load(text)
-    # Set up anew, handlers of this process that were added since would be lost.
+    # Set up again, handlers of this process that were added since would be lost.
     if any(LOGGING.get(part) != wanted.get(part) for part in ("formatters", "handlers", "root")):
         configure_logging(wanted)
 

@@ -64,7 +64,7 @@ def _unique(value: list[Any]) -> list[Any]:
     return value
 
 
-# What makes results, each of which can be asked for anew.
+# What makes results, each of which can be asked for again.
 REDOABLE = (
     "ingestion", "import_weights", "train_teacher", "mining", "teacher_logits", "ssld_stage1",
     "ssld_stage2", "train", "finetune", "comparison", "evaluation", "export", "latency",

@@ -3,7 +3,7 @@
 A result is a set of files in a folder with a manifest: SHA-256 of what went in (contents and
 validated parameters) and of what came out. Same manifest, outputs intact: it is reused and nothing
 is written. Anything else: the old files move to ``archive/<fingerprint8>/`` and the work is done
-anew. Nothing finished is ever overwritten or deleted. A change of code alone only warns.
+again. Nothing finished is ever overwritten or deleted. A change of code alone only warns.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Reuse:
 
     Args:
         project: folder that holds ``data/``; remembered hashes are kept in ``data/.hashes.sqlite``.
-        redo: names of pipelines whose results are made anew whatever the manifest says.
+        redo: names of pipelines whose results are made again whatever the manifest says.
         dry: only find out: ``begin`` moves and marks nothing (for a plan).
     """
 
@@ -130,7 +130,7 @@ class Reuse:
             except DamagedError as error:
                 raise DataError(
                     f"{value} is needed: {error}; the pipeline that makes it sets it aside and "
-                    "makes it anew"
+                    "makes it again"
                 ) from error
         if not value.exists():
             raise DataError(f"{value} is needed and does not exist")
@@ -141,7 +141,7 @@ class Reuse:
         return sha256_json(self._hashes.of_any_kind(paths))
 
     def produce(self, spec: ResultSpec, make: Callable[[Path], object]) -> Result:
-        """Return the result that ``spec`` says, made by ``make(folder)`` unless it stands.
+        """Return the result that ``spec`` says, made by ``make(folder)`` unless it is finished.
 
         ``make`` writes into an empty folder aside, or (``resumable``) into the place itself. Raises
         what ``begin`` and ``make`` raise; after an error nothing of what was made aside is left.
@@ -172,7 +172,7 @@ class Reuse:
             return found
         if self._dry:
             if found is not None:
-                _log.info("%s would be made anew: %s", planned.title, found.reason)
+                _log.info("%s would be made again: %s", planned.title, found.reason)
             return Work(self, planned, spec.folder)
         claims.before_making()
         with ExitStack() as held:
@@ -235,12 +235,12 @@ class Reuse:
             try:
                 code = read_state(made_by).get("code")
             except DamagedError as error:
-                _log.warning("%s: %s; it is written anew", planned.title, error)
+                _log.warning("%s: %s; it is written again", planned.title, error)
         if code is None:
             write_json(made_by, {"code": code_hash()})
         elif code != code_hash():
             _log.warning(
-                "%s was made by other code; to make it anew: --params redo=%s",
+                "%s was made by other code; to make it again: --params redo=%s",
                 planned.title, planned.pipeline,
             )  # fmt: skip
 
@@ -334,7 +334,7 @@ class Reuse:
         ownership.sweep_temporaries(planned.folder, targets=self._targets(planned))
 
     def _sweep_dead(self, planned: _Planned) -> None:
-        """Remove what dead processes left beside a result that stands, if nobody makes it anew."""
+        """Remove what dead processes left beside a result that stands, if nobody makes it again."""
         for file in (planned.manifest, _made_by(planned.manifest)):
             ownership.sweep_dead(file)
         left = ownership.partial_folders(planned.folder, planned.name, dead=True)

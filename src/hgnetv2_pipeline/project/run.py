@@ -1,4 +1,4 @@
-"""What every node of a command needs to know: who runs, on which device, what is made anew."""
+"""What every node of a command needs to know: who runs, on which device, what is made again."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ class Run(BaseModel):
         return Reuse(self.identity.project, self.redo)
 
     def produce(self, spec: ResultSpec, make: Callable[[Path], object]) -> Result:
-        """The result that ``spec`` says, made by ``make(folder)`` unless it stands."""
+        """The result that ``spec`` says, made by ``make(folder)`` unless it is finished already."""
         return self.reuse.produce(spec, make)

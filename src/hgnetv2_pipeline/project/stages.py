@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _HEADER = """\
 # The stages of ../../dvc.yaml for this environment, with its own folders of images:
 #     dvc repro conf/{name}/dvc.yaml
-# Written by hgnetv2 init; after data.pool, data.test or a name in globals.yml changed, written anew
+# Written by hgnetv2 init; after data.pool, data.test or a name in globals.yml changed, again
 # by `hgnetv2 stages {name}`. Images are outputs without a cache: nothing of them is copied or
 # removed, and whatever changes in them makes the first stage run again.
 """
@@ -135,7 +135,7 @@ def warn_of_unwatched(params: Mapping[str, Any]) -> None:
     if missing:
         _log.warning(
             "conf/%s/dvc.yaml does not name %s, whose changes DVC would not see: hgnetv2 stages %s "
-            "writes it anew", name, ", ".join(missing), name,
+            "writes it again", name, ", ".join(missing), name,
         )  # fmt: skip
 
 

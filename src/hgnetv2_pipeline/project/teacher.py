@@ -84,7 +84,7 @@ def check_probes(teacher: TeacherParams, project: Path) -> None:
 
     if not (teacher.members or teacher.source or teacher.probes):
         raise ParameterError(
-            "nobody teaches: give train_teacher.members, train_teacher.source or "
+            "there is no teacher: set train_teacher.members, train_teacher.source or "
             "train_teacher.probes (conf/<env>/parameters.yml or --params)"
         )
     named: dict[str, str] = {}
@@ -92,7 +92,7 @@ def check_probes(teacher: TeacherParams, project: Path) -> None:
         check_trunk(spec, project)
         if (other := named.setdefault(probe_name(spec), spec)) != spec:
             raise ParameterError(
-                f"train_teacher.probes: {other} and {spec} would have one name, "
+                f"train_teacher.probes: {other} and {spec} would have the same name, "
                 f"{probe_name(spec)}; rename one of the files"
             )
 
@@ -108,7 +108,7 @@ def probe_name(spec: str) -> str:
 
 
 def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path) -> None:
-    from hgnetv2_pipeline.teacher.probing import Probing, fit_probe
+    from hgnetv2_pipeline.teacher.probing import ProbeConfig, fit_probe
     from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
 
     recipe = teacher.recipe
@@ -118,7 +118,7 @@ def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path)
         run.folder("raw"),
         classes=lists.classes,
         weights_root=run.identity.project,
-        how=Probing(
+        how=ProbeConfig(
             size=teacher.probe_size,
             balanced=recipe.class_balance != "none",
             workers=recipe.workers,
@@ -251,7 +251,9 @@ def _baseline(
         if len(counts) < 2 and record["val"]["majority_count"] == record["val"]["n"]:
             return None, "val has images of one class alone, which shows nothing of a teacher"
         if len(counts) < 2:
-            return record["val"]["majority_count"] / record["val"]["n"], "always the largest class"
+            return record["val"]["majority_count"] / record["val"][
+                "n"
+            ], "naming the largest class every time"
         return sum(counts) / len(counts) / record["val"]["n"], "the mean of its members"
     try:
         return float(baseline), "the accuracy given"

@@ -25,7 +25,7 @@ from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
 
-# File of a chapter -> the folder of ``project.identity.FOLDERS`` it lies in, and its name there.
+# File of a chapter -> the folder of ``project.identity.FOLDERS`` it is in, and its name there.
 OWN: dict[str, tuple[str, str]] = {"teacher": ("train_teacher", "teacher.json")}
 
 _log = logging.getLogger(__name__)

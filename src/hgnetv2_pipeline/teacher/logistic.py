@@ -110,7 +110,7 @@ def _check(features: NDArray[np.floating], labels: NDArray[np.int64], classes: i
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(f"labels {labels.min()} to {labels.max()} do not fit {classes} classes")
     if len(np.unique(labels)) < 2:
-        raise DataError("there is one class: nothing can be told apart")
+        raise DataError("there is one class: there is nothing to choose between")
 
 
 def _weights(labels: Tensor, classes: int, balanced: bool) -> Tensor:

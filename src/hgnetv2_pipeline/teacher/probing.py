@@ -32,7 +32,7 @@ CLOSER = 2
 
 
 @dataclass(frozen=True)
-class Probing:
+class ProbeConfig:
     """How a probe is fitted.
 
     Attributes:
@@ -84,7 +84,7 @@ def fit_probe(
     *,
     classes: Sequence[str],
     weights_root: Path,
-    how: Probing | None = None,
+    how: ProbeConfig | None = None,
     device: str = "cpu",
 ) -> FittedProbe:
     """A linear classifier on the features that the frozen network ``spec`` has of ``samples``.
@@ -103,7 +103,7 @@ def fit_probe(
     """
     if samples["label"].isna().any():
         raise DataError("a probe needs a label for every image")
-    how = how or Probing()
+    how = how or ProbeConfig()
     trunk, number, known = build_trunk(spec, weights_root)
     own = Preprocess.from_dict(known["preprocess"])
     short_side = int(samples[["width", "height"]].min(axis=1).median())
@@ -154,7 +154,7 @@ def image_features(
     root: Path,
     *,
     preprocess: Preprocess,
-    how: Probing,
+    how: ProbeConfig,
     device: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Features float32 [N, D] and labels [N] of the samples that can be read."""

@@ -291,7 +291,7 @@ class TrainConfig(ParameterModel):
     init: str
     """'scratch', a zoo name, a weight file or a run folder."""
     head: Head
-    """What to do when the weights have other classes: refuse, or start fc anew."""
+    """What to do when the weights have other classes: refuse, or start fc afresh."""
     freeze_at: Annotated[int, Field(ge=0, le=5)]
     """What does not learn: 0 nothing, 1 the stem, 2 also stage 1, ... 5 all but the head."""
     freeze_norm: bool

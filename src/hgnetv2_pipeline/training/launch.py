@@ -40,7 +40,7 @@ def work(spec: str) -> None:
 
 
 def train_many(spec: RunSpec, distributed: DistributedConfig) -> None:
-    """Train ``spec`` in as many processes as ``distributed`` says; results lie in ``spec.out``.
+    """Train ``spec`` in as many processes as ``distributed`` says; results go to ``spec.out``.
 
     Raises:
         Interrupted: a stop was requested; the state is saved and the same call resumes it.

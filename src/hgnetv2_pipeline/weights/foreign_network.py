@@ -29,7 +29,7 @@ class TimmName:
 
 
 def parse_timm(text: str) -> TimmName:
-    """What stands behind ``timm:``; ``ParameterError`` for another ending."""
+    """What follows ``timm:``; ``ParameterError`` for another ending."""
     name, at, file = text.partition("@")
     if at:
         if not file:
@@ -181,17 +181,31 @@ def _from_file(name: str, path: Path, *, known: bool) -> nn.Module:
     classes = 0 if head is None else len(head)
     model = timm.create_model(name, num_classes=classes or 1000)
     ours = styles.uncounted(model.state_dict())
-    by_name = theirs.keys() == ours.keys()
-    if not by_name and [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:
-        raise WeightsError(f"{path} is no {name}: {_first_difference(theirs, ours)}")
-    if not by_name:
-        _log.log(
-            logging.DEBUG if known else logging.WARNING,
-            "%s: %d tensors taken in their order for %s, whose names differ (%s for %s)",
-            path.name, len(ours), name, next(iter(theirs)), next(iter(ours)),
-        )  # fmt: skip
-        theirs = dict(zip(ours, theirs.values(), strict=True))
+    if theirs.keys() != ours.keys():
+        theirs = _in_order(theirs, ours, name, path, known=known)
     return _filled(model, theirs, name, path)
+
+
+def _in_order(
+    theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], name: str, path: Path, *, known: bool
+) -> dict[str, Tensor]:
+    """``theirs`` under the names of ``ours``, one by one.
+
+    Shapes alone would not do: in alphabetical order, as safetensors has it, weight and bias of a
+    batch norm change places. So what comes last in each name has to agree too.
+    """
+    kinds = [
+        [(key.rpartition(".")[2], value.shape) for key, value in state.items()]
+        for state in (theirs, ours)
+    ]
+    if kinds[0] != kinds[1]:
+        raise WeightsError(f"{path} is no {name}: {_first_difference(theirs, ours)}")
+    _log.log(
+        logging.DEBUG if known else logging.WARNING,
+        "%s: %d tensors taken in their order for %s, whose names differ (%s for %s)",
+        path.name, len(ours), name, next(iter(theirs)), next(iter(ours)),
+    )  # fmt: skip
+    return dict(zip(ours, theirs.values(), strict=True))
 
 
 def _filled(model: nn.Module, theirs: Mapping[str, Tensor], name: str, path: Path) -> nn.Module:

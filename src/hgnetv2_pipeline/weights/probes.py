@@ -95,7 +95,7 @@ def save_probe(
 
 
 def fresh_probe(name: str, num_classes: int) -> tuple[Probe, Preprocess]:
-    """A probe without weights, as fast as the one it stands for: ``timm:NAME:128`` or ``simple``.
+    """A probe without weights, as fast as the one it represents: ``timm:NAME:128`` or ``simple``.
 
     Raises ``ParameterError``.
     """

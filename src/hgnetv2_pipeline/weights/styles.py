@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 State: TypeAlias = "dict[str, Tensor]"
 Part = Literal["student", "teacher"]
 Head = Literal["strict", "reinit"]
-"""What becomes of a classifier of other classes: it is refused, or made anew."""
+"""What becomes of a classifier of other classes: it is refused, or made again."""
 
 CLASSIFIER = ("last_conv", "lab", "fc")  # our modules behind the four stages
 _COUNTER = "num_batches_tracked"

@@ -352,7 +352,7 @@ def _with_enough(
     min_per_class: int,
     fixed: bool,
 ) -> Scan:
-    """Without the classes that have too few usable images; labels counted anew."""
+    """Without the classes that have too few usable images; labels counted again."""
     counts = scan.samples["label"].value_counts()
     usable = {name: int(counts.get(label, 0)) for label, name in enumerate(names)}
     broken = [name for name, count in usable.items() if count == 0 and name in named]

@@ -100,7 +100,7 @@ def decided_pairs(mined: Path) -> Any:
 
 
 def list_for_review(mined: Path) -> None:
-    """Write ``review.csv`` anew: the pairs in doubt, for a person to decide."""
+    """Write ``review.csv`` again: the pairs in doubt, for a person to decide."""
     import pandas as pd
 
     from hgnetv2_pipeline.mining.review import write_review

@@ -133,7 +133,7 @@ class _Chain:
             source
             for source in pool
             if (self.identity.folder("scores") / source.name / "manifest.json").is_file()
-            and not self._made_anew()
+            and not self._made_again()
         ]
         left = sum(source.images for source in pool) - sum(source.images for source in done)
         if not left:
@@ -158,7 +158,7 @@ class _Chain:
         from hgnetv2_pipeline.input.teacher_logits import record_dtype
 
         folder, params = self.identity.folder("teacher_logits"), self.logits
-        if (folder / "manifest.json").is_file() and self.mined and not self._made_anew():
+        if (folder / "manifest.json").is_file() and self.mined and not self._made_again():
             return Row("teacher logits", "finished, if the list stays")
         images = self._stage1_images()
         rate = self._rate(
@@ -219,7 +219,7 @@ class _Chain:
             self.run,
             self.reuse,
             recipes,
-            chain_stands=not self._made_anew()
+            chain_stands=not self._made_again()
             and self.mined is not None
             and self._teacher() is not None
             and all(path.is_file() for path in made),
@@ -261,7 +261,7 @@ class _Chain:
         )
         if not ready or (distilled and (teacher is None or self.mined is None)):
             return False
-        if (distilled or start != "scratch") and self._made_anew():
+        if (distilled or start != "scratch") and self._made_again():
             return False
         stored = stored_logits(self.run, self.logits) if distilled else None
         if stored is not None and not (stored.folder / "manifest.json").is_file():
@@ -322,7 +322,7 @@ class _Chain:
             **how,
         )
 
-    def _made_anew(self) -> bool:
+    def _made_again(self) -> bool:
         """Whether something that the next part follows from is yet to be made."""
         return any(row.seconds for row in self.rows)
 

@@ -176,8 +176,8 @@ def finished_arms(
 ) -> set[tuple[str, int]]:
     """Name and seed of the arms that stand and would be reused; ``reuse`` only finds out (dry).
 
-    Without ``chain_stands`` the teacher, the mined list or a stage is yet to be made anew, and only
-    what was trained on labels alone can stand.
+    Without ``chain_stands`` the teacher, the mined list or a stage is yet to be made again, and
+    only what was trained on labels alone can stand.
     """
     comparison, teacher = recipes.comparison, None
     if chain_stands:

@@ -1,4 +1,4 @@
-"""Trainings as results: what each is made from, whether it stands, and several of them at once."""
+"""Trainings as results: what each is made from, whether it is finished, several at once."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def begin_run(
 
 
 def train_student(run: Run, spec: RunSpec, teacher: TeacherRecord | None) -> None:
-    """Train the run of ``spec`` in all the processes of this command, unless it stands."""
+    """Train the run of ``spec`` in all the processes of this command, unless it is finished."""
     processes = run.distributed.processes(run.device)
     spec, work = begin_run(run.reuse, spec, teacher, processes=processes)
     if isinstance(work, Result):

@@ -112,7 +112,7 @@ def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
 def store_in_processes(spec: StoreSpec) -> None:
     """Store with one process (this one) or ``spec.world_size`` of them side by side.
 
-    Their specifications and logs lie in ``spec.out``. Raises what ``store_teacher_logits`` raises.
+    Their specifications and logs are in ``spec.out``. Raises what ``store_teacher_logits`` raises.
     """
     if spec.world_size == 1:
         store_teacher_logits(spec)

@@ -133,7 +133,7 @@ def check_answers(
 def as_floats(records: Records, field: str) -> torch.Tensor:
     """A field of records as float32, in memory of its own.
 
-    With 3, 5, 7 or 9 classes a record is no multiple of 4 bytes long, and a tensor cannot step so.
+    With 3, 5, 7 or 9 classes a record is not a multiple of 4 bytes long, which torch cannot read.
     """
     return torch.from_numpy(records[field].astype(np.float32))
 
