@@ -103,47 +103,45 @@ def load_timm(
     ``strict``: the published head must fit ``num_classes``; else it starts afresh. Of timm's own
     names ``:pretrained`` takes weights from timm's cache or downloads them: to write it is to ask.
     """
-    import timm
-
     found = parse_timm(text)
     check_timm(text, root)
-    published = timm.models.get_pretrained_cfg(found.name)
-    theirs = published.num_classes if published else 1000
-    digest = None
-    weighted = bool(found.source)
-    if weighted and strict and num_classes not in (None, 0, theirs) and found.source != "file":
-        raise WeightsError(
-            f"timm's {found.name} has {theirs} classes, not {num_classes}; say head: reinit"
-        )
+    path = timm_file(text, root)
     try:
-        if found.source in ("file", "packaged"):
-            path = timm_file(text, root)
-            assert path is not None
-            digest = file_sha256(path)
-            if found.source == "packaged" and digest != packages.PACKAGES[found.name].sha256:
-                raise WeightsError(f"{path} is not the file that was published (another SHA-256)")
-            model = _from_file(found.name, path, known=found.source == "packaged")
-            if strict and num_classes not in (None, 0, model.num_classes):
-                raise WeightsError(
-                    f"{path} has {model.num_classes} classes, not {num_classes}; say head: reinit"
-                )
+        if path is None:
+            model = _from_timm(found, num_classes, strict=strict)
         else:
-            pretrained = found.source == "pretrained"
-            own = pretrained and (strict or num_classes is None)
-            wanted = (
-                {} if own else {"num_classes": num_classes if pretrained else num_classes or 1000}
-            )
-            model = timm.create_model(found.name, pretrained=pretrained, **wanted)
+            model = _from_file(found.name, path, known=found.source == "packaged")
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"timm cannot give weights of {found.name}: {reason}") from error
-    loaded = weighted and strict
-    if num_classes == 0 or (num_classes is not None and num_classes != model.num_classes):
-        model.reset_classifier(num_classes)
-        loaded = False
-    elif weighted and not strict:
-        model.reset_classifier(model.num_classes)
+    wanted = model.num_classes if num_classes is None else num_classes
+    if found.source and strict and wanted not in (0, model.num_classes):
+        raise WeightsError(
+            f"{path} has {model.num_classes} classes, not {wanted}; say head: reinit"
+        )
+    loaded = bool(found.source) and strict and wanted == model.num_classes
+    if wanted != model.num_classes or (found.source and not loaded):
+        model.reset_classifier(wanted)
+    digest = None if path is None else file_sha256(path)
     return model, {"sha256": digest, "preprocess": _preprocess(model), "loaded": loaded}
+
+
+def _from_timm(found: TimmName, num_classes: int | None, *, strict: bool) -> nn.Module:
+    """The network with timm's own weights, or without any; refused before a needless download."""
+    import timm
+
+    if found.source != "pretrained":
+        fresh: nn.Module = timm.create_model(found.name, num_classes=num_classes or 1000)
+        return fresh
+    published = timm.models.get_pretrained_cfg(found.name)
+    theirs = published.num_classes if published else 1000
+    if strict and num_classes not in (None, 0, theirs):
+        raise WeightsError(
+            f"timm's {found.name} has {theirs} classes, not {num_classes}; say head: reinit"
+        )
+    head = {} if strict or num_classes is None else {"num_classes": num_classes}
+    model: nn.Module = timm.create_model(found.name, pretrained=True, **head)
+    return model
 
 
 def _preprocess(model: nn.Module) -> dict[str, Any]:
@@ -167,6 +165,8 @@ def _from_file(name: str, path: Path, *, known: bool) -> nn.Module:
     """
     import timm
 
+    if known and file_sha256(path) != packages.PACKAGES[name].sha256:
+        raise WeightsError(f"{path} is not the file that was published (another SHA-256)")
     theirs = {
         key.removeprefix("module."): value
         for key, value in styles.uncounted(read_file(path).tensors).items()
