@@ -32,7 +32,7 @@ def member_probabilities(
     Every member sees the images as its weights want them. Raises ``DataError`` if one cannot be
     read.
     """
-    found: dict[str, list[torch.Tensor]] = {}
+    found: list[list[torch.Tensor]] = [[] for _ in teacher.members]
     with torch.inference_mode():
         for fingerprint, preprocess in teacher.preprocesses.items():
             ledger = Ledger(len(samples), 0.0)
@@ -42,9 +42,9 @@ def member_probabilities(
             )  # fmt: skip
             for batch in batches:
                 images = batch.images.to(device)
-                for number, member in enumerate(teacher.members):
+                for member, answers in zip(teacher.members, found, strict=True):
                     if member.preprocess.fingerprint == fingerprint:
-                        logits = teacher.answer(member, images).double().softmax(dim=1)
-                        found.setdefault(str(number), []).append(logits.cpu())
+                        probability = teacher.answer(member, images).double().softmax(dim=1)
+                        answers.append(probability.cpu())
             ledger.check()
-    return [torch.cat(found[str(number)]).numpy() for number in range(len(teacher.members))]
+    return [torch.cat(answers).numpy() for answers in found]

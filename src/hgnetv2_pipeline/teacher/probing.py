@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.input.loader import eval_batches, normalise
+from hgnetv2_pipeline.input.loader import eval_batches, normalised_view
+from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.teacher.logistic import FOLDS, Classifier, fit_classifier
-from hgnetv2_pipeline.weights.probes import build_trunk
+from hgnetv2_pipeline.weights.probes import SIMPLE, build_trunk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +78,11 @@ def probe_size(own: int, short_side: int) -> int:
     return min(own, max(32, -(-CLOSER * short_side // 32) * 32))
 
 
+def short_side(samples: pd.DataFrame) -> int:
+    """The median short side of the images, in pixels."""
+    return int(samples[["width", "height"]].min(axis=1).median())
+
+
 def fit_probe(
     spec: str,
     samples: pd.DataFrame,
@@ -106,15 +112,12 @@ def fit_probe(
     how = how or ProbeConfig()
     trunk, number, known = build_trunk(spec, weights_root)
     own = Preprocess.from_dict(known["preprocess"])
-    short_side = int(samples[["width", "height"]].min(axis=1).median())
-    side = how.size or probe_size(own.crop, short_side)
-    if known["fixed"]:
-        if how.size not in (None, own.crop) and spec != "simple":
-            raise ParameterError(
-                f"{spec} takes images of {own.crop} pixels alone; set train_teacher.probe_size to "
-                "null or to that"
-            )
-        side = own.crop
+    side = own.crop if known["fixed"] else how.size or probe_size(own.crop, short_side(samples))
+    if known["fixed"] and how.size not in (None, side) and spec != SIMPLE:
+        raise ParameterError(
+            f"{spec} takes images of {side} pixels alone; set train_teacher.probe_size to that or "
+            "to null"
+        )
     preprocess = dataclasses.replace(own, resize_short=side, crop=side)
     probe = Probe(trunk, number, len(classes), size=side).eval().requires_grad_(False)
     probe.to(torch.device(device), memory_format=torch.channels_last)
@@ -168,10 +171,14 @@ def image_features(
         workers=how.workers,
         ledger=ledger,
     )
-    with torch.inference_mode(), Progress(len(samples), "features", "img") as progress:
+    view = normalised_view(preprocess, channels_last=True)
+    with (
+        workers_watched(),
+        torch.inference_mode(),
+        Progress(len(samples), "features", "img") as progress,
+    ):
         for batch in batches:
-            x = normalise(batch.images.to(device), preprocess.mean, preprocess.std)
-            seen = probe.features(x.contiguous(memory_format=torch.channels_last))
+            seen = probe.features(view(batch.images.to(device)))
             features.append(seen.float().cpu().numpy())
             labels.append(batch.labels.numpy().astype(np.int64))
             progress.advance(len(batch.keys))

@@ -306,8 +306,9 @@ class _Chain:
         return read_teacher(folder, self.identity) if (folder / RECORD).is_file() else None
 
     def _stand_in(self) -> TeacherRecord:
-        sides = self.lists.frame("train")[["width", "height"]].min(axis=1)
-        members = stand_ins(self.teaching, int(sides.median()))
+        from hgnetv2_pipeline.teacher.probing import short_side
+
+        members = stand_ins(self.teaching, short_side(self.lists.frame("train")))
         self._assume(f"the teacher is as fast as {' + '.join(members)}")
         return TeacherRecord(TeacherConfig(members=members, bn=self.teaching.bn), Path())
 
