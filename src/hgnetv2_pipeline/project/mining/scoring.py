@@ -10,6 +10,7 @@ from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
+from hgnetv2_pipeline.shards import shard_slices
 
 
 def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord) -> None:
@@ -25,7 +26,9 @@ def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: Teacher
 def _score_source(
     run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, source: PoolSource
 ) -> None:
-    shards = range(-(-source.images // mining.shard_rows))
+    from hgnetv2_pipeline.mining.score_shards import score_store
+
+    store, shards = score_store(Path()), shard_slices(source.images, mining.shard_rows)
 
     def make(folder: Path) -> None:
         tracker.begin(folder)
@@ -40,7 +43,7 @@ def _score_source(
             params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
             outputs=[
                 "plan.json",
-                *(f"shard={n:05d}.{kind}" for n in shards for kind in ("json", "parquet")),
+                *(str(path) for n in shards for path in (store.manifest_path(n), store.path(n))),
             ],
             resumable=True,
         ),
@@ -122,23 +125,19 @@ def score_images(
     features: bool = False,
 ) -> None:
     """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
-    from hgnetv2_pipeline.data import preprocess
     from hgnetv2_pipeline.devices import known_device
     from hgnetv2_pipeline.mining import score_processes
     from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 
-    members = teacher.config.members
-    # Our weights carry their preprocessing; timm's models get the published one.
-    foreign = all(member.startswith("timm:") for member in members)
     spec = ScoreSpec(
         index=index,
         root=run.folder("raw"),
         prefix=prefix,
-        teachers=members,
+        teachers=teacher.config.members,
         num_classes=len(Lists(run.folder("lists")).classes),
         out=out,
         weights_root=run.identity.project,
-        preprocess=preprocess.Preprocess().to_dict() if foreign else None,
+        preprocess=None,
         shard_rows=mining.shard_rows,
         batch_size=mining.batch_size,
         workers=mining.workers,
