@@ -384,7 +384,7 @@ def test_lists_of_several_labels_get_an_environment_that_trains_on_them(
     assert (found["finetune"]["loss"]["name"], found["finetune"]["lr"]) == ("bce", 3e-4)
     small_tree(bare / "pool", x=2)
     done = hgnetv2(bare, "init", "more", "--labelled", "squares", "--pool", "pool")
-    assert done.exit_code == 2 and "SSLD mines for one label an image" in done.output
+    assert done.exit_code == 2 and "SSLD mines for one label per image" in done.output
 
 
 def test_a_survey_counts_as_ingestion_does(tmp_path: Path) -> None:

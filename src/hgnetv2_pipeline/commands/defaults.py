@@ -65,7 +65,7 @@ def _task(found: Survey) -> dict[str, Any]:
     """Layout and loss by the labels of an image: one, or several.
 
     Classes are drawn equally often when the largest is more than 3 times the smallest; with
-    several labels an image cannot be drawn for one of them.
+    several labels per image cannot be drawn for one of them.
     """
     if found.several:
         return {

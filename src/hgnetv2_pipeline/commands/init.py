@@ -42,7 +42,7 @@ def init(
     if found.several and (pool or test):
         raise ParameterError(
             f"{'--pool' if pool else '--test'} with lists of several labels in {labelled}: SSLD "
-            "mines for one label an image, and test_list.txt beside the others is the final test"
+            "mines for one label per image, and test_list.txt beside the others is the final test"
         )
     chosen = choose(
         found,

@@ -24,7 +24,7 @@ class Survey:
     unusable: tuple[tuple[str, str], ...] = ()
     """Labelled files that ingestion cannot take as they lie, each with the reason."""
     listed: int | None = None
-    """Images of a list of several labels; None: folders, an image a class."""
+    """Images of a list of several labels; None: folders, one class per image."""
 
     @property
     def several(self) -> bool:
@@ -92,7 +92,7 @@ def survey(labelled: Path, pool: Path | None) -> Survey:
         more = f"; {loose:,} images are outside any class folder" if loose else ""
         bad = f"; {walk.bad[0][0]}: {walk.bad[0][1]}" if walk.bad else ""
         raise DataError(
-            f"--labelled {labelled} needs one folder a class, at least two with images; found "
+            f"--labelled {labelled} needs one folder per class, at least two with images; found "
             f"{len(counts)}: {', '.join(counts) or 'none'}{more}{bad}"
         )
     per_class = {name: counts[name] for name in sorted(counts, key=natural)}

@@ -132,7 +132,7 @@ def class_table(
     classes: Sequence[str],
     probes: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """A row a class, by label: name, candidates, selected, min_score, median_score, max_score.
+    """One row per class, by label: name, candidates, selected, min_score, median_score, max_score.
 
     Scores (probabilities of the images taken) are missing where a class got none. ``probes`` of
     ``rank_probes`` adds probes (those that the list would hold) and right (of the class they are

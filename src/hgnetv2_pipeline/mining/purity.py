@@ -1,8 +1,8 @@
 """How pure the mined list is at every k, told by labelled images hidden among the pool.
 
 A pool has no labels. So labelled images, the probes, are scored as if they lay in the pool: a probe
-has the rank it would have taken in its class, and a list of k images a class would hold those with
-rank k or better. The share of these whose class is right is the estimate. Probes only get a rank;
+has the rank it would have taken in its class, and a list of k images per class would hold those
+with rank k or better. The share of these whose class is right is the estimate. Probes only get a rank;
 they are never candidates and push no image off the list.
 
 What the estimate leaves out: every probe belongs to one of the classes, and a pool also holds what
@@ -93,7 +93,7 @@ def purity_curve(
     truth: pd.DataFrame | None = None,
     points: int = 20,
 ) -> pd.DataFrame:
-    """How pure lists of 1 to all images a class would be; ``k``, that of the list, among them.
+    """How pure lists of 1 to all images per class would be; ``k``, that of the list, among them.
 
     ``probes`` is what ``rank_probes`` returns. A row a k: k, images (length of such a list), probes
     (hidden images that it would hold), right (those whose class is right), estimate (their share),

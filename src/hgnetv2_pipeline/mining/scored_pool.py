@@ -33,7 +33,7 @@ class ScoredPool:
     Attributes:
         rows: how many images.
         num_classes: how many classes the teacher knows.
-        kept: how many classes an image are stored.
+        kept: how many classes per image are stored.
     """
 
     def __init__(self, scores: Path | Sequence[Path]) -> None:

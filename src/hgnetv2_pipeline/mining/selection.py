@@ -163,7 +163,7 @@ def _pick(
         chosen = Picks.joined([more] if chosen is None else [chosen, more])
         have = np.bincount(chosen.label, minlength=pool.num_classes)
     assert chosen is not None  # noqa: S101 - top_p is at least 1
-    _log.info("mined %d of %d candidates, at most %d a class", len(chosen), total, k)
+    _log.info("mined %d of %d candidates, at most %d per class", len(chosen), total, k)
     return chosen
 
 
@@ -191,7 +191,7 @@ def _check(
         raise ParameterError(f"min_conf must be from 0 to 1, not {min_conf} (mining.min_conf)")
     if not 1 <= top_p <= 10:
         raise ParameterError(
-            f"top_p must be from 1 to 10, not {top_p}: ten classes an image are stored "
+            f"top_p must be from 1 to 10, not {top_p}: ten classes per image are stored "
             "(mining.top_p)"
         )
     if diversity is not None and not 0 <= diversity <= 32:

@@ -37,7 +37,7 @@ def contact_sheets(
 ) -> dict[str, Image.Image]:
     """Pictures to look at before believing the counts, by the names in ``SHEETS``.
 
-    ``top`` and ``bottom``: a row a class (evenly chosen if there are more than ``most_rows``), the
+    ``top`` and ``bottom``: one row per class (evenly chosen if more than ``most_rows``), the
     ``columns`` images the teacher is surest of, and the last ones that came in. ``removed`` and
     ``review``: the pairs of ``shown_pairs``, the pool image, then its protected twin, with channel
     and bits below the one, set and inliers below the other. A sheet with nothing to show says so.
@@ -102,7 +102,7 @@ def _by_class(
     classes: Sequence[str],
     columns: int,
 ) -> Image.Image:
-    """One strip a class, so that a short class does not shift the ones below it."""
+    """One strip per class, so that a short class does not shift the ones below it."""
     places = pool_places(samples, rows["key"].to_numpy())
     strips = []
     for label, group in rows.groupby("label"):

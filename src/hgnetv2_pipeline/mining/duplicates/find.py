@@ -141,7 +141,8 @@ def deduplicate(
     )
     frame = pd.DataFrame(rows, columns=COLUMNS).sort_values("key", ignore_index=True)
     counts = frame["decision"].value_counts().to_dict()
-    _log.info("near-duplicates of protected images: %s", counts or "none")
+    found = ", ".join(f"{count:,} {decision}" for decision, count in sorted(counts.items()))
+    _log.info("near-duplicates of protected images: %s", found or "none")
     return frame.astype(
         {"distance": "int16", "inliers": "int32", "correlation": "float32", "high_pass": "float32"}
     )
