@@ -2,8 +2,8 @@
 
 A pool has no labels. So labelled images, the probes, are scored as if they lay in the pool: a probe
 has the rank it would have taken in its class, and a list of k images per class would hold those
-with rank k or better. The share of these whose class is right is the estimate. Probes only get a rank;
-they are never candidates and push no image off the list.
+with rank k or better. The share of these whose class is right is the estimate. Probes only get a
+rank; they are never candidates and push no image off the list.
 
 What the estimate leaves out: every probe belongs to one of the classes, and a pool also holds what
 belongs to none. It is therefore an upper bound of the list's purity, as far as the pool's images of
