@@ -132,7 +132,9 @@ def test_who_teaches_and_who_was_turned_away_are_told(
     place = cells.index(f"train_teacher/b0/probe={HOSTILE}")
     assert cells[place + 1 : place + 3] == ["no", "57.3"]
     assert cells[place + 3].startswith("401 right")
-    assert "The mean of 2 teaches: 83.9 % of 700 images" in html(report_inputs, tmp_path / "out")
+    assert "The mean of 2 teaches; it is right on 83.9 % of 700 images" in html(
+        report_inputs, tmp_path / "out"
+    )
 
 
 def test_an_unknown_purity_is_said_to_be_unknown(

@@ -79,7 +79,7 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
             lambda: data.dataset_blocks(inputs, ledger),
         ),
         sections.section(
-            "Teacher", "teacher", f"{run} --pipeline train_teacher",
+            "The teacher", "teacher", f"{run} --pipeline train_teacher",
             lambda: teacher.teacher_blocks(inputs, ledger),
         ),
         sections.section(

@@ -24,18 +24,15 @@ def teacher_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     for right in (*counts.values(), together):
         if not 0 <= right <= n:
             raise DataError(f"teacher: {right} right of {n}")
-    who = "One candidate teaches" if len(members) == 1 else f"The mean of {len(members)} teaches"
+    who = "One network teaches" if len(members) == 1 else f"The mean of {len(members)} teaches"
     low, high = intervals.wilson_interval(together, n)
     majority = formats.number(val.get("majority_count"))
-    # Records made before it was counted have none.
-    alone = (
-        "" if majority is None else f"; one class alone has {formats.percent(majority / n, n)} %"
-    )
     said = (
-        f"{who}: {formats.percent(together / n, n)} % of {formats.count(n)} images of "
-        f"{val['split']} (95 % interval {formats.percent(low, n)} to {formats.percent(high, n)})"
-        f"{alone}."
+        f"{who}; it is right on {formats.percent(together / n, n)} % of {formats.count(n)} images "
+        f"of {val['split']} (95 % interval {formats.percent(low, n)} to {formats.percent(high, n)})."
     )
+    if majority is not None:  # records of an earlier version lack it
+        said += f" Naming the largest class every time is right on {formats.percent(majority / n, n)} %."
     return [Text(said), _candidates(record, counts, n)]
 
 
