@@ -27,12 +27,14 @@ def teacher_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     who = "One network teaches" if len(members) == 1 else f"The mean of {len(members)} teaches"
     low, high = intervals.wilson_interval(together, n)
     majority = formats.number(val.get("majority_count"))
+    share, bounds = formats.percent(together / n, n), [formats.percent(x, n) for x in (low, high)]
     said = (
-        f"{who}; it is right on {formats.percent(together / n, n)} % of {formats.count(n)} images "
-        f"of {val['split']} (95 % interval {formats.percent(low, n)} to {formats.percent(high, n)})."
+        f"{who}; it is right on {share} % of {formats.count(n)} images of {val['split']} (95 % "
+        f"interval {bounds[0]} to {bounds[1]})."
     )
     if majority is not None:  # records of an earlier version lack it
-        said += f" Naming the largest class every time is right on {formats.percent(majority / n, n)} %."
+        share = formats.percent(majority / n, n)
+        said += f" Naming the largest class every time is right on {share} %."
     return [Text(said), _candidates(record, counts, n)]
 
 
