@@ -382,7 +382,7 @@ def killed_at(number: int, act: Callable[[], object]) -> bool:
         os._exit(1)
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_spoiled_manifest_costs_no_result(count: int) -> None:
     report = run_mutations(
         make_manifest, count=count, seed=count, check=check_manifest, name="manifest.json"

@@ -141,8 +141,8 @@ def deduplicate(
     )
     frame = pd.DataFrame(rows, columns=COLUMNS).sort_values("key", ignore_index=True)
     counts = frame["decision"].value_counts().to_dict()
-    found = ", ".join(f"{count:,} {decision}" for decision, count in sorted(counts.items()))
-    _log.info("near-duplicates of protected images: %s", found or "none")
+    words = ", ".join(f"{count:,} {decision}" for decision, count in sorted(counts.items()))
+    _log.info("near-duplicates of protected images: %s", words or "none")
     return frame.astype(
         {"distance": "int16", "inliers": "int32", "correlation": "float32", "high_pass": "float32"}
     )
