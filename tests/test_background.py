@@ -1,7 +1,7 @@
 """One background for transparent pixels, from the index to every room that reads its images.
 
 The same picture is there in four files that differ in the colours hidden below transparent pixels:
-laid on white, every room sees one picture.
+composited on white, every room sees one picture.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hgnetv2_pipeline.deployment.kit import run as kit_run
 from hgnetv2_pipeline.deployment.kit.plans import Profile
 from hgnetv2_pipeline.deployment.predict import predict_paths
 from hgnetv2_pipeline.deployment.prediction_formats import prediction_sheet
-from hgnetv2_pipeline.errors import DataError, ParameterError
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.batches import Source
 from hgnetv2_pipeline.input.deferred_view import on_device
@@ -113,26 +113,19 @@ def different(views: list[Any]) -> int:
     return len({np.ascontiguousarray(view).tobytes() for view in views[: len(HIDDEN)]})
 
 
-@pytest.mark.parametrize("part", [None, "all", "randaugment"])
 @pytest.mark.parametrize(
-    "how",
+    ("name", "fast", "part"),
     [
-        {"name": "none"},
-        {"name": "affine"},
-        {"name": "published"},
-        {"name": "published", "fast": True},
+        ("none", False, None), ("affine", False, None), ("published", False, None),
+        ("published", True, None), ("published", False, "all"), ("published", True, "randaugment"),
     ],
-    ids=["none", "affine", "published", "fast"],
-)
+)  # fmt: skip
 def test_a_training_view_is_of_the_picture_on_its_background(
-    root: Path, white: pd.DataFrame, dropped: pd.DataFrame, how: dict[str, Any], part: Any
+    root: Path, white: pd.DataFrame, dropped: pd.DataFrame, name: str, fast: bool, part: Any
 ) -> None:
-    view = make_augment({**how, "image_size": 32})
+    view: Any = make_augment({"name": name, "fast": fast, "image_size": 32})
     if part is not None:
-        try:
-            view = on_device(view, part, "cpu")
-        except ParameterError:
-            pytest.skip("the device does no part of this view")
+        view = on_device(view, part, "cpu")
 
     def seen(samples: pd.DataFrame) -> list[npt.NDArray[np.uint8]]:
         source = Source(samples, root)

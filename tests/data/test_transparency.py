@@ -1,4 +1,4 @@
-"""Transparency: dropped as ever, or laid on a background by one exact rule in every mode."""
+"""Transparency: dropped as ever, or composited on a background by one exact rule in every mode."""
 
 from __future__ import annotations
 

@@ -316,7 +316,10 @@ def icons(tmp_path: Path) -> Path:
     ("alpha", "said"),
     [
         ("drop", "5 of 15 images have transparent pixels; data.alpha = drop: the networks see"),
-        ("white", "5 of 15 images have transparent pixels; data.alpha = white: they are laid on"),
+        (
+            "white",
+            "5 of 15 images have transparent pixels; data.alpha = white: they are composited on",
+        ),
         ([9, 8, 7], "5 of 15 images have transparent pixels; data.alpha = [9, 8, 7]: they are"),
     ],
 )

@@ -1,7 +1,7 @@
 """The evaluation view of an image: the one arithmetic used in training, evaluation and engines.
 
-Decode (transparency dropped or laid on a background, EXIF applied), resize so that the short side
-is ``resize_short``, cut the centre, divide by 255, subtract the mean, divide by the standard
+Decode (transparency dropped or composited on a background, EXIF applied), resize so that the short
+side is ``resize_short``, cut the centre, divide by 255, subtract the mean, divide by the standard
 deviation. Without a background it is bit for bit what PaddleClas computes with its Pillow backend;
 torchvision's Resize and CenterCrop differ by a pixel on many image sizes.
 """
@@ -54,7 +54,7 @@ class Preprocess:
         mean, std: per channel (red, green, blue), of pixels scaled to 0..1.
         interpolation: one of ``RESAMPLING``; Pillow's, antialiased, on uint8.
         max_pixels: an image with more pixels than this is refused before it is decoded.
-        background: the colour behind transparent pixels (``data.alpha``), laid there right after
+        background: the colour behind transparent pixels (``data.alpha``), composited right after
             decoding; None: transparency is dropped, the colours below it are kept.
     """
 

@@ -211,7 +211,7 @@ def _warn_of_another_background(model: str, preprocess: Preprocess, samples: pd.
 
 
 def _in_words(background: Colour | None) -> str:
-    return "dropped" if background is None else f"laid on {list(background)}"
+    return "dropped" if background is None else f"composited on {list(background)}"
 
 
 def weights_input(identity: Identity, model: str) -> Path | str:

@@ -167,7 +167,7 @@ def _transparency(known: Json) -> Block:
         f"have transparent pixels; data.alpha = {alpha}"
     )
     if alpha != "drop":
-        return Text(f"{said}: they are laid on that colour.")
+        return Text(f"{said}: they are composited on that colour.")
     return Notice(
         f"{said}: the networks see the colours hidden below them. Set data.alpha: white (or black, "
         "grey, [red, green, blue]) in the parameters of this environment.",
