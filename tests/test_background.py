@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from hgnetv2_pipeline.data import index
+from hgnetv2_pipeline.data.decode import decode_image
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
@@ -138,6 +139,17 @@ def test_a_training_view_is_of_the_picture_on_its_background(
     plain = view(flat, keyed_rng(3, 0, "one key"))
     assert np.array_equal(getattr(plain, "pixels", getattr(plain, "data", plain)), seen(white)[0])
     assert different(seen(dropped)) == len(HIDDEN)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0junk"}])
+def test_a_jpeg_takes_the_short_way_and_has_no_background(options: dict[str, Any]) -> None:
+    y, x = np.mgrid[:70, :90]
+    photo = Image.fromarray(np.dstack([x * 2, y * 3, x + y]).astype(np.uint8))
+    content = encoded(photo, "JPEG", **options)
+    plain, white = Picture(content), Picture(content, ON_WHITE.decoding)
+    assert plain.plain_jpeg == white.plain_jpeg == content
+    assert np.array_equal(plain.crop(3, 5, 40, 30), white.crop(3, 5, 40, 30))
+    assert np.array_equal(white.pixels(), np.asarray(decode_image(content, ON_WHITE.decoding)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

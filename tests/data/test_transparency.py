@@ -147,6 +147,7 @@ FILES: dict[str, Callable[[], tuple[bytes, Bytes, Bytes]]] = {
 def test_a_file_is_laid_on_the_background_by_the_stated_rule(
     name: str, background: tuple[int, int, int]
 ) -> None:
+    """Row I04: every kind of transparency that a file can have."""
     content, colours, alpha = FILES[name]()
     assert (alpha < 255).any()
     found = decode.decode_and_describe(content, Decoding(background=background))
@@ -215,6 +216,27 @@ def test_an_image_without_transparency_has_the_same_pixels_on_any_background(
     found = decode.decode_and_describe(content, Decoding(background=ODD))
     assert not found.transparent
     assert np.array_equal(np.asarray(found.image), np.asarray(decode_image(content)))
+
+
+def palette_png(transparency: bytes) -> bytes:
+    """A PNG file with a palette of four colours and any table of their alpha."""
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0)
+    lines = zlib.compress((b"\0" + bytes([0, 1, 2, 3] * 2)) * 8)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"PLTE", bytes(range(12)))
+        + chunk(b"tRNS", transparency) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def test_damaged_transparency_does_no_harm_where_it_is_dropped() -> None:
+    content = palette_png(b"\5" * 300)
+    found = decode.decode_and_describe(content)
+    assert found.transparent
+    assert np.asarray(found.image)[0, :4].reshape(-1).tolist() == list(range(12))
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decode.decode_and_describe(content, Decoding(background=WHITE))
+    whole = decode.decode_and_describe(palette_png(b"\5\5"), Decoding(background=WHITE))
+    assert np.asarray(whole.image)[0, 3].tolist() == [9, 10, 11]
 
 
 def test_the_background_is_laid_before_the_image_is_turned_and_resized() -> None:

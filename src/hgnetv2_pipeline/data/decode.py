@@ -333,13 +333,19 @@ def is_transparent(image: Image.Image) -> bool:
     """Whether some pixel of a loaded image is transparent, if only in part."""
     if not _may_be_transparent(image):
         return False
-    lowest, _ = _with_alpha(image).getchannel("A").getextrema()
+    try:
+        lowest, _ = _with_alpha(image).getchannel("A").getextrema()
+    except (
+        Exception
+    ):  # damaged data; where transparency is dropped, the pixels are good all the same
+        return True
     return lowest < 255  # type: ignore[operator]  # of one channel it is a number
 
 
 def _may_be_transparent(image: Image.Image) -> bool:
     """Whether the image has alpha of any kind, by its mode and header."""
-    return not image.mode.startswith("I") and image.has_transparency_data
+    # Pixels of 16 and 32 bits (modes I;16, I, F) have none that Pillow could show.
+    return image.mode[0] not in "IF" and image.has_transparency_data
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
