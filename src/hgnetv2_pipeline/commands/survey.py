@@ -182,7 +182,12 @@ class _Look:
 
 def _look(images: list[Path]) -> _Look:
     """What those images are like that open."""
-    from hgnetv2_pipeline.data.decode import decode_and_describe, read_regular_file
+    from hgnetv2_pipeline.data.decode import (
+        decode_and_describe,
+        may_be_transparent,
+        open_image,
+        read_regular_file,
+    )
 
     if not images:
         # All labelled images are in archives; ingestion opens those.
@@ -191,12 +196,14 @@ def _look(images: list[Path]) -> _Look:
     for path in images:
         try:
             content = read_regular_file(path)
-            found = decode_and_describe(content)
+            image = open_image(content)
+            # Only these are decoded; of photographs the header is enough.
+            see_through = may_be_transparent(image) and decode_and_describe(content).transparent
         except DataError:
             continue  # ingestion names it
-        sides.append(min(found.image.size))
+        sides.append(min(image.size))
         sizes.append(len(content))
-        transparent += found.transparent
+        transparent += see_through
     if not sides:
         raise DataError(f"none of {len(images)} labelled images looked at can be opened")
     return _Look(int(statistics.median(sides)), statistics.fmean(sizes), len(sides), transparent)

@@ -314,7 +314,7 @@ def load_image(image: Image.Image, decoding: Decoding = DECODING) -> Image.Image
 
 def to_rgb(image: Image.Image, background: Colour | None = None) -> Image.Image:
     """``image`` in mode RGB by the rules above; DataError for 32-bit pixels."""
-    if background is not None and _may_be_transparent(image):
+    if background is not None and may_be_transparent(image):
         coloured = _with_alpha(image)
         behind = Image.new("RGB", image.size, background)
         behind.paste(coloured.convert("RGB"), mask=coloured.getchannel("A"))
@@ -331,19 +331,17 @@ def to_rgb(image: Image.Image, background: Colour | None = None) -> Image.Image:
 
 def is_transparent(image: Image.Image) -> bool:
     """Whether some pixel of a loaded image is transparent, if only in part."""
-    if not _may_be_transparent(image):
+    if not may_be_transparent(image):
         return False
     try:
         lowest, _ = _with_alpha(image).getchannel("A").getextrema()
-    except (
-        Exception
-    ):  # damaged data; where transparency is dropped, the pixels are good all the same
+    except Exception:  # damaged data, which does no harm where transparency is dropped
         return True
     return lowest < 255  # type: ignore[operator]  # of one channel it is a number
 
 
-def _may_be_transparent(image: Image.Image) -> bool:
-    """Whether the image has alpha of any kind, by its mode and header."""
+def may_be_transparent(image: Image.Image) -> bool:
+    """Whether an image has alpha of any kind, by its mode and header; no pixel need be loaded."""
     # Pixels of 16 and 32 bits (modes I;16, I, F) have none that Pillow could show.
     return image.mode[0] not in "IF" and image.has_transparency_data
 

@@ -92,10 +92,8 @@ def resized_copy(
         done = shards.all_finished(wanted)
         todo = {number: rows.iloc[part] for number, part in slices.items() if number not in done}
         if todo:
-            left, copy = (
-                pd.concat(list(todo.values())),
-                _Copier(root, short_side, decoding_of(rows)),
-            )
+            left = pd.concat(list(todo.values()))
+            copy = _Copier(root, short_side, decoding_of(rows))
             _check_space(left, copy, folder)
             with (
                 ThreadPoolExecutor(threads or available_cpus()) as pool,
