@@ -56,7 +56,7 @@ ROWS = {
     "I01": ("a file of no bytes", "quarantined"),
     "I02": ("an image cut short, also by two bytes", "quarantined"),
     "I03": ("another format than the name says", "read by what it is"),
-    "I04": ("CMYK, grey, alpha, palette, 16 bits", "RGB by one rule, held to hashes"),
+    "I04": ("CMYK, grey, alpha, palette, 16 bits", "RGB by one rule, alpha as `data.alpha` says"),
     "I05": ("EXIF orientation, broken EXIF", "turned; broken EXIF is ignored"),
     "I06": ("an image of 400 million pixels in 48 kB", "quarantined by its header"),
     "I07": ("an image beyond our own limit of pixels", "quarantined by its header"),

@@ -486,3 +486,23 @@ def test_errors_carry_the_exit_codes(bare: Path) -> None:
         init(bare, "own", labelled=bare, pool=None, test=None, variant=None)
     with pytest.raises(DataError, match="at least two with images"):
         survey(bare / "conf", None)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_init_proposes_a_background_where_images_are_transparent(bare: Path, hidden: bool) -> None:
+    from PIL import Image
+
+    small_tree(bare / "two", a=3, b=3)
+    if hidden:
+        path = next((bare / "two" / "a").iterdir())
+        image = Image.open(path).convert("RGBA")
+        image.putalpha(0)
+        image.save(path.with_suffix(".png"))
+    done = hgnetv2(bare, "init", "cats", "--labelled", "two")
+    assert done.exit_code == 0, done.output
+    assert (
+        "images looked at have transparent pixels: data.alpha is white" in done.output
+    ) == hidden
+    text = (bare / "conf" / "cats" / "parameters.yml").read_text(encoding="utf-8")
+    assert f"  alpha: {'white' if hidden else 'drop'}  " in text
+    assert "__" not in text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.data.decode import decode_image, decode_with_format
+from hgnetv2_pipeline.data.decode import decode_and_describe, decode_image
 from hgnetv2_pipeline.errors import DataError
 from image_files import encoded, huge_png
 
@@ -22,8 +22,14 @@ def scene(width: int = 40, height: int = 30) -> Image.Image:
 def test_allowed_formats_are_known_by_content_not_by_name(tmp_path, kind):
     path = tmp_path / "named.JPEG"
     path.write_bytes(encoded(scene(), kind))
-    image, found = decode_with_format(path)
-    assert found == kind and image.mode == "RGB" and image.size == (40, 30)
+    found = decode_and_describe(path.read_bytes())
+    image = found.image
+    assert (
+        found.format == kind
+        and not found.transparent
+        and image.mode == "RGB"
+        and image.size == (40, 30)
+    )
     if kind in ("PNG", "BMP", "TIFF"):
         assert np.array_equal(np.asarray(image), np.asarray(scene()))
 
@@ -37,9 +43,11 @@ def test_first_picture_of_an_animation_counts():
 def test_a_phones_mpo_counts_as_the_jpeg_in_front():
     behind = Image.new("RGB", (16, 16), "blue")
     content = encoded(scene(), "MPO", save_all=True, append_images=[behind])
-    image, kind = decode_with_format(content)
-    assert kind == "JPEG" and image.size == (40, 30)
-    assert np.array_equal(np.asarray(image), np.asarray(decode_image(encoded(scene(), "JPEG"))))
+    found = decode_and_describe(content)
+    assert found.format == "JPEG" and found.image.size == (40, 30)
+    assert np.array_equal(
+        np.asarray(found.image), np.asarray(decode_image(encoded(scene(), "JPEG")))
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hgnetv2_pipeline.data.index import read_index, samples_frame, write_index
+from hgnetv2_pipeline.data.index import (
+    decoding_in,
+    read_index,
+    samples_frame,
+    with_background,
+    write_index,
+)
 from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.mining.candidates import Candidates
@@ -307,3 +313,24 @@ def test_a_missing_shard_and_an_empty_rest_stop_the_selection(tmp_path: Path) ->
         select(Candidates(scores), k=1)
     with pytest.raises(DataError, match="score the pool first"):
         select(Candidates(tmp_path / "nowhere"), k=1)
+
+
+def test_the_list_has_the_background_of_both_indexes_and_refuses_two(tmp_path: Path) -> None:
+    pool = random_pool(9)
+    mined = select(Candidates(scores_of(tmp_path / "scores", pool, 3)), k=20)
+    places = {"index": tmp_path / "merged.parquet", "listed": tmp_path / "list.txt"}
+    plain, labelled = indexes(tmp_path, pool)
+    white = {
+        path: write_index(
+            tmp_path / f"white {path.name}", with_background(read_index(path), (255, 255, 255))
+        )
+        for path in (plain, labelled)
+    }
+    write_merged(mined, pool=white[plain], labelled=white[labelled], **places)
+    assert decoding_in(places["index"]).background == (255, 255, 255)
+    with_it = read_index(places["index"])
+    write_merged(mined, pool=plain, labelled=labelled, **places)
+    assert decoding_in(places["index"]).background is None
+    pd.testing.assert_frame_equal(read_index(places["index"]), with_background(with_it, None))
+    with pytest.raises(DataError, match="different values of data.alpha"):
+        write_merged(mined, pool=white[plain], labelled=labelled, **places)

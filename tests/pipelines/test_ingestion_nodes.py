@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from hgnetv2_pipeline.data.index import decoding_in
 from hgnetv2_pipeline.data.lists.check import check_lists
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
 from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
+from hgnetv2_pipeline.project.ingestion.pool import read_pool
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
 from tiny_project import SIDE, identity, parameters, picture, run_of
@@ -292,3 +294,95 @@ def test_layouts_of_one_label_and_of_several_do_not_mix(several: Path) -> None:
         ingest(several, parameters(layout="imagenet"))
     with pytest.raises(ParameterError, match=r"test_list.txt in data.root"):
         ingest(several, parameters(layout="multi_label", max_bad=0.1, test="images"))
+
+
+@pytest.fixture
+def icons(tmp_path: Path) -> Path:
+    """Two classes of six and a pool of three; every third image is transparent in its left half."""
+    from PIL import Image
+
+    for place, count in (("images/a", 6), ("images/b", 6), ("unlabelled", 3)):
+        for number in range(count):
+            path = tmp_path / place / f"{number}.png"
+            picture(path, len(place) * 100 + number)
+            if number % 3 == 0:
+                image = Image.open(path).convert("RGBA")
+                image.paste((255, 0, 255, 0), (0, 0, SIDE // 2, SIDE))
+                image.save(path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("alpha", "said"),
+    [
+        ("drop", "5 of 15 images have transparent pixels; data.alpha = drop: the networks see"),
+        (
+            "white",
+            "5 of 15 images have transparent pixels; data.alpha = white: they are composited on",
+        ),
+        ([9, 8, 7], "5 of 15 images have transparent pixels; data.alpha = [9, 8, 7]: they are"),
+    ],
+)
+def test_transparent_images_are_counted_and_their_treatment_is_said(
+    icons: Path, alpha: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    given = parameters(alpha=alpha, pool=["unlabelled"], leaks="report")
+    lists, summary, page = ingest(icons, given)
+    assert summary["transparency"] == {"images": 15, "transparent": 5, "alpha": alpha}
+    text = page.read_text("utf-8")
+    assert said in text
+    lines = [record for record in caplog.records if "transparent pixels" in record.getMessage()]
+    warned = [record.getMessage() for record in lines if record.levelname == "WARNING"]
+    assert len(lines) - len(warned) == 1 and len(warned) == (alpha == "drop")
+    assert all("set data.alpha: white" in line and "conf/mine" in line for line in warned)
+    expected = {"drop": None, "white": (255, 255, 255)}.get(str(alpha), (9, 8, 7))
+    for name in Lists(lists).sets:
+        assert decoding_in(Lists(lists).index(name)).background == expected
+
+
+def test_lists_are_made_again_for_another_background_and_stand_when_there_is_none(
+    icons: Path,
+) -> None:
+    def manifest() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((lists / "manifest.json").read_text("utf-8"))
+        return found
+
+    lists, _, _ = ingest(icons, parameters(pool=["unlabelled"], leaks="report"))
+    dropped = manifest()
+    # As it was before one could choose.
+    assert "alpha" not in dropped["params"] and "transparency.json" not in dropped["outputs"]
+    sources = Lists(lists).pool_sources()
+    ingest(icons, parameters(pool=["unlabelled"], leaks="report", alpha="white"))
+    white = manifest()
+    assert white["params"] == dropped["params"] | {"alpha": "white"}
+    assert white["fingerprint"] != dropped["fingerprint"]
+    after, before = white["outputs"], dropped["outputs"]
+    changed = {name for name in after if after[name] != before[name]}
+    assert {"index_train.parquet", "index_val.parquet", "index_pool.parquet"} <= changed
+    assert Lists(lists).pool_sources() != sources, "its scores are made again"
+    ingest(icons, parameters(pool=["unlabelled"], leaks="report"))
+    assert manifest() == dropped
+
+
+def test_images_without_transparency_leave_no_word_of_it(
+    folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    lists, summary, page = ingest(folders, parameters(max_bad=0.1, leaks="report"))
+    assert "transparency" not in summary and "transparent" not in page.read_text("utf-8")
+    assert not (lists / "transparency.json").exists()
+    assert "0 of 21 images have transparent pixels; data.alpha = drop" in caplog.text
+
+
+def test_a_pool_that_an_older_version_scanned_is_not_counted(icons: Path) -> None:
+    given = parameters(pool=["unlabelled"], leaks="report")
+    ingest(icons, given)
+    (old,) = (icons / "data" / "03_primary" / "mine" / "pool").glob("*/ignored.json")
+    counts = json.loads(old.read_text("utf-8"))
+    assert (counts["examined"], counts["transparent"]) == (3, 1)
+    scan = read_pool(identity(icons), given, icons / "data" / "01_raw" / "mine")
+    assert [one.examined for one in scan.values()] == [3]
+    old.write_text(json.dumps({"files": counts["files"]}))
+    (before,) = read_pool(identity(icons), given, icons / "data" / "01_raw" / "mine").values()
+    assert (before.examined, before.transparent) == (None, 0)

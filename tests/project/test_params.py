@@ -31,6 +31,12 @@ def test_every_variant_validates_in_every_environment(env: str, variant: str) ->
         ({"ssld_stage1": {"lr": -1}}, "ssld_stage1.lr = -1"),
         ({"ssld_stage1": {"loss": {"name": "mse"}}}, "ssld_stage1.loss.name = 'mse'"),
         ({"train": {"steps": 0}}, "train.steps = 0"),
+        ({"data": {"alpha": "wite"}}, "'wite' .did you mean 'white'.*drop, white, black, grey"),
+        (
+            {"data": {"alpha": "1+2+300"}},
+            r"\[1, 2, 300\].*0 to 255.*data.alpha; drop, white",
+        ),
+        ({"data": {"alpha": None}}, "None; choose one of drop, white, black, grey"),
         ({"split": "tset"}, "split = 'tset'.*'train', 'val' or 'test'"),
         ({"seed": "one"}, "seed 'one'"),
         ({"run": "../../x"}, r"run: '\.\./\.\./x'"),
@@ -127,3 +133,12 @@ def test_the_default_variant_lives_once() -> None:
 )
 def test_a_model_has_a_place_for_results_about_it(model: str, expected: str) -> None:
     assert model_id(model) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("white", "white"), ("255+0+10", [255, 0, 10]), ([1, 2, 3], [1, 2, 3]), ("drop", "drop")],
+)
+def test_the_treatment_of_transparency_is_a_name_or_a_colour(given: Any, found: Any) -> None:
+    assert parameters(data={"alpha": given})["data"]["alpha"] == found
+    assert parameters()["data"]["alpha"] == "drop"

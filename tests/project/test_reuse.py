@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +293,25 @@ def test_what_an_older_version_did_not_make_is_made(bakery: Bakery) -> None:
     assert not result.reused
     assert (bakery.folder / "crumbs.txt").is_file()
     assert list((bakery.folder.parent / "archive").rglob("bread.txt"))
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_file_beside_the_outputs_is_kept_and_the_manifest_does_not_speak_of_it(
+    bakery: Bakery, made: bool
+) -> None:
+    def make(aside: Path) -> None:
+        (aside / "bread.txt").write_text("bread")
+        if made:
+            (aside / "crumbs.txt").write_text("crumbs")
+
+    spec = replace(bakery.spec(heat=200), beside=["crumbs.txt"])
+    first = Reuse(bakery.project).produce(spec, make)
+    crumbs = bakery.folder / "crumbs.txt"
+    assert crumbs.is_file() == made
+    outputs = read_json(bakery.folder / "manifest.json")["outputs"]
+    assert list(outputs) == ["bread.txt"]
+    # What was made before there was such a file, or has lost it, stands.
+    crumbs.unlink(missing_ok=True)
+    assert Reuse(bakery.project).produce(spec, make).reused
+    assert Reuse(bakery.project).produce(bakery.spec(heat=200), make).reused
+    assert first.fingerprint == Reuse(bakery.project).begin(bakery.spec(heat=200)).fingerprint

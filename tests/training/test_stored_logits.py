@@ -44,6 +44,7 @@ from hgnetv2_pipeline.training.stored_logits.make import (
     store_teacher_logits,
 )
 from hgnetv2_pipeline.training.stored_logits.replay import answer, as_floats
+from hgnetv2_pipeline.weights.load import read_metadata
 
 VIEWS = 5
 Job = Callable[..., RunSpec]
@@ -563,3 +564,47 @@ def test_records_of_any_number_of_classes_become_tensors(classes: int) -> None:
     records["lse"], records["logps"] = [1, 2, 3, 4], -0.5
     assert as_floats(records, "lse").tolist() == [1, 2, 3, 4]
     assert (as_floats(records, "logps") == -0.5).all()
+
+
+def see_through(pictures: Path, folder: Path) -> tuple[Path, Path]:
+    """The training images with a transparent corner, and their indexes: alpha dropped, on white."""
+    samples = index.read_index(pictures / "train.parquet")
+    for path in samples["path"]:
+        image = Image.open(pictures / path).convert("RGBA")
+        image.paste((0, 0, 0, 0), (0, 0, 16, 16))
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        image.save(folder / path)
+    (folder / "train_list.txt").write_bytes((pictures / "train_list.txt").read_bytes())
+    scanned = folders.scan_list(folder / "train_list.txt", folder).samples
+    white = index.with_background(scanned, (255, 255, 255))
+    return (
+        index.write_index(folder / "train.parquet", scanned),
+        index.write_index(folder / "white.parquet", white),
+    )
+
+
+def test_answers_and_weights_are_of_the_background_of_the_lists(
+    pictures: Path, teacher: Path, job: Job, tmp_path: Path
+) -> None:
+    plain, white = see_through(pictures, tmp_path / "icons")
+    of = {
+        path: made(
+            store_spec(
+                pictures, teacher, tmp_path / path.stem, samples=path, samples_root=path.parent
+            )
+        )
+        for path in (plain, white)
+    }
+    assert "background" not in of[plain].made["transform"]
+    assert of[white].made["transform"] == of[plain].made["transform"] | {
+        "background": [255, 255, 255]
+    }
+    assert not np.array_equal(of[plain].read(0, 0)["logps"], of[white].read(0, 0)["logps"])
+    for path, background in ((plain, None), (white, [255, 255, 255])):
+        spec = {"train": path, "train_root": path.parent}
+        run = taught(job, f"run on {path.stem}", teacher, of[path].folder, spec=spec)
+        metadata = read_metadata(train_run(run).student)
+        assert json.loads(metadata["preprocess"]).get("background") == background
+    other = taught(job, "mixed", teacher, of[plain].folder, spec={**spec})
+    with pytest.raises(DataError, match=r"does not fit this run.*background"):
+        train_run(other)

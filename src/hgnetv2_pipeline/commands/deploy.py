@@ -113,7 +113,10 @@ def predict(
 
         with written_aside(sheet) as aside:
             prediction_formats.prediction_sheet(
-                todo[: len(shown)], shown, multi_label=several
+                todo[: len(shown)],
+                shown,
+                multi_label=several,
+                background=loaded.preprocess.background,
             ).save(aside, "PNG")
     if out is not None:
         echo(f"{tally.total} rows in {out}, {tally.bad} of them bad", err=True)

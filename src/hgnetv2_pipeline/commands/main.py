@@ -118,6 +118,12 @@ def init(
         echo(
             f"  {len(found.unusable):,} labelled files cannot be taken as they lie; {key}: {reason}"
         )
+    if found.transparent:
+        echo(
+            f"  {found.transparent:,} of {found.looked_at:,} images looked at have transparent "
+            f"pixels: data.alpha is {chosen['ALPHA']}, the colour behind them; with drop the "
+            "networks would see the colours hidden below them"
+        )
     if chosen["BALANCE"] != "none":
         echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
     taught = (

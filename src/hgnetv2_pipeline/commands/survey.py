@@ -23,6 +23,9 @@ class Survey:
     short_side: int
     unusable: tuple[tuple[str, str], ...] = ()
     """Labelled files that ingestion cannot take as they lie, each with the reason."""
+    transparent: int = 0
+    """Labelled images with transparent pixels, among the few that were looked at."""
+    looked_at: int = 0
     listed: int | None = None
     """Images of a list of several labels; None: folders, one class per image."""
 
@@ -63,7 +66,7 @@ class Survey:
 
 
 def survey(labelled: Path, pool: Path | None) -> Survey:
-    """Count images by name, with the rules of ingestion, and read the size of a few of them.
+    """Count images by name, with the rules of ingestion, and look at a few of them.
 
     Raises ``DataError`` where the folders cannot make a data set: not there, fewer than two
     classes, none that opens, an empty pool.
@@ -97,12 +100,14 @@ def survey(labelled: Path, pool: Path | None) -> Survey:
         )
     per_class = {name: counts[name] for name in sorted(counts, key=natural)}
     shown = [path for paths in files.values() for path in paths[:: max(1, len(paths) // 5)][:5]]
-    side, size = _sizes(shown[:200])
+    look = _look(shown[:200])
     images = archives = 0
     if pool is not None:
-        images, archives = _survey_pool(pool, size)
+        images, archives = _survey_pool(pool, look.size)
     unusable = tuple((key, reason) for key, reason, _ in walk.bad)
-    return Survey(per_class, images, archives, side, unusable)
+    return Survey(
+        per_class, images, archives, look.short_side, unusable, look.transparent, look.opened
+    )
 
 
 def _has_several_labels(path: Path) -> bool:
@@ -134,10 +139,12 @@ def _survey_lists(labelled: Path) -> Survey:
             paths += frame["path"].tolist()
     counts = sum(matrix.sum(axis=0, dtype=int) for matrix in matrices)
     shown = [labelled / path for path in paths[:: max(1, len(paths) // 200)]]
-    side, _ = _sizes([path for path in shown if path.is_file()])
+    look = _look([path for path in shown if path.is_file()])
+    per_class = dict(zip(classes or [], map(int, counts), strict=True))
     return Survey(
-        dict(zip(classes or [], map(int, counts), strict=True)), 0, 0, side, listed=len(paths)
-    )
+        per_class, 0, 0, look.short_side, transparent=look.transparent, looked_at=look.opened,
+        listed=len(paths),
+    )  # fmt: skip
 
 
 def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
@@ -161,22 +168,42 @@ def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
     return images + round(packed / (size + 768)), archives
 
 
-def _sizes(images: list[Path]) -> tuple[int, float]:
-    """Median short side in pixels and mean bytes of those images that open."""
-    from hgnetv2_pipeline.data.decode import MAX_PIXELS, open_image, read_regular_file
+@dataclass(frozen=True)
+class _Look:
+    """What a few images are like: median short side in pixels, mean bytes of a file, how many were
+    opened, and how many of those have transparent pixels.
+    """
+
+    short_side: int
+    size: float
+    opened: int
+    transparent: int
+
+
+def _look(images: list[Path]) -> _Look:
+    """What those images are like that open."""
+    from hgnetv2_pipeline.data.decode import (
+        decode_and_describe,
+        may_be_transparent,
+        open_image,
+        read_regular_file,
+    )
 
     if not images:
         # All labelled images are in archives; ingestion opens those.
-        return 224, 100_000.0
-    sides, sizes = [], []
+        return _Look(224, 100_000.0, 0, 0)
+    sides, sizes, transparent = [], [], 0
     for path in images:
         try:
             content = read_regular_file(path)
-            image = open_image(content, MAX_PIXELS)
+            image = open_image(content)
+            # Only these are decoded; of photographs the header is enough.
+            see_through = may_be_transparent(image) and decode_and_describe(content).transparent
         except DataError:
             continue  # ingestion names it
         sides.append(min(image.size))
         sizes.append(len(content))
+        transparent += see_through
     if not sides:
         raise DataError(f"none of {len(images)} labelled images looked at can be opened")
-    return int(statistics.median(sides)), statistics.fmean(sizes)
+    return _Look(int(statistics.median(sides)), statistics.fmean(sizes), len(sides), transparent)

@@ -7,10 +7,14 @@ The rules (all without torch):
   else (EPS, PDF, HEIC ...) is refused, and no decoder outside the list is ever started.
 * The pixel count is read from the header and checked before any pixel is decoded.
 * EXIF orientation is applied; an unreadable EXIF block is ignored, with one warning a process.
-* Grey is repeated in three channels. Alpha and palette transparency are dropped, the colours below
-  them stand (as OpenCV does). CMYK and YCbCr become RGB by Pillow's formula, without ICC profiles.
-* Of 16 bits a channel the upper 8 are kept. Pixels of 32-bit integers or floats have no fixed
-  range and are refused.
+* Grey is repeated in three channels. CMYK and YCbCr become RGB by Pillow's formula, without ICC
+  profiles.
+* Transparency (an alpha channel, a palette with alpha, one colour named as transparent) is dropped,
+  and the colours below it are kept, as OpenCV does; or, with a background (``data.alpha``), every
+  pixel becomes round((alpha * colour + (255 - alpha) * background) / 255), exactly, before the
+  image is turned or resized. That is what Pillow's ``paste`` with a mask computes.
+* Of 16 bits a channel the upper 8 are kept. Grey images of 16 bits have no transparency. Pixels of
+  32-bit integers or floats have no fixed range and are refused.
 * A file that ends early is refused, even if only the last bytes are missing: the end marks of JPEG,
   PNG and GIF must be there, for Pillow decodes some files without. TIFF has none: of one with
   several pictures a cut behind the first is not noticed, and nothing behind it is read.
@@ -22,13 +26,16 @@ import functools
 import io
 import logging
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from hgnetv2_pipeline.data.regular import NOT_REGULAR, open_regular
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +53,16 @@ READABLE = " ".join(_ENDINGS.values())
 """The endings in words, without dots."""
 IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in READABLE.split())
 MAX_PIXELS = 50_000_000
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+ALPHA: dict[str, Colour | None] = {
+    "drop": None,
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+    "grey": (128, 128, 128),
+}
+"""The names that ``data.alpha`` knows, with the background that each stands for."""
 
 # Our own cap is stricter than the size at which Pillow starts to warn, and it is an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -72,6 +89,65 @@ _FOREIGN = {
 }
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """What may be chosen about decoding; all else is fixed by the rules above.
+
+    Attributes:
+        max_pixels: width times height allowed, checked from the header.
+        background: the colour behind transparent pixels; None: transparency is dropped.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    background: Colour | None = None
+
+
+DECODING = Decoding()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image with what its file said besides the pixels.
+
+    Attributes:
+        image: mode RGB, upright.
+        format: one of ``FORMATS``.
+        transparent: whether some pixel of the file is transparent, if only in part.
+    """
+
+    image: Image.Image
+    format: str
+    transparent: bool
+
+
+def background_of(alpha: str | Sequence[int]) -> Colour | None:
+    """The background that a value of ``data.alpha`` stands for; None: transparency is dropped.
+
+    Raises:
+        ParameterError: neither a name of ``ALPHA`` nor a colour.
+    """
+    if isinstance(alpha, list | tuple):
+        return checked_colour(alpha, f"data.alpha; {', '.join(ALPHA)} are names it knows")
+    if not isinstance(alpha, str) or alpha not in ALPHA:
+        allowed = [*ALPHA, "[red, green, blue]"]
+        raise unknown_name("treatment of transparency", alpha, allowed, "data.alpha")
+    return ALPHA[alpha]
+
+
+def checked_colour(value: Any, where: str) -> Colour:
+    """``value`` as a colour; ParameterError naming ``where`` unless it is three bytes."""
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 3
+        or not all(type(part) is int and 0 <= part <= 255 for part in value)
+    ):
+        raise ParameterError(
+            f"colour {value!r:.200}: red, green and blue are needed, whole numbers from 0 to 255 "
+            f"({where})"
+        )
+    return value[0], value[1], value[2]
+
+
 def read_regular_file(path: Path) -> bytes:
     """All bytes of a regular file; a FIFO or device is refused without blocking on it.
 
@@ -91,12 +167,12 @@ def read_regular_file(path: Path) -> bytes:
         raise DataError(f"cannot be read: {error.strerror or error}") from error
 
 
-def decode_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(source: Path | bytes, decoding: Decoding = DECODING) -> Image.Image:
     """Decode an image file into RGB pixels, upright.
 
     Args:
         source: a path, or the bytes of a file.
-        max_pixels: width times height allowed, checked from the header.
+        decoding: how many pixels are allowed, and what becomes of transparency.
 
     Returns:
         A Pillow image of mode RGB, EXIF orientation applied.
@@ -104,19 +180,19 @@ def decode_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Im
     Raises:
         DataError: with a plain reason, free of the path, if the rules above refuse the file.
     """
-    return decode_with_format(source, max_pixels)[0]
-
-
-def decode_with_format(
-    source: Path | bytes, max_pixels: int = MAX_PIXELS
-) -> tuple[Image.Image, str]:
-    """As ``decode_image``, and the format found in the file (one of ``FORMATS``)."""
     content = source if isinstance(source, bytes) else read_regular_file(Path(source))
-    image = open_image(content, max_pixels)
-    return load_image(image), str(image.format)
+    return load_image(open_image(content, decoding), decoding)
 
 
-def open_image(content: bytes, max_pixels: int) -> Image.Image:
+def decode_and_describe(content: bytes, decoding: Decoding = DECODING) -> Decoded:
+    """As ``decode_image``, and what else the file says."""
+    opened = open_image(content, decoding)
+    # The picture as it was opened is loaded then, with its alpha still there.
+    image = load_image(opened, decoding)
+    return Decoded(image, str(opened.format), is_transparent(opened))
+
+
+def open_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:
     """The header alone, checked by the rules above; no pixel is decoded yet.
 
     Raises:
@@ -124,6 +200,7 @@ def open_image(content: bytes, max_pixels: int) -> Image.Image:
     """
     if not content:
         raise DataError("the file is empty (0 bytes)")
+    max_pixels = decoding.max_pixels
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         kind = image.format or ""
@@ -145,7 +222,23 @@ def open_image(content: bytes, max_pixels: int) -> Image.Image:
         )
     if kind in _HAS_END and not _HAS_END[kind](content):
         raise DataError("cannot be decoded: the file ends early, its end marker is missing")
+    if kind == "PNG":
+        _scale_transparent_colour(image)
     return image
+
+
+def _scale_transparent_colour(image: Any) -> None:
+    """Make the transparent colour of a PNG file as deep as its pixels will be, 8 bits.
+
+    Pillow scales pixels of 2, 4 and 16 bits, and leaves the colour as the file has it.
+    """
+    colour = image.info.get("transparency")
+    depth = image.tile[0].args if image.tile else None
+    if depth in ("L;2", "L;4") and isinstance(colour, int):
+        top = 3 if depth == "L;2" else 15
+        image.info["transparency"] = (colour & top) * (255 // top)
+    elif depth == "RGB;16B" and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(part >> 8 for part in colour)
 
 
 def _jpeg_has_end(content: bytes) -> bool:
@@ -204,7 +297,7 @@ def _gif_colours(flags: bytes) -> int:
 _HAS_END = {"JPEG": _jpeg_has_end, "PNG": _png_has_end, "GIF": _gif_has_end}
 
 
-def load_image(image: Image.Image) -> Image.Image:
+def load_image(image: Image.Image, decoding: Decoding = DECODING) -> Image.Image:
     """The pixels behind a header from ``open_image``: mode RGB, upright.
 
     Raises:
@@ -212,15 +305,20 @@ def load_image(image: Image.Image) -> Image.Image:
     """
     try:
         image.load()
-        return _upright(to_rgb(image), orientation(image))
+        return _upright(to_rgb(image, decoding.background), orientation(image))
     except DataError:
         raise
     except Exception as error:  # a damaged body makes Pillow raise almost anything
         raise DataError(f"cannot be decoded: {_short(error)}") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, background: Colour | None = None) -> Image.Image:
     """``image`` in mode RGB by the rules above; DataError for 32-bit pixels."""
+    if background is not None and may_be_transparent(image):
+        coloured = _with_alpha(image)
+        behind = Image.new("RGB", image.size, background)
+        behind.paste(coloured.convert("RGB"), mask=coloured.getchannel("A"))
+        return behind
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):
@@ -229,6 +327,28 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise DataError("32-bit pixels have no fixed range; save the image with 8 or 16 bits")
     return image.convert("RGB")
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether some pixel of a loaded image is transparent, if only in part."""
+    if not may_be_transparent(image):
+        return False
+    try:
+        lowest, _ = _with_alpha(image).getchannel("A").getextrema()
+    except Exception:  # damaged data, which does no harm where transparency is dropped
+        return True
+    return lowest < 255  # type: ignore[operator]  # of one channel it is a number
+
+
+def may_be_transparent(image: Image.Image) -> bool:
+    """Whether an image has alpha of any kind, by its mode and header; no pixel need be loaded."""
+    # Pixels of 16 and 32 bits (modes I;16, I, F) have none that Pillow could show.
+    return image.mode[0] not in "IF" and image.has_transparency_data
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    """The image in mode RGBA. A premultiplied grey one has no direct way there in Pillow."""
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
 def orientation(image: Image.Image) -> int:

@@ -4,12 +4,16 @@ A row is an image: ``key`` (path below the root, or ``archive.tar!member``), ``p
 or the archive, below the root), ``offset`` (-1 for a plain file) and ``length`` in bytes, ``label``
 (NA if unlabelled), ``width`` and ``height`` (pixels, upright), ``format``, ``bytes_sha256``. Rows
 are sorted by key. Where images may belong to several classes there is one more column, ``labels``
-(Arrow fixed-size list of uint8, a 0 or 1 a class), and ``label`` is NA throughout.
+(Arrow fixed-size list of uint8, a 0 or 1 a class), and ``label`` is NA throughout. Where
+transparency is not dropped there is the column ``background``, the colour behind transparent pixels
+as ``#rrggbb``: whoever reads the images of an index decodes them by it, and whatever is made from
+an index depends on it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -17,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hgnetv2_pipeline.data.decode import read_regular_file
+from hgnetv2_pipeline.data.decode import Colour, Decoding, decode_image, read_regular_file
 from hgnetv2_pipeline.data.scan.archives import read_member
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from PIL import Image
 
 SCHEMA: dict[str, str] = {
     "key": "str",
@@ -37,6 +42,7 @@ SCHEMA: dict[str, str] = {
     "bytes_sha256": "str",
 }
 LABELS = "labels"
+BACKGROUND = "background"
 ARCHIVE_MARK = ".tar!"
 _ROW_GROUP = 131_072
 # The columns by which an image, where it lies and what it holds are known again.
@@ -60,13 +66,13 @@ def samples_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
-    """``frame`` with its columns (those of ``SCHEMA``, and ``labels`` where it has them) in their
-    types, sorted by key, numbered from 0.
+    """``frame`` with its columns (those of ``SCHEMA``, and ``labels`` and ``background`` where it
+    has them) in their types, sorted by key, numbered from 0.
     """
     missing = [name for name in SCHEMA if name not in frame.columns]
     if missing:
         raise DataError(f"a frame of samples lacks the columns {', '.join(missing)}")
-    kept = [*SCHEMA, *([LABELS] if LABELS in frame.columns else [])]
+    kept = [*SCHEMA, *(name for name in (LABELS, BACKGROUND) if name in frame.columns)]
     typed = frame[kept].astype(SCHEMA)
     ordered = typed.sort_values("key", kind="stable", ignore_index=True)
     twice = ordered["key"].duplicated()
@@ -75,10 +81,11 @@ def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered
 
 
-def arrow_schema(classes: int | None = None) -> pa.Schema:
+def arrow_schema(classes: int | None = None, *, background: bool = False) -> pa.Schema:
     """``SCHEMA`` as pyarrow has it: strings as text, labels and other numbers as integers.
 
-    ``classes``: their number where the rows have the column ``labels``.
+    ``classes``: their number where the rows have the column ``labels``. ``background``: whether
+    they have that column.
     """
     import pyarrow as pa
 
@@ -86,21 +93,26 @@ def arrow_schema(classes: int | None = None) -> pa.Schema:
     fields = [(name, kinds[kind]) for name, kind in SCHEMA.items()]
     if classes is not None:
         fields.append((LABELS, pa.list_(pa.uint8(), classes)))
+    if background:
+        fields.append((BACKGROUND, pa.string()))
     return pa.schema(fields)
 
 
 @contextmanager
-def index_writer(path: Path, classes: int | None = None) -> Iterator[Callable[[pa.Table], None]]:
+def index_writer(
+    path: Path, schema: pa.Schema | None = None
+) -> Iterator[Callable[[pa.Table], None]]:
     """Yields what adds rows to a parquet index of any length, which is written whole or not at all.
 
-    It takes tables of ``arrow_schema`` in ascending order of keys, each key once (DataError if
-    not); how the rows are divided among them leaves the file's bytes as they are.
+    It takes tables of ``schema`` (None: the plain ``arrow_schema``) in ascending order of keys,
+    each key once (DataError if not); how the rows are divided among them leaves the file's bytes as
+    they are.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    schema = arrow_schema(classes)
+    schema = arrow_schema() if schema is None else schema
     waiting, last = schema.empty_table(), ""
     with (
         written_aside(path) as aside,
@@ -139,8 +151,9 @@ def write_index(path: Path, samples: pd.DataFrame) -> Path:
     classes = None
     if LABELS in ordered.columns:
         classes = ordered[LABELS].array.__arrow_array__().type.list_size
-    with index_writer(path, classes) as write:
-        write(pa.Table.from_pandas(ordered, schema=arrow_schema(classes), preserve_index=False))
+    schema = arrow_schema(classes, background=BACKGROUND in ordered.columns)
+    with index_writer(path, schema) as write:
+        write(pa.Table.from_pandas(ordered, schema=schema, preserve_index=False))
     return Path(path)
 
 
@@ -172,11 +185,80 @@ def read_index(path: Path) -> pd.DataFrame:
 
 
 def images_hash(rows: pd.DataFrame) -> str:
-    """SHA-256 over what identifies the images of ``rows``: key, place and bytes, row by row."""
+    """SHA-256 over what identifies the images of ``rows``: key, place and bytes, row by row, and
+    the background where there is one.
+    """
     digest = hashlib.sha256()
-    for values in rows[list(IDENTIFYING)].itertuples(index=False):
+    named = [*IDENTIFYING, *([BACKGROUND] if BACKGROUND in rows.columns else [])]
+    for values in rows[named].itertuples(index=False):
         digest.update("\0".join(map(str, values)).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
+
+
+def with_background(samples: pd.DataFrame, background: Colour | None) -> pd.DataFrame:
+    """``samples`` whose images are decoded on ``background``; None: transparency is dropped."""
+    if background is None:
+        return samples.drop(columns=BACKGROUND, errors="ignore")
+    return samples.assign(**{BACKGROUND: "#" + bytes(background).hex()})
+
+
+def decoding_of(samples: pd.DataFrame) -> Decoding:
+    """How the images of ``samples`` are decoded, all of them alike.
+
+    Raises:
+        DataError: some have another background than others.
+    """
+    if BACKGROUND not in samples.columns or not len(samples):
+        return Decoding()
+    return _the_one_decoding(samples[BACKGROUND].unique().tolist(), "a frame of samples")
+
+
+def decoding_in(path: Path) -> Decoding:
+    """The same of the index at ``path``, of which only that column is read."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if BACKGROUND not in file.schema_arrow.names:
+            return Decoding()
+        column = file.read(columns=[BACKGROUND])[BACKGROUND]
+    found = column.unique().to_pylist()
+    return _the_one_decoding(found, str(path)) if found else Decoding()
+
+
+def _the_one_decoding(found: list[Any], where: str) -> Decoding:
+    if len(found) > 1:
+        raise DataError(
+            f"{where} has images on the backgrounds {found[0]} and {found[1]}: the lists were made "
+            "under different values of data.alpha; run the ingestion pipeline again"
+        )
+    return _decoding(found[0])
+
+
+def _decoding(background: Any) -> Decoding:
+    """By a value of the column ``background``, or its absence."""
+    if background is None:
+        return Decoding()
+    if not isinstance(background, str) or not re.fullmatch("#[0-9a-f]{6}", background):
+        raise DataError(
+            f"background {background!r:.80} in an index, where #rrggbb is needed; run the "
+            "ingestion pipeline again"
+        )
+    red, green, blue = bytes.fromhex(background[1:])
+    return Decoding(background=(red, green, blue))
+
+
+def read_image(row: Any, root: Path) -> Image.Image:
+    """The image of a row, upright and in mode RGB, decoded as its index says.
+
+    Args:
+        row: a row of samples (Series, named tuple, mapping).
+        root: what its path is relative to.
+
+    Raises:
+        DataError: as ``read_bytes`` and ``decode_image``.
+    """
+    known = row if isinstance(row, Mapping | pd.Series) else row._asdict()
+    return decode_image(read_bytes(row, root), _decoding(known.get(BACKGROUND)))
 
 
 def read_bytes(row: Any, root: Path) -> bytes:

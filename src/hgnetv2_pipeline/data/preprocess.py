@@ -1,8 +1,9 @@
 """The evaluation view of an image: the one arithmetic used in training, evaluation and engines.
 
-Decode (EXIF applied), resize so that the short side is ``resize_short``, cut the centre, divide by
-255, subtract the mean, divide by the standard deviation. Bit for bit what PaddleClas computes with
-its Pillow backend; torchvision's Resize and CenterCrop differ by a pixel on many image sizes.
+Decode (transparency dropped or composited on a background, EXIF applied), resize so that the short
+side is ``resize_short``, cut the centre, divide by 255, subtract the mean, divide by the standard
+deviation. Without a background it is bit for bit what PaddleClas computes with its Pillow backend;
+torchvision's Resize and CenterCrop differ by a pixel on many image sizes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import numpy.typing as npt
 import PIL
 from PIL import Image
 
-from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image, to_rgb
+from hgnetv2_pipeline.data.decode import (
+    MAX_PIXELS,
+    Colour,
+    Decoding,
+    checked_colour,
+    decode_image,
+    to_rgb,
+)
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
@@ -46,6 +54,8 @@ class Preprocess:
         mean, std: per channel (red, green, blue), of pixels scaled to 0..1.
         interpolation: one of ``RESAMPLING``; Pillow's, antialiased, on uint8.
         max_pixels: an image with more pixels than this is refused before it is decoded.
+        background: the colour behind transparent pixels (``data.alpha``), composited right after
+            decoding; None: transparency is dropped, the colours below it are kept.
     """
 
     resize_short: int = 232
@@ -54,6 +64,7 @@ class Preprocess:
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bicubic"
     max_pixels: int = MAX_PIXELS
+    background: Colour | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.interpolation, str) or self.interpolation not in RESAMPLING:
@@ -81,6 +92,14 @@ class Preprocess:
             raise ParameterError(
                 f"max_pixels {self.max_pixels!r}: a whole number, at least 1 (data.max_pixels)"
             )
+        if self.background is not None:
+            colour = checked_colour(self.background, "preprocess.background, data.alpha")
+            object.__setattr__(self, "background", colour)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How a file becomes the pixels that are resized and cut."""
+        return Decoding(self.max_pixels, self.background)
 
     def __call__(self, source: Path | str | bytes | Image.Image) -> npt.NDArray[np.float32]:
         """float32 [3, crop, crop] of a file, its bytes or a Pillow image.
@@ -97,10 +116,10 @@ class Preprocess:
         A Pillow image is taken as decoded already: its EXIF orientation is not looked at.
         """
         if isinstance(source, Image.Image):
-            decoded = to_rgb(source)
+            decoded = to_rgb(source, self.background)
         else:
             given = source if isinstance(source, bytes) else Path(source)
-            decoded = decode_image(given, self.max_pixels)
+            decoded = decode_image(given, self.decoding)
         return self._cut(decoded)
 
     def cut(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -148,8 +167,12 @@ class Preprocess:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; ``from_dict`` takes it back."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        """JSON-able; ``from_dict`` takes it back. Without a background it does not speak of one."""
+        values = asdict(self)
+        if self.background is None:
+            # What was made before there were backgrounds keeps its fingerprint.
+            del values["background"]
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from hgnetv2_pipeline.data.decode import decode_image
-from hgnetv2_pipeline.data.index import read_bytes
+from hgnetv2_pipeline.data.index import read_image
 from hgnetv2_pipeline.data.lists.multi_label import (
     images_per_class,
     is_multi_label,
@@ -188,7 +187,7 @@ def contact_sheet(
     for at, row in enumerate(samples.itertuples(index=False)):
         left, top = (at % columns) * (cell + gap) + gap, (at // columns) * height + gap
         try:
-            image = decode_image(read_bytes(row, root))
+            image = read_image(row, root)
         except DataError:
             box = (left, top, left + cell - 1, top + cell - 1)
             draw.rectangle(box, outline="firebrick")

@@ -25,8 +25,9 @@ import PIL
 from PIL import Image
 
 from hgnetv2_pipeline import ownership
-from hgnetv2_pipeline.data.decode import MAX_PIXELS, decode_image
+from hgnetv2_pipeline.data.decode import DECODING, Decoding, decode_image
 from hgnetv2_pipeline.data.index import (
+    decoding_of,
     images_hash,
     read_bytes,
     read_index,
@@ -54,7 +55,6 @@ def resized_copy(
     short_side: int,
     shard_images: int = _SHARD_IMAGES,
     threads: int = 0,
-    max_pixels: int = MAX_PIXELS,
 ) -> Path:
     """Make or complete the copy of ``samples`` (paths below ``root``) in ``folder``.
 
@@ -92,7 +92,8 @@ def resized_copy(
         done = shards.all_finished(wanted)
         todo = {number: rows.iloc[part] for number, part in slices.items() if number not in done}
         if todo:
-            left, copy = pd.concat(list(todo.values())), _Copier(root, short_side, max_pixels)
+            left = pd.concat(list(todo.values()))
+            copy = _Copier(root, short_side, decoding_of(rows))
             _check_space(left, copy, folder)
             with (
                 ThreadPoolExecutor(threads or available_cpus()) as pool,
@@ -162,7 +163,7 @@ class _Copier:
 
     root: Path
     short_side: int
-    max_pixels: int
+    decoding: Decoding
 
     def file(self, place: tuple[str, int, int]) -> bytes:
         """What is stored of the image at (path, offset, length)."""
@@ -170,7 +171,7 @@ class _Copier:
             content = read_bytes(place, self.root)
         except DataError:
             return b""  # unreadable here as there: the loader names it and leaves it out
-        return resized_file(content, self.short_side, self.max_pixels)
+        return resized_file(content, self.short_side, self.decoding)
 
     def files(
         self, rows: pd.DataFrame, pool: ThreadPoolExecutor, progress: Progress
@@ -188,13 +189,13 @@ def _places(rows: pd.DataFrame) -> list[tuple[str, int, int]]:
     return list(rows[["path", "offset", "length"]].itertuples(index=False, name=None))
 
 
-def resized_file(content: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> bytes:
+def resized_file(content: bytes, short_side: int, decoding: Decoding = DECODING) -> bytes:
     """An image file with a short side of at most ``short_side``: as it is, or a JPEG of it.
 
     The proportions are kept to the pixel: the long side is rounded.
     """
     try:
-        image = decode_image(content, max_pixels)
+        image = decode_image(content, decoding)
     except DataError:
         return content
     width, height = image.size

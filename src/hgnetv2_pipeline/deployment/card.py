@@ -31,6 +31,7 @@ FORMAT = "hgnetv2_pipeline.onnx/1"
 TASK = ("task", "thresholds")
 """Entries of a model of several labels per image."""
 LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
+_IN_WORDS = "transparency"
 
 
 def precision_file(precision: str) -> str:
@@ -64,6 +65,21 @@ class ModelCard:
     parity_error: float | None = None
     probes: Probes | None = None
     more: Mapping[str, str] = field(default_factory=dict)
+
+    def preprocess_file(self) -> dict[str, Any]:
+        """What ``preprocess.json`` holds: the values and, with a background, what that means
+        in words, for other programs.
+        """
+        values = self.preprocess.to_dict()
+        if self.preprocess.background is None:
+            return values
+        return values | {
+            _IN_WORDS: "right after decoding, before EXIF orientation and resizing, every pixel of "
+            "a file with transparency (an alpha channel, a palette with alpha, or one transparent "
+            "colour) becomes, in each channel, "
+            "round((alpha * colour + (255 - alpha) * background) / 255), a whole number; alpha, "
+            "colour and background go from 0 to 255, and colour is not premultiplied"
+        }
 
     @property
     def multi_label(self) -> bool:
@@ -134,6 +150,8 @@ class ModelCard:
             manifest = {}
             if (folder / MANIFEST).is_file():
                 manifest = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+            if isinstance(said, dict):
+                said.pop(_IN_WORDS, None)  # for readers; the values say the same
             if not isinstance(manifest, dict):
                 raise ValueError(f"{MANIFEST} is no object")
         return cls(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from hgnetv2_pipeline.data.index import read_bytes
+from hgnetv2_pipeline.data.index import decoding_of, read_bytes
 from hgnetv2_pipeline.data.lists.multi_label import is_multi_label, label_matrix
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.sample_rng import epoch_order, keyed_rng
@@ -110,6 +110,7 @@ class Source:
         if len(samples) == 0:
             raise DataError("0 samples; nothing to load")
         self.root = Path(root)
+        self.decoding = decoding_of(samples)
         self.keys = pa.array(samples["key"], pa.large_string())
         self.paths = pa.array(samples["path"], pa.large_string())
         self.offsets = samples["offset"].to_numpy(np.int64)
@@ -140,6 +141,10 @@ class Source:
     def read(self, row: int) -> bytes:
         self.standing_at(row)
         return read_bytes(self.place(row), self.root)
+
+    def picture(self, row: int) -> Picture:
+        """The image of a row, to be decoded as its index says; DataError as ``Picture``."""
+        return Picture(self.read(row), self.decoding)
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,7 @@ class TrainMaker:
             if key in bad:
                 continue
             try:
-                picture = Picture(self.source.read(row))
+                picture = self.source.picture(row)
                 record = None
                 if isinstance(self.transform, Replayed):
                     number = self._view_number(self.transform.store.views, epoch, place, key)
@@ -322,8 +327,7 @@ class ViewMaker:
             key = self.source.keys[first + place].as_py()
             try:
                 # Decoded once for all views; a crop of the pixels is the crop of the file.
-                content = self.source.read(first + place)
-                picture = Picture.of(Picture(content).pixels())
+                picture = Picture.of(self.source.picture(first + place).pixels())
                 shown[place] = [
                     self.view(picture, keyed_rng(self.seed, number, key))
                     for number in range(self.views)
@@ -354,7 +358,7 @@ class EvalMaker:
             return self.preprocess.image(content)
         from hgnetv2_pipeline.input.fast_augment import evaluation_view
 
-        return evaluation_view(self.preprocess, Picture(content, self.preprocess.max_pixels))
+        return evaluation_view(self.preprocess, Picture(content, self.preprocess.decoding))
 
     def make(self, step: int) -> Made:
         views: list[npt.NDArray[np.uint8]] = []

@@ -11,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hgnetv2_pipeline.data.decode import MAX_PIXELS, load_image, open_image, orientation
+from hgnetv2_pipeline.data.decode import (
+    DECODING,
+    Decoding,
+    load_image,
+    open_image,
+    orientation,
+)
 from hgnetv2_pipeline.input.jpeg import END, jpeg_pixels, ordinary_size
 
 Pixels = npt.NDArray[np.uint8]
@@ -26,7 +32,7 @@ class Picture:
 
     size: tuple[int, int]
 
-    def __init__(self, content: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, content: bytes, decoding: Decoding = DECODING) -> None:
         """Read the header of a file's ``content``.
 
         Raises:
@@ -34,17 +40,17 @@ class Picture:
         """
         self._content: bytes | None = None
         self._image: Image.Image | None = None
-        self._max_pixels = max_pixels
+        self._decoding = decoding
         size = ordinary_size(content)
-        if size is not None and size[0] * size[1] <= max_pixels:
+        if size is not None and size[0] * size[1] <= decoding.max_pixels:
             self._content, self.size = content, size
             return
-        image = open_image(content, max_pixels)
+        image = open_image(content, decoding)
         self._image = image
         if image.format == "JPEG" and image.mode in ("L", "RGB") and orientation(image) == 1:
             self._content = content
         else:
-            self._image = load_image(image)
+            self._image = load_image(image, decoding)
         self.size = self._image.size
 
     @classmethod
@@ -86,7 +92,7 @@ class Picture:
             found = jpeg_pixels(self._content, self.size, top + height)
             if found is not None:
                 return found[top : top + height, left : left + width]
-            image = self._image or open_image(self._content, self._max_pixels)
-            self._content, self._image = None, load_image(image)
+            image = self._image or open_image(self._content, self._decoding)
+            self._content, self._image = None, load_image(image, self._decoding)
         assert self._image is not None, "a picture is a file or an image"  # noqa: S101
         return np.asarray(self._image.crop((left, top, left + width, top + height)))

@@ -26,6 +26,7 @@ import pandas as pd
 import PIL
 from PIL import features
 
+from hgnetv2_pipeline.data.decode import Colour
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.differences import differences
 from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, written_aside
@@ -60,13 +61,20 @@ def record_dtype(classes: int, topk: int) -> np.dtype[np.void]:
     return np.dtype([("ids", ids, (topk,)), ("logps", logps, (topk,)), ("lse", "<f4")])
 
 
-def describe_view(view: Augment, *, resized: int | None) -> dict[str, Any]:
+def describe_view(
+    view: Augment, *, resized: int | None, background: Colour | None = None
+) -> dict[str, Any]:
     """A training view as plain values; another description means other pixels.
 
-    ``resized`` is the short side of the copy that images are read from, None for the originals.
+    ``resized`` is the short side of the copy that images are read from, None for the originals;
+    ``background`` the colour behind transparent pixels, None where transparency is dropped.
     """
     values: dict[str, Any] = asdict(view)  # type: ignore[call-overload]
-    return {"name": type(view).__name__, **values, "resized": resized}
+    # Stores that were made before there were backgrounds do not speak of one; the evaluation view
+    # that some views start from cuts pixels that are decoded already.
+    values.get("base", {}).pop("background", None)
+    behind = {} if background is None else {"background": list(background)}
+    return {"name": type(view).__name__, **values, "resized": resized, **behind}
 
 
 def decode_versions(view: Augment) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hgnetv2_pipeline.data.decode import Colour
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 from hgnetv2_pipeline.teacher.teacher import Member, load_teacher, mean_log_probability
@@ -39,7 +40,10 @@ class Scores:
 
 
 class Scorer:
-    """A teacher that scores a pool, each member with the preprocessing of its weights."""
+    """A teacher that scores a pool, each member with the preprocessing of its weights.
+
+    ``background`` is that of the pool.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Scorer:
         num_classes: int,
         weights_root: Path,
         preprocess: Preprocess | None,
+        background: Colour | None = None,
         dtype: str,
         device: str,
     ) -> None:
@@ -60,6 +65,7 @@ class Scorer:
             root=weights_root,
             device=self.device,
             preprocess=preprocess,
+            background=background,
         )
 
     @torch.inference_mode()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.data.index import arrow_schema, index_writer
+from hgnetv2_pipeline.data.index import BACKGROUND, arrow_schema, index_writer
 from hgnetv2_pipeline.data.lists.read import list_writer
 from hgnetv2_pipeline.errors import DataError, unknown_name
 from hgnetv2_pipeline.mining.selection import Selection
@@ -41,17 +41,19 @@ def write_merged(
 
     Raises:
         ParameterError: unknown ``label_mode``.
-        DataError: a mined image is not in the pool's index, or a key is in both indexes.
+        DataError: a mined image is not in the pool's index, a key is in both indexes, or they were
+            made under different values of ``data.alpha``.
     """
     if label_mode not in LABEL_MODES:
         raise unknown_name("label_mode", label_mode, LABEL_MODES, "mining.label_mode")
     import pyarrow.compute as pc
 
-    mined = _mined(selection, pool, label_mode == "zero")
-    known = _batches(labelled) if labelled is not None else iter(())
+    schema = _schema(pool, labelled)
+    mined = _mined(selection, pool, schema, zero=label_mode == "zero")
+    known = _batches(labelled, schema) if labelled is not None else iter(())
     rows = 0
-    with index_writer(index) as add_rows, list_writer(listed) as add_lines:
-        for table in _by_key(known, mined):
+    with index_writer(index, schema) as add_rows, list_writer(listed) as add_lines:
+        for table in _by_key(known, mined, schema):
             add_rows(table)
             add_lines(table["key"], pc.fill_null(table["label"], 0))
             rows += len(table)
@@ -67,15 +69,30 @@ def read_batches(list_or_index: Path, columns: Sequence[str]) -> Iterator[pa.Rec
         yield from file.iter_batches(_ROWS, columns=list(columns), use_threads=False)
 
 
-def _batches(index: Path) -> Iterator[pa.Table]:
+def _schema(pool: Path, labelled: Path | None) -> pa.Schema:
+    """That of both indexes, and of what is made of them."""
+    import pyarrow.parquet as pq
+
+    indexes = [pool] if labelled is None else [pool, labelled]
+    with_background = {BACKGROUND in pq.read_schema(path).names for path in indexes}
+    if len(with_background) > 1:
+        raise DataError(
+            f"{pool} and {labelled} were made under different values of data.alpha; run the "
+            "ingestion pipeline again"
+        )
+    return arrow_schema(background=with_background.pop())
+
+
+def _batches(index: Path, schema: pa.Schema) -> Iterator[pa.Table]:
     import pyarrow as pa
 
-    names = arrow_schema().names
-    for batch in read_batches(index, names):
-        yield pa.Table.from_batches([batch]).select(names).cast(arrow_schema())
+    for batch in read_batches(index, schema.names):
+        yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
 
 
-def _mined(selection: Selection, pool: Path, zero: bool) -> Iterator[pa.Table]:
+def _mined(
+    selection: Selection, pool: Path, schema: pa.Schema, *, zero: bool
+) -> Iterator[pa.Table]:
     """The pool's rows that were mined, with their labels; both sides ascend by key."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -84,7 +101,7 @@ def _mined(selection: Selection, pool: Path, zero: bool) -> Iterator[pa.Table]:
     if zero:
         labels[:] = 0
     done = 0
-    for table in _batches(pool):
+    for table in _batches(pool, schema):
         # No more of the mined keys than rows can be here.
         ahead = selection.keys[done : done + len(table)]
         at = pc.index_in(table["key"].cast(pa.large_string()), value_set=ahead)
@@ -100,12 +117,14 @@ def _mined(selection: Selection, pool: Path, zero: bool) -> Iterator[pa.Table]:
         )
 
 
-def _by_key(first: Iterator[pa.Table], second: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def _by_key(
+    first: Iterator[pa.Table], second: Iterator[pa.Table], schema: pa.Schema
+) -> Iterator[pa.Table]:
     """Two streams of rows, each ascending by key, as one."""
     import pyarrow as pa
 
     streams = [first, second]
-    heads = [_next(stream) for stream in streams]
+    heads = [_next(stream, schema) for stream in streams]
     while len(heads[0]) or len(heads[1]):
         full = [head for head in heads if len(head)]
         # Up to the smaller of the last keys nothing can come in between any more.
@@ -114,17 +133,17 @@ def _by_key(first: Iterator[pa.Table], second: Iterator[pa.Table]) -> Iterator[p
         for side, head in enumerate(heads):
             rows = _up_to(head, limit)
             parts.append(head[:rows])
-            heads[side] = head[rows:] if rows < len(head) else _next(streams[side])
+            heads[side] = head[rows:] if rows < len(head) else _next(streams[side], schema)
         both = pa.concat_tables(parts)
         yield both.sort_by("key") if all(len(part) for part in parts) else both
 
 
-def _next(stream: Iterator[pa.Table]) -> pa.Table:
+def _next(stream: Iterator[pa.Table], schema: pa.Schema) -> pa.Table:
     """The next table with rows; an empty one at the end."""
     for table in stream:
         if len(table):
             return table
-    return arrow_schema().empty_table()
+    return schema.empty_table()
 
 
 def _up_to(table: pa.Table, limit: str) -> int:

@@ -85,7 +85,10 @@ class _PoolMaker:
         self.source, self.batch_size = Source(rows, root), batch_size
         self.known = rows["bytes_sha256"].to_numpy()
         self.preprocesses = dict(preprocesses)
-        self.max_pixels = max(one.max_pixels for one in self.preprocesses.values())
+        self.decoding = replace(
+            self.source.decoding,
+            max_pixels=max(one.max_pixels for one in self.preprocesses.values()),
+        )
 
     def make(self, step: int) -> _Seen:
         """Batch ``step`` of the slice."""
@@ -119,7 +122,7 @@ class _PoolMaker:
         known = self.known[row]
         if isinstance(known, str) and known not in ("", sha256):
             raise DataError("its bytes are not those that were indexed; ingest the pool again")
-        image = decode.decode_image(raw, max_pixels=self.max_pixels)
+        image = decode.decode_image(raw, self.decoding)
         views = {how: one.image(image) for how, one in self.preprocesses.items()}
         return views, phash64(image), sha256
 
@@ -153,6 +156,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
         num_classes=spec.num_classes,
         weights_root=spec.weights_root,
         preprocess=None if how is None else Preprocess.from_dict(how),
+        background=index.decoding_in(spec.index).background,
         dtype=spec.dtype,
         device=spec.device,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,14 @@ from hgnetv2_pipeline.errors import ParameterError, WeightsError, nearest
 from hgnetv2_pipeline.project.identity import FOLDERS, Identity
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from hgnetv2_pipeline.data.decode import Colour
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.evaluation.evaluate import Evaluation
     from hgnetv2_pipeline.project.lists import Lists
+
+_log = logging.getLogger(__name__)
 
 
 def model_source(identity: Identity, model: str) -> str:
@@ -165,6 +171,7 @@ def evaluate(
         if resize_short is not None:
             preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
         place = "cpu"
+    _warn_of_another_background(model, preprocess, samples)
     wanted = "multi_label" if lists.multi_label else "single_label"
     if task not in (None, wanted):
         raise WeightsError(
@@ -189,6 +196,22 @@ def evaluate(
         fast=fast,
         thresholds=thresholds,
     )
+
+
+def _warn_of_another_background(model: str, preprocess: Preprocess, samples: pd.DataFrame) -> None:
+    """Say that a model treats transparency otherwise than its data set does."""
+    from hgnetv2_pipeline.data.index import decoding_of
+
+    own, theirs = preprocess.background, decoding_of(samples).background
+    if own != theirs:
+        _log.warning(
+            "%s is measured as its weights say, with transparency %s; the lists were made with "
+            "transparency %s (data.alpha)", model, *map(_in_words, (own, theirs)),
+        )  # fmt: skip
+
+
+def _in_words(background: Colour | None) -> str:
+    return "dropped" if background is None else f"composited on {list(background)}"
 
 
 def weights_input(identity: Identity, model: str) -> Path | str:

@@ -100,6 +100,24 @@ def _compiles(value: str) -> str:
 Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
+def _colour_typed(value: Any) -> Any:
+    """A colour on the command line is ``255+255+255``, as every list there."""
+    if isinstance(value, str) and "+" in value:
+        return [int(part) if part.isdecimal() else part for part in _split_plus(value)]
+    return value
+
+
+def _known_alpha(value: Any) -> Any:
+    from hgnetv2_pipeline.data.decode import background_of
+
+    background_of(value)
+    return value
+
+
+Alpha = Annotated[Any, BeforeValidator(_colour_typed), AfterValidator(_known_alpha)]
+"""A name of ``decode.ALPHA`` or a colour."""
+
+
 class _Block(ParameterModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -145,6 +163,10 @@ class DataParams(_Block):
         description="images of train (val) that stand in val or test (test) as well; refuse: the "
         "same bytes in two sets stop ingestion, near copies are reported; report: all are; clean: "
         "all are left out, and so are copies within a set"
+    )
+    alpha: Alpha = Field(
+        description="what becomes of transparent pixels: drop (their hidden colours are kept), or "
+        "the colour behind them: white, black, grey or [red, green, blue]"
     )
     trusted_roots: Names = Field(description="folders that symlinks may lead into")
     workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] = Field(

@@ -56,6 +56,7 @@ class ResultSpec:
         inputs: files, folders or texts that go in, by role.
         params: what else decides the outcome, as JSON values.
         outputs: the files it consists of.
+        beside: files that are kept with them if they were made, and that the manifest leaves out.
         name: set where several results share a folder: its manifest is ``<name>.manifest.json``
             instead of ``manifest.json``.
         resumable: it is made in its place, and what an interrupted earlier call with the same
@@ -71,6 +72,7 @@ class ResultSpec:
     inputs: Mapping[str, Path | str] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     outputs: Sequence[str]
+    beside: Sequence[str] = ()
     name: str = ""
     resumable: bool = False
     adopt: bool | None = None
@@ -351,7 +353,12 @@ class Reuse:
         """Files whose temporary ones are this result's; none: all in its folder are."""
         if not planned.name:
             return []
-        return [planned.manifest.name, _made_by(planned.manifest).name, *planned.outputs]
+        return [
+            planned.manifest.name,
+            _made_by(planned.manifest).name,
+            *planned.outputs,
+            *planned.beside,
+        ]
 
     def complete(self, folder: Path, planned: _Planned, old: _Old | None) -> None:
         """Seal what was made in ``folder``, and move it into its place if it was made aside."""
@@ -456,7 +463,7 @@ def _there(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
 
 def _units(aside: Path, planned: _Planned, outputs: Iterable[str]) -> tuple[str, ...]:
     """What is still to be moved from ``aside``, a folder that was promised as one."""
-    units = dict.fromkeys(planned.outputs)
+    units = dict.fromkeys([*planned.outputs, *planned.beside])
     for name in outputs:
         if not any(Path(name).is_relative_to(unit) for unit in planned.outputs):
             units[name] = None  # of a recipe of before

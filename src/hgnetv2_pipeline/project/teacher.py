@@ -194,20 +194,21 @@ def _answers_to_val(
     import numpy as np
     import torch
 
+    from hgnetv2_pipeline.data.index import decoding_of
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.teacher.member_answers import member_probabilities
     from hgnetv2_pipeline.teacher.teacher import load_teacher
 
-    place = torch.device(known_device(run.device))
+    place, samples = torch.device(known_device(run.device)), lists.frame("val")
     loaded = load_teacher(
         [model_source(run.identity, name) for name in candidates],
         classes=lists.classes,
         root=run.identity.project,
         device=place,
         preprocess=Preprocess(),
+        background=decoding_of(samples).background,
         bn=teacher.bn,
     )
-    samples = lists.frame("val")
     answers = member_probabilities(loaded, samples, run.folder("raw"), device=place)
     labels = samples["label"].to_numpy(dtype=np.int64)
     return dict(zip(candidates, answers, strict=True)), labels

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hgnetv2_pipeline.data.index import decoding_of
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
@@ -118,7 +119,9 @@ def fit_probe(
             f"{spec} takes images of {side} pixels alone; set train_teacher.probe_size to that or "
             "to null"
         )
-    preprocess = dataclasses.replace(own, resize_short=side, crop=side)
+    preprocess = dataclasses.replace(
+        own, resize_short=side, crop=side, background=decoding_of(samples).background
+    )
     probe = Probe(trunk, number, len(classes), size=side).eval().requires_grad_(False)
     probe.to(torch.device(device), memory_format=torch.channels_last)
     began = time.process_time()

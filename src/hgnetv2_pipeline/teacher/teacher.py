@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hgnetv2_pipeline.data.decode import Colour
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.input.loader import View, memory_format, normalised_view
@@ -127,6 +128,7 @@ def load_teacher(
     root: Path,
     device: torch.device,
     preprocess: Preprocess | None = None,
+    background: Colour | None = None,
     bn: BatchNorm = "eval",
     channels_last: bool = True,
 ) -> Teacher:
@@ -138,6 +140,8 @@ def load_teacher(
             or how many there are.
         root: what weight files are relative to.
         preprocess: of members whose weights do not say how their images are prepared.
+        background: behind transparent pixels, of the images that all members will see; whatever
+            their own weights say of it.
 
     Raises:
         WeightsError: weights that are missing, or of other classes.
@@ -159,7 +163,7 @@ def load_teacher(
             )
         digest = info["sha256"] or weights_hash(network)
         network.to(device, memory_format=layout)
-        how = _prepared_by(spec, info, preprocess)
+        how = replace(_prepared_by(spec, info, preprocess), background=background)
         view = normalised_view(how, channels_last=channels_last)
         members.append(Member(network, view, how, spec, digest))
     return Teacher(members, bn)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hgnetv2_pipeline.data.index import read_index
+from hgnetv2_pipeline.data.index import decoding_of, read_index
 from hgnetv2_pipeline.data.lists.multi_label import is_multi_label, label_matrix
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
@@ -98,7 +98,11 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         ema=averaged(student, config.ema_decay),
         columns=MULTI_LABEL_COLUMNS if config.loss.multi_label else COLUMNS,
     )
-    preprocess = Preprocess(resize_short=config.resize_short, crop=config.image_size)
+    preprocess = Preprocess(
+        resize_short=config.resize_short,
+        crop=config.image_size,
+        background=decoding_of(train).background,
+    )
     objective, teachers = _objective(spec, preprocess, train, device)
     transform = training_view(config, device)
     if isinstance(objective, Distilled) and spec.teacher_logits is not None:
@@ -324,7 +328,8 @@ def build_teacher(
 ) -> tuple[Teacher, dict[str, str]]:
     """The teacher on ``device``, and SHA-256 of what its members are.
 
-    ``preprocess`` is for members whose weights do not say how their images are prepared.
+    ``preprocess`` is for members whose weights do not say how their images are prepared; its
+    background holds for all.
     """
     teacher = load_teacher(
         config.members,
@@ -332,6 +337,7 @@ def build_teacher(
         root=root,
         device=device,
         preprocess=preprocess,
+        background=preprocess.background,
         bn=config.bn,
         channels_last=channels_last,
     ).folded()

@@ -36,7 +36,7 @@ def said_preprocess(metadata: Mapping[str, str], where: object) -> dict[str, Any
     if said is None:
         return None
     whole = as_preprocess(said, where).to_dict()
-    return {name: whole[name] for name in said}
+    return {name: whole[name] for name in said if name in whole}
 
 
 def as_preprocess(values: Any, where: object) -> Preprocess:

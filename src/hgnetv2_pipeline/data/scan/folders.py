@@ -17,7 +17,12 @@ import numpy as np
 import pandas as pd
 
 from hgnetv2_pipeline.data.classmap import read_class_map
-from hgnetv2_pipeline.data.decode import MAX_PIXELS, READABLE, decode_with_format
+from hgnetv2_pipeline.data.decode import (
+    DECODING,
+    READABLE,
+    Decoding,
+    decode_and_describe,
+)
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.lists.files import Fence, split_key
 from hgnetv2_pipeline.data.lists.multi_label import (
@@ -54,6 +59,8 @@ class Scan:
         refused: the same columns; usable images left out by a rule (a class too small).
         ignored: number of files that do not claim to be images.
         phash: 64-bit perceptual hash (uint64) by key, if it was asked for.
+        examined: images that were decoded, before any rule left some of them out; None: not known.
+        transparent: those of them of which some pixel is transparent.
         folders: the class folders by label (ImageNet's synsets), where labels come from folders.
     """
 
@@ -64,6 +71,8 @@ class Scan:
     ignored: int = 0
     phash: pd.Series | None = None
     folders: list[str] | None = None
+    examined: int | None = None
+    transparent: int = 0
 
     def ledger(self, max_bad: float) -> Ledger:
         """The account of this scan; ``ledger.check()`` raises if too many images are bad."""
@@ -82,7 +91,7 @@ def scan_folder_tree(
     classes: Sequence[str] | None = None,
     min_per_class: int = 1,
     trusted_roots: Sequence[Path] = (),
-    max_pixels: int = MAX_PIXELS,
+    decoding: Decoding = DECODING,
     threads: int | None = None,
     phash: bool = False,
 ) -> Scan:
@@ -135,7 +144,7 @@ def scan_folder_tree(
         for name, group in named.items()
         for found in group
     ]
-    scan = examine(Path(root), listed, walk, names, max_pixels, threads, phash)
+    scan = examine(Path(root), listed, walk, names, decoding, threads, phash)
     return _with_enough(
         replace(scan, folders=names), names, root, named, min_per_class, classes is not None
     )
@@ -145,7 +154,7 @@ def scan_unlabelled(
     root: Path,
     *,
     trusted_roots: Sequence[Path] = (),
-    max_pixels: int = MAX_PIXELS,
+    decoding: Decoding = DECODING,
     threads: int | None = None,
     phash: bool = False,
 ) -> Scan:
@@ -161,7 +170,7 @@ def scan_unlabelled(
             f"{root}: 0 images found ({len(walk.bad):,} unusable files, {walk.ignored:,} other "
             f"files); expected {READABLE} or tar archives of them"
         )
-    return examine(Path(root), walk.found, walk, None, max_pixels, threads, phash)
+    return examine(Path(root), walk.found, walk, None, decoding, threads, phash)
 
 
 def scan_list(
@@ -176,7 +185,7 @@ def scan_list(
     every_class: bool = False,
     trusted_roots: Sequence[Path] = (),
     missing_to: Path | None = None,
-    max_pixels: int = MAX_PIXELS,
+    decoding: Decoding = DECODING,
     threads: int | None = None,
     phash: bool = False,
 ) -> Scan:
@@ -215,7 +224,7 @@ def scan_list(
             offset, length = archives[path][member]
         found.append(Found(key, path, offset, length, int(label) if labelled else None, int(line)))
     names = list(classes) if classes is not None else None
-    scan = examine(root, found, Walk(Fence(root)), names, max_pixels, threads, phash)
+    scan = examine(root, found, Walk(Fence(root)), names, decoding, threads, phash)
     again: list[tuple[str, str, int | None]] = [
         (f"{name} (again in line {line})", "an earlier line of the list names it", line)
         for name, line in parsed.dropped
@@ -235,6 +244,7 @@ def scan_multi_label(
     classes: Sequence[str] | None = None,
     duplicates: str = "refuse",
     trusted_roots: Sequence[Path] = (),
+    decoding: Decoding = DECODING,
     threads: int | None = None,
     phash: bool = False,
 ) -> Scan:
@@ -255,7 +265,8 @@ def scan_multi_label(
         classes = read_class_map(named)
     scan = scan_list(
         root / f"{split}_list.txt", root, classes=classes, multi_label=True,
-        duplicates=duplicates, trusted_roots=trusted_roots, threads=threads, phash=phash,
+        duplicates=duplicates, trusted_roots=trusted_roots, decoding=decoding, threads=threads,
+        phash=phash,
     )  # fmt: skip
     if classes is None:
         _log.warning(UNNAMED_CLASSES, root)
@@ -269,22 +280,24 @@ def examine(
     found: list[Found],
     walk: Walk,
     classes: list[str] | None,
-    max_pixels: int,
+    decoding: Decoding,
     threads: int | None,
     phash: bool,
 ) -> Scan:
     """Decode each found image once; what ``walk`` or the decoder refuses is quarantined."""
     rows: list[tuple[object, ...]] = []
     hashes: dict[str, int] = {}
+    transparent = 0
     chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
     workers = threads or available_cpus()
     with Progress(len(found), "scan", "images") as progress:
-        for results in _in_order(root, chunks, max_pixels, phash, workers):
+        for results in _in_order(root, chunks, decoding, phash, workers):
             for item, result in results:
                 if isinstance(result, str):
                     walk.quarantine(item.key, result, item.line)
                 else:
-                    length, width, height, kind, digest, code = result
+                    length, width, height, kind, digest, code, see_through = result
+                    transparent += see_through
                     label = pd.NA if item.label is None else item.label
                     rows.append(
                         (item.key, item.path, item.offset, length, label)
@@ -307,17 +320,19 @@ def examine(
         refused=quarantine_frame([]),
         ignored=walk.ignored,
         phash=None if codes is None else pd.Series(codes, index=samples["key"], name="phash64"),
+        examined=len(samples),
+        transparent=transparent,
     )
 
 
-_Facts = tuple[int, int, int, str, str, int | None]
+_Facts = tuple[int, int, int, str, str, int | None, bool]
 
 
 def _in_order(
-    root: Path, chunks: list[list[Found]], max_pixels: int, phash: bool, workers: int
+    root: Path, chunks: list[list[Found]], decoding: Decoding, phash: bool, workers: int
 ) -> Iterable[list[tuple[Found, _Facts | str]]]:
     def examine(chunk: list[Found]) -> list[tuple[Found, _Facts | str]]:
-        return [(item, _facts(root, item, max_pixels, phash)) for item in chunk]
+        return [(item, _facts(root, item, decoding, phash)) for item in chunk]
 
     if workers == 1:
         yield from map(examine, chunks)
@@ -332,16 +347,19 @@ def _in_order(
                 waiting[at % window] = pool.submit(examine, chunks[at + window])
 
 
-def _facts(root: Path, item: Found, max_pixels: int, phash: bool) -> _Facts | str:
-    """Length, width, height, format, SHA-256 and perceptual hash; or why it cannot be used."""
+def _facts(root: Path, item: Found, decoding: Decoding, phash: bool) -> _Facts | str:
+    """Length, width, height, format, SHA-256, perceptual hash and whether the image is transparent
+    somewhere; or why it cannot be used.
+    """
     try:
         content = read_bytes((item.path, item.offset, item.length), root)
-        image, kind = decode_with_format(content, max_pixels)
+        found = decode_and_describe(content, decoding)
     except DataError as error:
         return str(error)
     digest = hashlib.sha256(content).hexdigest()
+    image = found.image
     code = phash64(image) if phash else None
-    return len(content), image.width, image.height, kind, digest, code
+    return len(content), image.width, image.height, found.format, digest, code, found.transparent
 
 
 def _with_enough(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from hgnetv2_pipeline.data.classmap import read_class_map, read_synset_map
-from hgnetv2_pipeline.data.decode import MAX_PIXELS
+from hgnetv2_pipeline.data.decode import DECODING, Decoding
 from hgnetv2_pipeline.data.lists.files import MISSING, Fence
 from hgnetv2_pipeline.data.scan.folders import Scan, examine, scan_folder_tree, scan_list
 from hgnetv2_pipeline.data.scan.walk import Found, Walk
@@ -33,7 +33,7 @@ def scan_imagenet(
     folders: Sequence[str] | None = None,
     duplicates: str = "refuse",
     trusted_roots: Sequence[Path] = (),
-    max_pixels: int = MAX_PIXELS,
+    decoding: Decoding = DECODING,
     threads: int | None = None,
     phash: bool = False,
 ) -> Scan:
@@ -66,7 +66,7 @@ def scan_imagenet(
             duplicates=duplicates,
             every_class=split == "train",
             trusted_roots=trusted_roots,
-            max_pixels=max_pixels,
+            decoding=decoding,
             threads=threads,
             phash=phash,
         )
@@ -87,9 +87,7 @@ def scan_imagenet(
                 f"line) or the development kit ({_TRUTH} and meta.mat) into {root}, or one folder "
                 f"a class into {folder}"
             )
-        scan = _scan_flat(
-            folder, _labels(truth, in_order), trusted_roots, max_pixels, threads, phash
-        )
+        scan = _scan_flat(folder, _labels(truth, in_order), trusted_roots, decoding, threads, phash)
     else:
         if split == "train":
             in_order = named if _names_folders(named, folder) else None
@@ -97,7 +95,7 @@ def scan_imagenet(
             folder,
             classes=in_order,
             trusted_roots=trusted_roots,
-            max_pixels=max_pixels,
+            decoding=decoding,
             threads=threads,
             phash=phash,
         )
@@ -202,7 +200,7 @@ def _scan_flat(
     folder: Path,
     labels: list[int],
     trusted_roots: Sequence[Path],
-    max_pixels: int,
+    decoding: Decoding,
     threads: int | None,
     phash: bool,
 ) -> Scan:
@@ -221,7 +219,7 @@ def _scan_flat(
         listed.append(Found(item.key, item.path, item.offset, item.length, labels[line - 1], line))
     for line in sorted(absent):
         walk.quarantine(f"ILSVRC2012_val_{line:08d}.JPEG", MISSING, line)
-    return examine(folder, listed, walk, None, max_pixels, threads, phash)
+    return examine(folder, listed, walk, None, decoding, threads, phash)
 
 
 def _below(scan: Scan, folder: str) -> Scan:

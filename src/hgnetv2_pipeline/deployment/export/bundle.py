@@ -116,4 +116,4 @@ def write_bundle(
 def write_labels_and_preprocessing(folder: Path, card: ModelCard) -> None:
     """labels.txt and preprocess.json, for readers that cannot look into the model."""
     write_text(folder / LABELS, "".join(f"{name}\n" for name in card.classes))
-    write_json(folder / PREPROCESS, card.preprocess.to_dict())
+    write_json(folder / PREPROCESS, card.preprocess_file())

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hgnetv2_pipeline.data.index import BACKGROUND
 from hgnetv2_pipeline.data.patterns import find_matches
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds
@@ -258,15 +259,17 @@ def _by_features(
 
 
 def pool_places(samples: pd.DataFrame | Path, keys: NDArray[Any]) -> pd.DataFrame:
-    """Path, offset and length of the pool images with these keys, by key."""
-    columns = ["key", "path", "offset", "length"]
+    """Path, offset and length (and background) of the pool images with these keys, by key."""
+    wanted = ["key", "path", "offset", "length", BACKGROUND]
     if isinstance(samples, pd.DataFrame):
+        columns = [name for name in wanted if name in samples.columns]
         rows = samples.loc[samples["key"].isin(keys), columns]
     else:
         import pyarrow.dataset as ds
 
-        table = ds.dataset(samples).to_table(columns=columns, filter=ds.field("key").isin(keys))
-        rows = table.to_pandas()
+        index = ds.dataset(samples)
+        columns = [name for name in wanted if name in index.schema.names]
+        rows = index.to_table(columns=columns, filter=ds.field("key").isin(keys)).to_pandas()
     if len(rows) != len(keys):
         raise DataError(
             f"{len(keys) - len(rows)} scored images are missing from the pool's index; "

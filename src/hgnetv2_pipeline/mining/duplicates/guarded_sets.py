@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.data import decode, index
+from hgnetv2_pipeline.data import index
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.mining.duplicates.picture import Picture
 
@@ -43,7 +43,8 @@ def gather(protected: Mapping[str, tuple[pd.DataFrame, Path]]) -> Protected:
     """The protected sets as one frame in the order given, every image with its bytes' hash."""
     frames = []
     for name, (samples, root) in protected.items():
-        rows = samples[["key", "path", "offset", "length", "bytes_sha256"]].copy()
+        known = [*index.IDENTIFYING, index.BACKGROUND]
+        rows = samples[[name for name in known if name in samples.columns]].copy()
         unknown = ~rows["bytes_sha256"].map(lambda value: isinstance(value, str) and bool(value))
         rows.loc[unknown, "bytes_sha256"] = [
             hashlib.sha256(index.read_bytes(row, root)).hexdigest()
@@ -77,7 +78,7 @@ class Shelf:
 def read_grey(row: Any, root: Path) -> NDArray[np.uint8]:
     """Grey values [H, W] of the image at a row's path, offset and length."""
     try:
-        image = decode.decode_image(index.read_bytes(row, root))
+        image = index.read_image(row, root)
     except (DataError, OSError) as error:
         raise DataError(
             f"{row['path']} below {root} could be read before and cannot now: {error}"

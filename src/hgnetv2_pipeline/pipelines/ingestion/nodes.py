@@ -8,15 +8,18 @@ from pathlib import Path
 from hgnetv2_pipeline.project.ingestion.pages import REPORT, write_report
 from hgnetv2_pipeline.project.ingestion.pool import pool_contents, scan_pool
 from hgnetv2_pipeline.project.ingestion.raw import link_images, write_sample_once
-from hgnetv2_pipeline.project.ingestion.sets import check_limit, list_files, write_lists
+from hgnetv2_pipeline.project.ingestion.sets import (
+    check_limit,
+    decides_lists,
+    list_files,
+    write_lists,
+)
 from hgnetv2_pipeline.project.ingestion.sources import labelled_inputs, sets_of
+from hgnetv2_pipeline.project.ingestion.transparency import TRANSPARENCY
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-
-# Where the images lie, and what changes how long a scan takes or whether it is refused.
-NOT_OF_THE_LISTS = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
 
 
 def provide_raw(run: Run, data: DataParams) -> Path:
@@ -41,14 +44,14 @@ def make_lists(run: Run, data: DataParams, raw: Path) -> Path:
         scan_pool(run.reuse, identity, data, raw, pool)
         write_lists(aside, identity, data, raw, sets)
 
-    params = data.model_dump(mode="json", exclude=NOT_OF_THE_LISTS)
     made = run.produce(
         ResultSpec(
             folder=run.folder("lists"),
             pipeline="ingestion",
             inputs={**labelled_inputs(identity, data, raw), **pool},
-            params={**params, "seed": identity.seed, "sets": sets},
+            params={**decides_lists(data), "seed": identity.seed, "sets": sets},
             outputs=list_files(sets),
+            beside=[TRANSPARENCY],
         ),
         make,
     )

@@ -92,6 +92,7 @@ def write_predictions(
         several = params.multi_label
         if several is None:
             several = engine.card.multi_label
+        background = engine.preprocess.background
         every = len(engine.classes)
         topk = min(params.topk or (every if several else 5), every)
         records = predict_paths(
@@ -118,6 +119,9 @@ def write_predictions(
         aside / "predictions.infer.txt", [prediction_formats.format_infer(records)]
     )
     sheet = prediction_formats.prediction_sheet(
-        inputs[:_SHOWN], records[:_SHOWN], multi_label=several
+        inputs[:_SHOWN],
+        records[:_SHOWN],
+        multi_label=several,
+        background=background,
     )
     sheet.save(aside / "predictions.png")

@@ -9,6 +9,7 @@ from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.ownership import scratch
 from hgnetv2_pipeline.printable import as_known, csv_value
 from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.transparency import read_transparency
 from hgnetv2_pipeline.project.lists import Lists
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> No
     }
     summary = report.summarise_sets(frames, known.classes, bad)
     summary |= _account(frames, left_out) | {"leaks": _leaks(leaks)}
+    summary |= read_transparency(known.folder)
     write_json(aside / "summary.json", {"dataset": identity.dataset, **summary})
 
     shown = _spread_over_classes(frames["train"])
@@ -118,9 +120,10 @@ def _pairs(frames: dict[str, pd.DataFrame], pairs: pd.DataFrame, raw: Path) -> A
     import pandas as pd
 
     from hgnetv2_pipeline.data import report
-    from hgnetv2_pipeline.data.index import SCHEMA
+    from hgnetv2_pipeline.data.index import BACKGROUND, SCHEMA
 
-    files = [frame[[*SCHEMA]] for frame in frames.values()]
+    known = [*SCHEMA, BACKGROUND]
+    files = [frame[[name for name in known if name in frame]] for frame in frames.values()]
     everything = pd.concat(files).set_index("key", drop=False)
     rows, captions = [], []
     for pair in pairs.itertuples(index=False):

@@ -91,7 +91,10 @@ def _write_scan(source: Source, data: DataParams, raw: Path, aside: Path) -> Non
     write_index(index, scan.samples)
     write_quarantine(quarantined, scan.quarantined)
     write_quarantine(refused, scan.refused)
-    write_json(ignored, {"files": scan.ignored})
+    write_json(
+        ignored,
+        {"files": scan.ignored, "examined": scan.examined, "transparent": scan.transparent},
+    )
 
 
 def _read_scan(folder: Path) -> Scan:
@@ -106,12 +109,16 @@ def _read_scan(folder: Path) -> Scan:
     samples = read_index(index)
     # A list may have had labels; the pool has none.
     unlabelled = pd.Series(pd.NA, samples.index, dtype="Int64")
+    counts = read_json(ignored)
     return folders.Scan(
         samples=samples.assign(label=unlabelled),
         classes=None,
         quarantined=read_quarantine(quarantined),
         refused=read_quarantine(refused),
-        ignored=int(read_json(ignored)["files"]),
+        ignored=int(counts["files"]),
+        # A scan by an older version did not count these.
+        examined=counts.get("examined"),
+        transparent=int(counts.get("transparent", 0)),
     )
 
 

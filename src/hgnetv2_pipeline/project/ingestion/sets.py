@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.printable import csv_frame
@@ -14,6 +14,7 @@ from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.ingestion.places import about, below
 from hgnetv2_pipeline.project.ingestion.pool import read_pool, together, write_sources
 from hgnetv2_pipeline.project.ingestion.sources import has_test_list, is_split
+from hgnetv2_pipeline.project.ingestion.transparency import note_transparency
 from hgnetv2_pipeline.project.lists import count_rows
 from hgnetv2_pipeline.project.params import DataParams
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.scan.folders import Scan
 
 _log = logging.getLogger(__name__)
+# Where the images lie, and what changes how long a scan takes or whether it is refused.
+NOT_OF_THE_LISTS = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
 
 
 def list_files(sets: list[str]) -> list[str]:
@@ -38,6 +41,15 @@ def list_files(sets: list[str]) -> list[str]:
     ]
 
 
+def decides_lists(data: DataParams) -> dict[str, Any]:
+    """The parameters by which other lists are made, as JSON values."""
+    values = data.model_dump(mode="json", exclude=NOT_OF_THE_LISTS)
+    if data.alpha == "drop":
+        # Lists that were made before one could choose are still the same.
+        del values["alpha"]
+    return values
+
+
 def write_lists(
     aside: Path, identity: Identity, data: DataParams, raw: Path, sets: list[str]
 ) -> None:
@@ -48,11 +60,13 @@ def write_lists(
     import pandas as pd
 
     from hgnetv2_pipeline.data import classmap, index
+    from hgnetv2_pipeline.data.decode import background_of
     from hgnetv2_pipeline.data.leaks import clean_sets, find_leaks, report_leaks
     from hgnetv2_pipeline.data.split import split_samples
 
     scans = _scan(data, raw)
     pool = read_pool(identity, data, raw)
+    note_transparency(aside, identity, data, [*scans.values(), *pool.values()])
     if pool:
         scans["pool"] = together(list(pool.values()))
     ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
@@ -95,6 +109,8 @@ def write_lists(
         leaks = find_leaks(frames, hashes)
     else:
         report_leaks(leaks, refuse=data.leaks == "refuse")
+    background = background_of(data.alpha)
+    frames = {name: index.with_background(frame, background) for name, frame in frames.items()}
     classmap.write_class_map(aside / "class_map.txt", classes)
     for name in sets:
         index.write_index(aside / f"index_{name}.parquet", frames[name])
@@ -216,6 +232,7 @@ def _hashes(scans: dict[str, Scan]) -> pd.Series | None:
 
 def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
     """Scan each source once; keys and paths become relative to ``raw``."""
+    from hgnetv2_pipeline.data.decode import Decoding, background_of
     from hgnetv2_pipeline.data.scan import imagenet
     from hgnetv2_pipeline.data.scan.folders import (
         UNNAMED_CLASSES,
@@ -225,6 +242,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
 
     trusted = [Path(place).expanduser() for place in data.trusted_roots]
     threads = data.workers or None
+    decoding = Decoding(background=background_of(data.alpha))
     images = raw / "images"
     if data.layout == "folders":
         with about("root"):
@@ -232,6 +250,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 images,
                 min_per_class=data.min_per_class,
                 trusted_roots=trusted,
+                decoding=decoding,
                 threads=threads,
                 phash=True,
             )
@@ -248,7 +267,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
             with about("root"):
                 scan = scan_multi_label(
                     images, split, classes=names, duplicates=data.duplicates,
-                    trusted_roots=trusted, threads=threads, phash=True,
+                    trusted_roots=trusted, decoding=decoding, threads=threads, phash=True,
                 )  # fmt: skip
             names = scan.classes
             scans[role] = below(raw, images, scan)
@@ -263,7 +282,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
             with about("root"):
                 scan = imagenet.scan_imagenet(
                     images, split, classes=names, folders=folders, duplicates=data.duplicates,
-                    trusted_roots=trusted, threads=threads, phash=True,
+                    trusted_roots=trusted, decoding=decoding, threads=threads, phash=True,
                 )  # fmt: skip
             names, folders = scan.classes, scan.folders
             if names is None:
@@ -282,6 +301,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 raw / "test",
                 classes=scans["images"].classes,
                 trusted_roots=trusted,
+                decoding=decoding,
                 threads=threads,
                 phash=True,
             )

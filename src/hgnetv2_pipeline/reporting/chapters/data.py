@@ -144,6 +144,9 @@ def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     if conflicts:
         said = f"{len(conflicts)} images have the bytes of another image under another label."
         blocks.append(Notice(said, kind="warning"))
+    see_through = summary.get("transparency")
+    if isinstance(see_through, Mapping):
+        blocks.append(_transparency(see_through))
     train = class_counts(sets_of(summary).get("train", {}))
     if any(count for _, count in train):
         blocks.append(class_sizes([n for n, _ in train], [c for _, c in train], "train"))
@@ -154,6 +157,22 @@ def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     if unreadable is not None:
         blocks.append(Fold("Images that could not be read", (unreadable,)))
     return blocks
+
+
+def _transparency(known: Json) -> Block:
+    """How many images are transparent somewhere, and what becomes of that."""
+    alpha = known.get("alpha")
+    said = (
+        f"{formats.count(known.get('transparent'))} of {formats.count(known.get('images'))} images "
+        f"have transparent pixels; data.alpha = {alpha}"
+    )
+    if alpha != "drop":
+        return Text(f"{said}: they are composited on that colour.")
+    return Notice(
+        f"{said}: the networks see the colours hidden below them. Set data.alpha: white (or black, "
+        "grey, [red, green, blue]) in the parameters of this environment.",
+        kind="warning",
+    )
 
 
 def class_sizes(labels: Sequence[str], counts: Sequence[int], name: str) -> Block:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hgnetv2_pipeline.data.index import read_index
+from hgnetv2_pipeline.data.index import decoding_in, read_index
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.devices import choose_device
@@ -157,16 +157,22 @@ def _bytes(spec: StoreSpec, images: int) -> int:
 
 def _teacher(spec: StoreSpec, device: torch.device) -> tuple[Teacher, dict[str, Any]]:
     """The teacher, and what its answers follow from."""
-    view = make_augment(spec.augment)
+    view, background = make_augment(spec.augment), decoding_in(spec.samples).background
     teacher, sources = build_teacher(
         spec.teacher,
         classes=spec.classes,
         root=spec.root,
-        preprocess=Preprocess(),
+        preprocess=Preprocess(background=background),
         channels_last=spec.channels_last,
         device=device,
     )
-    made = made_of(view, resized=spec.resized, teacher=sources, classes=spec.classes)
+    made = made_of(
+        view,
+        resized=spec.resized,
+        background=background,
+        teacher=sources,
+        classes=spec.classes,
+    )
     topk = min(spec.topk, len(spec.classes))
     return teacher, made | {
         "views": spec.views, "topk": topk, "seed": spec.seed, "amp": spec.amp

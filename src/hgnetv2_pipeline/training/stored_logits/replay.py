@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hgnetv2_pipeline.data.decode import MAX_PIXELS
+from hgnetv2_pipeline.data.decode import Colour
+from hgnetv2_pipeline.data.index import decoding_of
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.input.augment import Augment
 from hgnetv2_pipeline.input.batches import Source
-from hgnetv2_pipeline.input.lazy_image import Picture
 from hgnetv2_pipeline.input.teacher_logits import (
     REMEDY,
     Records,
@@ -43,11 +43,16 @@ _ROUNDING = 2.0**-11
 
 
 def made_of(
-    view: Augment, *, resized: int | None, teacher: Mapping[str, str], classes: Sequence[str]
+    view: Augment,
+    *,
+    resized: int | None,
+    background: Colour | None,
+    teacher: Mapping[str, str],
+    classes: Sequence[str],
 ) -> dict[str, Any]:
     """What the answers of a store follow from, and what a run that takes them must agree with."""
     return {
-        "transform": describe_view(view, resized=resized),
+        "transform": describe_view(view, resized=resized, background=background),
         "decode": decode_versions(view),
         "teacher": dict(teacher),
         "classes": {"number": len(classes), "sha256": sha256_json(list(classes))},
@@ -71,7 +76,10 @@ def replayed(
     assert spec.teacher_logits is not None, "asked for by the caller"  # noqa: S101
     store = TeacherLogits(spec.teacher_logits.folder)
     resized = spec.config.input.resized
-    store.refuse_others(made_of(view, resized=resized, teacher=sources, classes=spec.classes))
+    background = decoding_of(train).background
+    store.refuse_others(
+        made_of(view, resized=resized, background=background, teacher=sources, classes=spec.classes)
+    )
     replay = Replayed(view, store, store.rows_of(train))
     _log.info(
         "stored teacher logits: %d views per image, the best %d of %d classes, from %s",
@@ -104,7 +112,7 @@ def check_answers(
         strict=True,
     ):
         try:
-            picture = Picture(source.read(row), MAX_PIXELS)
+            picture = source.picture(row)
             finish, record = replay.begin(picture, source.keys[row].as_py(), row, number)
             views.append(finish())
         except DataError:
