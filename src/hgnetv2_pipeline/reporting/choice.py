@@ -1,0 +1,106 @@
+"""Which model is used and why, in words, from the ``choice.json`` of the best model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hgnetv2_pipeline.reporting import formats
+from hgnetv2_pipeline.reporting.blocks import Table, table_of
+from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+
+Json = Mapping[str, Any]
+METRICS = {"top1": "top-1", "map": "mAP"}
+
+
+def explain_choice(choice: Json) -> list[str]:
+    """What is used, why, and which stage of SSLD is not, in sentences."""
+    by_run = {each["run"]: each for each in choice["candidates"]}
+    used, leader = by_run[choice["used"]], by_run[choice["leader"]]
+    n, metric = choice["n"], METRICS[choice["metric"]]
+    counted = "" if used["right"] is None else f" ({used['right']} of {n} right)"
+    said = [
+        f"Used: {used['label']}, run {used['run']}, seed {used['seed']}, {used['weights']} "
+        f"weights: {metric} {formats.percent(used['value'], n)} % on {choice['split']}{counted}. "
+        + _why(choice, used, leader)
+    ]
+    passed_over = choice["candidates"][: choice["candidates"].index(used)]
+    return said + [_not_used(each, leader, choice) for each in passed_over]
+
+
+def _why(choice: Json, used: Json, leader: Json) -> str:
+    if len(choice["candidates"]) == 1:
+        return "There is no other candidate."
+    if used is leader:
+        return "No other candidate is more accurate there."
+    limit = choice["standard_errors"]
+    errors = "one standard error" if limit == 1 else f"{limit:g} standard errors"
+    return (
+        f"The most accurate there is {leader['label']}, by {_sized(used, choice['n'])} points; "
+        f"that is within {errors}, so the one that is preferred stays."
+    )
+
+
+def _not_used(passed: Json, leader: Json, choice: Json) -> str:
+    amount = f"{_sized(passed, choice['n'])} points"
+    metric, split = METRICS[choice["metric"]], choice["split"]
+    if passed["arm"] == "stage2" and leader["arm"] == "stage1":
+        return (
+            f"{passed['label']} lowered {metric} on {split} by {amount}, against the stage 1 that "
+            "it started from, and is not used."
+        )
+    return (
+        f"{passed['label']} is {amount} of {metric} below {leader['label']} on {split} and is not "
+        "used."
+    )
+
+
+def _sized(candidate: Json, n: int) -> str:
+    """How far a candidate is behind the most accurate one, with its standard error."""
+    behind = formats.percent(candidate["behind"], n)
+    return f"{behind} ± {formats.percent(candidate['error'], n)}"
+
+
+def choice_rows(choice: Json) -> list[dict[str, str]]:
+    """The candidates as short rows, in their order of preference."""
+    n, metric = choice["n"], METRICS[choice["metric"]]
+    return [
+        {
+            "candidate": str(each["run"]),
+            "training": str(each["label"]),
+            "weights": str(each["weights"]),
+            f"{metric} %": formats.percent(each["value"], n),
+            "behind": formats.percent(each["behind"], n),
+            "+/-": formats.percent(each["error"], n),
+            "used": "yes" if each["run"] == choice["used"] else "no",
+        }
+        for each in choice["candidates"]
+    ]
+
+
+def choice_table(choice: Json) -> Table:
+    """The candidates with the command that takes each of them instead."""
+    records = [
+        {**row, "to take it": str(each["command"])}
+        for row, each in zip(choice_rows(choice), choice["candidates"], strict=True)
+    ]
+    return table_of(
+        records, list(records[0]), left=("candidate", "training", "weights"),
+        code=("candidate", "to take it"),
+        caption=f"Candidates on {choice['split']} ({formats.count(choice['n'])} images); behind: "
+        "points below the most accurate, with the standard error of the paired difference",
+    )  # fmt: skip
+
+
+def read_choice(inputs: ReportInputs, ledger: Ledger) -> dict[str, Any] | None:
+    """The choice of the model that the report is about; None where that was named, not chosen.
+
+    Raises:
+        AbsentError: it was chosen, and the file that says how is missing or cannot be read.
+    """
+    if not inputs.model.startswith("best/"):
+        return None
+    found = ledger.read_json(inputs.own.get("choice"), "choice of the best model")
+    if found.get("model") != inputs.model:
+        raise AbsentError(f"choice of the best model: the file is about {found.get('model')}")
+    return found
