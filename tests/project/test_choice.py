@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from hgnetv2_pipeline.durable import read_json, write_json
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.pipelines.best.nodes import choose_best
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import (
@@ -96,6 +96,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
     def write(aside: Path, run: Run, params: Any, split: str, lists: Lists) -> None:
         assert split == "val" and (params.engine, params.precision) == ("torch", "fp32")
+        if run.identity.model not in made.answers:
+            raise WeightsError("it gives NaN or infinite logits")
         counts, rows = made.answers[run.identity.model]
         write_json(aside / "val-torch-fp32.json", counts)
         rows.to_parquet(aside / "val-torch-fp32.parquet", index=False)
@@ -263,6 +265,19 @@ def test_a_training_that_cannot_be_compared_is_left_out_and_named(
     project.answers[STAGE2] = single(first(10))
     assert [each["run"] for each in project.choose()["candidates"]] == [STAGE2]
     assert f"{TRAIN} {why}" in caplog.text
+
+
+def test_a_training_that_diverged_is_not_used_and_is_named(project: Project) -> None:
+    for name in (STAGE1, STAGE2):
+        project.train(name)
+    with pytest.raises(WeightsError, match="it gives NaN"):
+        project.choose()
+    project.answers[STAGE1] = single(first(10))
+    found = project.choose()
+    assert found["used"] == STAGE1 and found["left_out"] == {
+        STAGE2: "it gives NaN or infinite logits"
+    }
+    assert found["reasons"][-1] == f"{STAGE2} is not used: it gives NaN or infinite logits."
 
 
 def test_without_a_training_the_commands_are_named(project: Project) -> None:

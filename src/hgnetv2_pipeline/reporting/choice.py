@@ -25,7 +25,8 @@ def explain_choice(choice: Json) -> list[str]:
         + _why(choice, used, leader)
     ]
     passed_over = choice["candidates"][: choice["candidates"].index(used)]
-    return said + [_not_used(each, leader, choice) for each in passed_over]
+    said += [_not_used(each, leader, choice) for each in passed_over]
+    return said + [f"{run} is not used: {why}." for run, why in choice["left_out"].items()]
 
 
 def _why(choice: Json, used: Json, leader: Json) -> str:

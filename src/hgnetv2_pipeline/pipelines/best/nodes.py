@@ -30,9 +30,11 @@ def choose_best(
     ``trained`` is there for the order of the nodes: the stages, and the arms of the comparison.
     """
     known = Lists(lists)
-    candidates = find_candidates(run, comparison, teacher, known)
-    measured = measure_candidates(run, evaluation, candidates, known)
-    spec = choice_result(run, params, measured, known)
-    made = run.produce(spec, lambda aside: write_choice(aside, run, params, measured))
+    candidates, others = find_candidates(run, comparison, teacher, known)
+    measured, lost = measure_candidates(run, evaluation, candidates, known)
+    spec = choice_result(run, params, measured, others | lost, known)
+    made = run.produce(
+        spec, lambda aside: write_choice(aside, run, params, measured, others | lost)
+    )
     log_choice(made.folder)
     return made.folder

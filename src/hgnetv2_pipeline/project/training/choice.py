@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, written_aside
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.printable import lines
 from hgnetv2_pipeline.project.evaluation import evaluation_result, write_evaluation
 from hgnetv2_pipeline.project.lists import Lists
@@ -74,12 +75,12 @@ class Measured:
 
 def find_candidates(
     run: Run, comparison: ComparisonParams, teacher: TeacherParams, lists: Lists
-) -> list[Candidate]:
+) -> tuple[list[Candidate], dict[str, str]]:
     """The finished trainings of this variant and run, in the order of preference.
 
     One for each way of training: that with the run's own seed, else the lowest; the best of several
-    seeds would look better than it is. A training on other images than today's is left out, and
-    said to be.
+    seeds would look better than it is. Those that were trained on other images than today's are
+    left out: the second value has the reason by run id.
 
     Raises:
         DataError: there is none.
@@ -88,12 +89,13 @@ def find_candidates(
     trainings = list_trainings(run, comparison, teacher)
     trainings += [(name, seed, run.folder(name)) for name in ("finetune", "train")]
     found: dict[str, Candidate] = {}
+    left_out: dict[str, str] = {}
     for arm, its_seed, folder in sorted(trainings, key=lambda one: (one[1] != seed, one[1])):
         if arm in found or not (folder / _STUDENT).is_file():
             continue
         name = folder.relative_to(models).as_posix()
         if why := _why_not(run, arm, folder, lists):
-            _log.warning("%s is no candidate for the best model: %s", name, why)
+            left_out[name] = why
         else:
             found[arm] = Candidate(arm, its_seed, name, folder)
     if not found:
@@ -103,7 +105,7 @@ def find_candidates(
             "--pipeline best trains what it needs; without a pool --pipeline train, then "
             "--pipeline best --tags best"
         )
-    return [found[arm] for arm in _PREFERRED if arm in found]
+    return [found[arm] for arm in _PREFERRED if arm in found], left_out
 
 
 def _why_not(run: Run, arm: str, folder: Path, lists: Lists) -> str | None:
@@ -133,28 +135,43 @@ def _why_not(run: Run, arm: str, folder: Path, lists: Lists) -> str | None:
 
 def measure_candidates(
     run: Run, params: EvaluationParams, candidates: Sequence[Candidate], lists: Lists
-) -> list[Measured]:
+) -> tuple[list[Measured], dict[str, str]]:
     """Evaluate each candidate on val, in PyTorch and float32, as ``--pipeline evaluation`` would.
 
-    These are the evaluations of those models, with their names, and are reused as such.
+    These are the evaluations of those models, with their names, and are reused as such. The second
+    value has the reason, by run id, of each whose weights give no answers, as after a training that
+    diverged.
+
+    Raises:
+        WeightsError: of the last candidate, if none gives answers.
     """
     params = params.model_copy(update={"engine": "torch", "precision": "fp32"})
-    measured = []
+    measured: list[Measured] = []
+    left_out: dict[str, str] = {}
     for candidate in candidates:
         identity = run.identity.model_copy(update={"model": candidate.run})
         its = run.model_copy(update={"identity": identity})
         # Another command may evaluate the same model: both need the same figure.
         spec = replace(evaluation_result(its, params, "val", lists), wait=True)
-        made = run.produce(spec, lambda aside, its=its: write_evaluation(  # type: ignore[misc]
-            aside, its, params, "val", lists
-        ))  # fmt: skip
+        write = partial(write_evaluation, run=its, params=params, split="val", lists=lists)
+        try:
+            made = run.produce(spec, write)
+        except WeightsError as error:
+            left_out[candidate.run] = str(error)
+            if len(left_out) == len(candidates):
+                raise
+            continue
         counts, rows = (made.folder / name for name in spec.outputs)
         measured.append(Measured(candidate, counts, rows))
-    return measured
+    return measured, left_out
 
 
 def choice_result(
-    run: Run, params: BestParams, measured: Sequence[Measured], lists: Lists
+    run: Run,
+    params: BestParams,
+    measured: Sequence[Measured],
+    left_out: Mapping[str, str],
+    lists: Lists,
 ) -> ResultSpec:
     """The run ``best/<variant>/<run>``: weights, and ``choice.json``."""
     inputs: dict[str, Path | str] = {"val": lists.index("val")}
@@ -167,6 +184,7 @@ def choice_result(
         inputs=inputs,
         params={
             "candidates": [each.candidate.run for each in measured],
+            "left_out": dict(left_out),
             "standard_errors": params.standard_errors,
             "run_command": run.identity.run_command,
         },
@@ -174,7 +192,13 @@ def choice_result(
     )
 
 
-def write_choice(aside: Path, run: Run, params: BestParams, measured: Sequence[Measured]) -> None:
+def write_choice(
+    aside: Path,
+    run: Run,
+    params: BestParams,
+    measured: Sequence[Measured],
+    left_out: Mapping[str, str],
+) -> None:
     """Apply the rule, copy the weights that are used, and write ``choice.json``."""
     from hgnetv2_pipeline.evaluation.choice import choose
     from hgnetv2_pipeline.reporting.choice import explain_choice
@@ -214,6 +238,7 @@ def write_choice(aside: Path, run: Run, params: BestParams, measured: Sequence[M
         "n": counts[0]["n_listed"],
         "standard_errors": params.standard_errors,
         "candidates": candidates,
+        "left_out": dict(left_out),
     }
     with written_aside(aside / _STUDENT) as copy:
         shutil.copyfile(used.folder / _STUDENT, copy)
@@ -275,6 +300,8 @@ def log_choice(folder: Path) -> None:
 
     choice = read_json(folder / CHOICE)
     table = terminal_table(choice_rows(choice))
+    for name, why in choice["left_out"].items():
+        _log.warning("%s is no candidate for the best model: %s", name, why)
     _log.info("the best model\n%s", lines(table, *choice["reasons"]))
 
 
