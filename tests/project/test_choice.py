@@ -136,8 +136,8 @@ CASES: Mapping[str, tuple[dict[str, list[bool]], str, str]] = {
     ),
     "stage 2 made it worse": (
         {STAGE1: first(90), STAGE2: first(60)},
-        STAGE1, "SSLD stage 2 lowered top-1 on val by 30.0 ± 4.6 points, against the stage 1 that "
-        "it started from, and is not used.",
+        STAGE1, "SSLD stage 2 lowered top-1 on val by 30.0 ± 4.6 points against SSLD stage 1, "
+        "mined and is not used.",
     ),
     "SSLD made it worse": (
         {STAGE1: first(80), STAGE2: first(70), TRAIN: first(95)},

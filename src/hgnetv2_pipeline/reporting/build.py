@@ -20,7 +20,12 @@ from hgnetv2_pipeline.reporting.chapters import (
     teacher,
 )
 from hgnetv2_pipeline.reporting.chapters.published import PublishedModel, published_models
-from hgnetv2_pipeline.reporting.choice import explain_choice, read_choice
+from hgnetv2_pipeline.reporting.choice import (
+    choice_blocks,
+    explain_choice,
+    read_choice,
+    used_candidate,
+)
 from hgnetv2_pipeline.reporting.comparison import ArmSummary, better_training, difference
 from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
@@ -55,14 +60,12 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
     """What the terminal shows last: the banner of the sample and the honest table."""
     banner = banner_text(is_sample=inputs.is_sample)
     try:
-        ledger = Ledger(inputs.root)
-        rows, summaries = sections.read_comparison(inputs, ledger)
-        choice = read_choice(inputs, ledger)
+        rows, summaries = sections.read_comparison(inputs, Ledger(inputs.root))
         better = better_training(rows, inputs.model, inputs.run_command)
         table = lines(
             terminal_table(summary_rows(summaries)),
             "gain: points over supervised only; +/-: its standard error (images and seeds)",
-            *(explain_choice(choice) if choice else []),
+            *_choice_told(inputs),
             *([better] if better else []),
         )
     except sections.MISSHAPEN as error:
@@ -72,11 +75,25 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
     return lines(banner, "", table) if banner else table
 
 
+def _choice_told(inputs: ReportInputs) -> list[str]:
+    """Which model is used and why; the page says what is wrong with a file that does not tell."""
+    try:
+        choice = read_choice(inputs, Ledger(inputs.root))
+        return explain_choice(choice) if choice else []
+    except sections.MISSHAPEN as error:
+        return [f"Which model is used is not known: {error}; {inputs.run_command} --pipeline best"]
+
+
 def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report:
     """Everything on the page, not yet HTML or Markdown."""
     ledger = Ledger(inputs.root)
     run = inputs.run_command
+    chosen = sections.section(
+        "Which model is used", "choice", f"{run} --pipeline best",
+        lambda: choice_blocks(inputs, ledger),
+    )  # fmt: skip
     chapters = (
+        *([chosen] if chosen.blocks else []),
         sections.section(
             "What SSLD gained", "comparison", f"{run} --pipeline comparison",
             lambda: comparison.comparison_blocks(inputs, ledger),
@@ -167,7 +184,7 @@ def _gain_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str
     arms: dict[str, ArmSummary] = {arm.arm: arm for arm in summaries if arm.split == split}
     choice = read_choice(inputs, ledger)
     if choice is not None:
-        arm = next(e["arm"] for e in choice["candidates"] if e["run"] == choice["used"])
+        arm = used_candidate(choice)["arm"]
     else:
         arm = "stage2" if inputs.model.startswith("ssld_stage2/") else "stage1"
     ours = arms.get(arm)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import formats
-from hgnetv2_pipeline.reporting.blocks import Table, table_of
-from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Table, table_of
+from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 
 Json = Mapping[str, Any]
+_OPTIMISM = (
+    "The choice was made once, on val; the test set was not looked at. The figure on val of the "
+    "model that was chosen is a little too high, since it was chosen by that figure."
+)
 METRICS = {"top1": "top-1", "map": "mAP"}
 
 
 def explain_choice(choice: Json) -> list[str]:
     """What is used, why, and which stage of SSLD is not, in sentences."""
     by_run = {each["run"]: each for each in choice["candidates"]}
-    used, leader = by_run[choice["used"]], by_run[choice["leader"]]
+    used, leader = used_candidate(choice), by_run[choice["leader"]]
     n, metric = choice["n"], METRICS[choice["metric"]]
     counted = "" if used["right"] is None else f" ({used['right']} of {n} right)"
     said = [
@@ -47,8 +52,8 @@ def _not_used(passed: Json, leader: Json, choice: Json) -> str:
     metric, split = METRICS[choice["metric"]], choice["split"]
     if passed["arm"] == "stage2" and leader["arm"] == "stage1":
         return (
-            f"{passed['label']} lowered {metric} on {split} by {amount}, against the stage 1 that "
-            "it started from, and is not used."
+            f"{passed['label']} lowered {metric} on {split} by {amount} against {leader['label']} "
+            "and is not used."
         )
     return (
         f"{passed['label']} is {amount} of {metric} below {leader['label']} on {split} and is not "
@@ -98,10 +103,28 @@ def read_choice(inputs: ReportInputs, ledger: Ledger) -> dict[str, Any] | None:
 
     Raises:
         AbsentError: it was chosen, and the file that says how is missing or cannot be read.
+        DataError: the file is about another model, or does not name the candidate that is used.
     """
     if not inputs.model.startswith("best/"):
         return None
     found = ledger.read_json(inputs.own.get("choice"), "choice of the best model")
     if found.get("model") != inputs.model:
-        raise AbsentError(f"choice of the best model: the file is about {found.get('model')}")
+        raise DataError(f"the choice is that of {found.get('model')}, not of {inputs.model}")
+    runs = [each["run"] for each in found["candidates"]]
+    if not {found["used"], found["leader"]} <= {*runs}:
+        raise DataError(f"{found['used']} or {found['leader']} is none of the candidates")
     return found
+
+
+def used_candidate(choice: Json) -> Json:
+    """The candidate that became the best model."""
+    found: Json = next(each for each in choice["candidates"] if each["run"] == choice["used"])
+    return found
+
+
+def choice_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+    """What is used and why, and every candidate; nothing where the model was named."""
+    choice = read_choice(inputs, ledger)
+    if choice is None:
+        return []
+    return [Bullets((*explain_choice(choice), _OPTIMISM)), choice_table(choice)]

@@ -13,7 +13,6 @@ from hgnetv2_pipeline.reporting.blocks import (
     Fold,
     Text,
 )
-from hgnetv2_pipeline.reporting.choice import choice_table, explain_choice, read_choice
 from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.sections import read_comparison
 
@@ -25,19 +24,11 @@ _READING = (
     "clear here where it exceeds two standard errors, both kinds taken together."
 )
 
-_OPTIMISM = (
-    "The choice was made once, on val; the test set was not looked at. The figure on val of the "
-    "model that was chosen is a little too high, since it was chosen by that figure."
-)
-
 
 def comparison_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     """The honest table with its dot plot and what it means, a split at a time."""
     rows, summaries = read_comparison(inputs, ledger)
-    choice = read_choice(inputs, ledger)
     blocks: list[Block] = []
-    if choice is not None:
-        blocks += [Bullets((*explain_choice(choice), _OPTIMISM)), choice_table(choice)]
     for split in dict.fromkeys(summary.split for summary in summaries):
         arms = [summary for summary in summaries if summary.split == split]
         said = compare.explain(arms)
