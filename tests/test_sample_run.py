@@ -191,7 +191,7 @@ def test_a_stage_2_that_makes_it_worse_is_not_used_and_is_named(
     choice = read(models / best / "choice.json")
     assert choice["used"] == "ssld_stage1/b0/seed=0"
     assert "SSLD stage 2 lowered top-1 on val by" in done.stdout
-    assert "points against SSLD stage 1, mined and is not used" in done.stdout
+    assert "points against SSLD stage 1, mined, and is not used" in done.stdout
     weights = (models / best / "student.safetensors").read_bytes()
     assert weights == (models / choice["used"] / "student.safetensors").read_bytes()
     card = read(project / "data/07_model_output/sample" / best / "manifest.json")

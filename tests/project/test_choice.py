@@ -137,12 +137,12 @@ CASES: Mapping[str, tuple[dict[str, list[bool]], str, str]] = {
     "stage 2 made it worse": (
         {STAGE1: first(90), STAGE2: first(60)},
         STAGE1, "SSLD stage 2 lowered top-1 on val by 30.0 ± 4.6 points against SSLD stage 1, "
-        "mined and is not used.",
+        "mined, and is not used.",
     ),
     "SSLD made it worse": (
         {STAGE1: first(80), STAGE2: first(70), TRAIN: first(95)},
-        TRAIN, "SSLD stage 1, mined is 15.0 ± 3.6 points of top-1 below trained on the labels "
-        "alone on val and is not used.",
+        TRAIN, "SSLD stage 1, mined is 15.0 ± 3.6 points of top-1 below supervised "
+        "training on val, and is not used.",
     ),
     "alone": ({STAGE2: first(10)}, STAGE2, "There is no other candidate."),
 }  # fmt: skip
@@ -192,7 +192,7 @@ def test_the_better_of_several_labels_is_used_by_map(project: Project) -> None:
         project.answers[name] = counts, rows
     found = project.choose()
     assert (found["metric"], found["used"]) == ("map", TRAIN)
-    assert "fine-tuned is" in found["reasons"][1] and "points of mAP below" in found["reasons"][1]
+    assert "fine-tuning is" in found["reasons"][1] and "points of mAP below" in found["reasons"][1]
 
 
 def test_a_way_of_training_stands_for_the_runs_own_seed_or_else_the_lowest(
@@ -282,6 +282,9 @@ def test_a_training_that_diverged_is_not_used_and_is_named(project: Project) -> 
 
 def test_without_a_training_the_commands_are_named(project: Project) -> None:
     with pytest.raises(DataError, match=r"no finished training of b0, run seed=0.*--pipeline best"):
+        project.choose()
+    (project.train(STAGE2) / "manifest.json").unlink()
+    with pytest.raises(DataError, match=f"; {STAGE2} is left out: it is not finished"):
         project.choose()
 
 

@@ -222,7 +222,7 @@ def test_the_choice_of_the_best_model_is_told_on_the_card_in_the_chapter_and_on_
     assert "top-1 of ssld_stage1/b0/seed=0, chosen on val" in text
     assert "SSLD stage 1, mined over supervised only" in text
     worse = (
-        "SSLD stage2 lowered top-1 on val by 6.0 ± 1.1 points against SSLD stage1 and is not used."
+        "SSLD stage2 lowered top-1 on val by 6.0 ± 1.1 points against SSLD stage1, and is not used."
     )
     for told in (text, terminal_summary(inputs)):
         assert worse in told and "train/b0/seed=0 is not used: why." in told

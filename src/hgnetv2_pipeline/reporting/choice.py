@@ -52,11 +52,11 @@ def _not_used(passed: Json, leader: Json, choice: Json) -> str:
     metric, split = METRICS[choice["metric"]], choice["split"]
     if passed["arm"] == "stage2" and leader["arm"] == "stage1":
         return (
-            f"{passed['label']} lowered {metric} on {split} by {amount} against {leader['label']} "
+            f"{passed['label']} lowered {metric} on {split} by {amount} against {leader['label']}, "
             "and is not used."
         )
     return (
-        f"{passed['label']} is {amount} of {metric} below {leader['label']} on {split} and is not "
+        f"{passed['label']} is {amount} of {metric} below {leader['label']} on {split}, and is not "
         "used."
     )
 

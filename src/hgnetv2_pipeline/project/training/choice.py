@@ -46,8 +46,8 @@ _STUDENT = "student.safetensors"
 _PREFERRED = {
     "stage2": LABELS["stage2"],
     "stage1": LABELS["stage1"],
-    "finetune": "fine-tuned",
-    "train": "trained on the labels alone",
+    "finetune": "fine-tuning",
+    "train": "supervised training",
     "supervised": LABELS["supervised"],
     "supervised_equal_steps": LABELS["supervised_equal_steps"],
     "stage1_unmined": LABELS["stage1_unmined"],
@@ -99,11 +99,12 @@ def find_candidates(
         else:
             found[arm] = Candidate(arm, its_seed, name, folder)
     if not found:
+        others = "".join(f"; {name} is left out: {why}" for name, why in left_out.items())
         raise DataError(
             f"no finished training of {run.identity.variant}, run {run.identity.run}, of dataset "
             f"{run.identity.dataset} to choose the best model from: {run.identity.run_command} "
             "--pipeline best trains what it needs; without a pool --pipeline train, then "
-            "--pipeline best --tags best"
+            f"--pipeline best --tags best{others}"
         )
     return [found[arm] for arm in _PREFERRED if arm in found], left_out
 
