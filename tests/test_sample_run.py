@@ -196,8 +196,7 @@ def test_a_stage_2_that_makes_it_worse_is_not_used_and_is_named(
     assert weights == (models / choice["used"] / "student.safetensors").read_bytes()
     card = read(project / "data/07_model_output/sample" / best / "manifest.json")
     assert card["source_sha256"] == hashlib.sha256(weights).hexdigest()
-    (old,) = (models / "best/b0/archive").rglob("choice.json")
-    assert read(old) == before
+    assert before in [read(path) for path in (models / "best/b0/archive").rglob("choice.json")]
     done = kedro(project, "run", "--pipeline", "export", "--params", f"model=null,{worse}")
     assert trainings(done.stdout) == 0
     assert (project / "data/07_model_output/sample/ssld_stage2/b0/seed=0/model.onnx").is_file()
