@@ -18,7 +18,7 @@ from hgnetv2_pipeline.project.stages import _parameters, stages_for, warn_of_unw
 from own_tree import draw, write_classes
 from project_copies import ROOT, copy_project, quiet_environment
 
-EXPORT = "data/07_model_output/sample/ssld_stage2/b0/seed=0"
+EXPORT = "data/07_model_output/sample/best/b0/seed=0"
 # As text in the name of a folder; nothing looks it up (fault row G05).
 CLASSES = ("${oc.env:HOME}", "two")
 POOL, TEST = "my cats & dogs", "held out"
@@ -87,7 +87,7 @@ def test_every_exported_precision_is_stored_and_what_is_no_result_is_not(tmp_pat
     needed = {
         "data/02_intermediate/sample/index_train.parquet",
         "data/02_intermediate/sample/index_val.parquet",
-        "data/06_models/sample/ssld_stage2/b0/seed=0/student.safetensors",
+        "data/06_models/sample/best/b0/seed=0/student.safetensors",
     }
     assert stored(tmp_path, "export", EXPORT, results, others, needed) == results
 
@@ -225,8 +225,9 @@ def test_stages_name_what_an_environment_has(
     }  # fmt: skip
     made = stages_for(template, params, OWN)
     chain = sources > 0 and layout == "folders"
-    assert ("mining" in made["stages"]) == ("ssld_stage1" in made["stages"]) == chain
-    assert made["vars"][0]["model"] == ("ssld_stage2" if chain else "train")
+    for stage in ("mining", "ssld_stage1", "best"):
+        assert (stage in made["stages"]) == chain
+    assert made["vars"][0]["model"] == ("best" if chain else "train")
     assert all(stage["wdir"] == "../.." for stage in made["stages"].values())
     outs = {name for out in made["stages"]["ingestion"]["outs"] for name in out}
     raw = {name.removeprefix("data/01_raw/${dataset}/") for name in outs if "01_raw" in name}
@@ -337,6 +338,6 @@ def test_the_whole_chain_of_own_images_by_dvc_alone(tmp_path: Path) -> None:
     assert (project / "data/08_reporting/mine/report/report.html").is_file()
     images(tmp_path / POOL, 9, 5)
     said = dvc(project, "repro", stages, limit=1800)
-    for stage in ("ingestion", "mining", "ssld_stage1", "ssld_stage2", "evaluation"):
+    for stage in ("ingestion", "mining", "ssld_stage1", "ssld_stage2", "best", "evaluation"):
         assert f"Running stage 'conf/mine/dvc.yaml:{stage}'" in said
     assert "up to date" in dvc(project, "status", stages)

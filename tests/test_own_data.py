@@ -25,7 +25,7 @@ from multi_label_pictures import draw as draw_squares
 from own_tree import CLASSES, PER_CLASS, Tree, draw, write_tree
 from project_copies import ROOT, copy_project, kedro
 
-RUN = "ssld_stage2/b0/seed=0"
+RUN = "best/b0/seed=0"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, nothing is written there
 # So few steps that the whole chain takes seconds; everything else is as `init` wrote it.
 SHORT = (
@@ -193,8 +193,13 @@ def test_copies_of_labelled_images_are_not_mined(chain: Chain) -> None:
 
 
 def test_the_test_set_is_touched_by_one_evaluation_alone(chain: Chain) -> None:
-    found = list(chain.data("08_reporting", "shapes", "evaluation").rglob("*-fp32.json"))
-    assert [path.name for path in found] == ["test-torch-fp32.json"]
+    """The model was chosen on val, where every candidate was evaluated."""
+    base = chain.data("08_reporting", "shapes", "evaluation")
+    found = {path.relative_to(base).as_posix() for path in base.rglob("*-fp32.json")}
+    choice = chain.json("06_models", "shapes", *RUN.split("/"), "choice.json")
+    runs = [each["run"] for each in choice["candidates"]]
+    assert runs[:2] == ["ssld_stage2/b0/seed=0", "ssld_stage1/b0/seed=0"]
+    assert found == {f"{RUN}/test-torch-fp32.json"} | {f"{r}/val-torch-fp32.json" for r in runs}
     test = set(chain.index("test")["key"])
     mined = pd.read_parquet(chain.data("05_model_input", "shapes", "two_b0", "train_mined.parquet"))
     assert not test & set(mined["key"])

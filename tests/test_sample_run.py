@@ -6,8 +6,10 @@ that the chain works, not the exact numbers of one machine.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -109,13 +111,13 @@ def test_the_exported_model_answers_as_torch_does_on_every_validation_image(
     from hgnetv2_pipeline.data.index import read_index
     from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 
-    folder = sample_run.data("07_model_output/sample/ssld_stage2/b0/seed=0")
+    folder = sample_run.data("07_model_output/sample/best/b0/seed=0")
     assert read(folder / "manifest.json")["parity_error"] <= 5e-5
     engine = load_engine(folder / "model.onnx", engine="ort", threads=1)
     import pandas as pd
 
     rows = pd.read_parquet(
-        sample_run.data("08_reporting/sample/evaluation/ssld_stage2/b0/seed=0/"
+        sample_run.data("08_reporting/sample/evaluation/best/b0/seed=0/"
                         "val-torch-fp32.parquet")
     ).set_index("key")  # fmt: skip
     val = read_index(sample_run.data("02_intermediate/sample/index_val.parquet"))
@@ -149,6 +151,55 @@ def test_a_second_run_trains_nothing_and_changes_nothing(sample_run: SampleRun) 
     done = kedro(sample_run.project, "run")
     assert trainings(done.stdout) == 0
     assert state() == before
+
+
+def test_the_best_model_on_val_is_measured_exported_and_named_on_the_page(
+    sample_run: SampleRun,
+) -> None:
+    choice = read(sample_run.data("06_models/sample/best/b0/seed=0/choice.json"))
+    by_run = {each["run"]: each for each in choice["candidates"]}
+    used, leader = by_run[choice["used"]], by_run[choice["leader"]]
+    assert leader["right"] == max(each["right"] for each in by_run.values())
+    assert used["behind"] <= used["error"]
+    # What a training said of itself on val is what the choice found.
+    for each in by_run.values():
+        found = read(sample_run.data("06_models/sample", each["run"], "result.json"))
+        assert abs(found["val"]["top1_count"] - each["right"]) <= 1  # rounding of one image
+        assert (each["weights"], each["sha256"]) == (found["weights"], found["student_sha256"])
+    bundle = read(sample_run.data("07_model_output/sample/best/b0/seed=0/manifest.json"))
+    assert bundle["source_sha256"] == used["sha256"]
+    page = sample_run.data("08_reporting/sample/report/report.html").read_text(encoding="utf-8")
+    assert f"top-1 of {used['run']}, chosen on val" in page
+    for reason in choice["reasons"]:
+        assert reason in page and reason in sample_run.output
+    for each in by_run.values():
+        assert each["command"] in page
+
+
+def test_a_stage_2_that_makes_it_worse_is_not_used_and_is_named(
+    sample_run: SampleRun, tmp_path: Path
+) -> None:
+    """Same run, another stage 2: it alone is trained, the choice is made again, stage 1 ships."""
+    project = tmp_path / "project"
+    without = shutil.ignore_patterns("checkpoints", "mlflow.db*")  # no part of a result, and large
+    shutil.copytree(sample_run.project, project, symlinks=True, ignore=without)
+    models, best = project / "data/06_models/sample", "best/b0/seed=0"
+    before = read(models / best / "choice.json")
+    worse = "ssld_stage2.lr=0.05,ssld_stage2.steps=4,mlflow=false"
+    done = kedro(project, "run", "--pipelines", "evaluation,export", "--params", worse)
+    assert trainings(done.stdout) == 1
+    choice = read(models / best / "choice.json")
+    assert choice["used"] == "ssld_stage1/b0/seed=0"
+    assert "SSLD stage 2 lowered top-1 on val by" in done.stdout
+    assert "points against SSLD stage 1, mined, and is not used" in done.stdout
+    weights = (models / best / "student.safetensors").read_bytes()
+    assert weights == (models / choice["used"] / "student.safetensors").read_bytes()
+    card = read(project / "data/07_model_output/sample" / best / "manifest.json")
+    assert card["source_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert before in [read(path) for path in (models / "best/b0/archive").rglob("choice.json")]
+    done = kedro(project, "run", "--pipeline", "export", "--params", f"model=null,{worse}")
+    assert trainings(done.stdout) == 0
+    assert (project / "data/07_model_output/sample/ssld_stage2/b0/seed=0/model.onnx").is_file()
 
 
 @pytest.mark.slow

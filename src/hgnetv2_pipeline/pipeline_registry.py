@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
+from hgnetv2_pipeline.pipelines.best import pipeline as best
 from hgnetv2_pipeline.pipelines.comparison import pipeline as comparison
 from hgnetv2_pipeline.pipelines.evaluation import pipeline as evaluation
 from hgnetv2_pipeline.pipelines.export import pipeline as export
@@ -28,12 +29,13 @@ def register_pipelines() -> dict[str, Pipeline]:
     stage1 = mined + teacher_logits_pipeline()
     stage1 += training_pipeline("ssld_stage1", mined="mining.result", **taught)
     stage2 = stage1 + training_pipeline("ssld_stage2", start="ssld_stage1.run", **taught)
-    evaluated = stage2 + evaluation.create_pipeline()
-    exported = stage2 + export.create_pipeline()
+    compared = stage2 + comparison.create_pipeline()
+    chosen = compared + best.create_pipeline()
+    evaluated = chosen + evaluation.create_pipeline()
+    exported = chosen + export.create_pipeline()
     timed = exported + latency.create_pipeline()
     predicted = exported + prediction.create_pipeline()
-    compared = stage2 + comparison.create_pipeline()
-    reported = evaluated + timed + predicted + compared + reporting.create_pipeline()
+    reported = evaluated + timed + predicted + reporting.create_pipeline()
     return {
         "ingestion": ingested,
         "import_weights": imported,
@@ -46,6 +48,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "finetune": stage1
         + imported
         + training_pipeline("finetune", start="ssld_stage1.run", imported="import_weights.weights"),
+        "best": chosen,
         "evaluation": evaluated,
         "prediction": predicted,
         "export": exported,

@@ -22,6 +22,7 @@ from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
 from hgnetv2_pipeline.hooks import ProjectHooks
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
+from hgnetv2_pipeline.pipelines.best.nodes import choose_best
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
 from hgnetv2_pipeline.pipelines.export.nodes import export
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
@@ -29,10 +30,13 @@ from hgnetv2_pipeline.pipelines.prediction.nodes import predict
 from hgnetv2_pipeline.pipelines.training.nodes import make_trainer
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import (
+    BestParams,
+    ComparisonParams,
     EvaluationParams,
     ExportParams,
     PredictionParams,
     TeacherLogitsParams,
+    TeacherParams,
 )
 from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.variants import VARIANTS, Variant
@@ -170,6 +174,34 @@ def test_predictions_are_the_classes_above_their_thresholds_from_torch_and_onnx(
     assert all(len(row["class_ids"]) == 3 for row in typed("--model", model, "--threshold", "0"))
     every = load_engine(chain.run, "torch").card
     assert every.multi_label and every.thresholds == load_engine(folder, "ort").card.thresholds
+
+
+def test_the_best_of_several_labels_is_chosen_by_map_and_is_a_model_like_another(
+    chain: Chain,
+) -> None:
+    """Fine-tuned for a step that ruins it: the training that it started from is used."""
+    ruined = {"steps": 1, "lr": 0.1, "warmup_epochs": 0, "init": "train/b0/seed=0"}
+    config = TrainConfig.model_validate(chain.params["train"] | ruined)
+    logits = chain.given(TeacherLogitsParams, "teacher_logits")
+    make_trainer("finetune")(chain.told, config, logits, chain.lists)
+    folder = choose_best(
+        chain.told,
+        chain.given(BestParams, "best"),
+        chain.given(EvaluationParams, "evaluation"),
+        chain.given(ComparisonParams, "comparison"),
+        chain.given(TeacherParams, "train_teacher"),
+        chain.lists,
+    )
+    choice = json.loads((folder / "choice.json").read_text())
+    assert choice["used"] == "train/b0/seed=0" and choice["metric"] == "map"
+    found = {each["run"]: each["value"] for each in choice["candidates"]}
+    assert found["train/b0/seed=0"] == chain.evaluated()[0]["map"] > found["finetune/b0/seed=0"]
+    student = "student.safetensors"
+    assert (folder / student).read_bytes() == (chain.run / student).read_bytes()
+    best = chain.who.model_copy(update={"model": choice["model"]})
+    params = chain.given(ExportParams, "export")
+    card = json.loads((export(run_of(best), params, chain.lists)[0] / "manifest.json").read_text())
+    assert (card["task"], card["chosen_run"]) == ("multi_label", "train/b0/seed=0")
 
 
 def test_a_model_of_several_labels_is_not_measured_on_lists_of_one(

@@ -15,8 +15,8 @@ CATALOG = yaml.safe_load(
 )
 NAMES = {
     "ingestion", "import_weights", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "train",
-    "finetune", "evaluation", "prediction", "export", "latency", "comparison", "reporting",
-    "__default__",
+    "finetune", "best", "evaluation", "prediction", "export", "latency", "comparison",
+    "reporting", "__default__",
 }  # fmt: skip
 
 

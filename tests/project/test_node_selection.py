@@ -35,7 +35,11 @@ def test_a_named_model_makes_nothing_that_would_make_another(wanted: str, tags: 
 
     names = wanted.split("+")
     assert set(needed_tags(names, PIPELINES, {"model": "train/b0/seed=0"}, load)) == tags
-    assert needed_tags(names, PIPELINES, {"model": None}, load) == []
+    # Without a model, or with best, all that it is chosen from is needed; for stage 2 no arm is.
+    assert needed_tags(names, PIPELINES, {}, load) == []
+    assert needed_tags(names, PIPELINES, {"model": "best"}, load) == []
+    stage2 = set(needed_tags(names, PIPELINES, {"model": None}, load))
+    assert stage2 == (tags | STAGE1 | {"ssld_stage2"} if tags else set())
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,64 @@ def test_a_training_that_beats_the_exported_model_on_val_is_named_first(
         assert "not the model that is exported" not in html(inputs, tmp_path / "out")
 
 
+def chosen(inputs: ReportInputs, **given: Any) -> ReportInputs:
+    """``inputs`` of a model that was chosen: stage 1, which stage 2 made worse."""
+    stage1, stage2 = "ssld_stage1/b0/seed=0", "ssld_stage2/b0/seed=0"
+    counts = {stage2: (567, 0.06, 0.011), stage1: (611, 0.0, 0.0)}
+    choice = {
+        "model": "best/b0/seed=0", "used": stage1, "leader": stage1, "metric": "top1",
+        "split": "val", "n": 700, "standard_errors": 1.0, "left_out": {"train/b0/seed=0": "why"},
+        "candidates": [
+            {"run": run, "arm": arm, "label": f"SSLD {arm}", "seed": 0, "weights": "ema",
+             "sha256": "0", "value": right / 700, "right": right, "behind": behind, "error": error,
+             "command": f"kedro run --params model={run}"}
+            for arm, (run, (right, behind, error)) in zip(
+                ("stage2", "stage1"), counts.items(), strict=True
+            )
+        ],
+    }  # fmt: skip
+    assert inputs.root is not None
+    path = inputs.root / "choice.json"
+    path.write_text(json.dumps(choice | given), encoding="utf-8")
+    evaluation = json.loads(inputs.evaluations[0].read_text(encoding="utf-8"))
+    inputs.evaluations[0].write_text(json.dumps(evaluation | {"model": "best/b0/seed=0"}))
+    return dataclasses.replace(inputs, model="best/b0/seed=0", own={**inputs.own, "choice": path})
+
+
+def test_the_choice_of_the_best_model_is_told_on_the_card_in_the_chapter_and_on_the_terminal(
+    report_inputs: ReportInputs, tmp_path: Path
+) -> None:
+    inputs = chosen(report_inputs)
+    text = html(inputs, tmp_path / "out")
+    assert "top-1 of ssld_stage1/b0/seed=0, chosen on val" in text
+    assert "SSLD stage 1, mined over supervised only" in text
+    worse = (
+        "SSLD stage2 lowered top-1 on val by 6.0 ± 1.1 points against SSLD stage1, and is not used."
+    )
+    for told in (text, terminal_summary(inputs)):
+        assert worse in told and "train/b0/seed=0 is not used: why." in told
+        assert "not the model that is exported" not in told
+    cells = read(text).cells
+    place = cells.index("ssld_stage2/b0/seed=0")
+    assert cells[place + 2 : place + 8] == [
+        "ema", "81.0", "6.0", "1.1", "no", "kedro run --params model=ssld_stage2/b0/seed=0",
+    ]  # fmt: skip
+    assert "the test set was not looked at" in text
+
+
+@pytest.mark.parametrize(
+    "given", [{"model": "best/b4/seed=0"}, {"candidates": []}, {"used": "nobody"}]
+)
+def test_a_choice_that_does_not_fit_takes_only_what_it_would_say(
+    report_inputs: ReportInputs, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    inputs = chosen(report_inputs, **given)
+    text = html(inputs, tmp_path / "out")
+    assert "chosen on val" not in text
+    assert "From the pool to the mined list" in text
+    assert terminal_summary(inputs)
+
+
 def test_one_broken_evaluation_leaves_the_others(
     report_inputs: ReportInputs, tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ MADE_BY: Mapping[str, tuple[_Made, ...]] = {
     "finetune.train": (_Made("finetune"),),
     "comparison.train_arms": (_Made("comparison", sign="."),),
     "comparison.tabulate": (_Made("comparison_report"),),
+    "best.choose": (_Made("best"),),
     "evaluation.evaluate": (_Made("evaluation", "*", "*.manifest.json"),),
     "export.export": (_Made("export", sign="export.manifest.json"),),
     "latency.measure_latency": (_Made("latency", sign="latency.json"),),

@@ -36,6 +36,7 @@ FOLDERS: Mapping[str, str] = {
     "ssld_stage2": "data/06_models/{dataset}/ssld_stage2/{variant}/{run}",
     "finetune": "data/06_models/{dataset}/finetune/{variant}/{run}",
     "comparison": "data/06_models/{dataset}/comparison/{variant}/{run}",
+    "best": "data/06_models/{dataset}/best/{variant}/{run}",
     "evaluation": "data/08_reporting/{dataset}/evaluation/{model}",
     "export": "data/07_model_output/{dataset}/{model}",
     "latency": "data/08_reporting/{dataset}/latency/{model}",
@@ -48,6 +49,9 @@ FOLDERS: Mapping[str, str] = {
     "histories": "data/08_reporting/{dataset}/history/{model}",
     "report": "data/08_reporting/{dataset}/report",
 }
+
+# What ``model`` says for the one that is chosen on val among all trainings of a variant and run.
+BEST = "best"
 
 # One path segment: no slash, no leading dot, so that no name can lead out of its layer; and short,
 # since file systems take 255 bytes and names of our own are made of it.
@@ -188,7 +192,8 @@ def resolve(names: Mapping[str, Any], *, project: Path, environment: str) -> Ide
     """Make the identity from merged globals and runtime parameters.
 
     ``names`` needs variant, dataset, seed, teacher and download; ``run`` and ``model`` have
-    defaults that follow from them. Raises ``ParameterError`` naming what is wrong and where to
+    defaults that follow from them: without a ``model`` it is stage 2, with ``best`` the one that is
+    chosen. Raises ``ParameterError`` naming what is wrong and where to
     set it.
     """
     seed = names["seed"]
@@ -211,6 +216,8 @@ def resolve(names: Mapping[str, Any], *, project: Path, environment: str) -> Ide
     run = names.get("run") or f"seed={seed}"
     variant = str(names["variant"])
     model = names.get("model") or f"ssld_stage2/{variant}/{run}"
+    if model == BEST:
+        model = f"{BEST}/{variant}/{run}"
     from pydantic import ValidationError
 
     try:

@@ -48,7 +48,7 @@ def model_source(identity: Identity, model: str) -> str:
     )
     raise WeightsError(
         f"no finished run {model!r}{nearest(model, known)} of dataset {identity.dataset}; there "
-        f"are: {', '.join(known) or 'none'}. Train it (kedro run --pipeline "
+        f"are: {', '.join(known) or 'none'}. Make it (kedro run --pipeline "
         f"{model.split('/')[0]}) or name another (--params model=...)"
     )
 

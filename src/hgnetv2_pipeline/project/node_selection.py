@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.project.identity import FOLDERS
+from hgnetv2_pipeline.project.identity import BEST, FOLDERS
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # The pipelines whose results lie below a model's name take a trained model; naming one means that
 # nothing upstream of it is wanted.
 TAKES_MODEL = frozenset(name for name, folder in FOLDERS.items() if "{model}" in folder)
-# What such a pipeline waits for where no model is named.
-_MODEL = "ssld_stage2.run"
+# What such a pipeline waits for where no model is named: of the two stage 2 alone for null.
+_BEST, _STAGE2 = "best.run", "ssld_stage2.run"
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
 
 
@@ -88,8 +88,9 @@ def needed_tags(
     Where the weights they start from are named, nothing is trained to make others. ``load`` makes
     the ``ProjectConfigLoader``, which is asked only where the answer lies in the configuration.
     """
-    if set(wanted) <= TAKES_MODEL and params.get("model"):
-        given = {_MODEL}
+    model = params.get("model", BEST)
+    if set(wanted) <= TAKES_MODEL and model != BEST:
+        given = {_BEST} if model is None else {_BEST, _STAGE2}
     elif set(wanted) == {"finetune"}:
         given = _not_started_from(load(), pipelines["finetune"])
     else:

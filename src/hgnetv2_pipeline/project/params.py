@@ -67,7 +67,7 @@ def _unique(value: list[Any]) -> list[Any]:
 # What makes results, each of which can be asked for again.
 REDOABLE = (
     "ingestion", "import_weights", "train_teacher", "mining", "teacher_logits", "ssld_stage1",
-    "ssld_stage2", "train", "finetune", "comparison", "evaluation", "export", "latency",
+    "ssld_stage2", "train", "finetune", "comparison", "best", "evaluation", "export", "latency",
     "prediction", "reporting", "all",
 )  # fmt: skip
 
@@ -335,6 +335,15 @@ class ComparisonParams(_Block):
     jobs: Processes = Field(description="runs trained side by side")
 
 
+class BestParams(_Block):
+    """By which rule the model is chosen that is evaluated, exported and timed."""
+
+    standard_errors: Annotated[float, Field(ge=0, le=10)] = Field(
+        description="a candidate stays before one that is more accurate on val by no more than so "
+        "many standard errors of the paired difference; 0: the most accurate is used"
+    )
+
+
 class EvaluationParams(_Block):
     """How a model is measured."""
 
@@ -529,6 +538,7 @@ class RunParams(_Block):
     train: TrainConfig
     finetune: TrainConfig
     comparison: ComparisonParams
+    best: BestParams
     evaluation: EvaluationParams
     prediction: PredictionParams
     export: ExportParams

@@ -13,6 +13,7 @@ from typing import Any
 
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.project.identity import BEST
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def stages_for(
         "env": identity["environment"],
         **{key: identity[key] for key in ("dataset", "teacher", "variant", "run")},
         "split": params["split"],
-        "model": "ssld_stage2" if chain else "train",
+        "model": BEST if chain else "train",
     }
     stages = {}
     for stage, values in template["stages"].items():

@@ -20,13 +20,22 @@ from hgnetv2_pipeline.reporting.chapters import (
     teacher,
 )
 from hgnetv2_pipeline.reporting.chapters.published import PublishedModel, published_models
+from hgnetv2_pipeline.reporting.choice import (
+    choice_blocks,
+    explain_choice,
+    read_choice,
+    used_candidate,
+)
 from hgnetv2_pipeline.reporting.comparison import ArmSummary, better_training, difference
 from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
 
 # File of a chapter -> the folder of ``project.identity.FOLDERS`` it is in, and its name there.
-OWN: dict[str, tuple[str, str]] = {"teacher": ("train_teacher", "teacher.json")}
+OWN: dict[str, tuple[str, str]] = {
+    "teacher": ("train_teacher", "teacher.json"),
+    "choice": ("best", "choice.json"),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +65,7 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
         table = lines(
             terminal_table(summary_rows(summaries)),
             "gain: points over supervised only; +/-: its standard error (images and seeds)",
+            *_choice_told(inputs),
             *([better] if better else []),
         )
     except sections.MISSHAPEN as error:
@@ -65,11 +75,25 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
     return lines(banner, "", table) if banner else table
 
 
+def _choice_told(inputs: ReportInputs) -> list[str]:
+    """Which model is used and why; the page says what is wrong with a file that does not tell."""
+    try:
+        choice = read_choice(inputs, Ledger(inputs.root))
+        return explain_choice(choice) if choice else []
+    except sections.MISSHAPEN as error:
+        return [f"Which model is used is not known: {error}; {inputs.run_command} --pipeline best"]
+
+
 def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report:
     """Everything on the page, not yet HTML or Markdown."""
     ledger = Ledger(inputs.root)
     run = inputs.run_command
+    chosen = sections.section(
+        "Which model is used", "choice", f"{run} --pipeline best",
+        lambda: choice_blocks(inputs, ledger),
+    )  # fmt: skip
     chapters = (
+        *([chosen] if chosen.blocks else []),
         sections.section(
             "What SSLD gained", "comparison", f"{run} --pipeline comparison",
             lambda: comparison.comparison_blocks(inputs, ledger),
@@ -148,7 +172,9 @@ def _accuracy_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str,
         return []
     used, right, _ = tables.evaluation_counts(ours[0])
     behind = f"{ours[0]['split']}, {formats.count(used)} images"
-    return [(f"{formats.percent(right / used, used)} %", f"top-1 of {inputs.model}", behind)]
+    choice = read_choice(inputs, ledger)
+    what = f"{choice['used']}, chosen on val" if choice else inputs.model
+    return [(f"{formats.percent(right / used, used)} %", f"top-1 of {what}", behind)]
 
 
 def _gain_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
@@ -156,8 +182,13 @@ def _gain_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str
     splits = [summary.split for summary in summaries]
     split = "test" if "test" in splits else splits[0]
     arms: dict[str, ArmSummary] = {arm.arm: arm for arm in summaries if arm.split == split}
-    ours = arms.get("stage2" if inputs.model.startswith("ssld_stage2/") else "stage1")
-    if ours is None or "supervised" not in arms:
+    choice = read_choice(inputs, ledger)
+    if choice is not None:
+        arm = used_candidate(choice)["arm"]
+    else:
+        arm = "stage2" if inputs.model.startswith("ssld_stage2/") else "stage1"
+    ours = arms.get(arm)
+    if ours is None or arm == "supervised" or "supervised" not in arms:
         return []
     gain = difference(ours, arms["supervised"])
     runs = "one run" if len(ours.top1) == 1 else f"{len(ours.top1)} seeds"

@@ -14,11 +14,11 @@ from hgnetv2_pipeline.project.run import Run
 
 
 def evaluate(
-    run: Run, params: EvaluationParams, split: str, lists: Path, trained: Path
+    run: Run, params: EvaluationParams, split: str, lists: Path, *trained: Path
 ) -> tuple[Path, Path, Path, dict[str, Any]]:
     """Measure ``model`` on ``split``: JSON with the counts, parquet with a row per image.
 
-    ``trained`` is the run that the default model is; it is there for the order of the nodes.
+    ``trained`` are the models that need no name, the best one and stage 2's; they order the nodes.
     """
     known = Lists(lists)
     spec = evaluation_result(run, params, split, known)

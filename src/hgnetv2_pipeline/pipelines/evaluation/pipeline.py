@@ -18,6 +18,7 @@ def create_pipeline() -> Pipeline:
                     "params:evaluation",
                     "params:split",
                     "ingestion.lists",
+                    "best.run",
                     "ssld_stage2.run",
                 ],
                 outputs=[

@@ -19,12 +19,12 @@ from hgnetv2_pipeline.project.run import Run
 
 
 def export(
-    run: Run, params: ExportParams, lists: Path, trained: Path
+    run: Run, params: ExportParams, lists: Path, *trained: Path
 ) -> tuple[Path, dict[str, Any]]:
     """Export ``model`` to ONNX, checked before it lands under its name, and make the kit if asked.
 
     ``lists``: the images that lower precisions are calibrated on and judged by; an fp32 export
-    needs none. ``trained`` is there for the order of the nodes.
+    needs none. ``trained`` are the models that need no name; they order the nodes.
     """
     known = Lists(lists)
     made = run.produce(

@@ -13,7 +13,13 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 export,
-                inputs=["params:this_run", "params:export", "ingestion.lists", "ssld_stage2.run"],
+                inputs=[
+                    "params:this_run",
+                    "params:export",
+                    "ingestion.lists",
+                    "best.run",
+                    "ssld_stage2.run",
+                ],
                 outputs=["export.bundle", "export.export_history"],
                 name="export",
             ),

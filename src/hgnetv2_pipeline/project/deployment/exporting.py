@@ -10,6 +10,7 @@ from hgnetv2_pipeline.project.models import Loaded, load_model, model_inputs
 from hgnetv2_pipeline.project.params import ExportParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.training.choice import chosen_run
 
 
 def export_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
@@ -109,11 +110,14 @@ def write_tensorrt_kit(folder: Path, run: Run, params: ExportParams, lists: List
 def _metadata(run: Run, params: ExportParams, loaded: Loaded) -> dict[str, str]:
     from hgnetv2_pipeline.deployment.card import task_entries
 
-    sizes = params.tensorrt
+    sizes, model = params.tensorrt, run.identity.model
+    chosen = chosen_run(run.identity.run_folder(model))
     return {
         "variant": str(loaded.info.get("variant") or ""),
         "stage": str(loaded.info.get("stage") or ""),
-        "model": run.identity.model,
+        "model": model,
+        # The best model is a copy: whose is on its card.
+        **({"chosen_run": chosen} if chosen else {}),
         "source_sha256": str(loaded.info.get("sha256") or ""),
         "tensorrt_profile": f"{sizes.least},{sizes.best},{sizes.most}",
         **task_entries(loaded.info),
