@@ -503,7 +503,8 @@ for stage in sys.argv[2:]:
     print("TOLD" + json.dumps(told), flush=True)
 """
 STAGES = ("ingestion", "import_weights", "train_teacher", "mining", "ssld_stage1", "ssld_stage2",
-          "comparison", "evaluation", "export", "latency", "prediction", "reporting")  # fmt: skip
+          "comparison", "best", "evaluation", "export", "latency", "prediction",
+          "reporting")  # fmt: skip
 
 
 @pytest.mark.slow

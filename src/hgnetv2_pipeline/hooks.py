@@ -112,7 +112,7 @@ class ProjectHooks:
         from hgnetv2_pipeline.project.models import check_model
         from hgnetv2_pipeline.project.node_selection import TAKES_MODEL
         from hgnetv2_pipeline.project.params import TeacherParams
-        from hgnetv2_pipeline.project.teacher import check_probes
+        from hgnetv2_pipeline.project.teaching.probes import check_probes
 
         identity = Identity.model_validate(self._params["this_run"]["identity"])
         named = [identity.model] if tags & TAKES_MODEL else []

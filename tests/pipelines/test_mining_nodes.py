@@ -53,7 +53,8 @@ WEB = 60
 def mining(**given: Any) -> MiningParams:
     values: dict[str, Any] = {
         "batch_size": 16, "shard_rows": 25, "workers": 0, "processes": 1, "features": False,
-        "k": 8, "target_total": None, "min_conf": 0.0, "top_p": 1, "diversity": None,
+        "rank_by": "confidence", "k": 8, "target_total": None, "min_conf": 0.0, "top_p": 1,
+        "diversity": None,
         "exclude": [], "label_mode": "teacher_top1", "max_bad": 0.5, "deduplicate": DEDUP,
         "purity": {"probes": "val", "images": 10},
     }  # fmt: skip
@@ -95,7 +96,7 @@ class Project:
 
     def audit(self, lists: Path, scores: Path, mined: Path, params: MiningParams) -> dict[str, Any]:
         run, teacher = self.run, self.run.folder("train_teacher")
-        probes = score_probes(run, params, lists, teacher)
+        probes = score_probes(run, params, lists, teacher, scores)
         purity = estimate_purity(run, params, lists, scores, mined, probes)
         counts: dict[str, Any] = read_json(audit(run, params, lists, scores, mined, purity)[1])
         return counts
@@ -443,3 +444,30 @@ def test_label_mode_zero_writes_label_0_for_what_was_mined(usual: Project, plain
     assert (lines[own.index] == own).all()
     first = plain.listed.set_index("path")["label"]
     assert (first[plain.mined["key"]] == plain.mined["label"].to_numpy()).all()
+
+
+def test_by_typicality_all_that_is_like_the_labelled_images_is_mined(project: Project) -> None:
+    """Scores, hidden probes and the labelled images themselves are measured by one reference."""
+    lists = project.ingest()
+    by_confidence = project.mine_from(lists, k=1000).raw
+    typical = project.mine_from(lists, True, rank_by="typicality", k=None, min_conf=0.3)
+    raw = typical.raw
+    assert not np.array_equal(raw["score_q"], by_confidence["score_q"])
+    assert [list(ids) for ids in raw["top_ids"]] == [list(ids) for ids in by_confidence["top_ids"]]
+    taken = set(raw.loc[raw["score_q"] >= 300_000, "key"]) - typical.barred
+    copies = len(taken) - len(typical.mined)
+    assert 0 <= copies <= 2, "of images with the same bytes one is mined"
+    assert set(typical.mined["key"]) <= taken
+    assert typical.mined["score_q"].min() >= 300_000
+    reference = project.run.folder("reference")
+    assert (reference / "reference.safetensors").is_file()
+    again = stamps(reference), stamps(typical.scores)
+    project.mine_from(lists, True, rank_by="typicality", k=None, min_conf=0.5)
+    assert (stamps(reference), stamps(typical.scores)) == again, (
+        "another limit scores nothing again"
+    )
+
+
+def test_typicality_has_no_second_classes() -> None:
+    with pytest.raises(ValueError, match=r"top_p 2 asks for second classes.*rank_by: confidence"):
+        mining(rank_by="typicality", top_p=2)

@@ -15,11 +15,11 @@ from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
 from hgnetv2_pipeline.pipelines.train_teacher.nodes import train_teacher
 from hgnetv2_pipeline.project import models
-from hgnetv2_pipeline.project import teacher as teacher_record
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import EvaluationParams, TeacherParams
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
 from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.teaching import teacher as teacher_record
 from run_params import parameters
 from tiny_project import identity, run_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.project.params import GateParams
-from hgnetv2_pipeline.project.teacher import check_gate
+from hgnetv2_pipeline.project.teaching.teacher import check_gate
 
 
 def record(right: int, members: list[int], majority: int | None = None) -> dict[str, Any]:

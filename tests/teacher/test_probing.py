@@ -20,7 +20,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.models.simple_features import SIDE, SimpleFeatures
 from hgnetv2_pipeline.project.params import TeacherParams
-from hgnetv2_pipeline.project.teacher import check_probes, probe_name
+from hgnetv2_pipeline.project.teaching.probes import check_probes, probe_name
 from hgnetv2_pipeline.teacher.member_answers import member_probabilities
 from hgnetv2_pipeline.teacher.probing import ProbeConfig, fit_probe, probe_size
 from hgnetv2_pipeline.teacher.teacher import load_teacher

@@ -48,6 +48,7 @@ def choose(
         **recipe,
         **epochs,
         **_teacher(variant, recipe, epochs, official=teacher_file, packaged=packaged),
+        "SELF_TRAINING": 3 if found.pool_images and not found.several else 0,
     }
 
 

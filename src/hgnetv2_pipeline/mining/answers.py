@@ -16,6 +16,7 @@ from hgnetv2_pipeline.data.decode import Colour
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 from hgnetv2_pipeline.teacher.teacher import Member, load_teacher, mean_log_probability
+from hgnetv2_pipeline.teacher.typicality import Reference, unit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _KEPT = 10
@@ -29,7 +30,8 @@ class Scores:
     zero up to rounding; ``lse`` holds it all the same, and ``exp(top_logits - lse)`` is exact.
     ``features``, if asked for, are what each member's classifier sees, scaled to length 1 and put
     side by side [N, D].
-    ``score_q`` is the best probability in millionths: noise in the last bits cannot reorder it.
+    ``score_q`` is the best probability, or how typical the image is of its class, in millionths:
+    noise in the last bits cannot reorder it.
     """
 
     top_ids: NDArray[np.int32]
@@ -42,7 +44,7 @@ class Scores:
 class Scorer:
     """A teacher that scores a pool, each member with the preprocessing of its weights.
 
-    ``background`` is that of the pool.
+    ``background`` is that of the pool; with a ``reference`` images are scored by typicality.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Scorer:
         weights_root: Path,
         preprocess: Preprocess | None,
         background: Colour | None = None,
+        reference: Reference | None = None,
         dtype: str,
         device: str,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES, "--params mining.dtype=...")
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
+        self.reference = reference and reference.to(self.device)
         self.teacher = load_teacher(
             specs,
             classes=num_classes,
@@ -83,8 +87,8 @@ class Scorer:
                 _watched(member) as before,
             ):
                 logits = self.teacher.answer(member, pixels)
-            if features:
-                seen.append(torch.nn.functional.normalize(before[-1].float().flatten(1)))
+            if features or self.reference:
+                seen.append(unit(before[-1]))
             if not bool(torch.isfinite(logits).all()):
                 raise WeightsError(
                     f"teacher {member.spec} answers with numbers that are not finite: "
@@ -96,10 +100,16 @@ class Scorer:
         # topk leaves equal values in any order; the smaller class first is the same everywhere.
         order = np.lexsort((ids, -values), axis=1)
         values = np.take_along_axis(values, order, axis=1).astype(np.float32)
+        ids = np.take_along_axis(ids, order, axis=1)
         lse = torch.logsumexp(log_mean, dim=1).cpu().numpy().astype(np.float32)
         best = np.exp(values[:, 0].astype(np.float64) - lse)
+        if self.reference:
+            guesses = torch.from_numpy(ids[:, 0].copy()).to(self.device)
+            log_best = torch.from_numpy(values[:, 0] - lse).to(self.device)
+            together = unit(torch.cat(seen, dim=1))
+            best = self.reference.typicality(log_best, guesses, together).cpu().numpy()
         return Scores(
-            top_ids=np.take_along_axis(ids, order, axis=1).astype(np.int32),
+            top_ids=ids.astype(np.int32),
             top_logits=values,
             lse=lse,
             score_q=np.rint(best * 1e6).astype(np.uint32),

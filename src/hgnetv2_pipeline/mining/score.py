@@ -19,12 +19,13 @@ from hgnetv2_pipeline.data import decode, index, quarantine
 from hgnetv2_pipeline.data.index import images_hash
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.preprocess import Preprocess
-from hgnetv2_pipeline.durable import sha256_json
+from hgnetv2_pipeline.durable import sha256_file, sha256_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.input.batches import Source
 from hgnetv2_pipeline.input.loader import made_batches
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.mining.answers import Scorer
+from hgnetv2_pipeline.mining.reference import read_reference
 from hgnetv2_pipeline.mining.score_shards import (
     pool_rows,
     pool_slices,
@@ -157,6 +158,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
         weights_root=spec.weights_root,
         preprocess=None if how is None else Preprocess.from_dict(how),
         background=index.decoding_in(spec.index).background,
+        reference=None if spec.reference is None else read_reference(spec.reference),
         dtype=spec.dtype,
         device=spec.device,
     )
@@ -234,14 +236,16 @@ class _Pass:
 
     def _identity(self, rows: pd.DataFrame) -> dict[str, Any]:
         """What a shard is made from: other images, teachers or precision give another."""
+        spec = self.spec
         return {
             "format": 2,
             "inputs_sha256": images_hash(rows),
             "teachers": self.scorer.teacher.identity,
-            "num_classes": self.spec.num_classes,
-            "dtype": self.spec.dtype,
-            "batch_size": self.spec.batch_size,
-            "features": self.spec.features,
+            "num_classes": spec.num_classes,
+            "dtype": spec.dtype,
+            "batch_size": spec.batch_size,
+            "features": spec.features,
+            **({} if spec.reference is None else {"reference": sha256_file(spec.reference)}),
         }
 
     def _scores(self, rows: pd.DataFrame) -> tuple[dict[str, Any], list[dict[str, str]]]:

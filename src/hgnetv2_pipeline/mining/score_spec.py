@@ -37,6 +37,9 @@ class ScoreSpec(BaseModel):
     """Loader processes."""
     features: bool
     """Whether to keep what the teachers' classifiers see."""
+    reference: Path | None = None
+    """Labelled images that typicality is measured by (``reference``); null: the score is the
+    probability of the best class."""
     dtype: str
     """Precision of the teachers: float32, bfloat16 or float16."""
     device: str

@@ -39,6 +39,7 @@ MADE_BY: Mapping[str, tuple[_Made, ...]] = {
     "import_weights.import_weights": (_Made("import_weights", sign="."),),
     "train_teacher.train_teacher": (_Made("train_teacher", sign="teacher.manifest.json"),),
     "mining.score_pool": (
+        _Made("reference"),
         _Made("scores"),
         _Made("guarded", sign=""),
         _Made("quarantine", "mining", "mining.manifest.json"),

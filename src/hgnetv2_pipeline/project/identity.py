@@ -24,6 +24,7 @@ FOLDERS: Mapping[str, str] = {
     "resized": "data/03_primary/{dataset}/resized",
     "pool_index": "data/03_primary/{dataset}/pool",
     "scores": "data/04_feature/{dataset}/{teacher}/scores",
+    "reference": "data/04_feature/{dataset}/{teacher}/reference",
     "guarded": "data/04_feature/{dataset}/{teacher}/guarded",
     "probes": "data/04_feature/{dataset}/{teacher}/probes",
     "mining": "data/05_model_input/{dataset}/{teacher}",

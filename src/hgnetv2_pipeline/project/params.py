@@ -183,6 +183,16 @@ class GateParams(_Block):
     )
 
 
+class SelfTrainingParams(_Block):
+    """Probes that learn from the pool as well."""
+
+    rounds: Annotated[int, Field(ge=0, le=20)] = Field(
+        description="how often images of the pool are chosen and the classifiers of the probes "
+        "fitted to them and the labelled ones; 0: to the labelled ones alone"
+    )
+    images: Count = Field(description="of the pool, at most, drawn by the seed")
+
+
 class TeacherParams(_Block):
     """What the teacher is, and how its members are trained."""
 
@@ -205,6 +215,7 @@ class TeacherParams(_Block):
     choose: Literal["all", "best"] = Field(
         description="who teaches: all, or the best on val and those whose help is clear there"
     )
+    self_training: SelfTrainingParams
     bn: BatchNorm = Field(
         description="statistics of the frozen teacher's batch norms when it teaches online; "
         "PaddleClas happens to use those of the batch"
@@ -273,9 +284,14 @@ class MiningParams(_Block):
         description="that share the scoring, on a GPU each if there are any"
     )
     features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
+    rank_by: Literal["confidence", "typicality"] = Field(
+        description="what images are ranked by. confidence: the teacher's probability; typicality: "
+        "the share of labelled images that are less typical of their class, which also tells what "
+        "belongs to no class"
+    )
     k: Count | None = Field(description="images per class; null: by target_total or a stated rule")
     target_total: Count | None = Field(description="the smallest k that brings so many images")
-    min_conf: Share = Field(description="the least probability the teacher must give")
+    min_conf: Share = Field(description="the least confidence or typicality, as rank_by says")
     top_p: Count = Field(description="an image may serve its 1st..top_p-th class")
     diversity: Annotated[int, Field(ge=0, le=64)] | None = Field(
         description="pHash distance up to which two images of a class count as the same"
@@ -294,6 +310,11 @@ class MiningParams(_Block):
             raise ValueError(
                 "the channel 'features' of deduplicate compares what mining.features keeps; set "
                 "mining.features: true"
+            )
+        if self.top_p > 1 and self.rank_by == "typicality":
+            raise ValueError(
+                f"top_p {self.top_p} asks for second classes, which have no typicality; set "
+                "mining.rank_by: confidence or mining.top_p: 1"
             )
         return self
 

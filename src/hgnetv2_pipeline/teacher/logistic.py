@@ -65,37 +65,122 @@ def fit_classifier(
         DataError: features are not finite, a label is out of range, or there is one class.
     """
     _check(features, labels, classes)
-    kind = torch.float64 if device == "cpu" else torch.float32
-    x = torch.as_tensor(np.asarray(features), device=device).to(kind)
-    mean, spread = x.mean(dim=0), x.std(dim=0, unbiased=False)
-    # What hardly varies is noise once it is scaled up.
-    scale = torch.where(spread > 1e-4 * spread.max(), 1 / spread.clamp_min(1e-12), 0.0)
-    x = (x - mean) * scale
+    scale = Scaling.of(features, device)
+    x = scale.apply(features)
     y = torch.as_tensor(labels, device=device)
     weights = _weights(y, classes, balanced)
-    fold = _folds(labels, folds)
-    held_out = {value: torch.zeros(len(x), classes, dtype=kind, device=device) for value in l2}
+    fold = folds_of(labels, folds)
+    held_out = {value: x.new_zeros(len(x), classes) for value in l2}
     for number in np.unique(fold):
         inside = torch.as_tensor(fold != number, device=device)
-        start = torch.zeros(classes, x.shape[1] + 1, dtype=kind, device=device)
+        start = x.new_zeros(classes, x.shape[1] + 1)
         for value in l2:  # each starts from the one before, which is near
             start = _minimise(x[inside], y[inside], weights[inside], value, start)
             held_out[value][~inside] = _logits(x[~inside], start)
     losses = {value: _loss(answers, y, weights) for value, answers in held_out.items()}
     best = min(losses, key=lambda value: losses[value])
     temperature = _temperature(held_out[best], y, weights)
-    solution = torch.zeros(classes, x.shape[1] + 1, dtype=kind, device=device)
+    solution = x.new_zeros(classes, x.shape[1] + 1)
     for value in [one for one in l2 if one >= best]:
         solution = _minimise(x, y, weights, value, solution)
-    weight = solution[:, :-1] * scale / temperature
-    bias = solution[:, -1] / temperature - weight @ mean
-    return Classifier(
-        weight=weight.float().cpu().numpy(),
-        bias=bias.float().cpu().numpy(),
-        l2=best,
-        temperature=temperature,
-        held_out=(held_out[best] / temperature).log_softmax(dim=1).float().cpu().numpy(),
-    )
+    log_probability = (held_out[best] / temperature).log_softmax(dim=1).float().cpu().numpy()
+    return Standardised(scale, solution, best).classifier(temperature, log_probability)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What makes features have mean 0 and a standard deviation of 1, each [D]."""
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, features: NDArray[np.floating], device: str) -> Scaling:
+        """From features [N, D]; what hardly varies is noise once it is scaled up, and is left out.
+
+        Computed in float32; on a CPU in float64.
+        """
+        x = _as_tensor(features, device)
+        mean, spread = x.mean(dim=0), x.std(dim=0, unbiased=False)
+        scale = torch.where(spread > 1e-4 * spread.max(), 1 / spread.clamp_min(1e-12), 0.0)
+        return cls(mean, scale)
+
+    def apply(self, features: NDArray[np.floating]) -> Tensor:
+        """Scaled features [N, D]."""
+        return (_as_tensor(features, str(self.mean.device)) - self.mean) * self.scale
+
+
+def _as_tensor(features: NDArray[np.floating], device: str) -> Tensor:
+    kind = torch.float64 if device == "cpu" else torch.float32
+    return torch.as_tensor(np.asarray(features), device=device).to(kind)
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """A classifier on scaled features: ``solution`` is [C, D + 1], biases last."""
+
+    scale: Scaling
+    solution: Tensor
+    l2: float
+
+    @classmethod
+    def fit(
+        cls,
+        features: NDArray[np.floating],
+        labels: NDArray[np.int64],
+        classes: int,
+        *,
+        l2: float,
+        balanced: bool = False,
+        device: str = "cpu",
+        weights: NDArray[np.floating] | None = None,
+        scaled_as: int | None = None,
+    ) -> Standardised:
+        """Fit with a known penalty.
+
+        ``weights`` [N] are what each image counts; ``scaled_as``: the features are scaled as the
+        first so many of them alone would be.
+        """
+        _check(features, labels, classes)
+        scale = Scaling.of(features[:scaled_as], device)
+        x, y = scale.apply(features), torch.as_tensor(labels, device=device)
+        each = _weights(y, classes, balanced)
+        if weights is not None:
+            each = each * torch.as_tensor(weights, device=device)
+            each = each * (len(each) / each.sum())
+        start = x.new_zeros(classes, x.shape[1] + 1)
+        return cls(scale, _minimise(x, y, each, l2, start), l2)
+
+    def logits(self, features: NDArray[np.floating]) -> NDArray[np.floating]:
+        """[N, C], in the precision of the fit."""
+        found: NDArray[np.floating] = (
+            _logits(self.scale.apply(features), self.solution).cpu().numpy()
+        )
+        return found
+
+    def classifier(
+        self, temperature: float, held_out: NDArray[np.float32] | None = None
+    ) -> Classifier:
+        """The same on features as they are, its logits divided by ``temperature``."""
+        weight = self.solution[:, :-1] * self.scale.scale / temperature
+        bias = self.solution[:, -1] / temperature - weight @ self.scale.mean
+        none = np.zeros((0, len(bias)), dtype=np.float32)
+        return Classifier(
+            weight=weight.float().cpu().numpy(),
+            bias=bias.float().cpu().numpy(),
+            l2=self.l2,
+            temperature=temperature,
+            held_out=none if held_out is None else held_out,
+        )
+
+
+def calibrated(
+    logits: NDArray[np.floating], labels: NDArray[np.int64], classes: int, balanced: bool = False
+) -> tuple[float, NDArray[np.float32]]:
+    """The temperature with the least log-loss, and the log-probabilities [N, C] with it."""
+    answers, y = torch.as_tensor(logits), torch.as_tensor(labels)
+    temperature = _temperature(answers, y, _weights(y, classes, balanced))
+    return temperature, (answers / temperature).log_softmax(dim=1).float().numpy()
 
 
 def _check(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> None:
@@ -120,7 +205,7 @@ def _weights(labels: Tensor, classes: int, balanced: bool) -> Tensor:
     return each * (len(each) / each.sum())
 
 
-def _folds(labels: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
+def folds_of(labels: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
     """The fold [N] of each image: the images of a class take turns."""
     fold = np.zeros(len(labels), dtype=np.int64)
     for one in np.unique(labels):

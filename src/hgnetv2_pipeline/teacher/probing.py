@@ -23,6 +23,7 @@ from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.teacher.logistic import FOLDS, Classifier, fit_classifier
+from hgnetv2_pipeline.teacher.self_training import ROUNDS, Features, SelfTraining, self_train
 from hgnetv2_pipeline.weights.probes import SIMPLE, build_trunk
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ class ProbeConfig:
     Attributes:
         size: pixels a side that the network sees; None: ``probe_size``.
         balanced: every class weighs the same.
+        rounds: of self-training: how often images of the pool are chosen and learnt from.
         batch_size, workers: of reading the images.
         max_bad: share of unreadable images above which it stops.
     """
 
     size: int | None = None
     balanced: bool = False
+    rounds: int = ROUNDS
     batch_size: int = 64
     workers: int = 0
     max_bad: float = 0.0
@@ -108,9 +111,103 @@ def fit_probe(
         DataError: images without a label, a class without an image, features that are not finite.
         ParameterError, WeightsError: of ``spec``.
     """
+    _check_labels(samples)
+    how = how or ProbeConfig()
+    probe, preprocess = _unfitted(spec, samples, len(classes), weights_root, how, device)
+    began = time.process_time()
+    features, labels = image_features(
+        probe, samples, root, preprocess=preprocess, how=how, device=device,
+    )  # fmt: skip
+    _check_all_classes(labels, classes)
+    extracted = time.process_time()
+    classifier = fit_classifier(
+        features, labels, len(classes), balanced=how.balanced, device=device
+    )
+    fitted = time.process_time()
+    right = int((classifier.held_out.argmax(axis=1) == labels).sum())
+    found = FittedProbe(
+        _with_classifier(probe, classifier), preprocess, classifier, len(labels), right,
+        extracted - began, fitted - extracted,
+    )  # fmt: skip
+    _log.info(
+        "probe %s at %d pixels: %d of %d held-out images right (%.1f %%); features %.0f CPU-s, "
+        "fitted in %.1f", spec, preprocess.crop, right, len(labels), 100 * right / len(labels),
+        found.features_seconds, found.fit_seconds,
+    )  # fmt: skip
+    if min(np.bincount(labels)) < FOLDS:
+        _log.warning("a class has fewer than %d images: its probabilities are guesses", FOLDS)
+    return found
+
+
+def self_train_probes(
+    specs: Sequence[str],
+    samples: pd.DataFrame,
+    pool: pd.DataFrame,
+    root: Path,
+    *,
+    classes: Sequence[str],
+    weights_root: Path,
+    how: ProbeConfig | None = None,
+    device: str = "cpu",
+) -> tuple[SelfTraining, dict[str, tuple[Probe, Preprocess]]]:
+    """Probes trained on labelled and on unlabelled images; see ``self_training.self_train``.
+
+    Args:
+        specs, samples, root, classes, weights_root, how: as of ``fit_probe``.
+        pool: unlabelled images.
+
+    Returns what was found, and each probe that took part with its preprocessing, by its spec.
+
+    Raises:
+        DataError, ParameterError, WeightsError: as ``fit_probe``.
+    """
+    _check_labels(samples)
+    how, unlabelled = how or ProbeConfig(), pool.assign(label=0)
+    probes: list[tuple[Probe, Preprocess]] = []
+    seen, labels = [], np.zeros(0, np.int64)
+    for spec in specs:
+        probe, preprocess = _unfitted(spec, samples, len(classes), weights_root, how, device)
+        labelled, labels = image_features(
+            probe, samples, root, preprocess=preprocess, how=how, device=device
+        )
+        others, _ = image_features(
+            probe, unlabelled, root, preprocess=preprocess, how=how, device=device
+        )
+        seen.append(Features(labelled, others))
+        probes.append((probe, preprocess))
+    _check_all_classes(labels, classes)
+    found = self_train(
+        seen, labels, len(classes), balanced=how.balanced, rounds=how.rounds, device=device
+    )
+    _log.info(
+        "self-training: %s learnt from %d of %d pool images; of %d labelled images that a "
+        "rehearsal held out, %d were right before and %d after",
+        " and ".join(specs[one] for one in found.partners), found.taken, len(pool),
+        found.held_out, found.right_before, found.right_after,
+    )  # fmt: skip
+    trained = {}
+    for one, classifier in zip(found.partners, found.classifiers, strict=True):
+        probe, preprocess = probes[one]
+        trained[specs[one]] = (_with_classifier(probe, classifier), preprocess)
+    return found, trained
+
+
+def _check_labels(samples: pd.DataFrame) -> None:
     if samples["label"].isna().any():
         raise DataError("a probe needs a label for every image")
-    how = how or ProbeConfig()
+
+
+def _check_all_classes(labels: NDArray[np.int64], classes: Sequence[str]) -> None:
+    missing = sorted(set(range(len(classes))) - set(labels.tolist()))
+    if missing:
+        raise DataError(f"class {classes[missing[0]]!r} has no readable image to fit a probe on")
+
+
+def _unfitted(
+    spec: str, samples: pd.DataFrame, classes: int, weights_root: Path, how: ProbeConfig,
+    device: str,
+) -> tuple[Probe, Preprocess]:  # fmt: skip
+    """A frozen network on ``device``, its classifier yet to be fitted, and its preprocessing."""
     trunk, number, known = build_trunk(spec, weights_root)
     own = Preprocess.from_dict(known["preprocess"])
     side = own.crop if known["fixed"] else how.size or probe_size(own.crop, short_side(samples))
@@ -122,36 +219,18 @@ def fit_probe(
     preprocess = dataclasses.replace(
         own, resize_short=side, crop=side, background=decoding_of(samples).background
     )
-    probe = Probe(trunk, number, len(classes), size=side).eval().requires_grad_(False)
+    probe = Probe(trunk, number, classes, size=side).eval().requires_grad_(False)
     probe.to(torch.device(device), memory_format=torch.channels_last)
-    began = time.process_time()
-    features, labels = image_features(
-        probe, samples, root, preprocess=preprocess, how=how, device=device,
-    )  # fmt: skip
-    missing = sorted(set(range(len(classes))) - set(labels.tolist()))
-    if missing:
-        raise DataError(f"class {classes[missing[0]]!r} has no readable image to fit a probe on")
-    extracted = time.process_time()
-    classifier = fit_classifier(
-        features, labels, len(classes), balanced=how.balanced, device=device
-    )
-    fitted = time.process_time()
+    return probe, preprocess
+
+
+def _with_classifier(probe: Probe, classifier: Classifier) -> Probe:
+    """``probe`` on the CPU, with the weights that were found."""
     with torch.no_grad():
         probe.fc.weight.copy_(torch.from_numpy(classifier.weight))
         probe.fc.bias.copy_(torch.from_numpy(classifier.bias))
-    right = int((classifier.held_out.argmax(axis=1) == labels).sum())
-    found = FittedProbe(
-        probe.cpu(), preprocess, classifier, len(labels), right,
-        extracted - began, fitted - extracted,
-    )  # fmt: skip
-    _log.info(
-        "probe %s at %d pixels: %d of %d held-out images right (%.1f %%); features %.0f CPU-s, "
-        "fitted in %.1f", spec, side, right, len(labels), 100 * right / len(labels),
-        found.features_seconds, found.fit_seconds,
-    )  # fmt: skip
-    if min(np.bincount(labels)) < FOLDS:
-        _log.warning("a class has fewer than %d images: its probabilities are guesses", FOLDS)
-    return found
+    probe.cpu()
+    return probe
 
 
 def image_features(

@@ -7,7 +7,7 @@ from pathlib import Path
 from hgnetv2_pipeline.project.params import ComparisonParams, TeacherLogitsParams, TeacherParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import RECORD, read_teacher
+from hgnetv2_pipeline.project.teaching.teacher import RECORD, read_teacher
 from hgnetv2_pipeline.project.training.arms import Recipes, make_unmined_list, train_missing_arms
 from hgnetv2_pipeline.project.training.arms_table import list_trainings, log_table, write_table
 from hgnetv2_pipeline.training.config import TrainConfig

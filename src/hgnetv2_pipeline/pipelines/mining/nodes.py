@@ -9,6 +9,7 @@ from hgnetv2_pipeline.project.mining import auditing
 from hgnetv2_pipeline.project.mining.auditing import mined_inputs, write_audit, write_purity
 from hgnetv2_pipeline.project.mining.scoring import (
     list_unreadable,
+    reference_file,
     score_guarded_sets,
     score_hidden_probes,
     score_sources,
@@ -24,7 +25,7 @@ from hgnetv2_pipeline.project.mining.selecting import (
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import read_teacher
+from hgnetv2_pipeline.project.teaching.teacher import read_teacher
 
 
 def score_pool(run: Run, mining: MiningParams, lists: Path, teacher: Path) -> Path:
@@ -81,14 +82,22 @@ def select(run: Run, mining: MiningParams, lists: Path, scores: Path, pairs: Pat
     return made.folder
 
 
-def score_probes(run: Run, mining: MiningParams, lists: Path, teacher: Path) -> Path:
-    """The teacher's answer to labelled images, which tell how pure the list is; none is mined."""
+def score_probes(run: Run, mining: MiningParams, lists: Path, teacher: Path, scores: Path) -> Path:
+    """The teacher's answer to labelled images, which tell how pure the list is; none is mined.
+
+    They are scored as the pool was (``scores``), by the same reference.
+    """
     known, found = Lists(lists), read_teacher(teacher, run.identity)
+    reference = reference_file(run, mining)
     made = run.produce(
         ResultSpec(
             folder=run.folder("probes"),
             pipeline="mining",
-            inputs={"probes": known.index(mining.purity.probes), "teacher": found.record},
+            inputs={
+                "probes": known.index(mining.purity.probes),
+                "teacher": found.record,
+                **({} if reference is None else {"reference": reference}),
+            },
             params={
                 **mining.purity.model_dump(mode="json"),
                 **mining.model_dump(include={"batch_size", "shard_rows"}),

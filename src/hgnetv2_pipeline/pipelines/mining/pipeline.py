@@ -54,6 +54,7 @@ def create_pipeline() -> Pipeline:
                     "params:mining",
                     "ingestion.lists",
                     "train_teacher.teacher",
+                    "mining.scores",
                 ],
                 outputs="mining.probes",
                 name="score_probes",

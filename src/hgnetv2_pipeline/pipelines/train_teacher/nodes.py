@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hgnetv2_pipeline.durable import read_json, write_json
+from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.models import weights_input
 from hgnetv2_pipeline.project.params import TeacherParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import RECORD, check_gate, fit_probes, judge_candidates
+from hgnetv2_pipeline.project.teaching.probes import fit_probes, self_train
+from hgnetv2_pipeline.project.teaching.teacher import RECORD, check_gate, write_record
 from hgnetv2_pipeline.project.training.members import train_members
 
 
@@ -21,6 +22,8 @@ def train_teacher(run: Run, teacher: TeacherParams, lists: Path) -> Path:
     """
     known = Lists(lists)
     candidates = fit_probes(run, teacher, known) + (teacher.source or train_members(run, teacher))
+    trained = self_train(run, teacher, known)
+    candidates += trained.members if trained else []
     weights = {candidate: weights_input(run.identity, candidate) for candidate in candidates}
     choice = {"choose": teacher.choose} if teacher.choose != "all" else {}
     made = run.produce(
@@ -32,7 +35,7 @@ def train_teacher(run: Run, teacher: TeacherParams, lists: Path) -> Path:
             params={"bn": teacher.bn, "device": run.device, **choice},
             outputs=[RECORD],
         ),
-        lambda aside: write_json(aside / RECORD, judge_candidates(run, teacher, known, weights)),
+        lambda aside: write_record(aside, run, teacher, known, weights, trained),
     )
     check_gate(run.identity, teacher.gate, read_json(made.folder / RECORD))
     return made.folder

@@ -9,7 +9,7 @@ from pathlib import Path
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import read_teacher
+from hgnetv2_pipeline.project.teaching.teacher import read_teacher
 from hgnetv2_pipeline.project.training.runs import run_spec, stored_logits, train_student
 from hgnetv2_pipeline.project.training.teacher_logits import make_store, store_result, store_spec
 from hgnetv2_pipeline.training.config import TrainConfig

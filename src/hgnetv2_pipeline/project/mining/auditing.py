@@ -103,7 +103,7 @@ def _parameters(block: BaseModel, prefix: str = "mining.") -> list[tuple[str, An
         value = getattr(block, name)
         if isinstance(value, BaseModel):
             rows += _parameters(value, f"{prefix}{name}.")
-        elif name not in NOT_OF_THE_LIST:
+        elif name not in NOT_OF_THE_LIST or name == "rank_by":
             rows.append((prefix + name, value, field.description or ""))
     return rows
 

@@ -8,38 +8,84 @@ from hgnetv2_pipeline.project.lists import Lists, PoolSource
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import TeacherRecord
+from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
 from hgnetv2_pipeline.shards import shard_slices
+
+REFERENCE = "reference.safetensors"
 
 
 def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord) -> None:
     """Score the sources that are new or have changed; the others are left as they are."""
     from hgnetv2_pipeline.mining.score_shards import write_sources
 
-    sources = lists.pool_sources()
+    sources, reference = lists.pool_sources(), make_reference(run, mining, lists, teacher)
     for source in sources:
-        _score_source(run, mining, lists, teacher, source)
+        _score_source(run, mining, lists, teacher, source, reference)
     write_sources(run.folder("scores"), [source.name for source in sources])
 
 
+def reference_file(run: Run, mining: MiningParams) -> Path | None:
+    """The labelled images that typicality is measured by; None where confidence ranks."""
+    return run.folder("reference") / REFERENCE if mining.rank_by == "typicality" else None
+
+
+def make_reference(
+    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord
+) -> Path | None:
+    """Make ``reference_file`` where it is needed and not there."""
+    file = reference_file(run, mining)
+    if file is None:
+        return None
+
+    def make(folder: Path) -> None:
+        from hgnetv2_pipeline.data.index import write_index
+        from hgnetv2_pipeline.mining.reference import choose_reference, write_reference
+
+        chosen = choose_reference(lists.frame("train"), run.identity.seed)
+        index = write_index(folder / "index_reference.parquet", chosen)
+        score_images(run, mining, teacher, index, folder / "scores", features=True)
+        write_reference(folder / REFERENCE, folder / "scores", chosen)
+
+    run.produce(
+        ResultSpec(
+            folder=file.parent,
+            pipeline="mining",
+            inputs={"train": lists.index("train"), "teacher": teacher.record},
+            params=mining.model_dump(include={"shard_rows", "batch_size"})
+            | {"seed": run.identity.seed},
+            outputs=[REFERENCE],
+            resumable=True,
+        ),
+        make,
+    )
+    return file
+
+
 def _score_source(
-    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, source: PoolSource
-) -> None:
+    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, source: PoolSource,
+    reference: Path | None,
+) -> None:  # fmt: skip
     from hgnetv2_pipeline.mining.score_shards import score_store
 
     store, shards = score_store(Path()), shard_slices(source.images, mining.shard_rows)
 
     def make(folder: Path) -> None:
         tracker.begin(folder)
-        index, features = lists.index("pool"), mining.features
-        score_images(run, mining, teacher, index, folder, prefix=source.prefix, features=features)
+        score_images(
+            run, mining, teacher, lists.index("pool"), folder, prefix=source.prefix,
+            features=mining.features, reference=reference,
+        )  # fmt: skip
 
     run.produce(
         ResultSpec(
             folder=run.folder("scores") / source.name,
             pipeline="mining",
-            inputs={"pool": source.sha256, "teacher": teacher.record},
+            inputs={
+                "pool": source.sha256,
+                "teacher": teacher.record,
+                **({} if reference is None else {"reference": reference}),
+            },
             params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
             outputs=[
                 "plan.json",
@@ -111,7 +157,8 @@ def score_hidden_probes(
     chosen = lists.frame(mining.purity.probes)
     probes = choose_probes(chosen, mining.purity.images, run.identity.seed)
     index = write_index(folder / "index_probes.parquet", probes)
-    score_images(run, mining, teacher, index, folder / "probes")
+    reference = reference_file(run, mining)
+    score_images(run, mining, teacher, index, folder / "probes", reference=reference)
 
 
 def score_images(
@@ -123,6 +170,7 @@ def score_images(
     *,
     prefix: str = "",
     features: bool = False,
+    reference: Path | None = None,
 ) -> None:
     """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
     from hgnetv2_pipeline.devices import known_device
@@ -142,6 +190,7 @@ def score_images(
         batch_size=mining.batch_size,
         workers=mining.workers,
         features=features,
+        reference=reference,
         dtype="float32",
         device=known_device(run.device),
         max_bad=mining.max_bad,

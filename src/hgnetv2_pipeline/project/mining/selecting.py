@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from hgnetv2_pipeline.mining.candidates import Candidates
 
-# What changes how long mining takes, or what is reported of it, and not one line of the list.
+# What changes how long mining takes, or what is reported of it, and not one line of the list made
+# from the same scores (rank_by changes the scores).
 NOT_OF_THE_LIST = {
-    "workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "purity",
+    "workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "purity", "rank_by",
 }  # fmt: skip
 
 
@@ -44,10 +45,14 @@ def write_mined(
     """Write the mined list, and stage 1's training set: it and the labelled images together."""
     from hgnetv2_pipeline.mining import mined_list, selection
 
+    chosen_from = candidates(run, mining, scores, decided_pairs(pairs))
+    target = mining.target_total
+    if mining.k is None and target is None and mining.rank_by == "typicality":
+        target = chosen_from.pool.rows  # all that min_conf lets through
     mined = selection.select(
-        candidates(run, mining, scores, decided_pairs(pairs)),
+        chosen_from,
         k=mining.k,
-        target_total=mining.target_total,
+        target_total=target,
         top_p=mining.top_p,
         diversity=mining.diversity,
     )

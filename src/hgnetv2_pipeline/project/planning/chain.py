@@ -23,7 +23,7 @@ from hgnetv2_pipeline.project.planning.table import Row, as_text, row_of
 from hgnetv2_pipeline.project.planning.teaching import stand_ins, teacher_rate
 from hgnetv2_pipeline.project.results import Result, Reuse
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import RECORD, TeacherRecord, read_teacher
+from hgnetv2_pipeline.project.teaching.teacher import RECORD, TeacherRecord, read_teacher
 from hgnetv2_pipeline.project.training.arms import Recipes, arm_folders, finished_arms
 from hgnetv2_pipeline.project.training.members import member_spec
 from hgnetv2_pipeline.project.training.runs import (

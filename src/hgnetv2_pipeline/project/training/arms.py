@@ -17,7 +17,7 @@ from hgnetv2_pipeline.project.lists import Lists, count_rows
 from hgnetv2_pipeline.project.params import ComparisonParams, TeacherLogitsParams, TeacherParams
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import TeacherRecord, read_teacher
+from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord, read_teacher
 from hgnetv2_pipeline.project.training.runs import (
     Training,
     begin_run,

@@ -14,7 +14,7 @@ from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.printable import lines
 from hgnetv2_pipeline.project.params import ComparisonParams, TeacherParams
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import RECORD
+from hgnetv2_pipeline.project.teaching.teacher import RECORD
 from hgnetv2_pipeline.project.training.arms import arm_folders
 
 _log = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from hgnetv2_pipeline.project.params import (
 )
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import RECORD
+from hgnetv2_pipeline.project.teaching.teacher import RECORD
 from hgnetv2_pipeline.project.training.arms_table import LABELS, list_trainings
 
 if TYPE_CHECKING:

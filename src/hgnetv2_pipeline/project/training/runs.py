@@ -11,7 +11,7 @@ from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse, Work
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import TeacherRecord
+from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
 from hgnetv2_pipeline.training.config import (
     FREE,

@@ -7,7 +7,7 @@ from pathlib import Path
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teacher import TeacherRecord
+from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
 from hgnetv2_pipeline.project.training.runs import resized_images
 from hgnetv2_pipeline.training.config import StoreSpec, TrainConfig

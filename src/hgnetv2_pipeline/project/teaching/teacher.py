@@ -1,12 +1,10 @@
-"""The teacher as a result: probes fitted, candidates judged on val, its record and its gate."""
+"""The teacher as a result: candidates judged on val, its record and its gate."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,10 @@ from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
-from hgnetv2_pipeline.project.models import model_source, weights_input
+from hgnetv2_pipeline.project.models import model_source
 from hgnetv2_pipeline.project.params import GateParams, TeacherParams
-from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.teaching.probes import SelfTrained
 from hgnetv2_pipeline.training.config import TeacherConfig
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 RECORD = "teacher.json"
-WEIGHTS, PROBE_RECORD = "student.safetensors", "probe.json"
 
 
 @dataclass(frozen=True)
@@ -48,128 +45,26 @@ def read_teacher(folder: Path, identity: Identity) -> TeacherRecord:
     return TeacherRecord(TeacherConfig(members=members, bn=values["bn"]), record)
 
 
-def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
-    """Fit the probes that are not there yet; their run ids end in ``probe=NAME``."""
-    names = []
-    check_probes(teacher, run.identity.project)
-    for trunk in teacher.probes:
-        folder = run.folder("train_teacher") / f"probe={probe_name(trunk)}"
-        run.produce(
-            ResultSpec(
-                folder=folder,
-                pipeline="train_teacher",
-                inputs={
-                    "train": lists.index("train"),
-                    "trunk": weights_input(run.identity, trunk),
-                },
-                params={
-                    "size": teacher.probe_size,
-                    "balanced": teacher.recipe.class_balance != "none",
-                    "classes": lists.classes,
-                },
-                outputs=[WEIGHTS, PROBE_RECORD],
-            ),
-            partial(_fit, run, trunk, teacher, lists),
-        )
-        names.append(folder.relative_to(run.folder("models")).as_posix())
-    return names
-
-
-def check_probes(teacher: TeacherParams, project: Path) -> None:
-    """Refuse probes that cannot be fitted, without reading weights; hours before it would show.
-
-    Raises ``ParameterError`` or ``WeightsError``.
-    """
-    from hgnetv2_pipeline.weights.probes import check_trunk
-
-    if not (teacher.members or teacher.source or teacher.probes):
-        raise ParameterError(
-            "there is no teacher: set train_teacher.members, train_teacher.source or "
-            "train_teacher.probes (conf/<env>/parameters.yml or --params)"
-        )
-    named: dict[str, str] = {}
-    for spec in teacher.probes:
-        check_trunk(spec, project)
-        if (other := named.setdefault(probe_name(spec), spec)) != spec:
-            raise ParameterError(
-                f"train_teacher.probes: {other} and {spec} would have the same name, "
-                f"{probe_name(spec)}; rename one of the files"
-            )
-
-
-def probe_name(spec: str) -> str:
-    """A probe's folder: ``tf_efficientnet_lite0`` of ``timm:tf_efficientnet_lite0:packaged``."""
-    from hgnetv2_pipeline.weights.probes import trunk_name
-
-    # Two files of one network are two probes.
-    file = Path(spec.partition("@")[2]).stem
-    name = trunk_name(spec).removeprefix("timm:") + (f"-{file}" if file else "")
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
-
-
-def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path) -> None:
-    from hgnetv2_pipeline.teacher.probing import ProbeConfig, fit_probe
-    from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
-
-    recipe = teacher.recipe
-    found = fit_probe(
-        spec,
-        lists.frame("train"),
-        run.folder("raw"),
-        classes=lists.classes,
-        weights_root=run.identity.project,
-        how=ProbeConfig(
-            size=teacher.probe_size,
-            balanced=recipe.class_balance != "none",
-            workers=recipe.workers,
-            max_bad=recipe.max_bad,
-        ),
-        device=known_device(run.device),
-    )
-    save_probe(
-        aside / WEIGHTS,
-        found.probe,
-        trunk=trunk_name(spec),
-        preprocess=found.preprocess,
-        classes=lists.classes,
-    )
-    write_json(
-        aside / PROBE_RECORD,
-        {
-            "trunk": spec,
-            "size": found.probe.size,
-            "images": found.images,
-            "held_out_right": found.held_out_right,
-            "l2": found.classifier.l2,
-            "temperature": found.classifier.temperature,
-            "features_cpu_seconds": round(found.features_seconds, 1),
-            "fit_cpu_seconds": round(found.fit_seconds, 1),
-        },
-    )
-
-
-def judge_candidates(
-    run: Run, teacher: TeacherParams, lists: Lists, candidates: Mapping[str, Path | str]
-) -> dict[str, Any]:
-    """What ``teacher.json`` says: who teaches, what they score on val, and which bytes they are.
+def write_record(
+    aside: Path, run: Run, teacher: TeacherParams, lists: Lists,
+    candidates: Mapping[str, Path | str], trained: SelfTrained | None = None,
+) -> None:  # fmt: skip
+    """Write ``teacher.json``: who teaches, what they score on val, and which bytes they are.
 
     Whatever learns from the teacher depends on this record alone, so the weights of every member
     are in it, wherever they come from; timm's names alone have none to be hashed. ``candidates``
-    are the weights by name.
+    are the weights by name, those of ``trained`` among them.
     """
     import numpy as np
 
-    from hgnetv2_pipeline.teacher.choosing import choose_members
-
     probabilities, labels = _answers_to_val(run, candidates, teacher, lists)
     right = {name: _right(answers, labels) for name, answers in probabilities.items()}
-    members, judged = list(candidates), {}
-    if teacher.choose == "best":
-        choice = choose_members(probabilities, labels)
-        members = list(choice.members)
-        judged = {"candidates": choice.reasons, "candidates_top1_count": right}
+    members, reasons = _who_teaches(teacher, probabilities, labels, trained)
+    judged = {"candidates": reasons, "candidates_top1_count": right} if reasons else {}
+    if trained:
+        judged["self_training"] = {**trained.record, "teaches": members == trained.members}
     mean = np.mean([probabilities[name] for name in members], axis=0)
-    return {
+    record = {
         "members": members,
         "bn": teacher.bn,
         "sha256": {
@@ -186,6 +81,44 @@ def judge_candidates(
         },
         **judged,
     }
+    write_json(aside / RECORD, record)
+
+
+def _who_teaches(
+    teacher: TeacherParams,
+    probabilities: Mapping[str, NDArray[np.float64]],
+    labels: NDArray[np.int64],
+    trained: SelfTrained | None,
+) -> tuple[list[str], dict[str, str]]:
+    """The members, and of every candidate why it teaches or does not; none where all do."""
+    from hgnetv2_pipeline.teacher.choosing import choose_members, keep_self_trained
+
+    if trained is None or not trained.record["helps"]:
+        turned = trained.members if trained else []
+        alone = {name: p for name, p in probabilities.items() if name not in turned}
+        why = dict.fromkeys(turned, "self-training made held-out images worse")
+        if teacher.choose == "all":
+            return list(alone), dict.fromkeys(alone, "all candidates teach") | why if why else {}
+        choice = choose_members(alone, labels)
+        return list(choice.members), choice.reasons | why
+    group = trained.members
+    if teacher.choose == "all":
+        replaced = {Path(name).name for name in group}
+        others = [
+            name
+            for name in probabilities
+            if name not in group and Path(name).name.removeprefix("probe=") not in replaced
+        ]
+        return group + others, {}
+    alone = {name: p for name, p in probabilities.items() if name not in group}
+    choice = choose_members(alone, labels)
+    kept, why_group = keep_self_trained(
+        [probabilities[name] for name in group],
+        [alone[name] for name in choice.members],
+        labels,
+    )
+    reasons = choice.reasons | dict.fromkeys(group, why_group)
+    return (group if kept else list(choice.members)), reasons
 
 
 def _answers_to_val(
