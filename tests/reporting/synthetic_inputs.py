@@ -273,6 +273,11 @@ def teacher() -> dict[str, Any]:
             f"train_teacher/b0/probe={HOSTILE}": 401,
             "train_teacher/b0/member=1": 566,
         },
+        "self_training": {
+            "probes": [HOSTILE], "pool_images": 1500, "learnt_from": 420, "held_out": 60,
+            "held_out_right_before": 50, "held_out_right_after": 48, "helps": True,
+            "teaches": False,
+        },
     }  # fmt: skip
 
 

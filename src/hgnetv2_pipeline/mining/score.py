@@ -167,7 +167,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     mine = shard_slices(listed, spec.shard_rows, spec.rank, spec.world_size)
     totals = {"listed": 0, "scored": 0, "quarantined": 0, "shards": len(mine), "shards_reused": 0}
     todo = sum(part.stop - part.start for part in mine.values())
-    with stop_on_signal() as stop, _exact(), Progress(todo, "scoring the pool", "img") as progress:
+    with stop_on_signal() as stop, _exact(), Progress(todo, "scoring", "img") as progress:
         work = _Pass(spec, scorer, ledger, stop, progress)
         for number, rows in enumerate(pool_slices(spec.index, spec.shard_rows, spec.prefix)):
             if number in mine:
@@ -179,7 +179,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     if spec.rank == 0:
         # Others may still be at work on theirs.
         score_store(spec.out).sweep(count, alone=False)
-    _log.info("pool: %(listed)d listed, %(scored)d scored, %(quarantined)d quarantined; "
+    _log.info("images: %(listed)d listed, %(scored)d scored, %(quarantined)d quarantined; "
               "%(shards)d shards, %(shards_reused)d of them reused", totals)  # fmt: skip
     return totals | {"teachers": scorer.teacher.identity, "pool_listed": listed}
 
@@ -258,7 +258,7 @@ class _Pass:
         batches = -(-len(rows) // spec.batch_size)
         for seen in made_batches(maker, 0, batches, spec.workers, self.ledger):
             if self.stop:
-                raise Interrupted("asked to stop while scoring the pool; run again to go on")
+                raise Interrupted("asked to stop while scoring images; run again to go on")
             scores = self.scorer.score(seen.images, features=spec.features)
             columns["key"] += seen.keys
             columns["phash64"] += seen.phashes

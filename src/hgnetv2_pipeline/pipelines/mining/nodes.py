@@ -13,6 +13,7 @@ from hgnetv2_pipeline.project.mining.scoring import (
     score_guarded_sets,
     score_hidden_probes,
     score_sources,
+    scored_by,
 )
 from hgnetv2_pipeline.project.mining.selecting import (
     NOT_OF_THE_LIST,
@@ -88,15 +89,13 @@ def score_probes(run: Run, mining: MiningParams, lists: Path, teacher: Path, sco
     They are scored as the pool was (``scores``), by the same reference.
     """
     known, found = Lists(lists), read_teacher(teacher, run.identity)
-    reference = reference_file(run, mining)
     made = run.produce(
         ResultSpec(
             folder=run.folder("probes"),
             pipeline="mining",
             inputs={
                 "probes": known.index(mining.purity.probes),
-                "teacher": found.record,
-                **({} if reference is None else {"reference": reference}),
+                **scored_by(found, reference_file(run, mining)),
             },
             params={
                 **mining.purity.model_dump(mode="json"),

@@ -30,6 +30,11 @@ def reference_file(run: Run, mining: MiningParams) -> Path | None:
     return run.folder("reference") / REFERENCE if mining.rank_by == "typicality" else None
 
 
+def scored_by(teacher: TeacherRecord, reference: Path | None) -> dict[str, Path]:
+    """What scores follow from besides the images, by role."""
+    return {"teacher": teacher.record, **({} if reference is None else {"reference": reference})}
+
+
 def make_reference(
     run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord
 ) -> Path | None:
@@ -81,11 +86,7 @@ def _score_source(
         ResultSpec(
             folder=run.folder("scores") / source.name,
             pipeline="mining",
-            inputs={
-                "pool": source.sha256,
-                "teacher": teacher.record,
-                **({} if reference is None else {"reference": reference}),
-            },
+            inputs={"pool": source.sha256, **scored_by(teacher, reference)},
             params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
             outputs=[
                 "plan.json",

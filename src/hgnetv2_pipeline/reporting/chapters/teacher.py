@@ -35,7 +35,25 @@ def teacher_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     if majority is not None:  # records of an earlier version lack it
         share = formats.percent(majority / n, n)
         said += f" Naming the largest class every time is right on {share} %."
-    return [Text(said), _candidates(record, counts, n)]
+    learnt = record.get("self_training")
+    return [
+        Text(said),
+        *([Text(_self_training(learnt))] if learnt else []),
+        _candidates(record, counts, n),
+    ]
+
+
+def _self_training(found: Mapping[str, Any]) -> str:
+    """How the probes learnt from the pool, and what became of it."""
+    said = (
+        f"Self-training: {' and '.join(map(formats.words, found['probes']))} learnt from "
+        f"{formats.count(int(found['learnt_from']))} of {formats.count(int(found['pool_images']))} "
+        "images of the pool, with the classes that they themselves gave them. In a rehearsal on "
+        f"{formats.count(int(found['held_out']))} labelled images that were held out, "
+        f"{formats.count(int(found['held_out_right_before']))} were right before and "
+        f"{formats.count(int(found['held_out_right_after']))} after."
+    )
+    return said if found["teaches"] else said + " It does not teach."
 
 
 def _turned_away(record: Mapping[str, Any]) -> Mapping[str, Any]:
