@@ -1,83 +1,139 @@
-"""Probes as teachers on emoji: how many they get right, where and in how many CPU seconds.
+"""Probes as teachers on emoji: how many they get right, where, and in how many CPU seconds.
 
     python benchmarks/bench_emoji_teachers.py [--set FOLDER] [--probe timm:NAME@FILE ...]
 
-The set is that of ``emoji_set.py``, made where it is missing (``npm`` fetches 136 MB; without it
-this prints a line and ends). Probes are fitted to all of Google's labelled images. Counted are the
+The set is that of ``emoji_set.py``, made where it is missing (``npm`` fetches 136 MB). Probes are
+fitted to all of Google's labelled images, alone and with self-training on the pool. Counted are the
 right answers on the images held out in cross-validation, on other emoji of the same vendor (test),
-on the same emoji of a vendor that was never labelled (other), and on the pool, of which a third is
-of no class. Transparency is composited on white, or, in a last row, dropped as the decoder does.
+on the same emoji of a vendor that was never labelled (other), and on the images of the pool that
+belong to a class. A second table ranks the pool and counts how pure its best images are.
+Transparency is composited on white; in a last row it is dropped.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import emoji_set
 import numpy as np
-import pandas as pd
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
+from hgnetv2_pipeline.data.decode import Colour
+from hgnetv2_pipeline.data.index import with_background
 from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_unlabelled
-from hgnetv2_pipeline.input.loader import normalise
 from hgnetv2_pipeline.processor import describe
-from hgnetv2_pipeline.teacher.probing import FittedProbe, fit_probe
+from hgnetv2_pipeline.teacher.logistic import Classifier, fit_classifier
+from hgnetv2_pipeline.teacher.probing import ProbeConfig, image_features, unfitted_probe
+from hgnetv2_pipeline.teacher.self_training import LEAST_TYPICAL, Features, self_train
+from hgnetv2_pipeline.teacher.typicality import fit_reference, unit
 from hgnetv2_pipeline.weights.packages import installed_packages
 
-
-def on_white(source: Path, target: Path) -> None:
-    """A copy of a tree of images, each composited on white."""
-    for path in sorted(source.rglob("*.png")):
-        image = Image.open(path).convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        Image.alpha_composite(white, image).convert("RGB").save(copy)
+SETS = ("test", "other", "pool")
+DEPTHS = (800, 1500, 2200)
 
 
-def answers(found: FittedProbe, samples: pd.DataFrame, root: Path) -> np.ndarray:
-    """Classes [N] that the probe names."""
-    named = []
-    for at in range(0, len(samples), 64):
-        paths = samples["path"].iloc[at : at + 64]
-        pixels = np.stack([found.preprocess.image(root / path) for path in paths])
-        x = normalise(
-            torch.from_numpy(pixels).permute(0, 3, 1, 2),
-            found.preprocess.mean, found.preprocess.std,
-        )  # fmt: skip
-        with torch.inference_mode():
-            named.append(found.probe(x).argmax(dim=1).numpy())
-    return np.concatenate(named)
+@dataclass(frozen=True)
+class Seen:
+    """What a probe sees of each set: features [N, D], labels [N] (-1: of no class), CPU seconds."""
+
+    name: str
+    size: int
+    features: dict[str, NDArray[np.float32]]
+    labels: dict[str, NDArray[np.int64]]
+    labelled_seconds: float
+    pool_seconds: float
 
 
-def row(spec: str, folder: Path, name: str, truth: dict[str, str]) -> str:
+def look(spec: str, folder: Path, background: Colour | None) -> Seen:
+    """Read all images with one probe."""
     labelled = scan_folder_tree(folder / "labelled")
-    classes = list(labelled.classes)
-    found = fit_probe(
-        spec, labelled.samples, folder / "labelled", classes=classes, weights_root=Path.cwd()
-    )
-    counts = [f"{found.held_out_right} of {found.images}"]
-    for which in ("test", "other"):
-        scan = scan_folder_tree(folder / which)
-        right = int((answers(found, scan.samples, folder / which) == scan.samples["label"]).sum())
-        counts.append(f"{right} of {len(scan.samples)}")
+    with (folder / "pool_truth.csv").open(newline="", encoding="utf-8") as file:
+        truth = {line["key"]: line["class"] for line in csv.DictReader(file)}
+    samples = {
+        which: scan_folder_tree(folder / which).samples for which in ("labelled", "test", "other")
+    }
     pool = scan_unlabelled(folder / "pool").samples
-    began = time.process_time()
-    said = [classes[number] for number in answers(found, pool, folder / "pool")]
-    taken = time.process_time() - began
-    known = [truth[key] for key in pool["key"]]
-    right = sum(one == other for one, other in zip(said, known, strict=True))
-    counts.append(f"{right} of {sum(bool(one) for one in known)}")
-    seconds = f"{found.features_seconds:.0f} + {found.fit_seconds:.0f} + {taken:.0f}"
-    return f"| {name} | {found.probe.size} | {' | '.join(counts)} | {seconds} |"
+    of_class = {name: label for label, name in enumerate(labelled.classes)}
+    samples["pool"] = pool.assign(label=[of_class.get(truth[key], -1) for key in pool["key"]])
+    samples = {which: with_background(rows, background) for which, rows in samples.items()}
+    how = ProbeConfig()
+    probe, preprocess = unfitted_probe(
+        spec, samples["labelled"], len(of_class), Path.cwd(), how, "cpu"
+    )
+    features, labels, seconds = {}, {}, {}
+    for which, rows in samples.items():
+        began = time.process_time()
+        features[which], _ = image_features(
+            probe, rows.assign(label=0), folder / which, preprocess=preprocess, how=how,
+            device="cpu",
+        )  # fmt: skip
+        labels[which] = rows["label"].to_numpy(np.int64)
+        seconds[which] = time.process_time() - began
+    return Seen(spec, probe.size, features, labels, seconds["labelled"], seconds["pool"])
+
+
+def log_mean(
+    seen: Sequence[Seen], classifiers: Sequence[Classifier], which: str
+) -> NDArray[np.floating]:
+    """Logarithm [N, C] of the mean probability."""
+    each = [
+        torch.from_numpy(one.features[which] @ c.weight.T + c.bias).softmax(dim=1)
+        for one, c in zip(seen, classifiers, strict=True)
+    ]
+    mean: NDArray[np.floating] = torch.stack(each).mean(dim=0).log().numpy()
+    return mean
+
+
+def counts(seen: Sequence[Seen], classifiers: Sequence[Classifier]) -> str:
+    """Right answers of test, other and pool, as cells."""
+    cells = []
+    for which in SETS:
+        labels = seen[0].labels[which]
+        right = log_mean(seen, classifiers, which).argmax(axis=1) == labels
+        cells.append(f"{right.sum():,} of {(labels >= 0).sum():,}")
+    return " | ".join(cells)
+
+
+def held_out(classifiers: Sequence[Classifier], labels: NDArray[np.int64]) -> str:
+    mean = np.mean([np.exp(one.held_out) for one in classifiers], axis=0)
+    return f"{(mean.argmax(axis=1) == labels).sum()} of {len(labels)}"
+
+
+def ranking(name: str, seen: Sequence[Seen], classifiers: Sequence[Classifier]) -> list[str]:
+    """A row for each way to rank the pool: of the best images, how many are of their class."""
+
+    def together(which: str) -> torch.Tensor:
+        return unit(torch.cat([unit(torch.from_numpy(o.features[which])) for o in seen], dim=1))
+
+    labels = torch.from_numpy(seen[0].labels["labelled"])
+    known = torch.from_numpy(log_mean(seen, classifiers, "labelled")).max(dim=1)
+    found = torch.from_numpy(log_mean(seen, classifiers, "pool")).max(dim=1)
+    reference = fit_reference(known.values, known.indices, together("labelled"), labels)
+    typical = reference.typicality(found.values, found.indices, together("pool")).numpy()
+    truth, guesses = seen[0].labels["pool"], found.indices.numpy()
+
+    def purity(taken: NDArray[np.bool_] | NDArray[np.int64]) -> str:
+        right, strange = (guesses == truth)[taken], (truth < 0)[taken]
+        return f"{100 * right.mean():.1f} ({100 * strange.mean():.1f})"
+
+    rows = []
+    for by, score in (("confidence", found.values.numpy()), ("typicality", typical)):
+        order = np.argsort(-score, kind="stable")
+        cells = " | ".join(purity(order[:n]) for n in DEPTHS)
+        rows.append(f"| {name} | {by} | {cells} | |")
+    taken = typical >= LEAST_TYPICAL
+    rows.append(f"| {name} | typicality | | | | {taken.sum():,}: {purity(taken)} |")
+    return rows
 
 
 def main() -> None:
+    """Print both tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,19 +143,48 @@ def main() -> None:
     torch.set_num_threads(1)
     if not (given.set / "pool_truth.csv").is_file():
         emoji_set.build(emoji_set.fetch(given.set / "npm"), given.set)
-    with (given.set / "pool_truth.csv").open(newline="", encoding="utf-8") as file:
-        truth = {line["key"]: line["class"] for line in csv.DictReader(file)}
-    probes = given.probe or [
-        "simple", *(f"timm:{name}:packaged" for name in reversed(installed_packages()))
-    ]  # fmt: skip
+    packaged = [f"timm:{name}:packaged" for name in installed_packages()[:1]]
+    probes = given.probe or [*packaged, "simple"]
     print(f"{describe()}; torch {torch.__version__}, one thread")
-    print("| probe | pixels | held out | test | other | pool | CPU s: features + fit + pool |")
+    print("| probes | pixels | held out | test | other | pool | CPU s: features + fit + pool |")
     print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        on_white(given.set, Path(folder))
-        for spec in probes:
-            print(row(spec, Path(folder), spec, truth), flush=True)
-        print(row(probes[-1], given.set, f"{probes[-1]}, transparency dropped", truth), flush=True)
+    every = [look(spec, given.set, (255, 255, 255)) for spec in probes]
+    dropped = look(probes[0], given.set, None)
+    ranked: list[str] = []
+    groups = [[one] for one in every] + ([every] if len(every) > 1 else [])
+    for seen in [*groups, [dropped]]:
+        labels = seen[0].labels["labelled"]
+        classes = int(labels.max()) + 1
+        name = " and ".join(one.name for one in seen)
+        name += ", transparency dropped" if seen[0] is dropped else ""
+        sizes = ", ".join(str(one.size) for one in seen)
+        began = time.process_time()
+        plain = [fit_classifier(one.features["labelled"], labels, classes) for one in seen]
+        fit = time.process_time() - began
+        looked = sum(one.labelled_seconds for one in seen), sum(one.pool_seconds for one in seen)
+        print(
+            f"| {name} | {sizes} | {held_out(plain, labels)} | {counts(seen, plain)} | "
+            f"{looked[0]:.0f} + {fit:.0f} + {looked[1]:.0f} |",
+            flush=True,
+        )
+        if seen[0] is dropped:
+            break
+        ranked += ranking(name, seen, plain)
+        began = time.process_time()
+        views = [Features(one.features["labelled"], one.features["pool"]) for one in seen]
+        found = self_train(views, labels, classes)
+        partners = [seen[place] for place in found.partners]
+        print(
+            f"| {name}, self-trained on {found.taken:,} | {sizes} | rehearsal: "
+            f"{found.right_before}, then {found.right_after} of {found.held_out} | "
+            f"{counts(partners, found.classifiers)} | {time.process_time() - began:.0f} more |",
+            flush=True,
+        )
+        ranked += ranking(f"{name}, self-trained", partners, found.classifiers)
+    print("\n| probes | ranked by | " + " | ".join(f"best {n:,}" for n in DEPTHS)
+          + f" | all of {LEAST_TYPICAL} and more |")  # fmt: skip
+    print("|---|---|---|---|---|---|\n" + "\n".join(ranked))
+    print("% right (% of no class)")
 
 
 if __name__ == "__main__":

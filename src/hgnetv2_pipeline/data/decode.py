@@ -66,6 +66,8 @@ ALPHA: dict[str, Colour | None] = {
 
 # Our own cap is stricter than the size at which Pillow starts to warn, and it is an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow suggests to keep transparency; what becomes of it is stated above.
+warnings.filterwarnings("ignore", message="Palette images with Transparency", module="PIL")
 
 _ORIENTATION_TAG = 0x0112
 _JPEG_SCAN, _JPEG_END = b"\xda", b"\xff\xd9"

@@ -113,7 +113,7 @@ def fit_probe(
     """
     _check_labels(samples)
     how = how or ProbeConfig()
-    probe, preprocess = _unfitted(spec, samples, len(classes), weights_root, how, device)
+    probe, preprocess = unfitted_probe(spec, samples, len(classes), weights_root, how, device)
     began = time.process_time()
     features, labels = image_features(
         probe, samples, root, preprocess=preprocess, how=how, device=device,
@@ -166,7 +166,7 @@ def self_train_probes(
     probes: list[tuple[Probe, Preprocess]] = []
     seen, labels = [], np.zeros(0, np.int64)
     for spec in specs:
-        probe, preprocess = _unfitted(spec, samples, len(classes), weights_root, how, device)
+        probe, preprocess = unfitted_probe(spec, samples, len(classes), weights_root, how, device)
         labelled, labels = image_features(
             probe, samples, root, preprocess=preprocess, how=how, device=device
         )
@@ -203,7 +203,7 @@ def _check_all_classes(labels: NDArray[np.int64], classes: Sequence[str]) -> Non
         raise DataError(f"class {classes[missing[0]]!r} has no readable image to fit a probe on")
 
 
-def _unfitted(
+def unfitted_probe(
     spec: str, samples: pd.DataFrame, classes: int, weights_root: Path, how: ProbeConfig,
     device: str,
 ) -> tuple[Probe, Preprocess]:  # fmt: skip

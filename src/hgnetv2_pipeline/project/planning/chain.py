@@ -106,7 +106,11 @@ class _Chain:
         if not self.teaching.members:
             images = count_rows(self.lists.index("train"))
             fitted = " and ".join(self.teaching.probes)
-            return Row("teacher", f"fitted in seconds to {images:,} labelled images: {fitted}")
+            wanted = self.teaching.self_training
+            some = f", then to at most {wanted.images:,} of the pool" if wanted.rounds else ""
+            return Row(
+                "teacher", f"fitted in seconds to {images:,} labelled images{some}: {fitted}"
+            )
         from hgnetv2_pipeline.training.plan import plan_run
 
         jobs, waiting = self.teaching.jobs, []
