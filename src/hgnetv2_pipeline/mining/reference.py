@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 
 from hgnetv2_pipeline.data.sample_rng import epoch_order
-from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining.duplicates.features import features_of
 from hgnetv2_pipeline.mining.scored_pool import ScoredPool
@@ -19,6 +18,8 @@ from hgnetv2_pipeline.teacher.typicality import (
     spread_over_classes,
     unit,
 )
+from hgnetv2_pipeline.weights.load import read_file
+from hgnetv2_pipeline.weights.writing import save_weights
 
 MOST = 20_000
 """Labelled images at most: every image of the pool is compared with each of them."""
@@ -43,8 +44,6 @@ def write_reference(path: Path, scores: Path, labels: pd.DataFrame) -> Reference
     Raises:
         DataError: the teacher names the class of hardly any.
     """
-    from safetensors.torch import save_file
-
     pool = ScoredPool(scores)
     keys = pool.keys(np.ones(pool.rows, dtype=bool)).to_pandas()
     known = labels.set_index("key")["label"].reindex(keys).to_numpy(np.int64)
@@ -56,19 +55,16 @@ def write_reference(path: Path, scores: Path, labels: pd.DataFrame) -> Reference
         features,
         torch.from_numpy(known),
     )
-    fit = torch.tensor([found.mean, found.spread], dtype=torch.float64)
-    with written_aside(path) as aside:
-        save_file({"features": found.features, "labels": found.labels, "fit": fit}, aside)
+    fit = {"mean": repr(found.mean), "spread": repr(found.spread)}
+    save_weights(path, {"features": found.features, "labels": found.labels}, fit)
     return found
 
 
 def read_reference(path: Path) -> Reference:
     """What ``write_reference`` wrote."""
-    from safetensors.torch import load_file
-
-    held = load_file(path)
-    mean, spread = held["fit"].tolist()
-    return Reference(held["features"], held["labels"], mean, spread)
+    held = read_file(path)
+    mean, spread = (float(held.metadata[name]) for name in ("mean", "spread"))
+    return Reference(held.tensors["features"], held.tensors["labels"], mean, spread)
 
 
 def _log_probability(pool: ScoredPool) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
