@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.teacher import self_training
 from hgnetv2_pipeline.teacher.choosing import keep_self_trained
 from hgnetv2_pipeline.teacher.self_training import Features, self_train
@@ -15,10 +17,13 @@ from hgnetv2_pipeline.teacher.typicality import (
     NEAR,
     Reference,
     fit_reference,
+    read_reference,
+    save_reference,
     spread_over_classes,
     statistic,
     unit,
 )
+from hgnetv2_pipeline.weights.load import save_weights
 
 CLASSES, WIDTH = 3, 12
 
@@ -203,7 +208,16 @@ def test_self_trained_probes_teach_unless_others_are_clearly_better(
     assert f"{after} of 100 right together, the best of the others {before} " in why
 
 
-def test_a_reference_moves_whole() -> None:
-    reference = Reference(torch.eye(2), torch.tensor([0, 1]), 1.5, 0.5)
-    moved = reference.to(torch.device("cpu"))
-    assert (moved.mean, moved.spread) == (1.5, 0.5)
+def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
+    reference = Reference(torch.eye(2).half(), torch.tensor([0, 1]), 1 / 3, 0.5)
+    for name in ("one", "other"):
+        save_reference(tmp_path / f"{name}.safetensors", reference)
+    files = [(tmp_path / f"{name}.safetensors") for name in ("one", "other")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    again = read_reference(files[0]).to(torch.device("cpu"))
+    assert (again.mean, again.spread) == (1 / 3, 0.5)
+    assert torch.equal(again.features, reference.features)
+    assert torch.equal(again.labels, reference.labels)
+    save_weights(files[0], {"labels": reference.labels}, {"mean": "1"})
+    with pytest.raises(WeightsError, match=r"one.safetensors is no reference of typicality"):
+        read_reference(files[0])

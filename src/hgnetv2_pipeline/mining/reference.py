@@ -1,4 +1,4 @@
-"""The labelled images that typicality is measured by: from their scores to a file, and back."""
+"""The labelled images that typicality is measured by: which they are, and from scores to a file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 from hgnetv2_pipeline.teacher.typicality import (
     Reference,
     fit_reference,
+    save_reference,
     spread_over_classes,
     unit,
 )
-from hgnetv2_pipeline.weights.load import read_file
-from hgnetv2_pipeline.weights.writing import save_weights
 
 MOST = 20_000
 """Labelled images at most: every image of the pool is compared with each of them."""
@@ -55,16 +54,8 @@ def write_reference(path: Path, scores: Path, labels: pd.DataFrame) -> Reference
         features,
         torch.from_numpy(known),
     )
-    fit = {"mean": repr(found.mean), "spread": repr(found.spread)}
-    save_weights(path, {"features": found.features, "labels": found.labels}, fit)
+    save_reference(path, found)
     return found
-
-
-def read_reference(path: Path) -> Reference:
-    """What ``write_reference`` wrote."""
-    held = read_file(path)
-    mean, spread = (float(held.metadata[name]) for name in ("mean", "spread"))
-    return Reference(held.tensors["features"], held.tensors["labels"], mean, spread)
 
 
 def _log_probability(pool: ScoredPool) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

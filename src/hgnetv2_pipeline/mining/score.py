@@ -25,7 +25,6 @@ from hgnetv2_pipeline.input.batches import Source
 from hgnetv2_pipeline.input.loader import made_batches
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.mining.answers import Scorer
-from hgnetv2_pipeline.mining.reference import read_reference
 from hgnetv2_pipeline.mining.score_shards import (
     pool_rows,
     pool_slices,
@@ -37,6 +36,7 @@ from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.shards import shard_slices
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
+from hgnetv2_pipeline.teacher.typicality import read_reference
 
 _log = logging.getLogger(__name__)
 

@@ -13,11 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, WeightsError
+from hgnetv2_pipeline.weights.load import read_file
+from hgnetv2_pipeline.weights.writing import save_weights
 
 NEAR, APART = 5.0, 5.0
 """Weights of the two cosines beside the log-probability (measured: docs/teachers.md)."""
@@ -114,6 +117,25 @@ def fit_reference(
         )
     spread = max(float(right.std()), _LEAST_SPREAD)
     return Reference(features.half(), labels.long(), float(right.mean()), spread)
+
+
+def save_reference(path: Path, reference: Reference) -> None:
+    """Write it as one file; the same reference gives the same bytes."""
+    fit = {"mean": repr(reference.mean), "spread": repr(reference.spread)}
+    save_weights(path, {"features": reference.features, "labels": reference.labels}, fit)
+
+
+def read_reference(path: Path) -> Reference:
+    """What ``save_reference`` wrote; ``WeightsError`` for any other file."""
+    held = read_file(path)
+    if not {"features", "labels"} <= set(held.tensors) or not {"mean", "spread"} <= set(
+        held.metadata
+    ):
+        raise WeightsError(
+            f"{path} is no reference of typicality; delete it, mining makes it again"
+        )
+    mean, spread = (float(held.metadata[name]) for name in ("mean", "spread"))
+    return Reference(held.tensors["features"], held.tensors["labels"], mean, spread)
 
 
 def spread_over_classes(labels: Tensor, most: int, order: Callable[[int], Tensor]) -> Tensor:
