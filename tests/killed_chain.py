@@ -16,7 +16,7 @@ from project_copies import quiet_environment
 
 # Clock times, logs, places, remembered hashes, and which code it was, which is no part of a result.
 NOT_COMPARED = (
-    "timing.json", "probe.json", ".log", ".sqlite", "spec.json", "specs/", "processes/", ".png",
+    "timing.json", ".log", ".sqlite", "spec.json", "specs/", "processes/", ".png",
     "made_by.json",
     # What is measured in time, dated, or names files where they lie.
     "/latency/", "/history/", "/prediction/", "/report/", "/checkpoints/",

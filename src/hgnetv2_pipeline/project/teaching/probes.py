@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.teacher.probing import ProbeConfig
 
 _log = logging.getLogger(__name__)
-WEIGHTS, PROBE_RECORD = "student.safetensors", "probe.json"
+WEIGHTS, PROBE_RECORD, TIMING = "student.safetensors", "probe.json", "timing.json"
 SELF_TRAINING, SELF_TRAINED = "self_training", "self_training.json"
 _STRETCH = 65_536
 
@@ -49,6 +49,7 @@ def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
                     "classes": lists.classes,
                 },
                 outputs=[WEIGHTS, PROBE_RECORD],
+                beside=[TIMING],  # of every making another
             ),
             partial(_fit, run, trunk, teacher, lists),
         )
@@ -229,6 +230,11 @@ def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path)
             "held_out_right": found.held_out_right,
             "l2": found.classifier.l2,
             "temperature": found.classifier.temperature,
+        },
+    )
+    write_json(
+        aside / TIMING,
+        {
             "features_cpu_seconds": round(found.features_seconds, 1),
             "fit_cpu_seconds": round(found.fit_seconds, 1),
         },
