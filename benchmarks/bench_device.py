@@ -50,7 +50,7 @@ from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
 from hgnetv2_pipeline.input import loader
 from hgnetv2_pipeline.input.augment import make_augment
-from hgnetv2_pipeline.input.batches import Made, Source, TrainMaker
+from hgnetv2_pipeline.input.batches import Made, SampleReader, TrainMaker
 from hgnetv2_pipeline.input.deferred_view import on_device
 from hgnetv2_pipeline.input.device_operations import augment
 from hgnetv2_pipeline.input.device_views import DeviceInput
@@ -77,8 +77,8 @@ def config(size: int, policy: str | None, fast: bool = False) -> dict[str, Any]:
 
 def maker_of(found: Any, root: Path, view: Any, batch: int) -> TrainMaker:
     return TrainMaker(
-        source=Source(found, root), transform=view, seed=0, batch_size=batch, rank=0, world_size=1,
-        weights=None, stop_after=0,
+        source=SampleReader(found, root), transform=view, seed=0, batch_size=batch, rank=0,
+        world_size=1, weights=None, stop_after=0,
     )  # fmt: skip
 
 

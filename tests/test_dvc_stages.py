@@ -48,14 +48,14 @@ def images(folder: Path, seed: int, count: int) -> None:
 
 def write_project(folder: Path) -> Path:
     """A project with the environment ``mine``: two classes, a pool and a test folder."""
-    from hgnetv2_pipeline.commands.init import init
+    from hgnetv2_pipeline.commands.init import write_environment
 
     project = copy_project(folder / "project")
     write_classes(folder / "labelled", CLASSES)
     images(folder / POOL, 1, 12)
     for number, name in enumerate(CLASSES):
         images(folder / TEST / name, 100 + number, 3)
-    init(
+    write_environment(
         project, "mine", labelled=folder / "labelled", pool=folder / POOL, test=folder / TEST,
         variant="b0",
     )  # fmt: skip

@@ -544,14 +544,14 @@ def test_a_log_that_does_not_fit_costs_no_result(
         textwrap.dedent("""
         import logging, sys
         from pathlib import Path
-        from hgnetv2_pipeline.processes.specs import run_spec
+        from hgnetv2_pipeline.processes.specs import run_from_file
 
         def work(spec):
             for number in range(100):
                 logging.getLogger("work").warning("step %d", number)
             spec.with_suffix(".out").write_text("done")
 
-        sys.exit(run_spec(work, "work"))
+        sys.exit(run_from_file(work, "work"))
         """)
     )
     (tmp_path / "spec.json").write_text("{}")
@@ -597,8 +597,8 @@ def test_no_door_leaves_the_world_a_right_to_change(door: str, tmp_path: Path) -
     acts = {
         "hgnetv2": "from hgnetv2_pipeline.commands.main import main; "
         "main(['models'], standalone_mode=False)",
-        "a process of its own": "from hgnetv2_pipeline.processes.specs import run_spec; "
-        "run_spec(lambda path: None, '', ['x.json'])",
+        "a process of its own": "from hgnetv2_pipeline.processes.specs import run_from_file; "
+        "run_from_file(lambda path: None, '', ['x.json'])",
     }
     program = (
         f"import os, sys; os.umask(0)\n{acts[door]}\n"

@@ -103,7 +103,9 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.new("RGB", (40, 40), (number, 0, 0)).save(
                 base / "labelled" / name / f"{number}.png"
             )
-    init.init(base, "NAME", labelled=base / "labelled", pool=None, test=None, variant=None)
+    init.write_environment(
+        base, "NAME", labelled=base / "labelled", pool=None, test=None, variant=None
+    )
     return base / "conf"
 
 

@@ -52,7 +52,7 @@ _MARKS = (b"ustar", bytes(5))  # the oldest archives have none
 _OCTAL, _MARK = re.compile(rb"[0-7]"), re.compile(rb"u")
 
 
-class Entry(NamedTuple):
+class TarEntry(NamedTuple):
     """What a header names: ``size`` bytes at ``offset`` of the file; ``link`` of a link."""
 
     kind: str
@@ -76,7 +76,7 @@ class TarDamage(ValueError):  # noqa: N818 - a finding; who asked decides whethe
     """
 
     def __init__(
-        self, reason: str, begin: int, *, entry: Entry | None, sound: bool, hint: str
+        self, reason: str, begin: int, *, entry: TarEntry | None, sound: bool, hint: str
     ) -> None:
         super().__init__(reason)
         self.begin, self.entry, self.sound, self.hint = begin, entry, sound, hint
@@ -133,7 +133,7 @@ class TarReader:
         if len(start) < _BLOCK:
             raise NotATarError(f"it is not a tar archive, it has {len(start)} bytes")
 
-    def next_entry(self) -> Entry | None:
+    def next_entry(self) -> TarEntry | None:
         """The next member, or None behind the last.
 
         Raises:
@@ -226,7 +226,7 @@ class TarReader:
             raise ValueError("an extended header that cannot be read")
         return payload
 
-    def _entry(self, header: bytes, at: int, begin: int, size: int, said: _Said) -> Entry:
+    def _entry(self, header: bytes, at: int, begin: int, size: int, said: _Said) -> TarEntry:
         kind = header[156:157]
         if said.link is not None and kind not in _LINKS:
             raise ValueError("a link's name before what is no link")
@@ -250,7 +250,7 @@ class TarReader:
             if self._name_lost or cut:
                 what = "a file whose name was lost with the damage before it"
         link = said.link or _text(header[157:257])
-        return Entry(what, name, offset, size, link, begin)
+        return TarEntry(what, name, offset, size, link, begin)
 
     def _behind_map(self, header: bytes, at: int, begin: int) -> int:
         """Where the data of GNU's old sparse form begin, behind the blocks of its map."""
@@ -265,7 +265,7 @@ class TarReader:
         return at
 
     def _damage(
-        self, reason: str, begin: int, at: int, header: bytes = b"", entry: Entry | None = None
+        self, reason: str, begin: int, at: int, header: bytes = b"", entry: TarEntry | None = None
     ) -> TarDamage:
         """The damage; the search for what follows begins at ``at``."""
         self._failed = at

@@ -23,7 +23,7 @@ from hgnetv2_pipeline.deployment.export import calibration as calibration_module
 from hgnetv2_pipeline.deployment.export import precisions
 from hgnetv2_pipeline.deployment.export.bundle import write_bundle
 from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
-from hgnetv2_pipeline.deployment.export.gate import ExportError, Validation, judge
+from hgnetv2_pipeline.deployment.export.gate import ExportError, Validation, check_precision
 from hgnetv2_pipeline.deployment.export.half import in_half, rounded_in_float32
 from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx, session_logits
 from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
@@ -264,7 +264,7 @@ def test_what_onnx_runtimes_own_quantiser_makes_of_clips_does_not_pass(
     known = Validation(lambda: [(pixels, engine.logits(images).argmax(1))], "16 pictures")
 
     def judged_as_int8(graph: onnx.ModelProto) -> dict[str, object]:
-        return judge(
+        return check_precision(
             engine.logits, session_logits(graph), known, engine.preprocess, precision="int8",
             max_drop=20,
         )  # fmt: skip
@@ -286,7 +286,7 @@ def verdict(
         for labels in np.split(truth, 2):
             yield np.zeros((len(labels), 1, 1, 3), np.uint8), labels
 
-    return judge(
+    return check_precision(
         lambda images: next(answers["exact"]), lambda images: next(answers["rough"]),
         Validation(batches, "made up"), Preprocess(), precision="int8", max_drop=max_drop,
     )  # fmt: skip
@@ -310,7 +310,7 @@ def test_a_drop_at_the_limit_passes_and_one_image_more_does_not() -> None:
     with pytest.raises(ExportError, match="stray"):
         judged(0, 100, bad=float("nan"))
     with pytest.raises(DataError, match="no images"):
-        judge(lambda x: x, lambda x: x, Validation(list, "an empty list"), None,  # type: ignore[arg-type]
+        check_precision(lambda x: x, lambda x: x, Validation(list, "an empty list"), None,  # type: ignore[arg-type]
               precision="fp16", max_drop=0.2)  # fmt: skip
 
 

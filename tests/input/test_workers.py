@@ -21,7 +21,7 @@ from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, DiskFullError
 from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.input import shared_memory, workers
-from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.loader import made_batches
 from hgnetv2_pipeline.input.shared_memory import Space, shortage
 
@@ -44,7 +44,7 @@ class Maker:
 
     def __init__(self, act: Callable[[], object], nbytes: int = 8) -> None:
         rows = pd.DataFrame({"key": ["a.png"], "path": ["a.png"], "offset": [-1], "length": [0]})
-        self.source, self.act, self.nbytes = Source(rows, Path()), act, nbytes
+        self.source, self.act, self.nbytes = SampleReader(rows, Path()), act, nbytes
 
     def make(self, step: int) -> Tensors:
         extra = self.act() if step == 2 else None

@@ -23,7 +23,7 @@ from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
 from hgnetv2_pipeline.input.loader import normalise
 from hgnetv2_pipeline.mining import score as score_module
-from hgnetv2_pipeline.mining.audit import audit, class_table
+from hgnetv2_pipeline.mining.audit import audit, count_classes
 from hgnetv2_pipeline.mining.candidates import Candidates
 from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, deduplicate
 from hgnetv2_pipeline.mining.score import score_pool
@@ -302,7 +302,7 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     names = [f"class {label}" for label in range(CLASSES)]
     listed = tmp_path / "mined.parquet"
     mined.to_parquet(listed)
-    table = class_table(candidates, listed, classes=names)
+    table = count_classes(candidates, listed, classes=names)
     counts = audit(candidates, listed, table=table, truth=truth)
     assert counts["pool_listed"] == 31 == counts["scored"] + counts["quarantined"]
     parts = ("n_used", "n_quarantined", "n_refused")
@@ -327,7 +327,7 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     assert sheets["removed"].width >= 2 * 96
     select(Candidates(scores), k=100).write(listed)
     with pytest.raises(DataError, match="mine again"):
-        audit(candidates, listed, table=class_table(candidates, listed, classes=names))
+        audit(candidates, listed, table=count_classes(candidates, listed, classes=names))
 
 
 def test_too_many_bad_images_stop_the_run(score: Callable[..., dict[str, Any]], pool: Path) -> None:

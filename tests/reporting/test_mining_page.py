@@ -94,7 +94,7 @@ def test_nothing_removed_and_nothing_in_doubt_is_said(tmp_path: Path) -> None:
     assert "Not shown" not in text
 
 
-def test_probes_the_teacher_was_trained_on_are_called_that(tmp_path: Path) -> None:
+def test_hidden_images_the_teacher_was_trained_on_are_called_that(tmp_path: Path) -> None:
     found = {**mining_audit()["estimate"], "set": "train"}
     assert "The teacher was trained on these" in build(tmp_path, CLASSES, estimate=found)
 

@@ -64,7 +64,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     def score(network: Any, spec: Any, prepared: Any, *rest: Any) -> Score:
         return Score(10, RIGHT[prepared.state.step], None)
 
-    monkeypatch.setattr(run, "score", score)
+    monkeypatch.setattr(run, "score_on_val", score)
 
 
 def files(spec: RunSpec) -> dict[str, bytes]:

@@ -363,21 +363,23 @@ def test_progress_tells_the_share_of_waiting(job: Job, monkeypatch: pytest.Monke
 
 def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:
     spec = job("run", epochs=4.0, steps=None, batch_size=7, eval_every=1.0)
-    plan = plan_run(spec, probe_steps=2)
+    plan = plan_run(spec, timed_steps=2)
     assert (plan.images, plan.steps, plan.images_seen) == (21, 12, 84)
     assert plan.seconds > 0
     assert plan.memory_bytes > 10**8
-    assert plan_run(spec, probe_steps=1, images=210).steps == 120, "a list that is yet to be made"
+    assert plan_run(spec, timed_steps=1, images=210).steps == 120, "a list that is yet to be made"
     assert "21 images, 12 steps (84 images seen), about 0 min" in str(plan)
     assert not spec.out.exists()
     train_run(spec)
     written = sum(path.stat().st_size for path in spec.out.rglob("*") if path.is_file())
     assert plan.disk_bytes > 0.8 * written
     with pytest.raises(ParameterError, match="at least 1"):
-        plan_run(spec, probe_steps=0)
+        plan_run(spec, timed_steps=0)
 
 
-def test_plan_gives_the_memory_of_its_probe_back(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_gives_the_memory_of_its_timed_steps_back(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     students, left = [], []
 
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -387,7 +389,7 @@ def test_plan_gives_the_memory_of_its_probe_back(job: Job, monkeypatch: pytest.M
 
     monkeypatch.setattr(plan, "prepare", watched)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(students[0]()))
-    plan_run(job("run"), probe_steps=1)
+    plan_run(job("run"), timed_steps=1)
     assert left == [None], "the GPU's memory is free for the processes that train"
 
 
@@ -475,7 +477,7 @@ def test_plan_names_a_precision_that_is_slow_here_where_it_was_chosen(
     if amp == "bf16" and not has and mode == "as_set":
         assert f"{spec.stage}.amp=bf16: this processor has no bf16 units" in told
         assert told.endswith(f"set {spec.stage}.amp=off")
-        assert str(plan_run(spec, probe_steps=1)).endswith(f"; {told}")
+        assert str(plan_run(spec, timed_steps=1)).endswith(f"; {told}")
     else:
         assert told == ""
     assert slow_amp(spec.config, spec.place, torch.device("cuda")) == ""

@@ -29,7 +29,7 @@ from hgnetv2_pipeline.weights.load import (
     write_pdparams,
 )
 
-ALL = [*VARIANTS, *hgnet.TEACHERS]
+ALL = [*VARIANTS, *hgnet.HGNET_SIZES]
 BACKBONES = ("dfine", "rtdetr", "transformers")
 
 
@@ -67,7 +67,7 @@ def test_there_and_back_is_an_identity(style, variant, ghost):
         key: torch.full((2, 3) if key == "fc.weight" else (1,), float(number))
         for number, key in enumerate(styles.uncounted(ghost(variant)))
     }
-    if style in BACKBONES and variant in hgnet.TEACHERS:
+    if style in BACKBONES and variant in hgnet.HGNET_SIZES:
         with pytest.raises(WeightsError, match="has no PPHGNet, only PP-HGNetV2; .* paddle, timm"):
             styles.style_for(style, state)
         return

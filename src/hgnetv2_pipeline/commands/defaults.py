@@ -17,7 +17,7 @@ MEDIUM = 2_000
 """Labelled images from which on AdamW's rate is halved and the warm-up takes longer."""
 
 
-def choose(
+def choose_defaults(
     found: Survey,
     *,
     variant: str | None,

@@ -16,7 +16,7 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.printable import echo, json_text
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.deployment.inputs import Input
+    from hgnetv2_pipeline.deployment.inputs import ImageInput
     from hgnetv2_pipeline.deployment.predict import Record
 
 _STYLES = ("predict_cls", "infer", "jsonl", "csv", "parquet")
@@ -152,10 +152,10 @@ def _can_write(style: str, out: Path | None, sheet: Path | None) -> None:
             require_writable(path, option)
 
 
-def _inputs(inputs: tuple[str, ...], root: Path | None) -> list[Input]:
+def _inputs(inputs: tuple[str, ...], root: Path | None) -> list[ImageInput]:
     from hgnetv2_pipeline.deployment.inputs import expand_inputs, from_stream
 
-    found: list[Input] = []
+    found: list[ImageInput] = []
     for given in inputs:
         if given == "-":
             found += from_stream(sys.stdin.buffer.read(), root=root)

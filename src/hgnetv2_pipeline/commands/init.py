@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline import ownership
-from hgnetv2_pipeline.commands.defaults import choose
+from hgnetv2_pipeline.commands.defaults import choose_defaults
 from hgnetv2_pipeline.commands.survey import Survey, survey
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.processor import available_cpus
@@ -23,7 +23,7 @@ from hgnetv2_pipeline.weights.packages import installed_packages
 RESERVED = {"base", "sample", "imagenet", "own", "local"}
 
 
-def init(
+def write_environment(
     project: Path,
     name: str,
     *,
@@ -44,7 +44,7 @@ def init(
             f"{'--pool' if pool else '--test'} with lists of several labels in {labelled}: SSLD "
             "mines for one label per image, and test_list.txt beside the others is the final test"
         )
-    chosen = choose(
+    chosen = choose_defaults(
         found,
         variant=variant,
         test=test is not None or (found.several and (labelled / "test_list.txt").is_file()),

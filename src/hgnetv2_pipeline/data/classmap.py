@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hgnetv2_pipeline.data.regular import opened
+from hgnetv2_pipeline.data.regular import open_or_refuse
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError
 
@@ -54,7 +54,7 @@ def read_synset_map(path: Path) -> dict[str, str]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not blank."""
     try:
-        with opened(Path(path), "class map") as file:
+        with open_or_refuse(Path(path), "class map") as file:
             text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error

@@ -67,10 +67,10 @@ def near_pairs(
 def near_groups(hashes: npt.NDArray[np.uint64], max_distance: int) -> npt.NDArray[np.int64]:
     """int64 [N]: the same number for all images linked by chains of near pairs."""
     unique, inverse = np.unique(hashes, return_inverse=True)
-    return joined(len(unique), *near_pairs(unique, max_distance))[inverse]
+    return connected_components(len(unique), *near_pairs(unique, max_distance))[inverse]
 
 
-def joined(
+def connected_components(
     n: int, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """int64 [n]: the connected components of these edges, named by their lowest members."""

@@ -35,7 +35,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def opened(path: Path, what: str) -> Iterator[BinaryIO]:
+def open_or_refuse(path: Path, what: str) -> Iterator[BinaryIO]:
     """The file, open for reading; ``what`` it should be is told if it is not ("list").
 
     Raises:

@@ -23,7 +23,7 @@ from hgnetv2_pipeline.data.lists.multi_label import (
     label_text,
 )
 from hgnetv2_pipeline.data.patterns import find_matches
-from hgnetv2_pipeline.data.perceptual import joined, near_pairs
+from hgnetv2_pipeline.data.perceptual import connected_components, near_pairs
 from hgnetv2_pipeline.data.stratify import quota, stratified
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
@@ -174,7 +174,7 @@ def _groups(
         second.append(representative[b])
     if not first:
         return np.arange(n, dtype=np.int64)
-    return joined(n, np.concatenate(first), np.concatenate(second))
+    return connected_components(n, np.concatenate(first), np.concatenate(second))
 
 
 def _matches(keys: pd.Series, pattern: str) -> pd.Series:

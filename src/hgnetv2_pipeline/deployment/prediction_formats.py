@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hgnetv2_pipeline.deployment.inputs import Input, Span
+from hgnetv2_pipeline.deployment.inputs import ImageInput, Span
 from hgnetv2_pipeline.deployment.predict import Record
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import ParameterError
@@ -120,7 +120,7 @@ def write_predictions_parquet(path: Path, records: Iterable[Record]) -> Path:
 
 
 def prediction_sheet(
-    inputs: Sequence[Input],
+    inputs: Sequence[ImageInput],
     records: Sequence[Record],
     *,
     columns: int = 8,

@@ -22,7 +22,7 @@ from hgnetv2_pipeline.data.sample_rng import epoch_order, keyed_rng
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import TOGETHER, Augment, begin
 from hgnetv2_pipeline.input.deferred_view import DeviceOperations, DeviceView, Drawn, Shown, pack
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice
 from hgnetv2_pipeline.input.teacher_logits import Records, Replayed
 
@@ -97,7 +97,7 @@ class Batch:
         )
 
 
-class Source:
+class SampleReader:
     """The columns of a frame of samples that a worker needs, kept outside Python objects.
 
     Arrow and NumPy memory is shared with forked workers; a list of a million strings would be
@@ -142,9 +142,9 @@ class Source:
         self.standing_at(row)
         return read_bytes(self.place(row), self.root)
 
-    def picture(self, row: int) -> Picture:
-        """The image of a row, to be decoded as its index says; DataError as ``Picture``."""
-        return Picture(self.read(row), self.decoding)
+    def picture(self, row: int) -> LazyImage:
+        """The image of a row, to be decoded as its index says; DataError as ``LazyImage``."""
+        return LazyImage(self.read(row), self.decoding)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class TrainMaker:
 
     def __init__(
         self,
-        source: Source,
+        source: SampleReader,
         transform: Augment | DeviceView | DeviceOperations | Replayed,
         seed: int,
         batch_size: int,
@@ -314,7 +314,9 @@ class ViewMaker:
     ``labels`` are the places (of a sample in its batch) of those that are there.
     """
 
-    def __init__(self, source: Source, view: Augment, seed: int, views: int, images: int) -> None:
+    def __init__(
+        self, source: SampleReader, view: Augment, seed: int, views: int, images: int
+    ) -> None:
         self.source, self.view, self.seed = source, view, seed
         self.views, self.images = views, images
 
@@ -327,7 +329,7 @@ class ViewMaker:
             key = self.source.keys[first + place].as_py()
             try:
                 # Decoded once for all views; a crop of the pixels is the crop of the file.
-                picture = Picture.of(self.source.picture(first + place).pixels())
+                picture = LazyImage.of(self.source.picture(first + place).pixels())
                 shown[place] = [
                     self.view(picture, keyed_rng(self.seed, number, key))
                     for number in range(self.views)
@@ -348,7 +350,7 @@ class EvalMaker:
     """Makes evaluation batches: the samples in their order, each once."""
 
     def __init__(
-        self, source: Source, preprocess: Preprocess, batch_size: int, pad: bool, fast: bool
+        self, source: SampleReader, preprocess: Preprocess, batch_size: int, pad: bool, fast: bool
     ) -> None:
         self.source, self.preprocess = source, preprocess
         self.batch_size, self.pad, self.fast = batch_size, pad, fast
@@ -358,7 +360,7 @@ class EvalMaker:
             return self.preprocess.image(content)
         from hgnetv2_pipeline.input.fast_augment import evaluation_view
 
-        return evaluation_view(self.preprocess, Picture(content, self.preprocess.decoding))
+        return evaluation_view(self.preprocess, LazyImage(content, self.preprocess.decoding))
 
     def make(self, step: int) -> Made:
         views: list[npt.NDArray[np.uint8]] = []

@@ -18,7 +18,7 @@ import torch
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.input.augment import Augment, Box, PublishedView, Staged
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice
 
 Part = Literal["randaugment", "all"]
@@ -56,8 +56,8 @@ class DeviceView:
     view: PublishedView
     device: torch.device
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> Drawn:
-        """What is to be done with a picture; DataError as ``Picture``."""
+    def __call__(self, picture: LazyImage, rng: np.random.Generator) -> Drawn:
+        """What is to be done with a picture; DataError as ``LazyImage``."""
         box, flip, operations = self.view.draw(picture.size, rng)
         content = picture.plain_jpeg
         if content is not None:
@@ -83,11 +83,11 @@ class DeviceOperations(Staged):
     view: PublishedView
     device: torch.device
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> Shown:
-        """The view before its operations; DataError as ``Picture``."""
+    def __call__(self, picture: LazyImage, rng: np.random.Generator) -> Shown:
+        """The view before its operations; DataError as ``LazyImage``."""
         return self.begin(picture, rng)()
 
-    def begin(self, picture: Picture, rng: np.random.Generator) -> Callable[[], Shown]:
+    def begin(self, picture: LazyImage, rng: np.random.Generator) -> Callable[[], Shown]:
         box, flip, operations = self.view.draw(picture.size, rng)
         return lambda: Shown(self.view.show(picture, box, flip, []), operations)
 

@@ -3,8 +3,8 @@
 On the device 'cpu', a stand-in for tests, torchvision decodes with libjpeg-turbo instead of nvJPEG.
 
 A file that the decoder refuses, or reads as another size than its header says, is decoded by
-``Picture``; what ``Picture`` refuses is a bad image as anywhere else, and the batch is drawn again
-without it.
+``LazyImage``; what ``LazyImage`` refuses is a bad image as anywhere else, and the batch is drawn
+again without it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.batches import Made, TrainMaker
 from hgnetv2_pipeline.input.deferred_view import DeviceView, Drawn
 from hgnetv2_pipeline.input.device_operations import augment
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class DeviceInput:
         if decoded is not None and decoded.shape == (3, *reversed(drawn.size)):
             return decoded[:, top : top + height, left : left + width]
         if drawn.encoded:
-            found = Picture(data.numpy().tobytes()).crop(*drawn.box)
+            found = LazyImage(data.numpy().tobytes()).crop(*drawn.box)
             piece = torch.from_numpy(np.ascontiguousarray(found))
         else:
             piece = data.view(height, width, 3)

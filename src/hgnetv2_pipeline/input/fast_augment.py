@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.lookup_tables import LEVELS, TABLES, Table, blended
 from hgnetv2_pipeline.input.pillow_shear import plain
 from hgnetv2_pipeline.input.randaugment import TOP, Fill, strength, weakening
@@ -74,7 +74,7 @@ def _resize(
     return resized
 
 
-def evaluation_view(preprocess: Preprocess, picture: Picture) -> Pixels:
+def evaluation_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:
     """``Preprocess.image`` of a picture with the resizing of this module.
 
     uint8 [crop, crop, 3]; other interpolations, and slivers that would grow beyond ``max_pixels``,

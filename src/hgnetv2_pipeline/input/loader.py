@@ -22,7 +22,14 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.input.augment import Augment
-from hgnetv2_pipeline.input.batches import Batch, EvalMaker, Made, Source, TrainMaker, ViewMaker
+from hgnetv2_pipeline.input.batches import (
+    Batch,
+    EvalMaker,
+    Made,
+    SampleReader,
+    TrainMaker,
+    ViewMaker,
+)
 from hgnetv2_pipeline.input.deferred_view import DeviceOperations, DeviceView
 from hgnetv2_pipeline.input.teacher_logits import Replayed
 from hgnetv2_pipeline.input.workers import M, Maker, from_workers
@@ -76,7 +83,7 @@ def train_batches(
         if not good or chances.min() < 0 or chances.sum() <= 0:
             raise ParameterError("weights: one finite number from 0 for each sample, not all 0")
     maker = TrainMaker(
-        source=Source(samples, root),
+        source=SampleReader(samples, root),
         transform=transform,
         seed=seed,
         batch_size=batch_size,
@@ -133,7 +140,7 @@ def view_batches(
     Raises:
         DataError: there are no samples, or more are unreadable than the ledger allows.
     """
-    maker = ViewMaker(Source(samples, root), view, seed, views, images)
+    maker = ViewMaker(SampleReader(samples, root), view, seed, views, images)
     for made in made_batches(maker, 0, -(-len(samples) // images), workers, ledger):
         if made.batch is not None:
             yield made.batch
@@ -163,7 +170,7 @@ def eval_batches(
     """
     if batch_size < 1:
         raise ParameterError(f"batch_size {batch_size}: a whole number from 1 up")
-    maker = EvalMaker(Source(samples, root), preprocess, batch_size, pad, fast)
+    maker = EvalMaker(SampleReader(samples, root), preprocess, batch_size, pad, fast)
     for made in made_batches(maker, 0, -(-len(samples) // batch_size), workers, ledger):
         if made.batch is not None:
             yield made.batch

@@ -33,7 +33,7 @@ from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import Augment, View, begin
 from hgnetv2_pipeline.input.jpeg import optional
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.shards import ShardStore, shard_slices
 
 Records = npt.NDArray[np.void]
@@ -205,12 +205,12 @@ class Replayed:
     rows: npt.NDArray[np.int64]
 
     def begin(
-        self, picture: Picture, key: str, row: int, number: int
+        self, picture: LazyImage, key: str, row: int, number: int
     ) -> tuple[Callable[[], View], Records]:
         """What makes the pixels of view ``number`` of the sample ``row`` of the run; its record.
 
         Raises:
-            DataError: the image could not be read when the teacher saw it; and as ``Picture``.
+            DataError: the image could not be read when the teacher saw it; and as ``LazyImage``.
         """
         record = self.store.read(int(self.rows[row]), number)
         if np.isnan(record["lse"]):

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hgnetv2_pipeline.errors import DataError, DiskFullError
 from hgnetv2_pipeline.exits import OTHER_TRACEBACK
-from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.jpeg import optional
 from hgnetv2_pipeline.input.shared_memory import PREFETCH, full, space, warn_if_short
 from hgnetv2_pipeline.stopping import when_starter_dies
@@ -87,7 +87,7 @@ class Maker(Protocol[M_co]):
     """Makes batches as a pure function of the step; travels to the workers by pickle."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> SampleReader:
         """What it reads, and is seen reading."""
 
     def make(self, step: int) -> M_co:

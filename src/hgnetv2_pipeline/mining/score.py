@@ -21,7 +21,7 @@ from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.durable import sha256_file, sha256_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
-from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.loader import made_batches
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.mining.answers import Scorer
@@ -83,7 +83,7 @@ class _PoolMaker:
         preprocesses: Mapping[str, Preprocess],
         batch_size: int,
     ) -> None:
-        self.source, self.batch_size = Source(rows, root), batch_size
+        self.source, self.batch_size = SampleReader(rows, root), batch_size
         self.known = rows["bytes_sha256"].to_numpy()
         self.preprocesses = dict(preprocesses)
         self.decoding = replace(

@@ -18,7 +18,7 @@ from hgnetv2_pipeline.ownership import helping
 from hgnetv2_pipeline.processes.specs import (
     local_rank,
     read_spec,
-    run_spec,
+    run_from_file,
     run_specs,
     shares,
     torchrun_share,
@@ -26,7 +26,7 @@ from hgnetv2_pipeline.processes.specs import (
 )
 
 
-def score(spec: ScoreSpec) -> None:
+def score_share(spec: ScoreSpec) -> None:
     """Do the shards of one process. torchrun's RANK and WORLD_SIZE win over those of ``spec``."""
     from hgnetv2_pipeline.mining.score import score_pool
 
@@ -44,14 +44,16 @@ def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:
     """
     write_spec(work / "spec.json", spec)
     if processes == 1:
-        score(spec)
+        score_share(spec)
     else:
         run_specs(__name__, shares(spec, processes), work, jobs=processes, logs=work)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the specification; returns the exit code."""
-    return run_spec(lambda path: score(read_spec(ScoreSpec, path)), __doc__ or "", arguments)
+    return run_from_file(
+        lambda path: score_share(read_spec(ScoreSpec, path)), __doc__ or "", arguments
+    )
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def score_prefixes(scores: Path | Sequence[Path]) -> list[str]:
     return [read_json(folder / _PLAN)["prefix"] for folder in score_folders(scores)]
 
 
-def write_sources(scores: Path, names: Sequence[str]) -> Path:
+def record_sources(scores: Path, names: Sequence[str]) -> Path:
     """Record which sources the pool has now, and their contents; older ones stay, unused.
 
     The record changes when a shard of these sources does, and only then.

@@ -138,7 +138,7 @@ class Stem(nn.Module):
         return self.stem4(self.stem3(x))
 
 
-class Block(nn.Module):
+class HGV2Block(nn.Module):
     """``layers`` convolutions, all their outputs joined with the input, squeezed and excited."""
 
     def __init__(
@@ -313,7 +313,7 @@ class HGNetV2(Backbone):
         ):
             light = index >= 2
             blocks = [
-                Block(
+                HGV2Block(
                     out if i else inputs, mid, out, variant.layers,
                     light=light, residual=i > 0, lab=lab,
                 )

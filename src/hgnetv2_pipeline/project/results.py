@@ -25,10 +25,10 @@ from hgnetv2_pipeline.project.contents import ContentHashes
 from hgnetv2_pipeline.project.manifest import (
     FORMAT,
     DamagedError,
+    read_json_object,
     read_manifest,
     read_outputs,
     read_recipe,
-    read_state,
 )
 
 _log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class Reuse:
         code = None
         if made_by.is_file():
             try:
-                code = read_state(made_by).get("code")
+                code = read_json_object(made_by).get("code")
             except DamagedError as error:
                 _log.warning("%s: %s; it is written again", planned.title, error)
         if code is None:

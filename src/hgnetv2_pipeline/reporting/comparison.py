@@ -54,7 +54,7 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """Both errors together; an unknown one counts as none, which ``explain`` mentions."""
+        """Both errors together; an unknown one counts as none, which ``explain_arms`` mentions."""
         return math.hypot(self.image_error, self.seed_error or 0.0)
 
     @property
@@ -145,7 +145,7 @@ def _sized(given: Difference, n: int) -> str:
     return f"{formats.points(given.gain, n)} points, standard error {error}"
 
 
-def explain(summaries: Sequence[ArmSummary]) -> list[str]:
+def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
     """What the table means, in sentences; one split only."""
     arms = {summary.arm: summary for summary in summaries}
     student = arms.get("stage1")

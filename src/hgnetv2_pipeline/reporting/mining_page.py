@@ -10,7 +10,7 @@ from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.reporting import formats, sections
 from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Cards, Fold, Link, Report, Table, Text
 from hgnetv2_pipeline.reporting.chapters import mining
-from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
 from hgnetv2_pipeline.reporting.pictures import embed
 from hgnetv2_pipeline.reporting.terminal import banner_text
@@ -52,7 +52,7 @@ def build_mining_page(
     Raises:
         AbsentError: the audit is missing or no JSON object.
     """
-    ledger = Ledger()
+    ledger = FileLedger()
     inputs = ReportInputs(dataset=dataset, is_sample=is_sample)
     audit = ledger.read_json(folder / "audit.json", "mining audit")
     sheets = folder / "sheets"
@@ -118,7 +118,7 @@ def _account(audit: Json) -> list[Block]:
     return blocks
 
 
-def _classes(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
+def _classes(folder: Path, audit: Json, ledger: FileLedger) -> list[Block]:
     rows = ledger.read_csv(folder / "classes.csv", "mined classes")
     k, short = int(audit["k"]), int(audit["short_classes"])
     said = f"{len(rows):,} classes, at most k = {k:,} images each. "
@@ -134,7 +134,7 @@ def _classes(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
     ]
 
 
-def _copies(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
+def _copies(folder: Path, audit: Json, ledger: FileLedger) -> list[Block]:
     pairs = _pairs(folder, ledger, "remove")
     if not pairs:
         return [Text("No image was removed for its likeness to one of val, test or train.")]
@@ -148,7 +148,9 @@ def _copies(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
     ]
 
 
-def _review(folder: Path, audit: Json, ledger: Ledger, review: str, command: str) -> list[Block]:
+def _review(
+    folder: Path, audit: Json, ledger: FileLedger, review: str, command: str
+) -> list[Block]:
     pairs = _pairs(folder, ledger, "review")
     person = audit["person"]
     blocks: list[Block] = [
@@ -180,7 +182,7 @@ def _review(folder: Path, audit: Json, ledger: Ledger, review: str, command: str
     return blocks
 
 
-def _pairs(folder: Path, ledger: Ledger, decision: str) -> list[dict[str, str]]:
+def _pairs(folder: Path, ledger: FileLedger, decision: str) -> list[dict[str, str]]:
     path = ledger.existing(folder / "pairs.csv", "pairs shown")
     if len(path.read_text(encoding="utf-8").splitlines()) < 2:
         return []

@@ -74,10 +74,10 @@ def settled(spec: RunSpec, device: torch.device, world: World) -> RunSpec:
             trials = {mode: _trial(spec, mode, device) for mode in _modes(device)}
             if device.type == "cuda":
                 # Compiling takes minutes: only what is fastest without is tried.
-                best = choose(trials)[0]
+                best = choose_mode(trials)[0]
                 faster = Mode(best.amp, best.channels_last, True)
                 trials[faster] = _trial(spec, faster, device)
-            choice, reason = choose(trials)
+            choice, reason = choose_mode(trials)
             write_json(path, {"mode": asdict(choice), "reason": reason})
             _log.info("training mode %s: %s", choice, reason)
     choice = world.gather(choice)[0]
@@ -89,7 +89,7 @@ def applied(config: TrainConfig, mode: Mode) -> TrainConfig:
     return config.model_copy(update=asdict(mode))
 
 
-def choose(trials: Mapping[Mode, Trial]) -> tuple[Mode, str]:
+def choose_mode(trials: Mapping[Mode, Trial]) -> tuple[Mode, str]:
     """The fastest sound mode, and why; the first is float32, which the others are compared with."""
     plain, reference = next(iter(trials.items()))
     sound, words = [], []

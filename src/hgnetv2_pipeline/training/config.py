@@ -259,7 +259,7 @@ class TrainConfig(ParameterModel):
     channels_last: bool
     """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
     mode: Literal["as_set", "auto"]
-    """auto: amp, channels_last and compile are replaced by the fastest that a probe of some steps
+    """auto: amp, channels_last and compile are replaced by the fastest that a trial of some steps
     finds sound, and the run says which; two machines may choose differently."""
     compile: bool
     """Whether torch.compile compiles the student: minutes at the start, then faster steps."""

@@ -96,7 +96,7 @@ class MultiLabel:
 _LEAST_TAIL = 1e-6
 
 
-def stored_logits(answers: Answers, classes: int) -> Tensor:
+def logits_of_answers(answers: Answers, classes: int) -> Tensor:
     """float32 [N, C]: logits whose softmax is what was stored of a teacher.
 
     The K best classes have their own probabilities, and what is left of 1 is spread evenly over the
@@ -132,7 +132,7 @@ class Distilled:
         target = online
         if target is None:
             assert answers is not None, "without a teacher its answers are stored"  # noqa: S101
-            target = stored_logits(answers, logits.shape[1])
+            target = logits_of_answers(answers, logits.shape[1])
         loss = self._distil(logits, target)
         labelled = labels >= 0
         if self.loss.gt_weight and labelled.any():

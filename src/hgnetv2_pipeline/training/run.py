@@ -27,7 +27,7 @@ from hgnetv2_pipeline.input.batches import Batch
 from hgnetv2_pipeline.input.loader import eval_batches
 from hgnetv2_pipeline.input.workers import workers_watched
 from hgnetv2_pipeline.printable import csv_frame
-from hgnetv2_pipeline.processes.group import World, joined
+from hgnetv2_pipeline.processes.group import World, join_group
 from hgnetv2_pipeline.processor import available_cpus, restricted_cpus
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.autotune import settled
@@ -89,7 +89,7 @@ def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
         with (
             shortage_told(spec),
             torch_settings(device, spec.config.threads),
-            joined(device) as world,
+            join_group(device) as world,
             workers_watched(),
         ):
             return _train(settled(spec, device, world), device, world, stop, report)
@@ -185,7 +185,7 @@ def _train(
                 schedule=run.schedule,
                 early=config.early_stopping,
                 callbacks=Callbacks(
-                    evaluate=lambda network: score(network, spec, run, device, world, stop),
+                    evaluate=lambda network: score_on_val(network, spec, run, device, world, stop),
                     save=save,
                     save_seconds=60 * config.checkpoint_every_minutes,
                     report=tell,
@@ -201,7 +201,7 @@ def _train(
     return _finish(spec, run, ledger, world)
 
 
-def score(
+def score_on_val(
     network: nn.Module,
     spec: RunSpec,
     run: Prepared,
@@ -330,7 +330,7 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
 
 
 def _metadata(spec: RunSpec, run: Prepared, score: AnyScore | None) -> dict[str, str]:
-    """What a weight file says of itself; ``score`` is that of its weights on val."""
+    """What a weight file says of itself; ``score_on_val`` is that of its weights on val."""
     metadata = {
         "format": "hgnetv2_pipeline/1",
         "variant": spec.variant,

@@ -72,21 +72,21 @@ def timm_file(text: str, root: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Input:
+class InputSize:
     """Pixels a side that a network was made for, and whether it takes no others."""
 
     side: int
     fixed: bool
 
 
-def input_of(name: str) -> Input:
+def input_of(name: str) -> InputSize:
     """What timm's network ``name`` looks at."""
     import timm
 
     published = timm.models.get_pretrained_cfg(name)
     if not published or not published.input_size:
-        return Input(224, fixed=False)
-    return Input(int(published.input_size[-1]), fixed=bool(published.fixed_input_size))
+        return InputSize(224, fixed=False)
+    return InputSize(int(published.input_size[-1]), fixed=bool(published.fixed_input_size))
 
 
 def feature_count(model: nn.Module) -> int:

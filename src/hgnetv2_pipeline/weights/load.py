@@ -25,7 +25,7 @@ from hgnetv2_pipeline.weights.paddle.pdparams import read_paddle_state, read_pdp
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 from hgnetv2_pipeline.weights.safetensors_file import header_of, read_header
 from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head, Part, State
-from hgnetv2_pipeline.weights.tensor_file import opened
+from hgnetv2_pipeline.weights.tensor_file import open_weight_file
 from hgnetv2_pipeline.weights.torch_pickle import read_checkpoint
 from hgnetv2_pipeline.weights.writing import (
     ExportReport,
@@ -185,7 +185,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
-    with opened(path) as (file, size):
+    with open_weight_file(path) as (file, size):
         header = header_of(file, size, path)
         tensors = {}
         for key, entry in header.tensors.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
-from hgnetv2_pipeline.weights.protobuf_wire import Wire, message, text
+from hgnetv2_pipeline.weights.protobuf_wire import Wire, as_string, message
 
 _TEXT = "StringStringEntryProto"
 CHILDREN: dict[str, dict[int, str]] = {
@@ -156,7 +156,7 @@ def _props(data: memoryview) -> dict[str, str]:
         entry = {1: "", 2: ""}
         for field, content in wire.fields(message(value)):
             if field in entry:
-                entry[field] = text(content)
+                entry[field] = as_string(content)
         if entry[1] in found:  # runtimes differ in which of the two they take
             raise ValueError(f"the entry {ascii(entry[1][:80])} of its metadata twice")
         found[entry[1]] = entry[2]
@@ -176,7 +176,7 @@ def _walk(wire: Wire, data: memoryview, kind: str, depth: int) -> Iterator[tuple
             # Whatever is not plainly inside: a runtime cuts the number to 32 bits.
             external |= number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
         elif kind == "NodeProto" and number == _OPERATOR:
-            operator = text(value)
+            operator = as_string(value)
             if operator in _ENDLESS:
                 yield "endless", operator
         elif kind == "ModelProto" and number in (_GRAPH, _FUNCTIONS):

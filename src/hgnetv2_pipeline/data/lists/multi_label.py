@@ -23,7 +23,7 @@ from hgnetv2_pipeline.data.lists.syntax import (
     parse_multi_label_line,
     spelled,
 )
-from hgnetv2_pipeline.data.regular import opened
+from hgnetv2_pipeline.data.regular import open_or_refuse
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError
 
@@ -181,7 +181,7 @@ def _shown(labels: npt.NDArray[np.uint8]) -> str:
 
 def _lines(path: Path) -> Any:
     """Number and bytes of each line, line ends and byte order mark taken off; UTF-8 checked."""
-    with opened(path, "list") as file:
+    with open_or_refuse(path, "list") as file:
         number, place = 0, 0
         while line := file.readline(2 * _MOST_CLASSES):
             number += 1

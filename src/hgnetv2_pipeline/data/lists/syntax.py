@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hgnetv2_pipeline.data.regular import opened
+from hgnetv2_pipeline.data.regular import open_or_refuse
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.printable import printable
 
@@ -71,7 +71,7 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
     labels: list[npt.NDArray[np.int32]] = []
     lines: list[npt.NDArray[np.int32]] = []
     done, skipped = 0, 0
-    with opened(Path(path), "list") as file:
+    with open_or_refuse(Path(path), "list") as file:
         start = file.read(3)
         if start[:2] in _BOMS:
             raise DataError(f"{path}:1: {_BOMS[start[:2]]} text; save the list as UTF-8")

@@ -46,7 +46,7 @@ def noise(side: int, count: int = 8, seed: int = 0) -> Validation:
     return Validation(lambda: [(images, np.full(count, -1))], f"{count} images of noise")
 
 
-def judge(
+def check_precision(
     exact: Logits,
     rough: Logits,
     validation: Validation,

@@ -22,8 +22,8 @@ from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
 from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.deployment.kit import run
-from hgnetv2_pipeline.deployment.kit.plans import TIMING_CACHE, Profile
-from hgnetv2_pipeline.deployment.probes import ALLOWED
+from hgnetv2_pipeline.deployment.kit.plans import TIMING_CACHE, BatchProfile
+from hgnetv2_pipeline.deployment.self_test import ALLOWED
 from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
@@ -46,7 +46,7 @@ class KitPlan:
 
     labs: Sequence[Lab]
     precisions: Sequence[str]
-    profile: Profile
+    profile: BatchProfile
     batch_sizes: Sequence[int]
     images: int
 

@@ -14,12 +14,12 @@ import numpy as np
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.choices import LOWER
 from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
-from hgnetv2_pipeline.deployment.export.gate import MAX_DROP, Validation, judge, noise
+from hgnetv2_pipeline.deployment.export.gate import MAX_DROP, Validation, check_precision, noise
 from hgnetv2_pipeline.deployment.export.half import in_half, rounded_in_float32
 from hgnetv2_pipeline.deployment.export.onnx_graph import PRODUCER
 from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
 from hgnetv2_pipeline.deployment.onnx_session import session_logits
-from hgnetv2_pipeline.deployment.probes import probes_of
+from hgnetv2_pipeline.deployment.self_test import make_self_test
 from hgnetv2_pipeline.durable import written_aside
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.foreign import foreign_file
@@ -93,7 +93,7 @@ def convert_onnx(
     else:
         rough = in_half(proto, precision)
         run = session_logits(rounded_in_float32(rough) if precision == "bf16" else rough)
-    found = judge(
+    found = check_precision(
         session_logits(proto),
         run,
         validation or noise(card.preprocess.crop),
@@ -106,7 +106,7 @@ def convert_onnx(
         card,
         precision=precision,
         parity_error=found["relative_error"],
-        probes=probes_of(rough, card.preprocess, precision),
+        self_test=make_self_test(rough, card.preprocess, precision),
         more=more,
     )
     with written_aside(path) as aside:

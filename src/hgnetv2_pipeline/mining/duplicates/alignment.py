@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.mining.duplicates.picture import SIDE, Picture
+from hgnetv2_pipeline.mining.duplicates.grey_image import SIDE, GreyImage
 
 Matrix = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ _TURN_DEGREES = 10.0
 _SHIFT = 0.12
 
 
-def alignments(pool: Picture, protected: Picture, start: Matrix) -> Iterator[Matrix]:
+def alignments(pool: GreyImage, protected: GreyImage, start: Matrix) -> Iterator[Matrix]:
     """Moves (2 x 3, pool picture -> protected picture, 128-pixel squares) to judge, finest first.
 
     The last one is ``start`` itself: on a picture with little to hold on to, every step may lead
@@ -62,7 +62,7 @@ def _near(move: Matrix, start: Matrix) -> bool:
 
 
 def _descend(
-    pool: Picture, protected: Picture, move: Matrix, side: int, freedom: int, steps: int
+    pool: GreyImage, protected: GreyImage, move: Matrix, side: int, freedom: int, steps: int
 ) -> Matrix | None:
     """The move after some steps at one size; None if nothing was left to hold on to."""
     import cv2

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline.mining.duplicates.alignment import Matrix, alignments, warped
-from hgnetv2_pipeline.mining.duplicates.picture import SIDE, Picture
+from hgnetv2_pipeline.mining.duplicates.grey_image import SIDE, GreyImage
 from hgnetv2_pipeline.mining.duplicates.views import view_matrix
 
 _SMALL_DETAIL_SIGMA = 2.0
@@ -106,7 +106,7 @@ class Evidence:
         return self.correlation >= correlation and self.high_pass >= high_pass
 
 
-def compare(pool: Picture, protected: Picture, view: int, limits: Thresholds) -> Evidence:
+def compare(pool: GreyImage, protected: GreyImage, view: int, limits: Thresholds) -> Evidence:
     """Evidence that ``pool`` is a copy of ``protected``, whose ``view`` has a hash like its own."""
     if min(pool.grey.shape + protected.grey.shape) <= limits.small_side:
         return _in_place(pool, protected, mirrored=bool(view % 2))
@@ -119,7 +119,7 @@ def compare(pool: Picture, protected: Picture, view: int, limits: Thresholds) ->
     return Evidence(inliers, found.correlation, found.high_pass)
 
 
-def _in_place(pool: Picture, protected: Picture, *, mirrored: bool) -> Evidence:
+def _in_place(pool: GreyImage, protected: GreyImage, *, mirrored: bool) -> Evidence:
     import cv2
 
     twin = protected.grey[:, ::-1] if mirrored else protected.grey
@@ -133,7 +133,7 @@ def _in_place(pool: Picture, protected: Picture, *, mirrored: bool) -> Evidence:
     return Evidence(correlation=_correlation(*pair), high_pass=_correlation(*detail), small=True)
 
 
-def _aligned(pool: Picture, protected: Picture, start: Matrix) -> Evidence:
+def _aligned(pool: GreyImage, protected: GreyImage, start: Matrix) -> Evidence:
     """The best of the alignments that begin at ``start``."""
     best = Evidence()
     for move in alignments(pool, protected, start):
@@ -174,7 +174,9 @@ def _blocks(picture: NDArray[Any]) -> NDArray[Any]:
     return cut.transpose(0, 2, 1, 3).reshape(count * count, _BLOCK * _BLOCK)
 
 
-def _key_points(pool: Picture, protected: Picture, *, mirrored: bool) -> tuple[int, Matrix | None]:
+def _key_points(
+    pool: GreyImage, protected: GreyImage, *, mirrored: bool
+) -> tuple[int, Matrix | None]:
     """Key points that agree on one similarity between the pictures, and that similarity."""
     import cv2
 

@@ -25,7 +25,7 @@ from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds
 from hgnetv2_pipeline.mining.duplicates.features import FeatureIndex, feature_pairs, features_of
 from hgnetv2_pipeline.mining.duplicates.guarded_sets import Protected, gather
 from hgnetv2_pipeline.mining.duplicates.neighbours import HashIndex, expected_by_chance
-from hgnetv2_pipeline.mining.duplicates.verify import COLUMNS, judge, pair_row
+from hgnetv2_pipeline.mining.duplicates.verify import COLUMNS, judge_pairs, pair_row
 from hgnetv2_pipeline.mining.duplicates.views import VIEW_COUNT, view_hashes
 from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 from hgnetv2_pipeline.progress import Progress
@@ -130,7 +130,7 @@ def deduplicate(
     if "features" in search.channels and len(near.rows):
         found["features"] = _by_features(scored, near, features or {}, search)
     samples, root = pool
-    rows += judge(
+    rows += judge_pairs(
         found,
         settled,
         near,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.data import index
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining.duplicates.picture import Picture
+from hgnetv2_pipeline.mining.duplicates.grey_image import GreyImage
 
 # With its key points a picture takes about 0.6 MB.
 _HELD_PICTURES = 256
@@ -62,13 +62,13 @@ class Shelf:
 
     def __init__(self, protected: Protected) -> None:
         self._protected = protected
-        self._held: OrderedDict[int, Picture] = OrderedDict()
+        self._held: OrderedDict[int, GreyImage] = OrderedDict()
 
-    def get(self, position: int) -> Picture:
+    def get(self, position: int) -> GreyImage:
         """The picture at this position of the protected images."""
         picture = self._held.get(position)
         if picture is None:
-            picture = Picture(self._protected.read(position))
+            picture = GreyImage(self._protected.read(position))
             self._held[position] = picture
             if len(self._held) > _HELD_PICTURES:
                 self._held.popitem(last=False)

@@ -10,7 +10,7 @@ from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.teacher import read_teacher
-from hgnetv2_pipeline.project.training.runs import run_spec, stored_logits, train_student
+from hgnetv2_pipeline.project.training.runs import logits_store, make_run_spec, train_student
 from hgnetv2_pipeline.project.training.teacher_logits import make_store, store_result, store_spec
 from hgnetv2_pipeline.training.config import TrainConfig
 
@@ -31,8 +31,8 @@ def make_trainer(pipeline: str) -> Callable[..., Path]:
     ) -> Path:  # fmt: skip
         samples = mined / "train_mined.parquet" if mined else Lists(lists).index("train")
         found = read_teacher(teacher, run.identity) if teacher else None
-        answers = stored_logits(run, logits) if teacher else None
-        spec = run_spec(
+        answers = logits_store(run, logits) if teacher else None
+        spec = make_run_spec(
             run, config, pipeline=pipeline, train=samples, teacher=found, stored=answers
         )
         train_student(run, spec, found)

@@ -81,7 +81,7 @@ def write_export(folder: Path, run: Run, params: ExportParams, lists: Lists) -> 
 def write_tensorrt_kit(folder: Path, run: Run, params: ExportParams, lists: Lists) -> None:
     """Write ``tensorrt-kit``: graphs, images and code to build and time plans without PyTorch."""
     from hgnetv2_pipeline.deployment.export.kit_folder import KitPlan, write_kit
-    from hgnetv2_pipeline.deployment.kit.plans import Profile
+    from hgnetv2_pipeline.deployment.kit.plans import BatchProfile
 
     identity = run.identity
     loaded = load_model(identity, identity.model, classes=lists.classes)
@@ -91,7 +91,7 @@ def write_tensorrt_kit(folder: Path, run: Run, params: ExportParams, lists: List
         KitPlan(
             labs=params.kit.labs,
             precisions=params.kit.precisions,
-            profile=Profile(**params.tensorrt.model_dump()),
+            profile=BatchProfile(**params.tensorrt.model_dump()),
             batch_sizes=params.kit.batch_sizes,
             images=params.kit.images,
         ),

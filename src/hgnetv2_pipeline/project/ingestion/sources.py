@@ -69,7 +69,7 @@ def pool_sources(pool: Sequence[str], project: Path) -> list[Source]:
     return sources
 
 
-def sets_of(data: DataParams, images: Path) -> list[str]:
+def labelled_sets(data: DataParams, images: Path) -> list[str]:
     """The sets that ingestion makes of the labelled ``images`` and what else ``data`` names."""
     held_out = data.test or (is_split(data, images) and data.split.test)
     test = ["test"] if held_out or has_test_list(data, images) else []

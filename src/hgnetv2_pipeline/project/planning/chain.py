@@ -28,9 +28,9 @@ from hgnetv2_pipeline.project.training.arms import Recipes, arm_folders, finishe
 from hgnetv2_pipeline.project.training.members import member_spec
 from hgnetv2_pipeline.project.training.runs import (
     begin_run,
+    logits_store,
+    make_run_spec,
     processes_of_each,
-    run_spec,
-    stored_logits,
 )
 from hgnetv2_pipeline.training.config import TeacherConfig, TrainConfig
 
@@ -267,10 +267,10 @@ class _Chain:
             return False
         if (distilled or start != "scratch") and self._made_again():
             return False
-        stored = stored_logits(self.run, self.logits) if distilled else None
+        stored = logits_store(self.run, self.logits) if distilled else None
         if stored is not None and not (stored.folder / "manifest.json").is_file():
             return False
-        spec = run_spec(
+        spec = make_run_spec(
             self.run, config, pipeline=name, train=self._list_of(name), teacher=teacher,
             stored=stored,
         )  # fmt: skip
@@ -285,10 +285,10 @@ class _Chain:
     def _plan(self, name: str) -> Plan:
         """The plan of a student's run, from fresh weights: those it starts from cost no time."""
         if name not in self.plans:
-            self.plans[name] = self._probed(name)
+            self.plans[name] = self._timed_plan(name)
         return self.plans[name]
 
-    def _probed(self, name: str) -> Plan:
+    def _timed_plan(self, name: str) -> Plan:
         from hgnetv2_pipeline.training.plan import plan_run
 
         config = self.recipes[name].model_copy(update={"init": "scratch"})
@@ -301,7 +301,7 @@ class _Chain:
             else:
                 teacher = self._teacher() or self._stand_in()
         train = self._list_of(name) if teacher else self.lists.index("train")
-        spec = run_spec(self.run, config, pipeline=name, train=train, teacher=teacher)
+        spec = make_run_spec(self.run, config, pipeline=name, train=train, teacher=teacher)
         images = self._stage1_images() if name == "ssld_stage1" else None
         return plan_run(spec, processes=self.run.distributed.processes(self.device), images=images)
 

@@ -21,9 +21,9 @@ from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord, read_teache
 from hgnetv2_pipeline.project.training.runs import (
     Training,
     begin_run,
+    logits_store,
+    make_run_spec,
     processes_of_each,
-    run_spec,
-    stored_logits,
     train_missing,
 )
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
@@ -129,7 +129,7 @@ def _training(
     run: Run, arm: Arm, logits: TeacherLogitsParams, teacher: TeacherRecord | None
 ) -> Training:
     teacher = teacher if arm.distilled else None
-    spec = run_spec(
+    spec = make_run_spec(
         run,
         arm.config,
         pipeline="comparison",
@@ -137,7 +137,7 @@ def _training(
         train=arm.train,
         teacher=teacher,
         # Of the images that were not mined no answers are stored.
-        stored=stored_logits(run, logits) if arm.name in ("stage1", "stage2") else None,
+        stored=logits_store(run, logits) if arm.name in ("stage1", "stage2") else None,
         seed=arm.seed,
     )
     return spec, teacher

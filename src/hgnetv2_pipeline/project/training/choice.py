@@ -201,7 +201,7 @@ def write_choice(
     left_out: Mapping[str, str],
 ) -> None:
     """Apply the rule, copy the weights that are used, and write ``choice.json``."""
-    from hgnetv2_pipeline.evaluation.choice import choose
+    from hgnetv2_pipeline.evaluation.choice import choose_model
     from hgnetv2_pipeline.reporting.choice import explain_choice
 
     counts = [read_json(each.counts) for each in measured]
@@ -209,7 +209,7 @@ def write_choice(
     metric = "map" if several else "top1"
     values = [float(each[metric]) for each in counts]
     difference = _paired(measured, counts[0]["classes"] if several else None)
-    found = choose(values, difference, standard_errors=params.standard_errors)
+    found = choose_model(values, difference, standard_errors=params.standard_errors)
     candidates = []
     for each, count, value, behind in zip(measured, counts, values, found.behind, strict=True):
         candidate = each.candidate

@@ -7,7 +7,7 @@ import logging
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherParams
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.training.runs import processes_of_each, run_spec, train_missing
+from hgnetv2_pipeline.project.training.runs import make_run_spec, processes_of_each, train_missing
 from hgnetv2_pipeline.training.config import RunSpec
 
 _log = logging.getLogger(__name__)
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 def member_spec(run: Run, teacher: TeacherParams, number: int) -> RunSpec:
     """The training of member ``number``."""
-    return run_spec(
+    return make_run_spec(
         run,
         teacher.recipe,
         pipeline="train_teacher",

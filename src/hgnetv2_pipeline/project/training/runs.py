@@ -31,7 +31,7 @@ Training = tuple[RunSpec, TeacherRecord | None]
 """A training and the teacher whose record it depends on."""
 
 
-def run_spec(
+def make_run_spec(
     run: Run,
     config: TrainConfig,
     *,
@@ -214,7 +214,7 @@ def resized_images(
     return resized_copy(read_index(samples), root, folder, short_side=short_side), folder
 
 
-def stored_logits(run: Run, params: TeacherLogitsParams) -> StoredLogits | None:
+def logits_store(run: Run, params: TeacherLogitsParams) -> StoredLogits | None:
     """The store that students read, or None: their teacher runs along."""
     if params.source == "online":
         return None

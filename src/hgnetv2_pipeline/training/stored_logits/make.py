@@ -37,7 +37,7 @@ from hgnetv2_pipeline.ownership import helping
 from hgnetv2_pipeline.processes.specs import (
     local_rank,
     read_spec,
-    run_spec,
+    run_from_file,
     run_specs,
     shares,
     torchrun_share,
@@ -277,4 +277,4 @@ def _run(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_spec(_run, "A teacher's pass from the JSON of a StoreSpec."))
+    sys.exit(run_from_file(_run, "A teacher's pass from the JSON of a StoreSpec."))

@@ -16,7 +16,7 @@ from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.input.augment import Augment
-from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.teacher_logits import (
     REMEDY,
     Records,
@@ -87,13 +87,13 @@ def replayed(
     )  # fmt: skip
     if spec.teacher_logits.check:
         check_answers(
-            replay, Source(train, spec.train_root), teacher, spec.teacher_logits.check, device
+            replay, SampleReader(train, spec.train_root), teacher, spec.teacher_logits.check, device
         )
     return replay
 
 
 def check_answers(
-    replay: Replayed, source: Source, teacher: Teacher, count: int, device: torch.device
+    replay: Replayed, source: SampleReader, teacher: Teacher, count: int, device: torch.device
 ) -> float:
     """Ask the teacher again for ``count`` stored records; return the largest difference of a logit,
     beyond what storing it in float16 explains.

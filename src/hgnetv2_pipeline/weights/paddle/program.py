@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hgnetv2_pipeline.foreign import parse_json
-from hgnetv2_pipeline.weights.protobuf_wire import Wire, message, number, signed, text
+from hgnetv2_pipeline.weights.protobuf_wire import Wire, as_signed, as_string, as_unsigned, message
 
 Value = str | int  # a value of the program: a name, or a PIR number
 
@@ -117,17 +117,17 @@ def _variable(wire: Wire, data: memoryview) -> tuple[str, Declared | None]:
     name, kind, persistable = "", memoryview(b""), 0
     for field, value in wire.fields(data):
         if field == 1:
-            name = text(value)
+            name = as_string(value)
         elif field == 2:
             kind = message(value)
         elif field == 3:
-            persistable = number(value)
+            persistable = as_unsigned(value)
     if not persistable:
         return name, None
     type_code, tensor = -1, memoryview(b"")
     for field, value in wire.fields(kind):
         if field == 1:
-            type_code = number(value)
+            type_code = as_unsigned(value)
         elif field == 3:
             for inner, content in wire.fields(message(value)):
                 if inner == 1:
@@ -135,8 +135,8 @@ def _variable(wire: Wire, data: memoryview) -> tuple[str, Declared | None]:
     if type_code in _NO_DATA:
         return name, None
     if type_code != _TENSOR:
-        raise ValueError(f"{brief(name)} is a variable of type {type_code}, not a tensor")
-    return name, read_tensor_desc(tensor, brief(name), wire)
+        raise ValueError(f"{brief_name(name)} is a variable of type {type_code}, not a tensor")
+    return name, read_tensor_desc(tensor, brief_name(name), wire)
 
 
 def read_tensor_desc(data: memoryview, name: str, wire: Wire | None = None) -> Declared:
@@ -145,9 +145,9 @@ def read_tensor_desc(data: memoryview, name: str, wire: Wire | None = None) -> D
     shape: list[int] = []
     for field, value in (wire or Wire()).fields(data):
         if field == 1:
-            types.append(number(value))
+            types.append(as_unsigned(value))
         elif field == 2:
-            shape += signed(value)
+            shape += as_signed(value)
         else:
             raise ValueError(f"{name} is described with an unknown field {field}")
     if len(types) != 1 or types[0] not in DTYPES:
@@ -163,7 +163,9 @@ def _checked_shape(shape: list[Any], name: str) -> tuple[int, ...]:
 
 def _declare(parameters: dict[str, Declared], name: str, declared: Declared) -> None:
     if not name or name in parameters:
-        raise ValueError(f"the parameter {brief(name)!r} twice" if name else "a nameless parameter")
+        raise ValueError(
+            f"the parameter {brief_name(name)!r} twice" if name else "a nameless parameter"
+        )
     parameters[name] = declared
 
 
@@ -173,14 +175,14 @@ def _op_desc(wire: Wire, data: memoryview) -> Op:
     name = ""
     for field, value in wire.fields(data):
         if field == 3:
-            name = text(value)
+            name = as_string(value)
         elif field in (1, 2):
             slot, arguments = "", []
             for inner, content in wire.fields(message(value)):
                 if inner == 1:
-                    slot = text(content)
+                    slot = as_string(content)
                 elif inner == 2:
-                    arguments.append(text(content))
+                    arguments.append(as_string(content))
             if field == 2:
                 outputs += arguments
             else:
@@ -190,7 +192,7 @@ def _op_desc(wire: Wire, data: memoryview) -> Op:
     for slot in _SLOTS.get(kind, ()):
         values = slots.pop(slot, [])
         if len(values) != 1:
-            raise ValueError(f"an operation {brief(name)} with {len(values)} inputs {slot}")
+            raise ValueError(f"an operation {brief_name(name)} with {len(values)} inputs {slot}")
         inputs += values
     for values in slots.values():
         inputs += values
@@ -217,7 +219,7 @@ def read_pir(data: bytes) -> Program:
             attributes = _get(entry, "A", list)
             if len(attributes) != 4 or not isinstance(attributes[3], str):
                 raise ValueError("a parameter without a name")
-            _declare(parameters, attributes[3], _pir_type(result, brief(attributes[3])))
+            _declare(parameters, attributes[3], _pir_type(result, brief_name(attributes[3])))
             names[_get(result, "%", int)] = attributes[3]
         else:
             ops.append(_pir_op(entry, name, names))
@@ -245,7 +247,9 @@ def _pir_type(result: Any, name: str) -> Declared:
         raise ValueError(f"{name} is no tensor")
     dtype = _get(content[0], "#", str).rpartition("t_")[2]
     if dtype not in _PIR_DTYPES:
-        raise ValueError(f"{name} has the type {brief(dtype)}; known are {', '.join(_PIR_DTYPES)}")
+        raise ValueError(
+            f"{name} has the type {brief_name(dtype)}; known are {', '.join(_PIR_DTYPES)}"
+        )
     if not isinstance(content[1], list):
         raise ValueError(f"{name} has no shape")
     return Declared(_checked_shape(content[1], name), _PIR_DTYPES[dtype])
@@ -257,7 +261,7 @@ def _pir_op(entry: Any, name: str, names: dict[int, str]) -> Op:
     inputs: list[Value] = [names.get(v, v) for v in _numbers(entry, "I")]
     order = _OPERANDS.get(kind, range(len(_SLOTS.get(kind, ()))))
     if len(inputs) < len(order):
-        raise ValueError(f"an operation {brief(name)} with {len(inputs)} inputs")
+        raise ValueError(f"an operation {brief_name(name)} with {len(inputs)} inputs")
     inputs = [inputs[i] for i in order] + inputs[len(order) :]
     return Op(kind, tuple(inputs), tuple(_numbers(entry, "O")))
 
@@ -268,6 +272,6 @@ def _numbers(entry: Any, key: str) -> Iterator[int]:
         yield _get(value, "%", int)
 
 
-def brief(name: str) -> str:
+def brief_name(name: str) -> str:
     """A name of the file for a message: short, and without surprises on a terminal."""
     return ascii(name[:80])[1:-1]
