@@ -399,12 +399,14 @@ INGESTION = """
 import json, os
 from kedro.framework.startup import bootstrap_project
 from project_copies import run_here
-from hgnetv2_pipeline.commands.init import init
+from hgnetv2_pipeline.commands.init import write_environment
 
 project = Path(sys.argv[1])
 os.chdir(project)
 bootstrap_project(project)
-init(project, "mine", labelled=project / "my images", pool=None, test=None, variant=None)
+write_environment(
+    project, "mine", labelled=project / "my images", pool=None, test=None, variant=None
+)
 mount(project / "data", "size=4m")
 
 def files():

@@ -102,7 +102,7 @@ def init(
     kedro run --env cats --params plan_only=true     what it will do, and how long
     kedro run --env cats                             the whole chain, to the report
     """
-    from hgnetv2_pipeline.commands.init import write_environment as write_environment
+    from hgnetv2_pipeline.commands.init import write_environment
     from hgnetv2_pipeline.processor import slow_precision
 
     project = weights.project_folder()

@@ -122,7 +122,8 @@ class ModelCard:
             raise WeightsError(
                 f"{where} carries no card of format {FORMAT} (found "
                 f"{brief_value(props.get('format'))}): preprocessing and class names are "
-                "unknown; export it with export_onnx, or give preprocess= and classes= to load_engine"
+                "unknown; export it with export_onnx, or give preprocess= and classes= to "
+                "load_engine"
             )
         preprocess, classes = preprocess_of(props, where), classes_of(props, where)
         if preprocess is None or classes is None:
