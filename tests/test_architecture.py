@@ -69,6 +69,22 @@ DOORS = {
     "predict_paths": "answers in a table",
     "Step.__init__": "all that a step is made of, put together by make_step",
 }
+# Public names that several files may define, with the one meaning that they all have. A node is the
+# work of a room as a result, and a command is that work as a word of the shell.
+SHARED_NAMES = {
+    "main": "the entry of a command or of a process",
+    "create_pipeline": "Kedro's name for what a pipeline is made by",
+    "open_engine": "what the ladder asks of the module of every engine",
+    "audit": "a node and its work",
+    "deduplicate": "a node and its work",
+    "evaluate": "a node and its work",
+    "score_pool": "a node and its work",
+    "select": "a node and its work",
+    "store_teacher_logits": "a node and its work",
+    "self_train": "the work, and the same with its result kept",
+    "predict": "a command and a node",
+    "export_weights": "a command and its work",
+}
 # Not yet held to the limit: rooms, and functions of others.
 GROWN = {"pipelines", "project", "build_mining_page"}
 FORBIDDEN = {"kedro", "kedro_datasets", "kedro_viz", "mlflow", "dvc"}
@@ -220,6 +236,24 @@ def test_no_function_but_a_door_takes_many_parameters() -> None:
             assert name in DOORS, f"{path}: {name} takes {count} parameters"
             doors.add(name)
     assert doors == DOORS.keys(), "the others need not be named"
+
+
+def public_names(path: Path) -> set[str]:
+    """The classes and functions of a file that others may use."""
+    parts = ast.parse(path.read_text(encoding="utf-8")).body
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return {part.name for part in parts if isinstance(part, kinds) and part.name[0] != "_"}
+
+
+def test_no_public_name_has_two_meanings() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in public_names(path):
+            places.setdefault(name, []).append(path.relative_to(PACKAGE).as_posix())
+    several = {name: where for name, where in places.items() if len(where) > 1}
+    unknown = {name: where for name, where in several.items() if name not in SHARED_NAMES}
+    assert not unknown, f"rename the lesser one: {unknown}"
+    assert several.keys() == SHARED_NAMES.keys(), "the others need not be named"
 
 
 def _is_command(function: ast.FunctionDef) -> bool:
