@@ -42,13 +42,13 @@ from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.deferred_view import on_device
 from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.loader import eval_batches, train_batches, view_batches
-from hgnetv2_pipeline.mining.duplicates.guarded_sets import gather
+from hgnetv2_pipeline.mining.duplicates.guarded_sets import gather_guarded_images
 from hgnetv2_pipeline.mining.score import score_pool
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.teacher.probing import fit_probe
 from hgnetv2_pipeline.teacher.teacher import load_teacher
-from hgnetv2_pipeline.training.stored_logits.replay import made_of
+from hgnetv2_pipeline.training.stored_logits.replay import describe_origin
 from hgnetv2_pipeline.weights.load import save_weights
 from image_files import encoded, put
 
@@ -229,7 +229,7 @@ def test_pictures_that_are_compared_for_duplicates_are_on_their_background(
     root: Path, white: pd.DataFrame, dropped: pd.DataFrame
 ) -> None:
     for samples, expected in ((white, 1), (dropped, len(HIDDEN))):
-        guarded = gather({"val": (samples, root)})
+        guarded = gather_guarded_images({"val": (samples, root)})
         assert different([guarded.read(row) for row in range(4)]) == expected
 
 
@@ -255,7 +255,9 @@ def test_stored_logits_are_of_one_background_and_older_ones_stay_what_they_are()
     view = make_augment({"name": "none", "image_size": 32})
 
     def made(background: tuple[int, int, int] | None) -> dict[str, Any]:
-        return made_of(view, resized=None, background=background, teacher={}, classes=CLASSES)
+        return describe_origin(
+            view, resized=None, background=background, teacher={}, classes=CLASSES
+        )
 
     assert "background" not in json.dumps(made(None))
     assert made(WHITE)["transform"] == made(None)["transform"] | {"background": [255, 255, 255]}

@@ -614,7 +614,7 @@ def test_no_door_leaves_the_world_a_right_to_change(door: str, tmp_path: Path) -
 
 def test_a_full_disk_is_told_by_the_writer_with_its_place(tmp_path: Path) -> None:
     def act() -> None:
-        with durable.written_aside(tmp_path / "result"):
+        with durable.write_aside(tmp_path / "result"):
             raise sqlite3.OperationalError("database or disk is full")
 
     with pytest.raises(DiskFullError, match="disk full while writing .*result: .* bytes free"):

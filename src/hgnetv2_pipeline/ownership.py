@@ -364,7 +364,7 @@ def sole(folder: Path, name: str = "", *, run: str = "", wait: bool = False) -> 
 
 
 @contextmanager
-def helping(folder: Path) -> Iterator[None]:
+def join_helpers(folder: Path) -> Iterator[None]:
     """Be named among those that work on a result, whoever holds it, so that nobody takes it over.
 
     For processes that share the work file by file, which any of them may do without the others.
@@ -558,7 +558,7 @@ def mark() -> str:
     return f"{machine}-{me.pid}-{me.started}-{secrets.token_hex(3)}"
 
 
-def left_behind(path: Path, marked: str) -> bool:
+def is_left_behind(path: Path, marked: str) -> bool:
     """Whether what bears this mark was left by a process that is dead.
 
     Of one on another machine, when it is a day old: nothing is in the making for so long, since
@@ -589,7 +589,7 @@ def partial_folders(folder: Path, name: str = "", *, dead: bool = False) -> list
     base, stem = _beside(folder, name)
     exact = re.compile(rf"\.partial-{re.escape(stem)}-({_MARK.pattern}|[a-z0-9_]{{8}})")
     found = [(path, match[1]) for path in _listed(base) if (match := exact.fullmatch(path.name))]
-    return [path for path, marked in found if not dead or left_behind(path, marked)]
+    return [path for path, marked in found if not dead or is_left_behind(path, marked)]
 
 
 def new_partial(folder: Path, name: str = "") -> Path:
@@ -602,7 +602,7 @@ def new_partial(folder: Path, name: str = "") -> Path:
 
 
 @contextmanager
-def made_aside(folder: Path) -> Iterator[Path]:
+def make_aside(folder: Path) -> Iterator[Path]:
     """Be the only one that makes ``folder``: yields an empty folder beside it, gone afterwards.
 
     What killed processes left of their own attempts goes first.
@@ -625,7 +625,9 @@ def scratch(what: str) -> Iterator[Path]:
     """
     base, prefix = Path(tempfile.gettempdir()), f"hgnetv2-{what}-"
     for path in base.glob(f"{prefix}*"):
-        if _MARK.fullmatch(marked := path.name.removeprefix(prefix)) and left_behind(path, marked):
+        if _MARK.fullmatch(marked := path.name.removeprefix(prefix)) and is_left_behind(
+            path, marked
+        ):
             with suppress(OSError):  # another user's
                 _remove(path)
     folder = base / f"{prefix}{mark()}"
@@ -644,7 +646,7 @@ def sweep_dead(target: Path) -> None:
             if not entry.name.startswith(prefix):
                 continue
             marked = mark_of_temporary(entry.name, target.name)
-            if marked is not None and left_behind(Path(entry.path), marked):
+            if marked is not None and is_left_behind(Path(entry.path), marked):
                 _remove(Path(entry.path))
 
 

@@ -18,7 +18,7 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable, choose_card
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
-from hgnetv2_pipeline.deployment.export.half import in_half
+from hgnetv2_pipeline.deployment.export.half import to_half
 from hgnetv2_pipeline.deployment.onnx_session import session_logits
 from hgnetv2_pipeline.deployment.self_test import (
     ALLOWED,
@@ -84,7 +84,7 @@ def test_every_exported_file_carries_answers_that_onnx_runtime_gives(
 def test_the_answers_of_a_bf16_file_are_rounded_to_it(precisions: Path) -> None:
     graph, preprocess = onnx.load(precisions / "model.onnx"), Preprocess(66, SIDE)
     exact = make_self_test(graph, preprocess, "fp32")
-    rounded = make_self_test(in_half(graph, "bf16"), preprocess, "bf16")
+    rounded = make_self_test(to_half(graph, "bf16"), preprocess, "bf16")
     assert exact is not None
     assert rounded is not None
     assert 1e-4 < exact.distance(np.array(rounded.logits)) < rounded.allowed

@@ -215,8 +215,8 @@ def test_batches_are_copied_ahead_in_their_order(tree, device):
     )  # fmt: skip
     assert {batch.images.device.type for batch in made} == {device}
     assert same([cpu(batch) for batch in made], wanted)
-    every = [prefetch.Made(batch, []) for batch in wanted]
-    onto = prefetch.Ahead(torch.device(device), prefetch.Copied(torch.device(device)))
+    every = [prefetch.WorkerBatch(batch, []) for batch in wanted]
+    onto = prefetch.Prefetcher(torch.device(device), prefetch.CopyToDevice(torch.device(device)))
     assert same([cpu(one.batch) for one in onto(every)], wanted)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.mining.duplicates.alignment import alignments, rescaled, warped
+from hgnetv2_pipeline.mining.duplicates.alignment import alignments, rescale, warp
 from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds, compare
 from hgnetv2_pipeline.mining.duplicates.grey_image import SIDE, GreyImage
 from hgnetv2_pipeline.mining.duplicates.views import view_matrix
@@ -30,7 +30,7 @@ def moved(picture: np.ndarray, move: np.ndarray, outside: int = 0) -> np.ndarray
     """The picture seen through a move given for squares of 128 pixels."""
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(
-        picture, rescaled(move, 160 / SIDE), (160, 160), flags=how, borderValue=outside
+        picture, rescale(move, 160 / SIDE), (160, 160), flags=how, borderValue=outside
     )
 
 
@@ -75,7 +75,7 @@ def test_the_start_is_tried_last_and_far_moves_never() -> None:
 
 
 def test_outside_a_picture_there_is_nothing_to_compare() -> None:
-    _, mask = warped(GreyImage(grey(5)).squared, np.array([[1.0, 0.0, 64.0], [0.0, 1.0, 0.0]]))
+    _, mask = warp(GreyImage(grey(5)).squared, np.array([[1.0, 0.0, 64.0], [0.0, 1.0, 0.0]]))
     assert not mask[:, 64:].any() and mask[:, :60].all()
 
 

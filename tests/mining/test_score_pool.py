@@ -27,7 +27,7 @@ from hgnetv2_pipeline.mining.audit import audit, count_classes
 from hgnetv2_pipeline.mining.candidates import Candidates
 from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, deduplicate
 from hgnetv2_pipeline.mining.score import score_pool
-from hgnetv2_pipeline.mining.score_shards import quarantined
+from hgnetv2_pipeline.mining.score_shards import read_quarantined
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.mining.selection import select
 from hgnetv2_pipeline.mining.sheets import contact_sheets
@@ -271,7 +271,7 @@ def test_bad_images_are_set_aside_and_disturb_no_other(
     bad = break_some(pool, samples)
     summary = score(samples, out=tmp_path / "broken", workers=workers)
     assert (summary["listed"], summary["scored"], summary["quarantined"]) == (31, 28, 3)
-    reasons = quarantined(tmp_path / "broken").set_index("key")["reason"]
+    reasons = read_quarantined(tmp_path / "broken").set_index("key")["reason"]
     assert set(reasons.index) == set(bad)
     assert all(word in reasons[key] for key, word in bad.items())
     rows = rows_of(tmp_path / "broken").set_index("key")

@@ -76,7 +76,7 @@ def test_run_keeps_its_mode_when_it_goes_on(
     spec = job("run", mode="auto", steps=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autotune, "choose_mode", lambda trials: (list(trials)[2], "for the test"))
-        tried = autotune.settled(spec, torch.device("cpu"), autotune.World(0, 1, 0))
+        tried = autotune.settle_mode(spec, torch.device("cpu"), autotune.World(0, 1, 0))
     assert (tried.config.amp, tried.config.channels_last) == ("bf16", True)
     sigterm_in(1)
     with pytest.raises(Interrupted):
@@ -96,7 +96,7 @@ def test_a_real_trial_finds_float32_at_the_least(
     monkeypatch.setattr(processor, "features", lambda: frozenset({"amx_bf16"}))
     monkeypatch.setattr(autotune, "STEPS", 3)
     spec = job("run", mode="auto")
-    found = autotune.settled(spec, torch.device("cpu"), autotune.World(0, 1, 0)).config
+    found = autotune.settle_mode(spec, torch.device("cpu"), autotune.World(0, 1, 0)).config
     written = json.loads((spec.out / "mode.json").read_text())
     assert written["mode"] == {
         "amp": found.amp, "channels_last": found.channels_last, "compile": False,

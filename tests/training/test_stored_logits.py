@@ -30,11 +30,11 @@ from hgnetv2_pipeline.input import lazy_image, loader
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.batches import Answers
 from hgnetv2_pipeline.input.loader import train_batches
-from hgnetv2_pipeline.input.teacher_logits import Replayed, TeacherLogits, record_dtype
+from hgnetv2_pipeline.input.teacher_logits import ReplayedView, TeacherLogits, record_dtype
 from hgnetv2_pipeline.processes.specs import parse
 from hgnetv2_pipeline.training import losses as functions
 from hgnetv2_pipeline.training.config import RunSpec, StoreSpec
-from hgnetv2_pipeline.training.objectives import Distilled, logits_of_answers
+from hgnetv2_pipeline.training.objectives import DistillationObjective, logits_of_answers
 from hgnetv2_pipeline.training.prepare import build_teacher
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.stored_logits import make
@@ -141,20 +141,20 @@ def test_at_each_of_20_steps_the_loss_is_that_with_the_teacher_beside_it(
     )  # fmt: skip
     stored: list[float] = []
     online: list[float] = []
-    call = Distilled.__call__
+    call = DistillationObjective.__call__
 
     def both(
-        self: Distilled, student: Any, images: Any, labels: Any, answers: Any = None
+        self: DistillationObjective, student: Any, images: Any, labels: Any, answers: Any = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         assert self.teacher is None
-        same = Distilled(self.view, beside, self.loss)
+        same = DistillationObjective(self.view, beside, self.loss)
         with torch.no_grad():
             online.append(float(call(same, copy.deepcopy(student), images, labels)[0]))
         found = call(self, student, images, labels, answers)
         stored.append(float(found[0]))
         return found
 
-    monkeypatch.setattr(Distilled, "__call__", both)
+    monkeypatch.setattr(DistillationObjective, "__call__", both)
     train_run(spec)
     assert len(stored) == len(online) == 20
     # Measured 8e-7; float16, in which the answers are kept, could explain 1e-3.
@@ -171,7 +171,7 @@ def test_a_training_batch_shows_the_stored_views_byte_for_byte(
     batches = train_batches(
         samples,
         pictures,
-        transform=Replayed(view, store, store.rows_of(samples)),
+        transform=ReplayedView(view, store, store.rows_of(samples)),
         seed=0,
         batch_size=5,
         start_step=0,

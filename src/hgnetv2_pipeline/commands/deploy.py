@@ -109,9 +109,9 @@ def predict(
         kept = _first(tally.watch(records), sheet_images if sheet else 0, shown)
         _write(kept, style, out, min(topk or len(loaded.classes), len(loaded.classes)))
     if sheet is not None:
-        from hgnetv2_pipeline.durable import written_aside
+        from hgnetv2_pipeline.durable import write_aside
 
-        with written_aside(sheet) as aside:
+        with write_aside(sheet) as aside:
             prediction_formats.prediction_sheet(
                 todo[: len(shown)],
                 shown,

@@ -121,7 +121,7 @@ def _own_words(
 
 def _fill_template(project: Path, target: Path, values: Mapping[str, Any]) -> None:
     """Write ``target`` from the template, whole or not at all."""
-    with ownership.made_aside(target) as folder:
+    with ownership.make_aside(target) as folder:
         aside = folder / target.name
         aside.mkdir()
         for source in sorted((project / "conf" / "own").glob("*.yml")):

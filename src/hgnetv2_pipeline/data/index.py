@@ -23,7 +23,7 @@ import pandas as pd
 
 from hgnetv2_pipeline.data.decode import Colour, Decoding, decode_image, read_regular_file
 from hgnetv2_pipeline.data.scan.archives import read_member
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def index_writer(
     schema = arrow_schema() if schema is None else schema
     waiting, last = schema.empty_table(), ""
     with (
-        written_aside(path) as aside,
+        write_aside(path) as aside,
         pq.ParquetWriter(aside, schema, compression="zstd") as file,
     ):
 

@@ -24,7 +24,7 @@ from hgnetv2_pipeline.data.lists.multi_label import (
 )
 from hgnetv2_pipeline.data.patterns import find_matches
 from hgnetv2_pipeline.data.perceptual import connected_components, near_pairs
-from hgnetv2_pipeline.data.stratify import quota, stratified
+from hgnetv2_pipeline.data.stratify import quota, stratify
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def split_samples(
         ranks = _ranks(ordered["key"], seed)
         shares = np.array([1 - val - test, val, test])
         if several:
-            sides = stratified(label_matrix(ordered), together, ranks, shares)
+            sides = stratify(label_matrix(ordered), together, ranks, shares)
         else:
             sides = _assign(ordered["label"].to_numpy(np.int64), together, ranks, shares)
         _report_uneven(ordered, sides, val, test, classes)

@@ -107,12 +107,12 @@ def make_self_test(proto: Any, preprocess: Preprocess, precision: str) -> SelfTe
     the biases to whole numbers does, as right runtimes do. ``bf16``: with every value rounded to
     it. None when the logits are all the same, so that they would show nothing.
     """
-    from hgnetv2_pipeline.deployment.export.half import rounded_in_float32
+    from hgnetv2_pipeline.deployment.export.half import round_in_float32
     from hgnetv2_pipeline.deployment.onnx_session import session_logits
 
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     images = preprocess.normalize(self_test_images(self_test_count(classes), preprocess.crop))
-    exact = session_logits(rounded_in_float32(proto) if precision == "bf16" else proto)(images)
+    exact = session_logits(round_in_float32(proto) if precision == "bf16" else proto)(images)
     exact = exact.astype(np.float64)
     if not np.isfinite(exact).all() or exact.std() == 0:
         return None

@@ -107,7 +107,7 @@ def evaluate_samples(
     from hgnetv2_pipeline.data.lists.multi_label import is_multi_label
     from hgnetv2_pipeline.data.quarantine import Ledger
     from hgnetv2_pipeline.input.loader import eval_batches
-    from hgnetv2_pipeline.input.workers import workers_watched
+    from hgnetv2_pipeline.input.workers import watch_workers
 
     if not len(samples):
         raise DataError(f"split {split!r} lists no image; check its list file")
@@ -123,7 +123,7 @@ def evaluate_samples(
         samples, root, preprocess=preprocess, batch_size=batch_size, workers=workers,
         ledger=ledger, fast=fast,
     )  # fmt: skip
-    with workers_watched():
+    with watch_workers():
         keys, logits = predict_logits(
             model,
             _shown(batches, len(samples), f"evaluate {split}"),

@@ -35,7 +35,7 @@ PUBLISHED_RANDAUGMENT = "rand-m7-mstd0.5-inc1"
 IMAGENET_FILL: Fill = (124, 116, 104)
 
 
-class Staged(ABC):
+class StagedView(ABC):
     """A view whose draws come apart from its pixels."""
 
     @abstractmethod
@@ -44,7 +44,7 @@ class Staged(ABC):
 
 
 @dataclass(frozen=True)
-class PublishedView(Staged):
+class PublishedView(StagedView):
     """The published recipe: random resized crop, mirror, RandAugment.
 
     Attributes:
@@ -118,7 +118,7 @@ def begin(
     Decoding empties the processor's caches. To read headers and draw for ``TOGETHER`` pictures
     first, and to make their pixels then, takes a thirtieth less than picture by picture.
     """
-    if isinstance(augment, Staged):
+    if isinstance(augment, StagedView):
         return augment.begin(picture, rng)
     return partial(augment, picture, rng)
 

@@ -21,10 +21,16 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.sample_rng import epoch_order, keyed_rng
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import TOGETHER, Augment, begin
-from hgnetv2_pipeline.input.deferred_view import DeviceOperations, DeviceView, Drawn, Shown, pack
+from hgnetv2_pipeline.input.deferred_view import (
+    DeferredView,
+    DeviceOperations,
+    DeviceView,
+    UnfinishedView,
+    pack,
+)
 from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice
-from hgnetv2_pipeline.input.teacher_logits import Records, Replayed
+from hgnetv2_pipeline.input.teacher_logits import Records, ReplayedView
 
 
 @dataclass(frozen=True)
@@ -148,17 +154,17 @@ class SampleReader:
 
 
 @dataclass(frozen=True)
-class Made:
+class WorkerBatch:
     """What a worker sends: a batch, and the images that could not be read.
 
-    Of a ``DeviceView`` the batch's images are bytes [B] until ``device.DeviceInput`` turns them and
-    ``drawn``, one entry an image, into pixels. Of ``DeviceOperations`` they lack ``operations``,
-    one entry an image, until ``ahead.Operated`` has done them.
+    With a ``DeviceView`` the batch's images are bytes [B] until ``device_views.DeviceInput`` turns
+    them and ``drawn``, one entry per image, into pixels. With ``DeviceOperations`` they lack
+    ``operations``, one entry per image, until ``prefetch.OperateOnDevice`` has done them.
     """
 
     batch: Batch | None
     bad: list[tuple[str, str]]
-    drawn: list[Drawn] = field(default_factory=list)
+    drawn: list[DeferredView] = field(default_factory=list)
     operations: list[list[Choice]] = field(default_factory=list)
 
     @property
@@ -166,12 +172,14 @@ class Made:
         """Bytes of the batch's tensors."""
         return 0 if self.batch is None else self.batch.nbytes
 
-    def pin_memory(self) -> Made:
+    def pin_memory(self) -> WorkerBatch:
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 
 # Row, key, what is left to be done for its view, the teacher's stored answer.
-_Begun = tuple[int, str, Callable[[], npt.NDArray[np.uint8] | Drawn | Shown], Records | None]
+_Begun = tuple[
+    int, str, Callable[[], npt.NDArray[np.uint8] | DeferredView | UnfinishedView], Records | None
+]
 
 
 class TrainMaker:
@@ -180,7 +188,7 @@ class TrainMaker:
     def __init__(
         self,
         source: SampleReader,
-        transform: Augment | DeviceView | DeviceOperations | Replayed,
+        transform: Augment | DeviceView | DeviceOperations | ReplayedView,
         seed: int,
         batch_size: int,
         rank: int,
@@ -221,10 +229,10 @@ class TrainMaker:
             yield from range(start, start + self.batch_size)
             step += 1
 
-    def make(self, step: int, known_bad: Mapping[str, str] | None = None) -> Made:
+    def make(self, step: int, known_bad: Mapping[str, str] | None = None) -> WorkerBatch:
         """The batch of a step; ``known_bad`` (key to reason) are left out unread."""
         views: list[npt.NDArray[np.uint8]] = []
-        drawn: list[Drawn] = []
+        drawn: list[DeferredView] = []
         operations: list[list[Choice]] = []
         records: list[Records] = []
         rows: list[int] = []
@@ -234,7 +242,7 @@ class TrainMaker:
         while len(rows) < self.batch_size:
             begun = self._begin(positions, min(TOGETHER, self.batch_size - len(rows)), bad)
             if begun is None:
-                return Made(None, list(bad.items()))
+                return WorkerBatch(None, list(bad.items()))
             for row, key, finish, record in begun:
                 self.source.standing_at(row)
                 try:
@@ -242,9 +250,9 @@ class TrainMaker:
                 except DataError as error:
                     bad[key] = str(error)
                     continue
-                if isinstance(view, Drawn):
+                if isinstance(view, DeferredView):
                     drawn.append(view)
-                elif isinstance(view, Shown):
+                elif isinstance(view, UnfinishedView):
                     views.append(view.pixels)
                     operations.append(view.operations)
                 else:
@@ -257,11 +265,11 @@ class TrainMaker:
         if drawn:
             data, rest = pack(drawn)
             batch = Batch(data, torch.from_numpy(labels), keys, step, len(rows))
-            return Made(batch, list(bad.items()), rest)
+            return WorkerBatch(batch, list(bad.items()), rest)
         batch = _batch(views, labels, keys, step, self.batch_size)
         if records:
             batch = replace(batch, answers=Answers.of(np.stack(records)))
-        return Made(batch, list(bad.items()), operations=operations)
+        return WorkerBatch(batch, list(bad.items()), operations=operations)
 
     def _begin(
         self, positions: Iterator[int], count: int, bad: dict[str, str]
@@ -280,7 +288,7 @@ class TrainMaker:
             try:
                 picture = self.source.picture(row)
                 record = None
-                if isinstance(self.transform, Replayed):
+                if isinstance(self.transform, ReplayedView):
                     number = self._view_number(self.transform.store.views, epoch, place, key)
                     finish, record = self.transform.begin(picture, key, row, number)
                 else:
@@ -320,7 +328,7 @@ class ViewMaker:
         self.source, self.view, self.seed = source, view, seed
         self.views, self.images = views, images
 
-    def make(self, step: int) -> Made:
+    def make(self, step: int) -> WorkerBatch:
         first = step * self.images
         shown: dict[int, list[npt.NDArray[np.uint8]]] = {}
         bad: list[tuple[str, str]] = []
@@ -339,11 +347,11 @@ class ViewMaker:
                 continue
             keys.append(key)
         if not shown:
-            return Made(None, bad)
+            return WorkerBatch(None, bad)
         black = [np.zeros_like(next(iter(shown.values()))[0])] * self.views
         pixels = [view for place in range(self.images) for view in shown.get(place, black)]
         places = np.array(list(shown), np.int64)
-        return Made(_batch(pixels, places, keys, step, len(pixels)), bad)
+        return WorkerBatch(_batch(pixels, places, keys, step, len(pixels)), bad)
 
 
 class EvalMaker:
@@ -362,7 +370,7 @@ class EvalMaker:
 
         return evaluation_view(self.preprocess, LazyImage(content, self.preprocess.decoding))
 
-    def make(self, step: int) -> Made:
+    def make(self, step: int) -> WorkerBatch:
         views: list[npt.NDArray[np.uint8]] = []
         rows: list[int] = []
         keys: list[str] = []
@@ -378,9 +386,9 @@ class EvalMaker:
             rows.append(row)
             keys.append(key)
         if not rows:
-            return Made(None, bad)
+            return WorkerBatch(None, bad)
         size = self.batch_size if self.pad else len(rows)
-        return Made(_batch(views, self.source.labels[rows], keys, step, size), bad)
+        return WorkerBatch(_batch(views, self.source.labels[rows], keys, step, size), bad)
 
 
 def _batch(

@@ -22,8 +22,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from hgnetv2_pipeline.data.preprocess import vertical_first
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.input.batches import Made, TrainMaker
-from hgnetv2_pipeline.input.deferred_view import DeviceView, Drawn
+from hgnetv2_pipeline.input.batches import TrainMaker, WorkerBatch
+from hgnetv2_pipeline.input.deferred_view import DeferredView, DeviceView
 from hgnetv2_pipeline.input.device_operations import augment
 from hgnetv2_pipeline.input.lazy_image import LazyImage
 
@@ -49,7 +49,7 @@ class DeviceInput:
         self.view, self.maker = view.view, maker
         self.device = view.device
 
-    def __call__(self, made: Made) -> Made:
+    def __call__(self, made: WorkerBatch) -> WorkerBatch:
         """``made`` with uint8 images [N, 3, image_size, image_size], channels_last, on the device.
 
         A batch with an image that cannot be decoded is made again without it, by the rule of
@@ -65,7 +65,7 @@ class DeviceInput:
         return made
 
     def pixels(
-        self, data: Sequence[Tensor], drawn: Sequence[Drawn]
+        self, data: Sequence[Tensor], drawn: Sequence[DeferredView]
     ) -> tuple[Tensor | None, dict[int, str]]:
         """The images, or None and the reason for each that cannot be decoded."""
         side = self.view.image_size
@@ -113,7 +113,7 @@ class DeviceInput:
             _warn_once(str(error).splitlines()[0])
             return [None]
 
-    def _piece(self, data: Tensor, drawn: Drawn, decoded: Tensor | None) -> Tensor:
+    def _piece(self, data: Tensor, drawn: DeferredView, decoded: Tensor | None) -> Tensor:
         """uint8 [3, h, w] on the device: the crop; DataError if nothing decodes the file."""
         left, top, width, height = drawn.box
         if decoded is not None and decoded.shape == (3, *reversed(drawn.size)):
@@ -160,7 +160,7 @@ def _warn_once(reason: str) -> None:
     _log.warning("the GPU's decoder refused a file, the CPU decodes such ones: %s", reason)
 
 
-def _runs(drawn: Sequence[Drawn]) -> list[tuple[int, int]]:
+def _runs(drawn: Sequence[DeferredView]) -> list[tuple[int, int]]:
     """First and last + 1 of images that together stay within ``_TOGETHER`` pixels, or of one."""
     starts, total = [0], 0
     for n, one in enumerate(drawn):

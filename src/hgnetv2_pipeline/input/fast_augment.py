@@ -19,7 +19,7 @@ import torch
 
 from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
 from hgnetv2_pipeline.input.lazy_image import LazyImage
-from hgnetv2_pipeline.input.lookup_tables import LEVELS, TABLES, Table, blended
+from hgnetv2_pipeline.input.lookup_tables import LEVELS, TABLES, Table, blend_table
 from hgnetv2_pipeline.input.pillow_shear import plain
 from hgnetv2_pipeline.input.randaugment import TOP, Fill, strength, weakening
 
@@ -147,7 +147,7 @@ def _blend(pixels: Pixels, other: Pixels, factor: float) -> Pixels:
 
 def _contrast(pixels: Pixels, factor: float) -> Pixels:
     mean = int(_cv.mean(_cv.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    return _through(pixels, blended(mean, factor))
+    return _through(pixels, blend_table(mean, factor))
 
 
 def _color(pixels: Pixels, factor: float) -> Pixels:

@@ -2,7 +2,7 @@
 
 A batch is a pure function of (seed, step): workers are handed step numbers and make whole batches,
 so that the bytes do not depend on how many workers there are or on where a run resumed. Who makes
-batches of another kind has them made by ``made_batches`` too, with the same care. Pixels stay
+batches of another kind has them made by ``iterate_batches`` too, with the same care. Pixels stay
 uint8 until ``normalise`` on the device. An image that cannot be read goes to the ledger and is left
 out; it is never replaced by another picture under its label.
 """
@@ -25,13 +25,13 @@ from hgnetv2_pipeline.input.augment import Augment
 from hgnetv2_pipeline.input.batches import (
     Batch,
     EvalMaker,
-    Made,
     SampleReader,
     TrainMaker,
     ViewMaker,
+    WorkerBatch,
 )
 from hgnetv2_pipeline.input.deferred_view import DeviceOperations, DeviceView
-from hgnetv2_pipeline.input.teacher_logits import Replayed
+from hgnetv2_pipeline.input.teacher_logits import ReplayedView
 from hgnetv2_pipeline.input.workers import M, Maker, from_workers
 
 
@@ -39,7 +39,7 @@ def train_batches(
     samples: pd.DataFrame,
     root: Path,
     *,
-    transform: Augment | DeviceView | DeviceOperations | Replayed,
+    transform: Augment | DeviceView | DeviceOperations | ReplayedView,
     seed: int,
     batch_size: int,
     start_step: int,
@@ -58,8 +58,8 @@ def train_batches(
         root: what the samples' paths are relative to.
         transform: from ``make_augment``, or that ``on_device``: then workers leave its part of the
             work undone, and the images of the batches are finished, and lie, on its device. Or
-            ``Replayed``: then views are those that a teacher saw, and batches bring its answers.
-        seed: of the order and of the views (of ``Replayed``: of the order).
+            ``ReplayedView``: views that a teacher saw, so that batches bring its answers.
+        seed: of the order and of the views (of ``ReplayedView``: of the order).
         batch_size: images per step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
         rank, world_size: this process and their number; step ``s`` of all of them together takes
@@ -93,7 +93,7 @@ def train_batches(
         stop_after=ledger.allowed,
     )
     finish = _finisher(transform, maker, device)
-    for made in made_batches(maker, start_step, steps, workers, ledger, finish):
+    for made in iterate_batches(maker, start_step, steps, workers, ledger, finish):
         if made.batch is None:
             key, reason = made.bad[0]
             raise DataError(
@@ -103,21 +103,21 @@ def train_batches(
 
 
 def _finisher(
-    transform: Augment | DeviceView | DeviceOperations | Replayed,
+    transform: Augment | DeviceView | DeviceOperations | ReplayedView,
     maker: TrainMaker,
     device: torch.device | None,
-) -> Callable[[Iterator[Made]], Iterator[Made]] | None:
+) -> Callable[[Iterator[WorkerBatch]], Iterator[WorkerBatch]] | None:
     """What is done to the workers' batches in this process, beside the training."""
-    from hgnetv2_pipeline.input.prefetch import Ahead, Copied, Operated
+    from hgnetv2_pipeline.input.prefetch import CopyToDevice, OperateOnDevice, Prefetcher
 
     if isinstance(transform, DeviceView):
         from hgnetv2_pipeline.input.device_views import DeviceInput
 
-        return Ahead(transform.device, DeviceInput(transform, maker))
+        return Prefetcher(transform.device, DeviceInput(transform, maker))
     if isinstance(transform, DeviceOperations):
-        return Ahead(transform.device, Operated(transform))
+        return Prefetcher(transform.device, OperateOnDevice(transform))
     if device is not None and device.type == "cuda":
-        return Ahead(device, Copied(device))
+        return Prefetcher(device, CopyToDevice(device))
     return None
 
 
@@ -141,7 +141,7 @@ def view_batches(
         DataError: there are no samples, or more are unreadable than the ledger allows.
     """
     maker = ViewMaker(SampleReader(samples, root), view, seed, views, images)
-    for made in made_batches(maker, 0, -(-len(samples) // images), workers, ledger):
+    for made in iterate_batches(maker, 0, -(-len(samples) // images), workers, ledger):
         if made.batch is not None:
             yield made.batch
 
@@ -171,12 +171,12 @@ def eval_batches(
     if batch_size < 1:
         raise ParameterError(f"batch_size {batch_size}: a whole number from 1 up")
     maker = EvalMaker(SampleReader(samples, root), preprocess, batch_size, pad, fast)
-    for made in made_batches(maker, 0, -(-len(samples) // batch_size), workers, ledger):
+    for made in iterate_batches(maker, 0, -(-len(samples) // batch_size), workers, ledger):
         if made.batch is not None:
             yield made.batch
 
 
-def made_batches(
+def iterate_batches(
     maker: Maker[M],
     start: int,
     count: int,

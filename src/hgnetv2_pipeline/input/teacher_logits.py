@@ -29,7 +29,7 @@ from PIL import features
 from hgnetv2_pipeline.data.decode import Colour
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.differences import differences
-from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, written_aside
+from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_aside, write_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import Augment, View, begin
 from hgnetv2_pipeline.input.jpeg import optional
@@ -193,7 +193,7 @@ class TeacherLogits:
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayedView:
     """A training view that is shown again as the teacher saw it, with the teacher's answer.
 
     Epoch e of a run shows view e mod V. ``rows`` [n] are the places of the run's samples in the
@@ -279,7 +279,7 @@ def seal_store(
         [("key", pa.string()), ("length", pa.int64()), ("bytes_sha256", pa.string())]
     )
     table = pa.Table.from_pandas(images[_IMAGE], schema=schema, preserve_index=False)
-    with written_aside(folder / IMAGES) as aside:
+    with write_aside(folder / IMAGES) as aside:
         pq.write_table(table.replace_schema_metadata(None), aside, compression="zstd")
     shards = [
         {

@@ -203,7 +203,7 @@ def _told_if_full(workers: int, nbytes: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def workers_watched() -> Iterator[None]:
+def watch_workers() -> Iterator[None]:
     """Around all work on batches: says which image a worker died at, and the likely cause.
 
     torch notices a death in a signal handler, so that its error may come up wherever the caller is.
@@ -271,11 +271,11 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
     _end_workers_at_exit()
     batches: Any = None
     try:
-        with workers_watched():
+        with watch_workers():
             batches = iter(loader)
         for step in range(start, start + count):
             try:
-                with workers_watched():
+                with watch_workers():
                     made: M | _Failed = next(batches)
             except RuntimeError as error:
                 if "DataLoader timed out" in str(error):
@@ -283,7 +283,7 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
                 raise
             except (EOFError, OSError) as error:
                 # A batch that a worker had ready is gone with the worker.
-                with workers_watched():
+                with watch_workers():
                     dead = steps.dead()
                 if dead:
                     raise _death(dead, "batches it had made are lost") from None

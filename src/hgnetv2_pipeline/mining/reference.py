@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from hgnetv2_pipeline.data.sample_rng import epoch_order
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining.duplicates.features import features_of
 from hgnetv2_pipeline.mining.scored_pool import ScoredPool
@@ -57,7 +57,7 @@ def write_reference(path: Path, scores: Path, labels: pd.DataFrame) -> Reference
         torch.from_numpy(known),
     )
     fit = torch.tensor([found.mean, found.spread], dtype=torch.float64)
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         save_file({"features": found.features, "labels": found.labels, "fit": fit}, aside)
     return found
 

@@ -22,8 +22,8 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.durable import sha256_file, sha256_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.input.batches import SampleReader
-from hgnetv2_pipeline.input.loader import made_batches
-from hgnetv2_pipeline.input.workers import workers_watched
+from hgnetv2_pipeline.input.loader import iterate_batches
+from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.mining.answers import Scorer
 from hgnetv2_pipeline.mining.reference import read_reference
 from hgnetv2_pipeline.mining.score_shards import (
@@ -128,7 +128,7 @@ class _PoolMaker:
         return views, phash64(image), sha256
 
 
-@workers_watched()
+@watch_workers()
 def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     """Score a pool with one teacher or the mean of several; resumable, shard by shard.
 
@@ -256,7 +256,7 @@ class _Pass:
         columns: dict[str, list[Any]] = {name: [] for name in [*names, *(["feat"] * spec.features)]}
         bad: list[dict[str, str]] = []
         batches = -(-len(rows) // spec.batch_size)
-        for seen in made_batches(maker, 0, batches, spec.workers, self.ledger):
+        for seen in iterate_batches(maker, 0, batches, spec.workers, self.ledger):
             if self.stop:
                 raise Interrupted("asked to stop while scoring images; run again to go on")
             scores = self.scorer.score(seen.images, features=spec.features)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hgnetv2_pipeline.devices import own_gpu
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
-from hgnetv2_pipeline.ownership import helping
+from hgnetv2_pipeline.ownership import join_helpers
 from hgnetv2_pipeline.processes.specs import (
     local_rank,
     read_spec,
@@ -32,7 +32,7 @@ def score_share(spec: ScoreSpec) -> None:
 
     spec = torchrun_share(spec)
     place = {"device": own_gpu(spec.device, local_rank(spec.rank))}
-    with helping(spec.out):
+    with join_helpers(spec.out):
         score_pool(spec.model_copy(update=place))
 
 

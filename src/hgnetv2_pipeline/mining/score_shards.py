@@ -193,7 +193,7 @@ def record_sources(scores: Path, names: Sequence[str]) -> Path:
     return update_json(scores / _SOURCES, record)
 
 
-def quarantined(scores: Path | Sequence[Path]) -> pd.DataFrame:
+def read_quarantined(scores: Path | Sequence[Path]) -> pd.DataFrame:
     """Images of the pool that could not be read: columns key, reason, line (NA); by key."""
     rows = [
         (entry["key"], entry["reason"], None)

@@ -66,10 +66,10 @@ class ConvBNAct(nn.Module):
         if self.same_pad:
             x = F.pad(x, (0, 1, 0, 1))
         x = fast_training.convolve(self.conv, x)
-        if self._fusable() and fast_training.recording(x, self.bn, self.act, self.lab):
+        if self._fusable() and fast_training.is_recording(x, self.bn, self.act, self.lab):
             return fast_training.batch_norm_relu_lab(x, self.bn, self.lab.scale, self.lab.bias)
         x = self.bn(x)
-        if type(self.act) is nn.ReLU and fast_training.recording(x, self.act):
+        if type(self.act) is nn.ReLU and fast_training.is_recording(x, self.act):
             return self.lab(fast_training.relu(x))
         return self.lab(self.act(x))
 

@@ -40,7 +40,7 @@ def run_worker(main: Callable[[Sequence[str]], int], spec: str) -> None:
 
 
 @contextmanager
-def telling_others(spec: Path) -> Iterator[None]:
+def report_failure(spec: Path) -> Iterator[None]:
     """Round the work of one process: what ends it is told to the agent, where there is one.
 
     Where the work was refused before, and a restart would only come to that again, the process ends

@@ -72,7 +72,7 @@ def check_model(identity: Identity, model: str, *, made: Collection[str]) -> Non
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A network with its weights and what is known of them."""
 
     network: Any
@@ -88,7 +88,7 @@ def load_model(
     classes: list[str] | None,
     image_size: int | None = None,
     resize_short: int | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Build ``model``; ``classes`` None takes the weights' own.
 
     A timm model carries no preprocessing of ours; it gets the published one at ``image_size``.
@@ -118,7 +118,7 @@ def load_model(
     if resize_short is not None:
         preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
     names = classes or known or [str(number) for number in range(info["num_classes"])]
-    return Loaded(network, list(names), preprocess, info)
+    return LoadedModel(network, list(names), preprocess, info)
 
 
 def evaluate(

@@ -509,6 +509,6 @@ def note_made(path: Path) -> None:
     _made.add(path)
 
 
-def newly_made(path: Path) -> bool:
+def is_newly_made(path: Path) -> bool:
     """Whether this process made the result that ``path`` belongs to, rather than reused it."""
     return any(folder == path or folder in path.parents for folder in _made)

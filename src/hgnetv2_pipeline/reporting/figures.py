@@ -55,7 +55,7 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
     values = [value for row in rows for value in row.values]
     frame = svg.Frame(
         margin, 14, WIDTH - 64, 14 + height * len(rows),
-        svg.padded(values, least=0.5), (0.0, float(len(rows))),
+        svg.pad_range(values, least=0.5), (0.0, float(len(rows))),
     )  # fmt: skip
     parts = []
     for value in svg.ticks(*frame.x_range, 8):
@@ -69,7 +69,7 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
     for place, row in enumerate(rows):
         y = frame.top + height * (place + 0.5)
         colour = place % len(svg.PALETTE)
-        name = svg.clipped(row.label, margin - 14)
+        name = svg.clip_text(row.label, margin - 14)
         parts.append(svg.text(margin - 12, y + 4, name, anchor="end"))
         mean = math.fsum(row.values) / len(row.values)
         parts.append(svg.bar(frame.x(mean) - 1, y - 11, 2, 22, colour))
@@ -83,9 +83,7 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
     return svg.drawing(WIDTH, frame.bottom + 44, x_label, parts)
 
 
-def thinned(
-    points: Sequence[tuple[float, float]], most: int = 300
-) -> tuple[tuple[float, float], ...]:
+def thin(points: Sequence[tuple[float, float]], most: int = 300) -> tuple[tuple[float, float], ...]:
     """At most ``most`` points: the means of equal stretches, the last point kept as it is."""
     if len(points) <= most:
         return tuple(points)
@@ -122,13 +120,13 @@ def line_chart(
     points = [point for line in series for point in line.points]
     bounds = [bound for line in series for pair in line.band for bound in pair]
     xs = [x for x, _ in points]
-    x_range = (min(xs), max(xs) * 1.05) if log_x else svg.padded(xs, 0.0, 0.5)
-    y_range = svg.padded([*(y for _, y in points), *bounds], least=1e-3)
+    x_range = (min(xs), max(xs) * 1.05) if log_x else svg.pad_range(xs, 0.0, 0.5)
+    y_range = svg.pad_range([*(y for _, y in points), *bounds], least=1e-3)
     rows = [line for line in series if line.legend]
     wide, columns = _legend_layout([line.name for line in rows], width)
     legend_height = 17.0 * math.ceil(len(rows) / columns) if rows else 0.0
     frame = svg.Frame(52, 44, width - 22, 214, x_range, y_range, log_x)
-    parts = [svg.text(8, 16, svg.clipped(title, width - 16), bold=True)]
+    parts = [svg.text(8, 16, svg.clip_text(title, width - 16), bold=True)]
     parts += frame.grid(x_label, y_label, 6)
     if mark is not None:
         at = frame.x(mark[0])
@@ -145,11 +143,11 @@ def line_chart(
                     colour,
                 )
             )
-        pixels = [(frame.x(x), frame.y(y)) for x, y in thinned(line.points)]
+        pixels = [(frame.x(x), frame.y(y)) for x, y in thin(line.points)]
         if len(pixels) > 1:
             parts.append(svg.path(pixels, colour, dash="5 3" if line.dashed else ""))
         if len(pixels) == 1 or dots:
-            for (px, py), (x, y) in zip(pixels, thinned(line.points), strict=True):
+            for (px, py), (x, y) in zip(pixels, thin(line.points), strict=True):
                 told = (
                     f"{line.name}: {svg.tick_label(round(y, 4))} at {svg.tick_label(round(x, 4))}"
                 )
@@ -159,7 +157,7 @@ def line_chart(
         y = frame.bottom + 54 + 17 * (place // columns)
         css = f"s{line.colour % len(svg.PALETTE)}"
         parts.append(svg.line(x, y - 4, x + 16, y - 4, css=css, dash="5 3" * line.dashed))
-        parts.append(svg.text(x + 22, y, svg.clipped(line.name, wide - 34, 11), size=11))
+        parts.append(svg.text(x + 22, y, svg.clip_text(line.name, wide - 34, 11), size=11))
     return svg.drawing(width, frame.bottom + 46 + legend_height, title, parts)
 
 
@@ -187,7 +185,7 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
         svg.text(margin - 8, 14, "true", anchor="end", css="faint"),
     ]
     for place, name in enumerate(names):
-        shown = svg.clipped(name, margin - 12, 11)
+        shown = svg.clip_text(name, margin - 12, 11)
         y = top + cell * (place + 0.5) + 4
         parts.append(svg.text(margin - 8, y, shown, anchor="end", size=11))
         x = margin + cell * (place + 0.5)
@@ -225,7 +223,7 @@ def bars(rows: Sequence[tuple[str, float]], *, x_label: str, colour: int = 0) ->
     parts = []
     for place, (label, value) in enumerate(rows):
         y = frame.top + height * place
-        name = svg.clipped(label, margin - 12)
+        name = svg.clip_text(label, margin - 12)
         parts.append(svg.text(margin - 10, y + height / 2 + 4, name, anchor="end"))
         told = f"{label}: {svg.tick_label(value)}"
         parts.append(
@@ -249,9 +247,9 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
     if log_x:
         x_range = (min(xs) / 1.25, max(xs) * 1.6)
     else:
-        low, high = svg.padded(xs, 0.15, max(xs) * 0.1)
+        low, high = svg.pad_range(xs, 0.15, max(xs) * 0.1)
         x_range = (max(0.0, low), high)
-    frame = svg.Frame(56, 34, WIDTH - 20, 366, x_range, svg.padded(ys, 0.1, 0.5), log_x)
+    frame = svg.Frame(56, 34, WIDTH - 20, 366, x_range, svg.pad_range(ys, 0.1, 0.5), log_x)
     groups = list(dict.fromkeys(mark.group for mark in marks))
     parts = frame.grid(x_label, y_label, 7)
     taken = [_box(frame.x(mark.x) - 6, frame.y(mark.y) - 6, 12, 12) for mark in marks]
@@ -266,12 +264,12 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
         parts.append(svg.dot(x, y, colour, radius=5.5, title=told))
     for mark in marks:
         x, y = frame.x(mark.x), frame.y(mark.y)
-        parts.append(_placed_label(x, y, svg.clipped(mark.label, 260, 11), taken))
+        parts.append(_placed_label(x, y, svg.clip_text(mark.label, 260, 11), taken))
     shown = [] if groups == [""] else groups
     for place, group in enumerate(shown):
         y = frame.bottom + 58 + 18 * place
         parts.append(svg.dot(62, y - 4, place % len(svg.PALETTE)))
-        parts.append(svg.text(74, y, svg.clipped(group, WIDTH - 90)))
+        parts.append(svg.text(74, y, svg.clip_text(group, WIDTH - 90)))
     return svg.drawing(WIDTH, frame.bottom + 48 + 18 * len(shown), f"{y_label} by {x_label}", parts)
 
 
@@ -337,7 +335,7 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
     height = 22.0
     frame = svg.Frame(
         margin, 8, figures.WIDTH - 30, 8 + height * len(rows),
-        svg.padded([value for row in rows for value in (row.low, row.high)], 0.02, 1e-3),
+        svg.pad_range([value for row in rows for value in (row.low, row.high)], 0.02, 1e-3),
         (0.0, float(len(rows))),
     )  # fmt: skip
     parts = []
@@ -348,7 +346,7 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
         parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, css="faint"))
     for place, row in enumerate(rows):
         y = frame.top + height * place
-        name = svg.clipped(row.label, margin - 12)
+        name = svg.clip_text(row.label, margin - 12)
         parts.append(svg.text(margin - 10, y + height / 2 + 4, name, anchor="end"))
         told = f"{row.label}: {row.low:.3f} to {row.high:.3f}, median {row.middle:.3f}"
         left, wide = frame.x(row.low), frame.x(row.high) - frame.x(row.low)

@@ -17,7 +17,7 @@ Evaluations = Sequence[tuple[int, float, str]]
 BEST = "best"
 
 
-def without_gain(evaluations: Evaluations, min_delta: float) -> int:
+def count_without_gain(evaluations: Evaluations, min_delta: float) -> int:
     """Evaluations since the last one that beat the best before it by more than ``min_delta``."""
     best, since = float("-inf"), 0
     for _, value, _ in evaluations:

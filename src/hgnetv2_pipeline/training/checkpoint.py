@@ -120,7 +120,7 @@ def load_checkpoint(
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_checkpoints(folder: Path) -> Iterator[None]:
     """Hold the run of the checkpoints in ``folder`` for this process.
 
     A second one is refused, naming the first: "another run is writing to ...". Directories that a

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hgnetv2_pipeline.ownership import take
 from hgnetv2_pipeline.processes.elastic import Agents, run_elastic
-from hgnetv2_pipeline.processes.elastic_worker import run_worker, telling_others
+from hgnetv2_pipeline.processes.elastic_worker import report_failure, run_worker
 from hgnetv2_pipeline.processes.specs import read_spec, run_from_file, write_spec
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(path: Path) -> None:
-    with telling_others(path):
+    with report_failure(path):
         from hgnetv2_pipeline.training.run import train_run
 
         train_run(read_spec(RunSpec, path))

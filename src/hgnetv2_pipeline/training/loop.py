@@ -14,7 +14,7 @@ from torch import nn
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest
-from hgnetv2_pipeline.training.best import without_gain
+from hgnetv2_pipeline.training.best import count_without_gain
 from hgnetv2_pipeline.training.config import EarlyStoppingConfig
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
@@ -190,7 +190,10 @@ class _Judge:
 
 def ended_early(state: State, early: EarlyStoppingConfig) -> bool:
     """Whether val has not risen for so many evaluations that the run ends where it stands."""
-    if early.patience is None or without_gain(state.evaluations, early.min_delta) < early.patience:
+    if (
+        early.patience is None
+        or count_without_gain(state.evaluations, early.min_delta) < early.patience
+    ):
         return False
     return state.evaluated == state.step
 

@@ -30,7 +30,7 @@ def keep_memory() -> bool:
 
 
 @contextmanager
-def shortage_told(spec: RunSpec) -> Iterator[None]:
+def explain_shortage(spec: RunSpec) -> Iterator[None]:
     """A GPU's memory that does not suffice as a ``ParameterError``: another try would end alike."""
     try:
         yield

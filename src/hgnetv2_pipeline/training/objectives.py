@@ -32,7 +32,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Supervised:
+class SupervisedObjective:
     """Label smoothing against the labels; logs how many the student got right.
 
     With ``mixing`` an image has two labels, and right is the one with the larger share.
@@ -63,7 +63,7 @@ class Supervised:
 
 
 @dataclass(frozen=True)
-class MultiLabel:
+class MultiLabelObjective:
     """A loss of each class by itself against labels [N, C] of 0 and 1.
 
     With ``mixing`` the target is the images' labels mixed as the images are.
@@ -112,7 +112,7 @@ def logits_of_answers(answers: Answers, classes: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Distilled:
+class DistillationObjective:
     """A distillation loss, optionally mixed with the labels'; logs agreement with the teacher.
 
     ``teacher`` None: its answers are stored and come with every batch. With ``gt_weight`` g the

@@ -17,14 +17,14 @@ from hgnetv2_pipeline.input.augment import PublishedView, make_augment
 from hgnetv2_pipeline.input.deferred_view import DeviceView
 from hgnetv2_pipeline.input.loader import eval_batches
 from hgnetv2_pipeline.input.shared_memory import shortage, space
-from hgnetv2_pipeline.input.workers import workers_watched
+from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.processor import available_cpus, slow_precision
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
-from hgnetv2_pipeline.training.memory import shortage_told
+from hgnetv2_pipeline.training.memory import explain_shortage
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.prepare import (
-    Prepared,
+    PreparedRun,
     make_batches,
     make_step,
     prepare,
@@ -96,7 +96,7 @@ def plan_run(
     if timed_steps is not None and timed_steps < 1:
         raise ParameterError(f"timed_steps is {timed_steps}; at least 1 is needed")
     try:
-        with shortage_told(spec), workers_watched():
+        with explain_shortage(spec), watch_workers():
             return _timed_plan(spec, timed_steps, processes, images)
     finally:
         # Or torch would keep the GPU's memory for this process, where others are to train.
@@ -168,7 +168,7 @@ def _timed_plan(spec: RunSpec, timed_steps: int | None, processes: int, images: 
     )
 
 
-def _batch_bytes(run: Prepared, config: TrainConfig) -> int:
+def _batch_bytes(run: PreparedRun, config: TrainConfig) -> int:
     """Bytes of a batch for training and of one for val, which wait at the same time."""
     pixels = 3 * config.image_size**2
     # For the device to decode: files, or as many pixels as their crops have.

@@ -289,7 +289,7 @@ def load_state(model: nn.Module, state: State, head: Head = "strict", *, source:
     if head not in get_args(Head):
         raise unknown_name("head", head, get_args(Head), "head: ...")
     fresh = fresh_modules(model, state, head)
-    own = names.uncounted(model.state_dict())
+    own = names.drop_counters(model.state_dict())
     expected = {k: tuple(v.shape) for k, v in own.items() if _module(k) not in fresh}
     given = {k: v for k, v in state.items() if _module(k) not in fresh}
     missing = [key for key in expected if key not in given]

@@ -197,7 +197,7 @@ def _parts(members: Mapping[str, ZipMember]) -> dict[str, ZipMember]:
 
 
 def _state_dict(checkpoint: Any, path: Path) -> tuple[dict[str, _Plan], tuple[str, ...]]:
-    state, left = styles.unwrapped(checkpoint)
+    state, left = styles.unwrap_checkpoint(checkpoint)
     if not isinstance(state, Mapping) or not state:
         raise WeightsError(f"{path} holds no state dict")
     for key in state:

@@ -350,7 +350,7 @@ def why_unlistable(name: str) -> str | None:
     return None if found == (name, 0) else "its name has a space at an end or a control character"
 
 
-def spelled(path: Path, name: str) -> str:
+def spell_name(path: Path, name: str) -> str:
     """``name`` as it is written in the list ``path``; DataError if no list can hold it."""
     reason = why_unlistable(name)
     if reason is not None:

@@ -49,7 +49,7 @@ class ArchiveMember(NamedTuple):
     length: int
 
 
-class Unusable(NamedTuple):
+class UnusablePart(NamedTuple):
     """What of an archive cannot be used: a member, or (``name`` empty) a range of bytes.
 
     ``key`` is told to the user and is unlike all other keys and names of the archive.
@@ -69,7 +69,7 @@ class ArchiveIndex:
     """
 
     members: list[ArchiveMember]
-    refused: list[Unusable]
+    refused: list[UnusablePart]
     joins: list[tuple[int, int]]
 
 
@@ -151,16 +151,20 @@ class _Found:
             gap = gap._replace(begin=last.begin, lost=last.lost + gap.lost)
         self._gaps.append((prefix, gap, reason))
 
-    def refused(self) -> list[Unusable]:
+    def refused(self) -> list[UnusablePart]:
         names = Counter(name for name, *_ in self._refused)
         told = []
         for name, reason, place in self._refused:
             alone = names[name] == 1 and name not in self.members
-            told.append(Unusable(name if alone else f"{name} (at byte {place:,})", name, reason))
+            told.append(
+                UnusablePart(name if alone else f"{name} (at byte {place:,})", name, reason)
+            )
         for prefix, gap, reason in self._gaps:
             lost = f"{gap.lost:,} or more" if gap.lost else "an unknown number"
             told.append(
-                Unusable(f"{prefix}({gap})", "", f"damaged {gap}: {reason}; members lost: {lost}")
+                UnusablePart(
+                    f"{prefix}({gap})", "", f"damaged {gap}: {reason}; members lost: {lost}"
+                )
             )
         return told
 

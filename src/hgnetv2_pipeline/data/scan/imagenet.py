@@ -18,7 +18,7 @@ from hgnetv2_pipeline.data.classmap import read_class_map, read_synset_map
 from hgnetv2_pipeline.data.decode import DECODING, Decoding
 from hgnetv2_pipeline.data.lists.files import MISSING, Fence
 from hgnetv2_pipeline.data.scan.folders import Scan, examine, scan_folder_tree, scan_list
-from hgnetv2_pipeline.data.scan.walk import Found, Walk
+from hgnetv2_pipeline.data.scan.walk import UnopenedFile, Walk
 from hgnetv2_pipeline.errors import DataError
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -216,7 +216,9 @@ def _scan_flat(
             walk.quarantine(item.key, f"its name has no number of its own in {_TRUTH}")
             continue
         absent.discard(line)
-        listed.append(Found(item.key, item.path, item.offset, item.length, labels[line - 1], line))
+        listed.append(
+            UnopenedFile(item.key, item.path, item.offset, item.length, labels[line - 1], line)
+        )
     for line in sorted(absent):
         walk.quarantine(f"ILSVRC2012_val_{line:08d}.JPEG", MISSING, line)
     return examine(folder, listed, walk, None, decoding, threads, phash)

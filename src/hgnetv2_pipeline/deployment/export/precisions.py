@@ -15,12 +15,12 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.choices import LOWER
 from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
 from hgnetv2_pipeline.deployment.export.gate import MAX_DROP, Validation, check_precision, noise
-from hgnetv2_pipeline.deployment.export.half import in_half, rounded_in_float32
+from hgnetv2_pipeline.deployment.export.half import round_in_float32, to_half
 from hgnetv2_pipeline.deployment.export.onnx_graph import PRODUCER
-from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
+from hgnetv2_pipeline.deployment.export.quantize import quantize_graph, scale_groups
 from hgnetv2_pipeline.deployment.onnx_session import session_logits
 from hgnetv2_pipeline.deployment.self_test import make_self_test
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.weights.onnx_file import read_onnx
@@ -87,12 +87,12 @@ def convert_onnx(
             method=calibration.method,
             percentile=calibration.percentile,
         )
-        rough = quantized(proto, ranges)
+        rough = quantize_graph(proto, ranges)
         more["calibration"] = f"{calibration.method} on {calibration.source}"
         run = session_logits(rough)
     else:
-        rough = in_half(proto, precision)
-        run = session_logits(rounded_in_float32(rough) if precision == "bf16" else rough)
+        rough = to_half(proto, precision)
+        run = session_logits(round_in_float32(rough) if precision == "bf16" else rough)
     found = check_precision(
         session_logits(proto),
         run,
@@ -109,7 +109,7 @@ def convert_onnx(
         self_test=make_self_test(rough, card.preprocess, precision),
         more=more,
     )
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         save_onnx(rough, card, aside)
     told = ""
     if "top1" in found:

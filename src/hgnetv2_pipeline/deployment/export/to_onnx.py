@@ -25,7 +25,7 @@ from hgnetv2_pipeline.deployment.export.precisions import (
     save_onnx,
 )
 from hgnetv2_pipeline.deployment.self_test import make_self_test
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def export_onnx(
     )
     check_classes(card, classes, "the exported model", named=class_names is not None)
     path = Path(path)
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         save_onnx(proto, card, aside)
         report = verify_onnx(model, aside)
         known = replace(

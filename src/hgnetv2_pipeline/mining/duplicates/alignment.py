@@ -40,9 +40,9 @@ def alignments(pool: GreyImage, protected: GreyImage, start: Matrix) -> Iterator
     found = [start]
     move = start
     for side, freedom, steps in _PLAN:
-        better = _descend(pool, protected, rescaled(move, side / SIDE), side, freedom, steps)
+        better = _descend(pool, protected, rescale(move, side / SIDE), side, freedom, steps)
         if better is not None:
-            move = rescaled(better, SIDE / side)
+            move = rescale(better, SIDE / side)
             if side == SIDE:
                 found.append(move)
     return (move for move in reversed(found) if _near(move, start))
@@ -111,9 +111,7 @@ def _descend(
     return whole[:2]
 
 
-def warped(
-    image: NDArray[np.float32], move: Matrix
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def warp(image: NDArray[np.float32], move: Matrix) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The picture seen through a move, and where it has pixels well inside itself."""
     import cv2
 
@@ -125,7 +123,7 @@ def warped(
     return np.asarray(seen, dtype=np.float32), np.asarray(inside, dtype=np.bool_)
 
 
-def rescaled(move: Matrix, factor: float) -> Matrix:
+def rescale(move: Matrix, factor: float) -> Matrix:
     """The same move for pictures ``factor`` times as large (pixel centres lie at halves)."""
     linear, shift = move[:, :2], move[:, 2]
     half = np.full(2, 0.5)

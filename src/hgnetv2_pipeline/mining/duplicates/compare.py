@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.mining.duplicates.alignment import Matrix, alignments, warped
+from hgnetv2_pipeline.mining.duplicates.alignment import Matrix, alignments, warp
 from hgnetv2_pipeline.mining.duplicates.grey_image import SIDE, GreyImage
 from hgnetv2_pipeline.mining.duplicates.views import view_matrix
 
@@ -137,7 +137,7 @@ def _aligned(pool: GreyImage, protected: GreyImage, start: Matrix) -> Evidence:
     """The best of the alignments that begin at ``start``."""
     best = Evidence()
     for move in alignments(pool, protected, start):
-        seen, mask = warped(protected.squared, move)
+        seen, mask = warp(protected.squared, move)
         if mask.mean() < _LEAST_OVERLAP:
             continue
         inside = _blocks(mask).all(axis=1)

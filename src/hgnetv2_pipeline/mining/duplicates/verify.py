@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds, compare
 from hgnetv2_pipeline.mining.duplicates.grey_image import GreyImage
-from hgnetv2_pipeline.mining.duplicates.guarded_sets import Protected, Shelf, read_grey
+from hgnetv2_pipeline.mining.duplicates.guarded_sets import GuardedImages, Shelf, read_grey
 from hgnetv2_pipeline.progress import Progress
 
 COLUMNS = [
@@ -24,7 +24,7 @@ COLUMNS = [
 def judge_pairs(
     found: Mapping[str, pd.DataFrame],
     settled: set[str],
-    near: Protected,
+    near: GuardedImages,
     places: Callable[[NDArray[Any]], pd.DataFrame],
     root: Path,
     auto_max: int,

@@ -12,7 +12,7 @@ from hgnetv2_pipeline.project.mining.scoring import (
     reference_file,
     score_guarded_sets,
     score_sources,
-    scored_by,
+    scoring_inputs,
     write_hidden_scores,
 )
 from hgnetv2_pipeline.project.mining.selecting import (
@@ -94,7 +94,7 @@ def score_hidden_images(
             pipeline="mining",
             inputs={
                 "probes": known.index(mining.purity.probes),
-                **scored_by(found, reference_file(run, mining)),
+                **scoring_inputs(found, reference_file(run, mining)),
             },
             params={
                 **mining.purity.model_dump(mode="json"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hgnetv2_pipeline.project.deployment.calibration_images import calibration, validation
 from hgnetv2_pipeline.project.lists import Lists
-from hgnetv2_pipeline.project.models import Loaded, load_model, model_inputs
+from hgnetv2_pipeline.project.models import LoadedModel, load_model, model_inputs
 from hgnetv2_pipeline.project.params import ExportParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
@@ -107,7 +107,7 @@ def write_tensorrt_kit(folder: Path, run: Run, params: ExportParams, lists: List
     )
 
 
-def _metadata(run: Run, params: ExportParams, loaded: Loaded) -> dict[str, str]:
+def _metadata(run: Run, params: ExportParams, loaded: LoadedModel) -> dict[str, str]:
     from hgnetv2_pipeline.deployment.card import task_entries
 
     sizes, model = params.tensorrt, run.identity.model

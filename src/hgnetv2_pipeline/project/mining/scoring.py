@@ -30,7 +30,7 @@ def reference_file(run: Run, mining: MiningParams) -> Path | None:
     return run.folder("reference") / REFERENCE if mining.rank_by == "typicality" else None
 
 
-def scored_by(teacher: TeacherRecord, reference: Path | None) -> dict[str, Path]:
+def scoring_inputs(teacher: TeacherRecord, reference: Path | None) -> dict[str, Path]:
     """What scores follow from besides the images, by role."""
     return {"teacher": teacher.record, **({} if reference is None else {"reference": reference})}
 
@@ -86,7 +86,7 @@ def _score_source(
         ResultSpec(
             folder=run.folder("scores") / source.name,
             pipeline="mining",
-            inputs={"pool": source.sha256, **scored_by(teacher, reference)},
+            inputs={"pool": source.sha256, **scoring_inputs(teacher, reference)},
             params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
             outputs=[
                 "plan.json",
@@ -128,11 +128,11 @@ def list_unreadable(run: Run, mining: MiningParams, lists: Lists) -> None:
         DataError: they are more than ``mining.max_bad`` allows.
     """
     from hgnetv2_pipeline.data.quarantine import Ledger
-    from hgnetv2_pipeline.mining.score_shards import quarantined
+    from hgnetv2_pipeline.mining.score_shards import read_quarantined
 
     scores = run.folder("scores")
     ledger = Ledger(sum(source.images for source in lists.pool_sources()), mining.max_bad)
-    bad = quarantined(scores)
+    bad = read_quarantined(scores)
     for key, reason in bad[["key", "reason"]].itertuples(index=False):
         ledger.quarantine(key, reason)
     run.produce(

@@ -69,7 +69,7 @@ def teacher_rate(
     from hgnetv2_pipeline.devices import choose_device
     from hgnetv2_pipeline.input.augment import make_augment
     from hgnetv2_pipeline.input.loader import eval_batches, view_batches
-    from hgnetv2_pipeline.input.workers import workers_watched
+    from hgnetv2_pipeline.input.workers import watch_workers
     from hgnetv2_pipeline.training.prepare import build_teacher
     from hgnetv2_pipeline.training.run import torch_settings
     from hgnetv2_pipeline.training.stored_logits.speed import BATCHES, pass_rate
@@ -99,7 +99,7 @@ def teacher_rate(
             workers=workers,
             ledger=ledger,
         )
-    with workers_watched(), torch_settings(place, recipe.threads):
+    with watch_workers(), torch_settings(place, recipe.threads):
         network, _ = build_teacher(
             teacher,
             classes=classes,

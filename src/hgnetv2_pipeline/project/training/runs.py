@@ -133,9 +133,9 @@ def train_student(run: Run, spec: RunSpec, teacher: TeacherRecord | None) -> Non
 
     tracker.begin(spec.out)
     # Stored answers belong to the files that are read, so the plan reads those too.
-    read = spec if spec.teacher_logits is None else from_resized(run.identity, spec)
+    read = spec if spec.teacher_logits is None else use_resized_copy(run.identity, spec)
     _log.info("%s: %s", spec.stage, plan_run(read, processes=processes))
-    read = from_resized(run.identity, spec)
+    read = use_resized_copy(run.identity, spec)
     if processes == 1:
         train_run(read, report=tracker.reporter(spec.stage))
     else:
@@ -177,11 +177,11 @@ def train_side_by_side(run: Run, specs: Sequence[RunSpec], *, jobs: int, folder:
     tracker.begin(specs[0].out)
     if processes_of_each(run.distributed, specs[0].device, jobs=jobs) > 1:
         for spec in specs:
-            launch.train_many(from_resized(run.identity, spec), run.distributed)
+            launch.train_many(use_resized_copy(run.identity, spec), run.distributed)
         return
     run_specs(
         launch.__name__,
-        {spec.out.name: from_resized(run.identity, spec) for spec in specs},
+        {spec.out.name: use_resized_copy(run.identity, spec) for spec in specs},
         folder / "specs",
         jobs=jobs,
         threads=specs[0].config.threads,
@@ -194,7 +194,7 @@ def processes_of_each(distributed: DistributedConfig, device: str, *, jobs: int)
     return distributed.processes(device) if jobs == 1 else 1
 
 
-def from_resized(identity: Identity, spec: RunSpec) -> RunSpec:
+def use_resized_copy(identity: Identity, spec: RunSpec) -> RunSpec:
     """``spec`` reading a copy of its training images, made here, where ``input.resized`` asks."""
     index, folder = resized_images(identity, spec.train, spec.train_root, spec.config.input.resized)
     return spec.model_copy(update={"train": index, "train_root": folder})

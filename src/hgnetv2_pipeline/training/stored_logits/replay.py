@@ -20,7 +20,7 @@ from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.teacher_logits import (
     REMEDY,
     Records,
-    Replayed,
+    ReplayedView,
     TeacherLogits,
     decode_versions,
     describe_view,
@@ -42,7 +42,7 @@ TOLERANCE = {"off": 1e-2, "fp16": 5e-2, "bf16": 5e-1}
 _ROUNDING = 2.0**-11
 
 
-def made_of(
+def describe_origin(
     view: Augment,
     *,
     resized: int | None,
@@ -59,14 +59,14 @@ def made_of(
     }
 
 
-def replayed(
+def open_replay(
     spec: RunSpec,
     view: Augment,
     train: pd.DataFrame,
     teacher: Teacher,
     sources: Mapping[str, str],
     device: torch.device,
-) -> Replayed:
+) -> ReplayedView:
     """The stored views of a run's samples, once all is found to be as it was when they were made.
 
     Raises:
@@ -78,9 +78,11 @@ def replayed(
     resized = spec.config.input.resized
     background = decoding_of(train).background
     store.refuse_others(
-        made_of(view, resized=resized, background=background, teacher=sources, classes=spec.classes)
+        describe_origin(
+            view, resized=resized, background=background, teacher=sources, classes=spec.classes
+        )
     )
-    replay = Replayed(view, store, store.rows_of(train))
+    replay = ReplayedView(view, store, store.rows_of(train))
     _log.info(
         "stored teacher logits: %d views per image, the best %d of %d classes, from %s",
         store.views, store.topk, store.classes, store.folder,
@@ -93,7 +95,7 @@ def replayed(
 
 
 def check_answers(
-    replay: Replayed, source: SampleReader, teacher: Teacher, count: int, device: torch.device
+    replay: ReplayedView, source: SampleReader, teacher: Teacher, count: int, device: torch.device
 ) -> float:
     """Ask the teacher again for ``count`` stored records; return the largest difference of a logit,
     beyond what storing it in float16 explains.

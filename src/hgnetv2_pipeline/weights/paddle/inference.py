@@ -27,7 +27,7 @@ from hgnetv2_pipeline.weights.paddle.archive import InferenceFile, find_members
 from hgnetv2_pipeline.weights.paddle.graph_names import Layouts, names_from_info, names_from_program
 from hgnetv2_pipeline.weights.paddle.pdparams import read_stream
 from hgnetv2_pipeline.weights.paddle.program import (
-    Declared,
+    DeclaredTensor,
     Program,
     brief_name,
     read_pdmodel,
@@ -115,7 +115,9 @@ def _open(path: Path) -> tuple[dict[str, InferenceFile], Program]:
     return members, program
 
 
-def _read_tensors(member: InferenceFile, declared: Mapping[str, Declared]) -> dict[str, np.ndarray]:
+def _read_tensors(
+    member: InferenceFile, declared: Mapping[str, DeclaredTensor]
+) -> dict[str, np.ndarray]:
     """The tensors of ``.pdiparams``, of which the program declares name, shape and type."""
     tensors = {}
     with _refused(member), member.path.open("rb") as file:

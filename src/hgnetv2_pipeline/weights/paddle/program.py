@@ -60,7 +60,7 @@ _OPERANDS = {"batch_norm": (0, 3, 4, 1, 2)}  # PIR has x, mean, variance, scale,
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredTensor:
     """What a program says of a parameter: its shape and numpy's code of its type."""
 
     shape: tuple[int, ...]
@@ -84,7 +84,7 @@ class Op:
 class Program:
     """Parameters by framework name (``conv2d_0.w_0``) and the operations in order."""
 
-    parameters: dict[str, Declared]
+    parameters: dict[str, DeclaredTensor]
     ops: list[Op]
 
 
@@ -94,7 +94,7 @@ class Program:
 def read_pdmodel(data: bytes) -> Program:
     """The program of an ``inference.pdmodel``. Raises ``ValueError``."""
     wire = Wire()
-    parameters: dict[str, Declared] = {}
+    parameters: dict[str, DeclaredTensor] = {}
     ops = []
     blocks = 0
     for field, block in wire.fields(memoryview(data)):
@@ -113,7 +113,7 @@ def read_pdmodel(data: bytes) -> Program:
     return Program(parameters, ops)
 
 
-def _variable(wire: Wire, data: memoryview) -> tuple[str, Declared | None]:
+def _variable(wire: Wire, data: memoryview) -> tuple[str, DeclaredTensor | None]:
     name, kind, persistable = "", memoryview(b""), 0
     for field, value in wire.fields(data):
         if field == 1:
@@ -139,7 +139,7 @@ def _variable(wire: Wire, data: memoryview) -> tuple[str, Declared | None]:
     return name, read_tensor_desc(tensor, brief_name(name), wire)
 
 
-def read_tensor_desc(data: memoryview, name: str, wire: Wire | None = None) -> Declared:
+def read_tensor_desc(data: memoryview, name: str, wire: Wire | None = None) -> DeclaredTensor:
     """A TensorDesc: the type once, the dimensions, nothing else. Raises ``ValueError``."""
     types: list[int] = []
     shape: list[int] = []
@@ -152,7 +152,7 @@ def read_tensor_desc(data: memoryview, name: str, wire: Wire | None = None) -> D
             raise ValueError(f"{name} is described with an unknown field {field}")
     if len(types) != 1 or types[0] not in DTYPES:
         raise ValueError(f"{name} has the type {types[:3]}; known are {sorted(DTYPES)}")
-    return Declared(_checked_shape(shape, name), DTYPES[types[0]])
+    return DeclaredTensor(_checked_shape(shape, name), DTYPES[types[0]])
 
 
 def _checked_shape(shape: list[Any], name: str) -> tuple[int, ...]:
@@ -161,7 +161,7 @@ def _checked_shape(shape: list[Any], name: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _declare(parameters: dict[str, Declared], name: str, declared: Declared) -> None:
+def _declare(parameters: dict[str, DeclaredTensor], name: str, declared: DeclaredTensor) -> None:
     if not name or name in parameters:
         raise ValueError(
             f"the parameter {brief_name(name)!r} twice" if name else "a nameless parameter"
@@ -209,7 +209,7 @@ def read_pir(data: bytes) -> Program:
         raise ValueError("it is no PIR program of Paddle's")
     (region,) = _exactly_one(_get(_get(root, "program", dict), "regions", list), "region")
     (block,) = _exactly_one(_get(region, "blocks", list), "block")
-    parameters: dict[str, Declared] = {}
+    parameters: dict[str, DeclaredTensor] = {}
     names: dict[int, str] = {}  # numbers of the values that are parameters
     ops = []
     for entry in _get(block, "ops", list):
@@ -240,7 +240,7 @@ def _exactly_one(values: list[Any], what: str) -> list[Any]:
     return values
 
 
-def _pir_type(result: Any, name: str) -> Declared:
+def _pir_type(result: Any, name: str) -> DeclaredTensor:
     kind = _get(result, "TT", dict)
     content = _get(kind, "D", list)
     if not _get(kind, "#", str).endswith(".t_dtensor") or len(content) < 2:
@@ -252,7 +252,7 @@ def _pir_type(result: Any, name: str) -> Declared:
         )
     if not isinstance(content[1], list):
         raise ValueError(f"{name} has no shape")
-    return Declared(_checked_shape(content[1], name), _PIR_DTYPES[dtype])
+    return DeclaredTensor(_checked_shape(content[1], name), _PIR_DTYPES[dtype])
 
 
 def _pir_op(entry: Any, name: str, names: dict[int, str]) -> Op:
