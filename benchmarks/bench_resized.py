@@ -82,7 +82,7 @@ def main() -> None:
                 for data in (content, copy)
             )
             gaps["drawn"].append(np.abs(first - second))
-            # The copy's crop cut out of the file: corners lie on whole pixels of the copy in both.
+            # The copy's crop cut out of the file: corners are on whole pixels of the copy in both.
             picture, small = LazyImage(content), LazyImage(copy)
             box, flip, _ = plain.draw(small.size, keyed_rng(0, epoch, str(n)))
             factor = picture.size[0] / small.size[0]

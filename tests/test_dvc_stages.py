@@ -115,7 +115,7 @@ def test_every_member_of_a_teacher_is_stored_and_what_is_no_result_is_not(tmp_pa
 def stored(
     project: Path, stage: str, folder: str, results: set[str], others: set[str], needed: set[str]
 ) -> set[str]:
-    """What DVC stores of ``folder`` as the out of ``stage``, of all that lies there."""
+    """What DVC stores of ``folder`` as the out of ``stage``, of all that is there."""
     for name in needed | {f"{folder}/{name}" for name in results | others}:
         path = project / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -477,8 +477,8 @@ SMALL = (
 )
 
 def files():
-    # What lies under a name that begins with a dot is no result yet, nor is what the mark of
-    # unfinished work lies beside; logs grow.
+    # What is under a name that begins with a dot is no result yet, nor is what the mark of
+    # unfinished work is beside; logs grow.
     return {
         path.relative_to(project).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((project / "data").rglob("*"))

@@ -61,7 +61,7 @@ def seconds_of_nodes(output: str) -> dict[str, float]:
             now = int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3])
             before = now if before is None else before
             if "Completed node: " in line:
-                # Lines have no fractions of a second, and a night may lie between two.
+                # Lines have no fractions of a second, and a night may be between two.
                 seconds[line.split("Completed node: ")[1].strip()] = (now - before) % 86400 + 0.5
                 before = now
     return seconds
@@ -283,7 +283,7 @@ def bare(tmp_path: Path) -> Path:
         ("cats", {"--pool": "empty"}, 3, "--pool empty holds neither images"),
         ("cats", {"--labelled": "lone"}, 3, "one folder per class, at least two .* found 1: only"),
         ("cats", {"--labelled": "two/a"}, 3, "found 0: none; 3 images are outside any class"),
-        ("cats", {"--pool": "two/a"}, 3, "--pool two/a lies inside --labelled two"),
+        ("cats", {"--pool": "two/a"}, 3, "--pool two/a is inside --labelled two"),
         ("cats", {"--labelled": "broken"}, 3, "none of 2 labelled images looked at can be opened"),
     ],
 )

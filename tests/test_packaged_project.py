@@ -61,7 +61,7 @@ def test_main_runs_with_the_configuration_from_anywhere(
     conf = ["--env", "mine", "--conf-source", str(archives[kind])]
     outputs = main(["--pipeline", "ingestion", *conf, *QUIET])
     assert "ingestion.lists" not in outputs and "ingestion.summary" in outputs
-    # Data lie where the command was given, not beside the configuration.
+    # Data are where the command was given, not beside the configuration.
     assert (elsewhere / "data/02_intermediate/mine/manifest.json").is_file()
     assert not (archives[kind].parent / "data").exists()
 

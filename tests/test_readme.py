@@ -236,7 +236,7 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 
 
 def _result(path: str) -> bool:
-    """Whether ``path`` is, or lies in or above, a folder of the one table of paths."""
+    """Whether ``path`` is, or is in or above, a folder of the one table of paths."""
     parts = path.removesuffix("/").split("/")
     for folder in FOLDERS.values():
         pattern = [re.sub(r"\{\w+\}", "[^/]+", part) for part in folder.split("/")]

@@ -94,7 +94,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         if meaning is not None and not isinstance(error, DiskFullError):
             raise DiskFullError(
                 f"{meaning} while writing {path}: {free_bytes(path):,} bytes free there; "
-                "an earlier version of it, if any, still stands"
+                "an earlier version of it, if any, is kept"
             ) from error
         raise
     finally:

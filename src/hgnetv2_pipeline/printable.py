@@ -89,7 +89,7 @@ def _json_escaped(found: re.Match[str]) -> str:
 
 def csv_cell(value: object) -> object:
     """A cell of a CSV: text is ``printable``, and where a spreadsheet would take it for a formula
-    (= + - @ at its start) an apostrophe stands before it, as spreadsheets write plain text.
+    (= + - @ at its start) an apostrophe is put before it, as spreadsheets write plain text.
 
     Text that starts with apostrophes and such a sign gets one more, so that ``csv_value`` can take
     it away again. Numbers stay as they are.

@@ -1,4 +1,4 @@
-"""The members of a tar archive, read header by header where they lie; the only reader of tars here.
+"""The members of a tar archive, read header by header where they are; the only reader of tars here.
 
 Understood are the old v7 form, ustar, GNU (long names, sizes in base 256, sparse files by name) and
 pax (path, linkpath, size, sparse files by name). Nothing is unpacked and no header is believed: its
@@ -6,7 +6,7 @@ checksum, its numbers and whether its data fit are looked at first. Time is line
 the file, memory the longest extended header (1 MiB at most).
 
 Damage is never taken for the end. ``TarReader.next_entry`` raises ``TarDamage`` where a header is
-due and none stands, where a header makes no sense, where the archive ends inside a member or
+due and there is none, where a header makes no sense, where the archive ends inside a member or
 without its end mark; ``resume`` then looks block by block for the next header whose checksum is
 right and says which bytes were passed over.
 """
@@ -72,7 +72,7 @@ class TarDamage(ValueError):  # noqa: N818 - a finding; who asked decides whethe
         begin: offset of the first byte that is not understood.
         entry: what the header there says, though its data do not fit; None for other damage.
         sound: whether the checksum of the header there is right.
-        hint: what the bytes of a damaged header have where a name stands, to guess from.
+        hint: what the bytes of a damaged header have where a name is, to guess from.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TarDamage(ValueError):  # noqa: N818 - a finding; who asked decides whethe
 
 
 class NotATarError(ValueError):
-    """No tar header stands at the start; the message says what does."""
+    """There is no tar header at the start; the message says what does."""
 
 
 class Gap(NamedTuple):
@@ -104,7 +104,7 @@ class TarReader:
 
     Args:
         descriptor: of a regular file; its own position is left alone.
-        begin, end: where the archive lies; blocks count from ``begin``.
+        begin, end: where the archive is; blocks count from ``begin``.
         max_headers: more of them are damage; None: there may be any number.
 
     Attributes:
@@ -121,7 +121,7 @@ class TarReader:
         self.joins: list[tuple[int, int]] = []
 
     def check_start(self) -> None:
-        """Raise ``NotATarError`` if what lies here is known to be something else, or too short."""
+        """Raise ``NotATarError`` if what is here is known to be something else, or too short."""
         start = self._read(self._begin, min(_BLOCK, self._end - self._begin))
         packing = _COMPRESSED.get(start[:2])
         if packing and not is_header(start):
@@ -203,10 +203,10 @@ class TarReader:
         """Zeros are where a header is due: done, or on to an archive joined to this one."""
         found, other, _ = self._search(at)
         if other is not None:
-            raise self._damage("zeros stand where a header is due", at, at)
+            raise self._damage("zeros are found where a header is due", at, at)
         if found is None:
             if self._end - at > _MAX_ZEROS:
-                reason = f"{self._end - at:,} zeros stand at the end: a download that stopped?"
+                reason = f"{self._end - at:,} zeros are found at the end: a download that stopped?"
                 raise self._damage(reason, at, at)
             self._done = True
             return
@@ -214,7 +214,7 @@ class TarReader:
         mark = found - at
         whole = mark == 2 * _BLOCK or (found - self._begin) % _RECORD == 0
         if mark < 2 * _BLOCK or not whole:
-            raise self._damage("zeros stand where a header is due", at, at)
+            raise self._damage("zeros are found where a header is due", at, at)
         self.joins.append((at, found))
         self._at, self._behind_gap = found, True
 
@@ -245,7 +245,7 @@ class TarReader:
         if said.sparse:
             what = _KINDS[_SPARSE]
         if self._behind_gap and said.name is None and what != FOLDER:
-            # What gave a longer name may lie in the gap; the header has its first part alone.
+            # What gave a longer name may be in the gap; the header has its first part alone.
             cut = header[_LONGEST - 1] != 0 and not header[345]
             if self._name_lost or cut:
                 what = "a file whose name was lost with the damage before it"

@@ -180,7 +180,7 @@ def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_pa
 
 
 def test_networks_without_lab_have_one_form_and_bad_plans_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"batch sizes \[8\] lie outside the profile 1\.\.4"):
+    with pytest.raises(ParameterError, match=r"batch sizes \[8\] are outside the profile 1\.\.4"):
         KitPlan(("clip",), ("fp32",), BatchProfile(1, 1, 4), (1, 8), 1)
     with pytest.raises(ParameterError, match="unknown precision 'fp8'"):
         KitPlan(("clip",), ("fp8",), BatchProfile(), (1,), 1)
@@ -216,7 +216,7 @@ def test_batch_sizes_outside_the_profile_are_refused_before_anything_is_built(
         raise AssertionError(f"{path} was built")
 
     assert run_with(kit, monkeypatch, never, "--batch-sizes", "1", "8") == (2, [])
-    assert "batch sizes [8] lie outside the profile 1..4" in caplog.text
+    assert "batch sizes [8] are outside the profile 1..4" in caplog.text
 
 
 def test_a_graph_that_fails_in_any_way_costs_the_others_nothing(

@@ -217,7 +217,7 @@ def test_dropped_clips_do_not_pass_the_gate(
     source = export_onnx(b0, tmp_path / "source.onnx", SIDE, lab="clip")
     path = tmp_path / "model.onnx"
     path.write_bytes(b"earlier")
-    name = "quantized" if precision == "int8" else "in_half"
+    name = "quantize_graph" if precision == "int8" else "to_half"
     right = getattr(precisions, name)
 
     def wrong(proto: onnx.ModelProto, *more: object) -> onnx.ModelProto:

@@ -152,7 +152,7 @@ def test_a_plan_is_built_strongly_typed_without_tf32_and_noted(
     assert json.loads(plan.read_bytes())[2] == [4, 3, SIDE, SIDE]
     calls.clear()
     assert provide(model) == plan
-    assert calls == []  # it stands
+    assert calls == []  # it is there
     other = provide(model, "tf32")
     assert other != plan
     assert "clear TF32" not in calls
@@ -298,7 +298,7 @@ def test_the_protocol_counts_and_marks_as_it_says(
     found = time_plan(runner, IMAGES[:1], warmup=3, runs=20)
     assert (found["batch_size"], found["n_warmup"], found["n_timed"]) == (1, 3, 20)
     assert calls.count("mark") == 4 * 23
-    # The stand-in's clock counts its calls: replay and execute lie between the inner marks.
+    # The stand-in's clock counts its calls: replay and execute are between the inner marks.
     assert found["gpu"]["p50_ms"] == found["gpu"]["mean_ms"] == 3
     assert found["gpu_with_copies"]["p50_ms"] == 7
     assert 0 < found["wall"]["min_ms"] <= found["wall"]["p50_ms"] <= found["wall"]["p99_ms"]

@@ -217,7 +217,7 @@ def test_top_p_fills_short_classes_with_images_not_chosen_before(tmp_path: Path)
 
 
 def indexes(folder: Path, pool: pd.DataFrame) -> tuple[Path, Path]:
-    """The pool's index and that of some labelled images whose keys lie between the pool's."""
+    """The pool's index and that of some labelled images whose keys are between the pool's."""
     samples = samples_frame(
         (key, key, -1, 10, None, 8, 8, "PNG", digest)
         for key, digest in zip(pool["key"], pool["bytes_sha256"], strict=True)

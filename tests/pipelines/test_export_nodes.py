@@ -115,7 +115,7 @@ def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
     kit = json.loads((folder / "tensorrt-kit/kit.json").read_text())
     assert [graph["name"] for graph in kit["graphs"]] == ["clip-fp32", "clip-tf32"]
     assert (kit["packed"], kit["profile"]["most"]) == (4, 8)
-    # Spread over all of val, which lies there class by class, whatever the gate looks at.
+    # Spread over all of val, which is there class by class, whatever the gate looks at.
     packed = np.load(folder / "tensorrt-kit/validation.npz")
     assert packed["labels"].tolist() == [number % 3 for number in (0, 3, 5, 8)]
 

@@ -30,7 +30,7 @@ def choose_defaults(
     """Values for the template, from what was found.
 
     ``test``: there is a test set, none has to be set aside. ``teacher_file``: the official weights
-    of PPHGNet_small lie in weights/. ``packaged``: timm's names of networks whose weights a package
+    of PPHGNet_small are in weights/. ``packaged``: timm's names of networks whose weights a package
     has installed, the best first. Without ``variant`` it is B4 with a GPU, B0 without.
     """
     variant = variant or ("b4" if cuda else "b0")

@@ -80,17 +80,17 @@ def _taken(name: str) -> ParameterError:
 
 
 def _check_folders(labelled: Path, pool: Path | None, test: Path | None) -> None:
-    """Refuse folders that cannot stand in a configuration, or hold one another."""
+    """Refuse folders that cannot be in a configuration, or hold one another."""
     if test is not None and not test.is_dir():
         raise DataError(f"--test {test} is not a folder")
     for option, folder in (("--labelled", labelled), ("--pool", pool), ("--test", test)):
         if folder is not None and "${" in str(folder.resolve()):
             # In a configuration that names a value to look up, which a path never does.
-            raise ParameterError(f"{option} {folder}: rename it, ${{ cannot stand in a path")
+            raise ParameterError(f"{option} {folder}: rename it, ${{ cannot be in a path")
     for option, folder in (("--pool", pool), ("--test", test)):
         if folder is not None and folder.resolve().is_relative_to(labelled.resolve()):
             raise DataError(
-                f"{option} {folder} lies inside --labelled {labelled}, where every folder is a "
+                f"{option} {folder} is inside --labelled {labelled}, where every folder is a "
                 "class; move one of the two out"
             )
 

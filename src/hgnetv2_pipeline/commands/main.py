@@ -34,9 +34,9 @@ class _Group(click.Group):
                 raise  # click's own ways to end
             if context.params.get("debug"):
                 raise
-            code, told = explain(error, debug="hgnetv2 --debug")
+            code, message = explain(error, debug="hgnetv2 --debug")
             leave_standard_output()
-            echo(told, err=True, colour="red")
+            echo(message, err=True, colour="red")
             sys.exit(code)
 
 
@@ -116,7 +116,7 @@ def init(
     if found.unusable:
         key, reason = found.unusable[0]
         echo(
-            f"  {len(found.unusable):,} labelled files cannot be taken as they lie; {key}: {reason}"
+            f"  {len(found.unusable):,} labelled files cannot be taken as they are; {key}: {reason}"
         )
     if found.transparent:
         echo(

@@ -22,7 +22,7 @@ class Survey:
     pool_archives: int
     short_side: int
     unusable: tuple[tuple[str, str], ...] = ()
-    """Labelled files that ingestion cannot take as they lie, each with the reason."""
+    """Labelled files that ingestion cannot take as they are, each with the reason."""
     transparent: int = 0
     """Labelled images with transparent pixels, among the few that were looked at."""
     looked_at: int = 0

@@ -40,7 +40,7 @@ def models(urls: bool) -> None:
     """The published models: cost, accuracy, V100 latency, and whether their weights are here.
 
     Accuracies are ImageNet-1k percentages: top-1 and top-5 as PaddleClas publishes them, timm as
-    timm measured the same weights; latency is PaddleClas's, V100 with TensorRT 8.5. Weights lie in
+    timm measured the same weights; latency is PaddleClas's, V100 with TensorRT 8.5. Weights are in
     weights/ of the project; their SHA-256 is checked against the one recorded beside them.
 
     \b

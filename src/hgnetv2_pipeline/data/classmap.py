@@ -74,7 +74,7 @@ def write_class_map(path: Path, classes: Sequence[str]) -> Path:
     for name in classes:
         if not name or name != name.strip() or not name.isprintable():
             raise DataError(
-                f"{path}: class name {name!r} cannot stand in a class map: it is empty, starts or "
+                f"{path}: class name {name!r} cannot be in a class map: it is empty, starts or "
                 "ends with a space, or has a control character; rename the class"
             )
     return write_text(path, "".join(f"{label} {name}\n" for label, name in enumerate(classes)))

@@ -45,7 +45,7 @@ LABELS = "labels"
 BACKGROUND = "background"
 ARCHIVE_MARK = ".tar!"
 _ROW_GROUP = 131_072
-# The columns by which an image, where it lies and what it holds are known again.
+# The columns by which an image, where it is and what it holds are known again.
 IDENTIFYING = ("key", "path", "offset", "length", "bytes_sha256")
 
 

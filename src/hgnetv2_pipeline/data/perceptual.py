@@ -17,7 +17,7 @@ def phash64(image: Image.Image) -> int:
     """The 64-bit pHash of an image, as an unsigned integer.
 
     Grey, shrunk to 32x32 (antialiased), discrete cosine transform; a bit says whether one of the
-    8x8 lowest frequencies lies above their median. Re-encoding, resizing and mild changes of tone
+    8x8 lowest frequencies is above their median. Re-encoding, resizing and mild changes of tone
     move few bits; an image without contrast gives the same hash as any other such image.
     """
     import cv2

@@ -3,7 +3,7 @@
 Opt-in and for training alone: a picture whose short side is longer than the cache's is resized
 (Pillow, bicubic) and stored as JPEG of quality 95 without colour subsampling, which costs a
 generation of compression and gives other pixels than the original; any other file is stored as it
-is. Files lie one behind the other in shards of a fixed number of images, with an index like that of
+is. Files are one behind the other in shards of a fixed number of images, with an index like that of
 a tar: a frame of samples that points into the shards, with keys and labels unchanged. So the
 random numbers of an image, which are keyed by its name, stay the same.
 """

@@ -51,9 +51,9 @@ def split_samples(
             sides has at least one image on each.
         group_pattern: regular expression searched in each key, such as ``patient(\\d+)``; equal
             matches (of the capture groups, else of the whole) stay together, and a key without a
-            match stands alone.
+            match is a group of its own.
         groups: the group of each image by key (a column of a table of the user's); images of one
-            group stay together, and a key that is not there stands alone.
+            group stay together, and a key that is not there is a group of its own.
         near_duplicates: uint64 perceptual hash by key (``Scan.phash``); hashes that differ in at
             most ``max_distance`` bits stay together, chains of them too. None: only exact copies.
         classes: class names, for messages.
@@ -137,7 +137,7 @@ def _groups(
     second: list[npt.NDArray[np.int64]] = []
 
     def tie(values: pd.Series) -> None:
-        """Tie each row to the first row of the same value (rows without value stand alone)."""
+        """Tie each row to the first row of the same value (one without is its own group)."""
         codes = pd.factorize(values)[0]
         rows = np.flatnonzero(codes >= 0)
         lead = np.full(codes.max(initial=-1) + 1, n, np.int64)

@@ -1,6 +1,6 @@
 """Datasets whose file a node has already written when it returns the file's path.
 
-A training run writes for days, resumes, and must not be written again when it still stands; so the
+A training run writes for days, resumes, and must not be written again while it is valid; so the
 room writes, the node returns the path, and ``save`` only holds the two to the same place. Loading
 and the Kedro-Viz previews (table, image, curve, JSON) are what one would expect of the file.
 """

@@ -88,7 +88,7 @@ class ModelCard:
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
-        """Probability from which on each of several labels is told, chosen on val; None: not said.
+        """Probability from which on each of several labels is reported, by val; None: not said.
 
         Raises WeightsError for an entry ``thresholds`` that is no number from 0 to 1 a class.
         """

@@ -26,7 +26,7 @@ _RIFF, _WEBP = b"RIFF", b"WEBP"
 
 @dataclass(frozen=True)
 class Span:
-    """An image inside an archive: where its bytes lie."""
+    """An image inside an archive: where its bytes are."""
 
     path: Path
     offset: int
@@ -138,7 +138,7 @@ def _folder(folder: Path) -> list[ImageInput]:
                 )
         every += [Path(place, name) for name in names]
     for path in sorted(every):
-        # Whether it is there, a file and an image is seen when it is read, and told in its row.
+        # Whether it is there, a file and an image is seen when it is read, and reported in its row.
         if path.suffix.lower() == ".tar":
             found += _archive(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:

@@ -63,7 +63,7 @@ class Record(TypedDict):
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which classes of an image are told; ``thresholds``: one per class."""
+    """Which classes of an image are reported; ``thresholds``: one per class."""
 
     topk: int
     thresholds: np.ndarray
@@ -72,7 +72,7 @@ class _Choice:
     def of(self, logits: np.ndarray) -> Iterator[tuple[list[int], list[float]] | str]:
         """(class ids, scores) of each row, best first; of equal ones the lower class id first.
 
-        A row with NaN or infinite logits is no answer: its reason stands in its place.
+        A row with NaN or infinite logits is no answer: its reason takes its place.
         """
         finite = np.isfinite(logits).all(axis=1)
         logits = np.where(finite[:, None], logits, 0)
@@ -111,7 +111,7 @@ def iter_predictions(
     """
     several = engine.card.multi_label if multi_label is None else multi_label
     if threshold is not None and not 0 <= threshold <= 1:
-        raise ParameterError(f"threshold={threshold}; a score lies between 0 and 1")
+        raise ParameterError(f"threshold={threshold}; a score is between 0 and 1")
     least = np.full(len(engine.classes), 0.0 if threshold is None else threshold)
     if threshold is None and several:
         least[:] = engine.card.thresholds or NEUTRAL_THRESHOLD

@@ -145,7 +145,7 @@ def prediction_sheet(
             source = Span(source, -1, 0)
         if not isinstance(source, Span):
             continue
-        # A sheet has one root; files may lie anywhere.
+        # A sheet has one root; files may be anywhere.
         places.append((str(source.path.resolve())[1:], source.offset, source.length))
         if "error" in record:
             captions.append(record["error"])

@@ -209,14 +209,14 @@ def _of_several_labels(
     found = metrics.summarise_multi_label(logits, truth[at], classes, thresholds, missed)
     least = [row["threshold"] for row in found["per_class"]]
     probabilities = metrics.sigmoid(logits)
-    told = probabilities >= np.asarray(least)
+    predicted = probabilities >= np.asarray(least)
     rows = pd.DataFrame(
         {
             "key": keys,
             "labels": [np.flatnonzero(row).tolist() for row in truth[at]],
-            "pred": [np.flatnonzero(row).tolist() for row in told],
+            "pred": [np.flatnonzero(row).tolist() for row in predicted],
             "probs": list(probabilities),
-            "correct": (told == (truth[at] == 1)).all(axis=1),
+            "correct": (predicted == (truth[at] == 1)).all(axis=1),
         }
     )
     return {"task": "multi_label", **found}, rows

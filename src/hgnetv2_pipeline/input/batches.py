@@ -133,10 +133,10 @@ class SampleReader:
         return len(self.labels)
 
     def standing_at(self, row: int) -> None:
-        """Told before an image is read or decoded; ``loader`` has it noted."""
+        """Called before an image is read or decoded; ``loader`` has it noted."""
 
     def place(self, row: int) -> dict[str, Any]:
-        """Where an image lies, as ``index.read_bytes`` takes it."""
+        """Where an image is, as ``index.read_bytes`` takes it."""
         return {
             "key": self.keys[row].as_py(),
             "path": self.paths[row].as_py(),
@@ -317,8 +317,8 @@ class ViewMaker:
     """Makes batches of ``views`` views of each of ``images`` samples, for a teacher to answer.
 
     Batch n holds samples n * images and following, all views of the first, then of the second.
-    Batches are of one size, so that an answer does not depend on the other images; black stands
-    where there is no image, and where one cannot be read: its key is missing in ``keys``, and
+    Batches are of one size, so that an answer does not depend on the other images; black takes
+    the place of an image that is missing or cannot be read: its key is missing in ``keys``, and
     ``labels`` are the places (of a sample in its batch) of those that are there.
     """
 

@@ -29,9 +29,9 @@ from hgnetv2_pipeline.input.lazy_image import LazyImage
 
 _log = logging.getLogger(__name__)
 
-# Whole images that lie on the device at once: 200 MB.
+# Whole images that are on the device at once: 200 MB.
 _TOGETHER = 64_000_000
-# A pixel's weights lie in a GPU's shared memory, which ends at some 90 pixels made one; a panorama
+# A pixel's weights are in a GPU's shared memory, which ends at some 90 pixels made one; a panorama
 # of 20,000 pixels is resized on the CPU.
 _STEEPEST = 48
 # What functional.interpolate calls, in the form that writes into a given tensor: a launch an image

@@ -63,7 +63,7 @@ def _resize(
             _transposed(pixels), height, width, interpolation, factors[::-1], upright=False
         )
         return _transposed(turned)
-    # Channels last, as it lies in memory, has a vectorised kernel in torch. The axis of one image
+    # Channels last, as it is in memory, has a vectorised kernel in torch. The axis of one image
     # comes first: added last, its stride would hide the layout.
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     across, down = factors
@@ -78,7 +78,7 @@ def evaluation_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:
     """``Preprocess.image`` of a picture with the resizing of this module.
 
     uint8 [crop, crop, 3]; other interpolations, and slivers that would grow beyond ``max_pixels``,
-    are Pillow's. What lies below the centre crop is neither decoded nor resized.
+    are Pillow's. What is below the centre crop is neither decoded nor resized.
     """
     width, height = picture.size
     wide, high, left, top = preprocess.geometry(width, height)

@@ -87,7 +87,7 @@ class LazyImage:
         return self.crop(0, 0, width, height)
 
     def crop(self, left: int, top: int, width: int, height: int) -> Pixels:
-        """uint8 [height, width, 3]: a piece that lies inside the picture."""
+        """uint8 [height, width, 3]: a piece that is inside the picture."""
         if self._content is not None:
             found = jpeg_pixels(self._content, self.size, top + height)
             if found is not None:

@@ -57,7 +57,7 @@ def train_batches(
         samples: frame of samples, see ``index.SCHEMA``; unlabelled images have label -1.
         root: what the samples' paths are relative to.
         transform: from ``make_augment``, or that ``on_device``: then workers leave its part of the
-            work undone, and the images of the batches are finished, and lie, on its device. Or
+            work undone, and the images of the batches are finished and kept on its device. Or
             ``ReplayedView``: views that a teacher saw, so that batches bring its answers.
         seed: of the order and of the views (of ``ReplayedView``: of the order).
         batch_size: images per step of this process; every batch is full.

@@ -44,7 +44,7 @@ REMEDY = (
     "make them again (--params redo=teacher_logits), or let the teacher run along "
     "(--params teacher_logits.source=online)"
 )
-# By these an image is known again, wherever its file lies.
+# By these an image is known again, wherever its file is.
 _IMAGE = ["key", "length", "bytes_sha256"]
 
 

@@ -133,7 +133,7 @@ class _Steps(Dataset[Any], Generic[M]):
 
     def __init__(self, maker: Maker[M], start: int, count: int, workers: int) -> None:
         self.maker, self.start, self.count = maker, start, count
-        with _told_if_full(workers):
+        with _report_if_full(workers):
             self.at = torch.zeros((workers, 2), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ class _Steps(Dataset[Any], Generic[M]):
     def __getitem__(self, index: int) -> _Packed | _Failed:
         try:
             made = self.maker.make(self.start + index)
-            with _told_if_full(len(self.at), made.nbytes):
+            with _report_if_full(len(self.at), made.nbytes):
                 return _Packed(made)
         except Exception as error:
             return _Failed(error)
@@ -164,7 +164,7 @@ class _Steps(Dataset[Any], Generic[M]):
     def late(self, step: int) -> DataError:
         """A step that did not come in time; workers are handed steps in turn."""
         return DataError(
-            f"a loader process gave nothing for {_TIMEOUT_SECONDS:g} s; it stands at image "
+            f"a loader process gave nothing for {_TIMEOUT_SECONDS:g} s; it is at image "
             f"{self.key((step - self.start) % len(self.at))}: see whether its disk answers"
         )
 
@@ -180,7 +180,7 @@ class _Steps(Dataset[Any], Generic[M]):
             child.join(max(0.0, deadline - time.monotonic()))
 
     def dead(self) -> list[str]:
-        """Where workers stood that are dead, or are found dead within moments."""
+        """Where workers were that are dead, or are found dead within moments."""
         deadline = time.monotonic() + _DEATH_SECONDS
         while True:
             alive = {process.pid for process in multiprocessing.active_children()}
@@ -192,7 +192,7 @@ class _Steps(Dataset[Any], Generic[M]):
 
 
 @contextmanager
-def _told_if_full(workers: int, nbytes: int = 0) -> Iterator[None]:
+def _report_if_full(workers: int, nbytes: int = 0) -> Iterator[None]:
     """torch's word that shared memory has no room, as ours with its remedies."""
     try:
         yield
@@ -314,7 +314,7 @@ def _beside_the_step(worker: int) -> None:
     """Workers share the CPUs among themselves, one thread each, and give way to the training.
 
     The process that starts a GPU's kernels needs a core at once: beside 16 workers on 16 cores a
-    step of B4 took 103 ms instead of 68 on an H200, though its batch lay ready.
+    step of B4 took 103 ms instead of 68 on an H200, though its batch was ready.
 
     A terminal, or what ends a job, sends its signal to every process of the group: the run decides
     what a stop means, and needs its workers until then. torch's own shutdown asks twice.

@@ -39,7 +39,7 @@ def score_share(spec: ScoreSpec) -> None:
 def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:
     """Score a source with one process (this one) or several side by side.
 
-    Their specifications and logs lie in ``work``; ``spec.json`` there is the one for ``torchrun``,
+    Their specifications and logs are in ``work``; ``spec.json`` there is the one for ``torchrun``,
     by which further machines help. Raises what ``score_pool`` raises.
     """
     write_spec(work / "spec.json", spec)

@@ -147,7 +147,7 @@ def _schema(columns: Mapping[str, Any]) -> pa.Schema:
 
 
 def score_folders(scores: Path | Sequence[Path]) -> list[Path]:
-    """The folders of shards, one a source of the pool.
+    """The folders of shards, one per source of the pool.
 
     ``scores`` is such a folder, or one that holds a folder a source (all of them, or those that
     its record of sources names), or several of either kind. Raises DataError when there is none.

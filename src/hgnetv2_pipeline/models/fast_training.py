@@ -42,7 +42,7 @@ def _hooked(layer: nn.Module) -> bool:
 
 
 def _rows(x: Tensor) -> bool:
-    """Whether ``x`` lies in a CPU's memory pixel by pixel, all channels of one side by side."""
+    """Whether ``x`` is in a CPU's memory pixel by pixel, all channels of one side by side."""
     on_cpu: bool = x.device.type == "cpu"
     return on_cpu and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -57,7 +57,7 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if type(conv) is not nn.Conv2d or not is_recording(x, conv) or not _rows(x):
         return conv(x)
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
-        # Seen as it lies in memory, so that its gradient comes back in the same layout.
+        # Seen as it is in memory, so that its gradient comes back in the same layout.
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(x.permute(0, 2, 3, 1), weight, conv.bias).permute(0, 3, 1, 2)
     if conv.groups == conv.in_channels and conv.bias is None:

@@ -125,10 +125,10 @@ def run_from_file(
     try:
         run(options.spec)
     except Exception as error:
-        code, told = explain(error, debug="--debug", place=options.spec.parent)
+        code, message = explain(error, debug="--debug", place=options.spec.parent)
         # What nobody foresaw leaves its traceback in the log.
         if options.debug or (code == 1 and not hasattr(error, "exit_code")):
             raise
-        _log.error("%s", told)
+        _log.error("%s", message)
         return code
     return 0

@@ -40,7 +40,7 @@ def read_manifest(path: Path, folder: Path) -> dict[str, Any]:
     """The manifest of a result in ``folder``, every part of it checked.
 
     Raises:
-        DamagedError: a part is missing or of another kind, or an output is named that does not lie
+        DamagedError: a part is missing or of another kind, or an output is named that is not
             in the folder.
     """
     values = read_recipe(path)

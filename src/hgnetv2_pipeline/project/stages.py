@@ -36,7 +36,7 @@ def write_stages(project: Path, name: str) -> Path:
     import yaml
 
     if name == "sample":
-        raise ParameterError("the stages of sample stand in the project's dvc.yaml itself")
+        raise ParameterError("the stages of sample are in the project's dvc.yaml itself")
     template = project / "dvc.yaml"
     if not template.is_file():
         raise ParameterError(f"{template} is missing, from which the stages are made")
@@ -104,7 +104,7 @@ def _watched(params: Sequence[Mapping[str, Sequence[str]]], own: Collection[str]
 
 
 def raw_places(params: Mapping[str, Any]) -> list[str]:
-    """Where the images of an environment lie below ``data/01_raw/<dataset>``."""
+    """Where the images of an environment are below ``data/01_raw/<dataset>``."""
     from hgnetv2_pipeline.project.ingestion.sources import pool_sources
 
     data = params["data"]

@@ -81,7 +81,7 @@ class Tracker:
             )  # fmt: skip
 
     def begin(self, folder: Path) -> None:
-        """Before long work in ``folder``: open MLflow, so that trouble is told before the work.
+        """Before long work in ``folder``: open MLflow, so that trouble is reported before the work.
 
         Work that an earlier process began there goes on in the MLflow run it was begun in.
         """

@@ -47,7 +47,7 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
     A missing or broken file becomes a sentence on the page, never an error here.
 
     Raises:
-        DiskFullError: an earlier report, if any, still stands.
+        DiskFullError: an earlier report, if any, is kept.
     """
     report = compose(inputs, published_models())
     page = write_text(out / "report.html", to_html(report))
@@ -65,7 +65,7 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
         table = lines(
             terminal_table(summary_rows(summaries)),
             "gain: points over supervised only; +/-: its standard error (images and seeds)",
-            *_choice_told(inputs),
+            *_explain_choice(inputs),
             *([better] if better else []),
         )
     except sections.MISSHAPEN as error:
@@ -75,7 +75,7 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
     return lines(banner, "", table) if banner else table
 
 
-def _choice_told(inputs: ReportInputs) -> list[str]:
+def _explain_choice(inputs: ReportInputs) -> list[str]:
     """Which model is used and why; the page says what is wrong with a file that does not tell."""
     try:
         choice = read_choice(inputs, FileLedger(inputs.root))

@@ -162,7 +162,7 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
         said.append(_teacher(student, arms["teacher"]))
     if any(len(summary.top1) < 2 for summary in summaries if summary.arm != "teacher"):
         said.append(
-            "Some rows stand on a single run: how much another seed would change them is unknown."
+            "Some rows are of a single run: how much another seed would change them is unknown."
         )
     return said
 

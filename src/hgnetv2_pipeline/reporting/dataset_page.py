@@ -1,4 +1,4 @@
-"""The page about a dataset alone: counts, classes, sizes, what is broken, what stands twice."""
+"""The page about a dataset alone: counts, classes, sizes, what is broken, what appears twice."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ def _left_out(summary: Json) -> list[Block]:
         blocks += [Text("Refused, the first:"), table]
     if not blocks:
         return [Text("Nothing: every image that was listed is used.")]
-    return [*blocks, Text("All of them stand in ../quarantine/ingestion.csv.")]
+    return [*blocks, Text("All of them are listed in ../quarantine/ingestion.csv.")]
 
 
 def _leaks(summary: Json) -> list[Block]:
     found = summary.get("leaks") or []
     if not found:
-        return [Text("No image of train or val stands in val or test, not even nearly.")]
+        return [Text("No image of train or val is in val or test, not even nearly.")]
     rows = tuple(
         (
             str(row["set"]),

@@ -148,10 +148,10 @@ def line_chart(
             parts.append(svg.path(pixels, colour, dash="5 3" if line.dashed else ""))
         if len(pixels) == 1 or dots:
             for (px, py), (x, y) in zip(pixels, thin(line.points), strict=True):
-                told = (
+                tooltip = (
                     f"{line.name}: {svg.tick_label(round(y, 4))} at {svg.tick_label(round(x, 4))}"
                 )
-                parts.append(svg.dot(px, py, colour, radius=3.5, title=told))
+                parts.append(svg.dot(px, py, colour, radius=3.5, title=tooltip))
     for place, line in enumerate(rows):
         x = 12 + wide * (place % columns)
         y = frame.bottom + 54 + 17 * (place // columns)
@@ -162,7 +162,7 @@ def line_chart(
 
 
 def _legend_layout(names: Sequence[str], width: float) -> tuple[float, int]:
-    """Width of a legend entry and how many stand in a row."""
+    """Width of a legend entry and how many fit in a row."""
     if not names:
         return 0.0, 1
     widest = min(width - 24, max(svg.text_width(name, 11) for name in names) + 42)
@@ -199,9 +199,9 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
             x, y = margin + cell * j, top + cell * i
             share = value / total if total else 0.0
             opacity = 0.06 if not value else 0.14 + 0.86 * math.sqrt(share)
-            told = f"{names[i]} taken for {names[j]}: {value} of {total}"
+            tooltip = f"{names[i]} taken for {names[j]}: {value} of {total}"
             colour = 6 if not value else (0 if i == j else 1)
-            parts.append(svg.bar(x, y, cell - 1, cell - 1, colour, opacity=opacity, title=told))
+            parts.append(svg.bar(x, y, cell - 1, cell - 1, colour, opacity=opacity, title=tooltip))
             if value:
                 mark = svg.text(
                     x + (cell - 1) / 2, y + cell / 2 + font * 0.34, str(value),
@@ -225,9 +225,11 @@ def bars(rows: Sequence[tuple[str, float]], *, x_label: str, colour: int = 0) ->
         y = frame.top + height * place
         name = svg.clip_text(label, margin - 12)
         parts.append(svg.text(margin - 10, y + height / 2 + 4, name, anchor="end"))
-        told = f"{label}: {svg.tick_label(value)}"
+        tooltip = f"{label}: {svg.tick_label(value)}"
         parts.append(
-            svg.bar(frame.left, y + 4, frame.x(value) - frame.left, height - 8, colour, title=told)
+            svg.bar(
+                frame.left, y + 4, frame.x(value) - frame.left, height - 8, colour, title=tooltip
+            )
         )
         shown = svg.tick_label(round(value, 4))
         parts.append(svg.text(frame.x(value) + 6, y + height / 2 + 4, shown, size=11, css="faint"))
@@ -260,8 +262,8 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
             low, high = (frame.y(bound) for bound in mark.interval)
             parts.append(svg.line(x, low, x, high, css=f"s{colour}"))
         group = f" ({mark.group})" if mark.group else ""
-        told = f"{mark.label}{group}: {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
-        parts.append(svg.dot(x, y, colour, radius=5.5, title=told))
+        tooltip = f"{mark.label}{group}: {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
+        parts.append(svg.dot(x, y, colour, radius=5.5, title=tooltip))
     for mark in marks:
         x, y = frame.x(mark.x), frame.y(mark.y)
         parts.append(_placed_label(x, y, svg.clip_text(mark.label, 260, 11), taken))
@@ -316,7 +318,7 @@ _FEW = 40  # classes that can still be named one by one
 
 @dataclass(frozen=True)
 class Spread:
-    """One class: where its values begin, where half of them lie, where they end."""
+    """One class: where its values begin, where half of them are, where they end."""
 
     label: str
     low: float
@@ -348,10 +350,12 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
         y = frame.top + height * place
         name = svg.clip_text(row.label, margin - 12)
         parts.append(svg.text(margin - 10, y + height / 2 + 4, name, anchor="end"))
-        told = f"{row.label}: {row.low:.3f} to {row.high:.3f}, median {row.middle:.3f}"
+        tooltip = f"{row.label}: {row.low:.3f} to {row.high:.3f}, median {row.middle:.3f}"
         left, wide = frame.x(row.low), frame.x(row.high) - frame.x(row.low)
-        parts.append(svg.bar(left, y + 6, max(wide, 1.5), height - 12, 0, opacity=0.45, title=told))
-        parts.append(svg.bar(frame.x(row.middle) - 1.5, y + 3, 3, height - 6, 0, title=told))
+        parts.append(
+            svg.bar(left, y + 6, max(wide, 1.5), height - 12, 0, opacity=0.45, title=tooltip)
+        )
+        parts.append(svg.bar(frame.x(row.middle) - 1.5, y + 3, 3, height - 6, 0, title=tooltip))
     middle = (frame.left + frame.right) / 2
     parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.bottom, css="axis"))
     parts.append(svg.text(middle, frame.bottom + 34, x_label, anchor="middle", css="faint"))

@@ -30,7 +30,7 @@ class ReportInputs:
     measured and published accuracies are the same quantity. ``root`` is the folder against which
     paths are shown; ``run_command`` is how this project is run (``kedro run --env NAME``), used
     where the page says how to make what is missing. ``home`` is the folder where the report
-    will lie in the end: links to other pages start there. ``revision`` and ``versions`` are printed
+    will be in the end: links to other pages start there. ``revision`` and ``versions`` are printed
     as given, nothing is looked up.
     """
 

@@ -46,7 +46,7 @@ def build_mining_page(
         folder: holds ``audit.json``, ``classes.csv``, ``pairs.csv`` and ``sheets/`` of the audit.
         purity: the curve of ``mining.purity_curve`` as CSV.
         params: name, value and meaning of every parameter of the mining.
-        review: path of review.csv, relative to where the page will lie.
+        review: path of review.csv, relative to where the page will be.
         command: how this project is run, ``kedro run --env NAME``.
 
     Raises:

@@ -51,9 +51,9 @@ def keep_weights(
     kept = {step: folder / f"step={step:08d}.safetensors" for step in chosen}
     step, value, weights = evaluations[-1]
     if step in kept:
-        told = {"step": str(step), "val": repr(value), "weights": weights}
+        facts = {"step": str(step), "val": repr(value), "weights": weights}
         on_cpu = {name: value.detach().cpu() for name, value in tensors.items()}
-        save_weights(kept[step], on_cpu, {**metadata, **told})
+        save_weights(kept[step], on_cpu, {**metadata, **facts})
     for path in folder.glob("step=*.safetensors"):
         if path not in kept.values():
             path.unlink()

@@ -1,4 +1,4 @@
-"""What a training run is told: recipe (TrainConfig), teacher (TeacherConfig) and job (RunSpec).
+"""What a training run is given: recipe (TrainConfig), teacher (TeacherConfig) and job (RunSpec).
 
 YAML holds every value and these models hold types and limits, so there are no defaults here: a
 recipe that leaves something out is refused by name instead of being completed silently.
@@ -546,7 +546,7 @@ class RunSpec(ParameterModel):
 
     @property
     def place(self) -> str:
-        """Where the recipe stands among the parameters, to be named by errors and advice."""
+        """Where the recipe is among the parameters, to be named by errors and advice."""
         return "train_teacher.recipe" if self.stage == "train_teacher" else self.stage
 
     @model_validator(mode="after")

@@ -198,7 +198,7 @@ def relief(spec: RunSpec, device: torch.device, processes: int, short: float) ->
 
 
 def slow_amp(config: TrainConfig, place: str, device: torch.device) -> str:
-    """Why ``config``, which stands at ``place`` of the parameters, is slower on ``device`` than it
+    """Why ``config``, which is at ``place`` of the parameters, is slower on ``device`` than it
     would be in float32, and what to set; empty where it is not, or where a trial will choose.
     """
     why = "" if config.mode == "auto" else slow_precision(config.amp, device.type)

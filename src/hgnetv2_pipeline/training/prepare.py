@@ -150,9 +150,9 @@ def make_step(run: PreparedRun, spec: RunSpec, device: torch.device, world: Worl
 def make_batches(
     run: PreparedRun, spec: RunSpec, world: World, ledger: Ledger, *, steps: int, workers: int
 ) -> Iterator[Batch]:
-    """The next ``steps`` batches of ``run`` for this process, from where its state stands.
+    """The next ``steps`` batches of ``run`` for this process, from the step of its state.
 
-    On a GPU their images lie there already, copied beside the step before.
+    On a GPU their images are there already, copied beside the step before.
     """
     return train_batches(
         run.train,

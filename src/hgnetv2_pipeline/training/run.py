@@ -128,7 +128,7 @@ def _train(
         )  # fmt: skip
     if state.step > run.schedule.total_steps:
         raise ParameterError(
-            f"the checkpoint stands at step {state.step}, but the run now has "
+            f"the checkpoint is at step {state.step}, but the run now has "
             f"{run.schedule.total_steps}; raise training.steps or training.epochs"
         )
     began_at = state.step
@@ -277,7 +277,7 @@ def _multi_label_score(logits: Any, val: pd.DataFrame, world: World) -> MultiLab
         if len(part):
             every[rank :: world.size] = part
     sound = _sound(every)
-    every[~sound] = every[sound].min(initial=0) - 1  # told last of all
+    every[~sound] = every[sound].min(initial=0) - 1  # ranked last of all
     thresholds = metrics.best_thresholds(every, labels).tolist()
     names = [str(number) for number in range(labels.shape[1])]
     found = metrics.summarise_multi_label(every, labels, names, thresholds)

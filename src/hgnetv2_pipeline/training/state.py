@@ -1,7 +1,7 @@
 """Everything a run is at a step, so that saving and loading it loses nothing.
 
 Randomness needs no saving: the order and the views are functions of (seed, epoch, key) and dropout
-of (seed, step, rank), so the step says where every generator stands.
+of (seed, step, rank), so the step says where every generator is.
 """
 
 from __future__ import annotations

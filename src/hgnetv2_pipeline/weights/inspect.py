@@ -43,7 +43,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
     ``path``, ``format``, ``bytes`` (None for a folder), ``sha256``, ``metadata``, ``tensors`` (one
     dict each: name, shape, dtype, nonfinite), ``networks`` (one dict each: prefix, style, variant,
-    n_tensors, parameters, num_classes, loads: 'yes', what it takes or what stands against it),
+    n_tensors, parameters, num_classes, loads: 'yes', what it takes or what prevents it),
     ``may_load`` (False for what is looked into but never loaded), ``left_aside``: the names of
     everything else in it. Raises ``WeightsError`` for what is refused.
     """

@@ -85,7 +85,7 @@ def from_paddle(arrays: Mapping[str, np.ndarray]) -> State:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file's tensors as they lie in it: its own names, types and layout, nothing checked."""
+    """A file's tensors as they are in it: its own names, types and layout, nothing checked."""
 
     tensors: State
     metadata: dict[str, str]

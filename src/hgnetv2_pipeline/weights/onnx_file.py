@@ -68,7 +68,7 @@ class OnnxFile:
     """An ONNX file that was looked at.
 
     ``content``: its bytes; ``props``: the text entries of its metadata; ``outside``: names of the
-    tensors whose values lie in other files; ``endless``: its operators that need not end;
+    tensors whose values are in other files; ``endless``: its operators that need not end;
     ``functions``: how many it defines itself.
     """
 
@@ -104,7 +104,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """The ONNX file ``path`` with bytes that a runtime may be given.
 
     Raises WeightsError when it is not a whole ONNX model (cut short, another format), when tensors
-    lie in other files (such a file may name any path of the reader's disk, and is not what its hash
+    are in other files (such a file may name any path of the reader's disk, and is not what its hash
     says it is), and for what may repeat without end: Loop and Scan need not end, and functions
     within functions are a small file that unfolds to any number of nodes.
     """

@@ -96,7 +96,7 @@ def key_problem(key: Any) -> str | None:
         return f"that is not text but {brief_value(key)}"
     if len(key) > MAX_KEY:
         return f"of {len(key):,} characters; {MAX_KEY} are allowed"
-    if not key.isprintable():  # it will stand in messages, logs and tables
+    if not key.isprintable():  # it will be in messages, logs and tables
         return f"with control characters: {brief_value(key)}"
     return None
 
@@ -168,7 +168,7 @@ class Machine:
         return data
 
     def frame(self) -> None:
-        """A hint for buffered readers; the opcodes are the same. A lie is refused all the same."""
+        """A hint for buffered readers; the opcodes are the same, and a false one is refused."""
         (length,) = _U8.unpack(self._take(8))
         at = self._position()
         if at < self._frame_end or length > self._size - at:

@@ -2,7 +2,7 @@
 
 Eight bytes say how long the header is; it gives each tensor's type, shape and place; the data fill
 the rest without gap or overlap, so that a file holds no more than its size. Names and metadata are
-text from outside: a key stands once, and the names of tensors can be printed.
+text from outside: a key appears once, and the names of tensors can be printed.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ def _below(checkpoint: Any, path: tuple[str, ...]) -> bool:
 
 
 def network_prefixes(keys: Iterable[str]) -> list[str]:
-    """What stands before the names of each network of ours among ``keys``: '', 'backbone.', ..."""
+    """What comes before the names of each network of ours among ``keys``: '', 'backbone.', ..."""
     firsts = {style.to_theirs(_FIRST[n]) for style in STYLES for n in style.generations}
     found: dict[str, None] = {}
     for key in keys:

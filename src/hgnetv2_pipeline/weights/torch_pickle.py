@@ -3,7 +3,7 @@
 A checkpoint is a zip archive: ``data.pkl`` describes the tensors, ``data/<key>`` holds the bytes of
 their storages. Before PyTorch 1.6 it was five pickles, one behind the other, and then the storages.
 The description is interpreted as Paddle's pickles are, by ``pickle_machine`` with
-PyTorch's few globals in place of Paddle's, into plans of tensors: where the values would lie, and
+PyTorch's few globals in place of Paddle's, into plans of tensors: where the values would be, and
 how many. Sizes are decided from the plans, before anything is made; only the network's own tensors
 are, not an optimiser's beside them.
 
@@ -112,7 +112,7 @@ class _Plan:
 
 
 def read_checkpoint(path: Path) -> tuple[State, tuple[str, ...]]:
-    """The tensors of the state dict in a checkpoint, and the names of what lies beside it.
+    """The tensors of the state dict in a checkpoint, and the names of what is beside it.
 
     Where a training program keeps the network is ``names.LAYOUTS``. Devices do not count: bytes in
     a file are nowhere else. Raises ``WeightsError`` for everything that is no dict of plain, whole
@@ -251,7 +251,7 @@ class _Storages:
         count = math.prod(size)
         if any(n > 1 and step == 0 for n, step in zip(size, stride, strict=True)):
             raise PickleRefusedError(
-                f"{key} is expanded: fewer values lie in the file than it shows"
+                f"{key} is expanded: fewer values are in the file than it shows"
             )
         last = plan.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if count and (count > storage.count or last >= storage.count):
@@ -298,8 +298,8 @@ class _TorchMachine(Machine):
         return None if type(key) is int else key_problem(key)
 
     def storage(self) -> None:
-        (told,) = self._pop(1)
-        match told:
+        (arguments,) = self._pop(1)
+        match arguments:
             case ("storage", Symbol("storage", kind), str(key), str(), int(count)):
                 if not 0 <= count < 1 << 40:
                     raise PickleRefusedError("a storage of an impossible size")
@@ -329,8 +329,8 @@ class _TorchMachine(Machine):
 
     def make_tensor_of_a_type(self, arguments: tuple[Any, ...]) -> _Plan:
         kind = arguments[6] if len(arguments) > 6 else None
-        told = kind.detail if isinstance(kind, Symbol) else "unknown"
-        return _Plan(None, problem=f"of type {told}")
+        kind_name = kind.detail if isinstance(kind, Symbol) else "unknown"
+        return _Plan(None, problem=f"of type {kind_name}")
 
     def make_parameter(self, arguments: tuple[Any, ...]) -> _Plan:
         if not arguments or not isinstance(arguments[0], _Plan):

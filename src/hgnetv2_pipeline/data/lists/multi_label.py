@@ -162,12 +162,12 @@ def write_multi_label_list(path: Path, paths: Sequence[str], labels: npt.NDArray
         labels: [N, classes] of 0 and 1.
 
     Raises:
-        DataError: a path cannot stand in a list, or the labels are no such matrix.
+        DataError: a path cannot be in a list, or the labels are no such matrix.
     """
     if labels.ndim != 2 or len(labels) != len(paths) or not np.isin(labels, (0, 1)).all():
         raise DataError(
             f"{path}: labels of shape {labels.shape} for {len(paths):,} paths; a matrix of 0 and "
-            "1 with a row a path and a column a class is needed"
+            "1 with one row per path and one column per class is needed"
         )
     rows = zip(paths, labels, strict=True)
     return write_text(

@@ -25,7 +25,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Names that need a second look before they stand in a list; the others can as they are.
+# Names that need a second look before they go into a list; the others can as they are.
 _ODD = r"^[#./ ]|[\x00-\x1f\x7f]|[^\x00-\x7f]|//|/\.| $|\\"
 
 
@@ -46,7 +46,7 @@ def read_list(
     Args:
         path: the list file.
         root: if given, every file must exist there, be a regular file (or a member of a tar,
-            ``archive.tar!member``) and lie inside it.
+            ``archive.tar!member``) and are inside it.
         num_classes: if given, labels must be below it.
         labelled: False for a list of paths alone (a pool); labels are then NA.
         multi_label: True for lines ``path<TAB>0,1,0``, a 0 or 1 for every class.
@@ -148,7 +148,7 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
         frame: columns ``key`` or ``path`` (the key wins: it names members of archives), ``label``.
 
     Raises:
-        DataError: a path cannot stand in a list, or only some images have a label.
+        DataError: a path cannot be in a list, or only some images have a label.
     """
     names = frame["key"] if "key" in frame.columns else frame["path"]
     unknown = frame["label"].isna()
@@ -169,7 +169,7 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
 def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array], None]]:
     """Yields what adds names with their labels to a list, which is written whole or not at all.
 
-    It takes arrays (or chunked ones); DataError if a name cannot stand in a list.
+    It takes arrays (or chunked ones); DataError if a name cannot be in a list.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -189,7 +189,7 @@ def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array], None]]:
             )
             lines = pc.binary_join_element_wise(pc.cast(names, text), ends, pa.scalar(" ", text))
             for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
-                # The texts of an array lie one behind the other, as they do in a file.
+                # The texts of an array follow one another in memory, as they do in a file.
                 stops = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
                 first, end = int(stops[0]), int(stops[len(chunk)])
                 file.write(memoryview(chunk.buffers()[2])[first:end])

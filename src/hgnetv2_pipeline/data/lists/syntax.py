@@ -336,7 +336,7 @@ def _too_long(path: Path, line: int) -> DataError:
 
 
 def why_unlistable(name: str) -> str | None:
-    """Why a path cannot stand in a list; None if it can."""
+    """Why a path cannot be in a list; None if it can."""
     try:
         line = f"{'./' if name.startswith('#') else ''}{name} 0".encode()
     except UnicodeEncodeError:
@@ -354,5 +354,5 @@ def spell_name(path: Path, name: str) -> str:
     """``name`` as it is written in the list ``path``; DataError if no list can hold it."""
     reason = why_unlistable(name)
     if reason is not None:
-        raise DataError(f"{path}: {printable(name)!r} cannot stand in a list: {reason}")
+        raise DataError(f"{path}: {printable(name)!r} cannot be in a list: {reason}")
     return f"./{name}" if name.startswith("#") else name

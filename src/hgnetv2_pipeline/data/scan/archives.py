@@ -1,4 +1,4 @@
-"""Tar archives read in place: where each member's bytes lie, without extracting anything.
+"""Tar archives read in place: where each member's bytes are, without extracting anything.
 
 Only plain ``.tar`` files have such places. A tar within a tar is read too (ImageNet's training set
 ships as one tar of a tar a class), three deep.
@@ -42,7 +42,7 @@ _ADRIFT = "behind damage, it may belong to an inner archive whose header was los
 
 
 class ArchiveMember(NamedTuple):
-    """A file in an archive: its name there, and where its bytes lie in the outermost archive."""
+    """A file in an archive: its name there, and where its bytes are in the outermost archive."""
 
     name: str
     offset: int
@@ -52,7 +52,7 @@ class ArchiveMember(NamedTuple):
 class UnusablePart(NamedTuple):
     """What of an archive cannot be used: a member, or (``name`` empty) a range of bytes.
 
-    ``key`` is told to the user and is unlike all other keys and names of the archive.
+    ``key`` is shown to the user and is unlike all other keys and names of the archive.
     """
 
     key: str
@@ -153,24 +153,24 @@ class _Found:
 
     def refused(self) -> list[UnusablePart]:
         names = Counter(name for name, *_ in self._refused)
-        told = []
+        unusable = []
         for name, reason, place in self._refused:
             alone = names[name] == 1 and name not in self.members
-            told.append(
+            unusable.append(
                 UnusablePart(name if alone else f"{name} (at byte {place:,})", name, reason)
             )
         for prefix, gap, reason in self._gaps:
             lost = f"{gap.lost:,} or more" if gap.lost else "an unknown number"
-            told.append(
+            unusable.append(
                 UnusablePart(
                     f"{prefix}({gap})", "", f"damaged {gap}: {reason}; members lost: {lost}"
                 )
             )
-        return told
+        return unusable
 
 
 class _Archive:
-    """One archive: the whole file, or one that lies within another and has ``prefix`` for it."""
+    """One archive: the whole file, or one that is within another and has ``prefix`` for it."""
 
     def __init__(self, descriptor: int, prefix: str, depth: int, found: _Found) -> None:
         self._descriptor, self._prefix = descriptor, prefix

@@ -97,7 +97,7 @@ def scan_folder_tree(
 ) -> Scan:
     """Scan a folder-per-class tree.
 
-    The class of an image is the first folder below ``root``, however deep the image lies. A tar in
+    The class of an image is the first folder below ``root``, however deep the image is. A tar in
     a class folder belongs to that class; of a tar directly below ``root`` the members' first folder
     names the class (one folder around everything is looked through), or, without folders, the
     tar's own name, as in ImageNet-21k. Labels are 0..n-1 in natural order of the class names
@@ -119,7 +119,7 @@ def scan_folder_tree(
     for found in walk.found:
         name = class_of(found, walk.wrapped)
         if name is None:
-            walk.quarantine(found.key, "lies outside any class folder; move it into one")
+            walk.quarantine(found.key, "is outside any class folder; move it into one")
         elif not name.isprintable() or name != name.strip():
             walk.quarantine(
                 found.key, f"class folder {name!r} has a name that no class map can hold"

@@ -41,7 +41,7 @@ def scan_imagenet(
 
     ``<split>_list.txt`` decides if it is there. Otherwise ``<split>/`` is read as a folder (or a
     tar) a class, numbered in the order of the synsets; a flat ``val/`` takes its labels from the
-    development kit, whose folder lies in ``root``. Class names come from ``class_map.txt``
+    development kit, whose folder is in ``root``. Class names come from ``class_map.txt``
     (``id name``), else from ``LOC_synset_mapping.txt``, else they are the folders of the training
     images. A class map that names the folders themselves also fixes their order.
 

@@ -59,7 +59,7 @@ class Walk:
         self.found: list[UnopenedFile] = []
         self.bad: list[tuple[str, str, int | None]] = []
         self.ignored = 0
-        # Tars directly below the root whose members all lie in one folder.
+        # Tars directly below the root whose members are all in one folder.
         self.wrapped: set[str] = set()
 
     def quarantine(self, key: str, reason: str, line: int | None = None) -> None:

@@ -192,10 +192,10 @@ def check_classes(card: ModelCard, outputs: int, model: str, *, named: bool) -> 
     """
     if len(card.classes) == outputs:
         return
-    told = f"{model} has {outputs} outputs and {len(card.classes)} class names are given"
+    message = f"{model} has {outputs} outputs and {len(card.classes)} class names are given"
     if named:
-        raise ParameterError(f"{told} (classes=)")
-    raise WeightsError(f"{told} by its own card (labels.txt or the metadata of the file)")
+        raise ParameterError(f"{message} (classes=)")
+    raise WeightsError(f"{message} by its own card (labels.txt or the metadata of the file)")
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:
@@ -208,7 +208,7 @@ def choose_card(
 ) -> ModelCard:
     """The file's own card with the caller's preprocessing and class names in place of its own.
 
-    A file without a card needs both of them from the caller; otherwise its WeightsError stands.
+    A file without a card needs both of them from the caller; otherwise its WeightsError is raised.
     """
     try:
         card = read()

@@ -139,9 +139,9 @@ class TorchEngine(Engine):
             with torch.inference_mode(), self._arithmetic():
                 return self._body(batch.to(self._kind, memory_format=self._layout)).float()
         except torch.OutOfMemoryError as error:
-            told = str(error).splitlines()[0]
+            message = str(error).splitlines()[0]
             raise EngineUnavailable(
-                f"{self.name}: no memory for a batch of {len(batch)} ({told})"
+                f"{self.name}: no memory for a batch of {len(batch)} ({message})"
             ) from error
 
     def _graph(self, shape: tuple[int, ...]) -> tuple[Any, Tensor, Tensor]:

@@ -22,7 +22,7 @@ def activation_ranges(
 ) -> dict[str, float]:
     """For each tensor of the ModelProto ``proto`` in ``names``, the absolute value that ends int8.
 
-    ``max``: the largest one seen. ``percentile``: that share of all values lies below (in percent).
+    ``max``: the largest one seen. ``percentile``: that share of all values is below (in percent).
     (Minimal divergence of the histograms, as TensorRT's own calibrator chose, is not offered: LAB
     puts half of all values on one bound, and a trained B0 lost 22 points by it.)
     Deterministic; two passes over the images but for ``max``.
@@ -85,7 +85,7 @@ def _values(session: Any, names: Sequence[str], images: np.ndarray) -> list[np.n
 
 
 def _percentile_end(counts: np.ndarray, percentile: float) -> float:
-    """The end, as a share of the largest value, below which ``percentile`` percent lie."""
+    """The end, as a share of the largest value, below which ``percentile`` percent are."""
     total = counts.sum()
     if not total:
         return 1.0

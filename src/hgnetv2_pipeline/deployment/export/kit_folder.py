@@ -57,7 +57,7 @@ class KitPlan:
         beyond = [n for n in self.batch_sizes if not self.profile.least <= n <= self.profile.most]
         if beyond:
             raise ParameterError(
-                f"batch sizes {beyond} lie outside the profile {self.profile.least}.."
+                f"batch sizes {beyond} are outside the profile {self.profile.least}.."
                 f"{self.profile.most} (export.kit.batch_sizes, export.tensorrt)"
             )
 
@@ -121,7 +121,7 @@ def write_kit(
     write_json(folder / run.KIT, facts)
     for name in _SCRIPTS:
         source = (Path(run.__file__).parent / name).read_text(encoding="utf-8")
-        # In the kit the modules lie side by side.
+        # In the kit the modules are side by side.
         write_text(folder / name, source.replace(_PACKAGE, ""))
     write_text(folder / "requirements.txt", "numpy\ntensorrt>=10.3,<12\ncuda-bindings>=12.8\n")
     write_text(folder / "README.md", _readme(facts))

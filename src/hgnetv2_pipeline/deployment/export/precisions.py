@@ -111,14 +111,14 @@ def convert_onnx(
     )
     with write_aside(path) as aside:
         save_onnx(rough, card, aside)
-    told = ""
+    change = ""
     if "top1" in found:
-        told = f", top-1 {found['top1_fp32']} -> {found['top1']} of {found['n']}"
+        change = f", top-1 {found['top1_fp32']} -> {found['top1']} of {found['n']}"
     elif "map" in found:
-        told = f", mAP {found['map_fp32']} -> {found['map']} on {found['n']}"
+        change = f", mAP {found['map_fp32']} -> {found['map']} on {found['n']}"
     _log.info(
         "wrote %s: %s logits off by %.2g (rms) of their standard deviation on %s%s",
-        path.name, precision, found["rms_error"], found["images"], told,
+        path.name, precision, found["rms_error"], found["images"], change,
     )  # fmt: skip
     return found
 

@@ -98,7 +98,7 @@ def provide_plan(
 ) -> Path:
     """The plan of ``onnx`` for this GPU and TensorRT in ``folder``, built if it is not there.
 
-    Beside ``<name>-<key>.plan`` stands ``<name>-<key>.json``, what it was built for and the plan's
+    Beside ``<name>-<key>.plan`` is ``<name>-<key>.json``, what it was built for and the plan's
     SHA-256; a plan that does not match it is built again. ``timing.cache`` makes the next build
     faster.
     """

@@ -101,7 +101,7 @@ def measure_kit(
             ]
         except (PlanError, OSError) as error:
             row["failed"] = str(error)
-        except Exception as error:  # the bindings' own kinds; hours of building may lie behind
+        except Exception as error:  # the bindings' own kinds; hours of building may be behind
             row["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         rows.append(row)
         _log.info("%s: %s", graph["name"], row.get("failed") or _line(row))
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         beyond = [size for size in batch_sizes if not profile.least <= size <= profile.most]
         if beyond:
             raise PlanError(
-                f"batch sizes {beyond} lie outside the profile {profile.least}..{profile.most} "
+                f"batch sizes {beyond} are outside the profile {profile.least}..{profile.most} "
                 f'that the plans are built for (--batch-sizes; "profile" in {KIT})'
             )
         try:

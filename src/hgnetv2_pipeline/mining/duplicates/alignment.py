@@ -124,7 +124,7 @@ def warp(image: NDArray[np.float32], move: Matrix) -> tuple[NDArray[np.float32],
 
 
 def rescale(move: Matrix, factor: float) -> Matrix:
-    """The same move for pictures ``factor`` times as large (pixel centres lie at halves)."""
+    """The same move for pictures ``factor`` times as large (pixel centres are at halves)."""
     linear, shift = move[:, :2], move[:, 2]
     half = np.full(2, 0.5)
     return np.column_stack([linear, factor * (shift + half - linear @ half) - half + linear @ half])

@@ -52,7 +52,7 @@ class Thresholds:
     pixels, compared in place, have limits of their own.
 
     Chosen on planted copies of photographs and on handwritten digits (two of 1,457 pairs of
-    different digits lie above 0.99 with 0.97). How near different photographs come is printed by
+    different digits are above 0.99 with 0.97). How near different photographs come is printed by
     ``benchmarks/bench_deduplicate.py``.
     """
 
@@ -156,7 +156,7 @@ def _block_correlation(
 
     Contrast, in grey levels, is that of the duller of the two blocks; a block counts by it, up to
     ``most``. A block's correlation ignores its brightness and contrast, so that a shadow, a
-    watermark or a text spoils the blocks it lies on and no others.
+    watermark or a text spoils the blocks it is on and no others.
     """
     a, b = (blocks - blocks @ shading @ shading.T for blocks in pair)
     contrast = [np.sqrt((blocks * blocks).mean(axis=1)) for blocks in (a, b)]

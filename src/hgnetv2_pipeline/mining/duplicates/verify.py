@@ -31,11 +31,11 @@ def judge_pairs(
     limits: Thresholds,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """One row a pool image with pairs: the pixels decide wherever the hash alone may not.
+    """One row per pool image with pairs: the pixels decide wherever the hash alone may not.
 
     ``found`` holds each channel's pairs (key, position of the twin, view, distance), best first;
     keys in ``settled`` are decided already. ``places`` gives path, offset and length of pool images
-    by key, which lie below ``root``.
+    by key, which are below ``root``.
     """
     parts = [part.assign(channel=channel) for channel, part in found.items() if len(part)]
     if not parts:

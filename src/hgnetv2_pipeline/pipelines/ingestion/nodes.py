@@ -26,7 +26,7 @@ def provide_raw(run: Run, data: DataParams) -> Path:
     """Make ``01_raw/<dataset>`` show all images: the sample is written, others are linked.
 
     One root for all sets keeps every path relative, so that lists and hashes do not change when
-    the project moves. What lies there already belongs to the user and is never written again.
+    the project moves. What is there already belongs to the user and is never written again.
     """
     if data.layout == "sample":
         write_sample_once(run.identity)

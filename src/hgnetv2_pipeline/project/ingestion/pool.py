@@ -27,7 +27,7 @@ def pool_contents(reuse: Reuse, identity: Identity, data: DataParams, raw: Path)
     hashes = {}
     for source in _sources(identity, data):
         root = raw / "pool" / source.name
-        # Of a list, the files it names: it may lie in a folder of much else.
+        # Of a list, the files it names: it may be in a folder of much else.
         files = _listed_files(source, root) if source.kind == "list" else []
         hashes[f"pool/{source.name}"] = reuse.contents(files) if files else reuse.digest(root)
     return hashes
@@ -51,7 +51,7 @@ def scan_pool(
 
 
 def _sources(identity: Identity, data: DataParams) -> list[Source]:
-    """The sources to scan one by one; the sample's pool lies among its images."""
+    """The sources to scan one by one; the sample's pool is among its images."""
     return [] if data.layout == "sample" else pool_sources(data.pool, identity.project)
 
 

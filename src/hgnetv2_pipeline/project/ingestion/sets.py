@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.scan.folders import Scan
 
 _log = logging.getLogger(__name__)
-# Where the images lie, and what changes how long a scan takes or whether it is refused.
+# Where the images are, and what changes how long a scan takes or whether it is refused.
 NOT_OF_THE_LISTS = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
 
 
@@ -196,7 +196,7 @@ def _read_groups(identity: Identity, data: DataParams, samples: pd.DataFrame) ->
             f"{samples['key'].iloc[0].removeprefix('images/')!r}; give paths below data.root"
         )
     if alone.any():
-        _log.warning("%s names no group of %d images; each stands alone", path, int(alone.sum()))
+        _log.warning("%s names no group for %d images: each is its own", path, int(alone.sum()))
     return groups
 
 

@@ -23,7 +23,7 @@ _TAKEN = ("archive", "processes")
 
 @dataclass(frozen=True)
 class Source:
-    """A source of the pool: ``given`` is where it lies, ``kind`` what it is."""
+    """A source of the pool: ``given`` is where it is, ``kind`` what it is."""
 
     name: str
     given: Path
@@ -31,12 +31,12 @@ class Source:
 
     @property
     def root(self) -> Path:
-        """The folder (or archive) to link below ``01_raw``; of a list, the folder it lies in."""
+        """The folder (or archive) to link below ``01_raw``; of a list, the folder it is in."""
         return self.given.parent if self.kind == "list" else self.given
 
     @property
     def link(self) -> str:
-        """Where the link lies, relative to ``01_raw/<dataset>/pool``."""
+        """Where the link is, relative to ``01_raw/<dataset>/pool``."""
         return f"{self.name}/{self.given.name}" if self.kind == "tar" else self.name
 
 

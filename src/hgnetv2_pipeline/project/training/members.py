@@ -27,7 +27,7 @@ def member_spec(run: Run, teacher: TeacherParams, number: int) -> RunSpec:
 
 
 def train_members(run: Run, teacher: TeacherParams) -> list[str]:
-    """Train the members that do not stand yet; return the run ids of all."""
+    """Train the members that are not finished yet; return the run ids of all."""
     specs = [member_spec(run, teacher, number) for number in range(teacher.members)]
     processes = processes_of_each(run.distributed, run.device, jobs=teacher.jobs)
 

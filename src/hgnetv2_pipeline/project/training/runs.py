@@ -151,7 +151,7 @@ def train_missing(
     folder: Path,
     announce: Callable[[list[RunSpec]], None],
 ) -> None:
-    """Train those that do not stand, ``jobs`` at once, after ``announce`` of them."""
+    """Train those that are not finished, ``jobs`` at once, after ``announce`` of them."""
     specs, works = [], []
     processes = processes_of_each(run.distributed, run.device, jobs=jobs)
     for training in trainings:

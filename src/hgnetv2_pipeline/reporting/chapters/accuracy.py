@@ -21,7 +21,7 @@ Json = Mapping[str, Any]
 _FEW = 30  # classes up to which a confusion matrix is drawn
 _SHOWN_PREDICTIONS = 12
 _NOT_COMPARABLE = (
-    "Measured and published accuracies stand side by side for orientation only: these are other "
+    "Measured and published accuracies are side by side for orientation only: these are other "
     "images and other classes than ImageNet-1k's, so a difference between them says nothing."
 )
 
@@ -110,7 +110,7 @@ def published_blocks(
     try:
         results, _ = read_evaluations(inputs, ledger)
         if not inputs.comparable:
-            # Orientation only: one line a model is enough.
+            # Orientation only: one line per model is enough.
             first = {(r.get("model"), r.get("split")): r for r in reversed(results)}
             results = list(reversed(first.values()))
         beside = beside_table(results, models, comparable=inputs.comparable)

@@ -49,7 +49,7 @@ def class_counts(entry: Json) -> list[tuple[str, int]]:
 
 
 def dataset_table(summary: Json) -> Table | None:
-    """A row a set: images, labels, classes, imbalance, what could not be read, copies, sizes."""
+    """One row per set: images, labels, classes, imbalance, what was unreadable, copies, sizes."""
     records = []
     for name, entry in dataset_sets(summary).items():
         copies = entry.get("exact_copies")

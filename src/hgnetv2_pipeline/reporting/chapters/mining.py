@@ -413,7 +413,7 @@ def pair_table(rows: Sequence[Row], most: int) -> Table:
 
 
 def curve_table(rows: Sequence[Row]) -> Table:
-    """The purity curve in numbers, a row a k."""
+    """The purity curve in numbers, one row per k."""
     records = []
     for row in rows:
         known = int(row.get("known") or 0)

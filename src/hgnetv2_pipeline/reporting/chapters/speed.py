@@ -125,7 +125,7 @@ def latency_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
 def measurements(files: Sequence[Json]) -> list[Json]:
     """One entry a measurement: a file holds one, or several as ``rows`` timed in turns.
 
-    What was timed in turns as well as by itself is told once, by itself.
+    What was timed in turns as well as by itself is shown once, by itself.
 
     Raises:
         AbsentError: no file holds one with a median.
@@ -311,7 +311,7 @@ def latency_table(
 ) -> Table:
     """A row a measurement, fastest first on each device, beside what ``accuracies`` found.
 
-    What PaddleClas published for a V100 stands beside our rows of the same setting (224 pixels,
+    What PaddleClas published for a V100 is shown beside our rows of the same setting (224 pixels,
     batch 1), for reference.
     """
     reference = {known.variant: known.latency_v100_ms for known in published_models()}

@@ -258,7 +258,7 @@ def _quarantined(ledger: Ledger, rows: pd.DataFrame, records: Records) -> list[t
 
 
 def _check_space(spec: StoreSpec, images: pd.DataFrame) -> None:
-    """The whole store must fit, less what lies there already."""
+    """The whole store must fit, less what is there already."""
     spec.out.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in logit_shards(spec.out).folder.glob("*.npy"))
     needed, free = _bytes(spec, len(images)) - there, shutil.disk_usage(spec.out).free

@@ -1,4 +1,4 @@
-"""Where the files of an inference archive lie: in a folder, or inside a tar that stays packed.
+"""Where the files of an inference archive are: in a folder, or inside a tar that stays packed.
 
 Nothing is unpacked, so a name that leads elsewhere leads nowhere; it is refused all the same, as
 are links, devices and sparse members in the place of a file that is wanted, and any damage.

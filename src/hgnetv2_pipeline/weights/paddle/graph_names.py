@@ -1,7 +1,7 @@
 """From framework names (``conv2d_12.w_0``) to structured ones (``stem.stem1.conv.weight``).
 
 The counters in framework names depend on what was built before in the same process, so they say
-nothing. What does not lie is the way of the data: in all our networks every operation that has
+nothing. What is reliable is the way of the data: in all our networks every operation that has
 parameters needs the result of the one before, from the first convolution to the classifier, so
 their order is one and the same whoever wrote the program down. That order, with the role and the
 shape of every parameter, is compared with each network that is known; a program in which two such

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PaddleState:
-    """What a state dict holds: its tensors, and the names of whatever else stands among them."""
+    """What a state dict holds: its tensors, and the names of whatever else is among them."""
 
     tensors: dict[str, np.ndarray]
     leftovers: tuple[str, ...]  # numbers, text and None, as a training script may have added them

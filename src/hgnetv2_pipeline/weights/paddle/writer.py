@@ -68,7 +68,7 @@ class _Writer:
         self._memoize(None if once else ("text", value))
 
     def _large(self, header: bytes, data: bytes) -> None:
-        if self._protocol >= 4 and len(data) >= self._FRAME:  # large bytes stand outside frames
+        if self._protocol >= 4 and len(data) >= self._FRAME:  # large bytes are outside frames
             self._flush(0)
             self._out(header)
             self._out(data)
