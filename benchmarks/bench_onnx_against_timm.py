@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["b0", "b4"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--runs", type=int, default=20, help="images an engine and round")
+    parser.add_argument("--runs", type=int, default=20, help="images per engine and round")
     parser.add_argument("--warmup", type=int, default=20, help="calls of an engine beforehand")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--lab", choices=["relu", "clip", "affine"], default="relu")

@@ -14,6 +14,7 @@ from synthetic_inputs import CLASSES, HOSTILE, PURITY, mined_classes, mining_aud
 from test_dataset_page import Balanced
 
 from hgnetv2_pipeline.reporting.figures import Spread, spreads
+from hgnetv2_pipeline.reporting.inputs import ReportInputs
 from hgnetv2_pipeline.reporting.mining_page import build_mining_page
 
 PAIRS = (
@@ -34,9 +35,13 @@ def build(folder: Path, names: list[str], pairs: str = PAIRS, **changes: Any) ->
     for name in ("top", "bottom", "removed", "review"):
         (folder / "sheets" / f"{name}.png").write_bytes(png(760, 210))
     page = build_mining_page(
-        folder, folder / "page.html", purity=folder / "purity.csv", dataset="mine",
+        folder, folder / "page.html",
+        ReportInputs(
+            dataset="mine", run_command="kedro run --env mine",
+            mining_purity=folder / "purity.csv",
+        ),
         teacher="two_b0", params=[("mining.k", None, "images per class"), ("mining.top_p", 1, "")],
-        review="../../re view/review.csv", command="kedro run --env mine",
+        review="../../re view/review.csv",
     )  # fmt: skip
     return page.read_text(encoding="utf-8")
 

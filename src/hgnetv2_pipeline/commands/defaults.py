@@ -96,7 +96,7 @@ def _optimiser(found: Survey, train: int) -> dict[str, Any]:
     """Optimiser, rates and batch of ``train`` training images.
 
     The published SGD recipe from 20,000 labelled images on, AdamW below: 2e-3 was measured on the
-    embedded sample, whose runs are short; half of it from 2,000 images on. Several labels an image:
+    embedded sample, with its short runs; half of it from 2,000 images on. Several labels per image:
     AdamW at the rates of recipe_multi_label.yml, whatever the number of images.
     """
     medium = found.labelled >= MEDIUM

@@ -175,7 +175,7 @@ def read_index(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
 
     def kind(arrow: pa.DataType) -> Any:
-        # Anything else as pandas has it; a list would become an object a row.
+        # Anything else as pandas has it; a list would become an object per row.
         return pd.ArrowDtype(arrow) if pa.types.is_fixed_size_list(arrow) else None
 
     try:

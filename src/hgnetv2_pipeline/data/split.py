@@ -93,7 +93,7 @@ def split_samples(
 
 def conflicting_copies(samples: pd.DataFrame) -> pd.DataFrame:
     """Images with the same bytes and different labels: columns bytes_sha256, key, label (of several
-    labels a text, ``0,3``).
+    labels as text, ``0,3``).
     """
     said = samples[["bytes_sha256", "key"]].assign(label=label_text(samples))
     kinds = said.groupby("bytes_sha256")["label"].nunique()

@@ -87,7 +87,7 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[ImageInput]:
     if not found:
         raise DataError(
             f"nothing to predict in {inputs}: a folder or tar needs image files "
-            f"({READABLE}), a list at least one line, a glob a match"
+            f"({READABLE}), a list has at least one line, a glob matches something"
         )
     return found
 

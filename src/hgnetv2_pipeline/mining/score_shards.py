@@ -42,7 +42,7 @@ def _is_readable(manifest: Mapping[str, Any], size: int) -> bool:
 
 
 def pool_rows(index: Path, prefix: str = "") -> int:
-    """How many images the parquet index of a pool lists whose keys begin with ``prefix``."""
+    """How many images of a pool's parquet index have keys that begin with ``prefix``."""
     import pyarrow.parquet as pq
 
     if not prefix:
@@ -149,7 +149,7 @@ def _schema(columns: Mapping[str, Any]) -> pa.Schema:
 def score_folders(scores: Path | Sequence[Path]) -> list[Path]:
     """The folders of shards, one per source of the pool.
 
-    ``scores`` is such a folder, or one that holds a folder a source (all of them, or those that
+    ``scores`` is such a folder, or one that holds a folder per source (all of them, or those that
     its record of sources names), or several of either kind. Raises DataError when there is none.
     """
     folders = []

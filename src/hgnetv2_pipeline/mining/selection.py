@@ -116,7 +116,7 @@ def select(
     their places. With ``top_p`` above 1, classes that stay short are filled with images not chosen
     yet that have the class second, third, ... to ``top_p``-th; an image is listed once in any case.
 
-    Memory: about 30 bytes an image of the pool and a key for each that is chosen.
+    Memory: about 30 bytes per image of the pool and a key for each that is chosen.
 
     Raises:
         ParameterError: for impossible limits.

@@ -350,7 +350,7 @@ class Reuse:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _targets(self, planned: _Planned) -> list[str]:
-        """Files whose temporary ones are this result's; none: all in its folder are."""
+        """This result's files, whose temporary ones are its own as well; none: all in its folder."""
         if not planned.name:
             return []
         return [

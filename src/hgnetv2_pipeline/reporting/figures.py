@@ -171,7 +171,7 @@ def _legend_layout(names: Sequence[str], width: float) -> tuple[float, int]:
 
 
 def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """A confusion matrix, a row a true class: right answers blue, wrong ones orange, each as dark
+    """A confusion matrix, a row per true class: right answers blue, wrong ones orange, each as dark
     as the root of its share of the row, so that a few wrong answers are seen."""
     size = len(names)
     cell = max(17.0, min(38.0, 560.0 / size))

@@ -31,36 +31,32 @@ _ADDS_UP = (
 def build_mining_page(
     folder: Path,
     out: Path,
+    inputs: ReportInputs,
     *,
-    purity: Path,
-    dataset: str,
     teacher: str,
     params: Sequence[tuple[str, Any, str]],
     review: str,
-    command: str,
-    is_sample: bool = False,
 ) -> Path:
     """Write the page as one HTML file that loads nothing.
 
     Args:
         folder: holds ``audit.json``, ``classes.csv``, ``pairs.csv`` and ``sheets/`` of the audit.
-        purity: the curve of ``mining.purity_curve`` as CSV.
+        inputs: of these ``dataset``, ``is_sample``, ``run_command`` and ``mining_purity``, the
+            curve of ``mining.purity_curve`` as CSV.
         params: name, value and meaning of every parameter of the mining.
         review: path of review.csv, relative to where the page will be.
-        command: how this project is run, ``kedro run --env NAME``.
 
     Raises:
         AbsentError: the audit is missing or no JSON object.
     """
     ledger = FileLedger()
-    inputs = ReportInputs(dataset=dataset, is_sample=is_sample)
     audit = ledger.read_json(folder / "audit.json", "mining audit")
     sheets = folder / "sheets"
     chapters = (
         sections.section("From the pool to the list", "account", None, lambda: _account(audit)),
         sections.section(
             "How pure the list is", "purity", None,
-            lambda: mining.purity_blocks(purity, audit, ledger, numbers=True),
+            lambda: mining.purity_blocks(inputs.mining_purity, audit, ledger, numbers=True),
         ),
         sections.section(
             "Classes", "classes", None, lambda: _classes(folder, audit, ledger)
@@ -80,7 +76,7 @@ def build_mining_page(
         ),
         sections.section(
             "What a person has to decide", "review", None,
-            lambda: _review(folder, audit, ledger, review, command),
+            lambda: _review(folder, audit, ledger, review, inputs.run_command),
         ),
         sections.section("Parameters", "parameters", None, lambda: [_parameters(params)]),
         sections.section(
@@ -89,10 +85,10 @@ def build_mining_page(
         ),
     )  # fmt: skip
     report = Report(
-        title=f"Mining of {dataset} by {teacher}",
+        title=f"Mining of {inputs.dataset} by {teacher}",
         subtitle="Which unlabelled images the students will learn from: "
         "listed = used + quarantined + refused.",
-        banner=banner_text(is_sample=is_sample) or None,
+        banner=banner_text(is_sample=inputs.is_sample) or None,
         head=(Cards(tuple(_cards(audit))),),
         sections=chapters,
     )

@@ -19,7 +19,7 @@ Json = Mapping[str, Any]
 
 
 def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
-    """The honest table of one split: an arm a row, its gain over plain training and the errors."""
+    """The honest table of one split: a row per arm, its gain over plain training and the errors."""
     plain = next((summary for summary in summaries if summary.arm == "supervised"), None)
     records = []
     for arm in summaries:
@@ -153,7 +153,7 @@ def evaluated_classes(result: Json) -> list[str]:
 
 
 def confusion_of(result: Json) -> list[list[int]] | None:
-    """The confusion matrix [classes, classes], a row a true class; None where there is none.
+    """The confusion matrix [classes, classes], one row per true class; None where there is none.
 
     Raises:
         DataError: it is not square in the classes.

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 Evaluations = Sequence[tuple[int, float, str]]
-"""In order: step, metric on val, and whose it is: "raw" or "ema", whichever did better."""
+"""In order: step, metric on val, and which weights have it: "raw" or "ema", the better ones."""
 
 BEST = "best"
 

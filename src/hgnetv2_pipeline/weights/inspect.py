@@ -1,6 +1,6 @@
 """What a weight file holds, found without running anything in it and without refusing its values.
 
-``inspect_file`` answers what loading would ask: whose names, which network, how many classes, and
+``inspect_file`` answers what loading would ask: which names, which network, how many classes, and
 whether it would load.
 """
 

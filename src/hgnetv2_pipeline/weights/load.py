@@ -97,7 +97,7 @@ class ReadState:
     """A file's tensors under our names, and where they came from."""
 
     tensors: State
-    style: str  # whose names the file uses: one of names.STYLE_NAMES, or unknown
+    style: str  # the names that the file uses: one of names.STYLE_NAMES, or unknown
     sha256: str
     ignored: tuple[str, ...]  # what the file holds beside the network that was asked for
     metadata: dict[str, str]

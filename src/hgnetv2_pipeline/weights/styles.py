@@ -41,7 +41,7 @@ class Style:
     """
 
     name: str
-    home: str  # whose names these are
+    home: str  # the project that uses these names
     generations: tuple[int, ...]
     renames: tuple[tuple[str, str], ...]
     marks: tuple[str, ...]

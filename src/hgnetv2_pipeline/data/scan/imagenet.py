@@ -118,7 +118,7 @@ def _names_folders(named: list[str] | None, folder: Path) -> bool:
 
 
 def _names(root: Path, folders: list[str] | None, named: list[str] | None) -> list[str] | None:
-    """The names of the classes whose folders these are."""
+    """The class names of these folders."""
     if folders is None:
         return named
     if named is not None:

@@ -11,7 +11,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 
 METHODS = ("max", "percentile")
 _BINS = 2048
-_IMAGES = 8  # at a time: every activation of B6 is held, 0.14 GB an image
+_IMAGES = 8  # at a time: every activation of B6 is held, 0.14 GB per image
 
 Batches = Callable[[], Iterable[np.ndarray]]
 """Gives float32 batches [N, 3, S, S], preprocessed; the same ones at every call."""

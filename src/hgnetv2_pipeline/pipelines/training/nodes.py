@@ -20,14 +20,13 @@ _log = logging.getLogger(__name__)
 def make_trainer(pipeline: str) -> Callable[..., Path]:
     """The node function of one training pipeline, named after it.
 
-    It reads ``mined`` and ``teacher`` where the pipeline has them. The others order the nodes: the
-    stored answers, and what the recipe's ``init`` may name.
+    It reads ``mined`` and ``teacher`` where the pipeline has them. What is ``earlier`` orders the
+    nodes: the stored answers, and what the recipe's ``init`` may name.
     """
 
     def train(
         run: Run, config: TrainConfig, logits: TeacherLogitsParams, lists: Path,
-        mined: Path | None = None, teacher: Path | None = None, stored: Path | None = None,
-        start: Path | None = None, imported: Path | None = None,
+        mined: Path | None = None, teacher: Path | None = None, **earlier: Path,
     ) -> Path:  # fmt: skip
         samples = mined / "train_mined.parquet" if mined else Lists(lists).index("train")
         found = read_teacher(teacher, run.identity) if teacher else None

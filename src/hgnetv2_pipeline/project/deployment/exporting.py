@@ -116,7 +116,7 @@ def _metadata(run: Run, params: ExportParams, loaded: LoadedModel) -> dict[str, 
         "variant": str(loaded.info.get("variant") or ""),
         "stage": str(loaded.info.get("stage") or ""),
         "model": model,
-        # The best model is a copy: whose is on its card.
+        # The best model is a copy of another, which its card names.
         **({"chosen_run": chosen} if chosen else {}),
         "source_sha256": str(loaded.info.get("sha256") or ""),
         "tensorrt_profile": f"{sizes.least},{sizes.best},{sizes.most}",

@@ -56,6 +56,7 @@ def write_audit(
 
     from hgnetv2_pipeline.mining import audit, review
     from hgnetv2_pipeline.mining.sheets import contact_sheets, shown_pairs
+    from hgnetv2_pipeline.reporting.inputs import ReportInputs
     from hgnetv2_pipeline.reporting.mining_page import build_mining_page
 
     known, identity, raw = Lists(run.folder("lists")), run.identity, run.folder("raw")
@@ -86,13 +87,15 @@ def write_audit(
     build_mining_page(
         aside,
         aside / "mining_report.html",
-        purity=purity / "purity.csv",
-        dataset=identity.dataset,
+        ReportInputs(
+            dataset=identity.dataset,
+            is_sample=identity.dataset == "sample",
+            run_command=identity.run_command,
+            mining_purity=purity / "purity.csv",
+        ),
         teacher=identity.teacher,
         params=_parameters(mining),
         review=os.path.relpath(mined / "review.csv", identity.folder("mining_report")),
-        command=identity.run_command,
-        is_sample=identity.dataset == "sample",
     )
 
 

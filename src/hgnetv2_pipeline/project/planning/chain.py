@@ -223,7 +223,7 @@ class _Chain:
             self.run,
             self.reuse,
             recipes,
-            chain_stands=not self._made_again()
+            chain_finished=not self._made_again()
             and self.mined is not None
             and self._teacher() is not None
             and all(path.is_file() for path in made),
@@ -318,12 +318,10 @@ class _Chain:
 
     def _rate(self, index: Path, **how: Any) -> Rate:
         return teacher_rate(
-            self.identity,
+            self.run,
             (self._teacher() or self._stand_in()).config,
             index,
-            classes=self.lists.classes,
             recipe=self.recipes["ssld_stage1"],
-            device=self.device,
             **how,
         )
 

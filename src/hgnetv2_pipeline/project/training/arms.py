@@ -172,15 +172,15 @@ def _length(config: TrainConfig) -> str:
 
 
 def finished_arms(
-    run: Run, reuse: Reuse, recipes: Recipes, *, chain_stands: bool
+    run: Run, reuse: Reuse, recipes: Recipes, *, chain_finished: bool
 ) -> set[tuple[str, int]]:
     """Name and seed of the finished arms that would be reused; ``reuse`` only finds out (dry).
 
-    Without ``chain_stands`` the teacher, the mined list or a stage is yet to be made again, and
+    Without ``chain_finished`` the teacher, the mined list or a stage is yet to be made again, and
     only what was trained on labels alone can be finished.
     """
     comparison, teacher = recipes.comparison, None
-    if chain_stands:
+    if chain_finished:
         teacher = read_teacher(run.folder("train_teacher"), run.identity)
     else:
         later = [seeds for name, (_, seeds) in ARMS.items() if name != "supervised"]

@@ -140,8 +140,8 @@ def measure_candidates(
     """Evaluate each candidate on val, in PyTorch and float32, as ``--pipeline evaluation`` would.
 
     These are the evaluations of those models, with their names, and are reused as such. The second
-    value has the reason, by run id, of each whose weights give no answers, as after a training that
-    diverged.
+    value has the reason, by run id, of each that gives no answers, as after a training
+    that diverged.
 
     Raises:
         WeightsError: of the last candidate, if none gives answers.

@@ -15,15 +15,15 @@ _log = logging.getLogger(__name__)
 
 def member_spec(run: Run, teacher: TeacherParams, number: int) -> RunSpec:
     """The training of member ``number``."""
-    return make_run_spec(
+    spec = make_run_spec(
         run,
         teacher.recipe,
         pipeline="train_teacher",
         out=run.folder("train_teacher") / f"member={number}",
         train=Lists(run.folder("lists")).index("train"),
         seed=run.identity.seed + number,
-        variant=teacher.arch,
     )
+    return spec.model_copy(update={"variant": teacher.arch})
 
 
 def train_members(run: Run, teacher: TeacherParams) -> list[str]:

@@ -41,15 +41,14 @@ def make_run_spec(
     stored: StoredLogits | None = None,
     out: Path | None = None,
     seed: int | None = None,
-    variant: str | None = None,
 ) -> RunSpec:
     """Everything one training process needs to know, as JSON-able values.
 
-    Where not given, folder, seed and variant are those of ``run`` and ``pipeline``.
+    Where not given, folder and seed are those of ``run`` and ``pipeline``.
     """
     identity, lists = run.identity, Lists(run.folder("lists"))
     return RunSpec(
-        variant=variant or identity.variant,
+        variant=identity.variant,
         num_classes=len(lists.classes),
         classes=lists.classes,
         train=train,
