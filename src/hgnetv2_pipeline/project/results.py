@@ -350,7 +350,7 @@ class Reuse:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _targets(self, planned: _Planned) -> list[str]:
-        """This result's files, whose temporary ones are its own as well; none: all in its folder."""
+        """A result's files whose temporary ones are its own as well; none: all in its folder."""
         if not planned.name:
             return []
         return [
