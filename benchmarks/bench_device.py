@@ -77,7 +77,7 @@ def config(size: int, policy: str | None, fast: bool = False) -> dict[str, Any]:
 
 def maker_of(found: Any, root: Path, view: Any, batch: int) -> TrainMaker:
     return TrainMaker(
-        source=SampleReader(found, root), transform=view, seed=0, batch_size=batch, rank=0,
+        reader=SampleReader(found, root), transform=view, seed=0, batch_size=batch, rank=0,
         world_size=1, weights=None, stop_after=0,
     )  # fmt: skip
 

@@ -130,12 +130,12 @@ def test_a_training_view_is_of_the_picture_on_its_background(
 
     def seen(samples: pd.DataFrame) -> list[npt.NDArray[np.uint8]]:
         source = SampleReader(samples, root)
-        drawn = [view(source.picture(row), keyed_rng(3, 0, "one key")) for row in range(4)]
+        drawn = [view(source.image(row), keyed_rng(3, 0, "one key")) for row in range(4)]
         return [getattr(one, "pixels", getattr(one, "data", one)) for one in drawn]
 
     assert different(seen(white)) == 1
     # As if the file had been without transparency from the start.
-    flat = LazyImage(encoded(Image.fromarray(SampleReader(white, root).picture(0).pixels())))
+    flat = LazyImage(encoded(Image.fromarray(SampleReader(white, root).image(0).pixels())))
     plain = view(flat, keyed_rng(3, 0, "one key"))
     assert np.array_equal(getattr(plain, "pixels", getattr(plain, "data", plain)), seen(white)[0])
     assert different(seen(dropped)) == len(HIDDEN)

@@ -44,7 +44,7 @@ class Maker:
 
     def __init__(self, act: Callable[[], object], nbytes: int = 8) -> None:
         rows = pd.DataFrame({"key": ["a.png"], "path": ["a.png"], "offset": [-1], "length": [0]})
-        self.source, self.act, self.nbytes = SampleReader(rows, Path()), act, nbytes
+        self.reader, self.act, self.nbytes = SampleReader(rows, Path()), act, nbytes
 
     def make(self, step: int) -> Tensors:
         extra = self.act() if step == 2 else None

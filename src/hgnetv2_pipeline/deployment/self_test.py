@@ -56,13 +56,15 @@ class SelfTest:
             or not all(map(_numbers, rows))
         ):
             raise ValueError(
-                f"self-test logits are not a table of finite numbers for 1 to {_MOST} images"
+                f"probes, the self-test, holds no table of finite logits for 1 to {_MOST} images"
             )
         if len({len(row) for row in rows}) != 1 or not np.std(np.array(rows, np.float64)) > 0:
-            raise ValueError("self-test logits that are all the same, or rows of different lengths")
+            raise ValueError(
+                "probes, the self-test, has logits all the same, or rows of different lengths"
+            )
         allowed = given["allowed"] if _numbers([given.get("allowed")]) else 0
         if not 0 < allowed < math.inf:
-            raise ValueError("self-test logits without a limit (allowed) above 0")
+            raise ValueError("probes, the self-test, has no limit (allowed) above 0")
         return cls(tuple(tuple(map(float, row)) for row in rows), float(allowed))
 
     def distance(self, logits: np.ndarray) -> float:

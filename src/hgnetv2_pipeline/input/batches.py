@@ -132,7 +132,7 @@ class SampleReader:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def standing_at(self, row: int) -> None:
+    def note_row(self, row: int) -> None:
         """Called before an image is read or decoded; ``loader`` has it noted."""
 
     def place(self, row: int) -> dict[str, Any]:
@@ -145,10 +145,10 @@ class SampleReader:
         }
 
     def read(self, row: int) -> bytes:
-        self.standing_at(row)
+        self.note_row(row)
         return read_bytes(self.place(row), self.root)
 
-    def picture(self, row: int) -> LazyImage:
+    def image(self, row: int) -> LazyImage:
         """The image of a row, to be decoded as its index says; DataError as ``LazyImage``."""
         return LazyImage(self.read(row), self.decoding)
 
@@ -187,7 +187,7 @@ class TrainMaker:
 
     def __init__(
         self,
-        source: SampleReader,
+        reader: SampleReader,
         transform: Augment | DeviceView | DeviceOperations | ReplayedView,
         seed: int,
         batch_size: int,
@@ -196,7 +196,7 @@ class TrainMaker:
         weights: npt.NDArray[np.float64] | None,
         stop_after: int,
     ) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
+        self.reader, self.transform, self.seed = reader, transform, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.bounds = None if weights is None else np.cumsum(weights) / weights.sum()
         self.stop_after = stop_after
@@ -205,7 +205,7 @@ class TrainMaker:
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         order = self._orders.get(epoch)
         if order is None:
-            n = len(self.source)
+            n = len(self.reader)
             if self.bounds is None:
                 order = epoch_order(n, self.seed, epoch)
             else:
@@ -244,7 +244,7 @@ class TrainMaker:
             if begun is None:
                 return WorkerBatch(None, list(bad.items()))
             for row, key, finish, record in begun:
-                self.source.standing_at(row)
+                self.reader.note_row(row)
                 try:
                     view = finish()
                 except DataError as error:
@@ -261,7 +261,7 @@ class TrainMaker:
                     records.append(record)
                 rows.append(row)
                 keys.append(key)
-        labels = self.source.labels[rows]
+        labels = self.reader.labels[rows]
         if drawn:
             data, rest = pack(drawn)
             batch = Batch(data, torch.from_numpy(labels), keys, step, len(rows))
@@ -275,18 +275,18 @@ class TrainMaker:
         self, positions: Iterator[int], count: int, bad: dict[str, str]
     ) -> list[_Begun] | None:
         """The next ``count`` images, read and drawn; None once too many are ``bad``."""
-        n = len(self.source)
+        n = len(self.reader)
         begun: list[_Begun] = []
         for position in positions:
             if len(bad) > self.stop_after or len(bad) == n:
                 return None
             epoch, place = divmod(position, n)
             row = int(self._order(epoch)[place])
-            key = self.source.keys[row].as_py()
+            key = self.reader.keys[row].as_py()
             if key in bad:
                 continue
             try:
-                picture = self.source.picture(row)
+                picture = self.reader.image(row)
                 record = None
                 if isinstance(self.transform, ReplayedView):
                     number = self._view_number(self.transform.store.views, epoch, place, key)
@@ -323,9 +323,9 @@ class ViewMaker:
     """
 
     def __init__(
-        self, source: SampleReader, view: Augment, seed: int, views: int, images: int
+        self, reader: SampleReader, view: Augment, seed: int, views: int, images: int
     ) -> None:
-        self.source, self.view, self.seed = source, view, seed
+        self.reader, self.view, self.seed = reader, view, seed
         self.views, self.images = views, images
 
     def make(self, step: int) -> WorkerBatch:
@@ -333,11 +333,11 @@ class ViewMaker:
         shown: dict[int, list[npt.NDArray[np.uint8]]] = {}
         bad: list[tuple[str, str]] = []
         keys: list[str] = []
-        for place in range(min(self.images, len(self.source) - first)):
-            key = self.source.keys[first + place].as_py()
+        for place in range(min(self.images, len(self.reader) - first)):
+            key = self.reader.keys[first + place].as_py()
             try:
                 # Decoded once for all views; a crop of the pixels is the crop of the file.
-                picture = LazyImage.of(self.source.picture(first + place).pixels())
+                picture = LazyImage.of(self.reader.image(first + place).pixels())
                 shown[place] = [
                     self.view(picture, keyed_rng(self.seed, number, key))
                     for number in range(self.views)
@@ -358,9 +358,9 @@ class EvalMaker:
     """Makes evaluation batches: the samples in their order, each once."""
 
     def __init__(
-        self, source: SampleReader, preprocess: Preprocess, batch_size: int, pad: bool, fast: bool
+        self, reader: SampleReader, preprocess: Preprocess, batch_size: int, pad: bool, fast: bool
     ) -> None:
-        self.source, self.preprocess = source, preprocess
+        self.reader, self.preprocess = reader, preprocess
         self.batch_size, self.pad, self.fast = batch_size, pad, fast
 
     def _view(self, content: bytes) -> npt.NDArray[np.uint8]:
@@ -376,10 +376,10 @@ class EvalMaker:
         keys: list[str] = []
         bad: list[tuple[str, str]] = []
         start = step * self.batch_size
-        for row in range(start, min(start + self.batch_size, len(self.source))):
-            key = self.source.keys[row].as_py()
+        for row in range(start, min(start + self.batch_size, len(self.reader))):
+            key = self.reader.keys[row].as_py()
             try:
-                views.append(self._view(self.source.read(row)))
+                views.append(self._view(self.reader.read(row)))
             except DataError as error:
                 bad.append((key, str(error)))
                 continue
@@ -388,7 +388,7 @@ class EvalMaker:
         if not rows:
             return WorkerBatch(None, bad)
         size = self.batch_size if self.pad else len(rows)
-        return WorkerBatch(_batch(views, self.source.labels[rows], keys, step, size), bad)
+        return WorkerBatch(_batch(views, self.reader.labels[rows], keys, step, size), bad)
 
 
 def _batch(

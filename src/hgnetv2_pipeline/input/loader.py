@@ -83,7 +83,7 @@ def train_batches(
         if not good or chances.min() < 0 or chances.sum() <= 0:
             raise ParameterError("weights: one finite number from 0 for each sample, not all 0")
     maker = TrainMaker(
-        source=SampleReader(samples, root),
+        reader=SampleReader(samples, root),
         transform=transform,
         seed=seed,
         batch_size=batch_size,

@@ -87,7 +87,7 @@ class Maker(Protocol[M_co]):
     """Makes batches as a pure function of the step; travels to the workers by pickle."""
 
     @property
-    def source(self) -> SampleReader:
+    def reader(self) -> SampleReader:
         """What it reads, and is seen reading."""
 
     def make(self, step: int) -> M_co:
@@ -155,11 +155,11 @@ class _Steps(Dataset[Any], Generic[M]):
         def note(row: int) -> None:
             place[1] = row
 
-        self.maker.source.standing_at = note  # type: ignore[method-assign]
+        self.maker.reader.note_row = note  # type: ignore[method-assign]
 
     def key(self, worker: int) -> str:
         """The image that a worker was last seen at."""
-        return str(self.maker.source.keys[int(self.at[worker, 1])].as_py())
+        return str(self.maker.reader.keys[int(self.at[worker, 1])].as_py())
 
     def late(self, step: int) -> DataError:
         """A step that did not come in time; workers are handed steps in turn."""

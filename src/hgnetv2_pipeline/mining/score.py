@@ -83,11 +83,11 @@ class _PoolMaker:
         preprocesses: Mapping[str, Preprocess],
         batch_size: int,
     ) -> None:
-        self.source, self.batch_size = SampleReader(rows, root), batch_size
+        self.reader, self.batch_size = SampleReader(rows, root), batch_size
         self.known = rows["bytes_sha256"].to_numpy()
         self.preprocesses = dict(preprocesses)
         self.decoding = replace(
-            self.source.decoding,
+            self.reader.decoding,
             max_pixels=max(one.max_pixels for one in self.preprocesses.values()),
         )
 
@@ -100,8 +100,8 @@ class _PoolMaker:
         images = {how: torch.from_numpy(one).permute(0, 3, 1, 2) for how, one in pixels.items()}
         seen = _Seen(images, [], [], [], [], [])
         first = step * self.batch_size
-        for place in range(min(self.batch_size, len(self.source) - first)):
-            key = self.source.keys[first + place].as_py()
+        for place in range(min(self.batch_size, len(self.reader) - first)):
+            key = self.reader.keys[first + place].as_py()
             try:
                 views, phash, sha256 = self._read(first + place)
             except (DataError, OSError) as error:
@@ -117,8 +117,8 @@ class _PoolMaker:
 
     def _read(self, row: int) -> tuple[dict[str, NDArray[np.uint8]], int, str]:
         """The views of an image, its perceptual hash and that of its bytes."""
-        self.source.standing_at(row)
-        raw = index.read_bytes(self.source.place(row), self.source.root)
+        self.reader.note_row(row)
+        raw = index.read_bytes(self.reader.place(row), self.reader.root)
         sha256 = hashlib.sha256(raw).hexdigest()
         known = self.known[row]
         if isinstance(known, str) and known not in ("", sha256):

@@ -95,7 +95,7 @@ def open_replay(
 
 
 def check_answers(
-    replay: ReplayedView, source: SampleReader, teacher: Teacher, count: int, device: torch.device
+    replay: ReplayedView, reader: SampleReader, teacher: Teacher, count: int, device: torch.device
 ) -> float:
     """Ask the teacher again for ``count`` stored records; return the largest difference of a logit,
     beyond what storing it in float16 explains.
@@ -109,13 +109,13 @@ def check_answers(
     rng = keyed_rng(store.seed, 0, f"check of {count}")
     records, views = [], []
     for row, number in zip(
-        rng.integers(len(source), size=count).tolist(),
+        rng.integers(len(reader), size=count).tolist(),
         rng.integers(store.views, size=count).tolist(),
         strict=True,
     ):
         try:
-            picture = source.picture(row)
-            finish, record = replay.begin(picture, source.keys[row].as_py(), row, number)
+            picture = reader.image(row)
+            finish, record = replay.begin(picture, reader.keys[row].as_py(), row, number)
             views.append(finish())
         except DataError:
             continue
