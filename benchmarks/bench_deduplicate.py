@@ -354,8 +354,8 @@ def with_features(
 def closest_negatives(planted: Planted, most: int = 4) -> pd.DataFrame:
     """Every clean tile against every val tile, each from its nearest view: the nearest pairs."""
     from hgnetv2_pipeline.mining.duplicates.compare import Thresholds, compare
+    from hgnetv2_pipeline.mining.duplicates.grey_image import GreyImage
     from hgnetv2_pipeline.mining.duplicates.neighbours import hamming
-    from hgnetv2_pipeline.mining.duplicates.picture import Picture
     from hgnetv2_pipeline.mining.duplicates.views import view_hashes
 
     def grey(path: Path) -> np.ndarray:
@@ -363,12 +363,12 @@ def closest_negatives(planted: Planted, most: int = 4) -> pd.DataFrame:
 
     vals = sorted(planted.val.iterdir())
     hashes = np.stack([view_hashes(grey(path)) for path in vals])
-    pictures = [Picture(grey(path)) for path in vals]
+    pictures = [GreyImage(grey(path)) for path in vals]
     rows = []
     for key in planted.plants.loc[planted.plants["kind"] == "clean", "key"]:
         with Image.open(planted.pool / key) as image:
             distances = hamming(hashes, np.uint64(perceptual.phash64(image)))
-        picture = Picture(grey(planted.pool / key))
+        picture = GreyImage(grey(planted.pool / key))
         for twin, apart in enumerate(distances):
             view = int(apart.argmin())
             found = compare(picture, pictures[twin], view, Thresholds())

@@ -50,12 +50,12 @@ from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
 from hgnetv2_pipeline.input import loader
 from hgnetv2_pipeline.input.augment import make_augment
-from hgnetv2_pipeline.input.batches import Made, Source, TrainMaker
+from hgnetv2_pipeline.input.batches import SampleReader, TrainMaker, WorkerBatch
 from hgnetv2_pipeline.input.deferred_view import on_device
 from hgnetv2_pipeline.input.device_operations import augment
 from hgnetv2_pipeline.input.device_views import DeviceInput
 from hgnetv2_pipeline.input.jpeg import optional
-from hgnetv2_pipeline.input.prefetch import Ahead, Operated
+from hgnetv2_pipeline.input.prefetch import OperateOnDevice, Prefetcher
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
 from hgnetv2_pipeline.processor import describe
 
@@ -77,8 +77,8 @@ def config(size: int, policy: str | None, fast: bool = False) -> dict[str, Any]:
 
 def maker_of(found: Any, root: Path, view: Any, batch: int) -> TrainMaker:
     return TrainMaker(
-        source=Source(found, root), transform=view, seed=0, batch_size=batch, rank=0, world_size=1,
-        weights=None, stop_after=0,
+        reader=SampleReader(found, root), transform=view, seed=0, batch_size=batch, rank=0,
+        world_size=1, weights=None, stop_after=0,
     )  # fmt: skip
 
 
@@ -139,14 +139,18 @@ def pixels(
             result[f"{name}, {told}"] = apart(made.images, exact.images)
         if policy is not None:
             part = on_device(view, "randaugment", device)
-            made = finished(Operated(part), device, maker_of(found, root, part, count).make(0))
+            made = finished(
+                OperateOnDevice(part), device, maker_of(found, root, part, count).make(0)
+            )
             result[f"nothing but RandAugment, {told}"] = apart(made.batch.images, exact.images)
     result["operations"] = operations(files, size, device)
     return result
 
 
-def finished(finish: Callable[[Made], Made], device: torch.device, made: Made) -> Made:
-    return next(Ahead(device, finish)([made]))
+def finished(
+    finish: Callable[[WorkerBatch], WorkerBatch], device: torch.device, made: WorkerBatch
+) -> WorkerBatch:
+    return next(Prefetcher(device, finish)([made]))
 
 
 class Counted(TorchDispatchMode):
@@ -229,7 +233,7 @@ def stages(
     if device.type == "cuda":
         shown = shown.pin_memory()
     result["copy and RandAugment"] = rate(
-        lambda: finished(Operated(part), device, shown), batch, seconds, device
+        lambda: finished(OperateOnDevice(part), device, shown), batch, seconds, device
     )
     return result
 

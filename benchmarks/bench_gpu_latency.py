@@ -45,7 +45,7 @@ from hgnetv2_pipeline.deployment.timing.machine import clocks
 from hgnetv2_pipeline.deployment.timing.peak import peak_gb_s, peak_gflops
 from hgnetv2_pipeline.deployment.timing.stopwatch import Lap, time_calls
 from hgnetv2_pipeline.durable import write_json, write_text
-from hgnetv2_pipeline.models.cost import profile
+from hgnetv2_pipeline.models.cost import measure_cost
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.processor import describe
@@ -185,7 +185,7 @@ class Subjects:
                     value.mul_(-1 if torch.rand(()) < 1 / 6 else 1)
                 elif name.endswith("lab.bias"):
                     value.uniform_(-0.4, 0.4)
-        cost = profile(model)
+        cost = measure_cost(model)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # the plain mean of what follows

@@ -326,7 +326,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         if row["name"] == f"{row['variant']}, {DEVICE_FED}" and "images_per_second" in row
     }
     lines = [
-        "| run | images/s | ratio to fed on device | ms a step | waiting | first batch, s | GB |",
+        "| run | images/s | ratio to fed on device | ms per step | waiting | first batch, s | GB |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -46,7 +46,7 @@ from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.input import fast_augment, jpeg
 from hgnetv2_pipeline.input.augment import BOXES, TOGETHER, Augment, begin, make_augment
 from hgnetv2_pipeline.input.deferred_view import DeviceOperations, on_device
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
 from hgnetv2_pipeline.processor import describe
 
@@ -117,7 +117,7 @@ def together(augment: Augment | DeviceOperations) -> Callable[[list[bytes]], Non
     def all_of(files: list[bytes]) -> None:
         for at in range(0, len(files), TOGETHER):
             begun = [
-                begin(augment, Picture(content), keyed_rng(0, 0, str(next(drawn))))
+                begin(augment, LazyImage(content), keyed_rng(0, 0, str(next(drawn))))
                 for content in files[at : at + TOGETHER]
             ]
             for finish in begun:
@@ -169,7 +169,7 @@ def contenders(size: int) -> dict[str, Callable[[list[bytes]], None]]:
         "eval torchvision": one_by_one(lambda content: torchvision_eval(opened(content))),
         "eval exact": one_by_one(preprocess.image),
         "eval fast": one_by_one(
-            lambda content: fast_augment.evaluation_view(preprocess, Picture(content))
+            lambda content: fast_augment.evaluation_view(preprocess, LazyImage(content))
         ),
     }
 
@@ -222,8 +222,8 @@ def pixel_differences(files: list[bytes], size: int) -> dict[str, dict[str, floa
         expected = cut.resize((size, size), Image.BICUBIC)
         for name in ("exact", "fast"):
             augment = make_augment({**views, "fast": name == "fast"})
-            found[name].append(off(augment(Picture(content), keyed_rng(0, 0, str(n))), expected))
-        quick = fast_augment.evaluation_view(preprocess, Picture(content))
+            found[name].append(off(augment(LazyImage(content), keyed_rng(0, 0, str(n))), expected))
+        quick = fast_augment.evaluation_view(preprocess, LazyImage(content))
         found["eval fast"].append(off(quick, preprocess.image(content)))
     return {name: summary(each) for name, each in found.items()}
 

@@ -43,7 +43,7 @@ def write_present(base: Path, path: Path, lines: int) -> Path:
     """A list of files that are all there, and its root; the files are few, their folders many.
 
     Every folder of the root is a link to one of ``SHARED`` real folders, which are read again for
-    each link: as many folders and names are read as lie on the disk of a real set, out of the
+    each link: as many folders and names are read as are on the disk of a real set, out of the
     operating system's cache. Sixteen million files are nothing to write for a benchmark.
     """
     each = -(-lines // CLASSES)

@@ -32,7 +32,7 @@ from hgnetv2_pipeline.deployment.engines.base import Engine
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
 from hgnetv2_pipeline.deployment.export.precisions import save_onnx
-from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
+from hgnetv2_pipeline.deployment.export.quantize import quantize_graph, scale_groups
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.deployment.timing.benchmark import unsettle
 from hgnetv2_pipeline.deployment.timing.latency import compare_latency
@@ -74,7 +74,7 @@ def int8(variant: str, folder: Path) -> Path:
             proto, sorted(scale_groups(proto)), lambda: [images], method="max"
         )
         card = replace(ModelCard.from_props(onnx_props(source), source), precision="int8")
-        save_onnx(quantized(proto, ranges), card, path)
+        save_onnx(quantize_graph(proto, ranges), card, path)
     return path
 
 
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["b0", "b4"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--runs", type=int, default=20, help="images an engine and round")
+    parser.add_argument("--runs", type=int, default=20, help="images per engine and round")
     parser.add_argument("--warmup", type=int, default=20, help="calls of an engine beforehand")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--lab", choices=["relu", "clip", "affine"], default="relu")

@@ -30,7 +30,7 @@ from sklearn.datasets import load_sample_images
 from hgnetv2_pipeline.data.resized import resized_file
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.input.augment import make_augment
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 
 
 def large_photographs(count: int) -> list[bytes]:
@@ -70,7 +70,7 @@ def main() -> None:
             for kind, contents in (("files", files), ("copies", copies)):
                 began = time.process_time()
                 for n, content in enumerate(contents):
-                    view(Picture(content), keyed_rng(0, step, str(n)))
+                    view(LazyImage(content), keyed_rng(0, step, str(n)))
                 took = (time.process_time() - began) * 1e3 / len(files)
                 times.setdefault(f"{name}, {kind}", []).append(took)
     plain = make_augment({**config, "randaugment": None})
@@ -78,12 +78,12 @@ def main() -> None:
     for n, (content, copy) in enumerate(zip(files, copies, strict=True)):
         for epoch in range(4):
             first, second = (
-                plain(Picture(data), keyed_rng(0, epoch, str(n))).astype(int)
+                plain(LazyImage(data), keyed_rng(0, epoch, str(n))).astype(int)
                 for data in (content, copy)
             )
             gaps["drawn"].append(np.abs(first - second))
-            # The copy's crop cut out of the file: corners lie on whole pixels of the copy in both.
-            picture, small = Picture(content), Picture(copy)
+            # The copy's crop cut out of the file: corners are on whole pixels of the copy in both.
+            picture, small = LazyImage(content), LazyImage(copy)
             box, flip, _ = plain.draw(small.size, keyed_rng(0, epoch, str(n)))
             factor = picture.size[0] / small.size[0]
             left, top, right, low = (

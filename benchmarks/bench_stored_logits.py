@@ -32,7 +32,7 @@ from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.processor import describe
 from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training.memory import keep_memory
-from hgnetv2_pipeline.training.objectives import Distilled
+from hgnetv2_pipeline.training.objectives import DistillationObjective
 
 CE = SimpleNamespace(name="ce", gt_weight=0.0, label_smoothing=0.0, temperature=1.0)
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
@@ -87,7 +87,7 @@ class Arm:
             for part in ("ids", "logps"):
                 whole = getattr(self.answers, part).repeat(repeats, 1)[: len(images)]
                 setattr(self.answers, part, whole)
-        self.objective = Distilled(viewer(layout), teacher if online else None, CE)
+        self.objective = DistillationObjective(viewer(layout), teacher if online else None, CE)
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.01, momentum=0.9, fused=device.type == "cuda"
         )
@@ -156,7 +156,7 @@ def curve(device: torch.device, steps: int = 20, batch: int = 32, size: int = 64
         online = not isinstance(way, int)
         student: nn.Module = copy.deepcopy(fresh).train()
         optimizer = torch.optim.SGD(student.parameters(), lr=5e-4, momentum=0.9)
-        objective = Distilled(viewer(NHWC), way if online else None, CE)
+        objective = DistillationObjective(viewer(NHWC), way if online else None, CE)
         losses[name] = []
         for views in images:
             answers = None if online else best(teacher(views), way)

@@ -38,7 +38,7 @@ from hgnetv2_pipeline.stopping import StopRequest
 from hgnetv2_pipeline.training.config import EarlyStoppingConfig, OptimizerConfig
 from hgnetv2_pipeline.training.loop import Callbacks, Timing, fit
 from hgnetv2_pipeline.training.memory import keep_memory
-from hgnetv2_pipeline.training.objectives import Supervised
+from hgnetv2_pipeline.training.objectives import SupervisedObjective
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule
 from hgnetv2_pipeline.training.state import State
@@ -105,7 +105,7 @@ def our_loop(
     step = Step(
         state,
         torch.compile(model) if compiled else model,
-        Supervised(view, 0.1),
+        SupervisedObjective(view, 0.1),
         device=torch.device("cpu"),
         world=World(0, 1, 0),
         amp=amp,

@@ -1,4 +1,4 @@
-"""A learnable set of several labels an image: six shapes on noise, each there or not.
+"""A learnable set of several labels per image: six shapes on noise, each there or not.
 
     python benchmarks/draw_shapes.py DIR --images 1200
 
@@ -56,7 +56,7 @@ def draw(folder: Path, images: int, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw a set of several labels an image.")
+    parser = argparse.ArgumentParser(description="Draw a set of several labels per image.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=1200)
     options = parser.parse_args()

@@ -18,7 +18,7 @@ from project_copies import quiet_environment
 NOT_COMPARED = (
     "timing.json", ".log", ".sqlite", "spec.json", "specs/", "processes/", ".png",
     "made_by.json",
-    # What is measured in time, dated, or names files where they lie.
+    # What is measured in time, dated, or names files where they are.
     "/latency/", "/history/", "/prediction/", "/report/", "/checkpoints/",
 )  # fmt: skip
 

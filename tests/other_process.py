@@ -1,4 +1,4 @@
-"""A process beside that of the test, and what lies in a folder apart from locks."""
+"""A process beside that of the test, and what is in a folder apart from locks."""
 
 from __future__ import annotations
 

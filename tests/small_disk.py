@@ -1,6 +1,6 @@
 """Disks of a test's own: small, without room for names, or read-only.
 
-They lie in a mount namespace of one process. That needs the right to mount (root, or user
+They are in a mount namespace of one process. That needs the right to mount (root, or user
 namespaces): without it the tests are skipped.
 """
 

@@ -33,22 +33,22 @@ from hgnetv2_pipeline.deployment.export.kit_folder import KitPlan, write_kit
 from hgnetv2_pipeline.deployment.export.precisions import Calibration
 from hgnetv2_pipeline.deployment.inputs import expand_inputs
 from hgnetv2_pipeline.deployment.kit import run as kit_run
-from hgnetv2_pipeline.deployment.kit.plans import Profile
+from hgnetv2_pipeline.deployment.kit.plans import BatchProfile
 from hgnetv2_pipeline.deployment.predict import predict_paths
 from hgnetv2_pipeline.deployment.prediction_formats import prediction_sheet
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import make_augment
-from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.deferred_view import on_device
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.loader import eval_batches, train_batches, view_batches
-from hgnetv2_pipeline.mining.duplicates.guarded_sets import gather
+from hgnetv2_pipeline.mining.duplicates.guarded_sets import gather_guarded_images
 from hgnetv2_pipeline.mining.score import score_pool
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.teacher.probing import fit_probe
 from hgnetv2_pipeline.teacher.teacher import load_teacher
-from hgnetv2_pipeline.training.stored_logits.replay import made_of
+from hgnetv2_pipeline.training.stored_logits.replay import describe_origin
 from hgnetv2_pipeline.weights.load import save_weights
 from image_files import encoded, put
 
@@ -129,13 +129,13 @@ def test_a_training_view_is_of_the_picture_on_its_background(
         view = on_device(view, part, "cpu")
 
     def seen(samples: pd.DataFrame) -> list[npt.NDArray[np.uint8]]:
-        source = Source(samples, root)
-        drawn = [view(source.picture(row), keyed_rng(3, 0, "one key")) for row in range(4)]
+        source = SampleReader(samples, root)
+        drawn = [view(source.image(row), keyed_rng(3, 0, "one key")) for row in range(4)]
         return [getattr(one, "pixels", getattr(one, "data", one)) for one in drawn]
 
     assert different(seen(white)) == 1
     # As if the file had been without transparency from the start.
-    flat = Picture(encoded(Image.fromarray(Source(white, root).picture(0).pixels())))
+    flat = LazyImage(encoded(Image.fromarray(SampleReader(white, root).image(0).pixels())))
     plain = view(flat, keyed_rng(3, 0, "one key"))
     assert np.array_equal(getattr(plain, "pixels", getattr(plain, "data", plain)), seen(white)[0])
     assert different(seen(dropped)) == len(HIDDEN)
@@ -146,7 +146,7 @@ def test_a_jpeg_takes_the_short_way_and_has_no_background(options: dict[str, Any
     y, x = np.mgrid[:70, :90]
     photo = Image.fromarray(np.dstack([x * 2, y * 3, x + y]).astype(np.uint8))
     content = encoded(photo, "JPEG", **options)
-    plain, white = Picture(content), Picture(content, ON_WHITE.decoding)
+    plain, white = LazyImage(content), LazyImage(content, ON_WHITE.decoding)
     assert plain.plain_jpeg == white.plain_jpeg == content
     assert np.array_equal(plain.crop(3, 5, 40, 30), white.crop(3, 5, 40, 30))
     assert np.array_equal(white.pixels(), np.asarray(decode_image(content, ON_WHITE.decoding)))
@@ -229,7 +229,7 @@ def test_pictures_that_are_compared_for_duplicates_are_on_their_background(
     root: Path, white: pd.DataFrame, dropped: pd.DataFrame
 ) -> None:
     for samples, expected in ((white, 1), (dropped, len(HIDDEN))):
-        guarded = gather({"val": (samples, root)})
+        guarded = gather_guarded_images({"val": (samples, root)})
         assert different([guarded.read(row) for row in range(4)]) == expected
 
 
@@ -255,7 +255,9 @@ def test_stored_logits_are_of_one_background_and_older_ones_stay_what_they_are()
     view = make_augment({"name": "none", "image_size": 32})
 
     def made(background: tuple[int, int, int] | None) -> dict[str, Any]:
-        return made_of(view, resized=None, background=background, teacher={}, classes=CLASSES)
+        return describe_origin(
+            view, resized=None, background=background, teacher={}, classes=CLASSES
+        )
 
     assert "background" not in json.dumps(made(None))
     assert made(WHITE)["transform"] == made(None)["transform"] | {"background": [255, 255, 255]}
@@ -301,7 +303,11 @@ def test_a_kit_holds_pictures_on_their_background(
 
     source = Validation(batches, "8 icons")
     plan = KitPlan(
-        labs=("clip",), precisions=("fp32",), profile=Profile(1, 1, 4), batch_sizes=(1,), images=8
+        labs=("clip",),
+        precisions=("fp32",),
+        profile=BatchProfile(1, 1, 4),
+        batch_sizes=(1,),
+        images=8,
     )
     write_kit(
         network, tmp_path, plan, model_name="x", class_names=CLASSES,
@@ -321,4 +327,4 @@ def test_indexes_of_two_settings_are_not_mixed(
     root: Path, white: pd.DataFrame, dropped: pd.DataFrame
 ) -> None:
     with pytest.raises(DataError, match="data.alpha"):
-        Source(pd.concat([white[:2], index.with_background(dropped[2:], (0, 0, 0))]), root)
+        SampleReader(pd.concat([white[:2], index.with_background(dropped[2:], (0, 0, 0))]), root)

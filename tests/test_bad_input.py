@@ -27,12 +27,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with the environments ``mine`` (folders, no pool) and ``listed`` (list files)."""
     from kedro.framework.startup import bootstrap_project
 
-    from hgnetv2_pipeline.commands.init import init
+    from hgnetv2_pipeline.commands.init import write_environment
 
     project = copy_project(tmp_path_factory.mktemp("bad") / "project")
     images = project / "my images"
     write_classes(images, CLASSES)
-    init(project, "mine", labelled=images, pool=None, test=None, variant=None)
+    write_environment(project, "mine", labelled=images, pool=None, test=None, variant=None)
     listed = project / "conf" / "listed"
     listed.mkdir()
     (listed / "globals.yml").write_text("dataset: listed\n")

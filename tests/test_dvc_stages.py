@@ -48,14 +48,14 @@ def images(folder: Path, seed: int, count: int) -> None:
 
 def write_project(folder: Path) -> Path:
     """A project with the environment ``mine``: two classes, a pool and a test folder."""
-    from hgnetv2_pipeline.commands.init import init
+    from hgnetv2_pipeline.commands.init import write_environment
 
     project = copy_project(folder / "project")
     write_classes(folder / "labelled", CLASSES)
     images(folder / POOL, 1, 12)
     for number, name in enumerate(CLASSES):
         images(folder / TEST / name, 100 + number, 3)
-    init(
+    write_environment(
         project, "mine", labelled=folder / "labelled", pool=folder / POOL, test=folder / TEST,
         variant="b0",
     )  # fmt: skip
@@ -115,7 +115,7 @@ def test_every_member_of_a_teacher_is_stored_and_what_is_no_result_is_not(tmp_pa
 def stored(
     project: Path, stage: str, folder: str, results: set[str], others: set[str], needed: set[str]
 ) -> set[str]:
-    """What DVC stores of ``folder`` as the out of ``stage``, of all that lies there."""
+    """What DVC stores of ``folder`` as the out of ``stage``, of all that is there."""
     for name in needed | {f"{folder}/{name}" for name in results | others}:
         path = project / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -399,12 +399,14 @@ INGESTION = """
 import json, os
 from kedro.framework.startup import bootstrap_project
 from project_copies import run_here
-from hgnetv2_pipeline.commands.init import init
+from hgnetv2_pipeline.commands.init import write_environment
 
 project = Path(sys.argv[1])
 os.chdir(project)
 bootstrap_project(project)
-init(project, "mine", labelled=project / "my images", pool=None, test=None, variant=None)
+write_environment(
+    project, "mine", labelled=project / "my images", pool=None, test=None, variant=None
+)
 mount(project / "data", "size=4m")
 
 def files():
@@ -475,8 +477,8 @@ SMALL = (
 )
 
 def files():
-    # What lies under a name that begins with a dot is no result yet, nor is what the mark of
-    # unfinished work lies beside; logs grow.
+    # What is under a name that begins with a dot is no result yet, nor is what the mark of
+    # unfinished work is beside; logs grow.
     return {
         path.relative_to(project).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((project / "data").rglob("*"))
@@ -544,14 +546,14 @@ def test_a_log_that_does_not_fit_costs_no_result(
         textwrap.dedent("""
         import logging, sys
         from pathlib import Path
-        from hgnetv2_pipeline.processes.specs import run_spec
+        from hgnetv2_pipeline.processes.specs import run_from_file
 
         def work(spec):
             for number in range(100):
                 logging.getLogger("work").warning("step %d", number)
             spec.with_suffix(".out").write_text("done")
 
-        sys.exit(run_spec(work, "work"))
+        sys.exit(run_from_file(work, "work"))
         """)
     )
     (tmp_path / "spec.json").write_text("{}")
@@ -597,8 +599,8 @@ def test_no_door_leaves_the_world_a_right_to_change(door: str, tmp_path: Path) -
     acts = {
         "hgnetv2": "from hgnetv2_pipeline.commands.main import main; "
         "main(['models'], standalone_mode=False)",
-        "a process of its own": "from hgnetv2_pipeline.processes.specs import run_spec; "
-        "run_spec(lambda path: None, '', ['x.json'])",
+        "a process of its own": "from hgnetv2_pipeline.processes.specs import run_from_file; "
+        "run_from_file(lambda path: None, '', ['x.json'])",
     }
     program = (
         f"import os, sys; os.umask(0)\n{acts[door]}\n"
@@ -612,7 +614,7 @@ def test_no_door_leaves_the_world_a_right_to_change(door: str, tmp_path: Path) -
 
 def test_a_full_disk_is_told_by_the_writer_with_its_place(tmp_path: Path) -> None:
     def act() -> None:
-        with durable.written_aside(tmp_path / "result"):
+        with durable.write_aside(tmp_path / "result"):
             raise sqlite3.OperationalError("database or disk is full")
 
     with pytest.raises(DiskFullError, match="disk full while writing .*result: .* bytes free"):

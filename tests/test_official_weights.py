@@ -57,11 +57,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with the environment ``mine``: two classes, no pool."""
     from kedro.framework.startup import bootstrap_project
 
-    from hgnetv2_pipeline.commands.init import init
+    from hgnetv2_pipeline.commands.init import write_environment
 
     folder = copy_project(tmp_path_factory.mktemp("official") / "project")
     write_classes(folder / "images", CLASSES)
-    init(folder, "mine", labelled=folder / "images", pool=None, test=None, variant="b0")
+    write_environment(
+        folder, "mine", labelled=folder / "images", pool=None, test=None, variant="b0"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         bootstrap_project(folder)
@@ -88,7 +90,7 @@ def test_fine_tuning_fetches_imports_and_starts_from_the_published_stage_1(
     imported = models / "import_weights" / "b0" / "ssld_stage1" / "student.safetensors"
     known = read_metadata(imported)
     assert (known["variant"], known["stage"], known["source"]) == ("b0", "ssld_stage1", url)
-    assert json.loads(known["classes"]) == imagenet.class_names()
+    assert json.loads(known["classes"]) == imagenet.imagenet_classes()
     assert json.loads(known["preprocess"])["resize_short"] == 236
     assert json.loads(known["inputs"]) == {fetched.name: sha256_file(fetched)}
 
@@ -166,7 +168,7 @@ def test_dvc_fetches_what_such_a_file_names(served: tuple[str, Path], tmp_path: 
     assert sha256_file(tmp_path / STAGE1.filename) == sha256_file(served[1] / STAGE1.filename)
 
 
-NAMES, IDS = imagenet.class_names(), imagenet.synsets()
+NAMES, IDS = imagenet.imagenet_classes(), imagenet.synsets()
 NUMBERS = [str(label) for label in range(1000)]
 
 

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hgnetv2_pipeline import processor
-from hgnetv2_pipeline.commands.defaults import choose
-from hgnetv2_pipeline.commands.init import _filled, init
+from hgnetv2_pipeline.commands.defaults import choose_defaults
+from hgnetv2_pipeline.commands.init import _filled, write_environment
 from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.commands.survey import Survey, survey
 from hgnetv2_pipeline.errors import DataError, ParameterError
@@ -61,7 +61,7 @@ def seconds_of_nodes(output: str) -> dict[str, float]:
             now = int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3])
             before = now if before is None else before
             if "Completed node: " in line:
-                # Lines have no fractions of a second, and a night may lie between two.
+                # Lines have no fractions of a second, and a night may be between two.
                 seconds[line.split("Completed node: ")[1].strip()] = (now - before) % 86400 + 0.5
                 before = now
     return seconds
@@ -283,7 +283,7 @@ def bare(tmp_path: Path) -> Path:
         ("cats", {"--pool": "empty"}, 3, "--pool empty holds neither images"),
         ("cats", {"--labelled": "lone"}, 3, "one folder per class, at least two .* found 1: only"),
         ("cats", {"--labelled": "two/a"}, 3, "found 0: none; 3 images are outside any class"),
-        ("cats", {"--pool": "two/a"}, 3, "--pool two/a lies inside --labelled two"),
+        ("cats", {"--pool": "two/a"}, 3, "--pool two/a is inside --labelled two"),
         ("cats", {"--labelled": "broken"}, 3, "none of 2 labelled images looked at can be opened"),
     ],
 )
@@ -346,7 +346,7 @@ def test_what_init_writes_is_valid_whatever_was_found(
         (bare / "weights").mkdir()
         (bare / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").write_bytes(b"")
     unlabelled = small_tree(bare / "pool", x=2) if pool else None
-    init(
+    write_environment(
         bare, "cats", labelled=labelled, pool=unlabelled, variant=None,
         test=small_tree(bare / "test", a=1, b=1) if test else None,
     )  # fmt: skip
@@ -416,7 +416,7 @@ def sizes(images: int, classes: int, pool: int, *, largest: int = 1, side: int =
 
 def chosen(found: Survey, *, cuda: bool, cores: int = 8, **more: Any) -> dict[str, Any]:
     given = {"variant": None, "test": False, "teacher_file": False, **more}
-    return choose(found, cuda=cuda, cores=cores, **given)
+    return choose_defaults(found, cuda=cuda, cores=cores, **given)
 
 
 def test_a_hundred_images_on_a_laptop_get_a_short_adamw_recipe() -> None:
@@ -488,7 +488,7 @@ def test_a_filled_line_keeps_its_comment_where_it_was() -> None:
 
 def test_errors_carry_the_exit_codes(bare: Path) -> None:
     with pytest.raises(ParameterError, match="taken by this project"):
-        init(bare, "own", labelled=bare, pool=None, test=None, variant=None)
+        write_environment(bare, "own", labelled=bare, pool=None, test=None, variant=None)
     with pytest.raises(DataError, match="at least two with images"):
         survey(bare / "conf", None)
 

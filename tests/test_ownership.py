@@ -23,9 +23,9 @@ from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.ownership import (
     HeldError,
-    helping,
+    join_helpers,
     lock_file,
-    made_aside,
+    make_aside,
     new_partial,
     partial_folders,
     refuse_held,
@@ -288,16 +288,16 @@ def test_the_starter_moves_nothing_while_what_it_started_works(tmp_path: Path) -
     with take(tmp_path / "a"), other(holder(tmp_path / "a")):
         with pytest.raises(HeldError):
             take(tmp_path / "a")
-        with helping(tmp_path / "a" / "shards"):
+        with join_helpers(tmp_path / "a" / "shards"):
             pass
 
 
 def test_processes_that_share_the_files_of_a_result_do_not_refuse_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = f"held = ownership.helping(Path({str(tmp_path / 'a')!r})); held.__enter__()"
+    body = f"held = ownership.join_helpers(Path({str(tmp_path / 'a')!r})); held.__enter__()"
     monkeypatch.setattr(ownership, "ORPHAN_SECONDS", 0.0)
-    with other(body) as one, other(body), helping(tmp_path / "a"):
+    with other(body) as one, other(body), join_helpers(tmp_path / "a"):
         assert len(json.loads(lock_file(tmp_path / "a").read_text())) == 3
         with pytest.raises(HeldError, match=f"process {one.pid} "):
             take(tmp_path / "a")
@@ -357,7 +357,7 @@ def test_making_aside_sweeps_the_dead_ones_attempts_and_leaves_nothing(tmp_path:
         killed.kill()
         killed.wait()
         (tmp_path / ".partial-shapes-2-x_y8z9ab").mkdir()
-        with made_aside(target) as folder:
+        with make_aside(target) as folder:
             (folder / "a").write_text("a")
             assert partial_folders(target) == [folder]
     assert [path.name for path in tmp_path.iterdir()] == [".partial-shapes-2-x_y8z9ab"]
@@ -386,8 +386,8 @@ def test_scratch_folders_of_the_dead_go_at_the_next_start(
 def test_a_temporary_file_goes_with_the_next_write_if_its_writer_is_dead(tmp_path: Path) -> None:
     target = tmp_path / "history.csv"
     body = f"""
-        from hgnetv2_pipeline.durable import written_aside
-        held = written_aside(Path({str(target)!r}))
+        from hgnetv2_pipeline.durable import write_aside
+        held = write_aside(Path({str(target)!r}))
         held.__enter__().write_text("half")
     """
     with other(body) as writer:

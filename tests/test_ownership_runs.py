@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hgnetv2_pipeline.commands.init import init
+from hgnetv2_pipeline.commands.init import write_environment
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
 from hgnetv2_pipeline.project.params import DataParams
 from hgnetv2_pipeline.project.run import Run
@@ -47,7 +47,7 @@ class Place:
 
     def project(self, name: str) -> Path:
         project = copy_project(self.base / name)
-        init(
+        write_environment(
             project, "tiny", labelled=self.base / "labelled", pool=self.base / "pool", test=None,
             variant=None,
         )  # fmt: skip

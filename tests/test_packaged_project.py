@@ -22,11 +22,13 @@ QUIET = ["--params", "mlflow=false"]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the environment ``mine``: two classes of eight images."""
-    from hgnetv2_pipeline.commands.init import init
+    from hgnetv2_pipeline.commands.init import write_environment
 
     folder = copy_project(tmp_path_factory.mktemp("packaged") / "project")
     write_classes(folder.parent / "images", ("one", "two"))
-    init(folder, "mine", labelled=folder.parent / "images", pool=None, test=None, variant="b0")
+    write_environment(
+        folder, "mine", labelled=folder.parent / "images", pool=None, test=None, variant="b0"
+    )
     return folder
 
 
@@ -59,7 +61,7 @@ def test_main_runs_with_the_configuration_from_anywhere(
     conf = ["--env", "mine", "--conf-source", str(archives[kind])]
     outputs = main(["--pipeline", "ingestion", *conf, *QUIET])
     assert "ingestion.lists" not in outputs and "ingestion.summary" in outputs
-    # Data lie where the command was given, not beside the configuration.
+    # Data are where the command was given, not beside the configuration.
     assert (elsewhere / "data/02_intermediate/mine/manifest.json").is_file()
     assert not (archives[kind].parent / "data").exists()
 

@@ -118,7 +118,7 @@ def test_only_line_ends_between_parts_end_a_line(sign: str) -> None:
 
 
 def test_a_long_text_is_cut_and_says_how_long_it_is() -> None:
-    assert doors.shortened("x\n" * 500, 6) == "x\\nx\\n... (1,000 characters)"
+    assert doors.shorten("x\n" * 500, 6) == "x\\nx\\n... (1,000 characters)"
 
 
 # --- logs -----------------------------------------------------------------------------------------

@@ -103,7 +103,9 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.new("RGB", (40, 40), (number, 0, 0)).save(
                 base / "labelled" / name / f"{number}.png"
             )
-    init.init(base, "NAME", labelled=base / "labelled", pool=None, test=None, variant=None)
+    init.write_environment(
+        base, "NAME", labelled=base / "labelled", pool=None, test=None, variant=None
+    )
     return base / "conf"
 
 
@@ -234,7 +236,7 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 
 
 def _result(path: str) -> bool:
-    """Whether ``path`` is, or lies in or above, a folder of the one table of paths."""
+    """Whether ``path`` is, or is in or above, a folder of the one table of paths."""
     parts = path.removesuffix("/").split("/")
     for folder in FOLDERS.values():
         pattern = [re.sub(r"\{\w+\}", "[^/]+", part) for part in folder.split("/")]

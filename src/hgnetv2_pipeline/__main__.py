@@ -1,6 +1,6 @@
 """``python -m hgnetv2_pipeline``: ``kedro run`` of the packaged project, wherever it is installed.
 
-Data lie in ``data/`` and weights in ``weights/`` of the current folder, or of the Kedro project
+Data is in ``data/`` and weights in ``weights/`` of the current folder, or of the Kedro project
 that holds it. The configuration is that folder's ``conf/``, or what ``--conf-source`` names: a
 folder, or the ``conf-hgnetv2_pipeline.tar.gz`` that ``kedro package`` writes.
 """

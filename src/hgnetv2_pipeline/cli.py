@@ -67,7 +67,7 @@ def _run(debug: bool, **options: Any) -> Any:
     check_names(options, pipelines)
     if options["pipelines"] and not options["tags"]:
         options["tags"] = needed_tags(options["pipelines"], pipelines, options["params"], load)
-    with _told_once(debug):
+    with _report_once(debug):
         return kedro_run.callback(**options)  # type: ignore[misc]
 
 
@@ -95,7 +95,7 @@ class _Run(click.Command):
 
 
 @contextmanager
-def _told_once(debug: bool) -> Iterator[None]:
+def _report_once(debug: bool) -> Iterator[None]:
     """Keep Kedro's own words on a failed node, and how to go on, off the terminal.
 
     The one line of ``explain`` says what failed, and the same command goes on by itself.

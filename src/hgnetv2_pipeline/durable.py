@@ -67,7 +67,7 @@ def never_for_everyone() -> None:
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def write_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it to ``path``.
 
     If the body raises, ``path`` is untouched and the temporary file is gone; what a killed process
@@ -94,7 +94,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         if meaning is not None and not isinstance(error, DiskFullError):
             raise DiskFullError(
                 f"{meaning} while writing {path}: {free_bytes(path):,} bytes free there; "
-                "an earlier version of it, if any, still stands"
+                "an earlier version of it, if any, is kept"
             ) from error
         raise
     finally:
@@ -132,7 +132,7 @@ def require_writable(path: Path, setting: str) -> None:
 
 def write_text(path: Path, text: str) -> Path:
     """Write ``text`` (UTF-8) to ``path``, whole or not at all."""
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
     return Path(path)
 

@@ -29,7 +29,7 @@ class WeightsError(ValueError):
 
 
 class DiskFullError(OSError):
-    """The disk filled up while a result was being written; the earlier result still stands."""
+    """The disk filled up while a result was being written; the earlier result is kept."""
 
     exit_code = 28
 

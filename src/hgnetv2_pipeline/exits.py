@@ -108,19 +108,21 @@ def explain(error: BaseException, *, debug: str, place: Path | None = None) -> t
         code = getattr(cause, "exit_code", None)
         # click's errors carry a code too, which says nothing of what they came from.
         if isinstance(code, int) and not hasattr(cause, "format_message"):
-            return code, _told(cause, str(cause))
+            return code, _with_notes(cause, str(cause))
     meaning = full_disk(error, place)
     if meaning is not None:
         named = next(filter(None, (getattr(c, "filename", None) for c in causes(error))), None)
         what = _flat(error) if named is None else named
-        return DiskFullError.exit_code, _told(error, f"{meaning}: {what}; free some and go on")
+        return DiskFullError.exit_code, _with_notes(
+            error, f"{meaning}: {what}; free some and go on"
+        )
     for cause in causes(error):
         remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
         if remedy is not None and isinstance(cause, OSError) and cause.filename is not None:
-            told = f"{cause.strerror}: {cause.filename}" + (f"; {remedy}" if remedy else "")
-            return ParameterError.exit_code, _told(error, told)
+            message = f"{cause.strerror}: {cause.filename}" + (f"; {remedy}" if remedy else "")
+            return ParameterError.exit_code, _with_notes(error, message)
     name = type(error).__name__
-    return 1, _told(error, f"{name}: {_flat(error) or 'no message'} ({debug} shows where)")
+    return 1, _with_notes(error, f"{name}: {_flat(error) or 'no message'} ({debug} shows where)")
 
 
 def _flat(error: BaseException) -> str:
@@ -128,7 +130,7 @@ def _flat(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _told(error: BaseException, text: str) -> Lines:
+def _with_notes(error: BaseException, text: str) -> Lines:
     short = [n for n in getattr(error, "__notes__", ()) if not n.startswith(OTHER_TRACEBACK)]
     notes = [f"  {printable(note)}" for note in short]
     if len(text) > _LONGEST:

@@ -51,18 +51,18 @@ def reason(error: BaseException) -> str:
         return "it is nested too deep"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    told = " ".join(str(error).split())
+    text = " ".join(str(error).split())
     # Libraries quote the file, and a file may hold what steers a terminal.
-    told = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in told)
-    if len(told) > _LONGEST:
-        told = f"{told[:_LONGEST]}..."
-    return told or type(error).__name__
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    return text or type(error).__name__
 
 
 def parse_json(text: str, longest: int = MAX_JSON) -> Any:
     """The value of a JSON text from outside. Raises ``ValueError`` for what is no plain JSON.
 
-    Nesting and length are bounded, a key stands once in its object, and there is no NaN, no
+    Nesting and length are bounded, a key appears once in its object, and there is no NaN, no
     infinity and no half of a surrogate pair, which Python would read and other readers refuse.
     """
     if len(text) > longest:

@@ -41,9 +41,9 @@ class ProjectHooks:
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
-        # With --conf-source the configuration lies elsewhere than the project.
+        # With --conf-source the configuration is elsewhere than the project.
         context.config_loader.project = context.project_path
-        # Kedro reads parameters only when the catalog is made; a mistake should be told before.
+        # Kedro reads parameters only when the catalog is made; a mistake should be reported before.
         self._params = dict(context.config_loader["parameters"])
         identity = self._params["this_run"]["identity"]
         if identity["dataset"] == "sample":
@@ -51,7 +51,7 @@ class ProjectHooks:
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
-        """What cannot end well is told now, not after hours of training the teacher.
+        """What cannot end well is refused now, not after hours of training the teacher.
 
         Then, before MLflow or a node has written anything, this command's results are claimed.
         """

@@ -9,7 +9,7 @@ trainings side by side, the processes of torch elastic) works under its lock, an
 too, so that work goes on being protected when the one that started it was killed.
 
 What is unfinished bears the mark of its process in its name (``mark``), so that what was left
-behind is told from what is in the making, of this name and of no other that begins like it.
+behind can be told apart from what is being made, of this name and of no other that begins like it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> tuple[str, int, str] | None:
-    """State, parent and start (ticks since the machine's) of a process; None where not told."""
+    """State, parent and start (ticks since the machine's) of a process; None where unknown."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -185,7 +185,7 @@ def _covers(holder: Holder, ancestors: set[tuple[int, str]]) -> bool:
 
 
 def lock_file(folder: Path, name: str = "") -> Path:
-    """Where the lock of a result lies: in its folder if others share that, else beside it."""
+    """Where the lock of a result is: in its folder if others share that, else beside it."""
     real = folder.resolve()
     return real / f".{name}.lock" if name else real.parent / f".{real.name}.lock"
 
@@ -259,16 +259,16 @@ def _take(folder: Path, path: Path, run: str) -> Claim:
 
 def _patiently(act: Callable[[], _T]) -> _T:
     """``act``, again and again while orphans alone are in its way and may still end."""
-    deadline, told = time.monotonic() + ORPHAN_SECONDS, False
+    deadline, announced = time.monotonic() + ORPHAN_SECONDS, False
     while True:
         try:
             return act()
         except _OrphanError as error:
             if time.monotonic() > deadline:
                 raise
-            if not told:
+            if not announced:
                 _log.info("waiting for processes that a killed run had started: %s", error)
-                told = True
+                announced = True
         time.sleep(0.2)
 
 
@@ -297,7 +297,7 @@ def release_all(claims: Sequence[Claim]) -> None:
 
 
 def refuse_held(places: Sequence[Place]) -> None:
-    """Raise ``HeldError`` if another living process makes one of these, or what lies inside.
+    """Raise ``HeldError`` if another living process makes one of these, or what is inside.
 
     Nothing is taken. Locks of the dead among them are removed, where that is allowed.
     """
@@ -323,7 +323,7 @@ def _refuse_held(places: Sequence[Place]) -> None:
 
 
 def is_dead(folder: Path, name: str = "") -> bool:
-    """Whether a lock lies there that nobody holds any more."""
+    """Whether a lock is there that nobody holds any more."""
     path = lock_file(folder, name)
     with _guard:
         return path.is_file() and not any(_alive(one, path) for one in _read(path))
@@ -336,7 +336,7 @@ def sole(folder: Path, name: str = "", *, run: str = "", wait: bool = False) -> 
     With ``wait``, for what several runs need alike, one waits for another that makes it.
     """
     path = lock_file(folder, name)
-    told = False
+    announced = False
     while True:
         with _guard:
             mine = path not in _making
@@ -352,9 +352,9 @@ def sole(folder: Path, name: str = "", *, run: str = "", wait: bool = False) -> 
                 _making.discard(path)
             if not (wait and isinstance(error, HeldError)):
                 raise
-            if not told:
+            if not announced:
                 _log.info("waiting: %s", error)
-                told = True
+                announced = True
         time.sleep(0.5)
     try:
         yield
@@ -364,11 +364,11 @@ def sole(folder: Path, name: str = "", *, run: str = "", wait: bool = False) -> 
 
 
 @contextmanager
-def helping(folder: Path) -> Iterator[None]:
+def join_helpers(folder: Path) -> Iterator[None]:
     """Be named among those that work on a result, whoever holds it, so that nobody takes it over.
 
     For processes that share the work file by file, which any of them may do without the others.
-    ``folder`` may lie inside the result.
+    ``folder`` may be inside the result.
     """
     path = lock_file(folder)
     with _guard:
@@ -390,7 +390,7 @@ def helping(folder: Path) -> Iterator[None]:
 
 
 def _around(path: Path) -> list[Path]:
-    """The locks of the folders that a result lies in."""
+    """The locks of the folders that a result is in."""
     return [folder.parent / f".{folder.name}.lock" for folder in path.parents if folder.name]
 
 
@@ -558,7 +558,7 @@ def mark() -> str:
     return f"{machine}-{me.pid}-{me.started}-{secrets.token_hex(3)}"
 
 
-def left_behind(path: Path, marked: str) -> bool:
+def is_left_behind(path: Path, marked: str) -> bool:
     """Whether what bears this mark was left by a process that is dead.
 
     Of one on another machine, when it is a day old: nothing is in the making for so long, since
@@ -582,14 +582,14 @@ def mark_of_temporary(name: str, target: str = "") -> str | None:
 
 
 def partial_folders(folder: Path, name: str = "", *, dead: bool = False) -> list[Path]:
-    """The folders ``.partial-<name>-<mark>`` of a result, exactly; they lie beside it.
+    """The folders ``.partial-<name>-<mark>`` of a result, exactly; they are beside it.
 
     With ``dead`` those alone that a dead process left.
     """
     base, stem = _beside(folder, name)
     exact = re.compile(rf"\.partial-{re.escape(stem)}-({_MARK.pattern}|[a-z0-9_]{{8}})")
     found = [(path, match[1]) for path in _listed(base) if (match := exact.fullmatch(path.name))]
-    return [path for path, marked in found if not dead or left_behind(path, marked)]
+    return [path for path, marked in found if not dead or is_left_behind(path, marked)]
 
 
 def new_partial(folder: Path, name: str = "") -> Path:
@@ -602,7 +602,7 @@ def new_partial(folder: Path, name: str = "") -> Path:
 
 
 @contextmanager
-def made_aside(folder: Path) -> Iterator[Path]:
+def make_aside(folder: Path) -> Iterator[Path]:
     """Be the only one that makes ``folder``: yields an empty folder beside it, gone afterwards.
 
     What killed processes left of their own attempts goes first.
@@ -625,7 +625,9 @@ def scratch(what: str) -> Iterator[Path]:
     """
     base, prefix = Path(tempfile.gettempdir()), f"hgnetv2-{what}-"
     for path in base.glob(f"{prefix}*"):
-        if _MARK.fullmatch(marked := path.name.removeprefix(prefix)) and left_behind(path, marked):
+        if _MARK.fullmatch(marked := path.name.removeprefix(prefix)) and is_left_behind(
+            path, marked
+        ):
             with suppress(OSError):  # another user's
                 _remove(path)
     folder = base / f"{prefix}{mark()}"
@@ -644,7 +646,7 @@ def sweep_dead(target: Path) -> None:
             if not entry.name.startswith(prefix):
                 continue
             marked = mark_of_temporary(entry.name, target.name)
-            if marked is not None and left_behind(Path(entry.path), marked):
+            if marked is not None and is_left_behind(Path(entry.path), marked):
                 _remove(Path(entry.path))
 
 

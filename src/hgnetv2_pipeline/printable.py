@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LONGEST_SHOWN = 200
-"""Characters that ``shortened`` leaves of one text."""
+"""Characters that ``shorten`` leaves of one text."""
 
 # Full-width signs start a formula too where the spreadsheet speaks Japanese or Chinese.
 _FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
@@ -61,15 +61,15 @@ class Lines(str):
 
 def lines(*parts: object) -> Lines:
     """The parts below one another: each one line, or ``Lines``."""
-    return Lines("\n".join(map(shown, parts)))
+    return Lines("\n".join(map(printable_text, parts)))
 
 
-def shown(text: object) -> str:
+def printable_text(text: object) -> str:
     """``printable``, except that ``Lines`` keep their line ends."""
     return str(text) if isinstance(text, Lines) else printable(text)
 
 
-def shortened(text: object, limit: int = LONGEST_SHOWN) -> str:
+def shorten(text: object, limit: int = LONGEST_SHOWN) -> str:
     """``printable``, of a long text the first ``limit`` characters and how long it is."""
     whole = str(text)
     start = printable(whole[: limit + 1])
@@ -89,7 +89,7 @@ def _json_escaped(found: re.Match[str]) -> str:
 
 def csv_cell(value: object) -> object:
     """A cell of a CSV: text is ``printable``, and where a spreadsheet would take it for a formula
-    (= + - @ at its start) an apostrophe stands before it, as spreadsheets write plain text.
+    (= + - @ at its start) an apostrophe is put before it, as spreadsheets write plain text.
 
     Text that starts with apostrophes and such a sign gets one more, so that ``csv_value`` can take
     it away again. Numbers stay as they are.
@@ -136,7 +136,10 @@ def echo(text: object = "", *, err: bool = False, colour: str | None = None) -> 
     import click
 
     try:
-        click.echo(click.style(shown(text), fg=colour) if colour else shown(text), err=err)
+        click.echo(
+            click.style(printable_text(text), fg=colour) if colour else printable_text(text),
+            err=err,
+        )
     except OSError as error:
         error.filename = error.filename or ("standard error" if err else "standard output")
         raise
@@ -171,7 +174,7 @@ def show_record(record: logging.LogRecord) -> logging.LogRecord:
     """
     arguments: Any = record.args
     if not arguments:
-        record.msg = shown(record.msg)
+        record.msg = printable_text(record.msg)
     elif isinstance(arguments, Mapping):
         record.args = {name: _argument(value) for name, value in arguments.items()}
     else:

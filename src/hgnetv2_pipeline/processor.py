@@ -118,7 +118,7 @@ def features() -> frozenset[str]:
     """Those of ``FEATURES`` that the processor has, less what oneDNN's caps take away.
 
     The caps are the environment variables ``ONEDNN_MAX_CPU_ISA`` and ``DNNL_MAX_CPU_ISA``: a
-    machine that is told to compute as an older one is treated as one. Empty where the system does
+    machine that is set to compute as an older one is treated as one. Empty where the system does
     not say.
     """
     cap = next((os.environ[name].upper() for name in _CAPS if os.environ.get(name)), "")

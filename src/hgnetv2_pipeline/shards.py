@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, written_aside
+from hgnetv2_pipeline.durable import read_json, sha256_file, write_aside, write_json
 from hgnetv2_pipeline.ownership import sweep_temporaries
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class ShardStore:
             DiskFullError: there is no room for it.
         """
         beside = self.manifest_path(number)
-        with written_aside(self.path(number)) as aside:
+        with write_aside(self.path(number)) as aside:
             manifest = {**save(aside), self.identity: identity}
             if self.sha256 is not None:
                 manifest[self.sha256] = sha256_file(aside)

@@ -1,4 +1,4 @@
-"""The members of a tar archive, read header by header where they lie; the only reader of tars here.
+"""The members of a tar archive, read header by header where they are; the only reader of tars here.
 
 Understood are the old v7 form, ustar, GNU (long names, sizes in base 256, sparse files by name) and
 pax (path, linkpath, size, sparse files by name). Nothing is unpacked and no header is believed: its
@@ -6,7 +6,7 @@ checksum, its numbers and whether its data fit are looked at first. Time is line
 the file, memory the longest extended header (1 MiB at most).
 
 Damage is never taken for the end. ``TarReader.next_entry`` raises ``TarDamage`` where a header is
-due and none stands, where a header makes no sense, where the archive ends inside a member or
+due and there is none, where a header makes no sense, where the archive ends inside a member or
 without its end mark; ``resume`` then looks block by block for the next header whose checksum is
 right and says which bytes were passed over.
 """
@@ -52,7 +52,7 @@ _MARKS = (b"ustar", bytes(5))  # the oldest archives have none
 _OCTAL, _MARK = re.compile(rb"[0-7]"), re.compile(rb"u")
 
 
-class Entry(NamedTuple):
+class TarEntry(NamedTuple):
     """What a header names: ``size`` bytes at ``offset`` of the file; ``link`` of a link."""
 
     kind: str
@@ -72,18 +72,18 @@ class TarDamage(ValueError):  # noqa: N818 - a finding; who asked decides whethe
         begin: offset of the first byte that is not understood.
         entry: what the header there says, though its data do not fit; None for other damage.
         sound: whether the checksum of the header there is right.
-        hint: what the bytes of a damaged header have where a name stands, to guess from.
+        hint: what the bytes of a damaged header have where a name is, to guess from.
     """
 
     def __init__(
-        self, reason: str, begin: int, *, entry: Entry | None, sound: bool, hint: str
+        self, reason: str, begin: int, *, entry: TarEntry | None, sound: bool, hint: str
     ) -> None:
         super().__init__(reason)
         self.begin, self.entry, self.sound, self.hint = begin, entry, sound, hint
 
 
 class NotATarError(ValueError):
-    """No tar header stands at the start; the message says what does."""
+    """There is no tar header at the start; the message says what does."""
 
 
 class Gap(NamedTuple):
@@ -104,7 +104,7 @@ class TarReader:
 
     Args:
         descriptor: of a regular file; its own position is left alone.
-        begin, end: where the archive lies; blocks count from ``begin``.
+        begin, end: where the archive is; blocks count from ``begin``.
         max_headers: more of them are damage; None: there may be any number.
 
     Attributes:
@@ -121,7 +121,7 @@ class TarReader:
         self.joins: list[tuple[int, int]] = []
 
     def check_start(self) -> None:
-        """Raise ``NotATarError`` if what lies here is known to be something else, or too short."""
+        """Raise ``NotATarError`` if what is here is known to be something else, or too short."""
         start = self._read(self._begin, min(_BLOCK, self._end - self._begin))
         packing = _COMPRESSED.get(start[:2])
         if packing and not is_header(start):
@@ -133,7 +133,7 @@ class TarReader:
         if len(start) < _BLOCK:
             raise NotATarError(f"it is not a tar archive, it has {len(start)} bytes")
 
-    def next_entry(self) -> Entry | None:
+    def next_entry(self) -> TarEntry | None:
         """The next member, or None behind the last.
 
         Raises:
@@ -203,10 +203,10 @@ class TarReader:
         """Zeros are where a header is due: done, or on to an archive joined to this one."""
         found, other, _ = self._search(at)
         if other is not None:
-            raise self._damage("zeros stand where a header is due", at, at)
+            raise self._damage("zeros are found where a header is due", at, at)
         if found is None:
             if self._end - at > _MAX_ZEROS:
-                reason = f"{self._end - at:,} zeros stand at the end: a download that stopped?"
+                reason = f"{self._end - at:,} zeros are found at the end: a download that stopped?"
                 raise self._damage(reason, at, at)
             self._done = True
             return
@@ -214,7 +214,7 @@ class TarReader:
         mark = found - at
         whole = mark == 2 * _BLOCK or (found - self._begin) % _RECORD == 0
         if mark < 2 * _BLOCK or not whole:
-            raise self._damage("zeros stand where a header is due", at, at)
+            raise self._damage("zeros are found where a header is due", at, at)
         self.joins.append((at, found))
         self._at, self._behind_gap = found, True
 
@@ -226,7 +226,7 @@ class TarReader:
             raise ValueError("an extended header that cannot be read")
         return payload
 
-    def _entry(self, header: bytes, at: int, begin: int, size: int, said: _Said) -> Entry:
+    def _entry(self, header: bytes, at: int, begin: int, size: int, said: _Said) -> TarEntry:
         kind = header[156:157]
         if said.link is not None and kind not in _LINKS:
             raise ValueError("a link's name before what is no link")
@@ -245,12 +245,12 @@ class TarReader:
         if said.sparse:
             what = _KINDS[_SPARSE]
         if self._behind_gap and said.name is None and what != FOLDER:
-            # What gave a longer name may lie in the gap; the header has its first part alone.
+            # What gave a longer name may be in the gap; the header has its first part alone.
             cut = header[_LONGEST - 1] != 0 and not header[345]
             if self._name_lost or cut:
                 what = "a file whose name was lost with the damage before it"
         link = said.link or _text(header[157:257])
-        return Entry(what, name, offset, size, link, begin)
+        return TarEntry(what, name, offset, size, link, begin)
 
     def _behind_map(self, header: bytes, at: int, begin: int) -> int:
         """Where the data of GNU's old sparse form begin, behind the blocks of its map."""
@@ -265,7 +265,7 @@ class TarReader:
         return at
 
     def _damage(
-        self, reason: str, begin: int, at: int, header: bytes = b"", entry: Entry | None = None
+        self, reason: str, begin: int, at: int, header: bytes = b"", entry: TarEntry | None = None
     ) -> TarDamage:
         """The damage; the search for what follows begins at ``at``."""
         self._failed = at

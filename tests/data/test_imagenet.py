@@ -1,4 +1,4 @@
-"""ILSVRC2012 as it lies on disks: val by list, devkit or folders; official order and names."""
+"""ILSVRC2012 as it is on disks: val by list, devkit or folders; official order and names."""
 
 from __future__ import annotations
 

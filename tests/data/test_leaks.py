@@ -1,4 +1,4 @@
-"""The same picture in two sets: found, cleaned, and lists that agree with what lies beside them."""
+"""The same picture in two sets: found, cleaned, and lists that agree with what is beside them."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_lists_span_blocks(tmp_path, monkeypatch):
     "name", [" a.jpg", "a.jpg ", "a\nb.jpg", "a\tb", "a/../b", "/a", "a.jpg 3"]
 )
 def test_names_that_cannot_stand_in_a_list_are_not_written(tmp_path, name):
-    with pytest.raises(DataError, match="cannot stand in a list"):
+    with pytest.raises(DataError, match="cannot be in a list"):
         write_list(tmp_path / "l.txt", pd.DataFrame({"path": [name], "label": [0]}))
     assert not (tmp_path / "l.txt").exists()
 

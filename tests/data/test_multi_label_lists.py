@@ -115,7 +115,7 @@ def test_what_is_no_matrix_of_labels_is_not_written(tmp_path: Path) -> None:
     for labels in (np.zeros((2, 3)), np.full((1, 3), 2), np.zeros(3)):
         with pytest.raises(DataError, match="a matrix of 0 and 1"):
             write_multi_label_list(path, ["a.jpg"], labels)
-    with pytest.raises(DataError, match="cannot stand in a list"):
+    with pytest.raises(DataError, match="cannot be in a list"):
         write_multi_label_list(path, ["../a.jpg"], np.zeros((1, 3), np.uint8))
     assert not path.exists()
 

@@ -251,13 +251,13 @@ DAMAGED: dict[str, tuple[bytes, list[str], list[tuple[str, str]]]] = {
         [("(from byte 4,096 on)", "members lost: 1 or more")]),
     "a header of zeros": (
         wiped(ABC, SIZE, SIZE + 512), ["a.jpg", "c.jpg"],
-        [("(from byte 2,048 to 4,096)", "zeros stand where a header is due")]),
+        [("(from byte 2,048 to 4,096)", "zeros are found where a header is due")]),
     "a member of zeros": (
         wiped(ABC, SIZE, 2 * SIZE), ["a.jpg", "c.jpg"],
-        [("(from byte 2,048 to 4,096)", "zeros stand")]),
+        [("(from byte 2,048 to 4,096)", "zeros are found")]),
     "the last header of zeros": (
         wiped(ABC, 2 * SIZE, 2 * SIZE + 512), ["a.jpg", "b.jpg"],
-        [("(from byte 4,096 on)", "zeros stand")]),
+        [("(from byte 4,096 on)", "zeros are found")]),
     "cut between members": (
         ABC[: 2 * SIZE], ["a.jpg", "b.jpg"], [("(from byte 4,096 on)", "no end mark")]),
     "cut in a member": (ABC[: 2 * SIZE + 700], ["a.jpg", "b.jpg"], [("c.jpg", PAST)]),
@@ -312,7 +312,7 @@ DAMAGED: dict[str, tuple[bytes, list[str], list[tuple[str, str]]]] = {
         A + header(b"b.jpg", 9, b"S", at_482=b"\1") + (bytes(504) + b"\1" + bytes(7)) * 3,
         ["a.jpg"], [("(from byte 2,048 on)", "the map of a sparse file has no end")]),
     "bytes behind the end": (
-        A + END + b"signature", ["a.jpg"], [("(from byte 2,048 on)", "zeros stand")]),
+        A + END + b"signature", ["a.jpg"], [("(from byte 2,048 on)", "zeros are found")]),
     "a member of an unknown type": (
         A + member(b"b.jpg", b"1", kind=b"Q") + C + END, ["a.jpg", "c.jpg"],
         [("b.jpg", "of the unknown type 'Q'")]),
@@ -331,7 +331,7 @@ DAMAGED: dict[str, tuple[bytes, list[str], list[tuple[str, str]]]] = {
     "the first inner archive is lost": (
         wiped(member(b"x.tar", A + B + END), 0, SIZE) + member(b"z.tar", C + END) + END,
         ["z.tar!c.jpg"],
-        [("b.jpg", "may belong to an inner archive"), ("(from byte 0 to 2,560)", "zeros stand")]),
+        [("b.jpg", "may belong to an inner archive"), ("(from byte 0 to 2,560)", "zeros are")]),
     "a cut inner archive": (
         (member(b"x.tar", A + B + END) + END)[: 512 + SIZE + 700], ["x.tar!a.jpg"],
         [("x.tar!b.jpg", PAST), ("x.tar", PAST)]),
@@ -682,7 +682,7 @@ def is_told(number: int, one: Known, index: ArchiveIndex, spoiled: Spoiled) -> b
 
 
 def now(spoiled: Spoiled, place: int) -> int:
-    """Where a byte of the original stands, or where it would."""
+    """Where a byte of the original is, or where it would."""
     behind = np.flatnonzero(spoiled.origin >= place)
     return int(behind[0]) if len(behind) else len(spoiled.bytes)
 

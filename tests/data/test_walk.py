@@ -1,4 +1,4 @@
-"""One entry that cannot be looked up, opened or listed is named; what lies beside it is read."""
+"""One entry that cannot be looked up, opened or listed is named; what is beside it is read."""
 
 from __future__ import annotations
 

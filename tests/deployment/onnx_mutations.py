@@ -215,7 +215,7 @@ def check_onnx(path: Path, _: Any) -> str:
 
 
 def tensors_outside(message: Any) -> Iterator[str]:
-    """Names of the tensors of a message, found by onnx's own parser, that lie elsewhere."""
+    """Names of the tensors of a message, found by onnx's own parser, that are elsewhere."""
     for descriptor, value in message.ListFields():
         if descriptor.message_type is None:
             continue

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from hgnetv2_pipeline.deployment import choices, probes
+from hgnetv2_pipeline.deployment import choices, self_test
 from hgnetv2_pipeline.deployment.choices import (
     ENGINES,
     FILE_PRECISIONS,
@@ -31,7 +31,7 @@ AMP = get_args(get_args(config.Amp)[0])
         (choices.MODULES, ENGINES),
         (choices.NEEDS, ENGINES),
         (choices.FILES, ENGINES),
-        (probes.ALLOWED, PRECISIONS),
+        (self_test.ALLOWED, PRECISIONS),
         (latency.BYTES, PRECISIONS),
         (gate.MAX_DROP, LOWER),
         (gate.MAX_RMS, LOWER),

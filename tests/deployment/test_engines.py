@@ -29,7 +29,7 @@ from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
-from hgnetv2_pipeline.deployment.probes import ALLOWED, probe_images
+from hgnetv2_pipeline.deployment.self_test import ALLOWED, self_test_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 from hgnetv2_pipeline.weights.load import save_weights
@@ -257,11 +257,11 @@ def openvino_is_off(folder: Path) -> float:
     VNNI alone does not make it right: on a Xeon with VNNI and no AMX it is 0.2 (OpenVINO 2026.4).
     """
     engine = OpenVinoEngine(folder / "model.int8.onnx", threads=1)
-    probes = engine.card.probes
-    assert probes is not None
-    pixels = probe_images(len(probes.logits), engine.preprocess.crop)
-    off = probes.distance(engine.logits(engine.preprocess.normalize(pixels)))
-    return 0.0 if off <= max(probes.allowed, ALLOWED["int8"]) else float(off)
+    test = engine.card.self_test
+    assert test is not None
+    pixels = self_test_images(len(test.logits), engine.preprocess.crop)
+    off = test.distance(engine.logits(engine.preprocess.normalize(pixels)))
+    return 0.0 if off <= max(test.allowed, ALLOWED["int8"]) else float(off)
 
 
 @needs_openvino

@@ -111,7 +111,7 @@ def test_values_outside_the_file_are_seen_however_they_are_written(
 def test_a_runtime_gets_the_bytes_that_were_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """O01: not the path, under which another file may lie by then."""
+    """O01: not the path, under which another file may be by then."""
     path = saved(tmp_path / "m.onnx", model())
     read = with_ort.read_onnx
 

@@ -20,18 +20,18 @@ from hgnetv2_pipeline.deployment.export.gate import Validation
 from hgnetv2_pipeline.deployment.export.kit_folder import KitPlan, trtexec_lines, write_kit
 from hgnetv2_pipeline.deployment.export.precisions import Calibration
 from hgnetv2_pipeline.deployment.kit import run
-from hgnetv2_pipeline.deployment.kit.plans import Profile
+from hgnetv2_pipeline.deployment.kit.plans import BatchProfile
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 from hgnetv2_pipeline.reporting.chapters import speed
 from hgnetv2_pipeline.reporting.chapters.speed import export_blocks
-from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 
 SIDE = 32
 PREPROCESS = Preprocess(SIDE, SIDE)
 PLAN = KitPlan(
-    labs=("clip", "affine"), precisions=("fp32", "tf32", "int8"), profile=Profile(1, 1, 4),
+    labs=("clip", "affine"), precisions=("fp32", "tf32", "int8"), profile=BatchProfile(1, 1, 4),
     batch_sizes=(1, 4), images=6,
 )  # fmt: skip
 # Runs the kit's own modules with ONNX Runtime in place of TensorRT, torch and this package away.
@@ -56,7 +56,7 @@ def open_graph(path, precision):
 
 folder = Path(run.__file__).parent
 (folder / "graphs" / "affine.int8.onnx").write_bytes(b"damaged")
-found = run.measure(folder, open_graph, device="no GPU", versions={}, batch_sizes=[1, 4])
+found = run.measure_kit(folder, open_graph, device="no GPU", versions={}, batch_sizes=[1, 4])
 print(run.write_results(folder, found).name)
 assert run.main([]) == 2
 """
@@ -153,7 +153,7 @@ def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_pa
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     inputs = ReportInputs(dataset="birds", exports=(tmp_path / "manifest.json",))
     (said,) = [
-        b.text for b in export_blocks(inputs, Ledger()) if "TensorRT" in vars(b).get("text", "")
+        b.text for b in export_blocks(inputs, FileLedger()) if "TensorRT" in vars(b).get("text", "")
     ]
     assert "not run" in said
     result = {
@@ -174,20 +174,20 @@ def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_pa
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))
     other = ReportInputs(dataset="b", exports=inputs.exports, tensorrt=(path,))
-    blocks = export_blocks(other, Ledger())
+    blocks = export_blocks(other, FileLedger())
     assert any("other weights" in vars(block).get("text", "") for block in blocks)
     assert not any("not run" in vars(block).get("text", "") for block in blocks)
 
 
 def test_networks_without_lab_have_one_form_and_bad_plans_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match=r"batch sizes \[8\] lie outside the profile 1\.\.4"):
-        KitPlan(("clip",), ("fp32",), Profile(1, 1, 4), (1, 8), 1)
+    with pytest.raises(ParameterError, match=r"batch sizes \[8\] are outside the profile 1\.\.4"):
+        KitPlan(("clip",), ("fp32",), BatchProfile(1, 1, 4), (1, 8), 1)
     with pytest.raises(ParameterError, match="unknown precision 'fp8'"):
-        KitPlan(("clip",), ("fp8",), Profile(), (1,), 1)
+        KitPlan(("clip",), ("fp8",), BatchProfile(), (1,), 1)
     source = validation(6)
     facts = write_kit(
         formula_model("hgnet_tiny"), tmp_path / "kit",
-        KitPlan(("clip", "relu", "affine"), ("fp32",), Profile(), (1,), 6),
+        KitPlan(("clip", "relu", "affine"), ("fp32",), BatchProfile(), (1,), 6),
         model_name="teacher", class_names=CLASSES, preprocess=PREPROCESS, validation=source,
         packed=source, calibration=Calibration(lambda: iter([]), "none"), metadata={},
     )  # fmt: skip
@@ -216,7 +216,7 @@ def test_batch_sizes_outside_the_profile_are_refused_before_anything_is_built(
         raise AssertionError(f"{path} was built")
 
     assert run_with(kit, monkeypatch, never, "--batch-sizes", "1", "8") == (2, [])
-    assert "batch sizes [8] lie outside the profile 1..4" in caplog.text
+    assert "batch sizes [8] are outside the profile 1..4" in caplog.text
 
 
 def test_a_graph_that_fails_in_any_way_costs_the_others_nothing(
@@ -270,7 +270,7 @@ def test_a_graph_that_the_target_computes_wrongly_fails_and_is_not_timed(
         spoilt = precision == "tf32"
         return (lambda images: spoil(logits(images))) if spoilt else logits, time_batch
 
-    found = run.measure(
+    found = run.measure_kit(
         kit, open_graph, device="A GPU", versions={}, batch_sizes=[1],
         only=["clip-fp32", "clip-tf32", "clip-int8"],
     )  # fmt: skip

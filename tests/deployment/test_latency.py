@@ -84,7 +84,7 @@ def test_the_result_is_the_agreed_json(clock: Clock) -> None:
     assert (unknown["percent_of_peak"], unknown["percent_of_bandwidth"]) == (None, None)
 
 
-def test_the_probes_find_plausible_rates_and_measure_once() -> None:
+def test_the_peaks_are_plausible_and_measured_once() -> None:
     first = peak_gflops("cpu", threads=1)
     assert first is not None
     assert first > 1
@@ -94,7 +94,7 @@ def test_the_probes_find_plausible_rates_and_measure_once() -> None:
     assert copied > 0.1
 
 
-def test_a_gpu_without_room_for_the_probes_costs_no_measurement(
+def test_a_gpu_without_room_for_the_peaks_costs_no_measurement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -105,12 +105,12 @@ def test_a_gpu_without_room_for_the_probes_costs_no_measurement(
         OutOfMemoryError=torch.OutOfMemoryError,
     )  # fmt: skip
     monkeypatch.setattr(peak, "_torch_with_cuda", lambda: fake)
-    for probe in (peak_gb_s, peak._gpu_peak):
-        probe.cache_clear()
+    for peak_of in (peak_gb_s, peak._gpu_peak):
+        peak_of.cache_clear()
     assert peak_gflops("cuda", precision="fp32") is None
     assert peak_gb_s("cuda") is None
-    for probe in (peak_gb_s, peak._gpu_peak):
-        probe.cache_clear()
+    for peak_of in (peak_gb_s, peak._gpu_peak):
+        peak_of.cache_clear()
 
 
 def test_comparison_runs_in_turn_and_turns_round_every_second_time(clock: Clock) -> None:

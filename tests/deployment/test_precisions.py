@@ -23,10 +23,10 @@ from hgnetv2_pipeline.deployment.export import calibration as calibration_module
 from hgnetv2_pipeline.deployment.export import precisions
 from hgnetv2_pipeline.deployment.export.bundle import write_bundle
 from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
-from hgnetv2_pipeline.deployment.export.gate import ExportError, Validation, judge
-from hgnetv2_pipeline.deployment.export.half import in_half, rounded_in_float32
+from hgnetv2_pipeline.deployment.export.gate import ExportError, Validation, check_precision
+from hgnetv2_pipeline.deployment.export.half import round_in_float32, to_half
 from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx, session_logits
-from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
+from hgnetv2_pipeline.deployment.export.quantize import quantize_graph, scale_groups
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
@@ -141,7 +141,7 @@ def test_what_a_concatenation_joins_shares_one_scale(b0_onnx: Path) -> None:
     ranges = dict.fromkeys(groups, 1.0) | {"concat_1": 5.0}
     scales = {
         t.name: float(numpy_helper.to_array(t))
-        for t in quantized(proto, ranges).graph.initializer
+        for t in quantize_graph(proto, ranges).graph.initializer
         if t.name.endswith("_scale")
     }
     assert {scales[f"{name}_scale"] for name in groups["concat_1"]} == {np.float32(5 / 127)}
@@ -166,7 +166,7 @@ def test_bf16_is_judged_by_rounding_as_bf16_hardware_does(
     b0: nn.Module, graphs: Graphs, pixels: np.ndarray
 ) -> None:
     images = load_engine(graphs["fp32"], "ort").preprocess.normalize(pixels)
-    got = session_logits(rounded_in_float32(onnx.load(graphs["bf16"])))(images)
+    got = session_logits(round_in_float32(onnx.load(graphs["bf16"])))(images)
     exact = session_logits(onnx.load(graphs["fp32"]))(images)
     network = reparameterize(b0, "relu").bfloat16()
     network.stem.stem3 = OfTwo(network.stem.stem3)
@@ -217,7 +217,7 @@ def test_dropped_clips_do_not_pass_the_gate(
     source = export_onnx(b0, tmp_path / "source.onnx", SIDE, lab="clip")
     path = tmp_path / "model.onnx"
     path.write_bytes(b"earlier")
-    name = "quantized" if precision == "int8" else "in_half"
+    name = "quantize_graph" if precision == "int8" else "to_half"
     right = getattr(precisions, name)
 
     def wrong(proto: onnx.ModelProto, *more: object) -> onnx.ModelProto:
@@ -264,12 +264,12 @@ def test_what_onnx_runtimes_own_quantiser_makes_of_clips_does_not_pass(
     known = Validation(lambda: [(pixels, engine.logits(images).argmax(1))], "16 pictures")
 
     def judged_as_int8(graph: onnx.ModelProto) -> dict[str, object]:
-        return judge(
+        return check_precision(
             engine.logits, session_logits(graph), known, engine.preprocess, precision="int8",
             max_drop=20,
         )  # fmt: skip
 
-    assert judged_as_int8(quantized(proto, ranges))["rms_error"] < 0.15
+    assert judged_as_int8(quantize_graph(proto, ranges))["rms_error"] < 0.15
     with pytest.raises(ExportError, match="int8 export fails its gate.*logits stray"):
         judged_as_int8(onnx.load(theirs))
 
@@ -286,7 +286,7 @@ def verdict(
         for labels in np.split(truth, 2):
             yield np.zeros((len(labels), 1, 1, 3), np.uint8), labels
 
-    return judge(
+    return check_precision(
         lambda images: next(answers["exact"]), lambda images: next(answers["rough"]),
         Validation(batches, "made up"), Preprocess(), precision="int8", max_drop=max_drop,
     )  # fmt: skip
@@ -310,7 +310,7 @@ def test_a_drop_at_the_limit_passes_and_one_image_more_does_not() -> None:
     with pytest.raises(ExportError, match="stray"):
         judged(0, 100, bad=float("nan"))
     with pytest.raises(DataError, match="no images"):
-        judge(lambda x: x, lambda x: x, Validation(list, "an empty list"), None,  # type: ignore[arg-type]
+        check_precision(lambda x: x, lambda x: x, Validation(list, "an empty list"), None,  # type: ignore[arg-type]
               precision="fp16", max_drop=0.2)  # fmt: skip
 
 
@@ -368,7 +368,7 @@ def test_weights_beyond_fp16_are_refused(b0_onnx: Path) -> None:
     bias = next(t for t in proto.graph.initializer if t.name == "fc.bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(7, 1e5, np.float32), "fc.bias"))
     with pytest.raises(WeightsError, match="fc.bias holds 1e.05; fp16 ends at 65504"):
-        in_half(proto, "fp16")
+        to_half(proto, "fp16")
 
 
 def test_percentile_ranges_leave_out_the_rarest_values(b0_onnx: Path, pixels: np.ndarray) -> None:
@@ -459,8 +459,8 @@ def test_older_and_newer_opsets_compute_the_same(
     images = np.random.default_rng(0).standard_normal((2, 3, SIDE, SIDE), np.float32)
     expected = load_engine(b0_onnx, "ort").logits(images)
     assert np.abs(load_engine(path, "ort").logits(images) - expected).max() < 1e-5
-    quantised = quantized(proto, dict.fromkeys(scale_groups(proto), 4.0))
-    for model in (proto, in_half(proto, "fp16"), in_half(proto, "bf16"), quantised):
+    quantised = quantize_graph(proto, dict.fromkeys(scale_groups(proto), 4.0))
+    for model in (proto, to_half(proto, "fp16"), to_half(proto, "bf16"), quantised):
         onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     logits, shares = session.run(["logits", "probabilities"], {"images": images})

@@ -21,7 +21,7 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import Engine
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
-from hgnetv2_pipeline.deployment.inputs import Input, Refused, expand_inputs, from_stream
+from hgnetv2_pipeline.deployment.inputs import ImageInput, RefusedInput, expand_inputs, from_stream
 from hgnetv2_pipeline.deployment.predict import (
     Record,
     check_predictions,
@@ -370,7 +370,11 @@ def test_a_sheet_has_a_cell_for_every_file_and_crosses_out_the_bad_ones(
     pictures: Path, tmp_path: Path
 ) -> None:
     archive = pack(tmp_path / "all.tar", pictures)
-    todo = [*expand_inputs([pictures, archive]), Input("<bytes>", b""), Input("x", Refused("no"))]
+    todo = [
+        *expand_inputs([pictures, archive]),
+        ImageInput("<bytes>", b""),
+        ImageInput("x", RefusedInput("no")),
+    ]
     records = predict_paths(Fixed([[0.0, 1.0]]), todo)
     sheet = prediction_sheet(todo, records, columns=5, cell=32)
     assert sheet.size == (5 * 34 + 2, 2 * 48 + 2)

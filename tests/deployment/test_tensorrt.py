@@ -22,7 +22,7 @@ from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.export.precisions import convert_onnx
 from hgnetv2_pipeline.deployment.kit import cuda_memory, plans
-from hgnetv2_pipeline.deployment.kit.plans import PlanError, PlanRunner, Profile, provide_plan
+from hgnetv2_pipeline.deployment.kit.plans import BatchProfile, PlanError, PlanRunner, provide_plan
 from hgnetv2_pipeline.deployment.kit.timing import time_plan
 from hgnetv2_pipeline.deployment.timing import latency
 from hgnetv2_pipeline.deployment.timing.latency import measure_latency
@@ -127,10 +127,10 @@ def use(monkeypatch: pytest.MonkeyPatch, calls: list[str], **arguments: object) 
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.module(calls, **arguments))
 
 
-SIZES = Profile(2, 3, 4)
+SIZES = BatchProfile(2, 3, 4)
 
 
-def provide(path: Path, precision: str = "fp32", profile: Profile = SIZES) -> Path:
+def provide(path: Path, precision: str = "fp32", profile: BatchProfile = SIZES) -> Path:
     return provide_plan(
         path, path.parent / "plans", precision=precision, profile=profile, gpu="GPU (sm_90)"
     )
@@ -152,7 +152,7 @@ def test_a_plan_is_built_strongly_typed_without_tf32_and_noted(
     assert json.loads(plan.read_bytes())[2] == [4, 3, SIDE, SIDE]
     calls.clear()
     assert provide(model) == plan
-    assert calls == []  # it stands
+    assert calls == []  # it is there
     other = provide(model, "tf32")
     assert other != plan
     assert "clear TF32" not in calls
@@ -166,8 +166,8 @@ def test_a_plan_is_built_strongly_typed_without_tf32_and_noted(
 # Row O04 of docs/reliability.md.
 @pytest.mark.parametrize("changed", ["onnx", "tensorrt", "gpu", "profile", "precision"])
 def test_the_key_of_a_plan_covers_all_it_depends_on(changed: str) -> None:
-    facts = {"tensorrt": "11.4", "gpu": "A", "profile": Profile(), "precision": "fp32"}
-    other = {"tensorrt": "10.9", "gpu": "B", "profile": Profile(1, 2, 3), "precision": "fp16"}
+    facts = {"tensorrt": "11.4", "gpu": "A", "profile": BatchProfile(), "precision": "fp32"}
+    other = {"tensorrt": "10.9", "gpu": "B", "profile": BatchProfile(1, 2, 3), "precision": "fp16"}
     first = plans.plan_key("ab", **facts)
     if changed == "onnx":
         assert plans.plan_key("cd", **facts) != first
@@ -183,9 +183,9 @@ def test_what_cannot_be_built_says_why_in_one_line(
     (model.parent / "plans" / plans.TIMING_CACHE).write_bytes(b"of another GPU")
     assert provide(model).is_file()
     with pytest.raises(PlanError, match="does not take the profile"):
-        provide(model, profile=Profile(1, 1, 65))
+        provide(model, profile=BatchProfile(1, 1, 65))
     with pytest.raises(PlanError, match="1 <= least <= best <= most"):
-        Profile(2, 1, 3)
+        BatchProfile(2, 1, 3)
     with pytest.raises(PlanError, match="precision 'fp8'"):
         provide(model, "fp8")
     use(monkeypatch, [], builds=False)
@@ -292,13 +292,13 @@ def test_the_protocol_counts_and_marks_as_it_says(
 ) -> None:
     calls: list[str] = []
     use(monkeypatch, calls)
-    plan = provide(model, profile=Profile(1, 1, 4))
+    plan = provide(model, profile=BatchProfile(1, 1, 4))
     runner = PlanRunner(plan.read_bytes(), HostDevice(calls))
     calls.clear()
     found = time_plan(runner, IMAGES[:1], warmup=3, runs=20)
     assert (found["batch_size"], found["n_warmup"], found["n_timed"]) == (1, 3, 20)
     assert calls.count("mark") == 4 * 23
-    # The stand-in's clock counts its calls: replay and execute lie between the inner marks.
+    # The stand-in's clock counts its calls: replay and execute are between the inner marks.
     assert found["gpu"]["p50_ms"] == found["gpu"]["mean_ms"] == 3
     assert found["gpu_with_copies"]["p50_ms"] == 7
     assert 0 < found["wall"]["min_ms"] <= found["wall"]["p50_ms"] <= found["wall"]["p99_ms"]

@@ -25,8 +25,8 @@ from hgnetv2_pipeline.deployment.export.gate import ExportError
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx, verify_onnx
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models.cost import profile
-from hgnetv2_pipeline.models.hgnet import TEACHERS
+from hgnetv2_pipeline.models.cost import measure_cost
+from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.variants import VARIANTS
 
 
@@ -68,7 +68,7 @@ def test_onnx_equals_torch_at_batch_1_3_and_8(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", [*VARIANTS, *TEACHERS])
+@pytest.mark.parametrize("variant", [*VARIANTS, *HGNET_SIZES])
 def test_every_network_on_every_cpu_engine(variant: str, tmp_path: Path) -> None:
     model = formula_model(variant)
     path = export_onnx(model, tmp_path / "model.onnx", SIDE, CLASSES)
@@ -115,7 +115,7 @@ def test_the_file_says_what_it_is(b0: nn.Module, b0_onnx: Path) -> None:
     card = ModelCard.from_props(props, b0_onnx)
     assert card.preprocess == Preprocess(resize_short=66, crop=SIDE)
     assert card.source_sha256 == "ab" * 32
-    assert card.macs == profile(b0, SIDE).macs
+    assert card.macs == measure_cost(b0, SIDE).macs
     assert ModelCard.from_props(card.to_props(), b0_onnx) == card
 
 

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation.choice import (
     PairedDifference,
-    choose,
+    choose_model,
     map_difference,
     top1_difference,
 )
@@ -35,7 +35,7 @@ def used_by_hand(answers: list[list[bool]], standard_errors: int) -> tuple[int, 
 
 def used_by_us(answers: list[list[bool]], standard_errors: int) -> tuple[int, int]:
     rows = [np.array(row) for row in answers]
-    found = choose(
+    found = choose_model(
         [float(row.mean()) for row in rows],
         lambda first, second: top1_difference(rows[first], rows[second]),
         standard_errors=standard_errors,
@@ -91,7 +91,7 @@ def test_one_standard_error_is_mcnemars_statistic_held_to_one(
 def test_what_beats_the_leader_by_luck_alone_is_preferred_in_order() -> None:
     """The third leads; the second is within its noise and the first is not."""
     errors = {0: PairedDifference(0.1, 0.02), 1: PairedDifference(0.01, 0.02)}
-    found = choose(
+    found = choose_model(
         [0.7, 0.79, 0.8, 0.8], lambda first, second: errors.get(second, PairedDifference(0.0, 0.1)),
         standard_errors=1,
     )  # fmt: skip
@@ -142,7 +142,7 @@ def test_fewer_images_than_groups_are_left_out_one_by_one() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: choose([], lambda first, second: PairedDifference(0, 0), standard_errors=1),
+        lambda: choose_model([], lambda first, second: PairedDifference(0, 0), standard_errors=1),
         lambda: top1_difference(np.array([True]), np.array([True, False])),
         lambda: top1_difference(np.array([], bool), np.array([], bool)),
         lambda: map_difference(np.zeros((2, 3)), np.zeros((2, 2)), np.ones((2, 3))),

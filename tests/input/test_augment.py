@@ -18,7 +18,7 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.sample_rng import epoch_order, keyed_rng
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.input.augment import BOXES, make_augment
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN, parse_randaugment
 
 FILL = (124, 116, 104)
@@ -162,8 +162,8 @@ VIEWS = [
 ]
 
 
-def decoded(image: Image.Image) -> Picture:
-    return Picture.of(np.asarray(image))
+def decoded(image: Image.Image) -> LazyImage:
+    return LazyImage.of(np.asarray(image))
 
 
 @pytest.mark.parametrize("config", VIEWS)
@@ -171,7 +171,7 @@ def decoded(image: Image.Image) -> Picture:
 def test_a_view_is_a_pure_function_of_image_and_generator(photo, config, size):
     view = make_augment({**config, "image_size": 32})
     pixels = np.asarray(photo.resize(size)).copy()
-    image, before = Picture.of(pixels), pixels.tobytes()
+    image, before = LazyImage.of(pixels), pixels.tobytes()
     state = np.random.get_state()[1].copy()
     first = view(image, keyed_rng(0, 1, "k"))
     copy = pickle.loads(pickle.dumps(view))  # noqa: S301 - our own bytes, as sent to a worker
@@ -298,7 +298,9 @@ def test_senseless_configurations_are_refused(config):
 
 
 def test_views_of_a_sample_are_pinned(photo):
-    image = Picture.of(np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3))
+    image = LazyImage.of(
+        np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3)
+    )
     digests = {}
     for name in ("published", "affine"):
         view = make_augment({"name": name, "image_size": 32})

@@ -19,7 +19,7 @@ from hgnetv2_pipeline.input import device_views as device_input
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.deferred_view import on_device
 from hgnetv2_pipeline.input.device_operations import augment
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
 from image_files import blotches, encoded, put
 
@@ -215,8 +215,8 @@ def test_batches_are_copied_ahead_in_their_order(tree, device):
     )  # fmt: skip
     assert {batch.images.device.type for batch in made} == {device}
     assert same([cpu(batch) for batch in made], wanted)
-    every = [prefetch.Made(batch, []) for batch in wanted]
-    onto = prefetch.Ahead(torch.device(device), prefetch.Copied(torch.device(device)))
+    every = [prefetch.WorkerBatch(batch, []) for batch in wanted]
+    onto = prefetch.Prefetcher(torch.device(device), prefetch.CopyToDevice(torch.device(device)))
     assert same([cpu(one.batch) for one in onto(every)], wanted)
 
 
@@ -239,12 +239,12 @@ def test_only_files_that_every_decoder_reads_alike_reach_the_device_s_decoder(na
     image = blotches(5, (61, 47))
     content = {**PLAIN_FILES, **OTHER_FILES}[name](image)
     drawn = on_device(make_augment(PLAIN_VIEW), "all", "cpu")(
-        Picture(content), keyed_rng(0, 0, "k")
+        LazyImage(content), keyed_rng(0, 0, "k")
     )
     assert drawn.encoded == (name in PLAIN_FILES)
     if not drawn.encoded:
-        exact = make_augment(PLAIN_VIEW).draw(Picture(content).size, keyed_rng(0, 0, "k"))
-        piece = Picture(content).crop(*exact[0])
+        exact = make_augment(PLAIN_VIEW).draw(LazyImage(content).size, keyed_rng(0, 0, "k"))
+        piece = LazyImage(content).crop(*exact[0])
         assert (drawn.data == piece.reshape(-1)).all()
 
 
@@ -335,9 +335,9 @@ DAMAGES = {"tables": without_tables, "scan": of_another_component}
 def test_what_the_header_gives_away_is_not_given_to_the_device(kind, given):
     damaged = DAMAGES[kind](encoded(blotches(1, (61, 47)), "JPEG", quality=92))
     # Given to an H200, a file without its tables made the test of the ledger below fail.
-    assert (Picture(damaged).plain_jpeg == damaged) is given
+    assert (LazyImage(damaged).plain_jpeg == damaged) is given
     with pytest.raises(DataError):
-        Picture(damaged).pixels()
+        LazyImage(damaged).pixels()
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -8,7 +8,7 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.input import fast_augment
 from hgnetv2_pipeline.input.augment import make_augment
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
 from image_files import encoded
 
@@ -78,7 +78,7 @@ def test_resizing_is_within_two_levels_of_pillows(photo, size, new, interpolatio
 
 
 def test_the_fast_view_is_the_exact_one_but_for_resizing(photo):
-    picture = Picture.of(np.asarray(photo))
+    picture = LazyImage.of(np.asarray(photo))
     config = {"name": "published", "image_size": 48, "randaugment": None}
     exact, quick = (make_augment({**config, "fast": kind}) for kind in (False, True))
     keys = [keyed_rng(0, 0, str(n)) for n in range(40)]
@@ -90,7 +90,7 @@ def test_the_fast_view_is_the_exact_one_but_for_resizing(photo):
 
 
 def test_the_fast_view_applies_the_operations_that_the_exact_one_applies(photo):
-    picture = Picture.of(np.asarray(photo))
+    picture = LazyImage.of(np.asarray(photo))
     config = {"name": "published", "image_size": 48, "randaugment": "rand-m7-n3-p1-mstd0.5-inc1"}
     exact, quick = (make_augment({**config, "fast": kind}) for kind in (False, True))
     off = [
@@ -107,7 +107,7 @@ def test_the_fast_view_applies_the_operations_that_the_exact_one_applies(photo):
 def test_the_fast_evaluation_view_is_within_two_levels(photo, interpolation, short, turned):
     preprocess = Preprocess(resize_short=short, crop=32, interpolation=interpolation)
     image = photo.transpose(Image.Transpose.TRANSPOSE) if turned else photo
-    picture = Picture(encoded(image, "JPEG", quality=95))
+    picture = LazyImage(encoded(image, "JPEG", quality=95))
     off = difference(
         fast_augment.evaluation_view(preprocess, picture), preprocess.cut(picture.pixels())
     )
@@ -118,5 +118,5 @@ def test_a_sliver_s_evaluation_view_is_pillow_s(photo):
     sliver = np.asarray(photo)[:1]
     small = Preprocess(resize_short=40, crop=32, max_pixels=10_000)
     assert np.array_equal(
-        fast_augment.evaluation_view(small, Picture.of(sliver)), small.cut(sliver)
+        fast_augment.evaluation_view(small, LazyImage.of(sliver)), small.cut(sliver)
     )

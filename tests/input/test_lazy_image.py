@@ -14,7 +14,7 @@ from hgnetv2_pipeline.data.decode import decode_image
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input import jpeg
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 
 NOISE = np.random.default_rng(0).integers(0, 256, (133, 97, 3), np.uint8)
 
@@ -59,7 +59,7 @@ def test_a_crop_has_pillows_pixels(kind, decoder, monkeypatch):
         monkeypatch.setattr(jpeg, "optional", lambda name: None)
     content = KINDS[kind]
     whole = np.asarray(decode_image(content))
-    picture = Picture(content)
+    picture = LazyImage(content)
     assert picture.size == whole.shape[1::-1]
     assert np.array_equal(picture.pixels(), whole)
     rng = np.random.default_rng(1)
@@ -67,7 +67,7 @@ def test_a_crop_has_pillows_pixels(kind, decoder, monkeypatch):
         left, top = (int(rng.integers(0, side - 1)) for side in picture.size)
         width = int(rng.integers(1, picture.size[0] - left + 1))
         height = int(rng.integers(1, picture.size[1] - top + 1))
-        got = Picture(content).crop(left, top, width, height)
+        got = LazyImage(content).crop(left, top, width, height)
         assert np.array_equal(got, whole[top : top + height, left : left + width])
 
 
@@ -111,7 +111,7 @@ def test_rows_below_the_crop_are_not_decoded_and_failures_are_pillows(answer, mo
     monkeypatch.setattr(jpeg, "optional", {"simplejpeg": decoder, "cv2": None}.get)
     content = KINDS["4:2:0"]
     whole = np.asarray(decode_image(content))
-    picture = Picture(content)
+    picture = LazyImage(content)
     assert np.array_equal(picture.crop(5, 10, 20, 30), whole[10:40, 5:25])
     assert decoder.heights == [48]
     assert np.array_equal(picture.pixels(), whole)
@@ -121,12 +121,12 @@ def test_a_file_that_ends_early_is_refused_though_the_crop_is_there():
     content = KINDS["4:2:0"]
     for cut in (content[:-2], content[: len(content) // 2]):
         with pytest.raises(DataError, match="cannot be decoded"):
-            Picture(cut).crop(0, 0, 97, 8)
+            LazyImage(cut).crop(0, 0, 97, 8)
 
 
 def test_pixels_at_hand_are_a_picture():
-    assert np.array_equal(Picture.of(NOISE).crop(3, 4, 10, 20), NOISE[4:24, 3:13])
-    assert np.array_equal(Picture.of(NOISE).pixels(), NOISE)
+    assert np.array_equal(LazyImage.of(NOISE).crop(3, 4, 10, 20), NOISE[4:24, 3:13])
+    assert np.array_equal(LazyImage.of(NOISE).pixels(), NOISE)
 
 
 def test_the_package_that_is_missing_is_none(monkeypatch):
@@ -177,7 +177,7 @@ def test_preprocessing_of_any_file_equals_a_transcription(
     preprocess = Preprocess(resize_short=36, crop=32)
     got = preprocess(file.getvalue())
     assert np.array_equal(got, transcribed(file.getvalue(), 36, 32))
-    pixels = Picture(file.getvalue()).pixels()
+    pixels = LazyImage(file.getvalue()).pixels()
     assert np.array_equal(preprocess.normalize(preprocess.cut(pixels)[None])[0], got)
 
 

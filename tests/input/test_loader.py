@@ -274,7 +274,7 @@ def trapped(tree, tmp_path):
     [
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "a loader process died, often by the out"),
         # Far longer than the guard: the run does not wait for the one that hangs.
-        (lambda: time.sleep(3 * HANG), "a loader process gave nothing for 8 s; it stands"),
+        (lambda: time.sleep(3 * HANG), "a loader process gave nothing for 8 s; it is at"),
     ],
 )
 def test_worker_that_dies_or_hangs_stops_the_run_with_its_image_named(

@@ -21,8 +21,8 @@ from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, DiskFullError
 from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.input import shared_memory, workers
-from hgnetv2_pipeline.input.batches import Source
-from hgnetv2_pipeline.input.loader import made_batches
+from hgnetv2_pipeline.input.batches import SampleReader
+from hgnetv2_pipeline.input.loader import iterate_batches
 from hgnetv2_pipeline.input.shared_memory import Space, shortage
 
 
@@ -44,7 +44,7 @@ class Maker:
 
     def __init__(self, act: Callable[[], object], nbytes: int = 8) -> None:
         rows = pd.DataFrame({"key": ["a.png"], "path": ["a.png"], "offset": [-1], "length": [0]})
-        self.source, self.act, self.nbytes = Source(rows, Path()), act, nbytes
+        self.reader, self.act, self.nbytes = SampleReader(rows, Path()), act, nbytes
 
     def make(self, step: int) -> Tensors:
         extra = self.act() if step == 2 else None
@@ -73,7 +73,9 @@ def failing(error: Exception) -> Callable[[], object]:
 
 
 def seen(maker: Maker, processes: int, steps: int = 4) -> list[int]:
-    return [int(made.pixels[0]) for made in made_batches(maker, 0, steps, processes, Ledger(1, 0))]
+    return [
+        int(made.pixels[0]) for made in iterate_batches(maker, 0, steps, processes, Ledger(1, 0))
+    ]
 
 
 def test_steps_come_in_their_order_from_any_number_of_workers() -> None:
@@ -95,7 +97,7 @@ def test_steps_come_in_their_order_from_any_number_of_workers() -> None:
 def test_the_error_of_a_worker_is_raised_as_it_was(error: Exception, processes: int) -> None:
     came = []
     with pytest.raises(type(error)) as caught:
-        for made in made_batches(Maker(failing(error)), 0, 9, processes, Ledger(1, 0)):
+        for made in iterate_batches(Maker(failing(error)), 0, 9, processes, Ledger(1, 0)):
             came.append(int(made.pixels[0]))
     assert str(caught.value) == str(error)
     assert came == [0, 1], "what was made before it is not lost"
@@ -142,7 +144,7 @@ def in_little_shared_memory(size: str, nbytes: int, told: Connection) -> None:
         return
     workers._TIMEOUT_SECONDS = 60.0
     try:
-        for _ in made_batches(Maker(nothing, nbytes), 0, 20, 2, Ledger(1, 0)):
+        for _ in iterate_batches(Maker(nothing, nbytes), 0, 20, 2, Ledger(1, 0)):
             time.sleep(0.05)  # the workers get ahead
         told.send(("loaded", ""))
     except Exception as error:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hgnetv2_pipeline.mining.duplicates.alignment import alignments, rescaled, warped
+from hgnetv2_pipeline.mining.duplicates.alignment import alignments, rescale, warp
 from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds, compare
-from hgnetv2_pipeline.mining.duplicates.picture import SIDE, Picture
+from hgnetv2_pipeline.mining.duplicates.grey_image import SIDE, GreyImage
 from hgnetv2_pipeline.mining.duplicates.views import view_matrix
 
 LIMITS = Thresholds()
@@ -30,7 +30,7 @@ def moved(picture: np.ndarray, move: np.ndarray, outside: int = 0) -> np.ndarray
     """The picture seen through a move given for squares of 128 pixels."""
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(
-        picture, rescaled(move, 160 / SIDE), (160, 160), flags=how, borderValue=outside
+        picture, rescale(move, 160 / SIDE), (160, 160), flags=how, borderValue=outside
     )
 
 
@@ -54,7 +54,7 @@ def test_a_move_is_found_from_a_view_near_it(name: str) -> None:
     near = move.copy()
     near[:, 2] += 3.0
     near[:, :2] *= 1.03
-    found = next(alignments(Picture(moved(picture, move)), Picture(picture), near))
+    found = next(alignments(GreyImage(moved(picture, move)), GreyImage(picture), near))
     assert np.abs(corners(found) - corners(move)).max() < 1.0
 
 
@@ -62,20 +62,20 @@ def test_brightness_contrast_and_a_frame_do_not_draw_it_away() -> None:
     picture = grey(2)
     move = np.array([[1.12, 0.0, -7.6], [0.0, 1.12, -7.6]])
     copy = cv2.addWeighted(moved(picture, move, outside=255), 0.6, picture, 0.0, 40)
-    found = list(alignments(Picture(copy), Picture(picture), view_matrix(4, SIDE)))
+    found = list(alignments(GreyImage(copy), GreyImage(picture), view_matrix(4, SIDE)))
     assert min(np.abs(corners(one) - corners(move)).max() for one in found) < 1.2
 
 
 def test_the_start_is_tried_last_and_far_moves_never() -> None:
     start = view_matrix(0, SIDE)
-    moves = list(alignments(Picture(grey(3)), Picture(grey(4)), start))
+    moves = list(alignments(GreyImage(grey(3)), GreyImage(grey(4)), start))
     assert np.array_equal(moves[-1], start)
     for move in moves:
         assert 1 / 1.7 <= np.linalg.det(move[:, :2]) <= 1.7
 
 
 def test_outside_a_picture_there_is_nothing_to_compare() -> None:
-    _, mask = warped(Picture(grey(5)).squared, np.array([[1.0, 0.0, 64.0], [0.0, 1.0, 0.0]]))
+    _, mask = warp(GreyImage(grey(5)).squared, np.array([[1.0, 0.0, 64.0], [0.0, 1.0, 0.0]]))
     assert not mask[:, 64:].any() and mask[:, :60].all()
 
 
@@ -85,9 +85,9 @@ def test_a_copy_correlates_and_another_picture_does_not(view: int) -> None:
     copy = picture[:, ::-1] if view else picture
     text = np.ascontiguousarray(copy // 2 + 60)
     cv2.putText(text, "2024", (20, 80), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 2)
-    same = compare(Picture(text), Picture(picture), view, LIMITS)
+    same = compare(GreyImage(text), GreyImage(picture), view, LIMITS)
     assert same.decision(LIMITS) == "remove"
-    other = compare(Picture(text), Picture(grey(7)), view, LIMITS)
+    other = compare(GreyImage(text), GreyImage(grey(7)), view, LIMITS)
     assert other.decision(LIMITS) == "keep"
 
 
@@ -98,12 +98,14 @@ def test_smooth_shading_alone_makes_nothing_alike() -> None:
         (ramp + cv2.GaussianBlur(rng.normal(0, 30, (160, 160)), (0, 0), 3)).clip(0, 255)
         for _ in range(2)
     )
-    found = compare(Picture(first.astype(np.uint8)), Picture(second.astype(np.uint8)), 0, LIMITS)
+    found = compare(
+        GreyImage(first.astype(np.uint8)), GreyImage(second.astype(np.uint8)), 0, LIMITS
+    )
     assert found.correlation > LIMITS.correlation and found.decision(LIMITS) == "review"
 
 
 def test_flat_pictures_cannot_be_compared() -> None:
-    flat = Picture(np.full((160, 160), 200, np.uint8))
+    flat = GreyImage(np.full((160, 160), 200, np.uint8))
     assert compare(flat, flat, 0, LIMITS) == Evidence()
 
 

@@ -11,7 +11,7 @@ from test_selection import CLASSES, random_pool, scores_of
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining import audit as audit_module
-from hgnetv2_pipeline.mining.audit import audit, class_table
+from hgnetv2_pipeline.mining.audit import audit, count_classes
 from hgnetv2_pipeline.mining.candidates import Candidates
 from hgnetv2_pipeline.mining.selection import select
 from hgnetv2_pipeline.mining.sheets import _edges
@@ -32,7 +32,7 @@ def mining(tmp_path_factory: pytest.TempPathFactory) -> tuple[Candidates, Path]:
 
 def test_the_table_of_classes_has_the_numbers_of_the_list(mining: tuple[Candidates, Path]) -> None:
     candidates, mined = mining
-    table, listed = class_table(candidates, mined, classes=NAMES), pd.read_parquet(mined)
+    table, listed = count_classes(candidates, mined, classes=NAMES), pd.read_parquet(mined)
     scores = listed.groupby("label")["score"]
     assert table["selected"].tolist() == scores.size().reindex(range(CLASSES)).tolist()
     assert {size % 2 for size in table["selected"]} == {0, 1}
@@ -42,11 +42,11 @@ def test_the_table_of_classes_has_the_numbers_of_the_list(mining: tuple[Candidat
         # Half a millionth: it is rounded to six places.
         assert np.allclose(found, scores.agg(name), atol=6e-7)
     assert table["candidates"].tolist() == candidates.counts().tolist()
-    more = class_table(candidates, mined, classes=[*NAMES, "one more"])
+    more = count_classes(candidates, mined, classes=[*NAMES, "one more"])
     assert more.iloc[-1][["candidates", "selected"]].tolist() == [0, 0]
     assert np.isnan(more["median_score"].iloc[-1])
     with pytest.raises(DataError, match=f"has class {CLASSES - 1}, there are {CLASSES - 1}"):
-        class_table(candidates, mined, classes=NAMES[:-1])
+        count_classes(candidates, mined, classes=NAMES[:-1])
 
 
 @pytest.mark.parametrize("bits", [2**64 - 1, 1])
@@ -57,7 +57,7 @@ def test_an_image_that_is_listed_twice_is_found_wherever_it_is(
     hashes = audit_module._hashes
     monkeypatch.setattr(audit_module, "_hashes", lambda keys: hashes(keys) & np.uint64(bits))
     monkeypatch.setattr("hgnetv2_pipeline.mining.mined_list._ROWS", 10)
-    table, listed = class_table(candidates, mined, classes=NAMES), pd.read_parquet(mined)
+    table, listed = count_classes(candidates, mined, classes=NAMES), pd.read_parquet(mined)
     audit(candidates, mined, table=table)  # keys whose hashes meet are not the same key
     listed.loc[90, "key"] = listed["key"][3]
     listed.to_parquet(tmp_path / "twice.parquet")
@@ -86,7 +86,7 @@ def test_a_known_truth_is_counted_where_the_list_has_it(mining: tuple[Candidates
         [truth.sample(frac=1, random_state=0), truth.iloc[:5].assign(key="elsewhere")]
     )
     truth = truth.drop_duplicates("key")
-    table = class_table(candidates, mined, classes=NAMES)
+    table = count_classes(candidates, mined, classes=NAMES)
     found = audit(candidates, mined, table=table, truth=truth)["purity"]
     known = len(listed.iloc[::2])
     assert (found["known"], found["distractors"], found["right"]) == (known, 10, known - 13)
@@ -113,7 +113,7 @@ def test_a_list_of_nothing_is_said_to_be_one(
 ) -> None:
     candidates, mined = mining
     pd.read_parquet(mined).iloc[:0].to_parquet(tmp_path / "none.parquet")
-    table = class_table(candidates, tmp_path / "none.parquet", classes=NAMES)
+    table = count_classes(candidates, tmp_path / "none.parquet", classes=NAMES)
     assert table["selected"].tolist() == [0] * CLASSES
     found = audit(
         candidates, tmp_path / "none.parquet", table=table,

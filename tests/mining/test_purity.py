@@ -12,11 +12,11 @@ from test_selection import CLASSES, random_pool, scores_of
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining.candidates import Candidates
-from hgnetv2_pipeline.mining.purity import choose_probes, purity_curve, rank_probes
+from hgnetv2_pipeline.mining.purity import choose_hidden_images, purity_curve, rank_hidden_images
 from hgnetv2_pipeline.mining.selection import select
 
 
-def probes_with_labels(tmp_path: Path, seed: int) -> tuple[Path, pd.DataFrame]:
+def hidden_with_labels(tmp_path: Path, seed: int) -> tuple[Path, pd.DataFrame]:
     scored = random_pool(seed, rows=200)
     rng = np.random.default_rng(seed)
     guess = np.stack(scored["top_ids"])[:, 0]
@@ -26,13 +26,15 @@ def probes_with_labels(tmp_path: Path, seed: int) -> tuple[Path, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("min_conf", [0.0, 0.3])
-def test_a_probe_stands_where_it_would_in_the_pool(tmp_path: Path, min_conf: float) -> None:
+def test_a_hidden_image_gets_the_rank_it_would_have_in_the_pool(
+    tmp_path: Path, min_conf: float
+) -> None:
     pool = random_pool(1)
     scores = scores_of(tmp_path / "scores", pool, 2)
-    probes, labels = probes_with_labels(tmp_path, 2)
+    hidden, labels = hidden_with_labels(tmp_path, 2)
     barred = pd.DataFrame({"key": pool["key"].iloc[:50], "decision": "remove"})
     candidates = Candidates(scores, barred, min_conf=min_conf)
-    found = rank_probes(candidates, probes, labels)
+    found = rank_hidden_images(candidates, hidden, labels)
     assert found["key"].is_monotonic_increasing and len(found) == 200
     # All candidates, in order.
     taken = select(replace(candidates, min_conf=0.0), k=10_000).frame()
@@ -43,12 +45,12 @@ def test_a_probe_stands_where_it_would_in_the_pool(tmp_path: Path, min_conf: flo
     assert (found["rank"] == 0).any() == (min_conf > 0)
 
 
-def test_the_estimate_counts_the_probes_that_the_list_would_hold(tmp_path: Path) -> None:
+def test_the_estimate_counts_the_hidden_images_that_the_list_would_hold(tmp_path: Path) -> None:
     pool = random_pool(3)
     candidates = Candidates(scores_of(tmp_path / "scores", pool, 2))
-    probes, labels = probes_with_labels(tmp_path, 4)
+    hidden, labels = hidden_with_labels(tmp_path, 4)
     truth = pd.DataFrame({"key": pool["key"], "label": pd.array([0, None] * 300, dtype="Int64")})
-    ranked = rank_probes(candidates, probes, labels)
+    ranked = rank_hidden_images(candidates, hidden, labels)
     curve = purity_curve(candidates, ranked, k=13, truth=truth).set_index("k")
     assert 13 in curve.index and curve.index.is_monotonic_increasing
     for k in (1, 13, int(curve.index[-1])):
@@ -68,27 +70,27 @@ def test_the_estimate_counts_the_probes_that_the_list_would_hold(tmp_path: Path)
         assert row["known_right"] == (held["truth"] == held["label"]).sum()
 
 
-def test_no_probe_on_the_list_is_no_estimate_and_not_an_error(tmp_path: Path) -> None:
+def test_no_hidden_image_on_the_list_is_no_estimate_and_not_an_error(tmp_path: Path) -> None:
     candidates = Candidates(scores_of(tmp_path / "scores", random_pool(5), 1))
-    probes, labels = probes_with_labels(tmp_path, 6)
-    ranked = rank_probes(candidates, probes, labels).assign(rank=999)
+    hidden, labels = hidden_with_labels(tmp_path, 6)
+    ranked = rank_hidden_images(candidates, hidden, labels).assign(rank=999)
     curve = purity_curve(candidates, ranked, k=2, points=2)
     assert curve["probes"].tolist() == [0] * 3 and curve["estimate"].isna().all()
     assert (curve["low"] == 0).all() and (curve["high"] == 1).all()
     assert "purity" not in curve
-    with pytest.raises(DataError, match="none of the probes"):
-        rank_probes(candidates, probes, labels.assign(key="elsewhere"))
+    with pytest.raises(DataError, match="none of the hidden images"):
+        rank_hidden_images(candidates, hidden, labels.assign(key="elsewhere"))
 
 
-def test_probes_are_drawn_by_the_seed_and_need_labels() -> None:
+def test_hidden_images_are_drawn_by_the_seed_and_need_labels() -> None:
     samples = pd.DataFrame(
         {"key": [f"{n:03d}" for n in range(100)], "label": pd.array([*range(90)] + [None] * 10)}
     )
-    first = choose_probes(samples, 20, 0)
+    first = choose_hidden_images(samples, 20, 0)
     assert len(first) == 20 and first["key"].is_monotonic_increasing
     assert first["label"].notna().all()
-    assert first.equals(choose_probes(samples, 20, 0))
-    assert not first.equals(choose_probes(samples, 20, 1))
-    assert len(choose_probes(samples, 500, 0)) == 90
+    assert first.equals(choose_hidden_images(samples, 20, 0))
+    assert not first.equals(choose_hidden_images(samples, 20, 1))
+    assert len(choose_hidden_images(samples, 500, 0)) == 90
     with pytest.raises(DataError, match=r"mining\.purity\.probes"):
-        choose_probes(samples.iloc[90:], 20, 0)
+        choose_hidden_images(samples.iloc[90:], 20, 0)

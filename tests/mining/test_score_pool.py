@@ -23,11 +23,11 @@ from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
 from hgnetv2_pipeline.input.loader import normalise
 from hgnetv2_pipeline.mining import score as score_module
-from hgnetv2_pipeline.mining.audit import audit, class_table
+from hgnetv2_pipeline.mining.audit import audit, count_classes
 from hgnetv2_pipeline.mining.candidates import Candidates
 from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, deduplicate
 from hgnetv2_pipeline.mining.score import score_pool
-from hgnetv2_pipeline.mining.score_shards import quarantined
+from hgnetv2_pipeline.mining.score_shards import read_quarantined
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.mining.selection import select
 from hgnetv2_pipeline.mining.sheets import contact_sheets
@@ -271,7 +271,7 @@ def test_bad_images_are_set_aside_and_disturb_no_other(
     bad = break_some(pool, samples)
     summary = score(samples, out=tmp_path / "broken", workers=workers)
     assert (summary["listed"], summary["scored"], summary["quarantined"]) == (31, 28, 3)
-    reasons = quarantined(tmp_path / "broken").set_index("key")["reason"]
+    reasons = read_quarantined(tmp_path / "broken").set_index("key")["reason"]
     assert set(reasons.index) == set(bad)
     assert all(word in reasons[key] for key, word in bad.items())
     rows = rows_of(tmp_path / "broken").set_index("key")
@@ -302,7 +302,7 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     names = [f"class {label}" for label in range(CLASSES)]
     listed = tmp_path / "mined.parquet"
     mined.to_parquet(listed)
-    table = class_table(candidates, listed, classes=names)
+    table = count_classes(candidates, listed, classes=names)
     counts = audit(candidates, listed, table=table, truth=truth)
     assert counts["pool_listed"] == 31 == counts["scored"] + counts["quarantined"]
     parts = ("n_used", "n_quarantined", "n_refused")
@@ -327,7 +327,7 @@ def test_the_counts_add_up_from_the_pool_to_the_list(
     assert sheets["removed"].width >= 2 * 96
     select(Candidates(scores), k=100).write(listed)
     with pytest.raises(DataError, match="mine again"):
-        audit(candidates, listed, table=class_table(candidates, listed, classes=names))
+        audit(candidates, listed, table=count_classes(candidates, listed, classes=names))
 
 
 def test_too_many_bad_images_stop_the_run(score: Callable[..., dict[str, Any]], pool: Path) -> None:

@@ -73,7 +73,7 @@ def spec_of(pool: Path, out: Path, **changes: Any) -> ScoreSpec:
 
 def work(spec: ScoreSpec) -> None:
     torch.set_num_threads(1)
-    mining_launch.score(spec)
+    mining_launch.score_share(spec)
 
 
 def list_hash(scores: Path, into: Path) -> str:
@@ -152,7 +152,7 @@ def test_any_number_of_shards_and_processes_in_any_order_gives_the_same_list(
     for rank in random.Random(world).sample(range(world), world):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        mining_launch.score(spec)
+        mining_launch.score_share(spec)
     assert len(read_manifests(scores)) == {IMAGES: 1, 48: 2, 14: 7}[shard_rows]
     assert list_hash(scores, tmp_path) == whole
 

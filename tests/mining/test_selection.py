@@ -24,9 +24,9 @@ from hgnetv2_pipeline.mining.exclusion import read_exclusions
 from hgnetv2_pipeline.mining.mined_list import write_merged
 from hgnetv2_pipeline.mining.score_shards import (
     read_manifests,
+    record_sources,
     write_plan,
     write_scores,
-    write_sources,
 )
 from hgnetv2_pipeline.mining.selection import default_target, select
 
@@ -142,7 +142,7 @@ def test_several_sources_give_the_list_of_one(tmp_path: Path) -> None:
     second = scores_of(tmp_path / "parts" / "a", pool.iloc[250:], 3)
     for scores in ([first, second], [second, first], tmp_path / "parts"):
         pd.testing.assert_frame_equal(select(Candidates(scores), k=30).frame(), whole)
-    write_sources(tmp_path / "parts", ["z"])
+    record_sources(tmp_path / "parts", ["z"])
     assert len(select(Candidates(tmp_path / "parts"), k=1000)) < 250
     second = scores_of(tmp_path / "b", pool.iloc[100:400], 1)
     with pytest.raises(DataError, match="folder of its own"):
@@ -217,7 +217,7 @@ def test_top_p_fills_short_classes_with_images_not_chosen_before(tmp_path: Path)
 
 
 def indexes(folder: Path, pool: pd.DataFrame) -> tuple[Path, Path]:
-    """The pool's index and that of some labelled images whose keys lie between the pool's."""
+    """The pool's index and that of some labelled images whose keys are between the pool's."""
     samples = samples_frame(
         (key, key, -1, 10, None, 8, 8, "PNG", digest)
         for key, digest in zip(pool["key"], pool["bytes_sha256"], strict=True)

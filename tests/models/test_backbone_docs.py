@@ -1,4 +1,4 @@
-"""The examples of docs/backbone.md run as they stand, and print what the page says they print."""
+"""The examples of docs/backbone.md run as they are, and print what the page says they print."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = dict(
 
 
 def run(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The names an example leaves behind; every line it prints stands on the page."""
+    """The names an example leaves behind; every line it prints is on the page."""
     names: dict[str, Any] = {}
     exec(compile(EXAMPLES[name], f"{PAGE.name}: {name}", "exec"), names)  # noqa: S102 - our own page
     page = [line.removeprefix("# ") for line in PAGE.read_text(encoding="utf-8").splitlines()]

@@ -18,7 +18,7 @@ from hgnetv2_pipeline.weights import formula, zoo
 from hgnetv2_pipeline.weights.load import load_weights, write_pdparams
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paddle_logits.json").read_text())
-ALL = [*VARIANTS, *hgnet.TEACHERS]
+ALL = [*VARIANTS, *hgnet.HGNET_SIZES]
 PARAMETERS = {
     "b0": 5_996_550, "b1": 6_343_158, "b2": 11_221_356, "b3": 16_292_216,
     "b4": 19_796_680, "b5": 39_569_064, "b6": 75_256_776,
@@ -66,7 +66,7 @@ def test_logits_and_names_are_paddles_through_a_weight_file(name, tmp_path):
 @pytest.mark.parametrize("variant", ALL)
 def test_the_table_of_costs_is_what_the_network_costs(variant):
     with torch.device("meta"):
-        profile = cost.profile(create.create_model(variant))
+        profile = cost.measure_cost(create.create_model(variant))
     assert (profile.params, profile.macs) == zoo.COSTS[variant]
     if variant in PARAMETERS:
         assert profile.params == PARAMETERS[variant]
@@ -75,7 +75,7 @@ def test_the_table_of_costs_is_what_the_network_costs(variant):
 def test_profiling_leaves_the_network_alone():
     model = create.create_model("b0", 3).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    small, large = cost.profile(model, 32), cost.profile(model, 64)
+    small, large = cost.measure_cost(model, 32), cost.measure_cost(model, 64)
     assert small.params == large.params
     assert large.macs > 3 * small.macs
     assert model.training

@@ -21,7 +21,7 @@ LAYOUTS = [torch.channels_last, torch.contiguous_format]
 def plain() -> Iterator[None]:
     """The layers as they are written."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_training, "recording", lambda *given: False)
+        patch.setattr(fast_training, "is_recording", lambda *given: False)
         yield
 
 
@@ -133,7 +133,7 @@ def test_gradients_under_autocast_point_where_float32s_do(variant, device, dtype
     for spare in (True, False):
         with torch.autocast(device, dtype), pytest.MonkeyPatch.context() as patch:
             if not spare:
-                patch.setattr(fast_training, "recording", lambda *given: False)
+                patch.setattr(fast_training, "is_recording", lambda *given: False)
             found = everything(network, x)
         names = [name for name, _ in network.named_parameters()]
         one = torch.cat([found[name].flatten() for name in names])

@@ -22,7 +22,7 @@ from hgnetv2_pipeline.pipelines.export.nodes import export
 from hgnetv2_pipeline.project import models
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
-from hgnetv2_pipeline.project.params import ExportParams
+from hgnetv2_pipeline.project.params import EvaluationParams, ExportParams
 from hgnetv2_pipeline.weights.load import save_weights
 from tiny_project import run_of
 
@@ -115,7 +115,7 @@ def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
     kit = json.loads((folder / "tensorrt-kit/kit.json").read_text())
     assert [graph["name"] for graph in kit["graphs"]] == ["clip-fp32", "clip-tf32"]
     assert (kit["packed"], kit["profile"]["most"]) == (4, 8)
-    # Spread over all of val, which lies there class by class, whatever the gate looks at.
+    # Spread over all of val, which is there class by class, whatever the gate looks at.
     packed = np.load(folder / "tensorrt-kit/validation.npz")
     assert packed["labels"].tolist() == [number % 3 for number in (0, 3, 5, 8)]
 
@@ -130,10 +130,11 @@ def test_precisions_are_calibrated_judged_and_then_evaluated_by_the_engine_that_
     assert gate["images"] == "9 of 9 val images of shapes"
 
     def top1(engine: str, precision: str) -> dict[str, Any]:
-        return models.evaluate(
-            identity, identity.model, lists, "val", device="cpu", batch_size=4, workers=0,
-            max_bad=0.0, engine=engine, precision=precision,
-        ).metrics  # fmt: skip
+        how = EvaluationParams(
+            engine=engine, precision=precision, batch_size=4, workers=0, max_bad=0.0,
+            resize_short=None, fast=False,
+        )  # fmt: skip
+        return models.evaluate(run_of(identity), identity.model, lists, "val", how).metrics
 
     assert top1("torch", "fp32")["top1_count"] == top1("ort", "fp32")["top1_count"]
     assert top1("ort", "fp32")["top1_count"] == gate["top1_fp32"]

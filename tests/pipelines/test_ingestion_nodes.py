@@ -70,7 +70,7 @@ def test_near_copies_of_the_test_folder_are_reported_and_left_out_if_asked(folde
     }  # fmt: skip
     used = [read_list(lists / f"{name}_list.txt") for name in ("train", "val", "test")]
     assert sum(map(len, used)) == 26
-    assert "No image of train or val stands in val or test" in page.read_text("utf-8")
+    assert "No image of train or val is in val or test" in page.read_text("utf-8")
 
 
 def test_copies_in_the_test_folder_stop_ingestion_and_near_ones_do_not(

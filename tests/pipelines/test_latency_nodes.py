@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hgnetv2_pipeline import processor
-from hgnetv2_pipeline.datasets import Unchanged
+from hgnetv2_pipeline.datasets import ReusedRecord
 from hgnetv2_pipeline.deployment.engines.ladder import model_file
 from hgnetv2_pipeline.deployment.export.precisions import convert_onnx
 from hgnetv2_pipeline.deployment.timing import machine
@@ -18,7 +18,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.latency.nodes import measure
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.params import LatencyParams
-from hgnetv2_pipeline.project.results import newly_made
+from hgnetv2_pipeline.project.results import is_newly_made
 from tiny_project import run_of
 
 MODEL = "train/b0/seed=0"
@@ -59,10 +59,10 @@ def test_models_engines_and_batch_sizes_are_swept_and_kept(exported: Identity) -
     assert read_json(folder / "ort-fp32-bs1.json") == rows[0]
     assert read_json(folder.parents[2] / "scratch/b0/ort-fp32-bs2.json") == rows[3]
     assert len(history["rows"]) == 6
-    assert newly_made(folder / "latency.json")
+    assert is_newly_made(folder / "latency.json")
     again, nothing = run(exported, params)
     assert again == summary
-    assert isinstance(nothing, Unchanged)
+    assert isinstance(nothing, ReusedRecord)
 
 
 def test_pytorch_runs_the_weights_in_the_precision_asked_for(exported: Identity) -> None:
@@ -87,7 +87,7 @@ def test_another_device_for_pytorch_is_another_measurement(exported: Identity) -
     assert read_json(kept)["params"]["device"] == "cpu"
     if not torch.cuda.is_available():  # auto is what it finds
         _, _, nothing = measure(run_of(who, device="auto"), params, exported.folder("export"))
-        assert isinstance(nothing, Unchanged)
+        assert isinstance(nothing, ReusedRecord)
 
 
 def test_another_machine_or_version_is_another_measurement(
@@ -96,7 +96,7 @@ def test_another_machine_or_version_is_another_measurement(
     params = parameters()
     run(exported, params)
     _, nothing = run(exported, params)
-    assert isinstance(nothing, Unchanged)
+    assert isinstance(nothing, ReusedRecord)
     here = machine.what_runs_here()
     assert here["onnxruntime"] and here["cpu"] == processor.describe()
     monkeypatch.setattr(machine, "what_runs_here", lambda: here | {"onnxruntime": "9.9"})

@@ -32,8 +32,8 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
     audit,
     deduplicate,
     estimate_purity,
+    score_hidden_images,
     score_pool,
-    score_probes,
     select,
 )
 from hgnetv2_pipeline.processes import specs
@@ -96,8 +96,8 @@ class Project:
 
     def audit(self, lists: Path, scores: Path, mined: Path, params: MiningParams) -> dict[str, Any]:
         run, teacher = self.run, self.run.folder("train_teacher")
-        probes = score_probes(run, params, lists, teacher, scores)
-        purity = estimate_purity(run, params, lists, scores, mined, probes)
+        hidden = score_hidden_images(run, params, lists, teacher, scores)
+        purity = estimate_purity(run, params, lists, scores, mined, hidden)
         counts: dict[str, Any] = read_json(audit(run, params, lists, scores, mined, purity)[1])
         return counts
 
@@ -447,7 +447,7 @@ def test_label_mode_zero_writes_label_0_for_what_was_mined(usual: Project, plain
 
 
 def test_by_typicality_all_that_is_like_the_labelled_images_is_mined(project: Project) -> None:
-    """Scores, hidden probes and the labelled images themselves are measured by one reference."""
+    """Scores, hidden images and the labelled images themselves are measured by one reference."""
     lists = project.ingest()
     by_confidence = project.mine_from(lists, k=1000).raw
     typical = project.mine_from(lists, True, rank_by="typicality", k=None, min_conf=0.3)

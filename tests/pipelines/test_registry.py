@@ -1,4 +1,4 @@
-"""Every registered pipeline runs alone, and the catalog knows all that lies between nodes."""
+"""Every registered pipeline runs alone, and the catalog knows all that is between nodes."""
 
 from __future__ import annotations
 

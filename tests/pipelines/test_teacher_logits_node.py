@@ -13,7 +13,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.pipelines.training.nodes import store_teacher_logits
 from hgnetv2_pipeline.project.identity import resolve
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
-from hgnetv2_pipeline.project.training.runs import stored_logits
+from hgnetv2_pipeline.project.training.runs import logits_store
 from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from run_params import parameters
@@ -69,7 +69,7 @@ def test_online_nothing_is_stored_and_the_log_says_so(
     assert folder == project["run"].folder("teacher_logits")
     assert list(folder.iterdir()) == []
     assert "no teacher logits are stored" in caplog.text
-    assert stored_logits(project["run"], logits(source="online")) is None
+    assert logits_store(project["run"], logits(source="online")) is None
 
 
 def test_a_store_is_planned_made_reused_and_made_again_for_other_views(

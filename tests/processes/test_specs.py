@@ -15,7 +15,7 @@ from hgnetv2_pipeline.processes import specs
 from hgnetv2_pipeline.processes.specs import (
     local_rank,
     read_spec,
-    run_spec,
+    run_from_file,
     run_specs,
     shares,
     torchrun_share,
@@ -36,7 +36,7 @@ import os, sys
 from pathlib import Path
 from pydantic import BaseModel
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.processes.specs import read_spec, run_spec
+from hgnetv2_pipeline.processes.specs import read_spec, run_from_file
 
 class Job(BaseModel):
     words: str
@@ -50,7 +50,7 @@ def work(path):
     done = f"{job.words} {job.rank}/{job.world_size} {os.environ['OMP_NUM_THREADS']}"
     path.with_suffix(".out").write_text(done)
 
-sys.exit(run_spec(work, "a job of the tests"))
+sys.exit(run_from_file(work, "a job of the tests"))
 """
 
 
@@ -144,5 +144,5 @@ def test_of_many_processes_the_first_alone_says_what_is_well(
         logging.info("all is well")
         logging.warning("take care")
 
-    assert run_spec(work, "", [str(tmp_path / "spec.json")]) == 0
+    assert run_from_file(work, "", [str(tmp_path / "spec.json")]) == 0
     assert caplog.messages == said

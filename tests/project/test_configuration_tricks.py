@@ -83,7 +83,7 @@ TRICKS = {
     "tag of one's own": ("x: !thing 1\n", "tag !thing"),
     "anchors without end": (BOMB, "100,000 values"),
     "an anchor in itself": ("x: &x [*x]\n", "an anchor holds itself"),
-    "key twice": ("train:\n  lr: 0.1\n  lr: 0.2\n", "line 3: the key lr stands twice"),
+    "key twice": ("train:\n  lr: 0.1\n  lr: 0.2\n", "line 3: the key lr appears twice"),
     "block twice": ("train: {steps: 3}\nmlflow: true\ntrain: {steps: 4}\n", "key train .*twice"),
     "too deep": ("x: " + "[" * 30_000 + "\n", "nested too deep|is no YAML"),
     "cut": ("train: {steps: 3\n", "is no YAML"),

@@ -233,11 +233,13 @@ def test_a_store_that_cannot_be_used_is_told_before_the_work(
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with an environment ``tiny`` of two classes."""
-    from hgnetv2_pipeline.commands.init import init
+    from hgnetv2_pipeline.commands.init import write_environment
 
     project = copy_project(tmp_path_factory.mktemp("trouble") / "project")
     write_classes(project.parent / "labelled", ("ab", "cd"), per_class=8)
-    init(project, "tiny", labelled=project.parent / "labelled", pool=None, test=None, variant="b0")
+    write_environment(
+        project, "tiny", labelled=project.parent / "labelled", pool=None, test=None, variant="b0"
+    )
     return project
 
 

@@ -45,7 +45,7 @@ def project(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSpec, int | None]]:
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunSpec, int | None]]:
     """The runs that were planned: a second a step, 100 MB; the teacher takes 0.5 s an image."""
     asked: list[tuple[RunSpec, int | None]] = []
 
@@ -67,7 +67,7 @@ def rows(text: str) -> dict[str, str]:
 
 
 def test_whole_chain_from_nothing_but_lists(
-    project: dict[str, Any], probed: list[tuple[RunSpec, int | None]]
+    project: dict[str, Any], timed: list[tuple[RunSpec, int | None]]
 ) -> None:
     text = plan_chain(project, CHAIN)
     found = rows(text)
@@ -81,7 +81,7 @@ def test_whole_chain_from_nothing_but_lists(
     assert "assumed: the teacher is as fast as scratch:b0 + scratch:b0" in text
     assert "stage 1 has 124 images, 4 labelled and 120 mined (mining.k=60 per class)" in text
     assert "NOT ENOUGH" not in text
-    stage1 = next(spec for spec, images in probed if images == 124)
+    stage1 = next(spec for spec, images in timed if images == 124)
     assert stage1.teacher is not None
     assert stage1.teacher.members == ["scratch:b0"] * 2
 
@@ -89,7 +89,7 @@ def test_whole_chain_from_nothing_but_lists(
 @pytest.mark.parametrize("has", [[], ["avx512_bf16"]])
 def test_every_precision_that_is_slow_here_is_told_where_it_was_chosen(
     project: dict[str, Any],
-    probed: list[tuple[RunSpec, int | None]],
+    timed: list[tuple[RunSpec, int | None]],
     monkeypatch: pytest.MonkeyPatch,
     has: list[str],
 ) -> None:
@@ -99,7 +99,7 @@ def test_every_precision_that_is_slow_here_is_told_where_it_was_chosen(
     project["train_teacher"]["recipe"] |= {"amp": "bf16"}
     project["ssld_stage2"] |= {"amp": "bf16"}
     project["train"] |= {"amp": "bf16"}  # no part of this chain
-    project["ssld_stage1"] |= {"amp": "bf16", "mode": "auto"}  # the probe will choose
+    project["ssld_stage1"] |= {"amp": "bf16", "mode": "auto"}  # a trial will choose
     project["teacher_logits"] |= {"source": "stored", "amp": "bf16"}
     project["evaluation"] |= {"engine": "torch", "precision": "bf16"}
     text = plan_chain(project, CHAIN)
@@ -114,16 +114,16 @@ def test_every_precision_that_is_slow_here_is_told_where_it_was_chosen(
 
 
 def test_stored_answers_take_a_pass_and_steps_without_a_teacher(
-    project: dict[str, Any], probed: list[tuple[RunSpec, int | None]]
+    project: dict[str, Any], timed: list[tuple[RunSpec, int | None]]
 ) -> None:
     project["teacher_logits"] |= {"source": "stored", "views": 10}
     found = rows(plan_chain(project, {"ssld_stage1"}))
     assert "to do 1,240 10 min 20 s 10%" in found["teacher logits, 10 views"]
-    assert [spec.teacher for spec, _ in probed] == [None]
+    assert [spec.teacher for spec, _ in timed] == [None]
 
 
 def test_what_is_there_is_not_planned_and_further_runs_are_counted(
-    project: dict[str, Any], probed: list[tuple[RunSpec, int | None]]
+    project: dict[str, Any], timed: list[tuple[RunSpec, int | None]]
 ) -> None:
     project["train_teacher"] |= {"source": ["hgnet_small.ssld"]}
     identity = Identity.model_validate(project["this_run"]["identity"])
@@ -137,14 +137,14 @@ def test_what_is_there_is_not_planned_and_further_runs_are_counted(
     assert "finished" in found["mining: scores"]
     # 150 supervised, 180 at equal steps, 150 unmined.
     assert "480 8 min 0 s 300 MB" in found["comparison, 3 runs"]
-    [stage1] = [spec for spec, images in probed if images]
+    [stage1] = [spec for spec, images in timed if images]
     assert stage1.teacher is not None
     assert stage1.teacher.members == ["scratch:hgnet_small"]
 
 
 def test_a_finished_arm_of_the_comparison_costs_nothing(
     project: dict[str, Any],
-    probed: list[tuple[RunSpec, int | None]],
+    timed: list[tuple[RunSpec, int | None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from hgnetv2_pipeline.pipelines.comparison.nodes import train_arms

@@ -1,4 +1,4 @@
-"""Whether a finished result still stands: nothing finished is overwritten, lost or made twice."""
+"""Whether a finished result is still valid: nothing finished is overwritten, lost or made twice."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from synthetic_inputs import comparison_rows
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import tables
-from hgnetv2_pipeline.reporting.comparison import difference, explain, summarise_arms
+from hgnetv2_pipeline.reporting.comparison import difference, explain_arms, summarise_arms
 
 
 def arm(name: str, hits: list[int], n: int = 1000, **more: Any) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def arm(name: str, hits: list[int], n: int = 1000, **more: Any) -> list[dict[str
 
 
 def said(*rows: list[dict[str, Any]]) -> str:
-    return " ".join(explain(summarise_arms([row for part in rows for row in part])))
+    return " ".join(explain_arms(summarise_arms([row for part in rows for row in part])))
 
 
 def test_arms_come_in_the_order_of_the_story_whatever_the_order_of_rows() -> None:

@@ -77,5 +77,5 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path, classes: int, leaks
     assert f"All {classes:,} classes" in text and "looks like y.jpg of val" in text
     for name in (0, classes - 1):
         assert f"class {name} &lt;script&gt;" in text
-    said = "nearly the same" if leaks else "No image of train or val stands in val or test"
+    said = "nearly the same" if leaks else "No image of train or val is in val or test"
     assert said in text

@@ -138,7 +138,7 @@ def test_log_ticks_are_one_two_and_five() -> None:
 @given(st.integers(1, 2000))
 def test_thinning_keeps_the_last_point_and_the_limit(n: int) -> None:
     points = [(float(i), float(i * i)) for i in range(n)]
-    kept = figures.thinned(points, most=50)
+    kept = figures.thin(points, most=50)
     assert len(kept) == min(n, 50)
     assert kept[-1] == points[-1]
     assert list(kept) == sorted(kept)
@@ -146,7 +146,7 @@ def test_thinning_keeps_the_last_point_and_the_limit(n: int) -> None:
 
 def test_a_thinned_line_keeps_the_mean() -> None:
     points = [(float(i), float(i % 2)) for i in range(1001)]
-    assert all(0.3 <= y <= 0.7 for _, y in figures.thinned(points, most=101)[:-1])
+    assert all(0.3 <= y <= 0.7 for _, y in figures.thin(points, most=101)[:-1])
 
 
 def test_equal_values_still_make_a_drawing() -> None:

@@ -14,6 +14,7 @@ from synthetic_inputs import CLASSES, HOSTILE, PURITY, mined_classes, mining_aud
 from test_dataset_page import Balanced
 
 from hgnetv2_pipeline.reporting.figures import Spread, spreads
+from hgnetv2_pipeline.reporting.inputs import ReportInputs
 from hgnetv2_pipeline.reporting.mining_page import build_mining_page
 
 PAIRS = (
@@ -34,9 +35,13 @@ def build(folder: Path, names: list[str], pairs: str = PAIRS, **changes: Any) ->
     for name in ("top", "bottom", "removed", "review"):
         (folder / "sheets" / f"{name}.png").write_bytes(png(760, 210))
     page = build_mining_page(
-        folder, folder / "page.html", purity=folder / "purity.csv", dataset="mine",
+        folder, folder / "page.html",
+        ReportInputs(
+            dataset="mine", run_command="kedro run --env mine",
+            mining_purity=folder / "purity.csv",
+        ),
         teacher="two_b0", params=[("mining.k", None, "images per class"), ("mining.top_p", 1, "")],
-        review="../../re view/review.csv", command="kedro run --env mine",
+        review="../../re view/review.csv",
     )  # fmt: skip
     return page.read_text(encoding="utf-8")
 
@@ -94,7 +99,7 @@ def test_nothing_removed_and_nothing_in_doubt_is_said(tmp_path: Path) -> None:
     assert "Not shown" not in text
 
 
-def test_probes_the_teacher_was_trained_on_are_called_that(tmp_path: Path) -> None:
+def test_hidden_images_the_teacher_was_trained_on_are_called_that(tmp_path: Path) -> None:
     found = {**mining_audit()["estimate"], "set": "train"}
     assert "The teacher was trained on these" in build(tmp_path, CLASSES, estimate=found)
 

@@ -30,7 +30,7 @@ def test_a_row_an_evaluation_and_a_row_a_class() -> None:
     (row,) = accuracy.map_table([one]).records()
     assert row["mAP %"] == f"{100 * one['map']:.2f}"
     assert (row["images"], row["left out"], row["classes"]) == ("80", "1", "2")
-    rows = accuracy.class_table(one).records()
+    rows = accuracy.class_metrics_table(one).records()
     assert rows[-1]["class"] == "gnu" and rows[-1]["AP %"] == "–"
     assert rows[0]["AP %"] <= rows[1]["AP %"]
 

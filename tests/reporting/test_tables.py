@@ -170,7 +170,7 @@ def test_the_data_table_shows_sets_and_drops_what_nobody_counts() -> None:
 
 def test_sets_come_in_their_usual_order_and_only_shared_bytes_are_listed() -> None:
     summary = json.loads(json.dumps(dataset_summary(), sort_keys=True))
-    assert list(data.sets_of(summary)) == ["train", "val", "pool"]
+    assert list(data.dataset_sets(summary)) == ["train", "val", "pool"]
     shared = data.shared_table(summary)
     assert shared is not None
     assert shared.rows == (("val", "pool", "12"),)
@@ -270,5 +270,5 @@ def test_the_zoo_gives_the_figures_of_the_seed_page() -> None:
 
 
 def test_class_names_default_to_their_numbers() -> None:
-    assert tables.class_names({"confusion": [[1, 0], [0, 1]]}) == ["0", "1"]
-    assert tables.class_names(evaluation("m", 611)) == CLASSES
+    assert tables.evaluated_classes({"confusion": [[1, 0], [0, 1]]}) == ["0", "1"]
+    assert tables.evaluated_classes(evaluation("m", 611)) == CLASSES

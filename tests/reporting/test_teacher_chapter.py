@@ -12,13 +12,13 @@ from synthetic_inputs import teacher
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.reporting.blocks import Text
 from hgnetv2_pipeline.reporting.chapters.teacher import teacher_blocks
-from hgnetv2_pipeline.reporting.inputs import Ledger
+from hgnetv2_pipeline.reporting.inputs import FileLedger
 
 
 def texts(tmp_path: Path, record: dict[str, Any]) -> list[str]:
     write_json(tmp_path / "teacher.json", record)
     inputs: Any = SimpleNamespace(own={"teacher": tmp_path / "teacher.json"})
-    return [b.text for b in teacher_blocks(inputs, Ledger()) if isinstance(b, Text)]
+    return [b.text for b in teacher_blocks(inputs, FileLedger()) if isinstance(b, Text)]
 
 
 @pytest.mark.parametrize("teaches", [True, False])

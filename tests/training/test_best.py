@@ -12,7 +12,7 @@ from train_recipes import recipe
 
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.training import run
-from hgnetv2_pipeline.training.best import best_steps, without_gain
+from hgnetv2_pipeline.training.best import best_steps, count_without_gain
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.state import Score
@@ -45,7 +45,7 @@ STOPPING: dict[str, Any] = {
 )
 def test_evaluations_without_gain(values: list[float], min_delta: float, since: int) -> None:
     evaluations = [(step, value, "raw") for step, value in enumerate(values)]
-    assert without_gain(evaluations, min_delta) == since
+    assert count_without_gain(evaluations, min_delta) == since
 
 
 def test_best_evaluations_of_equals_the_later() -> None:
@@ -64,7 +64,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     def score(network: Any, spec: Any, prepared: Any, *rest: Any) -> Score:
         return Score(10, RIGHT[prepared.state.step], None)
 
-    monkeypatch.setattr(run, "score", score)
+    monkeypatch.setattr(run, "score_on_val", score)
 
 
 def files(spec: RunSpec) -> dict[str, bytes]:

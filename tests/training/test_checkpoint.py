@@ -29,7 +29,7 @@ from hang_guard import HANG
 from hgnetv2_pipeline import stopping
 from hgnetv2_pipeline.errors import DataError, DiskFullError, Interrupted, ParameterError
 from hgnetv2_pipeline.stopping import stop_on_signal
-from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
+from hgnetv2_pipeline.training.checkpoint import load_checkpoint, lock_checkpoints, save_checkpoint
 from hgnetv2_pipeline.training.launch import WORKER_IMPORTS
 
 WHO = {"training": {"lr": 0.5, "loss": {"name": "ce"}}, "seed": 0}
@@ -182,8 +182,8 @@ def test_two_runs_in_one_folder_the_second_is_refused(tmp_path: Path) -> None:
         f"""
         import time
         from pathlib import Path
-        from hgnetv2_pipeline.training.checkpoint import locked
-        with locked(Path({str(tmp_path / "checkpoints")!r})):
+        from hgnetv2_pipeline.training.checkpoint import lock_checkpoints
+        with lock_checkpoints(Path({str(tmp_path / "checkpoints")!r})):
             print("held", flush=True)
             time.sleep(60)
         """
@@ -192,16 +192,19 @@ def test_two_runs_in_one_folder_the_second_is_refused(tmp_path: Path) -> None:
     try:
         assert other.stdout is not None
         assert other.stdout.readline().strip() == "held"
-        with pytest.raises(ParameterError, match=f"process {other.pid} on"), locked(checkpoints):
+        with (
+            pytest.raises(ParameterError, match=f"process {other.pid} on"),
+            lock_checkpoints(checkpoints),
+        ):
             pytest.fail("the folder was held by two")
     finally:
         other.send_signal(signal.SIGKILL)
         other.communicate()
     # The one that held it is dead: the lock is taken over.
     (checkpoints / ".step=00000007.123.tmp").mkdir()
-    with locked(checkpoints):
+    with lock_checkpoints(checkpoints):
         assert names(checkpoints) == [], "half-written directories are swept"
-        with pytest.raises(ParameterError, match="this one"), locked(checkpoints):
+        with pytest.raises(ParameterError, match="this one"), lock_checkpoints(checkpoints):
             pytest.fail("the folder was held twice")
 
 

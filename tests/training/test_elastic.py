@@ -40,7 +40,7 @@ from hgnetv2_pipeline.processes.elastic import join_command
 from hgnetv2_pipeline.processes.elastic_worker import refusal
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.training import launch
-from hgnetv2_pipeline.training.checkpoint import locked
+from hgnetv2_pipeline.training.checkpoint import lock_checkpoints
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 from hgnetv2_pipeline.training.launch import agents_of, train_many
 from hgnetv2_pipeline.training.run import train_run
@@ -282,7 +282,7 @@ def test_processes_save_and_end_when_the_one_that_started_them_is_killed(job: Jo
     finally:
         if alive(first):
             os.kill(first, signal.SIGKILL)
-    with locked(checkpoints):
+    with lock_checkpoints(checkpoints):
         assert len(list(checkpoints.glob("step=*"))) == 1
 
 

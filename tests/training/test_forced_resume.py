@@ -93,7 +93,7 @@ def test_best_weights_of_another_val_list_do_not_count(
     [
         ({"optimizer": ADAMW}, {}, r"step 3 does not fit this run .*another rule"),
         ({}, {"num_classes": 3, "classes": ["red", "blue", "green"]}, "classes, optimizer.name"),
-        ({"steps": 2}, {}, "stands at step 3, but the run now has 2"),
+        ({"steps": 2}, {}, "is at step 3, but the run now has 2"),
         ({"batch_size": 4}, {}, "so far were of 8 images, .* of 4: .* keep .* at 8"),
     ],
 )

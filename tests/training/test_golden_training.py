@@ -18,7 +18,11 @@ from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training.config import LossConfig, OptimizerConfig
-from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised
+from hgnetv2_pipeline.training.objectives import (
+    DistillationObjective,
+    Objective,
+    SupervisedObjective,
+)
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups, set_lr
 from hgnetv2_pipeline.training.schedule import Schedule
 from hgnetv2_pipeline.training.state import State
@@ -85,12 +89,12 @@ def losses_of(student: nn.Module, objective: Objective) -> tuple[list[float], li
 
 
 def supervised() -> Objective:
-    return Supervised(as_it_is, 0.1)
+    return SupervisedObjective(as_it_is, 0.1)
 
 
 def distilled() -> Objective:
     teacher = Teacher([Member(filled("hgnet_tiny"), as_it_is)], bn="batch")
-    return Distilled(as_it_is, teacher, LossConfig.model_validate(SSLD))
+    return DistillationObjective(as_it_is, teacher, LossConfig.model_validate(SSLD))
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training import loop, losses, plan, run
 from hgnetv2_pipeline.training.config import DistributedConfig, LossConfig, RunSpec
-from hgnetv2_pipeline.training.objectives import Distilled, Supervised
+from hgnetv2_pipeline.training.objectives import DistillationObjective, SupervisedObjective
 from hgnetv2_pipeline.training.plan import Plan, plan_run, relief, slow_amp
-from hgnetv2_pipeline.training.prepare import synchronised
+from hgnetv2_pipeline.training.prepare import synchronise_batch_norm
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.schedule import lr_at
 from hgnetv2_pipeline.training.state import State
@@ -82,7 +82,7 @@ def test_frozen_teacher_never_drifts(network: Callable[[int], nn.Module], bn: An
     model, student = network(1), network(2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     teacher = Teacher([Member(model, view)], bn=bn)
-    objective = Distilled(view, teacher, LossConfig.model_validate(SSLD))
+    objective = DistillationObjective(view, teacher, LossConfig.model_validate(SSLD))
     for _ in range(3):
         loss, _ = objective(student, IMAGES, torch.full((6,), -1))
         loss.backward()
@@ -105,7 +105,7 @@ def test_labels_enter_a_distillation_by_their_weight_and_only_where_known(
     student, teacher = network(2).eval(), Teacher([Member(network(1), view)], bn="eval")
     config = {**SSLD, "gt_weight": 0.25, "label_smoothing": 0.1}
     labels = torch.tensor([0, -1, 2, -1, 3, 1])
-    loss, counts = Distilled(view, teacher, LossConfig.model_validate(config))(
+    loss, counts = DistillationObjective(view, teacher, LossConfig.model_validate(config))(
         student, IMAGES, labels
     )
     logits, known = student(view(IMAGES)), labels >= 0
@@ -113,7 +113,7 @@ def test_labels_enter_a_distillation_by_their_weight_and_only_where_known(
     truth = losses.label_smoothing_cross_entropy(logits[known], labels[known], 0.1)
     torch.testing.assert_close(loss, 0.75 * distilled + 0.25 * truth)
     assert counts["teacher_agreement"] == (logits.argmax(1) == teacher(IMAGES).argmax(1)).sum()
-    nobody, _ = Distilled(view, teacher, LossConfig.model_validate(config))(
+    nobody, _ = DistillationObjective(view, teacher, LossConfig.model_validate(config))(
         student, IMAGES, torch.full((6,), -1)
     )
     torch.testing.assert_close(nobody, distilled)
@@ -133,7 +133,7 @@ def test_every_distillation_loss_is_the_one_named(
 ) -> None:
     config = {**SSLD, "name": name, "temperature": 4.0 if name == "kl" else 1.0}
     student, teacher = network(2).eval(), Teacher([Member(network(1), view)], bn="eval")
-    loss, _ = Distilled(view, teacher, LossConfig.model_validate(config))(
+    loss, _ = DistillationObjective(view, teacher, LossConfig.model_validate(config))(
         student, IMAGES, torch.zeros(6, dtype=torch.long)
     )
     torch.testing.assert_close(loss, expected(student(view(IMAGES)), teacher(IMAGES)))
@@ -143,13 +143,13 @@ def test_every_distillation_loss_is_the_one_named(
 def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``explode_in({2})``: the loss of step 2 is NaN, after a forward pass on absurd images; or of
     a sound pass the ``gradient`` is."""
-    plain = Supervised.__call__
+    plain = SupervisedObjective.__call__
     calls: list[int] = []
 
     def arm(steps: set[int], what: str = "loss") -> None:
         calls.clear()
 
-        def call(self: Supervised, student: nn.Module, *batch: Any) -> Any:
+        def call(self: SupervisedObjective, student: nn.Module, *batch: Any) -> Any:
             calls.append(len(calls))
             loss, counts = plain(self, student, *batch)
             if calls[-1] in steps:
@@ -159,7 +159,7 @@ def explode_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 loss = loss * math.nan
             return loss, counts
 
-        monkeypatch.setattr(Supervised, "__call__", call)
+        monkeypatch.setattr(SupervisedObjective, "__call__", call)
 
     return arm
 
@@ -230,7 +230,7 @@ def test_what_is_not_finite_behind_a_layer_reaches_the_gradients_that_are_looked
         ema=None,
     )
     step = Step(
-        state, student, Supervised(view, 0.1), device=torch.device("cpu"),
+        state, student, SupervisedObjective(view, 0.1), device=torch.device("cpu"),
         world=World(0, 1, 0), amp="off", clip_norm=None, seed=0,
     )  # fmt: skip
     assert sum(p.numel() for p in step.judged) < sum(p.numel() for p in step.weights) / 10
@@ -300,7 +300,7 @@ def test_rare_class_is_drawn_as_often_or_weighs_as_much(
     assert 0.35 < float(np.mean(labels)) < 0.65
     weighted = job("weighted", class_balance="weights", spec=spec)
     prepared = run.prepare(weighted, device=torch.device("cpu"), world_size=1)
-    assert isinstance(prepared.objective, Supervised)
+    assert isinstance(prepared.objective, SupervisedObjective)
     torch.testing.assert_close(
         prepared.objective.class_weights, torch.tensor([13 / 22, 13 / 4], dtype=torch.float32)
     )
@@ -363,21 +363,23 @@ def test_progress_tells_the_share_of_waiting(job: Job, monkeypatch: pytest.Monke
 
 def test_plan_projects_a_run_without_writing_anything(job: Job) -> None:
     spec = job("run", epochs=4.0, steps=None, batch_size=7, eval_every=1.0)
-    plan = plan_run(spec, probe_steps=2)
+    plan = plan_run(spec, timed_steps=2)
     assert (plan.images, plan.steps, plan.images_seen) == (21, 12, 84)
     assert plan.seconds > 0
     assert plan.memory_bytes > 10**8
-    assert plan_run(spec, probe_steps=1, images=210).steps == 120, "a list that is yet to be made"
+    assert plan_run(spec, timed_steps=1, images=210).steps == 120, "a list that is yet to be made"
     assert "21 images, 12 steps (84 images seen), about 0 min" in str(plan)
     assert not spec.out.exists()
     train_run(spec)
     written = sum(path.stat().st_size for path in spec.out.rglob("*") if path.is_file())
     assert plan.disk_bytes > 0.8 * written
     with pytest.raises(ParameterError, match="at least 1"):
-        plan_run(spec, probe_steps=0)
+        plan_run(spec, timed_steps=0)
 
 
-def test_plan_gives_the_memory_of_its_probe_back(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_gives_the_memory_of_its_timed_steps_back(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     students, left = [], []
 
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -387,7 +389,7 @@ def test_plan_gives_the_memory_of_its_probe_back(job: Job, monkeypatch: pytest.M
 
     monkeypatch.setattr(plan, "prepare", watched)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(students[0]()))
-    plan_run(job("run"), probe_steps=1)
+    plan_run(job("run"), timed_steps=1)
     assert left == [None], "the GPU's memory is free for the processes that train"
 
 
@@ -475,7 +477,7 @@ def test_plan_names_a_precision_that_is_slow_here_where_it_was_chosen(
     if amp == "bf16" and not has and mode == "as_set":
         assert f"{spec.stage}.amp=bf16: this processor has no bf16 units" in told
         assert told.endswith(f"set {spec.stage}.amp=off")
-        assert str(plan_run(spec, probe_steps=1)).endswith(f"; {told}")
+        assert str(plan_run(spec, timed_steps=1)).endswith(f"; {told}")
     else:
         assert told == ""
     assert slow_amp(spec.config, spec.place, torch.device("cuda")) == ""
@@ -508,10 +510,10 @@ def _objective(kind: str) -> tuple[Any, Answers | None]:
         return images.double() / 255
 
     if kind == "labels":
-        return Supervised(double, 0.1), None
+        return SupervisedObjective(double, 0.1), None
     numbers = torch.rand(6, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     logps, ids = numbers.log_softmax(1).topk(3)
-    return Distilled(double, None, LossConfig.model_validate(SSLD)), Answers(ids, logps)
+    return DistillationObjective(double, None, LossConfig.model_validate(SSLD)), Answers(ids, logps)
 
 
 @pytest.mark.parametrize("kind", ["labels", "stored answers"])
@@ -569,7 +571,7 @@ def test_loss_of_several_processes_is_their_mean_and_counts_are_sums() -> None:
         step = Step(
             state,
             student,
-            Supervised(view, 0.1),
+            SupervisedObjective(view, 0.1),
             device=torch.device("cpu"),
             world=world,
             amp="off",
@@ -602,7 +604,7 @@ def test_gradients_are_clipped_by_their_global_norm(scaled: bool, device: str) -
             None,
         ),
         student,
-        Supervised(lambda images: images / 255, 0.1),
+        SupervisedObjective(lambda images: images / 255, 0.1),
         device=torch.device(device),
         world=World(0, 1, 0),
         amp="off",
@@ -698,7 +700,7 @@ def test_parts_that_are_not_equal_and_bn_over_cpus_are_refused(job: Job) -> None
         run.prepare(job("run", sync_bn=True), device=torch.device("cpu"), world_size=2)
     student = create_model("nano", 2)
     names = list(student.state_dict())
-    synced = synchronised(student, torch.device("cuda"))
+    synced = synchronise_batch_norm(student, torch.device("cuda"))
     assert list(synced.state_dict()) == names
     assert any(isinstance(module, nn.SyncBatchNorm) for module in synced.modules())
 

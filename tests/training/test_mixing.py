@@ -12,7 +12,7 @@ from train_recipes import ASL, BCE, LABELS, SSLD, recipe, values
 from hgnetv2_pipeline.training.config import LossConfig, TrainConfig
 from hgnetv2_pipeline.training.losses import label_smoothing_cross_entropy
 from hgnetv2_pipeline.training.mixing import Mixing, _cut_out
-from hgnetv2_pipeline.training.objectives import MultiLabel, Supervised
+from hgnetv2_pipeline.training.objectives import MultiLabelObjective, SupervisedObjective
 
 IMAGES = torch.randn(6, 3, 12, 16, generator=torch.Generator().manual_seed(0))
 
@@ -103,7 +103,7 @@ def test_the_loss_is_that_of_timms_soft_targets(mixing, epsilon, timm_mixup):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 5))
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
-    objective = Supervised(lambda images: images, epsilon, None, mixing)
+    objective = SupervisedObjective(lambda images: images, epsilon, None, mixing)
     torch.manual_seed(11)
     loss, counts = objective(network, IMAGES, labels)
     pixels, share = mixed(mixing, 11)
@@ -122,7 +122,9 @@ def test_the_loss_is_that_of_timms_soft_targets(mixing, epsilon, timm_mixup):
 def test_right_is_the_label_with_the_larger_share(share, right):
     labels = torch.tensor([0, 1, 2, 3, 4, 5])
     answers = nn.functional.one_hot(labels).float()
-    objective = Supervised(lambda images: images, 0.0, None, lambda images: (images, share))
+    objective = SupervisedObjective(
+        lambda images: images, 0.0, None, lambda images: (images, share)
+    )
     _, counts = objective(lambda images: answers, IMAGES, labels)
     assert counts["train_top1"].item() == right
 
@@ -133,7 +135,9 @@ def test_class_weights_are_mixed_with_the_labels():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 2))
     mixing = Mixing(0.4, 0.0, 1.0, 0.5)
     torch.manual_seed(2)
-    loss, _ = Supervised(lambda images: images, 0.1, weights, mixing)(network, IMAGES, labels)
+    loss, _ = SupervisedObjective(lambda images: images, 0.1, weights, mixing)(
+        network, IMAGES, labels
+    )
     pixels, share = mixed(mixing, 2)
     parts = [
         label_smoothing_cross_entropy(network(pixels), one, 0.1, weights)
@@ -150,10 +154,12 @@ def test_labels_of_several_classes_are_mixed_as_the_images_are(mixing, loss):
     labels = torch.randint(0, 2, (6, 5), dtype=torch.uint8)
     config = LossConfig.model_validate(loss)
     torch.manual_seed(11)
-    value, counts = MultiLabel(lambda images: images, config, None, mixing)(network, IMAGES, labels)
+    value, counts = MultiLabelObjective(lambda images: images, config, None, mixing)(
+        network, IMAGES, labels
+    )
     pixels, share = mixed(mixing, 11)
     assert 0 < share < 1 and counts == {}
-    plain = MultiLabel(lambda images: pixels, config)
+    plain = MultiLabelObjective(lambda images: pixels, config)
     parts = [plain(network, IMAGES, one)[0] for one in (labels, labels.flip(0))]
     torch.testing.assert_close(value, share * parts[0] + (1 - share) * parts[1])
 

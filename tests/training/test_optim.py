@@ -11,7 +11,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.features import FeatureDict
 from hgnetv2_pipeline.models.frozen import freeze
-from hgnetv2_pipeline.models.hgnet import TEACHERS
+from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.training.config import OptimizerConfig
 from hgnetv2_pipeline.training.optim import (
     PARTS,
@@ -26,7 +26,7 @@ from hgnetv2_pipeline.variants import VARIANTS
 MULT = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, *TEACHERS])
+@pytest.mark.parametrize("variant", [*VARIANTS, *HGNET_SIZES])
 def test_every_parameter_has_paddleclas_rate_and_decay(variant: str) -> None:
     model = create_model(variant, 7)
     groups = param_groups(model, 0.5, 2e-5, MULT)

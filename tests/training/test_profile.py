@@ -11,7 +11,7 @@ import pytest
 
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.training.config import RunSpec
-from hgnetv2_pipeline.training.profile import NOTHING, profiled
+from hgnetv2_pipeline.training.profile import NOTHING, profile_steps
 from hgnetv2_pipeline.training.run import train_run
 
 Job = Callable[..., RunSpec]
@@ -55,5 +55,5 @@ def test_off_means_the_batches_themselves(job: Job) -> None:
     import torch
 
     batches: Any = iter(())
-    with profiled(batches, NOTHING, job("x").out, torch.device("cpu")) as shown:
+    with profile_steps(batches, NOTHING, job("x").out, torch.device("cpu")) as shown:
         assert shown is batches

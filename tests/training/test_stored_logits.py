@@ -30,11 +30,11 @@ from hgnetv2_pipeline.input import lazy_image, loader
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.batches import Answers
 from hgnetv2_pipeline.input.loader import train_batches
-from hgnetv2_pipeline.input.teacher_logits import Replayed, TeacherLogits, record_dtype
+from hgnetv2_pipeline.input.teacher_logits import ReplayedView, TeacherLogits, record_dtype
 from hgnetv2_pipeline.processes.specs import parse
 from hgnetv2_pipeline.training import losses as functions
 from hgnetv2_pipeline.training.config import RunSpec, StoreSpec
-from hgnetv2_pipeline.training.objectives import Distilled, stored_logits
+from hgnetv2_pipeline.training.objectives import DistillationObjective, logits_of_answers
 from hgnetv2_pipeline.training.prepare import build_teacher
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.stored_logits import make
@@ -141,20 +141,20 @@ def test_at_each_of_20_steps_the_loss_is_that_with_the_teacher_beside_it(
     )  # fmt: skip
     stored: list[float] = []
     online: list[float] = []
-    call = Distilled.__call__
+    call = DistillationObjective.__call__
 
     def both(
-        self: Distilled, student: Any, images: Any, labels: Any, answers: Any = None
+        self: DistillationObjective, student: Any, images: Any, labels: Any, answers: Any = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         assert self.teacher is None
-        same = Distilled(self.view, beside, self.loss)
+        same = DistillationObjective(self.view, beside, self.loss)
         with torch.no_grad():
             online.append(float(call(same, copy.deepcopy(student), images, labels)[0]))
         found = call(self, student, images, labels, answers)
         stored.append(float(found[0]))
         return found
 
-    monkeypatch.setattr(Distilled, "__call__", both)
+    monkeypatch.setattr(DistillationObjective, "__call__", both)
     train_run(spec)
     assert len(stored) == len(online) == 20
     # Measured 8e-7; float16, in which the answers are kept, could explain 1e-3.
@@ -171,7 +171,7 @@ def test_a_training_batch_shows_the_stored_views_byte_for_byte(
     batches = train_batches(
         samples,
         pictures,
-        transform=Replayed(view, store, store.rows_of(samples)),
+        transform=ReplayedView(view, store, store.rows_of(samples)),
         seed=0,
         batch_size=5,
         start_step=0,
@@ -184,7 +184,7 @@ def test_a_training_batch_shows_the_stored_views_byte_for_byte(
         assert batch.answers is not None
         for place, key in enumerate(batch.keys):
             number = (batch.step * 5 + place) // len(samples) % VIEWS
-            picture = lazy_image.Picture((pictures / key).read_bytes())
+            picture = lazy_image.LazyImage((pictures / key).read_bytes())
             pixels = view(picture, keyed_rng(store.seed, number, key))
             assert np.array_equal(batch.images[place].permute(1, 2, 0).numpy(), pixels)
             row = int(index.read_index(pictures / "train.parquet")["key"].eq(key).idxmax())
@@ -214,7 +214,7 @@ def test_the_pass_decodes_once_and_shows_what_the_loader_shows(tmp_path: Path) -
     found = torch.cat([batch.images for batch in shown])
     for row, key in enumerate(samples["key"]):
         for number in range(3):
-            picture = lazy_image.Picture((tmp_path / samples["path"][row]).read_bytes())
+            picture = lazy_image.LazyImage((tmp_path / samples["path"][row]).read_bytes())
             pixels = view(picture, keyed_rng(2, number, key))
             assert np.array_equal(found[3 * row + number].permute(1, 2, 0).numpy(), pixels)
 
@@ -507,7 +507,7 @@ def test_with_all_classes_kept_every_loss_is_the_online_one(name: str) -> None:
     student, online = torch.randn(2, 9, 7, generator=generator) * 3
     values, ids = online.log_softmax(dim=1).topk(7)
     loss = getattr(functions, name)
-    found = loss(student, stored_logits(Answers(ids, values), 7))
+    found = loss(student, logits_of_answers(Answers(ids, values), 7))
     torch.testing.assert_close(found, loss(student, online), atol=1e-6, rtol=1e-6)
 
 
@@ -515,14 +515,14 @@ def test_k_best_keep_their_probabilities_and_the_others_share_the_rest() -> None
     logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(0)) * 4
     exact = logits.log_softmax(dim=1)
     values, ids = exact.topk(10, dim=1)
-    found = stored_logits(Answers(ids, values.half()), 40).softmax(dim=1)
+    found = logits_of_answers(Answers(ids, values.half()), 40).softmax(dim=1)
     torch.testing.assert_close(found.gather(1, ids), values.exp(), atol=1e-3, rtol=1e-3)
     tail = found.scatter(1, ids, 0).sum(dim=1)
     torch.testing.assert_close(tail, 1 - values.exp().sum(dim=1), atol=1e-3, rtol=0)
     rest = found.scatter(1, ids, -1)
     assert all(len(set(row[row >= 0].tolist())) == 1 for row in rest)
     # A teacher that is sure leaves no tail, and no loss becomes infinite or NaN.
-    sure = stored_logits(Answers(ids[:, :2], torch.tensor([[0.0, -30.0]] * 6).half()), 40)
+    sure = logits_of_answers(Answers(ids[:, :2], torch.tensor([[0.0, -30.0]] * 6).half()), 40)
     for loss in (functions.soft_cross_entropy, functions.symmetric_kl, functions.kl_divergence,
                  functions.dist):  # fmt: skip
         assert torch.isfinite(loss(logits, sure))

@@ -19,7 +19,11 @@ from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training.config import LossConfig, OptimizerConfig
-from hgnetv2_pipeline.training.objectives import Distilled, Objective, Supervised
+from hgnetv2_pipeline.training.objectives import (
+    DistillationObjective,
+    Objective,
+    SupervisedObjective,
+)
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups, set_lr
 from hgnetv2_pipeline.training.schedule import Schedule
 from hgnetv2_pipeline.training.state import State
@@ -113,12 +117,12 @@ def transcribed(student: nn.Module, teacher: nn.Module | None, steps: int) -> li
 
 
 def supervised() -> tuple[Objective, nn.Module | None]:
-    return Supervised(view, SMOOTHING), None
+    return SupervisedObjective(view, SMOOTHING), None
 
 
 def distilled() -> tuple[Objective, nn.Module | None]:
     teacher = network(7)
-    objective = Distilled(
+    objective = DistillationObjective(
         view,
         Teacher([Member(copy.deepcopy(teacher), view)], "eval"),
         LossConfig.model_validate(SSLD),

@@ -33,7 +33,7 @@ from hgnetv2_pipeline.weights.paddle.program import Op, Program, read_pdmodel, r
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_files"
 FORMATS = ["pdmodel", "pir"]
-NETWORKS = [*VARIANTS, *hgnet.TEACHERS]
+NETWORKS = [*VARIANTS, *hgnet.HGNET_SIZES]
 
 
 def truth() -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ CLASSES = 7
 LARGE = ("b5", "b6", "hgnet_base")
 ALL = [
     pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
-    for name in (*VARIANTS, *hgnet.TEACHERS)
+    for name in (*VARIANTS, *hgnet.HGNET_SIZES)
 ]
 DRAWN = np.random.RandomState(11).normal(size=65_537).astype(np.float32)  # prime: rows differ
 PRUNED = np.where(np.arange(len(DRAWN)) % 8, np.float32(0), DRAWN)  # quicker in protocol 2

@@ -29,7 +29,7 @@ from hgnetv2_pipeline.weights.load import (
     write_pdparams,
 )
 
-ALL = [*VARIANTS, *hgnet.TEACHERS]
+ALL = [*VARIANTS, *hgnet.HGNET_SIZES]
 BACKBONES = ("dfine", "rtdetr", "transformers")
 
 
@@ -65,9 +65,9 @@ def test_there_and_back_is_an_identity(style, variant, ghost):
     # A number a tensor: a mix-up of two names would show even between tensors of one shape.
     state = {
         key: torch.full((2, 3) if key == "fc.weight" else (1,), float(number))
-        for number, key in enumerate(styles.uncounted(ghost(variant)))
+        for number, key in enumerate(styles.drop_counters(ghost(variant)))
     }
-    if style in BACKBONES and variant in hgnet.TEACHERS:
+    if style in BACKBONES and variant in hgnet.HGNET_SIZES:
         with pytest.raises(WeightsError, match="has no PPHGNet, only PP-HGNetV2; .* paddle, timm"):
             styles.style_for(style, state)
         return
@@ -183,7 +183,7 @@ def test_the_detectors_trees_have_these_names_and_shapes(project, variant, ghost
         theirs = Tree(variant, project).state_dict()
     ours, _ = styles.to_theirs(ghost(variant), styles.style_for(project, ghost(variant)))
     assert shapes(ours) == shapes(theirs)
-    assert len(styles.uncounted(ours)) == COUNTS[variant]
+    assert len(styles.drop_counters(ours)) == COUNTS[variant]
 
 
 def test_spelled_out_names_of_the_detectors(ghost):
@@ -223,7 +223,7 @@ def test_a_written_file_is_read_back_exactly(style, suffix, b0, tmp_path):
     report = export_weights(b0, path, style)
     read = read_state(path)
     assert (read.style, read.sha256, read.ignored) == (style, report.sha256, ())
-    state = styles.uncounted(b0.state_dict())
+    state = styles.drop_counters(b0.state_dict())
     backbone = style in BACKBONES
     assert report.left_out == (("last_conv", "lab", "fc") if backbone else ())
     assert read.has_classifier is not backbone
@@ -257,7 +257,7 @@ def test_a_detectors_file_loads_there_strictly_with_and_without_frozen_norms(b0,
     state = torch.load(tmp_path / "d.pth", weights_only=True)
     Tree("b0", "dfine").load_state_dict(state, strict=True)
     # A frozen norm drops the counters while loading; a plain one may lack them.
-    Tree("b0", "dfine").load_state_dict(styles.uncounted(state), strict=True)
+    Tree("b0", "dfine").load_state_dict(styles.drop_counters(state), strict=True)
 
 
 def test_what_a_style_cannot_hold_is_refused_before_anything_is_written(b0, ghost, tmp_path):

@@ -17,7 +17,7 @@ MEDIUM = 2_000
 """Labelled images from which on AdamW's rate is halved and the warm-up takes longer."""
 
 
-def choose(
+def choose_defaults(
     found: Survey,
     *,
     variant: str | None,
@@ -30,7 +30,7 @@ def choose(
     """Values for the template, from what was found.
 
     ``test``: there is a test set, none has to be set aside. ``teacher_file``: the official weights
-    of PPHGNet_small lie in weights/. ``packaged``: timm's names of networks whose weights a package
+    of PPHGNet_small are in weights/. ``packaged``: timm's names of networks whose weights a package
     has installed, the best first. Without ``variant`` it is B4 with a GPU, B0 without.
     """
     variant = variant or ("b4" if cuda else "b0")
@@ -96,7 +96,7 @@ def _optimiser(found: Survey, train: int) -> dict[str, Any]:
     """Optimiser, rates and batch of ``train`` training images.
 
     The published SGD recipe from 20,000 labelled images on, AdamW below: 2e-3 was measured on the
-    embedded sample, whose runs are short; half of it from 2,000 images on. Several labels an image:
+    embedded sample, with its short runs; half of it from 2,000 images on. Several labels per image:
     AdamW at the rates of recipe_multi_label.yml, whatever the number of images.
     """
     medium = found.labelled >= MEDIUM

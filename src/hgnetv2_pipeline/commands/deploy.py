@@ -16,7 +16,7 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.printable import echo, json_text
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.deployment.inputs import Input
+    from hgnetv2_pipeline.deployment.inputs import ImageInput
     from hgnetv2_pipeline.deployment.predict import Record
 
 _STYLES = ("predict_cls", "infer", "jsonl", "csv", "parquet")
@@ -109,9 +109,9 @@ def predict(
         kept = _first(tally.watch(records), sheet_images if sheet else 0, shown)
         _write(kept, style, out, min(topk or len(loaded.classes), len(loaded.classes)))
     if sheet is not None:
-        from hgnetv2_pipeline.durable import written_aside
+        from hgnetv2_pipeline.durable import write_aside
 
-        with written_aside(sheet) as aside:
+        with write_aside(sheet) as aside:
             prediction_formats.prediction_sheet(
                 todo[: len(shown)],
                 shown,
@@ -152,10 +152,10 @@ def _can_write(style: str, out: Path | None, sheet: Path | None) -> None:
             require_writable(path, option)
 
 
-def _inputs(inputs: tuple[str, ...], root: Path | None) -> list[Input]:
+def _inputs(inputs: tuple[str, ...], root: Path | None) -> list[ImageInput]:
     from hgnetv2_pipeline.deployment.inputs import expand_inputs, from_stream
 
-    found: list[Input] = []
+    found: list[ImageInput] = []
     for given in inputs:
         if given == "-":
             found += from_stream(sys.stdin.buffer.read(), root=root)

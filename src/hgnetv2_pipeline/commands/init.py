@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline import ownership
-from hgnetv2_pipeline.commands.defaults import choose
+from hgnetv2_pipeline.commands.defaults import choose_defaults
 from hgnetv2_pipeline.commands.survey import Survey, survey
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.processor import available_cpus
@@ -23,7 +23,7 @@ from hgnetv2_pipeline.weights.packages import installed_packages
 RESERVED = {"base", "sample", "imagenet", "own", "local"}
 
 
-def init(
+def write_environment(
     project: Path,
     name: str,
     *,
@@ -44,7 +44,7 @@ def init(
             f"{'--pool' if pool else '--test'} with lists of several labels in {labelled}: SSLD "
             "mines for one label per image, and test_list.txt beside the others is the final test"
         )
-    chosen = choose(
+    chosen = choose_defaults(
         found,
         variant=variant,
         test=test is not None or (found.several and (labelled / "test_list.txt").is_file()),
@@ -80,17 +80,17 @@ def _taken(name: str) -> ParameterError:
 
 
 def _check_folders(labelled: Path, pool: Path | None, test: Path | None) -> None:
-    """Refuse folders that cannot stand in a configuration, or hold one another."""
+    """Refuse folders that cannot be in a configuration, or hold one another."""
     if test is not None and not test.is_dir():
         raise DataError(f"--test {test} is not a folder")
     for option, folder in (("--labelled", labelled), ("--pool", pool), ("--test", test)):
         if folder is not None and "${" in str(folder.resolve()):
             # In a configuration that names a value to look up, which a path never does.
-            raise ParameterError(f"{option} {folder}: rename it, ${{ cannot stand in a path")
+            raise ParameterError(f"{option} {folder}: rename it, ${{ cannot be in a path")
     for option, folder in (("--pool", pool), ("--test", test)):
         if folder is not None and folder.resolve().is_relative_to(labelled.resolve()):
             raise DataError(
-                f"{option} {folder} lies inside --labelled {labelled}, where every folder is a "
+                f"{option} {folder} is inside --labelled {labelled}, where every folder is a "
                 "class; move one of the two out"
             )
 
@@ -121,7 +121,7 @@ def _own_words(
 
 def _fill_template(project: Path, target: Path, values: Mapping[str, Any]) -> None:
     """Write ``target`` from the template, whole or not at all."""
-    with ownership.made_aside(target) as folder:
+    with ownership.make_aside(target) as folder:
         aside = folder / target.name
         aside.mkdir()
         for source in sorted((project / "conf" / "own").glob("*.yml")):

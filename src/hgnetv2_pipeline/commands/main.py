@@ -34,9 +34,9 @@ class _Group(click.Group):
                 raise  # click's own ways to end
             if context.params.get("debug"):
                 raise
-            code, told = explain(error, debug="hgnetv2 --debug")
+            code, message = explain(error, debug="hgnetv2 --debug")
             leave_standard_output()
-            echo(told, err=True, colour="red")
+            echo(message, err=True, colour="red")
             sys.exit(code)
 
 
@@ -102,7 +102,7 @@ def init(
     kedro run --env cats --params plan_only=true     what it will do, and how long
     kedro run --env cats                             the whole chain, to the report
     """
-    from hgnetv2_pipeline.commands.init import init as write_environment
+    from hgnetv2_pipeline.commands.init import write_environment
     from hgnetv2_pipeline.processor import slow_precision
 
     project = weights.project_folder()
@@ -116,7 +116,7 @@ def init(
     if found.unusable:
         key, reason = found.unusable[0]
         echo(
-            f"  {len(found.unusable):,} labelled files cannot be taken as they lie; {key}: {reason}"
+            f"  {len(found.unusable):,} labelled files cannot be taken as they are; {key}: {reason}"
         )
     if found.transparent:
         echo(

@@ -22,7 +22,7 @@ class Survey:
     pool_archives: int
     short_side: int
     unusable: tuple[tuple[str, str], ...] = ()
-    """Labelled files that ingestion cannot take as they lie, each with the reason."""
+    """Labelled files that ingestion cannot take as they are, each with the reason."""
     transparent: int = 0
     """Labelled images with transparent pixels, among the few that were looked at."""
     looked_at: int = 0
@@ -112,11 +112,11 @@ def survey(labelled: Path, pool: Path | None) -> Survey:
 
 def _has_several_labels(path: Path) -> bool:
     """Whether the first line of a list, if there is one, is of the kind ``path<TAB>0,1,0``."""
-    from hgnetv2_pipeline.data.regular import opened
+    from hgnetv2_pipeline.data.regular import open_or_refuse
 
     if not path.is_file():
         return False
-    with opened(path, "list") as file:
+    with open_or_refuse(path, "list") as file:
         lines = (line for line in file if line.strip() and not line.startswith(b"#"))
         return b"\t" in next(lines, b"")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.printable import echo, json_text, shortened
+from hgnetv2_pipeline.printable import echo, json_text, shorten
 from hgnetv2_pipeline.weights.styles import STYLE_NAMES
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def models(urls: bool) -> None:
     """The published models: cost, accuracy, V100 latency, and whether their weights are here.
 
     Accuracies are ImageNet-1k percentages: top-1 and top-5 as PaddleClas publishes them, timm as
-    timm measured the same weights; latency is PaddleClas's, V100 with TensorRT 8.5. Weights lie in
+    timm measured the same weights; latency is PaddleClas's, V100 with TensorRT 8.5. Weights are in
     weights/ of the project; their SHA-256 is checked against the one recorded beside them.
 
     \b
@@ -110,7 +110,7 @@ def inspect(file: Path, tensors: bool, as_json: bool) -> None:
     if tensors:
         for item in facts["tensors"]:
             note = f"  {item['nonfinite']} not finite" if item["nonfinite"] else ""
-            echo(f"  {shortened(item['name']):60} {item['dtype']:9} {item['shape']}{note}")
+            echo(f"  {shorten(item['name']):60} {item['dtype']:9} {item['shape']}{note}")
 
 
 def _described(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -121,17 +121,17 @@ def _described(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "size", f"{_size(facts['bytes'])} ({facts['bytes']:,} bytes)"
     yield "sha256", facts["sha256"]
     for key, value in facts["metadata"].items():
-        yield "metadata", f"{shortened(key)}: {_shortened(key, value)}"
+        yield "metadata", f"{shorten(key)}: {_shortened(key, value)}"
     rows = facts["tensors"]
     kinds = ", ".join(sorted({row["dtype"] for row in rows})) or "none"
     yield "tensors", f"{len(rows)} ({kinds})"
     bad = [row for row in rows if row["nonfinite"]]
     for row in bad[:5]:
-        yield "not finite", f"{shortened(row['name'])}: {row['nonfinite']:,} values"
+        yield "not finite", f"{shorten(row['name'])}: {row['nonfinite']:,} values"
     if len(bad) > 5:
         yield "not finite", f"and in {len(bad) - 5} tensors more"
     for network in facts["networks"]:
-        below = f", below {shortened(network['prefix'])}" if network["prefix"] else ""
+        below = f", below {shorten(network['prefix'])}" if network["prefix"] else ""
         yield (
             "network",
             f"{network['variant'] or 'none of ours'}{below}, {network['style']} names "
@@ -149,7 +149,7 @@ def _described(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     rest = facts["left_aside"]
     if rest:
         more = f" and {len(rest) - 8} more" if len(rest) > 8 else ""
-        yield "also holds", ", ".join(map(shortened, rest[:8])) + more
+        yield "also holds", ", ".join(map(shorten, rest[:8])) + more
 
 
 def _shortened(key: str, value: str) -> str:
@@ -160,9 +160,9 @@ def _shortened(key: str, value: str) -> str:
         except json.JSONDecodeError:
             classes = None
         if isinstance(classes, list) and len(classes) > 6:
-            named = ", ".join(map(shortened, classes[:4]))
-            return f"{len(classes)}: {named}, ... {shortened(classes[-1])}"
-    return shortened(value)
+            named = ", ".join(map(shorten, classes[:4]))
+            return f"{len(classes)}: {named}, ... {shorten(classes[-1])}"
+    return shorten(value)
 
 
 def _size(count: int) -> str:

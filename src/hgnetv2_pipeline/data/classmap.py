@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hgnetv2_pipeline.data.regular import opened
+from hgnetv2_pipeline.data.regular import open_or_refuse
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError
 
@@ -54,7 +54,7 @@ def read_synset_map(path: Path) -> dict[str, str]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not blank."""
     try:
-        with opened(Path(path), "class map") as file:
+        with open_or_refuse(Path(path), "class map") as file:
             text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
@@ -74,7 +74,7 @@ def write_class_map(path: Path, classes: Sequence[str]) -> Path:
     for name in classes:
         if not name or name != name.strip() or not name.isprintable():
             raise DataError(
-                f"{path}: class name {name!r} cannot stand in a class map: it is empty, starts or "
+                f"{path}: class name {name!r} cannot be in a class map: it is empty, starts or "
                 "ends with a space, or has a control character; rename the class"
             )
     return write_text(path, "".join(f"{label} {name}\n" for label, name in enumerate(classes)))

@@ -108,7 +108,7 @@ DECODING = Decoding()
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """An image with what its file said besides the pixels.
 
     Attributes:
@@ -129,14 +129,14 @@ def background_of(alpha: str | Sequence[int]) -> Colour | None:
         ParameterError: neither a name of ``ALPHA`` nor a colour.
     """
     if isinstance(alpha, list | tuple):
-        return checked_colour(alpha, f"data.alpha; {', '.join(ALPHA)} are names it knows")
+        return check_colour(alpha, f"data.alpha; {', '.join(ALPHA)} are names it knows")
     if not isinstance(alpha, str) or alpha not in ALPHA:
         allowed = [*ALPHA, "[red, green, blue]"]
         raise unknown_name("treatment of transparency", alpha, allowed, "data.alpha")
     return ALPHA[alpha]
 
 
-def checked_colour(value: Any, where: str) -> Colour:
+def check_colour(value: Any, where: str) -> Colour:
     """``value`` as a colour; ParameterError naming ``where`` unless it is three bytes."""
     if (
         not isinstance(value, list | tuple)
@@ -186,12 +186,12 @@ def decode_image(source: Path | bytes, decoding: Decoding = DECODING) -> Image.I
     return load_image(open_image(content, decoding), decoding)
 
 
-def decode_and_describe(content: bytes, decoding: Decoding = DECODING) -> Decoded:
+def decode_and_describe(content: bytes, decoding: Decoding = DECODING) -> DecodedImage:
     """As ``decode_image``, and what else the file says."""
     opened = open_image(content, decoding)
     # The picture as it was opened is loaded then, with its alpha still there.
     image = load_image(opened, decoding)
-    return Decoded(image, str(opened.format), is_transparent(opened))
+    return DecodedImage(image, str(opened.format), is_transparent(opened))
 
 
 def open_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from hgnetv2_pipeline.data.decode import Colour, Decoding, decode_image, read_regular_file
 from hgnetv2_pipeline.data.scan.archives import read_member
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ LABELS = "labels"
 BACKGROUND = "background"
 ARCHIVE_MARK = ".tar!"
 _ROW_GROUP = 131_072
-# The columns by which an image, where it lies and what it holds are known again.
+# The columns by which an image, where it is and what it holds are known again.
 IDENTIFYING = ("key", "path", "offset", "length", "bytes_sha256")
 
 
@@ -115,7 +115,7 @@ def index_writer(
     schema = arrow_schema() if schema is None else schema
     waiting, last = schema.empty_table(), ""
     with (
-        written_aside(path) as aside,
+        write_aside(path) as aside,
         pq.ParquetWriter(aside, schema, compression="zstd") as file,
     ):
 
@@ -175,7 +175,7 @@ def read_index(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
 
     def kind(arrow: pa.DataType) -> Any:
-        # Anything else as pandas has it; a list would become an object a row.
+        # Anything else as pandas has it; a list would become an object per row.
         return pd.ArrowDtype(arrow) if pa.types.is_fixed_size_list(arrow) else None
 
     try:

@@ -1,4 +1,4 @@
-"""Images that stand in two sets, byte for byte or nearly, and sets without them.
+"""Images that are in two sets, byte for byte or nearly, and sets without them.
 
 A leak is always charged to the set that is trained or chosen with: of train and val the image in
 train leaks, of val and test the one in val. The pool is mining's, which keeps clear of both.
@@ -31,7 +31,7 @@ _SHOWN = 20
 def find_leaks(
     sets: Mapping[str, pd.DataFrame], phash: pd.Series | None, max_distance: int = NEAR
 ) -> pd.DataFrame:
-    """Images of train and val that stand, at least nearly, in val or test.
+    """Images of train and val that are, at least nearly, in val or test.
 
     Args:
         sets: frames of samples by name; train, val and test are compared.
@@ -117,7 +117,7 @@ def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
     user to see, and needs the page that ingestion makes.
 
     Raises:
-        DataError: ``refuse``, and an image stands byte for byte in two sets.
+        DataError: ``refuse``, and an image is byte for byte in two sets.
     """
     if not len(leaks):
         return

@@ -17,7 +17,7 @@ def phash64(image: Image.Image) -> int:
     """The 64-bit pHash of an image, as an unsigned integer.
 
     Grey, shrunk to 32x32 (antialiased), discrete cosine transform; a bit says whether one of the
-    8x8 lowest frequencies lies above their median. Re-encoding, resizing and mild changes of tone
+    8x8 lowest frequencies is above their median. Re-encoding, resizing and mild changes of tone
     move few bits; an image without contrast gives the same hash as any other such image.
     """
     import cv2
@@ -67,10 +67,10 @@ def near_pairs(
 def near_groups(hashes: npt.NDArray[np.uint64], max_distance: int) -> npt.NDArray[np.int64]:
     """int64 [N]: the same number for all images linked by chains of near pairs."""
     unique, inverse = np.unique(hashes, return_inverse=True)
-    return joined(len(unique), *near_pairs(unique, max_distance))[inverse]
+    return connected_components(len(unique), *near_pairs(unique, max_distance))[inverse]
 
 
-def joined(
+def connected_components(
     n: int, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """int64 [n]: the connected components of these edges, named by their lowest members."""

@@ -23,7 +23,7 @@ from hgnetv2_pipeline.data.decode import (
     MAX_PIXELS,
     Colour,
     Decoding,
-    checked_colour,
+    check_colour,
     decode_image,
     to_rgb,
 )
@@ -93,7 +93,7 @@ class Preprocess:
                 f"max_pixels {self.max_pixels!r}: a whole number, at least 1 (data.max_pixels)"
             )
         if self.background is not None:
-            colour = checked_colour(self.background, "preprocess.background, data.alpha")
+            colour = check_colour(self.background, "preprocess.background, data.alpha")
             object.__setattr__(self, "background", colour)
 
     @property

@@ -35,8 +35,8 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def opened(path: Path, what: str) -> Iterator[BinaryIO]:
-    """The file, open for reading; ``what`` it should be is told if it is not ("list").
+def open_or_refuse(path: Path, what: str) -> Iterator[BinaryIO]:
+    """The file, open for reading; ``what`` it should be is named if it is not ("list").
 
     Raises:
         DataError: it is missing, no regular file, or cannot be read to its end.

@@ -3,7 +3,7 @@
 Opt-in and for training alone: a picture whose short side is longer than the cache's is resized
 (Pillow, bicubic) and stored as JPEG of quality 95 without colour subsampling, which costs a
 generation of compression and gives other pixels than the original; any other file is stored as it
-is. Files lie one behind the other in shards of a fixed number of images, with an index like that of
+is. Files are one behind the other in shards of a fixed number of images, with an index like that of
 a tar: a frame of samples that points into the shards, with keys and labels unchanged. So the
 random numbers of an image, which are keyed by its name, stay the same.
 """
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 QUALITY = 95
 INDEX = "index.parquet"
 _SHARD_IMAGES = 4096
-_PROBE = 64
+_CHECKED = 64
 
 
 def resized_copy(
@@ -211,8 +211,8 @@ def resized_file(content: bytes, short_side: int, decoding: Decoding = DECODING)
 
 def _check_space(rows: pd.DataFrame, copy: _Copier, folder: Path) -> None:
     """Project the size from a few images spread over the list."""
-    probe = rows.iloc[:: max(1, len(rows) // _PROBE)]
-    sizes = [len(copy.file(place)) for place in _places(probe)]
+    checked = rows.iloc[:: max(1, len(rows) // _CHECKED)]
+    sizes = [len(copy.file(place)) for place in _places(checked)]
     needed = round(sum(sizes) / len(sizes) * len(rows))
     free = shutil.disk_usage(folder).free
     _log.info(

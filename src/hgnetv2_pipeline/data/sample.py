@@ -62,7 +62,7 @@ def write_sample(root: Path, seed: int = 0) -> None:
         if marker.get("seed") == seed and marker.get("tree_sha256") == tree_sha256(root):
             return
         _log.warning("%s: the sample is changed or of another seed; it is written again", root)
-    with ownership.made_aside(root) as folder:
+    with ownership.make_aside(root) as folder:
         aside = folder / "new"
         aside.mkdir()
         counts = _write_tree(aside, seed)

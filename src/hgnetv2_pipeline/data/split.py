@@ -23,8 +23,8 @@ from hgnetv2_pipeline.data.lists.multi_label import (
     label_text,
 )
 from hgnetv2_pipeline.data.patterns import find_matches
-from hgnetv2_pipeline.data.perceptual import joined, near_pairs
-from hgnetv2_pipeline.data.stratify import quota, stratified
+from hgnetv2_pipeline.data.perceptual import connected_components, near_pairs
+from hgnetv2_pipeline.data.stratify import quota, stratify
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 _log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ def split_samples(
             sides has at least one image on each.
         group_pattern: regular expression searched in each key, such as ``patient(\\d+)``; equal
             matches (of the capture groups, else of the whole) stay together, and a key without a
-            match stands alone.
+            match is a group of its own.
         groups: the group of each image by key (a column of a table of the user's); images of one
-            group stay together, and a key that is not there stands alone.
+            group stay together, and a key that is not there is a group of its own.
         near_duplicates: uint64 perceptual hash by key (``Scan.phash``); hashes that differ in at
             most ``max_distance`` bits stay together, chains of them too. None: only exact copies.
         classes: class names, for messages.
@@ -84,7 +84,7 @@ def split_samples(
         ranks = _ranks(ordered["key"], seed)
         shares = np.array([1 - val - test, val, test])
         if several:
-            sides = stratified(label_matrix(ordered), together, ranks, shares)
+            sides = stratify(label_matrix(ordered), together, ranks, shares)
         else:
             sides = _assign(ordered["label"].to_numpy(np.int64), together, ranks, shares)
         _report_uneven(ordered, sides, val, test, classes)
@@ -93,7 +93,7 @@ def split_samples(
 
 def conflicting_copies(samples: pd.DataFrame) -> pd.DataFrame:
     """Images with the same bytes and different labels: columns bytes_sha256, key, label (of several
-    labels a text, ``0,3``).
+    labels as text, ``0,3``).
     """
     said = samples[["bytes_sha256", "key"]].assign(label=label_text(samples))
     kinds = said.groupby("bytes_sha256")["label"].nunique()
@@ -137,7 +137,7 @@ def _groups(
     second: list[npt.NDArray[np.int64]] = []
 
     def tie(values: pd.Series) -> None:
-        """Tie each row to the first row of the same value (rows without value stand alone)."""
+        """Tie each row to the first row of the same value (one without is its own group)."""
         codes = pd.factorize(values)[0]
         rows = np.flatnonzero(codes >= 0)
         lead = np.full(codes.max(initial=-1) + 1, n, np.int64)
@@ -174,7 +174,7 @@ def _groups(
         second.append(representative[b])
     if not first:
         return np.arange(n, dtype=np.int64)
-    return joined(n, np.concatenate(first), np.concatenate(second))
+    return connected_components(n, np.concatenate(first), np.concatenate(second))
 
 
 def _matches(keys: pd.Series, pattern: str) -> pd.Series:

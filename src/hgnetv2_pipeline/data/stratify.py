@@ -25,7 +25,7 @@ def quota(count: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return np.array([count - val - test, val, test], np.int64)
 
 
-def stratified(
+def stratify(
     labels: npt.NDArray[np.uint8],
     groups: npt.NDArray[np.int64],
     ranks: npt.NDArray[np.int64],

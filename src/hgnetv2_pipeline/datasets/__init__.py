@@ -1,13 +1,13 @@
 """Catalog entries for results that the rooms write themselves: Kedro checks and shows them."""
 
-from hgnetv2_pipeline.datasets.history import HistoryRecord, Unchanged, new_record
+from hgnetv2_pipeline.datasets.history import HistoryRecord, ReusedRecord, new_record
 from hgnetv2_pipeline.datasets.produced import (
     CurveFile,
     ImageFile,
     JsonFile,
     PageFile,
-    Produced,
     ResultFolder,
+    ResultPath,
     TableFile,
 )
 
@@ -17,9 +17,9 @@ __all__ = [
     "ImageFile",
     "JsonFile",
     "PageFile",
-    "Produced",
+    "ResultPath",
     "ResultFolder",
     "TableFile",
-    "Unchanged",
+    "ReusedRecord",
     "new_record",
 ]

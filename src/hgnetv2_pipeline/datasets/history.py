@@ -10,13 +10,13 @@ from kedro_datasets.json import JSONDataset
 from hgnetv2_pipeline.project.results import Result
 
 
-class Unchanged(dict):  # type: ignore[type-arg]
+class ReusedRecord(dict):  # type: ignore[type-arg]
     """What a node returns when its result was reused: there is no new record to keep."""
 
 
 def new_record(result: Result, values: Mapping[str, Any]) -> dict[str, Any]:
     """What a node hands to a ``HistoryRecord``: ``values`` of a result that was made now."""
-    return Unchanged() if result.reused else {**values, "fingerprint": result.fingerprint}
+    return ReusedRecord() if result.reused else {**values, "fingerprint": result.fingerprint}
 
 
 class HistoryRecord(JSONDataset):
@@ -31,7 +31,7 @@ class HistoryRecord(JSONDataset):
         save = super()._save_wrapper(save_func)
 
         def unless_unchanged(self: Any, data: Any) -> None:
-            if not isinstance(data, Unchanged):
+            if not isinstance(data, ReusedRecord):
                 save(self, data)
 
         # AbstractDataset marks wrapped methods so that subclasses do not wrap them twice.

@@ -1,6 +1,6 @@
 """Datasets whose file a node has already written when it returns the file's path.
 
-A training run writes for days, resumes, and must not be written again when it still stands; so the
+A training run writes for days, resumes, and must not be written again while it is valid; so the
 room writes, the node returns the path, and ``save`` only holds the two to the same place. Loading
 and the Kedro-Viz previews (table, image, curve, JSON) are what one would expect of the file.
 """
@@ -25,7 +25,7 @@ from kedro_datasets._typing import (
 from hgnetv2_pipeline.durable import read_json
 
 
-class Produced(AbstractDataset[Path, Any]):
+class ResultPath(AbstractDataset[Path, Any]):
     """Common part: one path, checked on save.
 
     Args:
@@ -81,7 +81,7 @@ def _json_preview(path: Path) -> JSONPreview:
         return JSONPreview(json.dumps({f"{path.name} cannot be read": str(error)}))
 
 
-class ResultFolder(Produced):
+class ResultFolder(ResultPath):
     """A result that loads as its path. Its manifest, if it has one, is the preview."""
 
     def preview(self) -> JSONPreview:
@@ -89,7 +89,7 @@ class ResultFolder(Produced):
         return _json_preview(self.path / "manifest.json")
 
 
-class TableFile(Produced):
+class TableFile(ResultPath):
     """A parquet or CSV file; loads as a DataFrame."""
 
     def _content(self) -> Any:
@@ -120,7 +120,7 @@ class TableFile(Produced):
             )
 
 
-class JsonFile(Produced):
+class JsonFile(ResultPath):
     """A JSON file; loads as what it holds."""
 
     def _content(self) -> Any:
@@ -131,7 +131,7 @@ class JsonFile(Produced):
         return _json_preview(self.file)
 
 
-class ImageFile(Produced):
+class ImageFile(ResultPath):
     """A PNG picture; loads as its path."""
 
     def preview(self) -> ImagePreview:
@@ -141,7 +141,7 @@ class ImageFile(Produced):
         return ImagePreview(base64.b64encode(self.file.read_bytes()).decode())
 
 
-class PageFile(Produced):
+class PageFile(ResultPath):
     """An HTML page that loads nothing; loads as its path."""
 
     def preview(self) -> HTMLPreview:
@@ -149,7 +149,7 @@ class PageFile(Produced):
         return HTMLPreview(self.file.read_text(encoding="utf-8") if self.file.is_file() else "")
 
 
-class CurveFile(Produced):
+class CurveFile(ResultPath):
     """A CSV of columns over ``x``, such as a ``history.csv`` of training; loads as a DataFrame.
 
     Args:

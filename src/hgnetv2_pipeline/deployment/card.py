@@ -15,7 +15,7 @@ from typing import Any
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.choices import PRECISIONS
-from hgnetv2_pipeline.deployment.probes import Probes
+from hgnetv2_pipeline.deployment.self_test import SelfTest
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, parse_json
 from hgnetv2_pipeline.weights.metadata import (
@@ -25,7 +25,7 @@ from hgnetv2_pipeline.weights.metadata import (
     preprocess_of,
     thresholds_of,
 )
-from hgnetv2_pipeline.weights.pickle_machine import brief
+from hgnetv2_pipeline.weights.pickle_machine import brief_value
 
 FORMAT = "hgnetv2_pipeline.onnx/1"
 TASK = ("task", "thresholds")
@@ -50,8 +50,8 @@ class ModelCard:
     ``macs`` counts the multiply-accumulates of convolutions and matrix products for one image,
     ``activations`` the values these read and write besides the ``params`` of the network;
     ``parity_error`` is the largest logit error against float64 PyTorch over the logits' standard
-    deviation; ``probes`` are answers that an engine must give when it is loaded (None: the file
-    carries none); ``more`` holds any further text entries (stage, git revision, ...).
+    deviation; ``self_test`` has the answers that an engine must give when it is loaded (None: the
+    file carries none); ``more`` holds any further text entries (stage, git revision, ...).
     """
 
     preprocess: Preprocess
@@ -63,7 +63,7 @@ class ModelCard:
     params: int | None = None
     activations: int | None = None
     parity_error: float | None = None
-    probes: Probes | None = None
+    self_test: SelfTest | None = None
     more: Mapping[str, str] = field(default_factory=dict)
 
     def preprocess_file(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class ModelCard:
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
-        """Probability from which on each of several labels is told, chosen on val; None: not said.
+        """Probability from which on each of several labels is reported, by val; None: not said.
 
         Raises WeightsError for an entry ``thresholds`` that is no number from 0 to 1 a class.
         """
@@ -111,8 +111,8 @@ class ModelCard:
                 props[name] = str(count)
         if self.parity_error is not None:
             props["parity_error"] = f"{self.parity_error:.2g}"
-        if self.probes is not None:
-            props["probes"] = self.probes.to_text()
+        if self.self_test is not None:
+            props[_SELF_TEST] = self.self_test.to_text()
         return props
 
     @classmethod
@@ -120,9 +120,10 @@ class ModelCard:
         """Read the card of ``where`` from its text entries; WeightsError when they are not ours."""
         if props.get("format") != FORMAT:
             raise WeightsError(
-                f"{where} carries no card of format {FORMAT} (found {brief(props.get('format'))}): "
-                "preprocessing and class names are unknown; export it with export_onnx, or give "
-                "preprocess= and classes= to load_engine"
+                f"{where} carries no card of format {FORMAT} (found "
+                f"{brief_value(props.get('format'))}): preprocessing and class names are "
+                "unknown; export it with export_onnx, or give preprocess= and classes= to "
+                "load_engine"
             )
         preprocess, classes = preprocess_of(props, where), classes_of(props, where)
         if preprocess is None or classes is None:
@@ -162,10 +163,10 @@ class ModelCard:
         )
 
 
-_COUNTS, _PARITY, _PROBES = ("macs", "params", "activations"), "parity_error", "probes"
+_COUNTS, _PARITY, _SELF_TEST = ("macs", "params", "activations"), "parity_error", "probes"
 _OWN_KEYS = frozenset(
     ("format", "preprocess", "classes", "variant", "precision", "source_sha256")
-    + (*_COUNTS, _PARITY, _PROBES)
+    + (*_COUNTS, _PARITY, _SELF_TEST)
 )
 
 
@@ -174,14 +175,14 @@ def precision_of(said: Mapping[str, Any], where: object) -> str:
     precision = said.get("precision", "fp32")
     if precision not in PRECISIONS:
         raise WeightsError(
-            f"{where} has a damaged card: precision {brief(precision)}; known are "
+            f"{where} has a damaged card: precision {brief_value(precision)}; known are "
             f"{', '.join(PRECISIONS)}"
         )
     return str(precision)
 
 
 def _checked(said: Mapping[str, Any], where: object, classes: int) -> dict[str, Any]:
-    """Variant, precision, hash, numbers and probes of a card, each in its range or WeightsError."""
+    """Variant, precision, hash, numbers, self-test of a card, each in its range or WeightsError."""
     with foreign_file(where, WeightsError, "has a damaged card"):
         found: dict[str, Any] = {"precision": precision_of(said, where)}
         for name in ("variant", "source_sha256"):
@@ -195,10 +196,12 @@ def _checked(said: Mapping[str, Any], where: object, classes: int) -> dict[str, 
         found[_PARITY] = error = said.get(_PARITY)
         if error is not None and not (type(error) in (int, float) and 0 <= error < math.inf):
             raise ValueError(f"{_PARITY} is no number from 0 on")
-        if _PROBES in said:
-            found[_PROBES] = probes = Probes.from_text(said[_PROBES])
-            if len(probes.logits[0]) != classes:
-                raise ValueError(f"probes of {len(probes.logits[0])} logits for {classes} classes")
+        if _SELF_TEST in said:
+            found["self_test"] = test = SelfTest.from_text(said[_SELF_TEST])
+            if len(test.logits[0]) != classes:
+                raise ValueError(
+                    f"{_SELF_TEST} has {len(test.logits[0])} logits per image for {classes} classes"
+                )
         return found
 
 

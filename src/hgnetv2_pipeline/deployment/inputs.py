@@ -26,7 +26,7 @@ _RIFF, _WEBP = b"RIFF", b"WEBP"
 
 @dataclass(frozen=True)
 class Span:
-    """An image inside an archive: where its bytes lie."""
+    """An image inside an archive: where its bytes are."""
 
     path: Path
     offset: int
@@ -34,14 +34,14 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedInput:
     """An input that cannot be read at all, with the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Input:
+class ImageInput:
     """One thing to classify: the name its row bears, and a path, a span of an archive, encoded
     bytes, a PIL image, or why there is none.
     """
@@ -56,7 +56,7 @@ class Input:
         object.__setattr__(self, "name", shown)
 
 
-def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
+def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[ImageInput]:
     """Every image that ``inputs`` stands for, in order.
 
     A folder gives its images and those of its archives (recursively, sorted by path), a plain tar
@@ -65,12 +65,12 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
     glob its sorted matches, anything else itself; a sequence gives those of its members. A missing
     file is kept, so that its row can say so. DataError when a folder, tar, list or glob is empty.
     """
-    if isinstance(inputs, Input):
+    if isinstance(inputs, ImageInput):
         return [inputs]
     if isinstance(inputs, (list, tuple)):
         return [one for member in inputs for one in expand_inputs(member, root=root)]
     if not isinstance(inputs, (str, Path)):
-        return [Input("<bytes>" if isinstance(inputs, bytes) else "<image>", inputs)]
+        return [ImageInput("<bytes>" if isinstance(inputs, bytes) else "<image>", inputs)]
     path = Path(inputs)
     if answers(path.is_dir):
         found = _folder(path)
@@ -80,26 +80,26 @@ def expand_inputs(inputs: Any, *, root: Path | None = None) -> list[Input]:
         found = _archive(path)
     elif not answers(path.exists) and _GLOB_SIGNS & set(str(path)):
         names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute patterns too
-        found = [Input(name, Path(name)) for name in names if not answers(Path(name).is_dir)]
+        found = [ImageInput(name, Path(name)) for name in names if not answers(Path(name).is_dir)]
     else:
         # The name is printed as given: './a.jpg' stays './a.jpg'.
-        return [Input(str(inputs), path)]
+        return [ImageInput(str(inputs), path)]
     if not found:
         raise DataError(
             f"nothing to predict in {inputs}: a folder or tar needs image files "
-            f"({READABLE}), a list at least one line, a glob a match"
+            f"({READABLE}), a list has at least one line, a glob matches something"
         )
     return found
 
 
-def from_stream(content: bytes, *, root: Path | None = None) -> list[Input]:
+def from_stream(content: bytes, *, root: Path | None = None) -> list[ImageInput]:
     """What came through a pipe: the bytes of one image, named ``-``, or paths, one per line.
 
     The lines are as in a list file, relative to ``root`` or else to the current folder. DataError
     when there is nothing, or neither of the two.
     """
     if _is_image(content):
-        return [Input("-", content)]
+        return [ImageInput("-", content)]
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -120,13 +120,13 @@ def _is_image(content: bytes) -> bool:
     return content.startswith(_IMAGE_SIGNS)
 
 
-def _folder(folder: Path) -> list[Input]:
-    found: list[Input] = []
+def _folder(folder: Path) -> list[ImageInput]:
+    found: list[ImageInput] = []
     others = 0
 
     def unlisted(error: OSError) -> None:
         reason = f"the folder cannot be read: {error.strerror or error}"
-        found.append(Input(str(error.filename), Refused(reason)))
+        found.append(ImageInput(str(error.filename), RefusedInput(reason)))
 
     every: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=unlisted):
@@ -138,11 +138,11 @@ def _folder(folder: Path) -> list[Input]:
                 )
         every += [Path(place, name) for name in names]
     for path in sorted(every):
-        # Whether it is there, a file and an image is seen when it is read, and told in its row.
+        # Whether it is there, a file and an image is seen when it is read, and reported in its row.
         if path.suffix.lower() == ".tar":
             found += _archive(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
-            found.append(Input(str(path), path))
+            found.append(ImageInput(str(path), path))
         else:
             others += 1
     if others:
@@ -150,25 +150,25 @@ def _folder(folder: Path) -> list[Input]:
     return found
 
 
-def _archive(path: Path) -> list[Input]:
+def _archive(path: Path) -> list[ImageInput]:
     """The images of a plain tar, in its order; what of it cannot be read, with the reason."""
     from hgnetv2_pipeline.data.scan.archives import index_archive
 
     try:
         index = index_archive(path)
     except DataError as error:
-        return [Input(str(path), Refused(str(error)))]
+        return [ImageInput(str(path), RefusedInput(str(error)))]
     members = [member for member in index.members if _claims_image(member.name)]
     if len(members) < len(index.members):
         _log.info(
             "%s: %d files that are no images left out", path, len(index.members) - len(members)
         )
     refused = [
-        Input(f"{path}!{key}", Refused(reason))
+        ImageInput(f"{path}!{key}", RefusedInput(reason))
         for key, name, reason in index.refused
         if not name or _claims_image(name) or name.lower().endswith(".tar")
     ]
-    spans = [Input(f"{path}!{m.name}", Span(path, m.offset, m.length)) for m in members]
+    spans = [ImageInput(f"{path}!{m.name}", Span(path, m.offset, m.length)) for m in members]
     return spans + refused
 
 
@@ -176,10 +176,10 @@ def _claims_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - a member's name
 
 
-def _list_file(path: Path, root: Path | None) -> list[Input]:
-    from hgnetv2_pipeline.data.regular import opened
+def _list_file(path: Path, root: Path | None) -> list[ImageInput]:
+    from hgnetv2_pipeline.data.regular import open_or_refuse
 
-    with opened(path, "list") as file:
+    with open_or_refuse(path, "list") as file:
         content = file.read()
     try:
         text = content.decode("utf-8-sig")
@@ -188,7 +188,7 @@ def _list_file(path: Path, root: Path | None) -> list[Input]:
     return _listed(text, path.parent if root is None else Path(root))
 
 
-def _listed(text: str, base: Path) -> list[Input]:
+def _listed(text: str, base: Path) -> list[ImageInput]:
     found = []
     for line in map(str.strip, text.splitlines()):
         if not line or line.startswith("#"):
@@ -197,7 +197,7 @@ def _listed(text: str, base: Path) -> list[Input]:
         # A name may hold spaces, so only a last field that is a number counts as a label.
         if not name or not label.isdecimal() or answers((base / line).is_file):
             name = line
-        found.append(Input(name.strip(), base / name.strip()))
+        found.append(ImageInput(name.strip(), base / name.strip()))
     return found
 
 

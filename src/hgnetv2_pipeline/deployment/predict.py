@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
-from hgnetv2_pipeline.deployment.inputs import Input, Refused, Span, answers, expand_inputs
+from hgnetv2_pipeline.deployment.inputs import (
+    ImageInput,
+    RefusedInput,
+    Span,
+    answers,
+    expand_inputs,
+)
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.evaluation.metrics import NEUTRAL_THRESHOLD, sigmoid, softmax
 from hgnetv2_pipeline.processor import MOST_THREADS
@@ -27,7 +33,7 @@ _log = logging.getLogger(__name__)
 _NOT_FINITE = "the model gives no answer: its logits are NaN or infinite"
 
 
-class Classifier(Protocol):
+class Predictor(Protocol):
     """What predicts: every engine does."""
 
     card: ModelCard
@@ -57,7 +63,7 @@ class Record(TypedDict):
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which classes of an image are told; ``thresholds``: one per class."""
+    """Which classes of an image are reported; ``thresholds``: one per class."""
 
     topk: int
     thresholds: np.ndarray
@@ -66,7 +72,7 @@ class _Choice:
     def of(self, logits: np.ndarray) -> Iterator[tuple[list[int], list[float]] | str]:
         """(class ids, scores) of each row, best first; of equal ones the lower class id first.
 
-        A row with NaN or infinite logits is no answer: its reason stands in its place.
+        A row with NaN or infinite logits is no answer: its reason takes its place.
         """
         finite = np.isfinite(logits).all(axis=1)
         logits = np.where(finite[:, None], logits, 0)
@@ -82,7 +88,7 @@ class _Choice:
 
 
 def iter_predictions(
-    engine: Classifier,
+    engine: Predictor,
     inputs: Any,
     *,
     topk: int | None = 5,
@@ -105,7 +111,7 @@ def iter_predictions(
     """
     several = engine.card.multi_label if multi_label is None else multi_label
     if threshold is not None and not 0 <= threshold <= 1:
-        raise ParameterError(f"threshold={threshold}; a score lies between 0 and 1")
+        raise ParameterError(f"threshold={threshold}; a score is between 0 and 1")
     least = np.full(len(engine.classes), 0.0 if threshold is None else threshold)
     if threshold is None and several:
         least[:] = engine.card.thresholds or NEUTRAL_THRESHOLD
@@ -129,8 +135,8 @@ def iter_predictions(
 
 
 def _stream(
-    engine: Classifier,
-    todo: list[Input],
+    engine: Predictor,
+    todo: list[ImageInput],
     names: list[str],
     choice: _Choice,
     batch_size: int,
@@ -157,10 +163,10 @@ def _stream(
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, engine: Classifier, todo: Iterable[Input], depth: int
-) -> Iterator[tuple[Input, Future[np.ndarray | str]]]:
+    pool: ThreadPoolExecutor, engine: Predictor, todo: Iterable[ImageInput], depth: int
+) -> Iterator[tuple[ImageInput, Future[np.ndarray | str]]]:
     """Each input with the future of its preprocessed image, ``depth`` of them under way."""
-    waiting: deque[tuple[Input, Future[np.ndarray | str]]] = deque()
+    waiting: deque[tuple[ImageInput, Future[np.ndarray | str]]] = deque()
     for entry in todo:
         waiting.append((entry, pool.submit(_load, engine, entry)))
         if len(waiting) >= depth:
@@ -168,10 +174,10 @@ def _ahead(
     yield from waiting
 
 
-def _load(engine: Classifier, entry: Input) -> np.ndarray | str:
+def _load(engine: Predictor, entry: ImageInput) -> np.ndarray | str:
     """The preprocessed image, float32 [3, H, W], or the reason why there is none."""
     source = entry.source
-    if isinstance(source, Refused):
+    if isinstance(source, RefusedInput):
         return source.reason
     if isinstance(source, Path) and not answers(source.is_file):
         return "is a folder" if answers(source.is_dir) else "no such file"
@@ -193,7 +199,7 @@ def _record(name: str, ids: list[int], scores: list[float], names: list[str]) ->
 
 
 def predict_paths(
-    engine: Classifier,
+    engine: Predictor,
     inputs: Any,
     *,
     topk: int | None = 5,

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hgnetv2_pipeline.deployment.inputs import Input, Span
+from hgnetv2_pipeline.deployment.inputs import ImageInput, Span
 from hgnetv2_pipeline.deployment.predict import Record
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.printable import csv_line, json_text, printable
 
@@ -80,7 +80,7 @@ def jsonl_lines(records: Iterable[Record]) -> Iterator[str]:
 
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
     """Write lines as they come; the file is there when all of them are."""
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+    with write_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         file.writelines(f"{line}\n" for line in lines)
     return Path(path)
 
@@ -112,7 +112,7 @@ def write_predictions_parquet(path: Path, records: Iterable[Record]) -> Path:
         ]
     )
     stream = iter(records)
-    with written_aside(path) as aside, parquet.ParquetWriter(aside, schema) as writer:
+    with write_aside(path) as aside, parquet.ParquetWriter(aside, schema) as writer:
         while rows := list(islice(stream, _ROWS_A_GROUP)):
             whole = [{"error": None, **record} for record in rows]
             writer.write_table(pa.Table.from_pylist(whole, schema=schema))
@@ -120,7 +120,7 @@ def write_predictions_parquet(path: Path, records: Iterable[Record]) -> Path:
 
 
 def prediction_sheet(
-    inputs: Sequence[Input],
+    inputs: Sequence[ImageInput],
     records: Sequence[Record],
     *,
     columns: int = 8,
@@ -145,7 +145,7 @@ def prediction_sheet(
             source = Span(source, -1, 0)
         if not isinstance(source, Span):
             continue
-        # A sheet has one root; files may lie anywhere.
+        # A sheet has one root; files may be anywhere.
         places.append((str(source.path.resolve())[1:], source.offset, source.length))
         if "error" in record:
             captions.append(record["error"])

@@ -23,7 +23,7 @@ class Stoppable(Protocol):
 
 @dataclass
 class Limit:
-    """A call under way; ``passed`` once it was told to stop."""
+    """A call under way; ``passed`` once it was asked to stop."""
 
     options: Stoppable
     until: float

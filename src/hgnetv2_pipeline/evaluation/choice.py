@@ -103,7 +103,7 @@ def map_difference(
     return PairedDifference(value, math.sqrt(spread * (groups - 1) / groups))
 
 
-def choose(
+def choose_model(
     values: Sequence[float],
     difference: Callable[[int, int], PairedDifference],
     *,

@@ -107,7 +107,7 @@ def evaluate_samples(
     from hgnetv2_pipeline.data.lists.multi_label import is_multi_label
     from hgnetv2_pipeline.data.quarantine import Ledger
     from hgnetv2_pipeline.input.loader import eval_batches
-    from hgnetv2_pipeline.input.workers import workers_watched
+    from hgnetv2_pipeline.input.workers import watch_workers
 
     if not len(samples):
         raise DataError(f"split {split!r} lists no image; check its list file")
@@ -123,7 +123,7 @@ def evaluate_samples(
         samples, root, preprocess=preprocess, batch_size=batch_size, workers=workers,
         ledger=ledger, fast=fast,
     )  # fmt: skip
-    with workers_watched():
+    with watch_workers():
         keys, logits = predict_logits(
             model,
             _shown(batches, len(samples), f"evaluate {split}"),
@@ -209,14 +209,14 @@ def _of_several_labels(
     found = metrics.summarise_multi_label(logits, truth[at], classes, thresholds, missed)
     least = [row["threshold"] for row in found["per_class"]]
     probabilities = metrics.sigmoid(logits)
-    told = probabilities >= np.asarray(least)
+    predicted = probabilities >= np.asarray(least)
     rows = pd.DataFrame(
         {
             "key": keys,
             "labels": [np.flatnonzero(row).tolist() for row in truth[at]],
-            "pred": [np.flatnonzero(row).tolist() for row in told],
+            "pred": [np.flatnonzero(row).tolist() for row in predicted],
             "probs": list(probabilities),
-            "correct": (told == (truth[at] == 1)).all(axis=1),
+            "correct": (predicted == (truth[at] == 1)).all(axis=1),
         }
     )
     return {"task": "multi_label", **found}, rows

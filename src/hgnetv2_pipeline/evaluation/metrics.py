@@ -18,7 +18,7 @@ LARGEST_CONFUSION = 100
 MOST_CONFUSED = 50
 CALIBRATION_BINS = 15
 NEUTRAL_THRESHOLD = 0.5
-"""Probability from which on one of several classes is told, where none was chosen on val."""
+"""Probability from which on one of several classes is reported, where none was chosen on val."""
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -104,16 +104,16 @@ def mean_average_precision(logits: Floats, labels: Ints) -> float:
 def best_thresholds(logits: Floats, labels: Ints) -> NDArray[np.float64]:
     """float64 [C]: for each class the probability from which on telling it gives the best F1.
 
-    Of equal F1 the highest threshold. A threshold lies half-way between the lowest probability
-    that is told and the next one, so that rounding in another engine moves no image across; a
+    Of equal F1 the highest threshold. A threshold is half-way between the lowest probability
+    that counts and the next one, so that rounding in another engine moves no image across; a
     class without positives has 0.5.
     """
     logits, truth = _checked_matrix(logits, labels)
     probabilities = sigmoid(logits)
     chosen = np.full(truth.shape[1], NEUTRAL_THRESHOLD)
     for at in np.flatnonzero(truth.any(axis=0)).tolist():
-        scores, precision, _, told = _operating_points(probabilities[:, at], truth[:, at])
-        f1 = 2 * precision * told / (told + truth[:, at].sum())
+        scores, precision, _, predicted = _operating_points(probabilities[:, at], truth[:, at])
+        f1 = 2 * precision * predicted / (predicted + truth[:, at].sum())
         best = int(np.argmax(f1))
         below = scores[best + 1] if best + 1 < len(scores) else 0.0
         chosen[at] = (scores[best] + below) / 2
@@ -133,10 +133,10 @@ def summarise_multi_label(
     false_positives, false_negatives`` and ``f1_micro`` of all classes together, ``f1_macro`` (mean
     over the classes with a positive), ``exact_count`` (images of which all classes are right),
     ``classes``, and ``per_class`` in class order: ``class, n`` (positives), ``ap, threshold``, the
-    three counts, ``precision, recall, f1``. None stands where there was nothing to divide by.
+    three counts, ``precision, recall, f1``. None is given where there was nothing to divide by.
 
     Args:
-        thresholds: probability from which on a class is told, one per class; 0.5 by default.
+        thresholds: probability from which on a class is reported, one per class; 0.5 by default.
         missed: int [C], positives among images that could not be read: never found.
     """
     logits, truth = _checked_matrix(logits, labels)
@@ -147,9 +147,9 @@ def summarise_multi_label(
     if least.shape != (count,):
         raise DataError(f"{least.size} thresholds for {count} classes")
     lost = np.zeros(count, np.int64) if missed is None else np.asarray(missed, dtype=np.int64)
-    told = sigmoid(logits) >= least
-    right = (told & (truth == 1)).sum(axis=0)
-    wrong = (told & (truth == 0)).sum(axis=0)
+    predicted = sigmoid(logits) >= least
+    right = (predicted & (truth == 1)).sum(axis=0)
+    wrong = (predicted & (truth == 0)).sum(axis=0)
     absent = truth.sum(axis=0) + lost - right
     rows = []
     for at, name in enumerate(classes):
@@ -179,26 +179,26 @@ def summarise_multi_label(
         "false_negatives": sums[2],
         "f1_micro": _f1(*sums),
         "f1_macro": float(np.mean([row["f1"] for row in known])) if known else None,
-        "exact_count": int((told == (truth == 1)).all(axis=1).sum()),
+        "exact_count": int((predicted == (truth == 1)).all(axis=1).sum()),
         "classes": list(classes),
         "per_class": rows,
     }
 
 
 def _f1(true_positives: int, false_positives: int, false_negatives: int) -> float | None:
-    told = 2 * true_positives + false_positives + false_negatives
-    return 2 * true_positives / told if told else None
+    total = 2 * true_positives + false_positives + false_negatives
+    return 2 * true_positives / total if total else None
 
 
 def _operating_points(scores: Floats, truth: Ints) -> tuple[Floats, Floats, Floats, Floats]:
     """The distinct scores from high to low; from each on down to it: precision, the positives it
-    alone adds, and how many images are told.
+    alone adds, and how many images are above it.
     """
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     ordered, hits = np.asarray(scores)[order], np.asarray(truth, dtype=np.int64)[order]
     last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
-    found, told = hits.cumsum()[last], last + 1.0
-    return ordered[last], found / told, np.diff(found, prepend=0).astype(np.float64), told
+    found, predicted = hits.cumsum()[last], last + 1.0
+    return ordered[last], found / predicted, np.diff(found, prepend=0).astype(np.float64), predicted
 
 
 def _checked_matrix(logits: Floats, labels: Ints) -> tuple[Floats, NDArray[np.int64]]:

@@ -1,6 +1,6 @@
 """The training view of an image: from a picture and its own generator to uint8 pixels.
 
-``make_augment`` reads a configuration and gives a callable (Picture, generator) -> uint8
+``make_augment`` reads a configuration and gives a callable (LazyImage, generator) -> uint8
 [image_size, image_size, 3]. The same generator state gives the same bytes, whatever the process.
 The callables are plain data and travel to worker processes.
 """
@@ -21,11 +21,11 @@ from PIL import Image
 
 from hgnetv2_pipeline.data.preprocess import RESAMPLING, Preprocess
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, parse_randaugment
 
 View = npt.NDArray[np.uint8]
-Augment = Callable[[Picture, np.random.Generator], View]
+Augment = Callable[[LazyImage, np.random.Generator], View]
 Box = tuple[int, int, int, int]
 
 # Their files are held in memory meanwhile.
@@ -35,16 +35,16 @@ PUBLISHED_RANDAUGMENT = "rand-m7-mstd0.5-inc1"
 IMAGENET_FILL: Fill = (124, 116, 104)
 
 
-class Staged(ABC):
+class StagedView(ABC):
     """A view whose draws come apart from its pixels."""
 
     @abstractmethod
-    def begin(self, picture: Picture, rng: np.random.Generator) -> Callable[[], Any]:
+    def begin(self, picture: LazyImage, rng: np.random.Generator) -> Callable[[], Any]:
         """What is left to do for the view of ``picture`` once everything is drawn."""
 
 
 @dataclass(frozen=True)
-class PublishedView(Staged):
+class PublishedView(StagedView):
     """The published recipe: random resized crop, mirror, RandAugment.
 
     Attributes:
@@ -67,13 +67,13 @@ class PublishedView(Staged):
     interpolation: str
     fast: bool
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> View:
+    def __call__(self, picture: LazyImage, rng: np.random.Generator) -> View:
         return self.show(picture, *self.draw(picture.size, rng))
 
-    def begin(self, picture: Picture, rng: np.random.Generator) -> Callable[[], View]:
+    def begin(self, picture: LazyImage, rng: np.random.Generator) -> Callable[[], View]:
         return partial(self.show, picture, *self.draw(picture.size, rng))
 
-    def show(self, picture: Picture, box: Box, flip: bool, operations: list[Choice]) -> View:
+    def show(self, picture: LazyImage, box: Box, flip: bool, operations: list[Choice]) -> View:
         """The view that was drawn for ``picture``."""
         # Crop first, then resize: taps of the filter that reached beyond the crop would give other
         # pixels than PaddleClas, torchvision and timm give.
@@ -109,8 +109,8 @@ class PublishedView(Staged):
 
 
 def begin(
-    augment: Callable[[Picture, np.random.Generator], Any],
-    picture: Picture,
+    augment: Callable[[LazyImage, np.random.Generator], Any],
+    picture: LazyImage,
     rng: np.random.Generator,
 ) -> Callable[[], Any]:
     """What is left of ``augment(picture, rng)`` once everything is drawn that can be.
@@ -118,7 +118,7 @@ def begin(
     Decoding empties the processor's caches. To read headers and draw for ``TOGETHER`` pictures
     first, and to make their pixels then, takes a thirtieth less than picture by picture.
     """
-    if isinstance(augment, Staged):
+    if isinstance(augment, StagedView):
         return augment.begin(picture, rng)
     return partial(augment, picture, rng)
 
@@ -201,7 +201,7 @@ class AffineView:
     fill: Fill
     base: Preprocess
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> View:
+    def __call__(self, picture: LazyImage, rng: np.random.Generator) -> View:
         side = self.base.crop
         pixels = picture.pixels()
         if picture.size != (side, side):
@@ -240,7 +240,7 @@ class EvaluationView:
 
     base: Preprocess
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> View:
+    def __call__(self, picture: LazyImage, rng: np.random.Generator) -> View:
         return self.base.cut(picture.pixels())
 
 

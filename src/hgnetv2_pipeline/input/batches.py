@@ -21,10 +21,16 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.sample_rng import epoch_order, keyed_rng
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import TOGETHER, Augment, begin
-from hgnetv2_pipeline.input.deferred_view import DeviceOperations, DeviceView, Drawn, Shown, pack
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.deferred_view import (
+    DeferredView,
+    DeviceOperations,
+    DeviceView,
+    UnfinishedView,
+    pack,
+)
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice
-from hgnetv2_pipeline.input.teacher_logits import Records, Replayed
+from hgnetv2_pipeline.input.teacher_logits import Records, ReplayedView
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class Batch:
         )
 
 
-class Source:
+class SampleReader:
     """The columns of a frame of samples that a worker needs, kept outside Python objects.
 
     Arrow and NumPy memory is shared with forked workers; a list of a million strings would be
@@ -126,11 +132,11 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def standing_at(self, row: int) -> None:
-        """Told before an image is read or decoded; ``loader`` has it noted."""
+    def note_row(self, row: int) -> None:
+        """Called before an image is read or decoded; ``loader`` has it noted."""
 
     def place(self, row: int) -> dict[str, Any]:
-        """Where an image lies, as ``index.read_bytes`` takes it."""
+        """Where an image is, as ``index.read_bytes`` takes it."""
         return {
             "key": self.keys[row].as_py(),
             "path": self.paths[row].as_py(),
@@ -139,26 +145,26 @@ class Source:
         }
 
     def read(self, row: int) -> bytes:
-        self.standing_at(row)
+        self.note_row(row)
         return read_bytes(self.place(row), self.root)
 
-    def picture(self, row: int) -> Picture:
-        """The image of a row, to be decoded as its index says; DataError as ``Picture``."""
-        return Picture(self.read(row), self.decoding)
+    def image(self, row: int) -> LazyImage:
+        """The image of a row, to be decoded as its index says; DataError as ``LazyImage``."""
+        return LazyImage(self.read(row), self.decoding)
 
 
 @dataclass(frozen=True)
-class Made:
+class WorkerBatch:
     """What a worker sends: a batch, and the images that could not be read.
 
-    Of a ``DeviceView`` the batch's images are bytes [B] until ``device.DeviceInput`` turns them and
-    ``drawn``, one entry an image, into pixels. Of ``DeviceOperations`` they lack ``operations``,
-    one entry an image, until ``ahead.Operated`` has done them.
+    With a ``DeviceView`` the batch's images are bytes [B] until ``device_views.DeviceInput`` turns
+    them and ``drawn``, one entry per image, into pixels. With ``DeviceOperations`` they lack
+    ``operations``, one entry per image, until ``prefetch.OperateOnDevice`` has done them.
     """
 
     batch: Batch | None
     bad: list[tuple[str, str]]
-    drawn: list[Drawn] = field(default_factory=list)
+    drawn: list[DeferredView] = field(default_factory=list)
     operations: list[list[Choice]] = field(default_factory=list)
 
     @property
@@ -166,12 +172,14 @@ class Made:
         """Bytes of the batch's tensors."""
         return 0 if self.batch is None else self.batch.nbytes
 
-    def pin_memory(self) -> Made:
+    def pin_memory(self) -> WorkerBatch:
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 
 # Row, key, what is left to be done for its view, the teacher's stored answer.
-_Begun = tuple[int, str, Callable[[], npt.NDArray[np.uint8] | Drawn | Shown], Records | None]
+_Begun = tuple[
+    int, str, Callable[[], npt.NDArray[np.uint8] | DeferredView | UnfinishedView], Records | None
+]
 
 
 class TrainMaker:
@@ -179,8 +187,8 @@ class TrainMaker:
 
     def __init__(
         self,
-        source: Source,
-        transform: Augment | DeviceView | DeviceOperations | Replayed,
+        reader: SampleReader,
+        transform: Augment | DeviceView | DeviceOperations | ReplayedView,
         seed: int,
         batch_size: int,
         rank: int,
@@ -188,7 +196,7 @@ class TrainMaker:
         weights: npt.NDArray[np.float64] | None,
         stop_after: int,
     ) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
+        self.reader, self.transform, self.seed = reader, transform, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.bounds = None if weights is None else np.cumsum(weights) / weights.sum()
         self.stop_after = stop_after
@@ -197,7 +205,7 @@ class TrainMaker:
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         order = self._orders.get(epoch)
         if order is None:
-            n = len(self.source)
+            n = len(self.reader)
             if self.bounds is None:
                 order = epoch_order(n, self.seed, epoch)
             else:
@@ -221,10 +229,10 @@ class TrainMaker:
             yield from range(start, start + self.batch_size)
             step += 1
 
-    def make(self, step: int, known_bad: Mapping[str, str] | None = None) -> Made:
+    def make(self, step: int, known_bad: Mapping[str, str] | None = None) -> WorkerBatch:
         """The batch of a step; ``known_bad`` (key to reason) are left out unread."""
         views: list[npt.NDArray[np.uint8]] = []
-        drawn: list[Drawn] = []
+        drawn: list[DeferredView] = []
         operations: list[list[Choice]] = []
         records: list[Records] = []
         rows: list[int] = []
@@ -234,17 +242,17 @@ class TrainMaker:
         while len(rows) < self.batch_size:
             begun = self._begin(positions, min(TOGETHER, self.batch_size - len(rows)), bad)
             if begun is None:
-                return Made(None, list(bad.items()))
+                return WorkerBatch(None, list(bad.items()))
             for row, key, finish, record in begun:
-                self.source.standing_at(row)
+                self.reader.note_row(row)
                 try:
                     view = finish()
                 except DataError as error:
                     bad[key] = str(error)
                     continue
-                if isinstance(view, Drawn):
+                if isinstance(view, DeferredView):
                     drawn.append(view)
-                elif isinstance(view, Shown):
+                elif isinstance(view, UnfinishedView):
                     views.append(view.pixels)
                     operations.append(view.operations)
                 else:
@@ -253,34 +261,34 @@ class TrainMaker:
                     records.append(record)
                 rows.append(row)
                 keys.append(key)
-        labels = self.source.labels[rows]
+        labels = self.reader.labels[rows]
         if drawn:
             data, rest = pack(drawn)
             batch = Batch(data, torch.from_numpy(labels), keys, step, len(rows))
-            return Made(batch, list(bad.items()), rest)
+            return WorkerBatch(batch, list(bad.items()), rest)
         batch = _batch(views, labels, keys, step, self.batch_size)
         if records:
             batch = replace(batch, answers=Answers.of(np.stack(records)))
-        return Made(batch, list(bad.items()), operations=operations)
+        return WorkerBatch(batch, list(bad.items()), operations=operations)
 
     def _begin(
         self, positions: Iterator[int], count: int, bad: dict[str, str]
     ) -> list[_Begun] | None:
         """The next ``count`` images, read and drawn; None once too many are ``bad``."""
-        n = len(self.source)
+        n = len(self.reader)
         begun: list[_Begun] = []
         for position in positions:
             if len(bad) > self.stop_after or len(bad) == n:
                 return None
             epoch, place = divmod(position, n)
             row = int(self._order(epoch)[place])
-            key = self.source.keys[row].as_py()
+            key = self.reader.keys[row].as_py()
             if key in bad:
                 continue
             try:
-                picture = self.source.picture(row)
+                picture = self.reader.image(row)
                 record = None
-                if isinstance(self.transform, Replayed):
+                if isinstance(self.transform, ReplayedView):
                     number = self._view_number(self.transform.store.views, epoch, place, key)
                     finish, record = self.transform.begin(picture, key, row, number)
                 else:
@@ -309,25 +317,27 @@ class ViewMaker:
     """Makes batches of ``views`` views of each of ``images`` samples, for a teacher to answer.
 
     Batch n holds samples n * images and following, all views of the first, then of the second.
-    Batches are of one size, so that an answer does not depend on the other images; black stands
-    where there is no image, and where one cannot be read: its key is missing in ``keys``, and
+    Batches are of one size, so that an answer does not depend on the other images; black takes
+    the place of an image that is missing or cannot be read: its key is missing in ``keys``, and
     ``labels`` are the places (of a sample in its batch) of those that are there.
     """
 
-    def __init__(self, source: Source, view: Augment, seed: int, views: int, images: int) -> None:
-        self.source, self.view, self.seed = source, view, seed
+    def __init__(
+        self, reader: SampleReader, view: Augment, seed: int, views: int, images: int
+    ) -> None:
+        self.reader, self.view, self.seed = reader, view, seed
         self.views, self.images = views, images
 
-    def make(self, step: int) -> Made:
+    def make(self, step: int) -> WorkerBatch:
         first = step * self.images
         shown: dict[int, list[npt.NDArray[np.uint8]]] = {}
         bad: list[tuple[str, str]] = []
         keys: list[str] = []
-        for place in range(min(self.images, len(self.source) - first)):
-            key = self.source.keys[first + place].as_py()
+        for place in range(min(self.images, len(self.reader) - first)):
+            key = self.reader.keys[first + place].as_py()
             try:
                 # Decoded once for all views; a crop of the pixels is the crop of the file.
-                picture = Picture.of(self.source.picture(first + place).pixels())
+                picture = LazyImage.of(self.reader.image(first + place).pixels())
                 shown[place] = [
                     self.view(picture, keyed_rng(self.seed, number, key))
                     for number in range(self.views)
@@ -337,20 +347,20 @@ class ViewMaker:
                 continue
             keys.append(key)
         if not shown:
-            return Made(None, bad)
+            return WorkerBatch(None, bad)
         black = [np.zeros_like(next(iter(shown.values()))[0])] * self.views
         pixels = [view for place in range(self.images) for view in shown.get(place, black)]
         places = np.array(list(shown), np.int64)
-        return Made(_batch(pixels, places, keys, step, len(pixels)), bad)
+        return WorkerBatch(_batch(pixels, places, keys, step, len(pixels)), bad)
 
 
 class EvalMaker:
     """Makes evaluation batches: the samples in their order, each once."""
 
     def __init__(
-        self, source: Source, preprocess: Preprocess, batch_size: int, pad: bool, fast: bool
+        self, reader: SampleReader, preprocess: Preprocess, batch_size: int, pad: bool, fast: bool
     ) -> None:
-        self.source, self.preprocess = source, preprocess
+        self.reader, self.preprocess = reader, preprocess
         self.batch_size, self.pad, self.fast = batch_size, pad, fast
 
     def _view(self, content: bytes) -> npt.NDArray[np.uint8]:
@@ -358,27 +368,27 @@ class EvalMaker:
             return self.preprocess.image(content)
         from hgnetv2_pipeline.input.fast_augment import evaluation_view
 
-        return evaluation_view(self.preprocess, Picture(content, self.preprocess.decoding))
+        return evaluation_view(self.preprocess, LazyImage(content, self.preprocess.decoding))
 
-    def make(self, step: int) -> Made:
+    def make(self, step: int) -> WorkerBatch:
         views: list[npt.NDArray[np.uint8]] = []
         rows: list[int] = []
         keys: list[str] = []
         bad: list[tuple[str, str]] = []
         start = step * self.batch_size
-        for row in range(start, min(start + self.batch_size, len(self.source))):
-            key = self.source.keys[row].as_py()
+        for row in range(start, min(start + self.batch_size, len(self.reader))):
+            key = self.reader.keys[row].as_py()
             try:
-                views.append(self._view(self.source.read(row)))
+                views.append(self._view(self.reader.read(row)))
             except DataError as error:
                 bad.append((key, str(error)))
                 continue
             rows.append(row)
             keys.append(key)
         if not rows:
-            return Made(None, bad)
+            return WorkerBatch(None, bad)
         size = self.batch_size if self.pad else len(rows)
-        return Made(_batch(views, self.source.labels[rows], keys, step, size), bad)
+        return WorkerBatch(_batch(views, self.reader.labels[rows], keys, step, size), bad)
 
 
 def _batch(

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.input.augment import Augment, Box, PublishedView, Staged
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.augment import Augment, Box, PublishedView, StagedView
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice
 
 Part = Literal["randaugment", "all"]
@@ -27,7 +27,7 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DeferredView:
     """One image of a batch before it has pixels.
 
     Attributes:
@@ -56,20 +56,20 @@ class DeviceView:
     view: PublishedView
     device: torch.device
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> Drawn:
-        """What is to be done with a picture; DataError as ``Picture``."""
+    def __call__(self, picture: LazyImage, rng: np.random.Generator) -> DeferredView:
+        """What is to be done with a picture; DataError as ``LazyImage``."""
         box, flip, operations = self.view.draw(picture.size, rng)
         content = picture.plain_jpeg
         if content is not None:
             data = np.frombuffer(content, np.uint8)
-            return Drawn(data, len(data), True, picture.size, box, flip, operations)
+            return DeferredView(data, len(data), True, picture.size, box, flip, operations)
         data = np.ascontiguousarray(picture.crop(*box)).reshape(-1)
         size, whole = (box[2], box[3]), (0, 0, box[2], box[3])
-        return Drawn(data, len(data), False, size, whole, flip, operations)
+        return DeferredView(data, len(data), False, size, whole, flip, operations)
 
 
 @dataclass(frozen=True)
-class Shown:
+class UnfinishedView:
     """A view that still lacks its operations: uint8 [S, S, 3], and what RandAugment does to it."""
 
     pixels: npt.NDArray[np.uint8]
@@ -77,19 +77,19 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class DeviceOperations(Staged):
+class DeviceOperations(StagedView):
     """``view`` cut, resized and flipped by a worker, its operations left to ``device``."""
 
     view: PublishedView
     device: torch.device
 
-    def __call__(self, picture: Picture, rng: np.random.Generator) -> Shown:
-        """The view before its operations; DataError as ``Picture``."""
+    def __call__(self, picture: LazyImage, rng: np.random.Generator) -> UnfinishedView:
+        """The view before its operations; DataError as ``LazyImage``."""
         return self.begin(picture, rng)()
 
-    def begin(self, picture: Picture, rng: np.random.Generator) -> Callable[[], Shown]:
+    def begin(self, picture: LazyImage, rng: np.random.Generator) -> Callable[[], UnfinishedView]:
         box, flip, operations = self.view.draw(picture.size, rng)
-        return lambda: Shown(self.view.show(picture, box, flip, []), operations)
+        return lambda: UnfinishedView(self.view.show(picture, box, flip, []), operations)
 
 
 def on_device(
@@ -126,7 +126,7 @@ def on_device(
     return DeviceView(view, torch.device(device))
 
 
-def pack(drawn: Sequence[Drawn]) -> tuple[torch.Tensor, list[Drawn]]:
+def pack(drawn: Sequence[DeferredView]) -> tuple[torch.Tensor, list[DeferredView]]:
     """All data in one uint8 tensor, which travels between processes at the cost of one, and the
     rest."""
     together = torch.from_numpy(np.concatenate([one.data for one in drawn]))

@@ -208,7 +208,7 @@ def _moved(
 ) -> Tensor:
     """Pillow's bicubic transform, a = -1, the edge repeated; ``matrices`` lead to the source.
 
-    Where all places lie in the middle of a row, that row alone counts; likewise of columns.
+    Where all places are in the middle of a row, that row alone counts; likewise of columns.
     """
     _, height, width, _ = pixels.shape
     together = max(1, _NEIGHBOURS // (len(rows) * len(columns) * height * width))
@@ -250,7 +250,7 @@ def _fetched(pixels: Tensor, places: Tensor) -> Tensor:
 
 
 def _neighbours(places: Tensor, size: int, steps: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """int64 and float32 [N, K, H, W]: which pixels lie around each place, and their weights."""
+    """int64 and float32 [N, K, H, W]: which pixels are around each place, and their weights."""
     places = (places - 0.5)[:, None]
     whole = places.floor()
     step = torch.tensor(steps, device=places.device).view(-1, 1, 1)

@@ -3,8 +3,8 @@
 On the device 'cpu', a stand-in for tests, torchvision decodes with libjpeg-turbo instead of nvJPEG.
 
 A file that the decoder refuses, or reads as another size than its header says, is decoded by
-``Picture``; what ``Picture`` refuses is a bad image as anywhere else, and the batch is drawn again
-without it.
+``LazyImage``; what ``LazyImage`` refuses is a bad image as anywhere else, and the batch is drawn
+again without it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from hgnetv2_pipeline.data.preprocess import vertical_first
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.input.batches import Made, TrainMaker
-from hgnetv2_pipeline.input.deferred_view import DeviceView, Drawn
+from hgnetv2_pipeline.input.batches import TrainMaker, WorkerBatch
+from hgnetv2_pipeline.input.deferred_view import DeferredView, DeviceView
 from hgnetv2_pipeline.input.device_operations import augment
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 
 _log = logging.getLogger(__name__)
 
-# Whole images that lie on the device at once: 200 MB.
+# Whole images that are on the device at once: 200 MB.
 _TOGETHER = 64_000_000
-# A pixel's weights lie in a GPU's shared memory, which ends at some 90 pixels made one; a panorama
+# A pixel's weights are in a GPU's shared memory, which ends at some 90 pixels made one; a panorama
 # of 20,000 pixels is resized on the CPU.
 _STEEPEST = 48
 # What functional.interpolate calls, in the form that writes into a given tensor: a launch an image
@@ -49,7 +49,7 @@ class DeviceInput:
         self.view, self.maker = view.view, maker
         self.device = view.device
 
-    def __call__(self, made: Made) -> Made:
+    def __call__(self, made: WorkerBatch) -> WorkerBatch:
         """``made`` with uint8 images [N, 3, image_size, image_size], channels_last, on the device.
 
         A batch with an image that cannot be decoded is made again without it, by the rule of
@@ -65,7 +65,7 @@ class DeviceInput:
         return made
 
     def pixels(
-        self, data: Sequence[Tensor], drawn: Sequence[Drawn]
+        self, data: Sequence[Tensor], drawn: Sequence[DeferredView]
     ) -> tuple[Tensor | None, dict[int, str]]:
         """The images, or None and the reason for each that cannot be decoded."""
         side = self.view.image_size
@@ -113,13 +113,13 @@ class DeviceInput:
             _warn_once(str(error).splitlines()[0])
             return [None]
 
-    def _piece(self, data: Tensor, drawn: Drawn, decoded: Tensor | None) -> Tensor:
+    def _piece(self, data: Tensor, drawn: DeferredView, decoded: Tensor | None) -> Tensor:
         """uint8 [3, h, w] on the device: the crop; DataError if nothing decodes the file."""
         left, top, width, height = drawn.box
         if decoded is not None and decoded.shape == (3, *reversed(drawn.size)):
             return decoded[:, top : top + height, left : left + width]
         if drawn.encoded:
-            found = Picture(data.numpy().tobytes()).crop(*drawn.box)
+            found = LazyImage(data.numpy().tobytes()).crop(*drawn.box)
             piece = torch.from_numpy(np.ascontiguousarray(found))
         else:
             piece = data.view(height, width, 3)
@@ -160,7 +160,7 @@ def _warn_once(reason: str) -> None:
     _log.warning("the GPU's decoder refused a file, the CPU decodes such ones: %s", reason)
 
 
-def _runs(drawn: Sequence[Drawn]) -> list[tuple[int, int]]:
+def _runs(drawn: Sequence[DeferredView]) -> list[tuple[int, int]]:
     """First and last + 1 of images that together stay within ``_TOGETHER`` pixels, or of one."""
     starts, total = [0], 0
     for n, one in enumerate(drawn):

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 
 from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
-from hgnetv2_pipeline.input.lazy_image import Picture
-from hgnetv2_pipeline.input.lookup_tables import LEVELS, TABLES, Table, blended
+from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.lookup_tables import LEVELS, TABLES, Table, blend_table
 from hgnetv2_pipeline.input.pillow_shear import plain
 from hgnetv2_pipeline.input.randaugment import TOP, Fill, strength, weakening
 
@@ -63,7 +63,7 @@ def _resize(
             _transposed(pixels), height, width, interpolation, factors[::-1], upright=False
         )
         return _transposed(turned)
-    # Channels last, as it lies in memory, has a vectorised kernel in torch. The axis of one image
+    # Channels last, as it is in memory, has a vectorised kernel in torch. The axis of one image
     # comes first: added last, its stride would hide the layout.
     image = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     across, down = factors
@@ -74,11 +74,11 @@ def _resize(
     return resized
 
 
-def evaluation_view(preprocess: Preprocess, picture: Picture) -> Pixels:
+def evaluation_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:
     """``Preprocess.image`` of a picture with the resizing of this module.
 
     uint8 [crop, crop, 3]; other interpolations, and slivers that would grow beyond ``max_pixels``,
-    are Pillow's. What lies below the centre crop is neither decoded nor resized.
+    are Pillow's. What is below the centre crop is neither decoded nor resized.
     """
     width, height = picture.size
     wide, high, left, top = preprocess.geometry(width, height)
@@ -147,7 +147,7 @@ def _blend(pixels: Pixels, other: Pixels, factor: float) -> Pixels:
 
 def _contrast(pixels: Pixels, factor: float) -> Pixels:
     mean = int(_cv.mean(_cv.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    return _through(pixels, blended(mean, factor))
+    return _through(pixels, blend_table(mean, factor))
 
 
 def _color(pixels: Pixels, factor: float) -> Pixels:

@@ -115,7 +115,7 @@ def optional(name: str) -> Any:
 def _shortened(content: bytes, bottom: int, height: int) -> tuple[bytes | bytearray, int]:
     """The file with a lower height in its header, so that a decoder stops early; and that height.
 
-    Rows of a baseline file follow one another, so its decoder never looks at what lies below. Whole
+    Rows of a baseline file follow one another, so its decoder never looks at what is below. Whole
     blocks are kept, and two rows more than asked for: colour at half height is smoothed with its
     neighbours. A file of another kind stays as it is.
     """

@@ -23,7 +23,7 @@ from hgnetv2_pipeline.input.jpeg import END, jpeg_pixels, ordinary_size
 Pixels = npt.NDArray[np.uint8]
 
 
-class Picture:
+class LazyImage:
     """The pixels of a file by the rules of ``decode``, as uint8 [H, W, 3] arrays.
 
     Attributes:
@@ -54,7 +54,7 @@ class Picture:
         self.size = self._image.size
 
     @classmethod
-    def of(cls, pixels: Pixels) -> Picture:
+    def of(cls, pixels: Pixels) -> LazyImage:
         """A picture of pixels that are at hand already."""
         made = cls.__new__(cls)
         image = Image.fromarray(pixels)
@@ -87,7 +87,7 @@ class Picture:
         return self.crop(0, 0, width, height)
 
     def crop(self, left: int, top: int, width: int, height: int) -> Pixels:
-        """uint8 [height, width, 3]: a piece that lies inside the picture."""
+        """uint8 [height, width, 3]: a piece that is inside the picture."""
         if self._content is not None:
             found = jpeg_pixels(self._content, self.size, top + height)
             if found is not None:

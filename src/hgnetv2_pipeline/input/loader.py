@@ -2,7 +2,7 @@
 
 A batch is a pure function of (seed, step): workers are handed step numbers and make whole batches,
 so that the bytes do not depend on how many workers there are or on where a run resumed. Who makes
-batches of another kind has them made by ``made_batches`` too, with the same care. Pixels stay
+batches of another kind has them made by ``iterate_batches`` too, with the same care. Pixels stay
 uint8 until ``normalise`` on the device. An image that cannot be read goes to the ledger and is left
 out; it is never replaced by another picture under its label.
 """
@@ -22,9 +22,16 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.input.augment import Augment
-from hgnetv2_pipeline.input.batches import Batch, EvalMaker, Made, Source, TrainMaker, ViewMaker
+from hgnetv2_pipeline.input.batches import (
+    Batch,
+    EvalMaker,
+    SampleReader,
+    TrainMaker,
+    ViewMaker,
+    WorkerBatch,
+)
 from hgnetv2_pipeline.input.deferred_view import DeviceOperations, DeviceView
-from hgnetv2_pipeline.input.teacher_logits import Replayed
+from hgnetv2_pipeline.input.teacher_logits import ReplayedView
 from hgnetv2_pipeline.input.workers import M, Maker, from_workers
 
 
@@ -32,7 +39,7 @@ def train_batches(
     samples: pd.DataFrame,
     root: Path,
     *,
-    transform: Augment | DeviceView | DeviceOperations | Replayed,
+    transform: Augment | DeviceView | DeviceOperations | ReplayedView,
     seed: int,
     batch_size: int,
     start_step: int,
@@ -50,9 +57,9 @@ def train_batches(
         samples: frame of samples, see ``index.SCHEMA``; unlabelled images have label -1.
         root: what the samples' paths are relative to.
         transform: from ``make_augment``, or that ``on_device``: then workers leave its part of the
-            work undone, and the images of the batches are finished, and lie, on its device. Or
-            ``Replayed``: then views are those that a teacher saw, and batches bring its answers.
-        seed: of the order and of the views (of ``Replayed``: of the order).
+            work undone, and the images of the batches are finished and kept on its device. Or
+            ``ReplayedView``: views that a teacher saw, so that batches bring its answers.
+        seed: of the order and of the views (of ``ReplayedView``: of the order).
         batch_size: images per step of this process; every batch is full.
         workers: processes that decode; 0 decodes in the caller's thread.
         rank, world_size: this process and their number; step ``s`` of all of them together takes
@@ -76,7 +83,7 @@ def train_batches(
         if not good or chances.min() < 0 or chances.sum() <= 0:
             raise ParameterError("weights: one finite number from 0 for each sample, not all 0")
     maker = TrainMaker(
-        source=Source(samples, root),
+        reader=SampleReader(samples, root),
         transform=transform,
         seed=seed,
         batch_size=batch_size,
@@ -86,7 +93,7 @@ def train_batches(
         stop_after=ledger.allowed,
     )
     finish = _finisher(transform, maker, device)
-    for made in made_batches(maker, start_step, steps, workers, ledger, finish):
+    for made in iterate_batches(maker, start_step, steps, workers, ledger, finish):
         if made.batch is None:
             key, reason = made.bad[0]
             raise DataError(
@@ -96,21 +103,21 @@ def train_batches(
 
 
 def _finisher(
-    transform: Augment | DeviceView | DeviceOperations | Replayed,
+    transform: Augment | DeviceView | DeviceOperations | ReplayedView,
     maker: TrainMaker,
     device: torch.device | None,
-) -> Callable[[Iterator[Made]], Iterator[Made]] | None:
+) -> Callable[[Iterator[WorkerBatch]], Iterator[WorkerBatch]] | None:
     """What is done to the workers' batches in this process, beside the training."""
-    from hgnetv2_pipeline.input.prefetch import Ahead, Copied, Operated
+    from hgnetv2_pipeline.input.prefetch import CopyToDevice, OperateOnDevice, Prefetcher
 
     if isinstance(transform, DeviceView):
         from hgnetv2_pipeline.input.device_views import DeviceInput
 
-        return Ahead(transform.device, DeviceInput(transform, maker))
+        return Prefetcher(transform.device, DeviceInput(transform, maker))
     if isinstance(transform, DeviceOperations):
-        return Ahead(transform.device, Operated(transform))
+        return Prefetcher(transform.device, OperateOnDevice(transform))
     if device is not None and device.type == "cuda":
-        return Ahead(device, Copied(device))
+        return Prefetcher(device, CopyToDevice(device))
     return None
 
 
@@ -133,8 +140,8 @@ def view_batches(
     Raises:
         DataError: there are no samples, or more are unreadable than the ledger allows.
     """
-    maker = ViewMaker(Source(samples, root), view, seed, views, images)
-    for made in made_batches(maker, 0, -(-len(samples) // images), workers, ledger):
+    maker = ViewMaker(SampleReader(samples, root), view, seed, views, images)
+    for made in iterate_batches(maker, 0, -(-len(samples) // images), workers, ledger):
         if made.batch is not None:
             yield made.batch
 
@@ -163,13 +170,13 @@ def eval_batches(
     """
     if batch_size < 1:
         raise ParameterError(f"batch_size {batch_size}: a whole number from 1 up")
-    maker = EvalMaker(Source(samples, root), preprocess, batch_size, pad, fast)
-    for made in made_batches(maker, 0, -(-len(samples) // batch_size), workers, ledger):
+    maker = EvalMaker(SampleReader(samples, root), preprocess, batch_size, pad, fast)
+    for made in iterate_batches(maker, 0, -(-len(samples) // batch_size), workers, ledger):
         if made.batch is not None:
             yield made.batch
 
 
-def made_batches(
+def iterate_batches(
     maker: Maker[M],
     start: int,
     count: int,

@@ -14,7 +14,7 @@ Table = npt.NDArray[np.uint8]
 LEVELS = np.arange(256)
 
 
-def blended(constant: int, factor: float) -> Table:
+def blend_table(constant: int, factor: float) -> Table:
     """Pillow's blend of each level with a constant, in float32 as there."""
     away = (LEVELS - constant).astype(np.float32)
     return (np.float32(constant) + np.float32(factor) * away).clip(0, 255).astype(np.uint8)
@@ -41,6 +41,6 @@ TABLES: dict[str, Callable[[float, float], Table]] = {
     "Posterize": lambda level, sign: _posterize(int(level / TOP * 4)),
     "SolarizeIncreasing": lambda level, sign: _solarize(256 - min(256, int(level / TOP * 256))),
     "Solarize": lambda level, sign: _solarize(min(256, int(level / TOP * 256))),
-    "BrightnessIncreasing": lambda level, sign: blended(0, strength(level, sign)),
-    "Brightness": lambda level, sign: blended(0, weakening(level)),
+    "BrightnessIncreasing": lambda level, sign: blend_table(0, strength(level, sign)),
+    "Brightness": lambda level, sign: blend_table(0, weakening(level)),
 }

@@ -2,7 +2,7 @@
 
 Pillow evaluates a cubic through four neighbours at every pixel in double precision and cuts the
 fraction off. Along a row the four weights are the same but for the last bits, so that single
-precision and one multiplication a neighbour do for most pixels; where the result lies so close to a
+precision and one multiplication per neighbour do for most pixels; where the result is so close to a
 whole number that rounding could tip it, Pillow's own formula is evaluated. Needs torch and OpenCV.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from hgnetv2_pipeline.input.batches import Made
+from hgnetv2_pipeline.input.batches import WorkerBatch
 from hgnetv2_pipeline.input.deferred_view import DeviceOperations
 from hgnetv2_pipeline.input.device_operations import augment
 
@@ -18,16 +18,16 @@ from hgnetv2_pipeline.input.device_operations import augment
 _AHEAD = 2
 
 
-class Ahead:
+class Prefetcher:
     """Has ``finish`` done to every batch, two ahead of the one that is asked for."""
 
-    def __init__(self, device: torch.device, finish: Callable[[Made], Made]) -> None:
+    def __init__(self, device: torch.device, finish: Callable[[WorkerBatch], WorkerBatch]) -> None:
         self.device, self.finish = device, finish
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, every: Iterable[Made]) -> Iterator[Made]:
+    def __call__(self, every: Iterable[WorkerBatch]) -> Iterator[WorkerBatch]:
         """Each of ``every`` in its turn, its images ready on the device."""
-        waiting: deque[Future[Made]] = deque()
+        waiting: deque[Future[WorkerBatch]] = deque()
         with ThreadPoolExecutor(1, "device-input") as pool:
             for made in every:
                 waiting.append(pool.submit(self._finished, made))
@@ -36,7 +36,7 @@ class Ahead:
             while waiting:
                 yield self._handed_over(waiting.popleft().result())
 
-    def _finished(self, made: Made) -> Made:
+    def _finished(self, made: WorkerBatch) -> WorkerBatch:
         with torch.no_grad(), torch.cuda.stream(self.stream) if self.stream else nullcontext():
             made = self.finish(made)
             if self.stream is not None:
@@ -46,20 +46,20 @@ class Ahead:
                 done.synchronize()
         return made
 
-    def _handed_over(self, made: Made) -> Made:
+    def _handed_over(self, made: WorkerBatch) -> WorkerBatch:
         """``made``, its memory not to be used again before the caller's stream is done with it."""
         if self.stream is not None and made.batch is not None:
             made.batch.images.record_stream(torch.cuda.current_stream(self.device))
         return made
 
 
-class Copied:
+class CopyToDevice:
     """Nothing but the copy to the device, which thus takes no time from the training's stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def __call__(self, made: Made) -> Made:
+    def __call__(self, made: WorkerBatch) -> WorkerBatch:
         """``made`` with its images on the device."""
         if made.batch is None:
             return made
@@ -67,7 +67,7 @@ class Copied:
         return replace(made, batch=replace(made.batch, images=images))
 
 
-class Operated(Copied):
+class OperateOnDevice(CopyToDevice):
     """RandAugment on the device, of views that workers cut, resized and flipped."""
 
     def __init__(self, view: DeviceOperations) -> None:
@@ -76,7 +76,7 @@ class Operated(Copied):
         super().__init__(view.device)
         self.fill = view.view.randaugment.fill
 
-    def __call__(self, made: Made) -> Made:
+    def __call__(self, made: WorkerBatch) -> WorkerBatch:
         """``made`` with its images on the device and their operations done."""
         made = super().__call__(made)
         if made.batch is None:

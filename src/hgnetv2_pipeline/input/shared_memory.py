@@ -1,6 +1,6 @@
 """Shared memory, through which worker processes hand over their batches, and whether it suffices.
 
-A container has 64 MB of it unless it is told otherwise: a few batches.
+A container has 64 MB of it unless it is set otherwise: a few batches.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def shortage(workers: int, nbytes: int, found: Space | None) -> str:
     """What to do about the space ``found`` before the workers began, if their batches may not fit
     in; else ''.
 
-    ``nbytes`` is the size of a batch, or of several where loaders stand side by side.
+    ``nbytes`` is the size of a batch, or of several where loaders work side by side.
     """
     if found is None or needed(workers, nbytes) <= found.free:
         return ""

@@ -29,11 +29,11 @@ from PIL import features
 from hgnetv2_pipeline.data.decode import Colour
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.differences import differences
-from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_json, written_aside
+from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_aside, write_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import Augment, View, begin
 from hgnetv2_pipeline.input.jpeg import optional
-from hgnetv2_pipeline.input.lazy_image import Picture
+from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.shards import ShardStore, shard_slices
 
 Records = npt.NDArray[np.void]
@@ -44,7 +44,7 @@ REMEDY = (
     "make them again (--params redo=teacher_logits), or let the teacher run along "
     "(--params teacher_logits.source=online)"
 )
-# By these an image is known again, wherever its file lies.
+# By these an image is known again, wherever its file is.
 _IMAGE = ["key", "length", "bytes_sha256"]
 
 
@@ -193,7 +193,7 @@ class TeacherLogits:
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayedView:
     """A training view that is shown again as the teacher saw it, with the teacher's answer.
 
     Epoch e of a run shows view e mod V. ``rows`` [n] are the places of the run's samples in the
@@ -205,12 +205,12 @@ class Replayed:
     rows: npt.NDArray[np.int64]
 
     def begin(
-        self, picture: Picture, key: str, row: int, number: int
+        self, picture: LazyImage, key: str, row: int, number: int
     ) -> tuple[Callable[[], View], Records]:
         """What makes the pixels of view ``number`` of the sample ``row`` of the run; its record.
 
         Raises:
-            DataError: the image could not be read when the teacher saw it; and as ``Picture``.
+            DataError: the image could not be read when the teacher saw it; and as ``LazyImage``.
         """
         record = self.store.read(int(self.rows[row]), number)
         if np.isnan(record["lse"]):
@@ -279,7 +279,7 @@ def seal_store(
         [("key", pa.string()), ("length", pa.int64()), ("bytes_sha256", pa.string())]
     )
     table = pa.Table.from_pandas(images[_IMAGE], schema=schema, preserve_index=False)
-    with written_aside(folder / IMAGES) as aside:
+    with write_aside(folder / IMAGES) as aside:
         pq.write_table(table.replace_schema_metadata(None), aside, compression="zstd")
     shards = [
         {

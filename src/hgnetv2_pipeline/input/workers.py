@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hgnetv2_pipeline.errors import DataError, DiskFullError
 from hgnetv2_pipeline.exits import OTHER_TRACEBACK
-from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.jpeg import optional
 from hgnetv2_pipeline.input.shared_memory import PREFETCH, full, space, warn_if_short
 from hgnetv2_pipeline.stopping import when_starter_dies
@@ -87,7 +87,7 @@ class Maker(Protocol[M_co]):
     """Makes batches as a pure function of the step; travels to the workers by pickle."""
 
     @property
-    def source(self) -> Source:
+    def reader(self) -> SampleReader:
         """What it reads, and is seen reading."""
 
     def make(self, step: int) -> M_co:
@@ -133,7 +133,7 @@ class _Steps(Dataset[Any], Generic[M]):
 
     def __init__(self, maker: Maker[M], start: int, count: int, workers: int) -> None:
         self.maker, self.start, self.count = maker, start, count
-        with _told_if_full(workers):
+        with _report_if_full(workers):
             self.at = torch.zeros((workers, 2), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ class _Steps(Dataset[Any], Generic[M]):
     def __getitem__(self, index: int) -> _Packed | _Failed:
         try:
             made = self.maker.make(self.start + index)
-            with _told_if_full(len(self.at), made.nbytes):
+            with _report_if_full(len(self.at), made.nbytes):
                 return _Packed(made)
         except Exception as error:
             return _Failed(error)
@@ -155,16 +155,16 @@ class _Steps(Dataset[Any], Generic[M]):
         def note(row: int) -> None:
             place[1] = row
 
-        self.maker.source.standing_at = note  # type: ignore[method-assign]
+        self.maker.reader.note_row = note  # type: ignore[method-assign]
 
     def key(self, worker: int) -> str:
         """The image that a worker was last seen at."""
-        return str(self.maker.source.keys[int(self.at[worker, 1])].as_py())
+        return str(self.maker.reader.keys[int(self.at[worker, 1])].as_py())
 
     def late(self, step: int) -> DataError:
         """A step that did not come in time; workers are handed steps in turn."""
         return DataError(
-            f"a loader process gave nothing for {_TIMEOUT_SECONDS:g} s; it stands at image "
+            f"a loader process gave nothing for {_TIMEOUT_SECONDS:g} s; it is at image "
             f"{self.key((step - self.start) % len(self.at))}: see whether its disk answers"
         )
 
@@ -180,7 +180,7 @@ class _Steps(Dataset[Any], Generic[M]):
             child.join(max(0.0, deadline - time.monotonic()))
 
     def dead(self) -> list[str]:
-        """Where workers stood that are dead, or are found dead within moments."""
+        """Where workers were that are dead, or are found dead within moments."""
         deadline = time.monotonic() + _DEATH_SECONDS
         while True:
             alive = {process.pid for process in multiprocessing.active_children()}
@@ -192,7 +192,7 @@ class _Steps(Dataset[Any], Generic[M]):
 
 
 @contextmanager
-def _told_if_full(workers: int, nbytes: int = 0) -> Iterator[None]:
+def _report_if_full(workers: int, nbytes: int = 0) -> Iterator[None]:
     """torch's word that shared memory has no room, as ours with its remedies."""
     try:
         yield
@@ -203,7 +203,7 @@ def _told_if_full(workers: int, nbytes: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def workers_watched() -> Iterator[None]:
+def watch_workers() -> Iterator[None]:
     """Around all work on batches: says which image a worker died at, and the likely cause.
 
     torch notices a death in a signal handler, so that its error may come up wherever the caller is.
@@ -271,11 +271,11 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
     _end_workers_at_exit()
     batches: Any = None
     try:
-        with workers_watched():
+        with watch_workers():
             batches = iter(loader)
         for step in range(start, start + count):
             try:
-                with workers_watched():
+                with watch_workers():
                     made: M | _Failed = next(batches)
             except RuntimeError as error:
                 if "DataLoader timed out" in str(error):
@@ -283,7 +283,7 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
                 raise
             except (EOFError, OSError) as error:
                 # A batch that a worker had ready is gone with the worker.
-                with workers_watched():
+                with watch_workers():
                     dead = steps.dead()
                 if dead:
                     raise _death(dead, "batches it had made are lost") from None
@@ -314,7 +314,7 @@ def _beside_the_step(worker: int) -> None:
     """Workers share the CPUs among themselves, one thread each, and give way to the training.
 
     The process that starts a GPU's kernels needs a core at once: beside 16 workers on 16 cores a
-    step of B4 took 103 ms instead of 68 on an H200, though its batch lay ready.
+    step of B4 took 103 ms instead of 68 on an H200, though its batch was ready.
 
     A terminal, or what ends a job, sends its signal to every process of the group: the run decides
     what a stop means, and needs its workers until then. torch's own shutdown asks twice.

@@ -42,7 +42,7 @@ def audit(
     channel and decision.
 
     ``mined`` is the mined list as parquet; it is read by the column, never held whole; ``table``
-    of ``class_table`` gives short_classes (with fewer than k images), empty_classes and gini.
+    of ``count_classes`` gives short_classes (with fewer than k images), empty_classes and gini.
     ``curve`` of ``purity_curve`` adds ``estimate``, the purity at the list's k; ``truth`` (key,
     label; NA = belongs to no class) of hidden labels in the pool adds ``purity``; ``planted`` (key,
     kind) of known copies of protected images adds ``planted``: how many of each kind were removed,
@@ -118,25 +118,25 @@ def _account(candidates: Candidates, mined: Path, sizes: NDArray[np.int64]) -> d
 
 
 def _at_k(at: pd.Series[Any]) -> dict[str, Any]:
-    """The row of a purity curve at the list's k: counts, and shares if a probe is on the list."""
+    """The row of a purity curve at the list's k: counts, and shares if it holds hidden images."""
     found: dict[str, Any] = {name: int(at[name]) for name in ("probes", "right")}
     if at["probes"]:
         found |= {name: float(at[name]) for name in ("estimate", "low", "high")}
     return found
 
 
-def class_table(
+def count_classes(
     candidates: Candidates,
     mined: Path,
     *,
     classes: Sequence[str],
-    probes: pd.DataFrame | None = None,
+    hidden: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row per class, by label: name, candidates, selected, min_score, median_score, max_score.
 
-    Scores (probabilities of the images taken) are missing where a class got none. ``probes`` of
-    ``rank_probes`` adds probes (those that the list would hold) and right (of the class they are
-    taken for).
+    Scores (probabilities of the images taken) are missing where a class got none. ``hidden`` of
+    ``rank_hidden_images`` adds probes (those that the list would hold) and right (of the class
+    they are taken for).
 
     Raises:
         DataError: the list has a class that is not one of ``classes``.
@@ -151,8 +151,8 @@ def class_table(
     table = table.round(dict.fromkeys(("min_score", "median_score", "max_score"), 6))
     table.insert(0, "name", list(classes))
     table.insert(1, "candidates", candidates.counts().reindex(table.index, fill_value=0))
-    if probes is not None:
-        held = probes[probes["rank"].between(1, k)]
+    if hidden is not None:
+        held = hidden[hidden["rank"].between(1, k)]
         right = held[held["truth"] == held["label"]]
         for name, rows in (("probes", held), ("right", right)):
             table[name] = rows["label"].value_counts().reindex(table.index, fill_value=0)

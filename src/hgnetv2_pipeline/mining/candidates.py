@@ -98,7 +98,7 @@ class Candidates:
     def ranks_of(self, keys: pd.Series[str]) -> pd.DataFrame:
         """Where the images with these keys are in the order: columns key, label, rank."""
         picks = self.order(self.free()).ranks_of(self.pool.holding(keys))
-        found, at_key = marked(self.pool.rows, picks.place)
+        found, at_key = mark_places(self.pool.rows, picks.place)
         names = self.pool.keys(found).to_numpy(zero_copy_only=False)
         return pd.DataFrame(
             {
@@ -109,7 +109,9 @@ class Candidates:
         )
 
 
-def marked(rows: int, places: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
+def mark_places(
+    rows: int, places: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
     """A mask of the places among ``rows``, and which of those marked each place is."""
     wanted = np.zeros(rows, dtype=bool)
     wanted[places] = True

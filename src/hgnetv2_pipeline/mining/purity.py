@@ -1,13 +1,15 @@
-"""How pure the mined list is at every k, told by labelled images hidden among the pool.
+"""How pure the mined list is at every k, estimated by labelled images hidden among the pool.
 
-A pool has no labels. So labelled images, the probes, are scored as if they lay in the pool: a probe
-has the rank it would have taken in its class, and a list of k images per class would hold those
-with rank k or better. The share of these whose class is right is the estimate. Probes only get a
-rank; they are never candidates and push no image off the list.
+A pool has no labels. So some labelled images, the hidden images, are scored as if they were in the
+pool: each gets the rank it would have taken in its class, and a list of k images per class would
+hold those with rank k or better. The share of these with the right class is the estimate. Hidden
+images only get a rank; they are never candidates and push no image off the list.
 
-What the estimate leaves out: every probe belongs to one of the classes, and a pool also holds what
-belongs to none. It is therefore an upper bound of the list's purity, as far as the pool's images of
-the classes resemble the probes.
+What the estimate leaves out: every hidden image belongs to one of the classes, while a pool also
+holds images of none. It is therefore an upper bound of the list's purity, as far as the pool's
+images of the classes resemble the hidden ones.
+
+The parameter ``mining.purity.probes`` and the columns called ``probes`` are about hidden images.
 """
 
 from __future__ import annotations
@@ -30,33 +32,34 @@ from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 _SCORES = 1 << 20
 
 
-def choose_probes(samples: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
+def choose_hidden_images(samples: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
     """At most ``most`` labelled rows of ``samples``, drawn by ``seed``, in their order."""
     labelled = samples[samples["label"].notna()].reset_index(drop=True)
     if labelled.empty:
-        raise DataError("no labelled image can serve as a probe (mining.purity.probes)")
+        raise DataError("no labelled image can be hidden among the pool (mining.purity.probes)")
     return labelled.iloc[np.sort(sample_rng.epoch_order(len(labelled), seed, 0)[:most])]
 
 
-def rank_probes(candidates: Candidates, probes: Path, labels: pd.DataFrame) -> pd.DataFrame:
-    """Where each probe would be in the order of the candidates.
+def rank_hidden_images(candidates: Candidates, scores: Path, labels: pd.DataFrame) -> pd.DataFrame:
+    """The rank that each hidden image would have among the candidates of its class.
 
-    ``probes`` is a folder of score shards of labelled images, ``labels`` (key, label) says what
-    they are. Returns key, truth, label (the teacher's class), score_q, rank (from 1, best first
-    within the class; ties go to the probe), sorted by key; probes below ``min_conf``, which no list
-    would hold, have rank 0. The pool is streamed: memory grows with the probes alone.
+    ``scores`` is a folder of score shards of labelled images, ``labels`` (key, label) gives their
+    classes. Returns key, truth, label (the teacher's class), score_q, rank (from 1, best first
+    within the class; ties go to the hidden image), sorted by key; images below ``min_conf``,
+    which no list would hold, have rank 0. The pool is streamed: memory grows with the hidden images
+    alone.
 
     Raises:
-        DataError: no probe has a label.
+        DataError: no hidden image has a label.
     """
-    hidden = ScoredPool(probes)
+    hidden = ScoredPool(scores)
     label, score_q = hidden.best(1)
     keys = hidden.keys(np.ones(hidden.rows, dtype=bool)).to_pandas()
     guess = pd.DataFrame({"key": keys, "guess": label, "score_q": score_q})
     found = guess.merge(labels[["key", "label"]], on="key").rename(columns={"label": "truth"})
     found = found.sort_values("key", ignore_index=True)
     if found.empty:
-        raise DataError(f"none of the probes in {probes} has a label; score them again")
+        raise DataError(f"none of the hidden images in {scores} has a label; score them again")
     ranks = _ranks(
         found["guess"].to_numpy(np.int64) * _SCORES + found["score_q"].to_numpy(np.int64),
         (
@@ -69,10 +72,10 @@ def rank_probes(candidates: Candidates, probes: Path, labels: pd.DataFrame) -> p
     return found[["key", "truth", "label", "score_q", "rank"]].astype({"truth": "int64"})
 
 
-def _ranks(probes: NDArray[np.int64], pool: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """1 + the pool images above each probe in its class; numbers are class * _SCORES + score."""
-    ordered = np.sort(probes)
-    # A pool image at place p is above the first p probes and no other.
+def _ranks(hidden: NDArray[np.int64], pool: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """1 + the pool images above each hidden one in its class; numbers: class * _SCORES + score."""
+    ordered = np.sort(hidden)
+    # A pool image at place p is above the first p hidden ones and no other.
     places = np.zeros(len(ordered) + 1, dtype=np.int64)
     # Those of higher classes are above too, and must not count.
     next_class = (ordered // _SCORES + 1) * _SCORES
@@ -82,12 +85,12 @@ def _ranks(probes: NDArray[np.int64], pool: Iterable[NDArray[np.int64]]) -> NDAr
         places += np.bincount(np.searchsorted(ordered, some), minlength=len(places))
         beyond += len(some) - np.searchsorted(some, next_class)
     above = places[::-1].cumsum()[::-1][1:] - beyond
-    return 1 + above[np.searchsorted(ordered, probes)]
+    return 1 + above[np.searchsorted(ordered, hidden)]
 
 
 def purity_curve(
     candidates: Candidates,
-    probes: pd.DataFrame,
+    hidden: pd.DataFrame,
     *,
     k: int,
     truth: pd.DataFrame | None = None,
@@ -95,12 +98,12 @@ def purity_curve(
 ) -> pd.DataFrame:
     """How pure lists of 1 to all images per class would be; ``k``, that of the list, among them.
 
-    ``probes`` is what ``rank_probes`` returns. A row a k: k, images (length of such a list), probes
-    (hidden images that it would hold), right (those whose class is right), estimate (their share),
-    low and high (Wilson's 95 % interval of it). With ``truth`` (key, label; NA = belongs to no
-    class), the hidden labels of a pool that has some, also known (images with known truth on such a
-    list), distractors (of no class), known_right, purity (known_right of known). Neither knows of
-    ``top_p`` and ``diversity``.
+    ``hidden`` is what ``rank_hidden_images`` returns. One row per k: k, images (length of such a
+    list), probes (hidden images that it would hold), right (those with the right class), estimate
+    (their share), low and high (its 95 % interval by Wilson). With ``truth`` (key, label; NA =
+    belongs to no class), the hidden labels of a pool that has some, also known (images with known
+    truth on such a list), distractors (of no class), known_right, purity (known_right of known).
+    Neither takes ``top_p`` and ``diversity`` into account.
 
     Raises:
         DataError: there is no candidate.
@@ -113,7 +116,7 @@ def purity_curve(
     curve = pd.DataFrame(
         [
             {"k": int(step), "images": int(np.minimum(sizes, step).sum())}
-            | _estimate(probes[probes["rank"].between(1, step)])
+            | _estimate(hidden[hidden["rank"].between(1, step)])
             for step in np.unique([*steps, k])
         ]
     )

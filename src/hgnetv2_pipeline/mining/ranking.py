@@ -122,7 +122,7 @@ class Order:
         return self._picks(np.concatenate(rows or empty), np.concatenate(ranks or empty))
 
     def ranks_of(self, asked: NDArray[np.bool_]) -> Picks:
-        """Where the images in the mask stand."""
+        """The places of the images in the mask."""
         rows = np.flatnonzero(asked[self._places(slice(None))])
         return self.rows(rows)
 

@@ -21,9 +21,9 @@ from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.durable import sha256_file, sha256_json
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
-from hgnetv2_pipeline.input.batches import Source
-from hgnetv2_pipeline.input.loader import made_batches
-from hgnetv2_pipeline.input.workers import workers_watched
+from hgnetv2_pipeline.input.batches import SampleReader
+from hgnetv2_pipeline.input.loader import iterate_batches
+from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.mining.answers import Scorer
 from hgnetv2_pipeline.mining.score_shards import (
     pool_rows,
@@ -83,11 +83,11 @@ class _PoolMaker:
         preprocesses: Mapping[str, Preprocess],
         batch_size: int,
     ) -> None:
-        self.source, self.batch_size = Source(rows, root), batch_size
+        self.reader, self.batch_size = SampleReader(rows, root), batch_size
         self.known = rows["bytes_sha256"].to_numpy()
         self.preprocesses = dict(preprocesses)
         self.decoding = replace(
-            self.source.decoding,
+            self.reader.decoding,
             max_pixels=max(one.max_pixels for one in self.preprocesses.values()),
         )
 
@@ -100,8 +100,8 @@ class _PoolMaker:
         images = {how: torch.from_numpy(one).permute(0, 3, 1, 2) for how, one in pixels.items()}
         seen = _Seen(images, [], [], [], [], [])
         first = step * self.batch_size
-        for place in range(min(self.batch_size, len(self.source) - first)):
-            key = self.source.keys[first + place].as_py()
+        for place in range(min(self.batch_size, len(self.reader) - first)):
+            key = self.reader.keys[first + place].as_py()
             try:
                 views, phash, sha256 = self._read(first + place)
             except (DataError, OSError) as error:
@@ -117,8 +117,8 @@ class _PoolMaker:
 
     def _read(self, row: int) -> tuple[dict[str, NDArray[np.uint8]], int, str]:
         """The views of an image, its perceptual hash and that of its bytes."""
-        self.source.standing_at(row)
-        raw = index.read_bytes(self.source.place(row), self.source.root)
+        self.reader.note_row(row)
+        raw = index.read_bytes(self.reader.place(row), self.reader.root)
         sha256 = hashlib.sha256(raw).hexdigest()
         known = self.known[row]
         if isinstance(known, str) and known not in ("", sha256):
@@ -128,7 +128,7 @@ class _PoolMaker:
         return views, phash64(image), sha256
 
 
-@workers_watched()
+@watch_workers()
 def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     """Score a pool with one teacher or the mean of several; resumable, shard by shard.
 
@@ -256,7 +256,7 @@ class _Pass:
         columns: dict[str, list[Any]] = {name: [] for name in [*names, *(["feat"] * spec.features)]}
         bad: list[dict[str, str]] = []
         batches = -(-len(rows) // spec.batch_size)
-        for seen in made_batches(maker, 0, batches, spec.workers, self.ledger):
+        for seen in iterate_batches(maker, 0, batches, spec.workers, self.ledger):
             if self.stop:
                 raise Interrupted("asked to stop while scoring images; run again to go on")
             scores = self.scorer.score(seen.images, features=spec.features)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from hgnetv2_pipeline.devices import own_gpu
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
-from hgnetv2_pipeline.ownership import helping
+from hgnetv2_pipeline.ownership import join_helpers
 from hgnetv2_pipeline.processes.specs import (
     local_rank,
     read_spec,
-    run_spec,
+    run_from_file,
     run_specs,
     shares,
     torchrun_share,
@@ -26,32 +26,34 @@ from hgnetv2_pipeline.processes.specs import (
 )
 
 
-def score(spec: ScoreSpec) -> None:
+def score_share(spec: ScoreSpec) -> None:
     """Do the shards of one process. torchrun's RANK and WORLD_SIZE win over those of ``spec``."""
     from hgnetv2_pipeline.mining.score import score_pool
 
     spec = torchrun_share(spec)
     place = {"device": own_gpu(spec.device, local_rank(spec.rank))}
-    with helping(spec.out):
+    with join_helpers(spec.out):
         score_pool(spec.model_copy(update=place))
 
 
 def score_in_processes(spec: ScoreSpec, processes: int, work: Path) -> None:
     """Score a source with one process (this one) or several side by side.
 
-    Their specifications and logs lie in ``work``; ``spec.json`` there is the one for ``torchrun``,
+    Their specifications and logs are in ``work``; ``spec.json`` there is the one for ``torchrun``,
     by which further machines help. Raises what ``score_pool`` raises.
     """
     write_spec(work / "spec.json", spec)
     if processes == 1:
-        score(spec)
+        score_share(spec)
     else:
         run_specs(__name__, shares(spec, processes), work, jobs=processes, logs=work)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the specification; returns the exit code."""
-    return run_spec(lambda path: score(read_spec(ScoreSpec, path)), __doc__ or "", arguments)
+    return run_from_file(
+        lambda path: score_share(read_spec(ScoreSpec, path)), __doc__ or "", arguments
+    )
 
 
 if __name__ == "__main__":

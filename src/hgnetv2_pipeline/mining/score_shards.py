@@ -42,7 +42,7 @@ def _is_readable(manifest: Mapping[str, Any], size: int) -> bool:
 
 
 def pool_rows(index: Path, prefix: str = "") -> int:
-    """How many images the parquet index of a pool lists whose keys begin with ``prefix``."""
+    """How many images of a pool's parquet index have keys that begin with ``prefix``."""
     import pyarrow.parquet as pq
 
     if not prefix:
@@ -147,9 +147,9 @@ def _schema(columns: Mapping[str, Any]) -> pa.Schema:
 
 
 def score_folders(scores: Path | Sequence[Path]) -> list[Path]:
-    """The folders of shards, one a source of the pool.
+    """The folders of shards, one per source of the pool.
 
-    ``scores`` is such a folder, or one that holds a folder a source (all of them, or those that
+    ``scores`` is such a folder, or one that holds a folder per source (all of them, or those that
     its record of sources names), or several of either kind. Raises DataError when there is none.
     """
     folders = []
@@ -175,7 +175,7 @@ def score_prefixes(scores: Path | Sequence[Path]) -> list[str]:
     return [read_json(folder / _PLAN)["prefix"] for folder in score_folders(scores)]
 
 
-def write_sources(scores: Path, names: Sequence[str]) -> Path:
+def record_sources(scores: Path, names: Sequence[str]) -> Path:
     """Record which sources the pool has now, and their contents; older ones stay, unused.
 
     The record changes when a shard of these sources does, and only then.
@@ -193,7 +193,7 @@ def write_sources(scores: Path, names: Sequence[str]) -> Path:
     return update_json(scores / _SOURCES, record)
 
 
-def quarantined(scores: Path | Sequence[Path]) -> pd.DataFrame:
+def read_quarantined(scores: Path | Sequence[Path]) -> pd.DataFrame:
     """Images of the pool that could not be read: columns key, reason, line (NA); by key."""
     rows = [
         (entry["key"], entry["reason"], None)

@@ -28,7 +28,7 @@ class ScoreSpec(BaseModel):
     weights_root: Path
     """Folder that the teachers' files are relative to."""
     preprocess: dict[str, Any] | None
-    """A ``Preprocess`` of teachers whose weights do not say theirs; null: those are refused."""
+    """The ``Preprocess`` of teachers that do not name one; null: those are refused."""
     shard_rows: int
     """Images a shard; one that is not whole is made again after a stop."""
     batch_size: int

@@ -50,7 +50,7 @@ class ScoredPool:
             self.kept = len(first[0])
 
     def numbers(self, name: str) -> NDArray[Any]:
-        """A column of one number an image: lse, score_q or phash64."""
+        """A column of one number per image: lse, score_q or phash64."""
         kind = np.dtype({"lse": "f4", "score_q": "u4", "phash64": "u8"}[name])
         return self._filled(kind, [name], lambda table: table[name].to_numpy())
 

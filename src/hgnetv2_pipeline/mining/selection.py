@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining.candidates import Candidates, marked
+from hgnetv2_pipeline.mining.candidates import Candidates, mark_places
 from hgnetv2_pipeline.mining.ranking import Picks
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Selection:
         """Write the same columns as parquet, a stretch at a time."""
         import pyarrow.parquet as pq
 
-        with written_aside(path) as aside:
+        with write_aside(path) as aside:
             schema = self._table(slice(0, 0)).schema
             with pq.ParquetWriter(aside, schema, compression="zstd") as file:
                 for first in range(0, len(self), _ROWS):
@@ -116,7 +116,7 @@ def select(
     their places. With ``top_p`` above 1, classes that stay short are filled with images not chosen
     yet that have the class second, third, ... to ``top_p``-th; an image is listed once in any case.
 
-    Memory: about 30 bytes an image of the pool and a key for each that is chosen.
+    Memory: about 30 bytes per image of the pool and a key for each that is chosen.
 
     Raises:
         ParameterError: for impossible limits.
@@ -125,7 +125,7 @@ def select(
     _check(candidates.min_conf, k, target_total, top_p, diversity)
     picks = _pick(candidates, k, target_total, top_p, diversity)
     label, score_q, rank = picks.label, picks.score_q, picks.rank
-    wanted, at_key = marked(candidates.pool.rows, picks.place)
+    wanted, at_key = mark_places(candidates.pool.rows, picks.place)
     del picks  # before millions of keys are read
     return Selection(label, score_q, rank, at_key, candidates.pool.keys(wanted))
 

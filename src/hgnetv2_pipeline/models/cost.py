@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Profile:
+class Cost:
     """Parameters, frozen or not; of one image, and of convolutions and fc only, the
     multiply-accumulates and the values that these read and write besides their weights.
     """
@@ -22,7 +22,7 @@ class Profile:
     activations: int
 
 
-def profile(model: nn.Module, image_size: int = 224) -> Profile:
+def measure_cost(model: nn.Module, image_size: int = 224) -> Cost:
     """Count for one image of ``image_size`` x ``image_size``; ``model`` itself is not touched.
 
     Additions, pooling, normalisation and activations are not counted, as is usual for GMACs.
@@ -41,4 +41,4 @@ def profile(model: nn.Module, image_size: int = 224) -> Profile:
             module.register_forward_hook(count)
     with torch.no_grad():
         ghost(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return Profile(sum(p.numel() for p in model.parameters()), macs, activations)
+    return Cost(sum(p.numel() for p in model.parameters()), macs, activations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.models.frozen import freeze
-from hgnetv2_pipeline.models.hgnet import TEACHERS, HGNet
+from hgnetv2_pipeline.models.hgnet import HGNET_SIZES, HGNet
 from hgnetv2_pipeline.models.hgnetv2 import Backbone, HGNetV2, PoolPadding
 from hgnetv2_pipeline.variants import VARIANTS
 
@@ -30,10 +30,10 @@ def create_model(
         model = HGNetV2(
             VARIANTS[variant], num_classes, dropout=dropout or 0.0, pool_padding=pool_padding
         )
-    elif variant in TEACHERS:
-        model = HGNet(TEACHERS[variant], num_classes, dropout=dropout)
+    elif variant in HGNET_SIZES:
+        model = HGNet(HGNET_SIZES[variant], num_classes, dropout=dropout)
     else:
-        raise unknown_name("variant", variant, [*VARIANTS, *TEACHERS], "--params variant=...")
+        raise unknown_name("variant", variant, [*VARIANTS, *HGNET_SIZES], "--params variant=...")
     model.variant = variant
     freeze(model, at=freeze_at, norm=freeze_norm)
     return model

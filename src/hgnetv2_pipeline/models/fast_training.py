@@ -21,7 +21,7 @@ LOW = (torch.bfloat16, torch.float16)
 _aten = torch.ops.aten
 
 
-def recording(x: Tensor, *layers: nn.Module) -> bool:
+def is_recording(x: Tensor, *layers: nn.Module) -> bool:
     """Whether an eager pass that will be differentiated takes ``x`` through ``layers`` unhooked."""
     return (
         type(x) is Tensor  # not a tracer's stand-in
@@ -42,7 +42,7 @@ def _hooked(layer: nn.Module) -> bool:
 
 
 def _rows(x: Tensor) -> bool:
-    """Whether ``x`` lies in a CPU's memory pixel by pixel, all channels of one side by side."""
+    """Whether ``x`` is in a CPU's memory pixel by pixel, all channels of one side by side."""
     on_cpu: bool = x.device.type == "cpu"
     return on_cpu and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -54,10 +54,10 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     For one thread and small batches torch takes 1x1 convolutions through im2col, and oneDNN's
     depthwise gradients in bf16 are 4 to 20 times slower than in float32.
     """
-    if type(conv) is not nn.Conv2d or not recording(x, conv) or not _rows(x):
+    if type(conv) is not nn.Conv2d or not is_recording(x, conv) or not _rows(x):
         return conv(x)
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
-        # Seen as it lies in memory, so that its gradient comes back in the same layout.
+        # Seen as it is in memory, so that its gradient comes back in the same layout.
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(x.permute(0, 2, 3, 1), weight, conv.bias).permute(0, 3, 1, 2)
     if conv.groups == conv.in_channels and conv.bias is None:
@@ -178,7 +178,7 @@ def concatenate(parts: list[Tensor]) -> Tensor:
     What torch hands out are strips of the gradient, and its kernels go through narrow strips one
     number at a time.
     """
-    ours = all(recording(part) and _rows(part) for part in parts)
+    ours = all(is_recording(part) and _rows(part) for part in parts)
     if ours and len({part.dtype for part in parts}) == 1:
         whole: Tensor = _Concatenate.apply(*parts)
         return whole
@@ -204,7 +204,7 @@ def same_max_pool(x: Tensor) -> Tensor | None:
 
     Of equal values the first in reading order gets the gradient, as in ``max_pool2d``.
     """
-    if not (recording(x) and _rows(x)):
+    if not (is_recording(x) and _rows(x)):
         return None
     y: Tensor = _SameMaxPool.apply(x)
     return y

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from hgnetv2_pipeline.errors import unknown_name
 from hgnetv2_pipeline.models.hgnetv2 import (
     Backbone,
-    Block,
     ConvBNAct,
+    HGV2Block,
     LearnableAffine,
     LightConvBNAct,
     Stem,
@@ -110,12 +110,12 @@ def _forward(net: Backbone) -> Iterator[tuple[nn.Module, list[tuple[_Consumer, s
     if isinstance(net.stem, Stem):
         pairs.append((net.stem.stem3, [(net.stem.stem4, everything)]))
     for block in net.modules():
-        if isinstance(block, Block):
+        if isinstance(block, HGV2Block):
             squeeze = block.aggregation_squeeze_conv
             pairs += _forward_in_layers(block)
             pairs.append((squeeze, [(block.aggregation_excitation_conv, everything)]))
     last = net.stages[-1].blocks[-1]
-    if isinstance(last, Block) and not last.residual:
+    if isinstance(last, HGV2Block) and not last.residual:
         pairs.append((last.aggregation_excitation_conv, [(net.last_conv, everything)]))
     pairs.append((net, [(net.fc, everything)]))
     for owner, consumers in pairs:
@@ -124,7 +124,7 @@ def _forward(net: Backbone) -> Iterator[tuple[nn.Module, list[tuple[_Consumer, s
 
 
 def _forward_in_layers(
-    block: Block,
+    block: HGV2Block,
 ) -> Iterator[tuple[nn.Module, list[tuple[_Consumer, slice]]]]:
     squeeze = block.aggregation_squeeze_conv
     end = None

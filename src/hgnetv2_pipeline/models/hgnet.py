@@ -16,7 +16,7 @@ from hgnetv2_pipeline.variants import Four
 
 
 @dataclass(frozen=True)
-class Teacher:
+class HGNetSize:
     """One size: channels of the stem, and per stage the width, the output and the depth."""
 
     stem: tuple[int, int, int]
@@ -27,14 +27,14 @@ class Teacher:
     dropout: float = 0.0
 
 
-TEACHERS: dict[str, Teacher] = {
-    "hgnet_tiny": Teacher(
+HGNET_SIZES: dict[str, HGNetSize] = {
+    "hgnet_tiny": HGNetSize(
         (48, 48, 96), (96, 128, 160, 192), (224, 448, 512, 768), (1, 1, 2, 1), 5
     ),
-    "hgnet_small": Teacher(
+    "hgnet_small": HGNetSize(
         (64, 64, 128), (128, 160, 192, 224), (256, 512, 768, 1024), (1, 1, 2, 1), 6
     ),
-    "hgnet_base": Teacher(
+    "hgnet_base": HGNetSize(
         (96, 96, 160), (192, 224, 256, 288), (320, 640, 960, 1280), (1, 2, 3, 2), 7, 0.2
     ),
 }  # fmt: skip
@@ -51,7 +51,7 @@ class ChannelAttention(nn.Module):
         return x * torch.sigmoid(self.conv(x.mean((2, 3), keepdim=True)))
 
 
-class Block(nn.Module):
+class HGBlock(nn.Module):
     """``layers`` 3x3 convolutions, all their outputs joined with the input, then attention."""
 
     def __init__(
@@ -76,7 +76,9 @@ class Block(nn.Module):
 class HGNet(Backbone):
     """PPHGNet of the size that ``teacher`` describes."""
 
-    def __init__(self, teacher: Teacher, num_classes: int, *, dropout: float | None = None) -> None:
+    def __init__(
+        self, teacher: HGNetSize, num_classes: int, *, dropout: float | None = None
+    ) -> None:
         first, second, third = teacher.stem
         stem = nn.Sequential(
             ConvBNAct(3, first, 3, stride=2),
@@ -92,7 +94,7 @@ class HGNet(Backbone):
             zip(teacher.mid, teacher.out, teacher.depths, strict=True)
         ):
             blocks = [
-                Block(out if i else inputs, mid, out, teacher.layers, residual=i > 0)
+                HGBlock(out if i else inputs, mid, out, teacher.layers, residual=i > 0)
                 for i in range(depth)
             ]
             stages.append(Stage(inputs, blocks, downsample=index > 0))

@@ -66,10 +66,10 @@ class ConvBNAct(nn.Module):
         if self.same_pad:
             x = F.pad(x, (0, 1, 0, 1))
         x = fast_training.convolve(self.conv, x)
-        if self._fusable() and fast_training.recording(x, self.bn, self.act, self.lab):
+        if self._fusable() and fast_training.is_recording(x, self.bn, self.act, self.lab):
             return fast_training.batch_norm_relu_lab(x, self.bn, self.lab.scale, self.lab.bias)
         x = self.bn(x)
-        if type(self.act) is nn.ReLU and fast_training.recording(x, self.act):
+        if type(self.act) is nn.ReLU and fast_training.is_recording(x, self.act):
             return self.lab(fast_training.relu(x))
         return self.lab(self.act(x))
 
@@ -138,7 +138,7 @@ class Stem(nn.Module):
         return self.stem4(self.stem3(x))
 
 
-class Block(nn.Module):
+class HGV2Block(nn.Module):
     """``layers`` convolutions, all their outputs joined with the input, squeezed and excited."""
 
     def __init__(
@@ -313,7 +313,7 @@ class HGNetV2(Backbone):
         ):
             light = index >= 2
             blocks = [
-                Block(
+                HGV2Block(
                     out if i else inputs, mid, out, variant.layers,
                     light=light, residual=i > 0, lab=lab,
                 )

@@ -1,1 +1,1 @@
-"""Which room feeds which: thin Kedro nodes, one folder a pipeline."""
+"""Which room feeds which: thin Kedro nodes, one folder per pipeline."""

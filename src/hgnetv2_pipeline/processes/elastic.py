@@ -119,11 +119,11 @@ def join_command(module: str, spec: Path, agents: Agents) -> str:
 
 def _cause(spec: Path, rank: int, failure: ProcessFailure) -> Exception:
     """The error of the process that failed first, in its own words where it left any."""
-    # The process that told its reason may not be the one whose end the agent saw first.
+    # The process that gave its reason may not be the one whose end the agent saw first.
     if refusal(spec).is_file():
-        told = read_json(refusal(spec))
+        refused = read_json(refusal(spec))
         known = {**ERRORS, Interrupted.exit_code: Interrupted}
-        return known.get(told["code"], RuntimeError)(told["message"])
+        return known.get(refused["code"], RuntimeError)(refused["message"])
     hint = " (often the out-of-memory killer)" if failure.exitcode == -signal.SIGKILL else ""
     # torch keeps a traceback beside the message of an exception.
     reason: Any = failure.message

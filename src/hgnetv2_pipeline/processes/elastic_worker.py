@@ -40,8 +40,8 @@ def run_worker(main: Callable[[Sequence[str]], int], spec: str) -> None:
 
 
 @contextmanager
-def telling_others(spec: Path) -> Iterator[None]:
-    """Round the work of one process: what ends it is told to the agent, where there is one.
+def report_failure(spec: Path) -> Iterator[None]:
+    """Round the work of one process: what ends it is reported to the agent, where there is one.
 
     Where the work was refused before, and a restart would only come to that again, the process ends
     at once with the same exit code.
@@ -63,9 +63,9 @@ def telling_others(spec: Path) -> Iterator[None]:
             gone = f"{named} is dead, stopped or hangs (process {_rank()}: {_first_line(error)})"
             _tell_agent(gone)
             raise PeerGoneError(gone) from error
-        code, told = explain(error, debug="--debug", place=spec.parent)
+        code, message = explain(error, debug="--debug", place=spec.parent)
         if code > 1:
-            _refuse(spec, code, told)
+            _refuse(spec, code, message)
         raise
 
 
@@ -92,8 +92,8 @@ def _refuse(spec: Path, code: int, message: str) -> None:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     with suppress(OSError):
-        told = {"code": code, "message": message, "run": os.environ["TORCHELASTIC_RUN_ID"]}
-        refusal(spec).write_text(json.dumps(told), encoding="utf-8")
+        record = {"code": code, "message": message, "run": os.environ["TORCHELASTIC_RUN_ID"]}
+        refusal(spec).write_text(json.dumps(record), encoding="utf-8")
     _tell_agent(message)
 
 

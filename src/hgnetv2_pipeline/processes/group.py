@@ -61,7 +61,7 @@ class World:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def join_group(device: torch.device) -> Iterator[World]:
     """Join the other processes that torchrun started (WORLD_SIZE, RANK, LOCAL_RANK), if any.
 
     Gradients travel by NCCL between GPUs; numbers on the CPU, and everything between CPUs, by gloo.

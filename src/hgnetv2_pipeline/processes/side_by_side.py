@@ -1,7 +1,7 @@
 """One process or many: run a module on several specifications side by side.
 
 Each job is ``python -m MODULE SPEC.json`` in a process of its own: it has its own threads, a crash
-of one leaves the others standing, and none outlives the process that started it.
+of one leaves the others running, and none outlives the process that started it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Work as a JSON specification for a process of its own: written and started, read and run.
 
-A module that can be started so has ``main`` call ``run_spec``. What it is told is a pydantic model;
-those that share their work with others have the fields ``rank`` and ``world_size``.
+A module that can be started so has ``main`` call ``run_from_file``. Its specification is a pydantic
+model; those that share their work with others have the fields ``rank`` and ``world_size``.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def parse(model: type[Spec], values: Any, *, where: str) -> Spec:
         raise ParameterError("; ".join(faults)) from error
 
 
-def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | None = None) -> int:
+def run_from_file(
+    run: Callable[[Path], None], what: str, arguments: Sequence[str] | None = None
+) -> int:
     """What ``python -m MODULE SPEC.json`` does: log, run, and say by exit code how it went."""
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("spec", type=Path, help="JSON file of what to do")
@@ -123,10 +125,10 @@ def run_spec(run: Callable[[Path], None], what: str, arguments: Sequence[str] | 
     try:
         run(options.spec)
     except Exception as error:
-        code, told = explain(error, debug="--debug", place=options.spec.parent)
+        code, message = explain(error, debug="--debug", place=options.spec.parent)
         # What nobody foresaw leaves its traceback in the log.
         if options.debug or (code == 1 and not hasattr(error, "exit_code")):
             raise
-        _log.error("%s", told)
+        _log.error("%s", message)
         return code
     return 0

@@ -2,7 +2,7 @@
 
 The nodes that obviously have work to do are claimed, with all that follows from them, before the
 first one runs. What looks finished is claimed, again with all that follows, when its node finds
-that it does not stand. A command that meets another's claim is refused, whole, and has changed
+that it is not valid. A command that meets another's claim is refused, whole, and has changed
 nothing by then: up to there all its nodes found their results as they are to be.
 """
 
@@ -105,7 +105,7 @@ class Claims:
         self._now.node = node
 
     def before_making(self) -> None:
-        """A result of the node that this thread runs does not stand: it is about to be made."""
+        """A result of the node that this thread runs is not valid: it is about to be made."""
         node = getattr(self._now, "node", None)
         if node in self._after:
             self._claim([node])

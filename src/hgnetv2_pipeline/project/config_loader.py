@@ -285,7 +285,7 @@ class _Read:
         keys, first = self._waiting[-1].keys, self._waiting[-1].parts % 2 == 0
         if keys is not None and first and value != "<<":
             if value in keys:
-                raise ParameterError(f"{where}: the key {value} stands twice")
+                raise ParameterError(f"{where}: the key {value} appears twice")
             keys.add(value)
 
     def _close(self, anchor: str | None, size: int) -> None:

@@ -133,5 +133,5 @@ def _remember(connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]
 
 
 def _leads_up(folder: Path) -> bool:
-    """Whether a link leads to a folder that it lies in itself, and so for ever round."""
+    """Whether a link leads to a folder that it is in itself, and so for ever round."""
     return folder.is_symlink() and folder.resolve() in (folder.parent.resolve() / "x").parents

@@ -49,9 +49,7 @@ def write_evaluation(
     """Measure the model of ``run`` and write both files."""
     from hgnetv2_pipeline.project import models
 
-    found = models.evaluate(
-        run.identity, run.identity.model, lists, split, device=run.device, **params.model_dump()
-    )
+    found = models.evaluate(run, run.identity.model, lists, split, params)
     name = _name(params, split)
     write_json(aside / f"{name}.json", found.metrics)
     found.rows.to_parquet(aside / f"{name}.parquet", index=False)

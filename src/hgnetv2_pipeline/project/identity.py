@@ -1,4 +1,4 @@
-"""Who a run is and where its files lie: the one table of paths that catalog and nodes share.
+"""Who a run is and where its files are: the one table of paths that catalog and nodes share.
 
 A run is named by dataset, variant, run, seed and teacher. The catalog reads a path as
 ``${folder:NAME}`` and a node as ``identity.folder(NAME)``; both end in ``FOLDERS``.
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.variants import VARIANTS
 
-# Where each result lies, relative to the project. `dataset` starts every path below its layer.
+# Where each result is, relative to the project. `dataset` starts every path below its layer.
 FOLDERS: Mapping[str, str] = {
     "raw": "data/01_raw/{dataset}",
     "raw_weights": "data/01_raw/{dataset}/weights",
@@ -57,7 +57,7 @@ BEST = "best"
 # One path segment: no slash, no leading dot, so that no name can lead out of its layer; and short,
 # since file systems take 255 bytes and names of our own are made of it.
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]{0,99}")
-# Folders and files of our own that lie beside results.
+# Folders and files of our own that are beside results.
 _TAKEN = re.compile(r"archive|lock|.*\.lock|.*manifest\.json")
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PoolSource:
+class ScannedSource:
     """What ingestion found in a source of the pool; its keys begin with ``prefix``."""
 
     name: str
@@ -74,13 +74,13 @@ class Lists:
 
         return read_index(self.index(which))
 
-    def pool_sources(self) -> list[PoolSource]:
+    def pool_sources(self) -> list[ScannedSource]:
         """The sources of the pool, by name."""
         from hgnetv2_pipeline.durable import read_json
 
         self.index("pool")
         values = read_json(self._existing("pool_sources.json"))
-        return [PoolSource(name=name, **known) for name, known in sorted(values.items())]
+        return [ScannedSource(name=name, **known) for name, known in sorted(values.items())]
 
     def _existing(self, name: str) -> Path:
         path = self.folder / name

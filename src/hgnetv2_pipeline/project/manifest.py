@@ -16,7 +16,7 @@ class DamagedError(ValueError):
     """A file of a result's own state is not what the product writes."""
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object of any content.
 
     Raises:
@@ -40,7 +40,7 @@ def read_manifest(path: Path, folder: Path) -> dict[str, Any]:
     """The manifest of a result in ``folder``, every part of it checked.
 
     Raises:
-        DamagedError: a part is missing or of another kind, or an output is named that does not lie
+        DamagedError: a part is missing or of another kind, or an output is named that is not
             in the folder.
     """
     values = read_recipe(path)
@@ -60,7 +60,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: one of them is missing or of another kind.
     """
-    values = read_state(path)
+    values = read_json_object(path)
     if not is_sha256(values.get("fingerprint")):
         raise DamagedError(f"{path.name} is damaged: it has no fingerprint")
     # A mark by an older version has the fingerprint alone.
@@ -76,7 +76,7 @@ def read_outputs(path: Path, values: Mapping[str, Any] | None = None) -> dict[st
     Raises:
         DamagedError: there are none such.
     """
-    outputs = (read_state(path) if values is None else values).get("outputs")
+    outputs = (read_json_object(path) if values is None else values).get("outputs")
     if not isinstance(outputs, dict) or not all(map(is_sha256, outputs.values())):
         raise DamagedError(f"{path.name} is damaged: it names no outputs with their SHA-256")
     return outputs

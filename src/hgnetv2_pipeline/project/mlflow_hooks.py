@@ -48,15 +48,15 @@ class MLflowHooks:
                 self._record(outputs)
 
     def _record(self, outputs: dict[str, Any]) -> None:
-        from hgnetv2_pipeline.datasets import Produced
-        from hgnetv2_pipeline.project.results import newly_made
+        from hgnetv2_pipeline.datasets import ResultPath
+        from hgnetv2_pipeline.project.results import is_newly_made
 
         for name, value in outputs.items():
             dataset = self._catalog.get(name) if isinstance(value, Path) else None
-            if isinstance(dataset, Produced):
-                if newly_made(dataset.file):
+            if isinstance(dataset, ResultPath):
+                if is_newly_made(dataset.file):
                     _record_file(name, dataset)
-                if newly_made(dataset.path) and (dataset.path / "manifest.json").is_file():
+                if is_newly_made(dataset.path) and (dataset.path / "manifest.json").is_file():
                     _record_folder(name, dataset.path)
 
     @hook_impl

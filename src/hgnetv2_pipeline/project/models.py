@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.evaluation.evaluate import Evaluation
     from hgnetv2_pipeline.project.lists import Lists
+    from hgnetv2_pipeline.project.params import EvaluationParams
+    from hgnetv2_pipeline.project.run import Run
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def check_model(identity: Identity, model: str, *, made: Collection[str]) -> Non
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A network with its weights and what is known of them."""
 
     network: Any
@@ -88,7 +90,7 @@ def load_model(
     classes: list[str] | None,
     image_size: int | None = None,
     resize_short: int | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Build ``model``; ``classes`` None takes the weights' own.
 
     A timm model carries no preprocessing of ours; it gets the published one at ``image_size``.
@@ -118,29 +120,23 @@ def load_model(
     if resize_short is not None:
         preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
     names = classes or known or [str(number) for number in range(info["num_classes"])]
-    return Loaded(network, list(names), preprocess, info)
+    return LoadedModel(network, list(names), preprocess, info)
 
 
 def evaluate(
-    identity: Identity,
-    model: str,
-    lists: Lists,
-    split: str,
-    *,
-    device: str,
-    batch_size: int,
-    workers: int,
-    max_bad: float,
-    engine: str = "torch",
-    precision: str = "fp32",
-    resize_short: int | None = None,
-    fast: bool = False,
+    run: Run, model: str, lists: Lists, split: str, params: EvaluationParams
 ) -> Evaluation:
-    """Measure ``model`` on a set of the dataset; every listed image counts."""
+    """Measure ``model`` on a set of the dataset; every listed image counts.
+
+    Raises:
+        ParameterError: an engine or precision that cannot be had.
+        WeightsError: the model or its export is missing, or is not for the classes of ``lists``.
+    """
     import dataclasses
 
     from hgnetv2_pipeline.evaluation.evaluate import evaluate_samples
 
+    identity, engine, precision = run.identity, params.engine, params.precision
     samples = lists.frame(split)
     inputs = {"split": split}
     if engine == "torch":
@@ -149,8 +145,10 @@ def evaluate(
                 f"evaluation.precision={precision} with engine torch, which measures fp32: name "
                 "the engine that runs it (evaluation.engine)"
             )
-        loaded = load_model(identity, model, classes=lists.classes, resize_short=resize_short)
-        place = known_device(device)
+        loaded = load_model(
+            identity, model, classes=lists.classes, resize_short=params.resize_short
+        )
+        place = known_device(run.device)
         predictor: Any = loaded.network.eval().to(place)
         preprocess = loaded.preprocess
         task, thresholds = loaded.info["task"], loaded.info["thresholds"]
@@ -164,12 +162,12 @@ def evaluate(
                 f"{exported} is not there: run kedro run --pipeline export --params model={model}"
             )
         loaded_engine = load_engine(
-            exported, engine=engine, precision=precision, batch_size=batch_size
+            exported, engine=engine, precision=precision, batch_size=params.batch_size
         )
         predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
         task, thresholds = loaded_engine.card.more.get("task"), loaded_engine.card.thresholds
-        if resize_short is not None:
-            preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
+        if params.resize_short is not None:
+            preprocess = dataclasses.replace(preprocess, resize_short=params.resize_short)
         place = "cpu"
     _warn_of_another_background(model, preprocess, samples)
     wanted = "multi_label" if lists.multi_label else "single_label"
@@ -184,16 +182,16 @@ def evaluate(
         identity.folder("raw"),
         preprocess=preprocess,
         classes=lists.classes,
-        batch_size=batch_size,
-        workers=workers,
+        batch_size=params.batch_size,
+        workers=params.workers,
         model_name=model,
         split=split,
         engine=engine,
         precision=precision,
         inputs=inputs,
         device=place,
-        max_bad=max_bad,
-        fast=fast,
+        max_bad=params.max_bad,
+        fast=params.fast,
         thresholds=thresholds,
     )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 
-# The pipelines whose results lie below a model's name take a trained model; naming one means that
+# The pipelines whose results are below a model's name take a trained model; naming one means that
 # nothing upstream of it is wanted.
 TAKES_MODEL = frozenset(name for name, folder in FOLDERS.items() if "{model}" in folder)
 # What such a pipeline waits for where no model is named: of the two stage 2 alone for null.
@@ -86,7 +86,7 @@ def needed_tags(
     """The tags of what the pipelines ``wanted`` really need; none: all that is upstream of them.
 
     Where the weights they start from are named, nothing is trained to make others. ``load`` makes
-    the ``ProjectConfigLoader``, which is asked only where the answer lies in the configuration.
+    the ``ProjectConfigLoader``, which is asked only where the answer is in the configuration.
     """
     model = params.get("model", BEST)
     if set(wanted) <= TAKES_MODEL and model != BEST:

@@ -160,7 +160,7 @@ class DataParams(_Block):
         description="lines of a list that repeat an earlier one: stop, or leave them out"
     )
     leaks: Literal["refuse", "report", "clean"] = Field(
-        description="images of train (val) that stand in val or test (test) as well; refuse: the "
+        description="images of train (val) that are in val or test (test) as well; refuse: the "
         "same bytes in two sets stop ingestion, near copies are reported; report: all are; clean: "
         "all are left out, and so are copies within a set"
     )
@@ -607,7 +607,7 @@ def validate(params: Mapping[str, Any], *, environment: str) -> dict[str, Any]:
 
 def _in_words(error: ValidationError, environment: str) -> ParameterError:
     mistakes = error.errors()
-    # An unknown key explains a missing one (varient=b4), so it is told first.
+    # An unknown key explains a missing one (varient=b4), so it is reported first.
     # What is wrong in ``training`` is wrong in every recipe.
     mistakes.sort(key=lambda m: (m["type"] != "extra_forbidden", "training" not in m["loc"]))
     first = mistakes[0]

@@ -1,4 +1,4 @@
-"""The one place that decides whether a finished result still stands.
+"""The one place that decides whether a finished result is still valid.
 
 A result is a set of files in a folder with a manifest: SHA-256 of what went in (contents and
 validated parameters) and of what came out. Same manifest, outputs intact: it is reused and nothing
@@ -25,21 +25,21 @@ from hgnetv2_pipeline.project.contents import ContentHashes
 from hgnetv2_pipeline.project.manifest import (
     FORMAT,
     DamagedError,
+    read_json_object,
     read_manifest,
     read_outputs,
     read_recipe,
-    read_state,
 )
 
 _log = logging.getLogger(__name__)
 _CLAIM = "in_progress.json"
 _UNKNOWN = "unknown0"
-_STRAY = "files without a manifest lie there"
+_STRAY = "files without a manifest are there"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished result: its folder, and whether it stood already."""
+    """A finished result: its folder, and whether it was there already."""
 
     folder: Path
     reused: bool
@@ -51,7 +51,7 @@ class ResultSpec:
     """What a result is to be.
 
     Attributes:
-        folder: where it lies; the names in ``outputs`` are relative to it and may be folders.
+        folder: where it is; the names in ``outputs`` are relative to it and may be folders.
         pipeline: who makes it, for messages and ``redo``.
         inputs: files, folders or texts that go in, by role.
         params: what else decides the outcome, as JSON values.
@@ -105,7 +105,7 @@ class _Old:
 
 
 class Reuse:
-    """Makes results, or finds that they stand, for one project.
+    """Makes results, or finds that they are there, for one project.
 
     Args:
         project: folder that holds ``data/``; remembered hashes are kept in ``data/.hashes.sqlite``.
@@ -212,7 +212,7 @@ class Reuse:
         return _Planned(**vars(spec), title=self._title(spec.folder, spec.name), record=record)
 
     def _standing(self, planned: _Planned) -> Result | _Old | None:
-        """The finished result, or why the one that lies there is none; None where none lies."""
+        """The finished result, or why what is there is not one; None where nothing is there."""
         manifest = planned.manifest
         if not manifest.is_file():
             return None
@@ -235,7 +235,7 @@ class Reuse:
         code = None
         if made_by.is_file():
             try:
-                code = read_state(made_by).get("code")
+                code = read_json_object(made_by).get("code")
             except DamagedError as error:
                 _log.warning("%s: %s; it is written again", planned.title, error)
         if code is None:
@@ -254,7 +254,7 @@ class Reuse:
         return f"{where.as_posix()}{'/' + name if name else ''}"
 
     def _why_not(self, planned: _Planned, old: Mapping[str, Any]) -> str | None:
-        """Why the finished result does not stand; None when it does."""
+        """Why the finished result is not valid; None when it is."""
         if self._redo & {planned.pipeline, "all"}:
             return "redo was asked for"
         if old["fingerprint"] != planned.fingerprint:
@@ -315,7 +315,7 @@ class Reuse:
                         if planned.adopt is None
                         else " (--params resume=force would go on from it)"
                     )
-                    reason = f"unfinished work of another recipe lies there: {changed}{hint}"
+                    reason = f"unfinished work of another recipe is there: {changed}{hint}"
                     old = _Old(reason, other["fingerprint"], planned.outputs)
                     self._archive(planned, old)
         elif others:
@@ -336,7 +336,7 @@ class Reuse:
         ownership.sweep_temporaries(planned.folder, targets=self._targets(planned))
 
     def _sweep_dead(self, planned: _Planned) -> None:
-        """Remove what dead processes left beside a result that stands, if nobody makes it again."""
+        """Remove what dead processes left beside a finished result, if nobody makes it again."""
         for file in (planned.manifest, _made_by(planned.manifest)):
             ownership.sweep_dead(file)
         left = ownership.partial_folders(planned.folder, planned.name, dead=True)
@@ -350,7 +350,7 @@ class Reuse:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _targets(self, planned: _Planned) -> list[str]:
-        """Files whose temporary ones are this result's; none: all in its folder are."""
+        """A result's files whose temporary ones are its own as well; none: all in its folder."""
         if not planned.name:
             return []
         return [
@@ -373,7 +373,7 @@ class Reuse:
         _note_outputs(planned, read_outputs(planned.manifest))
 
     def _settle(self, aside: Path, planned: _Planned) -> None:
-        """Move a whole result into its place, its manifest last; what lies there is archived."""
+        """Move a whole result into its place, its manifest last; what is there is archived."""
         folder, manifest = planned.folder, planned.manifest
         outputs = read_outputs(aside / manifest.name)
         units = _units(aside, planned, outputs)
@@ -419,7 +419,7 @@ class Work:
 
 
 def _seal(folder: Path, planned: _Planned, hashes: ContentHashes) -> None:
-    """Write the manifest of the outputs in ``folder``, with the hashes of what lies there now."""
+    """Write the manifest of the outputs in ``folder``, with the hashes of what is there now."""
     paths: list[Path] = []
     for relative in planned.outputs:
         path = folder / relative
@@ -509,6 +509,6 @@ def note_made(path: Path) -> None:
     _made.add(path)
 
 
-def newly_made(path: Path) -> bool:
+def is_newly_made(path: Path) -> bool:
     """Whether this process made the result that ``path`` belongs to, rather than reused it."""
     return any(folder == path or folder in path.parents for folder in _made)

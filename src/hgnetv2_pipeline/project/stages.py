@@ -36,7 +36,7 @@ def write_stages(project: Path, name: str) -> Path:
     import yaml
 
     if name == "sample":
-        raise ParameterError("the stages of sample stand in the project's dvc.yaml itself")
+        raise ParameterError("the stages of sample are in the project's dvc.yaml itself")
     template = project / "dvc.yaml"
     if not template.is_file():
         raise ParameterError(f"{template} is missing, from which the stages are made")
@@ -56,7 +56,7 @@ def stages_for(
     ``params`` are validated and hold ``identity``; ``own`` are the names in the environment's own
     parameters.yml, of which DVC can watch no others.
     """
-    from hgnetv2_pipeline.project.ingestion.sources import sets_of
+    from hgnetv2_pipeline.project.ingestion.sources import labelled_sets
     from hgnetv2_pipeline.project.params import DataParams
 
     identity = params["this_run"]["identity"]
@@ -77,7 +77,7 @@ def stages_for(
     ingested = [name for out in stages["ingestion"]["outs"] for name in out]
     raw = "data/01_raw/${dataset}"
     data = DataParams.model_validate(params["data"])
-    sets = sets_of(data, Path(identity["project"]) / Path(data.root).expanduser())
+    sets = labelled_sets(data, Path(identity["project"]) / Path(data.root).expanduser())
     if "pool" not in sets:
         ingested = [name for name in ingested if "pool" not in Path(name).name]
     if "test" in sets:
@@ -104,7 +104,7 @@ def _watched(params: Sequence[Mapping[str, Sequence[str]]], own: Collection[str]
 
 
 def raw_places(params: Mapping[str, Any]) -> list[str]:
-    """Where the images of an environment lie below ``data/01_raw/<dataset>``."""
+    """Where the images of an environment are below ``data/01_raw/<dataset>``."""
     from hgnetv2_pipeline.project.ingestion.sources import pool_sources
 
     data = params["data"]

@@ -81,7 +81,7 @@ class Tracker:
             )  # fmt: skip
 
     def begin(self, folder: Path) -> None:
-        """Before long work in ``folder``: open MLflow, so that trouble is told before the work.
+        """Before long work in ``folder``: open MLflow, so that trouble is reported before the work.
 
         Work that an earlier process began there goes on in the MLflow run it was begun in.
         """
@@ -122,7 +122,7 @@ class Tracker:
             # What a run was begun with stays; MLflow changes no parameter.
             known = run.data.params
             flat = {key: str(value)[:6000] for key, value in flatten(self._params).items()}
-            # MLflow takes at most 100 parameters a call and 6,000 characters a value.
+            # MLflow takes at most 100 parameters per call and 6,000 characters per value.
             items = [(key, value) for key, value in flat.items() if key not in known]
             for start in range(0, len(items), 100):
                 mlflow.log_params(dict(items[start : start + 100]))

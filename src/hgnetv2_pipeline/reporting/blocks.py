@@ -78,7 +78,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cards:
-    """The few figures to see first: (value, what it is, what stands behind it)."""
+    """The few figures to see first: (value, what it is, what it is based on)."""
 
     items: tuple[tuple[str, str, str], ...]
 

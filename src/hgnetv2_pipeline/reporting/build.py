@@ -27,7 +27,7 @@ from hgnetv2_pipeline.reporting.choice import (
     used_candidate,
 )
 from hgnetv2_pipeline.reporting.comparison import ArmSummary, better_training, difference
-from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
 
@@ -47,7 +47,7 @@ def build_report(inputs: ReportInputs, out: Path) -> Path:
     A missing or broken file becomes a sentence on the page, never an error here.
 
     Raises:
-        DiskFullError: an earlier report, if any, still stands.
+        DiskFullError: an earlier report, if any, is kept.
     """
     report = compose(inputs, published_models())
     page = write_text(out / "report.html", to_html(report))
@@ -60,12 +60,12 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
     """What the terminal shows last: the banner of the sample and the honest table."""
     banner = banner_text(is_sample=inputs.is_sample)
     try:
-        rows, summaries = sections.read_comparison(inputs, Ledger(inputs.root))
+        rows, summaries = sections.read_comparison(inputs, FileLedger(inputs.root))
         better = better_training(rows, inputs.model, inputs.run_command)
         table = lines(
             terminal_table(summary_rows(summaries)),
             "gain: points over supervised only; +/-: its standard error (images and seeds)",
-            *_choice_told(inputs),
+            *_explain_choice(inputs),
             *([better] if better else []),
         )
     except sections.MISSHAPEN as error:
@@ -75,10 +75,10 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
     return lines(banner, "", table) if banner else table
 
 
-def _choice_told(inputs: ReportInputs) -> list[str]:
+def _explain_choice(inputs: ReportInputs) -> list[str]:
     """Which model is used and why; the page says what is wrong with a file that does not tell."""
     try:
-        choice = read_choice(inputs, Ledger(inputs.root))
+        choice = read_choice(inputs, FileLedger(inputs.root))
         return explain_choice(choice) if choice else []
     except sections.MISSHAPEN as error:
         return [f"Which model is used is not known: {error}; {inputs.run_command} --pipeline best"]
@@ -86,7 +86,7 @@ def _choice_told(inputs: ReportInputs) -> list[str]:
 
 def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report:
     """Everything on the page, not yet HTML or Markdown."""
-    ledger = Ledger(inputs.root)
+    ledger = FileLedger(inputs.root)
     run = inputs.run_command
     chosen = sections.section(
         "Which model is used", "choice", f"{run} --pipeline best",
@@ -156,13 +156,13 @@ def _cards(inputs: ReportInputs) -> list[tuple[str, str, str]]:
     cards: list[tuple[str, str, str]] = []
     for make in (_accuracy_card, _gain_card, _mining_card, _export_card, _latency_card):
         try:
-            cards += make(inputs, Ledger(inputs.root))
+            cards += make(inputs, FileLedger(inputs.root))
         except sections.MISSHAPEN as error:  # DataError among them
             _log.debug("no headline figure: %r", error)
     return cards
 
 
-def _accuracy_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+def _accuracy_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
     """The model that is exported, on the final test where there is one: no other's figure."""
     found, _ = accuracy.read_evaluations(inputs, ledger)
     ours = [result for result in found if result.get("model") == inputs.model]
@@ -177,7 +177,7 @@ def _accuracy_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str,
     return [(f"{formats.percent(right / used, used)} %", f"top-1 of {what}", behind)]
 
 
-def _gain_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+def _gain_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
     _, summaries = sections.read_comparison(inputs, ledger)
     splits = [summary.split for summary in summaries]
     split = "test" if "test" in splits else splits[0]
@@ -201,7 +201,7 @@ def _gain_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str
     ]
 
 
-def _mining_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+def _mining_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
     audit = ledger.read_json(inputs.mining_audit, "mining audit")
     if formats.number(audit.get("selected")) is None:
         return []
@@ -209,7 +209,7 @@ def _mining_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, s
     return [(formats.count(audit["selected"]), "images mined", behind)]
 
 
-def _export_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+def _export_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
     found, _ = speed.read_exports(inputs, ledger)
     row = speed.export_table(found).records()[0]
     if row.get("parity error", formats.NOTHING) == formats.NOTHING:
@@ -218,7 +218,7 @@ def _export_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, s
     return [(row["parity error"], "largest error of ONNX against torch", behind)]
 
 
-def _latency_card(inputs: ReportInputs, ledger: Ledger) -> list[tuple[str, str, str]]:
+def _latency_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
     """The fastest of our own models at the smallest batch, in fp32 where that was measured."""
     files, _ = sections.read_all(inputs.latencies, "latency", ledger)
     ours = [

@@ -8,7 +8,7 @@ from typing import Any
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Table, table_of
-from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 
 Json = Mapping[str, Any]
 _OPTIMISM = (
@@ -98,7 +98,7 @@ def choice_table(choice: Json) -> Table:
     )  # fmt: skip
 
 
-def read_choice(inputs: ReportInputs, ledger: Ledger) -> dict[str, Any] | None:
+def read_choice(inputs: ReportInputs, ledger: FileLedger) -> dict[str, Any] | None:
     """The choice of the model that the report is about; None where that was named, not chosen.
 
     Raises:
@@ -122,7 +122,7 @@ def used_candidate(choice: Json) -> Json:
     return found
 
 
-def choice_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def choice_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """What is used and why, and every candidate; nothing where the model was named."""
     choice = read_choice(inputs, ledger)
     if choice is None:

@@ -54,7 +54,7 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """Both errors together; an unknown one counts as none, which ``explain`` mentions."""
+        """Both errors together; an unknown one counts as none, which ``explain_arms`` mentions."""
         return math.hypot(self.image_error, self.seed_error or 0.0)
 
     @property
@@ -145,7 +145,7 @@ def _sized(given: Difference, n: int) -> str:
     return f"{formats.points(given.gain, n)} points, standard error {error}"
 
 
-def explain(summaries: Sequence[ArmSummary]) -> list[str]:
+def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
     """What the table means, in sentences; one split only."""
     arms = {summary.arm: summary for summary in summaries}
     student = arms.get("stage1")
@@ -162,7 +162,7 @@ def explain(summaries: Sequence[ArmSummary]) -> list[str]:
         said.append(_teacher(student, arms["teacher"]))
     if any(len(summary.top1) < 2 for summary in summaries if summary.arm != "teacher"):
         said.append(
-            "Some rows stand on a single run: how much another seed would change them is unknown."
+            "Some rows are of a single run: how much another seed would change them is unknown."
         )
     return said
 

@@ -1,4 +1,4 @@
-"""The page about a dataset alone: counts, classes, sizes, what is broken, what stands twice."""
+"""The page about a dataset alone: counts, classes, sizes, what is broken, what appears twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.reporting import figures, formats, sections
 from hgnetv2_pipeline.reporting.blocks import Block, Cards, Figure, Fold, Report, Table, Text
 from hgnetv2_pipeline.reporting.chapters import data
-from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
 from hgnetv2_pipeline.reporting.pictures import embed
 from hgnetv2_pipeline.reporting.terminal import banner_text
@@ -37,7 +37,7 @@ def build_dataset_page(
     Raises:
         AbsentError: the summary is missing or no JSON object.
     """
-    ledger = Ledger()
+    ledger = FileLedger()
     inputs = ReportInputs(dataset=dataset, dataset_summary=summary, is_sample=is_sample)
     known = ledger.read_json(summary, "summary of the dataset")
     chapters = (
@@ -69,7 +69,7 @@ def build_dataset_page(
     return write_text(out, to_html(report))
 
 
-def _counts(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def _counts(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """As in the report on a run, without the broken images, which have a chapter here."""
     blocks = data.dataset_blocks(inputs, ledger)
     return [block for block in blocks if not isinstance(block, Fold)]
@@ -77,7 +77,7 @@ def _counts(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
 
 def _class_table(summary: Json) -> list[Block]:
     """Every class with its images in each set, folded away."""
-    sets = data.sets_of(summary)
+    sets = data.dataset_sets(summary)
     counts = {name: data.class_counts(entry) for name, entry in sets.items()}
     shown = [name for name, rows in counts.items() if rows]
     if not shown:
@@ -101,7 +101,7 @@ def _class_table(summary: Json) -> list[Block]:
 
 def _sizes(summary: Json) -> list[Block]:
     found: list[Block] = []
-    for name, entry in data.sets_of(summary).items():
+    for name, entry in data.dataset_sets(summary).items():
         bins = [(str(what), float(number)) for what, number in entry.get("short_side") or []]
         if bins:
             drawing = figures.bars(bins, x_label=f"images of {name} by their short side, pixels")
@@ -123,13 +123,13 @@ def _left_out(summary: Json) -> list[Block]:
         blocks += [Text("Refused, the first:"), table]
     if not blocks:
         return [Text("Nothing: every image that was listed is used.")]
-    return [*blocks, Text("All of them stand in ../quarantine/ingestion.csv.")]
+    return [*blocks, Text("All of them are listed in ../quarantine/ingestion.csv.")]
 
 
 def _leaks(summary: Json) -> list[Block]:
     found = summary.get("leaks") or []
     if not found:
-        return [Text("No image of train or val stands in val or test, not even nearly.")]
+        return [Text("No image of train or val is in val or test, not even nearly.")]
     rows = tuple(
         (
             str(row["set"]),
@@ -166,7 +166,7 @@ def _leaks(summary: Json) -> list[Block]:
     ]
 
 
-def _sheets(sheets: Mapping[str, Path], ledger: Ledger, *, leaks: bool) -> list[Block]:
+def _sheets(sheets: Mapping[str, Path], ledger: FileLedger, *, leaks: bool) -> list[Block]:
     found: list[Block] = []
     for what, path in sheets.items():
         if ("two sets" in what) == leaks:

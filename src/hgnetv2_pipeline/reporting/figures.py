@@ -55,7 +55,7 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
     values = [value for row in rows for value in row.values]
     frame = svg.Frame(
         margin, 14, WIDTH - 64, 14 + height * len(rows),
-        svg.padded(values, least=0.5), (0.0, float(len(rows))),
+        svg.pad_range(values, least=0.5), (0.0, float(len(rows))),
     )  # fmt: skip
     parts = []
     for value in svg.ticks(*frame.x_range, 8):
@@ -69,7 +69,7 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
     for place, row in enumerate(rows):
         y = frame.top + height * (place + 0.5)
         colour = place % len(svg.PALETTE)
-        name = svg.clipped(row.label, margin - 14)
+        name = svg.clip_text(row.label, margin - 14)
         parts.append(svg.text(margin - 12, y + 4, name, anchor="end"))
         mean = math.fsum(row.values) / len(row.values)
         parts.append(svg.bar(frame.x(mean) - 1, y - 11, 2, 22, colour))
@@ -83,9 +83,7 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
     return svg.drawing(WIDTH, frame.bottom + 44, x_label, parts)
 
 
-def thinned(
-    points: Sequence[tuple[float, float]], most: int = 300
-) -> tuple[tuple[float, float], ...]:
+def thin(points: Sequence[tuple[float, float]], most: int = 300) -> tuple[tuple[float, float], ...]:
     """At most ``most`` points: the means of equal stretches, the last point kept as it is."""
     if len(points) <= most:
         return tuple(points)
@@ -122,13 +120,13 @@ def line_chart(
     points = [point for line in series for point in line.points]
     bounds = [bound for line in series for pair in line.band for bound in pair]
     xs = [x for x, _ in points]
-    x_range = (min(xs), max(xs) * 1.05) if log_x else svg.padded(xs, 0.0, 0.5)
-    y_range = svg.padded([*(y for _, y in points), *bounds], least=1e-3)
+    x_range = (min(xs), max(xs) * 1.05) if log_x else svg.pad_range(xs, 0.0, 0.5)
+    y_range = svg.pad_range([*(y for _, y in points), *bounds], least=1e-3)
     rows = [line for line in series if line.legend]
     wide, columns = _legend_layout([line.name for line in rows], width)
     legend_height = 17.0 * math.ceil(len(rows) / columns) if rows else 0.0
     frame = svg.Frame(52, 44, width - 22, 214, x_range, y_range, log_x)
-    parts = [svg.text(8, 16, svg.clipped(title, width - 16), bold=True)]
+    parts = [svg.text(8, 16, svg.clip_text(title, width - 16), bold=True)]
     parts += frame.grid(x_label, y_label, 6)
     if mark is not None:
         at = frame.x(mark[0])
@@ -145,26 +143,26 @@ def line_chart(
                     colour,
                 )
             )
-        pixels = [(frame.x(x), frame.y(y)) for x, y in thinned(line.points)]
+        pixels = [(frame.x(x), frame.y(y)) for x, y in thin(line.points)]
         if len(pixels) > 1:
             parts.append(svg.path(pixels, colour, dash="5 3" if line.dashed else ""))
         if len(pixels) == 1 or dots:
-            for (px, py), (x, y) in zip(pixels, thinned(line.points), strict=True):
-                told = (
+            for (px, py), (x, y) in zip(pixels, thin(line.points), strict=True):
+                tooltip = (
                     f"{line.name}: {svg.tick_label(round(y, 4))} at {svg.tick_label(round(x, 4))}"
                 )
-                parts.append(svg.dot(px, py, colour, radius=3.5, title=told))
+                parts.append(svg.dot(px, py, colour, radius=3.5, title=tooltip))
     for place, line in enumerate(rows):
         x = 12 + wide * (place % columns)
         y = frame.bottom + 54 + 17 * (place // columns)
         css = f"s{line.colour % len(svg.PALETTE)}"
         parts.append(svg.line(x, y - 4, x + 16, y - 4, css=css, dash="5 3" * line.dashed))
-        parts.append(svg.text(x + 22, y, svg.clipped(line.name, wide - 34, 11), size=11))
+        parts.append(svg.text(x + 22, y, svg.clip_text(line.name, wide - 34, 11), size=11))
     return svg.drawing(width, frame.bottom + 46 + legend_height, title, parts)
 
 
 def _legend_layout(names: Sequence[str], width: float) -> tuple[float, int]:
-    """Width of a legend entry and how many stand in a row."""
+    """Width of a legend entry and how many fit in a row."""
     if not names:
         return 0.0, 1
     widest = min(width - 24, max(svg.text_width(name, 11) for name in names) + 42)
@@ -173,7 +171,7 @@ def _legend_layout(names: Sequence[str], width: float) -> tuple[float, int]:
 
 
 def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """A confusion matrix, a row a true class: right answers blue, wrong ones orange, each as dark
+    """A confusion matrix, a row per true class: right answers blue, wrong ones orange, each as dark
     as the root of its share of the row, so that a few wrong answers are seen."""
     size = len(names)
     cell = max(17.0, min(38.0, 560.0 / size))
@@ -187,7 +185,7 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
         svg.text(margin - 8, 14, "true", anchor="end", css="faint"),
     ]
     for place, name in enumerate(names):
-        shown = svg.clipped(name, margin - 12, 11)
+        shown = svg.clip_text(name, margin - 12, 11)
         y = top + cell * (place + 0.5) + 4
         parts.append(svg.text(margin - 8, y, shown, anchor="end", size=11))
         x = margin + cell * (place + 0.5)
@@ -201,9 +199,9 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
             x, y = margin + cell * j, top + cell * i
             share = value / total if total else 0.0
             opacity = 0.06 if not value else 0.14 + 0.86 * math.sqrt(share)
-            told = f"{names[i]} taken for {names[j]}: {value} of {total}"
+            tooltip = f"{names[i]} taken for {names[j]}: {value} of {total}"
             colour = 6 if not value else (0 if i == j else 1)
-            parts.append(svg.bar(x, y, cell - 1, cell - 1, colour, opacity=opacity, title=told))
+            parts.append(svg.bar(x, y, cell - 1, cell - 1, colour, opacity=opacity, title=tooltip))
             if value:
                 mark = svg.text(
                     x + (cell - 1) / 2, y + cell / 2 + font * 0.34, str(value),
@@ -225,11 +223,13 @@ def bars(rows: Sequence[tuple[str, float]], *, x_label: str, colour: int = 0) ->
     parts = []
     for place, (label, value) in enumerate(rows):
         y = frame.top + height * place
-        name = svg.clipped(label, margin - 12)
+        name = svg.clip_text(label, margin - 12)
         parts.append(svg.text(margin - 10, y + height / 2 + 4, name, anchor="end"))
-        told = f"{label}: {svg.tick_label(value)}"
+        tooltip = f"{label}: {svg.tick_label(value)}"
         parts.append(
-            svg.bar(frame.left, y + 4, frame.x(value) - frame.left, height - 8, colour, title=told)
+            svg.bar(
+                frame.left, y + 4, frame.x(value) - frame.left, height - 8, colour, title=tooltip
+            )
         )
         shown = svg.tick_label(round(value, 4))
         parts.append(svg.text(frame.x(value) + 6, y + height / 2 + 4, shown, size=11, css="faint"))
@@ -249,9 +249,9 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
     if log_x:
         x_range = (min(xs) / 1.25, max(xs) * 1.6)
     else:
-        low, high = svg.padded(xs, 0.15, max(xs) * 0.1)
+        low, high = svg.pad_range(xs, 0.15, max(xs) * 0.1)
         x_range = (max(0.0, low), high)
-    frame = svg.Frame(56, 34, WIDTH - 20, 366, x_range, svg.padded(ys, 0.1, 0.5), log_x)
+    frame = svg.Frame(56, 34, WIDTH - 20, 366, x_range, svg.pad_range(ys, 0.1, 0.5), log_x)
     groups = list(dict.fromkeys(mark.group for mark in marks))
     parts = frame.grid(x_label, y_label, 7)
     taken = [_box(frame.x(mark.x) - 6, frame.y(mark.y) - 6, 12, 12) for mark in marks]
@@ -262,16 +262,16 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
             low, high = (frame.y(bound) for bound in mark.interval)
             parts.append(svg.line(x, low, x, high, css=f"s{colour}"))
         group = f" ({mark.group})" if mark.group else ""
-        told = f"{mark.label}{group}: {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
-        parts.append(svg.dot(x, y, colour, radius=5.5, title=told))
+        tooltip = f"{mark.label}{group}: {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
+        parts.append(svg.dot(x, y, colour, radius=5.5, title=tooltip))
     for mark in marks:
         x, y = frame.x(mark.x), frame.y(mark.y)
-        parts.append(_placed_label(x, y, svg.clipped(mark.label, 260, 11), taken))
+        parts.append(_placed_label(x, y, svg.clip_text(mark.label, 260, 11), taken))
     shown = [] if groups == [""] else groups
     for place, group in enumerate(shown):
         y = frame.bottom + 58 + 18 * place
         parts.append(svg.dot(62, y - 4, place % len(svg.PALETTE)))
-        parts.append(svg.text(74, y, svg.clipped(group, WIDTH - 90)))
+        parts.append(svg.text(74, y, svg.clip_text(group, WIDTH - 90)))
     return svg.drawing(WIDTH, frame.bottom + 48 + 18 * len(shown), f"{y_label} by {x_label}", parts)
 
 
@@ -318,7 +318,7 @@ _FEW = 40  # classes that can still be named one by one
 
 @dataclass(frozen=True)
 class Spread:
-    """One class: where its values begin, where half of them lie, where they end."""
+    """One class: where its values begin, where half of them are, where they end."""
 
     label: str
     low: float
@@ -337,7 +337,7 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
     height = 22.0
     frame = svg.Frame(
         margin, 8, figures.WIDTH - 30, 8 + height * len(rows),
-        svg.padded([value for row in rows for value in (row.low, row.high)], 0.02, 1e-3),
+        svg.pad_range([value for row in rows for value in (row.low, row.high)], 0.02, 1e-3),
         (0.0, float(len(rows))),
     )  # fmt: skip
     parts = []
@@ -348,12 +348,14 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
         parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, css="faint"))
     for place, row in enumerate(rows):
         y = frame.top + height * place
-        name = svg.clipped(row.label, margin - 12)
+        name = svg.clip_text(row.label, margin - 12)
         parts.append(svg.text(margin - 10, y + height / 2 + 4, name, anchor="end"))
-        told = f"{row.label}: {row.low:.3f} to {row.high:.3f}, median {row.middle:.3f}"
+        tooltip = f"{row.label}: {row.low:.3f} to {row.high:.3f}, median {row.middle:.3f}"
         left, wide = frame.x(row.low), frame.x(row.high) - frame.x(row.low)
-        parts.append(svg.bar(left, y + 6, max(wide, 1.5), height - 12, 0, opacity=0.45, title=told))
-        parts.append(svg.bar(frame.x(row.middle) - 1.5, y + 3, 3, height - 6, 0, title=told))
+        parts.append(
+            svg.bar(left, y + 6, max(wide, 1.5), height - 12, 0, opacity=0.45, title=tooltip)
+        )
+        parts.append(svg.bar(frame.x(row.middle) - 1.5, y + 3, 3, height - 6, 0, title=tooltip))
     middle = (frame.left + frame.right) / 2
     parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.bottom, css="axis"))
     parts.append(svg.text(middle, frame.bottom + 34, x_label, anchor="middle", css="faint"))

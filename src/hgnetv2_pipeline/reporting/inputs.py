@@ -30,7 +30,7 @@ class ReportInputs:
     measured and published accuracies are the same quantity. ``root`` is the folder against which
     paths are shown; ``run_command`` is how this project is run (``kedro run --env NAME``), used
     where the page says how to make what is missing. ``home`` is the folder where the report
-    will lie in the end: links to other pages start there. ``revision`` and ``versions`` are printed
+    will be in the end: links to other pages start there. ``revision`` and ``versions`` are printed
     as given, nothing is looked up.
     """
 
@@ -61,7 +61,7 @@ class ReportInputs:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A file that was read: what for, as which path, with which content, of which run."""
 
     used_for: str
@@ -70,15 +70,15 @@ class Source:
     run: str
 
 
-class Ledger:
+class FileLedger:
     """Reads files and remembers each once, in the order of reading."""
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = root.resolve() if root else None
-        self._sources: dict[Path, Source] = {}
+        self._sources: dict[Path, SourceFile] = {}
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[SourceFile]:
         """What was read so far."""
         return list(self._sources.values())
 
@@ -100,7 +100,7 @@ class Ledger:
         if not path.is_file():
             raise AbsentError(f"{what}: {self.shown(path)} does not exist")
         if path not in self._sources:
-            self._sources[path] = Source(what, self.shown(path), sha256_file(path), run)
+            self._sources[path] = SourceFile(what, self.shown(path), sha256_file(path), run)
         return path
 
     def read_json(self, path: Path | None, what: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Ledger:
             raise self._unreadable(found, what, f"a JSON {type(value).__name__}, not an object")
         source = self._sources[found]
         run = str(value.get("model") or value.get("run") or source.run)
-        self._sources[found] = Source(source.used_for, source.shown, source.sha256, run)
+        self._sources[found] = SourceFile(source.used_for, source.shown, source.sha256, run)
         return value
 
     def read_csv(self, path: Path | None, what: str, run: str = "") -> list[dict[str, str]]:

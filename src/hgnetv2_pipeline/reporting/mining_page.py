@@ -10,7 +10,7 @@ from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.reporting import formats, sections
 from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Cards, Fold, Link, Report, Table, Text
 from hgnetv2_pipeline.reporting.chapters import mining
-from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
 from hgnetv2_pipeline.reporting.pictures import embed
 from hgnetv2_pipeline.reporting.terminal import banner_text
@@ -31,36 +31,32 @@ _ADDS_UP = (
 def build_mining_page(
     folder: Path,
     out: Path,
+    inputs: ReportInputs,
     *,
-    purity: Path,
-    dataset: str,
     teacher: str,
     params: Sequence[tuple[str, Any, str]],
     review: str,
-    command: str,
-    is_sample: bool = False,
 ) -> Path:
     """Write the page as one HTML file that loads nothing.
 
     Args:
         folder: holds ``audit.json``, ``classes.csv``, ``pairs.csv`` and ``sheets/`` of the audit.
-        purity: the curve of ``mining.purity_curve`` as CSV.
+        inputs: of these ``dataset``, ``is_sample``, ``run_command`` and ``mining_purity``, the
+            curve of ``mining.purity_curve`` as CSV.
         params: name, value and meaning of every parameter of the mining.
-        review: path of review.csv, relative to where the page will lie.
-        command: how this project is run, ``kedro run --env NAME``.
+        review: path of review.csv, relative to where the page will be.
 
     Raises:
         AbsentError: the audit is missing or no JSON object.
     """
-    ledger = Ledger()
-    inputs = ReportInputs(dataset=dataset, is_sample=is_sample)
+    ledger = FileLedger()
     audit = ledger.read_json(folder / "audit.json", "mining audit")
     sheets = folder / "sheets"
     chapters = (
         sections.section("From the pool to the list", "account", None, lambda: _account(audit)),
         sections.section(
             "How pure the list is", "purity", None,
-            lambda: mining.purity_blocks(purity, audit, ledger, numbers=True),
+            lambda: mining.purity_blocks(inputs.mining_purity, audit, ledger, numbers=True),
         ),
         sections.section(
             "Classes", "classes", None, lambda: _classes(folder, audit, ledger)
@@ -80,7 +76,7 @@ def build_mining_page(
         ),
         sections.section(
             "What a person has to decide", "review", None,
-            lambda: _review(folder, audit, ledger, review, command),
+            lambda: _review(folder, audit, ledger, review, inputs.run_command),
         ),
         sections.section("Parameters", "parameters", None, lambda: [_parameters(params)]),
         sections.section(
@@ -89,10 +85,10 @@ def build_mining_page(
         ),
     )  # fmt: skip
     report = Report(
-        title=f"Mining of {dataset} by {teacher}",
+        title=f"Mining of {inputs.dataset} by {teacher}",
         subtitle="Which unlabelled images the students will learn from: "
         "listed = used + quarantined + refused.",
-        banner=banner_text(is_sample=is_sample) or None,
+        banner=banner_text(is_sample=inputs.is_sample) or None,
         head=(Cards(tuple(_cards(audit))),),
         sections=chapters,
     )
@@ -118,7 +114,7 @@ def _account(audit: Json) -> list[Block]:
     return blocks
 
 
-def _classes(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
+def _classes(folder: Path, audit: Json, ledger: FileLedger) -> list[Block]:
     rows = ledger.read_csv(folder / "classes.csv", "mined classes")
     k, short = int(audit["k"]), int(audit["short_classes"])
     said = f"{len(rows):,} classes, at most k = {k:,} images each. "
@@ -134,7 +130,7 @@ def _classes(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
     ]
 
 
-def _copies(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
+def _copies(folder: Path, audit: Json, ledger: FileLedger) -> list[Block]:
     pairs = _pairs(folder, ledger, "remove")
     if not pairs:
         return [Text("No image was removed for its likeness to one of val, test or train.")]
@@ -148,7 +144,9 @@ def _copies(folder: Path, audit: Json, ledger: Ledger) -> list[Block]:
     ]
 
 
-def _review(folder: Path, audit: Json, ledger: Ledger, review: str, command: str) -> list[Block]:
+def _review(
+    folder: Path, audit: Json, ledger: FileLedger, review: str, command: str
+) -> list[Block]:
     pairs = _pairs(folder, ledger, "review")
     person = audit["person"]
     blocks: list[Block] = [
@@ -180,7 +178,7 @@ def _review(folder: Path, audit: Json, ledger: Ledger, review: str, command: str
     return blocks
 
 
-def _pairs(folder: Path, ledger: Ledger, decision: str) -> list[dict[str, str]]:
+def _pairs(folder: Path, ledger: FileLedger, decision: str) -> list[dict[str, str]]:
     path = ledger.existing(folder / "pairs.csv", "pairs shown")
     if len(path.read_text(encoding="utf-8").splitlines()) < 2:
         return []

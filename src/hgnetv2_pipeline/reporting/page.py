@@ -82,8 +82,8 @@ def _block_html(block: Block) -> str:
             return _table_html(block)
         case Figure(drawings, caption):
             inner = "\n".join(drawings)
-            told = f"<figcaption>{escape(caption)}</figcaption>"
-            return f'<figure>\n<div class="drawings">{inner}</div>\n{told}</figure>'
+            below = f"<figcaption>{escape(caption)}</figcaption>"
+            return f'<figure>\n<div class="drawings">{inner}</div>\n{below}</figure>'
         case Picture(uri, caption):
             image = f'<img src="{escape(uri)}" alt="{escape(caption)}">'
             return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

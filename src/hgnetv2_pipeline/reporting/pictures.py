@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hgnetv2_pipeline.reporting.blocks import Notice, Picture
-from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger
+from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger
 
 BUDGET = 1_200_000  # bytes of all pictures of a report together, before base64
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
 def embed(
-    paths: Sequence[Path], what: str, ledger: Ledger, *, budget: int = BUDGET
+    paths: Sequence[Path], what: str, ledger: FileLedger, *, budget: int = BUDGET
 ) -> list[Picture | Notice]:
     """Each picture as it is where its share of ``budget`` allows, else smaller and said so."""
     share = budget // max(1, len(paths))

@@ -22,7 +22,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     Table,
     Text,
 )
-from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 
 Json = Mapping[str, Any]
 # What a JSON of another shape than its writer's contract raises when it is read.
@@ -50,7 +50,9 @@ def section(
     return Section(title, anchor, blocks)
 
 
-def read_all(paths: Sequence[Path], what: str, ledger: Ledger) -> tuple[list[Json], list[Block]]:
+def read_all(
+    paths: Sequence[Path], what: str, ledger: FileLedger
+) -> tuple[list[Json], list[Block]]:
     """The readable ones of several JSON files, and a warning for each other.
 
     Raises:
@@ -71,7 +73,7 @@ def read_all(paths: Sequence[Path], what: str, ledger: Ledger) -> tuple[list[Jso
 
 
 def read_comparison(
-    inputs: ReportInputs, ledger: Ledger
+    inputs: ReportInputs, ledger: FileLedger
 ) -> tuple[list[Json], list[compare.ArmSummary]]:
     """The rows of the comparison file and their summaries; the errors of both."""
     value = ledger.read_json(inputs.comparison, "comparison of trainings")
@@ -81,7 +83,7 @@ def read_comparison(
     return rows, compare.summarise_arms(rows)
 
 
-def provenance_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def provenance_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """Which file each chapter was read from, with its hash; revision and versions as given."""
     blocks: list[Block] = [
         Text(f"Revision of the code: {inputs.revision or 'not given to the report'}.")

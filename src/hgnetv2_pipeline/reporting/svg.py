@@ -129,7 +129,7 @@ def text_width(content: str, size: float = 12) -> float:
     return sum(size * (1.0 if ord(sign) > 0x2E7F else 0.62) for sign in content)
 
 
-def clipped(content: str, width: float, size: float = 12) -> str:
+def clip_text(content: str, width: float, size: float = 12) -> str:
     """The text, cut with an ellipsis where it would not fit."""
     if text_width(content, size) <= width:
         return content
@@ -210,7 +210,7 @@ class Frame:
         return parts
 
 
-def padded(
+def pad_range(
     values: Sequence[float], share: float = 0.08, least: float = 1e-9
 ) -> tuple[float, float]:
     """A range a little wider than the values, never empty."""

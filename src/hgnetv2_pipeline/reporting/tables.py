@@ -19,7 +19,7 @@ Json = Mapping[str, Any]
 
 
 def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
-    """The honest table of one split: an arm a row, its gain over plain training and the errors."""
+    """The honest table of one split: a row per arm, its gain over plain training and the errors."""
     plain = next((summary for summary in summaries if summary.arm == "supervised"), None)
     records = []
     for arm in summaries:
@@ -143,7 +143,7 @@ def evaluation_table(results: Sequence[Json]) -> Table:
     )
 
 
-def class_names(result: Json) -> list[str]:
+def evaluated_classes(result: Json) -> list[str]:
     """The class names of an evaluation, or their numbers where it names none."""
     names = result.get("classes")
     confusion = result.get("confusion") or []
@@ -153,7 +153,7 @@ def class_names(result: Json) -> list[str]:
 
 
 def confusion_of(result: Json) -> list[list[int]] | None:
-    """The confusion matrix [classes, classes], a row a true class; None where there is none.
+    """The confusion matrix [classes, classes], one row per true class; None where there is none.
 
     Raises:
         DataError: it is not square in the classes.
@@ -161,7 +161,7 @@ def confusion_of(result: Json) -> list[list[int]] | None:
     confusion = result.get("confusion")
     if not isinstance(confusion, list) or not confusion:
         return None
-    size = len(class_names(result))
+    size = len(evaluated_classes(result))
     if len(confusion) != size or any(len(row) != size for row in confusion):
         raise DataError(
             f"evaluation of {result.get('model')} on {result.get('split')}: the confusion matrix "
@@ -172,7 +172,7 @@ def confusion_of(result: Json) -> list[list[int]] | None:
 
 def per_class(result: Json) -> list[tuple[str, int, int]]:
     """Class name, images and hits of every class, from ``per_class`` or the confusion matrix."""
-    names = class_names(result)
+    names = evaluated_classes(result)
     given = result.get("per_class")
     if isinstance(given, list) and given and isinstance(given[0], Mapping):
         found = []
@@ -197,7 +197,7 @@ def worst_classes_table(result: Json, most: int = 10) -> Table | None:
     classes = [entry for entry in per_class(result) if entry[1] > 0]
     if not classes:
         return None
-    matrix, names = confusion_of(result), class_names(result)
+    matrix, names = confusion_of(result), evaluated_classes(result)
     ordered = sorted(classes, key=lambda entry: (entry[2] / entry[1], entry[0]))[:most]
     records = []
     for name, total, hits in ordered:

@@ -19,7 +19,7 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.input.loader import eval_batches, normalised_view
-from hgnetv2_pipeline.input.workers import workers_watched
+from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.teacher.logistic import FOLDS, Classifier, fit_classifier
@@ -255,7 +255,7 @@ def image_features(
     )
     view = normalised_view(preprocess, channels_last=True)
     with (
-        workers_watched(),
+        watch_workers(),
         torch.inference_mode(),
         Progress(len(samples), "features", "img") as progress,
     ):

@@ -57,7 +57,7 @@ class Trial:
     direction: Tensor
 
 
-def settled(spec: RunSpec, device: torch.device, world: World) -> RunSpec:
+def settle_mode(spec: RunSpec, device: torch.device, world: World) -> RunSpec:
     """``spec`` with its mode chosen; a run that goes on keeps what it chose when it began."""
     if spec.config.mode == "as_set":
         return spec
@@ -74,22 +74,22 @@ def settled(spec: RunSpec, device: torch.device, world: World) -> RunSpec:
             trials = {mode: _trial(spec, mode, device) for mode in _modes(device)}
             if device.type == "cuda":
                 # Compiling takes minutes: only what is fastest without is tried.
-                best = choose(trials)[0]
+                best = choose_mode(trials)[0]
                 faster = Mode(best.amp, best.channels_last, True)
                 trials[faster] = _trial(spec, faster, device)
-            choice, reason = choose(trials)
+            choice, reason = choose_mode(trials)
             write_json(path, {"mode": asdict(choice), "reason": reason})
             _log.info("training mode %s: %s", choice, reason)
     choice = world.gather(choice)[0]
-    return spec.model_copy(update={"config": applied(spec.config, choice)})
+    return spec.model_copy(update={"config": apply_mode(spec.config, choice)})
 
 
-def applied(config: TrainConfig, mode: Mode) -> TrainConfig:
+def apply_mode(config: TrainConfig, mode: Mode) -> TrainConfig:
     """``config`` in ``mode``."""
     return config.model_copy(update=asdict(mode))
 
 
-def choose(trials: Mapping[Mode, Trial]) -> tuple[Mode, str]:
+def choose_mode(trials: Mapping[Mode, Trial]) -> tuple[Mode, str]:
     """The fastest sound mode, and why; the first is float32, which the others are compared with."""
     plain, reference = next(iter(trials.items()))
     sound, words = [], []
@@ -122,7 +122,7 @@ def _modes(device: torch.device) -> list[Mode]:
 
 def _trial(spec: RunSpec, mode: Mode, device: torch.device) -> Trial:
     """``STEPS`` steps on the first batch of the run, on a throwaway copy."""
-    config = applied(spec.config, mode)
+    config = apply_mode(spec.config, mode)
     changed = spec.model_copy(update={"config": config})
     run = prepare(changed, device=device, world_size=1)
     state, alone = run.state, World(0, 1, 0)

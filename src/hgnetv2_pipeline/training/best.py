@@ -12,12 +12,12 @@ from pathlib import Path
 from torch import Tensor
 
 Evaluations = Sequence[tuple[int, float, str]]
-"""In order: step, metric on val, and whose it is: "raw" or "ema", whichever did better."""
+"""In order: step, metric on val, and which weights have it: "raw" or "ema", the better ones."""
 
 BEST = "best"
 
 
-def without_gain(evaluations: Evaluations, min_delta: float) -> int:
+def count_without_gain(evaluations: Evaluations, min_delta: float) -> int:
     """Evaluations since the last one that beat the best before it by more than ``min_delta``."""
     best, since = float("-inf"), 0
     for _, value, _ in evaluations:
@@ -51,9 +51,9 @@ def keep_weights(
     kept = {step: folder / f"step={step:08d}.safetensors" for step in chosen}
     step, value, weights = evaluations[-1]
     if step in kept:
-        told = {"step": str(step), "val": repr(value), "weights": weights}
+        facts = {"step": str(step), "val": repr(value), "weights": weights}
         on_cpu = {name: value.detach().cpu() for name, value in tensors.items()}
-        save_weights(kept[step], on_cpu, {**metadata, **told})
+        save_weights(kept[step], on_cpu, {**metadata, **facts})
     for path in folder.glob("step=*.safetensors"):
         if path not in kept.values():
             path.unlink()

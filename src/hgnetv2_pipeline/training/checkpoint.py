@@ -42,8 +42,8 @@ def save_checkpoint(
     """Write ``parts`` (name -> what ``torch.save`` takes) as the checkpoint of ``step``.
 
     Returns its directory. Afterwards only the newest ``keep`` checkpoints remain; damaged ones that
-    stood in the way are kept aside as ``damaged-step=...``. A complete checkpoint of this step is
-    left as it is. Raises ``DiskFullError`` with what was missing; the earlier ones stand.
+    were in the way are kept aside as ``damaged-step=...``. A complete checkpoint of this step is
+    left as it is. Raises ``DiskFullError`` with what was missing; the earlier ones are kept.
     """
     final = folder / f"step={step:08d}"
     if final.exists():
@@ -72,7 +72,7 @@ def save_checkpoint(
         if full and not isinstance(error, DiskFullError):
             raise DiskFullError(
                 f"{full} while writing checkpoint {final}: about {_size(parts):,} bytes needed, "
-                f"{shutil.disk_usage(folder).free:,} free; the earlier checkpoints still stand"
+                f"{shutil.disk_usage(folder).free:,} free; the earlier checkpoints are kept"
             ) from error
         raise
     # A run only ever passes a checkpoint with a higher step by because it was damaged.
@@ -92,7 +92,7 @@ def load_checkpoint(
 ) -> dict[str, Any] | None:
     """The parts of the newest complete checkpoint in ``folder``; None if there was never one.
 
-    ``differing`` is told what differs between the ``identity`` in it and this one, in words
+    ``differing`` is given what differs between the ``identity`` in it and this one, in words
     (``training.lr: 0.5 there, 0.25 now``); without it such a checkpoint is refused.
 
     Raises ``DataError`` if there are checkpoints but every one is damaged, and ``ParameterError``
@@ -120,7 +120,7 @@ def load_checkpoint(
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_checkpoints(folder: Path) -> Iterator[None]:
     """Hold the run of the checkpoints in ``folder`` for this process.
 
     A second one is refused, naming the first: "another run is writing to ...". Directories that a

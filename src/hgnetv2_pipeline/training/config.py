@@ -1,4 +1,4 @@
-"""What a training run is told: recipe (TrainConfig), teacher (TeacherConfig) and job (RunSpec).
+"""What a training run is given: recipe (TrainConfig), teacher (TeacherConfig) and job (RunSpec).
 
 YAML holds every value and these models hold types and limits, so there are no defaults here: a
 recipe that leaves something out is refused by name instead of being completed silently.
@@ -259,7 +259,7 @@ class TrainConfig(ParameterModel):
     channels_last: bool
     """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
     mode: Literal["as_set", "auto"]
-    """auto: amp, channels_last and compile are replaced by the fastest that a probe of some steps
+    """auto: amp, channels_last and compile are replaced by the fastest that a trial of some steps
     finds sound, and the run says which; two machines may choose differently."""
     compile: bool
     """Whether torch.compile compiles the student: minutes at the start, then faster steps."""
@@ -546,7 +546,7 @@ class RunSpec(ParameterModel):
 
     @property
     def place(self) -> str:
-        """Where the recipe stands among the parameters, to be named by errors and advice."""
+        """Where the recipe is among the parameters, to be named by errors and advice."""
         return "train_teacher.recipe" if self.stage == "train_teacher" else self.stage
 
     @model_validator(mode="after")

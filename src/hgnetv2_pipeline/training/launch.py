@@ -12,8 +12,8 @@ from pathlib import Path
 
 from hgnetv2_pipeline.ownership import take
 from hgnetv2_pipeline.processes.elastic import Agents, run_elastic
-from hgnetv2_pipeline.processes.elastic_worker import run_worker, telling_others
-from hgnetv2_pipeline.processes.specs import read_spec, run_spec, write_spec
+from hgnetv2_pipeline.processes.elastic_worker import report_failure, run_worker
+from hgnetv2_pipeline.processes.specs import read_spec, run_from_file, write_spec
 from hgnetv2_pipeline.training.config import DistributedConfig, RunSpec
 
 SPEC = "spec.json"
@@ -24,11 +24,11 @@ WORKER_IMPORTS = ("hgnetv2_pipeline.training.run", "torch._dynamo")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the specification; returns the exit code."""
-    return run_spec(_train, "One training run from the JSON of a RunSpec.", arguments)
+    return run_from_file(_train, "One training run from the JSON of a RunSpec.", arguments)
 
 
 def _train(path: Path) -> None:
-    with telling_others(path):
+    with report_failure(path):
         from hgnetv2_pipeline.training.run import train_run
 
         train_run(read_spec(RunSpec, path))

@@ -14,7 +14,7 @@ from torch import nn
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.stopping import StopRequest
-from hgnetv2_pipeline.training.best import without_gain
+from hgnetv2_pipeline.training.best import count_without_gain
 from hgnetv2_pipeline.training.config import EarlyStoppingConfig
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.schedule import Schedule, lr_at
@@ -68,7 +68,7 @@ def fit(
     stop: StopRequest,
     timing: Timing,
 ) -> None:
-    """Train ``state``, in place, from where it stands to the end of ``schedule``, or ``early``.
+    """Train ``state``, in place, from its step to the end of ``schedule``, or ``early``.
 
     ``batches`` must start at ``state.step``. ``timing`` gets the seconds.
 
@@ -114,7 +114,7 @@ def fit(
                 saved()
                 timing.saving += time.monotonic() - last_save
 
-            # Only now is the row told, here or, of a run that died in between, after its resume.
+            # Only now is the row reported, here or, if a run died in between, after its resume.
             row = state.history[-1] if state.history else None
             if callbacks.report and row is not None and row["step"] == state.step:
                 callbacks.report(row)
@@ -134,7 +134,7 @@ def fit(
             # One step.
             began = time.monotonic()
             batch = _next(batches, saved if world.size == 1 else None)
-            assert batch.step == state.step, "loader and run stand at different steps"  # noqa: S101
+            assert batch.step == state.step, "loader and run are at different steps"  # noqa: S101
             waited = time.monotonic()
             set_lr(step.state.optimizer, state.step, schedule)
             outcome = step(batch)
@@ -164,7 +164,7 @@ class _Judge:
         self.waiting = batch, outcome
 
     def settle(self) -> None:
-        """Judge the step that waits, before anything of the state is told or saved."""
+        """Judge the step that waits, before anything of the state is reported or saved."""
         if self.waiting is None:
             return
         (batch, outcome), self.waiting = self.waiting, None
@@ -182,15 +182,18 @@ class _Judge:
         if len(lost) == PATIENCE:
             raise ParameterError(
                 f"loss or gradients were not finite in steps {lost[0].step} to {batch.step} "
-                f"(images {_keys(lost)}): the run has diverged. Its last checkpoint stands; try a "
+                f"(images {_keys(lost)}): the run has diverged. Its last checkpoint is kept; try a "
                 "lower training.lr, a longer training.warmup_epochs, training.clip_norm, or "
                 "training.amp=off"
             )
 
 
 def ended_early(state: State, early: EarlyStoppingConfig) -> bool:
-    """Whether val has not risen for so many evaluations that the run ends where it stands."""
-    if early.patience is None or without_gain(state.evaluations, early.min_delta) < early.patience:
+    """Whether val has not risen for so many evaluations that the run ends where it is."""
+    if (
+        early.patience is None
+        or count_without_gain(state.evaluations, early.min_delta) < early.patience
+    ):
         return False
     return state.evaluated == state.step
 

@@ -1,4 +1,4 @@
-"""What a step on a CPU frees stays with the process; what a GPU lacks is told in our words."""
+"""What a step on a CPU frees stays with the process; what a GPU lacks is said in plain words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def keep_memory() -> bool:
 
 
 @contextmanager
-def shortage_told(spec: RunSpec) -> Iterator[None]:
+def explain_shortage(spec: RunSpec) -> Iterator[None]:
     """A GPU's memory that does not suffice as a ``ParameterError``: another try would end alike."""
     try:
         yield
@@ -40,5 +40,5 @@ def shortage_told(spec: RunSpec) -> Iterator[None]:
             f"the GPU's memory does not hold {config.batch_size // config.accumulate} images of "
             f"{config.image_size} pixels at once: lower {place}.batch_size ({config.batch_size} a "
             f"process), or raise {place}.accumulate ({config.accumulate}), unless others use that "
-            f"GPU too; what is saved stands ({str(error).splitlines()[0]})"
+            f"GPU too; what is saved is kept ({str(error).splitlines()[0]})"
         ) from error

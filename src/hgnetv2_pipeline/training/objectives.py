@@ -32,7 +32,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Supervised:
+class SupervisedObjective:
     """Label smoothing against the labels; logs how many the student got right.
 
     With ``mixing`` an image has two labels, and right is the one with the larger share.
@@ -63,7 +63,7 @@ class Supervised:
 
 
 @dataclass(frozen=True)
-class MultiLabel:
+class MultiLabelObjective:
     """A loss of each class by itself against labels [N, C] of 0 and 1.
 
     With ``mixing`` the target is the images' labels mixed as the images are.
@@ -96,7 +96,7 @@ class MultiLabel:
 _LEAST_TAIL = 1e-6
 
 
-def stored_logits(answers: Answers, classes: int) -> Tensor:
+def logits_of_answers(answers: Answers, classes: int) -> Tensor:
     """float32 [N, C]: logits whose softmax is what was stored of a teacher.
 
     The K best classes have their own probabilities, and what is left of 1 is spread evenly over the
@@ -112,7 +112,7 @@ def stored_logits(answers: Answers, classes: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Distilled:
+class DistillationObjective:
     """A distillation loss, optionally mixed with the labels'; logs agreement with the teacher.
 
     ``teacher`` None: its answers are stored and come with every batch. With ``gt_weight`` g the
@@ -132,7 +132,7 @@ class Distilled:
         target = online
         if target is None:
             assert answers is not None, "without a teacher its answers are stored"  # noqa: S101
-            target = stored_logits(answers, logits.shape[1])
+            target = logits_of_answers(answers, logits.shape[1])
         loss = self._distil(logits, target)
         labelled = labels >= 0
         if self.loss.gt_weight and labelled.any():

@@ -66,7 +66,7 @@ def param_groups(
 
 
 def _trunk(model: nn.Module) -> str | None:
-    """What stands before ``stem`` and ``stages`` in the names of ``model``; None without them."""
+    """What comes before ``stem`` and ``stages`` in the names of ``model``; None without them."""
     for name, module in model.named_modules():
         if {"stem", "stages"} <= {child for child, _ in module.named_children()}:
             return f"{name}." if name else ""
@@ -84,7 +84,7 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
         sgd = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, fused=True)
         if config.momentum:
             # torch takes them as they come in its first step, and leaves them so where that step is
-            # skipped, as fp16's first often is: the next one would start from what lay there.
+            # skipped, as fp16's first often is: the next one would start from what was there.
             for parameter in (p for group in groups for p in group["params"]):
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd

@@ -17,14 +17,14 @@ from hgnetv2_pipeline.input.augment import PublishedView, make_augment
 from hgnetv2_pipeline.input.deferred_view import DeviceView
 from hgnetv2_pipeline.input.loader import eval_batches
 from hgnetv2_pipeline.input.shared_memory import shortage, space
-from hgnetv2_pipeline.input.workers import workers_watched
+from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.processor import available_cpus, slow_precision
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
-from hgnetv2_pipeline.training.memory import shortage_told
+from hgnetv2_pipeline.training.memory import explain_shortage
 from hgnetv2_pipeline.training.optim import set_lr
 from hgnetv2_pipeline.training.prepare import (
-    Prepared,
+    PreparedRun,
     make_batches,
     make_step,
     prepare,
@@ -47,13 +47,13 @@ class Plan:
     """Images that go through the network in training."""
     steps: int
     seconds: float
-    """Training and evaluations on this machine, as it was loaded during the probe."""
+    """Training and evaluations on this machine, as it was loaded during the timed steps."""
     loader_share: float
     """Share of a step spent waiting for images."""
     disk_bytes: int
     disk_free: int
     memory_bytes: int
-    """The most that the GPU held in the probe; on a CPU, that this process has held so far."""
+    """The most that the GPU held in the timed steps; on a CPU, that this process held so far."""
     relief: str = ""
     """Where much of the time is waiting: the parameters that may lessen it."""
     slow: str = ""
@@ -81,29 +81,29 @@ def duration(seconds: float) -> str:
 
 def plan_run(
     spec: RunSpec,
-    probe_steps: int | None = None,
+    timed_steps: int | None = None,
     *,
     processes: int = 1,
     images: int | None = None,
 ) -> Plan:
-    """Project a run's time and disk by ``probe_steps`` timed steps; nothing is written.
+    """Project a run's time and disk by ``timed_steps`` timed steps; nothing is written.
 
     None: a fiftieth of the run's steps, from 3 to 20 of them. One further step before them is not
-    timed: it pays for start-up. Of a run in many ``processes`` one is probed: what they wait for
+    timed: it pays for start-up. Of a run in many ``processes`` one is timed: what they wait for
     each other is not in the time. ``images`` is how many the training list will have where
     ``spec.train`` is another one in its place, as before the mining.
     """
-    if probe_steps is not None and probe_steps < 1:
-        raise ParameterError(f"probe_steps is {probe_steps}; at least 1 is needed")
+    if timed_steps is not None and timed_steps < 1:
+        raise ParameterError(f"timed_steps is {timed_steps}; at least 1 is needed")
     try:
-        with shortage_told(spec), workers_watched():
-            return _probed(spec, probe_steps, processes, images)
+        with explain_shortage(spec), watch_workers():
+            return _timed_plan(spec, timed_steps, processes, images)
     finally:
         # Or torch would keep the GPU's memory for this process, where others are to train.
         torch.cuda.empty_cache()
 
 
-def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int | None) -> Plan:
+def _timed_plan(spec: RunSpec, timed_steps: int | None, processes: int, images: int | None) -> Plan:
     device, config, world = choose_device(spec.device), spec.config, World(0, 1, 0)
     room = space()
     if device.type == "cuda":
@@ -113,14 +113,14 @@ def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int 
         state, schedule = run.state, run.schedule
         if images is not None:
             schedule = plan_schedule(config, images=images, world_size=processes)
-        if probe_steps is None:
-            probe_steps = min(20, max(3, schedule.total_steps // 50))
+        if timed_steps is None:
+            timed_steps = min(20, max(3, schedule.total_steps // 50))
         step, ledger = make_step(run, spec, device, world), Ledger(len(run.train), config.max_bad)
         batches = make_batches(
-            run, spec, world, ledger, steps=probe_steps + 1, workers=config.workers
+            run, spec, world, ledger, steps=timed_steps + 1, workers=config.workers
         )
         waited = worked = 0.0
-        for index in range(probe_steps + 1):
+        for index in range(timed_steps + 1):
             began = time.monotonic()
             batch = next(batches)
             loaded = time.monotonic()
@@ -154,7 +154,7 @@ def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int 
         images=images or len(run.train),
         images_seen=steps * config.batch_size * processes,
         steps=steps,
-        seconds=steps * (waited + worked) / probe_steps
+        seconds=steps * (waited + worked) / timed_steps
         + schedule.evaluations * networks * an_evaluation,
         loader_share=waited / (waited + worked),
         disk_bytes=_disk(
@@ -168,7 +168,7 @@ def _probed(spec: RunSpec, probe_steps: int | None, processes: int, images: int 
     )
 
 
-def _batch_bytes(run: Prepared, config: TrainConfig) -> int:
+def _batch_bytes(run: PreparedRun, config: TrainConfig) -> int:
     """Bytes of a batch for training and of one for val, which wait at the same time."""
     pixels = 3 * config.image_size**2
     # For the device to decode: files, or as many pixels as their crops have.
@@ -198,8 +198,8 @@ def relief(spec: RunSpec, device: torch.device, processes: int, short: float) ->
 
 
 def slow_amp(config: TrainConfig, place: str, device: torch.device) -> str:
-    """Why ``config``, which stands at ``place`` of the parameters, is slower on ``device`` than it
-    would be in float32, and what to set; empty where it is not, or where a probe will choose.
+    """Why ``config``, which is at ``place`` of the parameters, is slower on ``device`` than it
+    would be in float32, and what to set; empty where it is not, or where a trial will choose.
     """
     why = "" if config.mode == "auto" else slow_precision(config.amp, device.type)
     return why and f"{place}.amp={config.amp}: {why}; set {place}.amp=off"

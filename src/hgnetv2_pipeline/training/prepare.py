@@ -33,14 +33,14 @@ from hgnetv2_pipeline.training.config import FREE, RunSpec, TeacherConfig, Train
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
 from hgnetv2_pipeline.training.objectives import (
-    Distilled,
-    MultiLabel,
+    DistillationObjective,
+    MultiLabelObjective,
     Objective,
-    Supervised,
+    SupervisedObjective,
 )
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule, plan_schedule
-from hgnetv2_pipeline.training.state import COLUMNS, MULTI_LABEL_COLUMNS, State, averaged
+from hgnetv2_pipeline.training.state import COLUMNS, MULTI_LABEL_COLUMNS, State, average_weights
 from hgnetv2_pipeline.training.step import Step
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run before its first step."""
 
     device: torch.device
@@ -65,7 +65,7 @@ class Prepared:
     sources: dict[str, str]
 
 
-def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared:
+def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> PreparedRun:
     """Read the samples, build student, teacher and optimiser on ``device``."""
     config = spec.config
     if config.amp == "fp16" and device.type != "cuda":
@@ -86,7 +86,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     torch.manual_seed(spec.seed)
     student, sources = _student(spec)
     if config.sync_bn and world_size > 1:
-        student = synchronised(student, device)
+        student = synchronise_batch_norm(student, device)
     student.to(device, memory_format=memory_format(config.channels_last))
     groups = param_groups(
         student, schedule.base_lr, config.optimizer.weight_decay, config.stage_lr_mult
@@ -95,7 +95,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         student=student.train(),
         optimizer=build_optimizer(groups, config.optimizer),
         scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
-        ema=averaged(student, config.ema_decay),
+        ema=average_weights(student, config.ema_decay),
         columns=MULTI_LABEL_COLUMNS if config.loss.multi_label else COLUMNS,
     )
     preprocess = Preprocess(
@@ -105,16 +105,16 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     )
     objective, teachers = _objective(spec, preprocess, train, device)
     transform = training_view(config, device)
-    if isinstance(objective, Distilled) and spec.teacher_logits is not None:
-        from hgnetv2_pipeline.training.stored_logits.replay import replayed
+    if isinstance(objective, DistillationObjective) and spec.teacher_logits is not None:
+        from hgnetv2_pipeline.training.stored_logits.replay import open_replay
 
         assert objective.teacher is not None, "its answers are checked"  # noqa: S101
-        transform = replayed(spec, transform, train, objective.teacher, teachers, device)
+        transform = open_replay(spec, transform, train, objective.teacher, teachers, device)
         # From here on the teacher's memory is free for the student.
         objective = replace(objective, teacher=None)
         teachers = teachers | {"teacher_logits": sha256_file(transform.store.folder / STORE)}
     balanced = config.class_balance == "sampler"
-    return Prepared(
+    return PreparedRun(
         device=device,
         train=train,
         val=val,
@@ -128,7 +128,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     )
 
 
-def make_step(run: Prepared, spec: RunSpec, device: torch.device, world: World) -> Step:
+def make_step(run: PreparedRun, spec: RunSpec, device: torch.device, world: World) -> Step:
     """What takes the steps of ``run``: the student with gradients exchanged, compiled if asked."""
     config, network = spec.config, run.state.student
     if world.size > 1:
@@ -148,11 +148,11 @@ def make_step(run: Prepared, spec: RunSpec, device: torch.device, world: World) 
 
 
 def make_batches(
-    run: Prepared, spec: RunSpec, world: World, ledger: Ledger, *, steps: int, workers: int
+    run: PreparedRun, spec: RunSpec, world: World, ledger: Ledger, *, steps: int, workers: int
 ) -> Iterator[Batch]:
-    """The next ``steps`` batches of ``run`` for this process, from where its state stands.
+    """The next ``steps`` batches of ``run`` for this process, from the step of its state.
 
-    On a GPU their images lie there already, copied beside the step before.
+    On a GPU their images are there already, copied beside the step before.
     """
     return train_batches(
         run.train,
@@ -171,7 +171,7 @@ def make_batches(
     )
 
 
-def synchronised(student: nn.Module, device: torch.device) -> nn.Module:
+def synchronise_batch_norm(student: nn.Module, device: torch.device) -> nn.Module:
     """``student`` with BN over all processes; names and tensors stay what they are."""
     if device.type != "cuda":
         raise ParameterError(
@@ -301,10 +301,10 @@ def _objective(
         if config.loss.multi_label:
             if balanced:
                 weights = torch.from_numpy(positive_weights(label_matrix(train))).to(device)
-            return MultiLabel(view, config.loss, weights, mixing), {}
+            return MultiLabelObjective(view, config.loss, weights, mixing), {}
         if balanced:
             weights = torch.from_numpy(class_weights(_labels(train), spec.num_classes)).to(device)
-        return Supervised(view, config.loss.label_smoothing, weights, mixing), {}
+        return SupervisedObjective(view, config.loss.label_smoothing, weights, mixing), {}
 
     teacher, sources = build_teacher(
         spec.teacher,
@@ -314,7 +314,7 @@ def _objective(
         channels_last=config.channels_last,
         device=device,
     )
-    return Distilled(view, teacher, config.loss), sources
+    return DistillationObjective(view, teacher, config.loss), sources
 
 
 def build_teacher(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hgnetv2_pipeline.durable import write_text, written_aside
+from hgnetv2_pipeline.durable import write_aside, write_text
 from hgnetv2_pipeline.training.config import ProfileConfig
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NOTHING = ProfileConfig(start=1, steps=0)
 
 
 @contextmanager
-def profiled(
+def profile_steps(
     batches: Iterator[Batch], config: ProfileConfig, out: Path, device: torch.device
 ) -> Iterator[Iterator[Batch]]:
     """``batches`` as they are, recording the steps between some of them as ``config`` says.
@@ -87,7 +87,7 @@ class _Recording:
         profiler.stop()
         place = self._folder / f"steps={self._first}-{self._last}"
         trace, table = Path(f"{place}.trace.json"), Path(f"{place}.txt")
-        with written_aside(trace) as aside:
+        with write_aside(trace) as aside:
             profiler.export_chrome_trace(str(aside))
         side = "cuda" if self._device.type == "cuda" else "cpu"
         found = profiler.key_averages()

@@ -25,26 +25,26 @@ from hgnetv2_pipeline.evaluation import metrics
 from hgnetv2_pipeline.evaluation.evaluate import predict_logits
 from hgnetv2_pipeline.input.batches import Batch
 from hgnetv2_pipeline.input.loader import eval_batches
-from hgnetv2_pipeline.input.workers import workers_watched
+from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.printable import csv_frame
-from hgnetv2_pipeline.processes.group import World, joined
+from hgnetv2_pipeline.processes.group import World, join_group
 from hgnetv2_pipeline.processor import available_cpus, restricted_cpus
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
-from hgnetv2_pipeline.training.autotune import settled
+from hgnetv2_pipeline.training.autotune import settle_mode
 from hgnetv2_pipeline.training.best import BEST, keep_weights
-from hgnetv2_pipeline.training.checkpoint import load_checkpoint, locked, save_checkpoint
+from hgnetv2_pipeline.training.checkpoint import load_checkpoint, lock_checkpoints, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Callbacks, Timing, fit
-from hgnetv2_pipeline.training.memory import keep_memory, shortage_told
+from hgnetv2_pipeline.training.memory import explain_shortage, keep_memory
 from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
-    Prepared,
+    PreparedRun,
     identity,
     make_batches,
     make_step,
     prepare,
 )
-from hgnetv2_pipeline.training.profile import NOTHING, profiled
+from hgnetv2_pipeline.training.profile import NOTHING, profile_steps
 from hgnetv2_pipeline.training.state import AnyScore, MultiLabelScore, Row, Score
 
 if TYPE_CHECKING:
@@ -82,17 +82,19 @@ def train_run(spec: RunSpec, report: Report | None = None) -> TrainResult:
         DiskFullError: a checkpoint or result did not fit.
     """
     with (
-        locked(spec.out / "checkpoints") if _first_process() else contextlib.nullcontext(),
+        lock_checkpoints(spec.out / "checkpoints")
+        if _first_process()
+        else contextlib.nullcontext(),
         stop_on_signal() as stop,
     ):
         device = choose_device(spec.device, _local_rank())
         with (
-            shortage_told(spec),
+            explain_shortage(spec),
             torch_settings(device, spec.config.threads),
-            joined(device) as world,
-            workers_watched(),
+            join_group(device) as world,
+            watch_workers(),
         ):
-            return _train(settled(spec, device, world), device, world, stop, report)
+            return _train(settle_mode(spec, device, world), device, world, stop, report)
 
 
 def _train(
@@ -126,7 +128,7 @@ def _train(
         )  # fmt: skip
     if state.step > run.schedule.total_steps:
         raise ParameterError(
-            f"the checkpoint stands at step {state.step}, but the run now has "
+            f"the checkpoint is at step {state.step}, but the run now has "
             f"{run.schedule.total_steps}; raise training.steps or training.epochs"
         )
     began_at = state.step
@@ -177,7 +179,7 @@ def _train(
     # Of many processes the first is looked at; the others wait for it.
     profile = config.profile if world.first else NOTHING
     try:
-        with profiled(batches, profile, spec.out, device) as shown:
+        with profile_steps(batches, profile, spec.out, device) as shown:
             fit(
                 state,
                 shown,
@@ -185,7 +187,7 @@ def _train(
                 schedule=run.schedule,
                 early=config.early_stopping,
                 callbacks=Callbacks(
-                    evaluate=lambda network: score(network, spec, run, device, world, stop),
+                    evaluate=lambda network: score_on_val(network, spec, run, device, world, stop),
                     save=save,
                     save_seconds=60 * config.checkpoint_every_minutes,
                     report=tell,
@@ -201,10 +203,10 @@ def _train(
     return _finish(spec, run, ledger, world)
 
 
-def score(
+def score_on_val(
     network: nn.Module,
     spec: RunSpec,
-    run: Prepared,
+    run: PreparedRun,
     device: torch.device,
     world: World,
     stop: StopRequest,
@@ -275,7 +277,7 @@ def _multi_label_score(logits: Any, val: pd.DataFrame, world: World) -> MultiLab
         if len(part):
             every[rank :: world.size] = part
     sound = _sound(every)
-    every[~sound] = every[sound].min(initial=0) - 1  # told last of all
+    every[~sound] = every[sound].min(initial=0) - 1  # ranked last of all
     thresholds = metrics.best_thresholds(every, labels).tolist()
     names = [str(number) for number in range(labels.shape[1])]
     found = metrics.summarise_multi_label(every, labels, names, thresholds)
@@ -296,7 +298,7 @@ def _sound(logits: Any) -> Any:
     return sound
 
 
-def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> TrainResult:
+def _finish(spec: RunSpec, run: PreparedRun, ledger: Ledger, world: World) -> TrainResult:
     """Write the results from the finished state; the same state gives the same bytes."""
     from hgnetv2_pipeline.weights.load import save_weights
 
@@ -329,8 +331,8 @@ def _finish(spec: RunSpec, run: Prepared, ledger: Ledger, world: World) -> Train
     return TrainResult(student, result, state.history)
 
 
-def _metadata(spec: RunSpec, run: Prepared, score: AnyScore | None) -> dict[str, str]:
-    """What a weight file says of itself; ``score`` is that of its weights on val."""
+def _metadata(spec: RunSpec, run: PreparedRun, score: AnyScore | None) -> dict[str, str]:
+    """What a weight file says of itself; ``score_on_val`` is that of its weights on val."""
     metadata = {
         "format": "hgnetv2_pipeline/1",
         "variant": spec.variant,

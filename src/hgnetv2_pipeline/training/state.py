@@ -1,7 +1,7 @@
 """Everything a run is at a step, so that saving and loading it loses nothing.
 
 Randomness needs no saving: the order and the views are functions of (seed, epoch, key) and dropout
-of (seed, step, rank), so the step says where every generator stands.
+of (seed, step, rank), so the step says where every generator is.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def _all(network: nn.Module) -> Iterator[torch.Tensor]:
     return itertools.chain(network.parameters(), network.buffers())
 
 
-def averaged(student: nn.Module, decay: float | None) -> RunningMean | None:
+def average_weights(student: nn.Module, decay: float | None) -> RunningMean | None:
     """A running mean of all weights and BN statistics, ``decay`` of the old one per step."""
     return None if decay is None else RunningMean(student, decay)
 

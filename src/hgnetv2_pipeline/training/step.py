@@ -20,7 +20,7 @@ from hgnetv2_pipeline.training.state import State
 if TYPE_CHECKING:
     from hgnetv2_pipeline.input.batches import Answers, Batch
 
-# Where fp16's scaler stands below it, it has met overflows at every scale from 65536 down.
+# Where fp16's scaler is below it, it has met overflows at every scale from 65536 down.
 LEAST_SCALE = 2.0**-10
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -141,8 +141,8 @@ class Step:
         if scaler.is_enabled() and (scale := scaler.get_scale()) < LEAST_SCALE:
             raise ParameterError(
                 f"in fp16 gradients overflow at every scale down to {scale:.1g}: the run has "
-                "diverged, its last checkpoint stands; try a lower training.lr, training.clip_norm "
-                "or training.amp=bf16"
+                "diverged, its last checkpoint is kept; try a lower training.lr, "
+                "training.clip_norm or training.amp=bf16"
             )
 
     def _gradients(

@@ -12,7 +12,7 @@ import torch
 
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.create import create_model
-from hgnetv2_pipeline.models.hgnet import TEACHERS
+from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights import imagenet
@@ -26,7 +26,7 @@ from hgnetv2_pipeline.weights.load import (
 )
 from hgnetv2_pipeline.weights.metadata import classes_of, said_preprocess, thresholds_of
 from hgnetv2_pipeline.weights.paddle.inference import is_archive
-from hgnetv2_pipeline.weights.pickle_machine import brief
+from hgnetv2_pipeline.weights.pickle_machine import brief_value
 from hgnetv2_pipeline.weights.probes import PREFIX, fresh_probe, is_probe, load_probe
 from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
@@ -46,7 +46,7 @@ def identify(state: Mapping[str, torch.Tensor]) -> str | None:
     """
     given = {k: tuple(v.shape) for k, v in state.items() if not k.startswith("fc.")}
     whole = any(key.partition(".")[0] in CLASSIFIER for key in state)
-    for variant in [*VARIANTS, *TEACHERS]:
+    for variant in [*VARIANTS, *HGNET_SIZES]:
         known = {
             k: v
             for k, v in _shapes(variant).items()
@@ -125,8 +125,8 @@ def check_name(spec: str, root: Path) -> None:
     """
     kind, _, name = spec.partition(":")
     if kind == "scratch":
-        if name not in [*VARIANTS, *TEACHERS] and not name.startswith(PREFIX):
-            raise unknown_name("variant", name, [*VARIANTS, *TEACHERS], "scratch:VARIANT")
+        if name not in [*VARIANTS, *HGNET_SIZES] and not name.startswith(PREFIX):
+            raise unknown_name("variant", name, [*VARIANTS, *HGNET_SIZES], "scratch:VARIANT")
     elif kind == "timm":
         check_timm(name, root)
     elif spec not in ZOO:
@@ -162,9 +162,9 @@ def _from_file(
     meta = read.metadata
     variant = known.get("variant") or meta.get("variant")
     variant = variant or identify(read.tensors)
-    if variant is None or variant not in (*VARIANTS, *TEACHERS):
-        named = "" if variant is None else f" (its metadata say variant {brief(variant)})"
-        raise WeightsError(f"{path} fits none of {', '.join([*VARIANTS, *TEACHERS])}{named}")
+    if variant is None or variant not in (*VARIANTS, *HGNET_SIZES):
+        named = "" if variant is None else f" (its metadata say variant {brief_value(variant)})"
+        raise WeightsError(f"{path} fits none of {', '.join([*VARIANTS, *HGNET_SIZES])}{named}")
     if num_classes is None:
         if "fc.bias" not in read.tensors:
             raise ParameterError(f"{path} has no fc; say how many classes it is for")
@@ -186,7 +186,7 @@ def _from_file(
         thresholds = thresholds_of(meta, path, num_classes)
         info["thresholds"] = None if thresholds is None else list(thresholds)
         if known.get("published") and num_classes == imagenet.COUNT:
-            info["classes"] = imagenet.class_names()
+            info["classes"] = imagenet.imagenet_classes()
     return model, info
 
 

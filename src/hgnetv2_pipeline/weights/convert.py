@@ -56,7 +56,7 @@ def convert(
     preprocess = preprocess or preprocess_of(read.metadata, source) or Preprocess()
     names = classes if classes is not None else classes_of(read.metadata, source)
     if names is None and entry is not None and number == imagenet.COUNT:
-        names = imagenet.class_names()
+        names = imagenet.imagenet_classes()
     if names is None or len(names) != number:
         names = [str(label) for label in range(number)]
     save_weights(

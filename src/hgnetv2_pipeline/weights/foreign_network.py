@@ -72,21 +72,21 @@ def timm_file(text: str, root: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Input:
+class InputSize:
     """Pixels a side that a network was made for, and whether it takes no others."""
 
     side: int
     fixed: bool
 
 
-def input_of(name: str) -> Input:
+def input_of(name: str) -> InputSize:
     """What timm's network ``name`` looks at."""
     import timm
 
     published = timm.models.get_pretrained_cfg(name)
     if not published or not published.input_size:
-        return Input(224, fixed=False)
-    return Input(int(published.input_size[-1]), fixed=bool(published.fixed_input_size))
+        return InputSize(224, fixed=False)
+    return InputSize(int(published.input_size[-1]), fixed=bool(published.fixed_input_size))
 
 
 def feature_count(model: nn.Module) -> int:
@@ -169,18 +169,18 @@ def _from_file(name: str, path: Path, *, known: bool) -> nn.Module:
         raise WeightsError(f"{path} is not the file that was published (another SHA-256)")
     theirs = {
         key.removeprefix("module."): value
-        for key, value in styles.uncounted(read_file(path).tensors).items()
+        for key, value in styles.drop_counters(read_file(path).tensors).items()
     }
     published = timm.models.get_pretrained_cfg(name)
     model = timm.create_model(name, num_classes=0)
-    if theirs.keys() == styles.uncounted(model.state_dict()).keys():  # features alone
+    if theirs.keys() == styles.drop_counters(model.state_dict()).keys():  # features alone
         return _filled(model, theirs, name, path)
     head = theirs.get(f"{published.classifier if published else 'fc'}.bias")
     if head is None:  # other names: in timm's order the classifier is last
         head = next((value for value in reversed(theirs.values()) if value.ndim == 1), None)
     classes = 0 if head is None else len(head)
     model = timm.create_model(name, num_classes=classes or 1000)
-    ours = styles.uncounted(model.state_dict())
+    ours = styles.drop_counters(model.state_dict())
     if theirs.keys() != ours.keys():
         theirs = _in_order(theirs, ours, name, path, known=known)
     return _filled(model, theirs, name, path)
@@ -210,7 +210,7 @@ def _in_order(
 
 def _filled(model: nn.Module, theirs: Mapping[str, Tensor], name: str, path: Path) -> nn.Module:
     state = {key: as_float32(key, value, path) for key, value in theirs.items()}
-    for key, value in styles.uncounted(model.state_dict()).items():
+    for key, value in styles.drop_counters(model.state_dict()).items():
         if state[key].shape != value.shape:
             raise WeightsError(
                 f"{path}: {key} is {list(state[key].shape)}, {name} needs {list(value.shape)}"

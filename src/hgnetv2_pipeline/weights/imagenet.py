@@ -20,7 +20,7 @@ def _names() -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-def class_names() -> list[str]:
+def imagenet_classes() -> list[str]:
     """The 1000 names in the order of the labels: 'tench, Tinca tinca', ...
 
     They are WordNet's, as PaddleClas prints them. 'crane' is there twice (134 the bird, 517 the

@@ -1,6 +1,6 @@
 """What a weight file holds, found without running anything in it and without refusing its values.
 
-``inspect_file`` answers what loading would ask: whose names, which network, how many classes, and
+``inspect_file`` answers what loading would ask: which names, which network, how many classes, and
 whether it would load.
 """
 
@@ -23,7 +23,7 @@ from hgnetv2_pipeline.weights.load import WeightFile, file_sha256, read_file
 from hgnetv2_pipeline.weights.onnx_file import examine_onnx
 from hgnetv2_pipeline.weights.paddle.inference import is_archive, read_variables
 from hgnetv2_pipeline.weights.paddle.pdparams import read_object
-from hgnetv2_pipeline.weights.pickle_machine import brief
+from hgnetv2_pipeline.weights.pickle_machine import brief_value
 
 _FORMATS = {
     ".safetensors": "safetensors",
@@ -43,7 +43,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
     ``path``, ``format``, ``bytes`` (None for a folder), ``sha256``, ``metadata``, ``tensors`` (one
     dict each: name, shape, dtype, nonfinite), ``networks`` (one dict each: prefix, style, variant,
-    n_tensors, parameters, num_classes, loads: 'yes', what it takes or what stands against it),
+    n_tensors, parameters, num_classes, loads: 'yes', what it takes or what prevents it),
     ``may_load`` (False for what is looked into but never loaded), ``left_aside``: the names of
     everything else in it. Raises ``WeightsError`` for what is refused.
     """
@@ -183,11 +183,11 @@ def _onnx(path: Path) -> WeightFile:
     rest = []
     for item in model.graph.initializer:
         if item.name in tensors:
-            raise WeightsError(f"{path}: {brief(item.name)} twice")
+            raise WeightsError(f"{path}: {brief_value(item.name)} twice")
         if item.data_location == onnx.TensorProto.EXTERNAL or item.external_data:
             rest.append(f"{item.name} (in another file)")
             continue
-        with foreign_file(path, WeightsError, f"has a damaged tensor {brief(item.name)}"):
+        with foreign_file(path, WeightsError, f"has a damaged tensor {brief_value(item.name)}"):
             try:
                 tensors[item.name] = torch.from_numpy(numpy_helper.to_array(item).copy())
             except TypeError:  # a type that NumPy itself has not, such as int4

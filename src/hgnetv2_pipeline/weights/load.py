@@ -25,7 +25,7 @@ from hgnetv2_pipeline.weights.paddle.pdparams import read_paddle_state, read_pdp
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 from hgnetv2_pipeline.weights.safetensors_file import header_of, read_header
 from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head, Part, State
-from hgnetv2_pipeline.weights.tensor_file import opened
+from hgnetv2_pipeline.weights.tensor_file import open_weight_file
 from hgnetv2_pipeline.weights.torch_pickle import read_checkpoint
 from hgnetv2_pipeline.weights.writing import (
     ExportReport,
@@ -85,7 +85,7 @@ def from_paddle(arrays: Mapping[str, np.ndarray]) -> State:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file's tensors as they lie in it: its own names, types and layout, nothing checked."""
+    """A file's tensors as they are in it: its own names, types and layout, nothing checked."""
 
     tensors: State
     metadata: dict[str, str]
@@ -97,7 +97,7 @@ class ReadState:
     """A file's tensors under our names, and where they came from."""
 
     tensors: State
-    style: str  # whose names the file uses: one of names.STYLE_NAMES, or unknown
+    style: str  # the names that the file uses: one of names.STYLE_NAMES, or unknown
     sha256: str
     ignored: tuple[str, ...]  # what the file holds beside the network that was asked for
     metadata: dict[str, str]
@@ -185,7 +185,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
-    with opened(path) as (file, size):
+    with open_weight_file(path) as (file, size):
         header = header_of(file, size, path)
         tensors = {}
         for key, entry in header.tensors.items():
@@ -289,7 +289,7 @@ def load_state(model: nn.Module, state: State, head: Head = "strict", *, source:
     if head not in get_args(Head):
         raise unknown_name("head", head, get_args(Head), "head: ...")
     fresh = fresh_modules(model, state, head)
-    own = names.uncounted(model.state_dict())
+    own = names.drop_counters(model.state_dict())
     expected = {k: tuple(v.shape) for k, v in own.items() if _module(k) not in fresh}
     given = {k: v for k, v in state.items() if _module(k) not in fresh}
     missing = [key for key in expected if key not in given]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
-from hgnetv2_pipeline.weights.protobuf_wire import Wire, message, text
+from hgnetv2_pipeline.weights.protobuf_wire import Wire, as_string, message
 
 _TEXT = "StringStringEntryProto"
 CHILDREN: dict[str, dict[int, str]] = {
@@ -68,7 +68,7 @@ class OnnxFile:
     """An ONNX file that was looked at.
 
     ``content``: its bytes; ``props``: the text entries of its metadata; ``outside``: names of the
-    tensors whose values lie in other files; ``endless``: its operators that need not end;
+    tensors whose values are in other files; ``endless``: its operators that need not end;
     ``functions``: how many it defines itself.
     """
 
@@ -104,7 +104,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """The ONNX file ``path`` with bytes that a runtime may be given.
 
     Raises WeightsError when it is not a whole ONNX model (cut short, another format), when tensors
-    lie in other files (such a file may name any path of the reader's disk, and is not what its hash
+    are in other files (such a file may name any path of the reader's disk, and is not what its hash
     says it is), and for what may repeat without end: Loop and Scan need not end, and functions
     within functions are a small file that unfolds to any number of nodes.
     """
@@ -156,7 +156,7 @@ def _props(data: memoryview) -> dict[str, str]:
         entry = {1: "", 2: ""}
         for field, content in wire.fields(message(value)):
             if field in entry:
-                entry[field] = text(content)
+                entry[field] = as_string(content)
         if entry[1] in found:  # runtimes differ in which of the two they take
             raise ValueError(f"the entry {ascii(entry[1][:80])} of its metadata twice")
         found[entry[1]] = entry[2]
@@ -176,7 +176,7 @@ def _walk(wire: Wire, data: memoryview, kind: str, depth: int) -> Iterator[tuple
             # Whatever is not plainly inside: a runtime cuts the number to 32 bits.
             external |= number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
         elif kind == "NodeProto" and number == _OPERATOR:
-            operator = text(value)
+            operator = as_string(value)
             if operator in _ENDLESS:
                 yield "endless", operator
         elif kind == "ModelProto" and number in (_GRAPH, _FUNCTIONS):

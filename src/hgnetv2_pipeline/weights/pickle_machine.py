@@ -53,7 +53,7 @@ _HINTS = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - becomes a WeightsError with the file's name
+class PickleRefusedError(Exception):  # noqa: N818 - becomes a WeightsError with the file's name
     """The pickle is not one that Paddle writes."""
 
 
@@ -85,7 +85,7 @@ _BEGUN_ARRAY = (Symbol("ndarray"), (0,), b"b")
 _KINDS = {code: np.dtype(code).newbyteorder("<") for code in DTYPES}
 
 
-def brief(value: Any) -> str:
+def brief_value(value: Any) -> str:
     """A value of the file in a message; never the repr of a container, which may be a bomb."""
     return ascii(value[:80]).strip("'\"") if isinstance(value, str) else type(value).__name__
 
@@ -93,11 +93,11 @@ def brief(value: Any) -> str:
 def key_problem(key: Any) -> str | None:
     """What keeps ``key`` from being a name in a file, if anything does."""
     if not isinstance(key, str):
-        return f"that is not text but {brief(key)}"
+        return f"that is not text but {brief_value(key)}"
     if len(key) > MAX_KEY:
         return f"of {len(key):,} characters; {MAX_KEY} are allowed"
-    if not key.isprintable():  # it will stand in messages, logs and tables
-        return f"with control characters: {brief(key)}"
+    if not key.isprintable():  # it will be in messages, logs and tables
+        return f"with control characters: {brief_value(key)}"
     return None
 
 
@@ -122,7 +122,7 @@ class Machine:
 
     def run(self) -> Any:
         if self._read(1) != b"\x80" or self._read(1) not in (b"\x02", b"\x03", b"\x04"):
-            raise Refused("it does not begin as a pickle of protocol 2, 3 or 4")
+            raise PickleRefusedError("it does not begin as a pickle of protocol 2, 3 or 4")
         read, opcodes = self._read, self.opcodes
         for _ in range(_MAX_OPCODES):
             code = read(1)
@@ -132,8 +132,8 @@ class Machine:
             elif code == b".":
                 return self._stop()
             else:
-                raise Refused(self._about(code))
-        raise Refused(f"more than {_MAX_OPCODES:,} opcodes")
+                raise PickleRefusedError(self._about(code))
+        raise PickleRefusedError(f"more than {_MAX_OPCODES:,} opcodes")
 
     def _about(self, code: bytes) -> str:
         if not code:
@@ -146,9 +146,9 @@ class Machine:
     def _stop(self) -> Any:
         left = self._size - self._position()
         if left or self._read(1):
-            raise Refused(f"{left} bytes follow the end of the pickle")
+            raise PickleRefusedError(f"{left} bytes follow the end of the pickle")
         if len(self._stack) != 1 or self._marks:
-            raise Refused("the pickle ends in the middle of something")
+            raise PickleRefusedError("the pickle ends in the middle of something")
         return self._stack[0]
 
     # --- bytes of the file
@@ -157,18 +157,22 @@ class Machine:
 
     def _take(self, count: int) -> bytes:
         if count > _SMALL and count > self._size - self._position():
-            raise Refused(f"it is cut short: {count:,} bytes are announced and not there")
+            raise PickleRefusedError(
+                f"it is cut short: {count:,} bytes are announced and not there"
+            )
         data = self._read(count)
         if len(data) != count:
-            raise Refused(f"it is cut short: {count:,} bytes are announced and not there")
+            raise PickleRefusedError(
+                f"it is cut short: {count:,} bytes are announced and not there"
+            )
         return data
 
     def frame(self) -> None:
-        """A hint for buffered readers; the opcodes are the same. A lie is refused all the same."""
+        """A hint for buffered readers; the opcodes are the same, and a false one is refused."""
         (length,) = _U8.unpack(self._take(8))
         at = self._position()
         if at < self._frame_end or length > self._size - at:
-            raise Refused(f"a frame of {length:,} bytes at byte {at} that cannot be")
+            raise PickleRefusedError(f"a frame of {length:,} bytes at byte {at} that cannot be")
         self._frame_end = at + length
 
     def number(self, form: struct.Struct) -> None:
@@ -186,37 +190,39 @@ class Machine:
         try:
             self._stack.append(data.decode("utf-8"))
         except UnicodeDecodeError:  # lone surrogates too, which pickle itself would let through
-            raise Refused("text that is not UTF-8") from None
+            raise PickleRefusedError("text that is not UTF-8") from None
 
     # --- stack and memo
     def mark(self) -> None:
         if len(self._marks) >= _MAX_DEPTH:
-            raise Refused(f"nested deeper than {_MAX_DEPTH}")
+            raise PickleRefusedError(f"nested deeper than {_MAX_DEPTH}")
         self._marks.append(self._stack)
         self._stack = []
 
     def _pop_mark(self) -> list[Any]:
         if not self._marks:
-            raise Refused("a group ends that never began")
+            raise PickleRefusedError("a group ends that never began")
         items, self._stack = self._stack, self._marks.pop()
         return items
 
     def _pop(self, count: int) -> list[Any]:
         if len(self._stack) < count:
-            raise Refused("the stack is empty where a value is needed")
+            raise PickleRefusedError("the stack is empty where a value is needed")
         items = self._stack[-count:]
         del self._stack[-count:]
         return items
 
     def _top(self) -> Any:
         if not self._stack:
-            raise Refused("the stack is empty where a value is needed")
+            raise PickleRefusedError("the stack is empty where a value is needed")
         return self._stack[-1]
 
     def put(self, form: struct.Struct) -> None:
         (index,) = form.unpack(self._take(form.size))
         if index != len(self._memo):  # every pickler numbers in order and overwrites nothing
-            raise Refused(f"memo entry {index} is written where {len(self._memo)} is due")
+            raise PickleRefusedError(
+                f"memo entry {index} is written where {len(self._memo)} is due"
+            )
         self._memo.append(self._top())
 
     def memoize(self) -> None:
@@ -225,7 +231,7 @@ class Machine:
     def get(self, form: struct.Struct) -> None:
         (index,) = form.unpack(self._take(form.size))
         if index >= len(self._memo):
-            raise Refused(f"memo entry {index} is read before it is written")
+            raise PickleRefusedError(f"memo entry {index} is read before it is written")
         self._stack.append(self._memo[index])
 
     # --- containers
@@ -239,7 +245,7 @@ class Machine:
     def _extend(self, items: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, list):
-            raise Refused("values are appended to something that is not a list")
+            raise PickleRefusedError("values are appended to something that is not a list")
         target.extend(items)
 
     def append(self) -> None:
@@ -256,12 +262,12 @@ class Machine:
     def _set(self, items: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, dict) or len(items) % 2:
-            raise Refused("keys and values are set on something that is not a dict")
+            raise PickleRefusedError("keys and values are set on something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if (problem := self.key_problem(key)) is not None:
-                raise Refused(f"a dict key {problem}")
+                raise PickleRefusedError(f"a dict key {problem}")
             if key in target:
-                raise Refused(f"the key {brief(key)} twice")
+                raise PickleRefusedError(f"the key {brief_value(key)} twice")
             target[key] = value
 
     def setitem(self) -> None:
@@ -277,76 +283,76 @@ class Machine:
             hint = f"no weight file of {self.writer}'s names it; it may be an attack"
             if module in ("builtins", "__builtin__"):
                 hint = _HINTS.get(name, hint)
-            dotted = f"{brief(module)}.{brief(name)}"
-            raise Refused(f"it asks for {dotted}, which is never run here: {hint}")
+            dotted = f"{brief_value(module)}.{brief_value(name)}"
+            raise PickleRefusedError(f"it asks for {dotted}, which is never run here: {hint}")
         self._stack.append(symbol)
 
     def global_name(self) -> None:
         lines = [self._stream.readline(256), self._stream.readline(256)]
         if not all(line.endswith(b"\n") for line in lines):
-            raise Refused("a global whose name does not end")
+            raise PickleRefusedError("a global whose name does not end")
         module, name = (line[:-1].decode("utf-8", "replace") for line in lines)
         self.find(module, name)
 
     def stack_global(self) -> None:
         module, name = self._pop(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Refused("a global whose name is not text")
+            raise PickleRefusedError("a global whose name is not text")
         self.find(module, name)
 
     def reduce(self) -> None:
         function, arguments = self._pop(2)
         if not isinstance(function, Symbol) or not isinstance(arguments, tuple):
-            raise Refused("a call of something that is not a known global")
+            raise PickleRefusedError("a call of something that is not a known global")
         self._stack.append(self.call(function, arguments))
 
     def call(self, function: Symbol, arguments: tuple[Any, ...]) -> Any:
         call = self.calls.get(function.role)
         if call is None:
-            raise Refused(f"a call of {function.role}")
+            raise PickleRefusedError(f"a call of {function.role}")
         return call(self, arguments)
 
     def make_array(self, arguments: tuple[Any, ...]) -> _Array:
         if arguments != _BEGUN_ARRAY:
-            raise Refused("an array begun with unusual arguments")
+            raise PickleRefusedError("an array begun with unusual arguments")
         return _Array()
 
     def make_dtype(self, arguments: tuple[Any, ...]) -> _Dtype:
         # numpy before 1.17 wrote 0 and 1 for False and True; they compare equal.
         if len(arguments) != 3 or arguments[1:] != (False, True) or arguments[0] not in DTYPES:
-            kind = brief(arguments[0]) if arguments else "none"
-            raise Refused(f"a tensor of type {kind}; known are {', '.join(DTYPES)}")
+            kind = brief_value(arguments[0]) if arguments else "none"
+            raise PickleRefusedError(f"a tensor of type {kind}; known are {', '.join(DTYPES)}")
         return _Dtype(arguments[0])
 
     def make_scalar(self, arguments: tuple[Any, ...]) -> Any:
         if len(arguments) != 2:
-            raise Refused("a scalar of unusual form")
+            raise PickleRefusedError("a scalar of unusual form")
         return self._decode(arguments[0], (), False, arguments[1])[()]
 
     def make_bytes(self, arguments: tuple[Any, ...]) -> bytes:
         if arguments == ():
             return b""
         if len(arguments) != 2 or not isinstance(arguments[0], str) or arguments[1] != "latin1":
-            raise Refused("bytes of unusual form")
+            raise PickleRefusedError("bytes of unusual form")
         self._encoded_left -= len(arguments[0])
         if self._encoded_left < 0:
-            raise Refused("more bytes decoded than the file holds")
+            raise PickleRefusedError("more bytes decoded than the file holds")
         try:
             return arguments[0].encode("latin1")
         except UnicodeEncodeError:
-            raise Refused("bytes that are not latin1") from None
+            raise PickleRefusedError("bytes that are not latin1") from None
 
     def make_tuple(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(arguments) != 1 or not isinstance(arguments[0], tuple) or len(arguments[0]) != 2:
-            raise Refused("a tuple that is not (name, array)")
+            raise PickleRefusedError("a tuple that is not (name, array)")
         name, value = arguments[0]
         if not isinstance(name, str) or not isinstance(value, _Array):
-            raise Refused("a tuple that is not (name, array)")
+            raise PickleRefusedError("a tuple that is not (name, array)")
         return arguments[0]
 
     def make_dict(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
         if arguments != ():
-            raise Refused("an OrderedDict with arguments")
+            raise PickleRefusedError("an OrderedDict with arguments")
         return {}
 
     def build(self) -> None:
@@ -355,35 +361,37 @@ class Machine:
         if isinstance(target, _Dtype) and not target.built:
             order = "|" if target.code.endswith("1") else "<"
             if state != (3, order, None, None, None, -1, -1, 0):
-                raise Refused(f"a {target.code} type with unusual state (big-endian?)")
+                raise PickleRefusedError(f"a {target.code} type with unusual state (big-endian?)")
             target.built = True
         elif isinstance(target, _Array) and target.value is None:
             if not isinstance(state, tuple) or len(state) != 5 or state[0] != 1:
-                raise Refused("an array with unusual state")
+                raise PickleRefusedError("an array with unusual state")
             _, shape, dtype, fortran, data = state
             target.value = self._decode(dtype, shape, fortran, data)
         else:
-            raise Refused("state is set on something that takes none")
+            raise PickleRefusedError("state is set on something that takes none")
 
     def _decode(self, dtype: Any, shape: Any, fortran: Any, data: Any) -> np.ndarray:
         if not isinstance(dtype, _Dtype) or not dtype.built:
-            raise Refused("a tensor without a type")
+            raise PickleRefusedError("a tensor without a type")
         if not isinstance(data, bytes) or not isinstance(fortran, bool):
-            raise Refused("a tensor without plain bytes")
+            raise PickleRefusedError("a tensor without plain bytes")
         if not isinstance(shape, tuple) or len(shape) > 8:
-            raise Refused("a tensor whose shape is not a short tuple")
+            raise PickleRefusedError("a tensor whose shape is not a short tuple")
         if any(type(n) is not int or not 0 <= n < 2**40 for n in shape):
-            raise Refused("a tensor with an impossible shape")
+            raise PickleRefusedError("a tensor with an impossible shape")
         kind = _KINDS[dtype.code]
         if math.prod(shape) * kind.itemsize != len(data):
-            raise Refused(f"{len(data)} bytes for a {dtype.code} tensor of shape {list(shape)}")
+            raise PickleRefusedError(
+                f"{len(data)} bytes for a {dtype.code} tensor of shape {list(shape)}"
+            )
         self._payload_left -= len(data)
         if self._payload_left < 0:
-            raise Refused("tensors larger than the file that holds them")
+            raise PickleRefusedError("tensors larger than the file that holds them")
         try:
             return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
         except ValueError:  # an empty tensor whose other sides numpy cannot count
-            raise Refused(f"a tensor of the impossible shape {list(shape)}") from None
+            raise PickleRefusedError(f"a tensor of the impossible shape {list(shape)}") from None
 
 
 class Resolver:
@@ -396,16 +404,16 @@ class Resolver:
     def __call__(self, value: Any, depth: int = 0) -> Any:
         self._values_left -= 1
         if self._values_left < 0:
-            raise Refused(f"more than {_MAX_VALUES:,} values")
+            raise PickleRefusedError(f"more than {_MAX_VALUES:,} values")
         if depth > _MAX_DEPTH:  # a container inside itself ends here too
-            raise Refused(f"nested deeper than {_MAX_DEPTH}")
+            raise PickleRefusedError(f"nested deeper than {_MAX_DEPTH}")
         if isinstance(value, _Array):
             if value.value is None:
-                raise Refused("an array without values")
+                raise PickleRefusedError("an array without values")
             # Whoever copies what is returned copies a tensor as often as the file names it.
             self._bytes_left -= value.value.nbytes
             if self._bytes_left < 0:
-                raise Refused("the same tensor under too many names")
+                raise PickleRefusedError("the same tensor under too many names")
             return value.value
         if isinstance(value, dict):
             return {key: self(item, depth + 1) for key, item in value.items()}
@@ -414,7 +422,7 @@ class Resolver:
         if isinstance(value, tuple):
             return tuple(self(item, depth + 1) for item in value)
         if isinstance(value, Symbol | _Dtype):
-            raise Refused("a bare global where a value is expected")
+            raise PickleRefusedError("a bare global where a value is expected")
         return value
 
 
@@ -480,6 +488,7 @@ def interpret(
     """The value of the pickle that fills ``stream``, ``size`` bytes from here to its end.
 
     Dicts with text keys, lists, tuples, numbers, text, bytes, None and read-only arrays. Raises
-    ``Refused`` for everything else; ``OSError`` and ``MemoryError`` are left to the caller.
+    ``PickleRefusedError`` for everything else; ``OSError`` and ``MemoryError`` are left to the
+    caller.
     """
     return resolver(size)(machine(stream, size).run())

@@ -131,7 +131,7 @@ def load_probe(path: Path) -> Probe:
     if weight is None or weight.ndim != 2:
         raise WeightsError(f"{path} has no classifier (fc.weight)")
     probe = Probe(trunk, int(weight.shape[1]), int(weight.shape[0]), size=size)
-    ours = styles.uncounted(probe.state_dict())
+    ours = styles.drop_counters(probe.state_dict())
     shapes = {key: tuple(value.shape) for key, value in file.tensors.items()}
     if shapes != {key: tuple(value.shape) for key, value in ours.items()}:
         raise WeightsError(f"{path}: its tensors are not those of {name}")

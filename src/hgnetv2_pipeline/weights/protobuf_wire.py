@@ -79,19 +79,19 @@ def message(value: int | memoryview) -> memoryview:
     return value
 
 
-def text(value: int | memoryview) -> str:
+def as_string(value: int | memoryview) -> str:
     """``value`` as a string."""
     return str(message(value), "utf-8")
 
 
-def number(value: int | memoryview) -> int:
+def as_unsigned(value: int | memoryview) -> int:
     """``value`` as an unsigned integer."""
     if not isinstance(value, int):
         raise ValueError("bytes where a number is expected")
     return value
 
 
-def signed(values: int | memoryview) -> list[int]:
+def as_signed(values: int | memoryview) -> list[int]:
     """A repeated int64, one at a time or packed."""
     if isinstance(values, int):
         found = [values]

@@ -2,7 +2,7 @@
 
 Eight bytes say how long the header is; it gives each tensor's type, shape and place; the data fill
 the rest without gap or overlap, so that a file holds no more than its size. Names and metadata are
-text from outside: a key stands once, and the names of tensors can be printed.
+text from outside: a key appears once, and the names of tensors can be printed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import MAX_JSON, parse_json
-from hgnetv2_pipeline.weights.pickle_machine import brief, key_problem
-from hgnetv2_pipeline.weights.tensor_file import likeness, opened
+from hgnetv2_pipeline.weights.pickle_machine import brief_value, key_problem
+from hgnetv2_pipeline.weights.tensor_file import likeness, open_weight_file
 
 WIDTHS = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
@@ -25,7 +25,7 @@ WIDTHS = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor of the file: ``begin`` counts from the start of the file."""
 
     dtype: str
@@ -38,14 +38,14 @@ class Entry:
 class Header:
     """What a file says of itself, the tensors in the order of their bytes."""
 
-    tensors: dict[str, Entry]
+    tensors: dict[str, TensorEntry]
     metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
     """The header of a safetensors file, checked. Raises ``WeightsError``."""
     path = Path(path)
-    with opened(path) as (file, size):
+    with open_weight_file(path) as (file, size):
         return header_of(file, size, path)
 
 
@@ -81,7 +81,9 @@ def _checked(header: Any, begin: int, size: int) -> Header:
             raise ValueError(f"{key} is described with other things than type, shape and place")
         dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in WIDTHS:
-            raise ValueError(f"{key} is of type {brief(dtype)}; known are {', '.join(WIDTHS)}")
+            raise ValueError(
+                f"{key} is of type {brief_value(dtype)}; known are {', '.join(WIDTHS)}"
+            )
         if not _counts(shape) or len(shape) > 8 or any(n >= 1 << 40 for n in shape):
             raise ValueError(f"{key} has an impossible shape")
         if not _counts(place) or len(place) != 2:
@@ -91,7 +93,7 @@ def _checked(header: Any, begin: int, size: int) -> Header:
             raise ValueError(
                 f"{key} is {dtype} {shape}, {taken:,} bytes, and has {place[1] - place[0]:,}"
             )
-        found[key] = Entry(dtype, tuple(shape), begin + place[0], taken)
+        found[key] = TensorEntry(dtype, tuple(shape), begin + place[0], taken)
     ordered = dict(sorted(found.items(), key=lambda item: (item[1].begin, item[1].size)))
     at = begin
     for key, tensor in ordered.items():

@@ -41,7 +41,7 @@ class Style:
     """
 
     name: str
-    home: str  # whose names these are
+    home: str  # the project that uses these names
     generations: tuple[int, ...]
     renames: tuple[tuple[str, str], ...]
     marks: tuple[str, ...]
@@ -179,7 +179,7 @@ def recognise(keys: Iterable[str]) -> Style | None:
 def to_ours(state: Mapping[str, Tensor], style: Style) -> State:
     """``state`` of a file of ``style`` under our names and in our layout, without counters."""
     named = {}
-    for key, value in uncounted(state).items():
+    for key, value in drop_counters(state).items():
         key = style.to_ours(key)
         if style.transposed and key == "fc.weight" and value.ndim == 2:
             value = value.t()
@@ -196,7 +196,7 @@ def to_theirs(state: Mapping[str, Tensor], style: Style) -> tuple[State, tuple[s
 
     named: State = {}
     left: list[str] = []
-    for key, value in uncounted(state).items():
+    for key, value in drop_counters(state).items():
         if not style.classifier and key.split(".", 1)[0] in CLASSIFIER:
             left.append(key)
             continue
@@ -210,7 +210,7 @@ def to_theirs(state: Mapping[str, Tensor], style: Style) -> tuple[State, tuple[s
     return named, tuple(left)
 
 
-def uncounted(state: Mapping[str, Tensor]) -> State:
+def drop_counters(state: Mapping[str, Tensor]) -> State:
     # The count of batches is torch's own; with a fixed momentum nothing depends on it.
     return {key: value for key, value in state.items() if not key.endswith(_COUNTER)}
 
@@ -218,7 +218,7 @@ def uncounted(state: Mapping[str, Tensor]) -> State:
 # --- networks inside other things -----------------------------------------------------------------
 
 
-def unwrapped(checkpoint: Any) -> tuple[Any, tuple[str, ...]]:
+def unwrap_checkpoint(checkpoint: Any) -> tuple[Any, tuple[str, ...]]:
     """The state dict inside a training program's checkpoint, and the names of the rest."""
     rest: list[str] = []
     above = ""
@@ -239,7 +239,7 @@ def _below(checkpoint: Any, path: tuple[str, ...]) -> bool:
 
 
 def network_prefixes(keys: Iterable[str]) -> list[str]:
-    """What stands before the names of each network of ours among ``keys``: '', 'backbone.', ..."""
+    """What comes before the names of each network of ours among ``keys``: '', 'backbone.', ..."""
     firsts = {style.to_theirs(_FIRST[n]) for style in STYLES for n in style.generations}
     found: dict[str, None] = {}
     for key in keys:

@@ -15,7 +15,7 @@ _MAX_FILE = 4 << 30  # the largest of our networks with two moments and master w
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def open_weight_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """The file and its size in bytes, for reading; whatever goes wrong is a ``WeightsError``.
 
     A pipe or a device, which could keep us waiting, is no weight file.

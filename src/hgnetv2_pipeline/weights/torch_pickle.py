@@ -3,7 +3,7 @@
 A checkpoint is a zip archive: ``data.pkl`` describes the tensors, ``data/<key>`` holds the bytes of
 their storages. Before PyTorch 1.6 it was five pickles, one behind the other, and then the storages.
 The description is interpreted as Paddle's pickles are, by ``pickle_machine`` with
-PyTorch's few globals in place of Paddle's, into plans of tensors: where the values would lie, and
+PyTorch's few globals in place of Paddle's, into plans of tensors: where the values would be, and
 how many. Sizes are decided from the plans, before anything is made; only the network's own tensors
 are, not an optimiser's beside them.
 
@@ -29,15 +29,15 @@ from hgnetv2_pipeline.weights import styles
 from hgnetv2_pipeline.weights.pickle_machine import (
     MAX_SHARING,
     Machine,
-    Refused,
+    PickleRefusedError,
     Resolver,
     Symbol,
-    brief,
+    brief_value,
     interpret,
     key_problem,
 )
 from hgnetv2_pipeline.weights.styles import State
-from hgnetv2_pipeline.weights.tensor_file import likeness, opened
+from hgnetv2_pipeline.weights.tensor_file import likeness, open_weight_file
 from hgnetv2_pipeline.weights.torch_zip import ZipMember, zip_members
 
 _TYPES = {  # the storage's class in the file -> the type of its values
@@ -112,20 +112,20 @@ class _Plan:
 
 
 def read_checkpoint(path: Path) -> tuple[State, tuple[str, ...]]:
-    """The tensors of the state dict in a checkpoint, and the names of what lies beside it.
+    """The tensors of the state dict in a checkpoint, and the names of what is beside it.
 
     Where a training program keeps the network is ``names.LAYOUTS``. Devices do not count: bytes in
     a file are nowhere else. Raises ``WeightsError`` for everything that is no dict of plain, whole
     tensors: expanded, sparse, quantised, meta and nested ones, other types, and more values than
     the file has bytes for.
     """
-    with opened(path) as (file, size):
+    with open_weight_file(path) as (file, size):
         try:
             legacy = file.read(len(_LEGACY)) == _LEGACY
             checkpoint, members = (_read_legacy if legacy else _read_zip)(file, size)
             plans, left = _state_dict(checkpoint, path)
             return _Storages(file, size, members).tensors(plans), left
-        except (Refused, ValueError, struct.error) as problem:
+        except (PickleRefusedError, ValueError, struct.error) as problem:
             if isinstance(problem, WeightsError):
                 raise
             file.seek(0)
@@ -136,7 +136,7 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, ZipMember]]:
     members = _parts(zip_members(file, size))
     described = members["data.pkl"]
     if described.size > _MAX_PICKLE:
-        raise Refused(f"its data.pkl has {described.size:,} bytes")
+        raise PickleRefusedError(f"its data.pkl has {described.size:,} bytes")
     file.seek(described.offset)
     stream = io.BytesIO(file.read(described.size))
     return interpret(stream, described.size, _TorchMachine, _TorchResolver), members
@@ -157,23 +157,25 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[Any, dict[str, ZipMember]]:
         kinds.update(machine.kinds)
     _, version, written, checkpoint, keys = parts
     if version != 1001 or not isinstance(written, dict) or not isinstance(keys, list):
-        raise Refused("a file of before PyTorch 1.6 of an unknown version")
+        raise PickleRefusedError("a file of before PyTorch 1.6 of an unknown version")
     if written.get("little_endian") is not True:
-        raise Refused("it was written on a big-endian machine")
+        raise PickleRefusedError("it was written on a big-endian machine")
     members, place = {}, stream.tell()
     for key in keys:
         if key not in kinds or f"data/{key}" in members:
-            raise Refused("a storage that no tensor names, or one twice")
+            raise PickleRefusedError("a storage that no tensor names, or one twice")
         file.seek(place)
         width = _TYPES[kinds[key]].itemsize if kinds[key] in _TYPES else 0
         (count,) = _COUNT.unpack(file.read(_COUNT.size))
         place += _COUNT.size
         if not width or not 0 <= count <= (size - place) // width:
-            raise Refused(f"it is cut short: {count:,} values are announced and not there")
+            raise PickleRefusedError(
+                f"it is cut short: {count:,} values are announced and not there"
+            )
         members[f"data/{key}"] = ZipMember(place, count * width)
         place += count * width
     if place != size:
-        raise Refused(f"{size - place} bytes follow the last storage")
+        raise PickleRefusedError(f"{size - place} bytes follow the last storage")
     return checkpoint, members
 
 
@@ -185,22 +187,22 @@ def _parts(members: Mapping[str, ZipMember]) -> dict[str, ZipMember]:
     """The members below the one folder of the archive, whatever its name."""
     tops = {name.partition("/")[0] for name in members}
     if len(tops) != 1:
-        raise Refused(f"a zip archive of {len(tops)} folders, where PyTorch writes one")
+        raise PickleRefusedError(f"a zip archive of {len(tops)} folders, where PyTorch writes one")
     found = {name.partition("/")[2]: member for name, member in members.items()}
     if "constants.pkl" in found or any(name.startswith("code/") for name in found):
-        raise Refused("it is a TorchScript program; save model.state_dict() instead")
+        raise PickleRefusedError("it is a TorchScript program; save model.state_dict() instead")
     if "data.pkl" not in found:
-        raise Refused("a zip archive without the data.pkl of a PyTorch checkpoint")
+        raise PickleRefusedError("a zip archive without the data.pkl of a PyTorch checkpoint")
     return found
 
 
 def _state_dict(checkpoint: Any, path: Path) -> tuple[dict[str, _Plan], tuple[str, ...]]:
-    state, left = styles.unwrapped(checkpoint)
+    state, left = styles.unwrap_checkpoint(checkpoint)
     if not isinstance(state, Mapping) or not state:
         raise WeightsError(f"{path} holds no state dict")
     for key in state:
         if (problem := key_problem(key)) is not None:
-            raise Refused(f"a key of the state dict {problem}")
+            raise PickleRefusedError(f"a key of the state dict {problem}")
     strangers = [key for key, item in state.items() if not isinstance(item, _Plan)]
     if strangers:
         more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
@@ -219,7 +221,7 @@ class _Storages:
         if order is not None:
             file.seek(order.offset)
             if file.read(min(order.size, 9)) != b"little":
-                raise Refused("it was written on a big-endian machine")
+                raise PickleRefusedError("it was written on a big-endian machine")
 
     def tensors(self, plans: Mapping[str, _Plan]) -> State:
         """All sizes are decided first: a refused file has cost nothing."""
@@ -230,36 +232,38 @@ class _Storages:
     def _check(self, key: str, plan: _Plan) -> None:
         storage, size, stride = plan.storage, plan.size, plan.stride
         if plan.problem or storage is None:
-            raise Refused(f"{key} is {plan.problem}; only plain tensors are read")
+            raise PickleRefusedError(f"{key} is {plan.problem}; only plain tensors are read")
         if storage.kind not in _TYPES:
             known = ", ".join(str(kind).removeprefix("torch.") for kind in _TYPES.values())
-            raise Refused(f"{key} is of type {storage.kind}; known are {known}")
+            raise PickleRefusedError(f"{key} is of type {storage.kind}; known are {known}")
         numbers = (plan.offset, *size, *stride)
         if len(size) > 8 or any(type(n) is not int or not 0 <= n < 1 << 40 for n in numbers):
-            raise Refused(f"{key} has an impossible shape")
+            raise PickleRefusedError(f"{key} has an impossible shape")
         width = _TYPES[storage.kind].itemsize
         member = self._members.get(f"data/{storage.key}")
         if member is None:
-            raise Refused(f"the values of {key} are not in the file")
+            raise PickleRefusedError(f"the values of {key} are not in the file")
         if member.size != storage.count * width:
-            raise Refused(
+            raise PickleRefusedError(
                 f"{key} has {member.size:,} bytes in the file where {storage.count * width:,} are "
                 "announced"
             )
         count = math.prod(size)
         if any(n > 1 and step == 0 for n, step in zip(size, stride, strict=True)):
-            raise Refused(f"{key} is expanded: fewer values lie in the file than it shows")
+            raise PickleRefusedError(
+                f"{key} is expanded: fewer values are in the file than it shows"
+            )
         last = plan.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if count and (count > storage.count or last >= storage.count):
-            raise Refused(f"{key} shows more values than its storage has")
+            raise PickleRefusedError(f"{key} shows more values than its storage has")
         self._unfolded_left -= count * width
         if self._unfolded_left < 0:
-            raise Refused("the same values under too many names")
+            raise PickleRefusedError("the same values under too many names")
         if (storage.key, storage.kind) not in self._read:
             # Members may overlap, as PyTorch's never do.
             self._bytes_left -= member.size
             if self._bytes_left < 0:
-                raise Refused("tensors larger than the file that holds them")
+                raise PickleRefusedError("tensors larger than the file that holds them")
             self._read[storage.key, storage.kind] = torch.empty(0)  # to be read
 
     def _made(self, plan: _Plan) -> Tensor:
@@ -274,7 +278,7 @@ class _Storages:
             self._file.seek(self._members[f"data/{storage.key}"].offset)
             wanted = memoryview(values.view(torch.uint8).numpy())
             if self._file.readinto(wanted) != len(wanted):  # type: ignore[attr-defined]
-                raise Refused("it changed while it was read")
+                raise PickleRefusedError("it changed while it was read")
             self._read[storage.key, storage.kind] = values
         return values.as_strided(plan.size, plan.stride, plan.offset)
 
@@ -294,14 +298,14 @@ class _TorchMachine(Machine):
         return None if type(key) is int else key_problem(key)
 
     def storage(self) -> None:
-        (told,) = self._pop(1)
-        match told:
+        (arguments,) = self._pop(1)
+        match arguments:
             case ("storage", Symbol("storage", kind), str(key), str(), int(count)):
                 if not 0 <= count < 1 << 40:
-                    raise Refused("a storage of an impossible size")
+                    raise PickleRefusedError("a storage of an impossible size")
                 self._stack.append(_Storage(key, kind, count))
             case _:
-                raise Refused("a persistent id that is no storage")
+                raise PickleRefusedError("a persistent id that is no storage")
 
     def build(self) -> None:
         """An OrderedDict carries the versions of its modules, which do not matter here."""
@@ -321,16 +325,16 @@ class _TorchMachine(Machine):
                 size
             ) == len(stride):
                 return _Plan(storage, offset, size, stride)
-        raise Refused("a tensor begun with unusual arguments")
+        raise PickleRefusedError("a tensor begun with unusual arguments")
 
     def make_tensor_of_a_type(self, arguments: tuple[Any, ...]) -> _Plan:
         kind = arguments[6] if len(arguments) > 6 else None
-        told = kind.detail if isinstance(kind, Symbol) else "unknown"
-        return _Plan(None, problem=f"of type {told}")
+        kind_name = kind.detail if isinstance(kind, Symbol) else "unknown"
+        return _Plan(None, problem=f"of type {kind_name}")
 
     def make_parameter(self, arguments: tuple[Any, ...]) -> _Plan:
         if not arguments or not isinstance(arguments[0], _Plan):
-            raise Refused("a parameter that is no tensor")
+            raise PickleRefusedError("a parameter that is no tensor")
         return arguments[0]
 
     def make_subclass(self, arguments: tuple[Any, ...]) -> Any:
@@ -340,19 +344,19 @@ class _TorchMachine(Machine):
                 function.role in _TENSORS and function.role != "subclass"
             ):
                 return self.call(function, inner)
-        raise Refused("a tensor of an unknown class")
+        raise PickleRefusedError("a tensor of an unknown class")
 
     def make_first(self, arguments: tuple[Any, ...]) -> Any:
         """What takes one list, dict, tuple or text, and is that for our purposes."""
         if len(arguments) > 1 or not all(
             isinstance(a, list | dict | tuple | str) for a in arguments
         ):
-            raise Refused("a container of unusual form")
+            raise PickleRefusedError("a container of unusual form")
         return arguments[0] if arguments else ()
 
     def make_device(self, arguments: tuple[Any, ...]) -> str:
         """Its kind; which one of them does not matter to bytes in a file."""
-        return brief(arguments[0]) if arguments else ""
+        return brief_value(arguments[0]) if arguments else ""
 
     opcodes: ClassVar[dict[bytes, Callable[[Any], None]]] = Machine.opcodes | {
         b"Q": storage,
@@ -377,7 +381,7 @@ class _LegacyMachine(_TorchMachine):
 
     def _stop(self) -> Any:
         if len(self._stack) != 1 or self._marks:
-            raise Refused("a pickle ends in the middle of something")
+            raise PickleRefusedError("a pickle ends in the middle of something")
         return self._stack[0]
 
     def storage(self) -> None:
@@ -388,7 +392,7 @@ class _LegacyMachine(_TorchMachine):
         super().storage()
         found = self._stack[-1]
         if self.kinds.setdefault(found.key, found.kind) != found.kind:
-            raise Refused("a storage of two types")
+            raise PickleRefusedError("a storage of two types")
 
     opcodes: ClassVar[dict[bytes, Callable[[Any], None]]] = _TorchMachine.opcodes | {b"Q": storage}
 

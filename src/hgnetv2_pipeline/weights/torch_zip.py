@@ -18,13 +18,13 @@ _LOCATOR64_FORM = struct.Struct("<4sIQI")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _LONGEST_COMMENT = 0xFFFF
-_NOT_HERE = 0xFFFFFFFF  # the number stands in the extra field, with 64 bits
+_NOT_HERE = 0xFFFFFFFF  # the number is in the extra field, with 64 bits
 _MAX_MEMBERS = 50_000  # one a tensor; a B6 with two moments and averaged weights has about 3,000
 
 
 @dataclass(frozen=True)
 class ZipMember:
-    """Where the bytes of a member lie in the file."""
+    """Where the bytes of a member are in the file."""
 
     offset: int
     size: int
@@ -40,7 +40,7 @@ def zip_members(file: BinaryIO, size: int) -> dict[str, ZipMember]:
     if count > _MAX_MEMBERS:
         raise ValueError(f"a zip archive of {count:,} members; {_MAX_MEMBERS:,} are allowed")
     if start + length > size or count * _ENTRY.size > length:
-        raise ValueError("a zip archive whose directory lies outside it")
+        raise ValueError("a zip archive whose directory is outside it")
     directory = memoryview(_bytes(file, start, length))
     found: dict[str, ZipMember] = {}
     at = 0
@@ -88,7 +88,7 @@ def _directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
 
 
 def _with_64_bits(numbers: list[int], extra: memoryview) -> list[int]:
-    """Numbers that are too large for 32 bits stand in the extra field 1, in this order."""
+    """Numbers that are too large for 32 bits are in the extra field 1, in this order."""
     missing = [index for index, number in enumerate(numbers) if number == _NOT_HERE]
     at = 0
     while missing and at + 4 <= len(extra):
@@ -106,7 +106,7 @@ def _with_64_bits(numbers: list[int], extra: memoryview) -> list[int]:
 
 def _behind_header(file: BinaryIO, place: int, size: int) -> int:
     if place + _LOCAL.size > size:
-        raise ValueError("a zip archive whose members lie outside it")
+        raise ValueError("a zip archive whose members are outside it")
     header = _LOCAL.unpack(_bytes(file, place, _LOCAL.size))
     if header[0] != b"PK\x03\x04":
         raise ValueError("a zip archive whose directory does not lead to its members")
@@ -116,7 +116,7 @@ def _behind_header(file: BinaryIO, place: int, size: int) -> int:
 
 def _bytes(file: BinaryIO, place: int, count: int) -> bytes:
     if place < 0 or place >= 1 << 62:
-        raise ValueError("a zip archive whose parts lie outside it")
+        raise ValueError("a zip archive whose parts are outside it")
     file.seek(place)
     data = file.read(count)
     if len(data) != count:

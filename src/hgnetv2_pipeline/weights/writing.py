@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hgnetv2_pipeline.durable import sha256_file, written_aside
+from hgnetv2_pipeline.durable import sha256_file, write_aside
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.weights import styles
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
@@ -83,7 +83,7 @@ def export_weights(
     else:
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         # Through an open file: given a path, torch would write its random name into the archive.
-        with written_aside(path) as aside, aside.open("wb") as file:
+        with write_aside(path) as aside, aside.open("wb") as file:
             torch.save(plain, file)
     remarks = [target.remark] if target.remark else []
     if any(".lab." in key for key in state):
@@ -95,7 +95,7 @@ def export_weights(
             remarks.append(POOL_REMARK)
     left_out = tuple(dict.fromkeys(key.partition(".")[0] for key in left))
     return ExportReport(
-        path, style, len(styles.uncounted(tensors)), sha256_file(path), left_out, tuple(remarks)
+        path, style, len(styles.drop_counters(tensors)), sha256_file(path), left_out, tuple(remarks)
     )
 
 
@@ -117,7 +117,7 @@ def save_weights(
     an unchanged result; the format is small enough to be written here. ``metadata`` maps strings
     to strings; structured values go in as JSON.
     """
-    _write_safetensors(path, styles.uncounted(_state_of(state)), metadata)
+    _write_safetensors(path, styles.drop_counters(_state_of(state)), metadata)
 
 
 def _write_safetensors(
@@ -139,7 +139,7 @@ def _write_safetensors(
         offset += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with written_aside(Path(path)) as aside, aside.open("wb") as file:
+    with write_aside(Path(path)) as aside, aside.open("wb") as file:
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
         for _, value in tensors:

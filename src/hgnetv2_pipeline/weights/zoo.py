@@ -114,7 +114,7 @@ ZOO: dict[str, ZooEntry] = {entry.name: entry for entry in _entries()}
 
 
 def weights_file(entry: ZooEntry, root: Path) -> Path | None:
-    """Where the file of ``entry`` lies below ``root``, or None if it is not there."""
+    """Where the file of ``entry`` is below ``root``, or None if it is not there."""
     path = Path(root) / "weights" / entry.filename
     return path if path.is_file() else None
 

@@ -24,7 +24,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio, as in Fib
 _MASKS = np.array([(1 << (8 * count)) - 1 for count in range(9)], np.uint64)
 
 
-def without_repeats(
+def drop_repeats(
     path: Path, parsed: ParsedList, duplicates: str, shown: Callable[[int], str] = str
 ) -> ParsedList:
     """``parsed`` with no path named twice; warns of paths that differ in case alone.

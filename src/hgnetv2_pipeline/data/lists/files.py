@@ -1,4 +1,4 @@
-"""Whether the files of a list are there, are regular files and lie inside the root.
+"""Whether the files of a list are there, are regular files and are inside the root.
 
 A million files are checked by reading each folder once, several folders at a time, which is far
 quicker than a million separate look-ups and kind to network disks.
@@ -55,7 +55,7 @@ class Problem:
 
 
 class Fence:
-    """Decides whether a place lies inside a root, or inside a folder that links may lead into."""
+    """Decides whether a place is inside a root, or inside a folder that links may lead into."""
 
     def __init__(self, root: Path, trusted_roots: Sequence[Path] = ()) -> None:
         self.root = Path(root)
@@ -65,12 +65,12 @@ class Fence:
         self._allowed = [self._real, *(os.path.realpath(trusted) for trusted in trusted_roots)]
 
     def holds(self, place: str | Path) -> bool:
-        """Whether ``place``, all links followed, lies inside."""
+        """Whether ``place``, all links followed, is inside."""
         real = os.path.realpath(place)
         return any(_below(real, allowed) for allowed in self._allowed)
 
     def holds_only_by_trust(self, place: str | Path) -> bool:
-        """Whether ``place`` lies in a trusted root but not in the root itself."""
+        """Whether ``place`` is in a trusted root but not in the root itself."""
         real = os.path.realpath(place)
         return not _below(real, self._real) and self.holds(real)
 
@@ -211,7 +211,7 @@ def _check_archive(fence: Fence, tar: str, members: pd.Series) -> tuple[int, lis
             refused = {unusable.name: unusable.reason for unusable in index.refused}
         except DataError as error:
             reason = str(error)
-    # Where a range of bytes is damaged, a member that is not found may lie in it.
+    # Where a range of bytes is damaged, a member that is not found may be in it.
     missing = "the archive has no such member"
     if "" in refused:
         missing = f"{missing}, but is {refused['']}"

@@ -15,15 +15,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.index import LABELS
-from hgnetv2_pipeline.data.lists.duplicates import without_repeats
+from hgnetv2_pipeline.data.lists.duplicates import drop_repeats
 from hgnetv2_pipeline.data.lists.files import refuse_unusable
 from hgnetv2_pipeline.data.lists.syntax import (
     ParsedList,
     check_utf8,
     parse_multi_label_line,
-    spelled,
+    spell_name,
 )
-from hgnetv2_pipeline.data.regular import opened
+from hgnetv2_pipeline.data.regular import open_or_refuse
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError
 
@@ -50,7 +50,7 @@ def read_multi_label_list(
     Raises:
         DataError: with file, line number and remedy.
     """
-    parsed, table = checked_multi_label_list(
+    parsed, table = read_parsed_multi_label_list(
         path, root, num_classes, duplicates=duplicates, every_class=every_class,
         trusted_roots=trusted_roots, missing_to=missing_to,
     )  # fmt: skip
@@ -62,7 +62,7 @@ def read_multi_label_list(
     )
 
 
-def checked_multi_label_list(
+def read_parsed_multi_label_list(
     path: Path,
     root: Path | None,
     num_classes: int | None,
@@ -106,7 +106,7 @@ def checked_multi_label_list(
         np.asarray(lines, np.int32),
         0,
     )
-    parsed = without_repeats(path, parsed, duplicates, lambda code: _shown(table[code]))
+    parsed = drop_repeats(path, parsed, duplicates, lambda code: _shown(table[code]))
     absent = np.flatnonzero(~table.any(axis=0))
     if every_class and len(absent):
         raise DataError(
@@ -162,16 +162,16 @@ def write_multi_label_list(path: Path, paths: Sequence[str], labels: npt.NDArray
         labels: [N, classes] of 0 and 1.
 
     Raises:
-        DataError: a path cannot stand in a list, or the labels are no such matrix.
+        DataError: a path cannot be in a list, or the labels are no such matrix.
     """
     if labels.ndim != 2 or len(labels) != len(paths) or not np.isin(labels, (0, 1)).all():
         raise DataError(
             f"{path}: labels of shape {labels.shape} for {len(paths):,} paths; a matrix of 0 and "
-            "1 with a row a path and a column a class is needed"
+            "1 with one row per path and one column per class is needed"
         )
     rows = zip(paths, labels, strict=True)
     return write_text(
-        path, "".join(f"{spelled(path, name)}\t{_shown(row)}\n" for name, row in rows)
+        path, "".join(f"{spell_name(path, name)}\t{_shown(row)}\n" for name, row in rows)
     )
 
 
@@ -181,7 +181,7 @@ def _shown(labels: npt.NDArray[np.uint8]) -> str:
 
 def _lines(path: Path) -> Any:
     """Number and bytes of each line, line ends and byte order mark taken off; UTF-8 checked."""
-    with opened(path, "list") as file:
+    with open_or_refuse(path, "list") as file:
         number, place = 0, 0
         while line := file.readline(2 * _MOST_CLASSES):
             number += 1

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hgnetv2_pipeline.data.lists.duplicates import without_repeats
+from hgnetv2_pipeline.data.lists.duplicates import drop_repeats
 from hgnetv2_pipeline.data.lists.files import refuse_unusable
-from hgnetv2_pipeline.data.lists.syntax import ParsedList, parse_list, spelled
-from hgnetv2_pipeline.durable import write_text, written_aside
+from hgnetv2_pipeline.data.lists.syntax import ParsedList, parse_list, spell_name
+from hgnetv2_pipeline.durable import write_aside, write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Names that need a second look before they stand in a list; the others can as they are.
+# Names that need a second look before they go into a list; the others can as they are.
 _ODD = r"^[#./ ]|[\x00-\x1f\x7f]|[^\x00-\x7f]|//|/\.| $|\\"
 
 
@@ -46,7 +46,7 @@ def read_list(
     Args:
         path: the list file.
         root: if given, every file must exist there, be a regular file (or a member of a tar,
-            ``archive.tar!member``) and lie inside it.
+            ``archive.tar!member``) and are inside it.
         num_classes: if given, labels must be below it.
         labelled: False for a list of paths alone (a pool); labels are then NA.
         multi_label: True for lines ``path<TAB>0,1,0``, a 0 or 1 for every class.
@@ -73,7 +73,7 @@ def read_list(
             path, root, num_classes, duplicates=duplicates, every_class=every_class,
             trusted_roots=trusted_roots, missing_to=missing_to,
         )  # fmt: skip
-    parsed = checked_list(
+    parsed = read_parsed_list(
         path,
         root,
         num_classes,
@@ -86,7 +86,7 @@ def read_list(
     return list_frame(parsed, labelled)
 
 
-def checked_list(
+def read_parsed_list(
     path: Path,
     root: Path | None,
     num_classes: int | None,
@@ -105,7 +105,7 @@ def checked_list(
         raise DataError(f"{path}: 0 samples; write one {form} per line")
     if labelled:
         _check_labels(path, parsed, num_classes, every_class)
-    parsed = without_repeats(path, parsed, duplicates)
+    parsed = drop_repeats(path, parsed, duplicates)
     if root is not None:
         refuse_unusable(path, parsed, root, trusted_roots, missing_to)
     return parsed
@@ -148,7 +148,7 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
         frame: columns ``key`` or ``path`` (the key wins: it names members of archives), ``label``.
 
     Raises:
-        DataError: a path cannot stand in a list, or only some images have a label.
+        DataError: a path cannot be in a list, or only some images have a label.
     """
     names = frame["key"] if "key" in frame.columns else frame["path"]
     unknown = frame["label"].isna()
@@ -160,7 +160,7 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
     labelled = not unknown.any()
     lines = []
     for name, label in zip(names, frame["label"], strict=True):
-        written = spelled(path, name)
+        written = spell_name(path, name)
         lines.append(f"{written} {label}\n" if labelled else f"{written}\n")
     return write_text(path, "".join(lines))
 
@@ -169,27 +169,27 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
 def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array], None]]:
     """Yields what adds names with their labels to a list, which is written whole or not at all.
 
-    It takes arrays (or chunked ones); DataError if a name cannot stand in a list.
+    It takes arrays (or chunked ones); DataError if a name cannot be in a list.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     text = pa.large_string()
-    with written_aside(path) as aside, aside.open("wb") as file:
+    with write_aside(path) as aside, aside.open("wb") as file:
 
         def write(names: pa.Array, labels: pa.Array) -> None:
             odd = pc.match_substring_regex(names, _ODD).to_numpy(zero_copy_only=False)
             if odd.any():
                 spelt = names.to_pylist()
                 for row in np.flatnonzero(odd):
-                    spelt[row] = spelled(path, spelt[row])
+                    spelt[row] = spell_name(path, spelt[row])
                 names = pa.array(spelt, pa.string())
             ends = pc.binary_join_element_wise(
                 pc.cast(labels, text), pa.scalar("\n", text), pa.scalar("", text)
             )
             lines = pc.binary_join_element_wise(pc.cast(names, text), ends, pa.scalar(" ", text))
             for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
-                # The texts of an array lie one behind the other, as they do in a file.
+                # The texts of an array follow one another in memory, as they do in a file.
                 stops = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]
                 first, end = int(stops[0]), int(stops[len(chunk)])
                 file.write(memoryview(chunk.buffers()[2])[first:end])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hgnetv2_pipeline.data.regular import opened
+from hgnetv2_pipeline.data.regular import open_or_refuse
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.printable import printable
 
@@ -71,7 +71,7 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
     labels: list[npt.NDArray[np.int32]] = []
     lines: list[npt.NDArray[np.int32]] = []
     done, skipped = 0, 0
-    with opened(Path(path), "list") as file:
+    with open_or_refuse(Path(path), "list") as file:
         start = file.read(3)
         if start[:2] in _BOMS:
             raise DataError(f"{path}:1: {_BOMS[start[:2]]} text; save the list as UTF-8")
@@ -336,7 +336,7 @@ def _too_long(path: Path, line: int) -> DataError:
 
 
 def why_unlistable(name: str) -> str | None:
-    """Why a path cannot stand in a list; None if it can."""
+    """Why a path cannot be in a list; None if it can."""
     try:
         line = f"{'./' if name.startswith('#') else ''}{name} 0".encode()
     except UnicodeEncodeError:
@@ -350,9 +350,9 @@ def why_unlistable(name: str) -> str | None:
     return None if found == (name, 0) else "its name has a space at an end or a control character"
 
 
-def spelled(path: Path, name: str) -> str:
+def spell_name(path: Path, name: str) -> str:
     """``name`` as it is written in the list ``path``; DataError if no list can hold it."""
     reason = why_unlistable(name)
     if reason is not None:
-        raise DataError(f"{path}: {printable(name)!r} cannot stand in a list: {reason}")
+        raise DataError(f"{path}: {printable(name)!r} cannot be in a list: {reason}")
     return f"./{name}" if name.startswith("#") else name

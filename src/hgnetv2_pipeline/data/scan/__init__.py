@@ -1,1 +1,1 @@
-"""Where images lie: folders, archives and ImageNet's layout go in, tables come out."""
+"""Where images are: folders, archives and ImageNet's layout go in, tables come out."""

@@ -1,4 +1,4 @@
-"""Tar archives read in place: where each member's bytes lie, without extracting anything.
+"""Tar archives read in place: where each member's bytes are, without extracting anything.
 
 Only plain ``.tar`` files have such places. A tar within a tar is read too (ImageNet's training set
 ships as one tar of a tar a class), three deep.
@@ -26,10 +26,10 @@ from hgnetv2_pipeline.tar_members import (
     FILE,
     FOLDER,
     HARD_LINK,
-    Entry,
     Gap,
     NotATarError,
     TarDamage,
+    TarEntry,
     TarReader,
 )
 
@@ -41,18 +41,18 @@ _ENDING = ".tar"
 _ADRIFT = "behind damage, it may belong to an inner archive whose header was lost"
 
 
-class Member(NamedTuple):
-    """A file in an archive: its name there, and where its bytes lie in the outermost archive."""
+class ArchiveMember(NamedTuple):
+    """A file in an archive: its name there, and where its bytes are in the outermost archive."""
 
     name: str
     offset: int
     length: int
 
 
-class Unusable(NamedTuple):
+class UnusablePart(NamedTuple):
     """What of an archive cannot be used: a member, or (``name`` empty) a range of bytes.
 
-    ``key`` is told to the user and is unlike all other keys and names of the archive.
+    ``key`` is shown to the user and is unlike all other keys and names of the archive.
     """
 
     key: str
@@ -68,8 +68,8 @@ class ArchiveIndex:
     them; the members behind are read.
     """
 
-    members: list[Member]
-    refused: list[Unusable]
+    members: list[ArchiveMember]
+    refused: list[UnusablePart]
     joins: list[tuple[int, int]]
 
 
@@ -122,19 +122,19 @@ class _Found:
     """What has been found so far, in all archives of one file."""
 
     def __init__(self) -> None:
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, ArchiveMember] = {}
         self.joins: list[tuple[int, int]] = []
         self._refused: list[tuple[str, str, int]] = []
         self._gaps: list[tuple[str, Gap, str]] = []
 
-    def take(self, member: Member) -> None:
+    def take(self, member: ArchiveMember) -> None:
         old = self.members.get(member.name)
         if old is not None:
             reason = "named again later in the archive, the later one counts"
             self.refuse(member.name, reason, old.offset)
         self.members[member.name] = member
 
-    def give_up(self, member: Member, reason: str) -> None:
+    def give_up(self, member: ArchiveMember, reason: str) -> None:
         """Refuse a member that was taken."""
         if self.members.get(member.name) == member:
             del self.members[member.name]
@@ -151,22 +151,26 @@ class _Found:
             gap = gap._replace(begin=last.begin, lost=last.lost + gap.lost)
         self._gaps.append((prefix, gap, reason))
 
-    def refused(self) -> list[Unusable]:
+    def refused(self) -> list[UnusablePart]:
         names = Counter(name for name, *_ in self._refused)
-        told = []
+        unusable = []
         for name, reason, place in self._refused:
             alone = names[name] == 1 and name not in self.members
-            told.append(Unusable(name if alone else f"{name} (at byte {place:,})", name, reason))
+            unusable.append(
+                UnusablePart(name if alone else f"{name} (at byte {place:,})", name, reason)
+            )
         for prefix, gap, reason in self._gaps:
             lost = f"{gap.lost:,} or more" if gap.lost else "an unknown number"
-            told.append(
-                Unusable(f"{prefix}({gap})", "", f"damaged {gap}: {reason}; members lost: {lost}")
+            unusable.append(
+                UnusablePart(
+                    f"{prefix}({gap})", "", f"damaged {gap}: {reason}; members lost: {lost}"
+                )
             )
-        return told
+        return unusable
 
 
 class _Archive:
-    """One archive: the whole file, or one that lies within another and has ``prefix`` for it."""
+    """One archive: the whole file, or one that is within another and has ``prefix`` for it."""
 
     def __init__(self, descriptor: int, prefix: str, depth: int, found: _Found) -> None:
         self._descriptor, self._prefix = descriptor, prefix
@@ -174,7 +178,7 @@ class _Archive:
         self._holds_archives = False
         self.damaged = False
         # Members taken since damage, as long as no inner archive has been seen behind it.
-        self._since_damage: list[Member] | None = None
+        self._since_damage: list[ArchiveMember] | None = None
 
     def read(self, begin: int, end: int) -> None:
         reader = TarReader(self._descriptor, begin, end)
@@ -208,7 +212,7 @@ class _Archive:
             self._found.lose(self._prefix, gap, str(damage))
             self._holds_archives |= damage.hint.lower().endswith(_ENDING)
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: TarEntry) -> None:
         if entry.kind == HARD_LINK:
             original = self._found.members.get(self._name(entry.link))
             if original is not None:
@@ -221,12 +225,12 @@ class _Archive:
         elif self._since_damage is not None and self._holds_archives:
             self._refuse(entry, _ADRIFT)
         else:
-            member = Member(self._name(entry.name), entry.offset, entry.size)
+            member = ArchiveMember(self._name(entry.name), entry.offset, entry.size)
             self._found.take(member)
             if self._since_damage is not None:
                 self._since_damage.append(member)
 
-    def _inner(self, entry: Entry, end: int, cut: str = "") -> None:
+    def _inner(self, entry: TarEntry, end: int, cut: str = "") -> None:
         """Reads an archive within this one; ``cut`` says why it is not all there."""
         for member in self._since_damage or ():
             self._found.give_up(member, _ADRIFT)
@@ -245,7 +249,7 @@ class _Archive:
         # Where an inner archive is damaged, its header may be wrong about where it ends.
         self._since_damage = [] if cut or inner.damaged else None
 
-    def _refuse(self, entry: Entry, reason: str) -> None:
+    def _refuse(self, entry: TarEntry, reason: str) -> None:
         name = self._name(entry.name)
         if len(name) > _LONGEST_NAME:
             name = f"{name[:_SHOWN]}..."
@@ -255,11 +259,11 @@ class _Archive:
         return self._prefix + (name.removeprefix("./") or "(without a name)")
 
 
-def _is_archive(entry: Entry) -> bool:
+def _is_archive(entry: TarEntry) -> bool:
     return entry.kind == FILE and entry.name.lower().endswith(_ENDING)
 
 
-def _why_unusable(entry: Entry) -> str | None:
+def _why_unusable(entry: TarEntry) -> str | None:
     name = entry.name
     if entry.kind != FILE:
         return f"{entry.kind} inside an archive"

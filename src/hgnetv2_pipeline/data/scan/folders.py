@@ -26,15 +26,15 @@ from hgnetv2_pipeline.data.decode import (
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.lists.files import Fence, split_key
 from hgnetv2_pipeline.data.lists.multi_label import (
-    checked_multi_label_list,
     label_column,
     label_matrix,
+    read_parsed_multi_label_list,
 )
-from hgnetv2_pipeline.data.lists.read import checked_list
+from hgnetv2_pipeline.data.lists.read import read_parsed_list
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.quarantine import Ledger, quarantine_frame
 from hgnetv2_pipeline.data.scan.archives import index_archive
-from hgnetv2_pipeline.data.scan.walk import Found, Walk, class_of, natural
+from hgnetv2_pipeline.data.scan.walk import UnopenedFile, Walk, class_of, natural
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.processor import available_cpus
 from hgnetv2_pipeline.progress import Progress
@@ -97,7 +97,7 @@ def scan_folder_tree(
 ) -> Scan:
     """Scan a folder-per-class tree.
 
-    The class of an image is the first folder below ``root``, however deep the image lies. A tar in
+    The class of an image is the first folder below ``root``, however deep the image is. A tar in
     a class folder belongs to that class; of a tar directly below ``root`` the members' first folder
     names the class (one folder around everything is looked through), or, without folders, the
     tar's own name, as in ImageNet-21k. Labels are 0..n-1 in natural order of the class names
@@ -115,11 +115,11 @@ def scan_folder_tree(
     """
     walk = Walk(Fence(root, trusted_roots))
     walk.run()
-    named: dict[str, list[Found]] = {}
+    named: dict[str, list[UnopenedFile]] = {}
     for found in walk.found:
         name = class_of(found, walk.wrapped)
         if name is None:
-            walk.quarantine(found.key, "lies outside any class folder; move it into one")
+            walk.quarantine(found.key, "is outside any class folder; move it into one")
         elif not name.isprintable() or name != name.strip():
             walk.quarantine(
                 found.key, f"class folder {name!r} has a name that no class map can hold"
@@ -140,7 +140,7 @@ def scan_folder_tree(
         )
     number = {name: label for label, name in enumerate(names)}
     listed = [
-        Found(found.key, found.path, found.offset, found.length, number[name])
+        UnopenedFile(found.key, found.path, found.offset, found.length, number[name])
         for name, group in named.items()
         for found in group
     ]
@@ -202,12 +202,12 @@ def scan_list(
     count = len(classes) if classes is not None else num_classes
     table = None
     if multi_label:
-        parsed, table = checked_multi_label_list(
+        parsed, table = read_parsed_multi_label_list(
             list_path, root, count, duplicates=duplicates, every_class=every_class,
             trusted_roots=trusted_roots, missing_to=missing_to,
         )  # fmt: skip
     else:
-        parsed = checked_list(
+        parsed = read_parsed_list(
             list_path, root, count, labelled=labelled, duplicates=duplicates,
             every_class=every_class, trusted_roots=trusted_roots, missing_to=missing_to,
         )  # fmt: skip
@@ -222,7 +222,9 @@ def scan_list(
                 index = index_archive(root / path)
                 archives[path] = {m.name: (m.offset, m.length) for m in index.members}
             offset, length = archives[path][member]
-        found.append(Found(key, path, offset, length, int(label) if labelled else None, int(line)))
+        found.append(
+            UnopenedFile(key, path, offset, length, int(label) if labelled else None, int(line))
+        )
     names = list(classes) if classes is not None else None
     scan = examine(root, found, Walk(Fence(root)), names, decoding, threads, phash)
     again: list[tuple[str, str, int | None]] = [
@@ -277,7 +279,7 @@ def scan_multi_label(
 
 def examine(
     root: Path,
-    found: list[Found],
+    found: list[UnopenedFile],
     walk: Walk,
     classes: list[str] | None,
     decoding: Decoding,
@@ -329,9 +331,9 @@ _Facts = tuple[int, int, int, str, str, int | None, bool]
 
 
 def _in_order(
-    root: Path, chunks: list[list[Found]], decoding: Decoding, phash: bool, workers: int
-) -> Iterable[list[tuple[Found, _Facts | str]]]:
-    def examine(chunk: list[Found]) -> list[tuple[Found, _Facts | str]]:
+    root: Path, chunks: list[list[UnopenedFile]], decoding: Decoding, phash: bool, workers: int
+) -> Iterable[list[tuple[UnopenedFile, _Facts | str]]]:
+    def examine(chunk: list[UnopenedFile]) -> list[tuple[UnopenedFile, _Facts | str]]:
         return [(item, _facts(root, item, decoding, phash)) for item in chunk]
 
     if workers == 1:
@@ -347,7 +349,7 @@ def _in_order(
                 waiting[at % window] = pool.submit(examine, chunks[at + window])
 
 
-def _facts(root: Path, item: Found, decoding: Decoding, phash: bool) -> _Facts | str:
+def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _Facts | str:
     """Length, width, height, format, SHA-256, perceptual hash and whether the image is transparent
     somewhere; or why it cannot be used.
     """
@@ -366,7 +368,7 @@ def _with_enough(
     scan: Scan,
     names: list[str],
     root: Path,
-    named: dict[str, list[Found]],
+    named: dict[str, list[UnopenedFile]],
     min_per_class: int,
     fixed: bool,
 ) -> Scan:

@@ -18,7 +18,7 @@ from hgnetv2_pipeline.data.classmap import read_class_map, read_synset_map
 from hgnetv2_pipeline.data.decode import DECODING, Decoding
 from hgnetv2_pipeline.data.lists.files import MISSING, Fence
 from hgnetv2_pipeline.data.scan.folders import Scan, examine, scan_folder_tree, scan_list
-from hgnetv2_pipeline.data.scan.walk import Found, Walk
+from hgnetv2_pipeline.data.scan.walk import UnopenedFile, Walk
 from hgnetv2_pipeline.errors import DataError
 
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -41,7 +41,7 @@ def scan_imagenet(
 
     ``<split>_list.txt`` decides if it is there. Otherwise ``<split>/`` is read as a folder (or a
     tar) a class, numbered in the order of the synsets; a flat ``val/`` takes its labels from the
-    development kit, whose folder lies in ``root``. Class names come from ``class_map.txt``
+    development kit, whose folder is in ``root``. Class names come from ``class_map.txt``
     (``id name``), else from ``LOC_synset_mapping.txt``, else they are the folders of the training
     images. A class map that names the folders themselves also fixes their order.
 
@@ -118,7 +118,7 @@ def _names_folders(named: list[str] | None, folder: Path) -> bool:
 
 
 def _names(root: Path, folders: list[str] | None, named: list[str] | None) -> list[str] | None:
-    """The names of the classes whose folders these are."""
+    """The class names of these folders."""
     if folders is None:
         return named
     if named is not None:
@@ -216,7 +216,9 @@ def _scan_flat(
             walk.quarantine(item.key, f"its name has no number of its own in {_TRUTH}")
             continue
         absent.discard(line)
-        listed.append(Found(item.key, item.path, item.offset, item.length, labels[line - 1], line))
+        listed.append(
+            UnopenedFile(item.key, item.path, item.offset, item.length, labels[line - 1], line)
+        )
     for line in sorted(absent):
         walk.quarantine(f"ILSVRC2012_val_{line:08d}.JPEG", MISSING, line)
     return examine(folder, listed, walk, None, decoding, threads, phash)

@@ -40,7 +40,7 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF
 
 
 @dataclass(frozen=True)
-class Found:
+class UnopenedFile:
     """A file that claims to be an image, not opened yet."""
 
     key: str
@@ -56,10 +56,10 @@ class Walk:
 
     def __init__(self, fence: Fence) -> None:
         self.fence = fence
-        self.found: list[Found] = []
+        self.found: list[UnopenedFile] = []
         self.bad: list[tuple[str, str, int | None]] = []
         self.ignored = 0
-        # Tars directly below the root whose members all lie in one folder.
+        # Tars directly below the root whose members are all in one folder.
         self.wrapped: set[str] = set()
 
     def quarantine(self, key: str, reason: str, line: int | None = None) -> None:
@@ -124,7 +124,7 @@ class Walk:
             elif ending == ".tar":
                 self._archive(key)
             else:
-                self.found.append(Found(key, key, -1, -1))
+                self.found.append(UnopenedFile(key, key, -1, -1))
         else:
             self.ignored += 1
 
@@ -152,7 +152,7 @@ class Walk:
                 continue
             top, slash, _ = member.name.partition("/")
             tops.add(top if slash else "")
-            self.found.append(Found(key, path, member.offset, member.length))
+            self.found.append(UnopenedFile(key, path, member.offset, member.length))
         if "/" not in path and len(tops) == 1 and "" not in tops:
             self.wrapped.add(path)
 
@@ -168,7 +168,7 @@ def _looks(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def class_of(found: Found, wrapped: set[str]) -> str | None:
+def class_of(found: UnopenedFile, wrapped: set[str]) -> str | None:
     top, slash, _ = found.key.partition("/")
     if found.offset < 0:
         return top if slash else None

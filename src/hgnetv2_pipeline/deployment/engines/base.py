@@ -14,7 +14,7 @@ import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.choices import GPU_ENGINES
-from hgnetv2_pipeline.deployment.probes import ALLOWED, probe_images
+from hgnetv2_pipeline.deployment.self_test import ALLOWED, self_test_images
 from hgnetv2_pipeline.deployment.timing.stopwatch import Call, HostStopwatch, Stopwatch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
@@ -156,17 +156,17 @@ class Engine(ABC):
         return predict_paths(self, inputs, topk=topk, batch_size=batch_size, root=root)
 
     def check_answers(self) -> None:
-        """Answer the images that the file carries the exact logits of.
+        """Run the self-test that the file carries, if it has one.
 
-        Raises EngineUnavailable when the engine's lie further off than its precision explains: it
-        computes this file wrongly on this machine.
+        Raises EngineUnavailable when the logits are further off than the engine's precision
+        explains: it computes this file wrongly on this machine.
         """
-        probes = self.card.probes
-        if probes is None:
+        test = self.card.self_test
+        if test is None:
             return
-        pixels = probe_images(len(probes.logits), self.preprocess.crop)
-        off = probes.distance(self.logits(self.preprocess.normalize(pixels)))
-        allowed = max(probes.allowed, ALLOWED[self.precision])
+        pixels = self_test_images(len(test.logits), self.preprocess.crop)
+        off = test.distance(self.logits(self.preprocess.normalize(pixels)))
+        allowed = max(test.allowed, ALLOWED[self.precision])
         if not off <= allowed:  # nor for NaN
             raise EngineUnavailable(
                 f"{self.name}: computes {self.model} wrongly on {self.device}: its "
@@ -192,10 +192,10 @@ def check_classes(card: ModelCard, outputs: int, model: str, *, named: bool) -> 
     """
     if len(card.classes) == outputs:
         return
-    told = f"{model} has {outputs} outputs and {len(card.classes)} class names are given"
+    message = f"{model} has {outputs} outputs and {len(card.classes)} class names are given"
     if named:
-        raise ParameterError(f"{told} (classes=)")
-    raise WeightsError(f"{told} by its own card (labels.txt or the metadata of the file)")
+        raise ParameterError(f"{message} (classes=)")
+    raise WeightsError(f"{message} by its own card (labels.txt or the metadata of the file)")
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:
@@ -208,7 +208,7 @@ def choose_card(
 ) -> ModelCard:
     """The file's own card with the caller's preprocessing and class names in place of its own.
 
-    A file without a card needs both of them from the caller; otherwise its WeightsError stands.
+    A file without a card needs both of them from the caller; otherwise its WeightsError is raised.
     """
     try:
         card = read()
@@ -220,6 +220,6 @@ def choose_card(
     return replace(
         card,
         preprocess=card.preprocess if preprocess is None else preprocess,
-        probes=None if other else card.probes,  # they are of images as the file's own makes them
+        self_test=None if other else card.self_test,  # it is of images as the file's own makes them
         classes=card.classes if classes is None else tuple(classes),
     )

@@ -27,7 +27,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     Wish,
     need,
 )
-from hgnetv2_pipeline.deployment.probes import probe_images
+from hgnetv2_pipeline.deployment.self_test import self_test_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.processor import (
     MOST_THREADS,
@@ -173,7 +173,7 @@ def _refuse_slower_than_fp32(engine: Engine, wish: Wish) -> None:
 
     plain = OrtEngine(exact, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes)
     side = engine.preprocess.crop
-    image = engine.preprocess.normalize(probe_images(1, side))
+    image = engine.preprocess.normalize(self_test_images(1, side))
     taken: dict[Engine, list[float]] = {engine: [], plain: []}
     until = time.monotonic() + 1
     while len(taken[plain]) < 3 or (len(taken[plain]) < 20 and time.monotonic() < until):

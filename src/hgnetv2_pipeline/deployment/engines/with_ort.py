@@ -100,12 +100,12 @@ class OrtEngine(Engine):
                 disabled_optimizers=_WITHOUT,
             )
         except Exception as error:  # the binding's own exception types have no common base
-            told = reason(error)
-            if " failure " in told and "GPU=" in told:  # as CUDA, cuDNN and cuBLAS report
+            message = reason(error)
+            if " failure " in message and "GPU=" in message:  # as CUDA, cuDNN and cuBLAS report
                 raise EngineUnavailable(
-                    f"{self.name}: {self._provider} did not start ({told})"
+                    f"{self.name}: {self._provider} did not start ({message})"
                 ) from error
-            raise WeightsError(f"ONNX Runtime cannot read {file.path}: {told}") from error
+            raise WeightsError(f"ONNX Runtime cannot read {file.path}: {message}") from error
         if session.get_providers()[0] != self._provider:
             # ONNX Runtime falls back to the CPU with a warning only.
             raise EngineUnavailable(
@@ -119,7 +119,7 @@ class OrtEngine(Engine):
 
         count = len(images)
         options, seconds = onnxruntime.RunOptions(), A_CALL + AN_IMAGE * count
-        options.log_severity_level = 4  # what fails is told once, by the exception
+        options.log_severity_level = 4  # what fails is reported once, by the exception
         with (
             foreign_file(self.model, WeightsError, f"cannot answer {count} images"),
             time_limit(options, seconds) as limit,

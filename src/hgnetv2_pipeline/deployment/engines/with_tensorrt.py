@@ -26,10 +26,10 @@ from hgnetv2_pipeline.deployment.engines.base import (
 )
 from hgnetv2_pipeline.deployment.kit.cuda_memory import CudaDevice
 from hgnetv2_pipeline.deployment.kit.plans import (
+    BatchProfile,
     Device,
     PlanError,
     PlanRunner,
-    Profile,
     provide_plan,
 )
 from hgnetv2_pipeline.deployment.timing.stopwatch import Call, Lap, Stopwatch
@@ -153,7 +153,7 @@ def from_onnx(
     try:
         place = CudaDevice() if device is None else device
         plan = provide_plan(
-            path, path.parent / "plans", precision=precision, profile=Profile(*sizes),
+            path, path.parent / "plans", precision=precision, profile=BatchProfile(*sizes),
             gpu=place.name,
         )  # fmt: skip
     except PlanError as error:

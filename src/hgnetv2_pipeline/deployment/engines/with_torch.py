@@ -27,7 +27,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
 from hgnetv2_pipeline.deployment.timing.stopwatch import Call, CudaStopwatch, Stopwatch
 from hgnetv2_pipeline.devices import found_device
 from hgnetv2_pipeline.errors import unknown_name
-from hgnetv2_pipeline.models.cost import profile
+from hgnetv2_pipeline.models.cost import measure_cost
 from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 from hgnetv2_pipeline.processor import computes_bf16, cpu_name, describe
@@ -139,9 +139,9 @@ class TorchEngine(Engine):
             with torch.inference_mode(), self._arithmetic():
                 return self._body(batch.to(self._kind, memory_format=self._layout)).float()
         except torch.OutOfMemoryError as error:
-            told = str(error).splitlines()[0]
+            message = str(error).splitlines()[0]
             raise EngineUnavailable(
-                f"{self.name}: no memory for a batch of {len(batch)} ({told})"
+                f"{self.name}: no memory for a batch of {len(batch)} ({message})"
             ) from error
 
     def _graph(self, shape: tuple[int, ...]) -> tuple[Any, Tensor, Tensor]:
@@ -211,7 +211,7 @@ def load_torch_engine(
     if preprocess is None:
         preprocess = Preprocess.from_dict(info["preprocess"] or {})
     names = info["classes"] if classes is None else classes
-    cost = profile(module, preprocess.crop)
+    cost = measure_cost(module, preprocess.crop)
     card = ModelCard(
         preprocess=preprocess,
         classes=tuple(names) if names else numbered_classes(info["num_classes"]),

@@ -55,11 +55,11 @@ def write_bundle(
     """Export ``model`` into ``folder`` and return the manifest.
 
     ``model.onnx`` as ``export_onnx`` makes it; beside it ``model.<precision>.onnx`` for every other
-    one of ``precisions``, as ``convert_onnx`` makes it; ``labels.txt``, a class name a line in the
-    order of the logits; ``preprocess.json``; and last ``manifest.json``: the SHA-256 of the others,
-    variant, opset, MACs, parity error, probes, the gate's findings per precision and the entries of
-    ``metadata``. Raises what these raise, and ParameterError for a class name that does not fit on
-    a line.
+    one of ``precisions``, as ``convert_onnx`` makes it; ``labels.txt``, one class name per line in
+    the order of the logits; ``preprocess.json``; and last ``manifest.json``: the SHA-256 of the
+    others, variant, opset, MACs, parity error, self-test, the gate's findings per precision and the
+    entries of ``metadata``. Raises what these raise, and ParameterError for a class name that does
+    not fit on a line.
     """
     for precision in precisions:
         if precision not in FILE_PRECISIONS:
@@ -105,7 +105,7 @@ def write_bundle(
         "params": card.params,
         "activations": card.activations,
         "parity_error": card.parity_error,
-        **({"probes": card.probes.to_text()} if card.probes else {}),
+        **({"probes": card.self_test.to_text()} if card.self_test else {}),
         "input": "images float32 [batch, 3, S, S]",
         "output": "logits float32 [batch, classes]",
     }

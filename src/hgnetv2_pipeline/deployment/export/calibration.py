@@ -11,7 +11,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 
 METHODS = ("max", "percentile")
 _BINS = 2048
-_IMAGES = 8  # at a time: every activation of B6 is held, 0.14 GB an image
+_IMAGES = 8  # at a time: every activation of B6 is held, 0.14 GB per image
 
 Batches = Callable[[], Iterable[np.ndarray]]
 """Gives float32 batches [N, 3, S, S], preprocessed; the same ones at every call."""
@@ -22,7 +22,7 @@ def activation_ranges(
 ) -> dict[str, float]:
     """For each tensor of the ModelProto ``proto`` in ``names``, the absolute value that ends int8.
 
-    ``max``: the largest one seen. ``percentile``: that share of all values lies below (in percent).
+    ``max``: the largest one seen. ``percentile``: that share of all values is below (in percent).
     (Minimal divergence of the histograms, as TensorRT's own calibrator chose, is not offered: LAB
     puts half of all values on one bound, and a trained B0 lost 22 points by it.)
     Deterministic; two passes over the images but for ``max``.
@@ -85,7 +85,7 @@ def _values(session: Any, names: Sequence[str], images: np.ndarray) -> list[np.n
 
 
 def _percentile_end(counts: np.ndarray, percentile: float) -> float:
-    """The end, as a share of the largest value, below which ``percentile`` percent lie."""
+    """The end, as a share of the largest value, below which ``percentile`` percent are."""
     total = counts.sum()
     if not total:
         return 1.0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
 
 MAX_DROP = {"fp16": 0.2, "bf16": 0.2, "int8": 1.0}
-"""Points of top-1 accuracy, or mAP, that a precision may lose, unless told otherwise."""
+"""Points of top-1 accuracy, or mAP, that a precision may lose, unless set otherwise."""
 MAX_RMS = {"fp16": 0.05, "bf16": 0.2, "int8": 0.5}
 """Root mean square of the logits' error over their standard deviation. A trained B0 has 0.001, 0.01
 and 0.04; a graph that lost its bounds has more than 1. In between accuracy decides."""
@@ -46,7 +46,7 @@ def noise(side: int, count: int = 8, seed: int = 0) -> Validation:
     return Validation(lambda: [(images, np.full(count, -1))], f"{count} images of noise")
 
 
-def judge(
+def check_precision(
     exact: Logits,
     rough: Logits,
     validation: Validation,

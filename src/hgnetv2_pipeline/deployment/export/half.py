@@ -20,7 +20,7 @@ _AXES = ("ReduceMean", "axes")
 _FP16_MAX = float(np.finfo(np.float16).max)
 
 
-def in_half(proto: Any, precision: str) -> Any:
+def to_half(proto: Any, precision: str) -> Any:
     """A copy of the ModelProto ``proto``, one of our own graphs, in ``precision`` fp16 or bf16.
 
     Input and output stay float32. fp16 keeps the opset; bf16 raises it to ``OPSET_OF_BF16``.
@@ -84,7 +84,7 @@ def _axes_as_input(graph: Any, opset: int) -> None:
             node.attribute.remove(attribute)
 
 
-def rounded_in_float32(proto: Any) -> Any:
+def round_in_float32(proto: Any) -> Any:
     """A float32 graph that rounds where the half-precision graph ``proto`` does.
 
     ONNX Runtime has no bf16 convolution for a CPU. Products summed in float32 and every result

@@ -95,7 +95,7 @@ def _block(graph: GraphBuilder, x: str, name: str, block: Any) -> str:
         else:
             parts.append(_conv(graph, part, place, layer))
     y = graph.concat(parts)
-    if isinstance(block, hgnetv2.Block):
+    if isinstance(block, hgnetv2.HGV2Block):
         for part in ("aggregation_squeeze_conv", "aggregation_excitation_conv"):
             y = _conv(graph, y, f"{name}.{part}", getattr(block, part))
     else:

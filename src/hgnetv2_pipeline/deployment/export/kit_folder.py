@@ -22,8 +22,8 @@ from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
 from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.deployment.kit import run
-from hgnetv2_pipeline.deployment.kit.plans import TIMING_CACHE, Profile
-from hgnetv2_pipeline.deployment.probes import ALLOWED
+from hgnetv2_pipeline.deployment.kit.plans import TIMING_CACHE, BatchProfile
+from hgnetv2_pipeline.deployment.self_test import ALLOWED
 from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
@@ -46,7 +46,7 @@ class KitPlan:
 
     labs: Sequence[Lab]
     precisions: Sequence[str]
-    profile: Profile
+    profile: BatchProfile
     batch_sizes: Sequence[int]
     images: int
 
@@ -57,7 +57,7 @@ class KitPlan:
         beyond = [n for n in self.batch_sizes if not self.profile.least <= n <= self.profile.most]
         if beyond:
             raise ParameterError(
-                f"batch sizes {beyond} lie outside the profile {self.profile.least}.."
+                f"batch sizes {beyond} are outside the profile {self.profile.least}.."
                 f"{self.profile.most} (export.kit.batch_sizes, export.tensorrt)"
             )
 
@@ -121,7 +121,7 @@ def write_kit(
     write_json(folder / run.KIT, facts)
     for name in _SCRIPTS:
         source = (Path(run.__file__).parent / name).read_text(encoding="utf-8")
-        # In the kit the modules lie side by side.
+        # In the kit the modules are side by side.
         write_text(folder / name, source.replace(_PACKAGE, ""))
     write_text(folder / "requirements.txt", "numpy\ntensorrt>=10.3,<12\ncuda-bindings>=12.8\n")
     write_text(folder / "README.md", _readme(facts))

@@ -14,13 +14,13 @@ import numpy as np
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.choices import LOWER
 from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
-from hgnetv2_pipeline.deployment.export.gate import MAX_DROP, Validation, judge, noise
-from hgnetv2_pipeline.deployment.export.half import in_half, rounded_in_float32
+from hgnetv2_pipeline.deployment.export.gate import MAX_DROP, Validation, check_precision, noise
+from hgnetv2_pipeline.deployment.export.half import round_in_float32, to_half
 from hgnetv2_pipeline.deployment.export.onnx_graph import PRODUCER
-from hgnetv2_pipeline.deployment.export.quantize import quantized, scale_groups
+from hgnetv2_pipeline.deployment.export.quantize import quantize_graph, scale_groups
 from hgnetv2_pipeline.deployment.onnx_session import session_logits
-from hgnetv2_pipeline.deployment.probes import probes_of
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.deployment.self_test import make_self_test
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.weights.onnx_file import read_onnx
@@ -87,13 +87,13 @@ def convert_onnx(
             method=calibration.method,
             percentile=calibration.percentile,
         )
-        rough = quantized(proto, ranges)
+        rough = quantize_graph(proto, ranges)
         more["calibration"] = f"{calibration.method} on {calibration.source}"
         run = session_logits(rough)
     else:
-        rough = in_half(proto, precision)
-        run = session_logits(rounded_in_float32(rough) if precision == "bf16" else rough)
-    found = judge(
+        rough = to_half(proto, precision)
+        run = session_logits(round_in_float32(rough) if precision == "bf16" else rough)
+    found = check_precision(
         session_logits(proto),
         run,
         validation or noise(card.preprocess.crop),
@@ -106,19 +106,19 @@ def convert_onnx(
         card,
         precision=precision,
         parity_error=found["relative_error"],
-        probes=probes_of(rough, card.preprocess, precision),
+        self_test=make_self_test(rough, card.preprocess, precision),
         more=more,
     )
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         save_onnx(rough, card, aside)
-    told = ""
+    change = ""
     if "top1" in found:
-        told = f", top-1 {found['top1_fp32']} -> {found['top1']} of {found['n']}"
+        change = f", top-1 {found['top1_fp32']} -> {found['top1']} of {found['n']}"
     elif "map" in found:
-        told = f", mAP {found['map_fp32']} -> {found['map']} on {found['n']}"
+        change = f", mAP {found['map_fp32']} -> {found['map']} on {found['n']}"
     _log.info(
         "wrote %s: %s logits off by %.2g (rms) of their standard deviation on %s%s",
-        path.name, precision, found["rms_error"], found["images"], told,
+        path.name, precision, found["rms_error"], found["images"], change,
     )  # fmt: skip
     return found
 

@@ -43,7 +43,7 @@ def scale_groups(proto: Any) -> dict[str, tuple[str, ...]]:
     return {name: tuple(sorted(group)) for name, group in groups.items()}
 
 
-def quantized(proto: Any, ranges: Mapping[str, float]) -> Any:
+def quantize_graph(proto: Any, ranges: Mapping[str, float]) -> Any:
     """A copy of the float32 ModelProto ``proto`` with Q/DQ pairs.
 
     ``ranges``: for each name of ``scale_groups`` the largest absolute value to be told apart;

@@ -24,8 +24,8 @@ from hgnetv2_pipeline.deployment.export.precisions import (
     convert_onnx,
     save_onnx,
 )
-from hgnetv2_pipeline.deployment.probes import probes_of
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.deployment.self_test import make_self_test
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def export_onnx(
             f"image_size {image_size} and the preprocessing's crop {preprocess.crop} differ; "
             "give the same value to both"
         )
-    from hgnetv2_pipeline.models.cost import profile
+    from hgnetv2_pipeline.models.cost import measure_cost
 
     more = dict(metadata or {})
     kind: Probabilities = None
@@ -101,7 +101,7 @@ def export_onnx(
         kind = "sigmoid" if more.get("task") == "multi_label" else "softmax"
     proto = _graph(model, image_size, opset, probabilities=kind, lab=lab)
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    cost = profile(model, image_size)
+    cost = measure_cost(model, image_size)
     card = ModelCard(
         preprocess=preprocess,
         classes=numbered_classes(classes) if class_names is None else tuple(class_names),
@@ -114,13 +114,13 @@ def export_onnx(
     )
     check_classes(card, classes, "the exported model", named=class_names is not None)
     path = Path(path)
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         save_onnx(proto, card, aside)
         report = verify_onnx(model, aside)
         known = replace(
             card,
             parity_error=report["relative_error"],
-            probes=probes_of(proto, preprocess, "fp32"),
+            self_test=make_self_test(proto, preprocess, "fp32"),
         )
         save_onnx(proto, known, aside)
     _log.info(

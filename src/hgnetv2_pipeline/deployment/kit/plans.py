@@ -61,7 +61,7 @@ class Device(Protocol):
 
 
 @dataclass(frozen=True)
-class Profile:
+class BatchProfile:
     """Batch sizes of a plan: the least, the one to be best at, the largest."""
 
     least: int = 1
@@ -73,7 +73,9 @@ class Profile:
             raise PlanError(f"profile {self} must be 1 <= least <= best <= most")
 
 
-def plan_key(onnx_sha256: str, *, tensorrt: str, gpu: str, profile: Profile, precision: str) -> str:
+def plan_key(
+    onnx_sha256: str, *, tensorrt: str, gpu: str, profile: BatchProfile, precision: str
+) -> str:
     """SHA-256 of all that a plan depends on: another GPU, version or profile is another plan."""
     facts = {
         "onnx": onnx_sha256,
@@ -90,13 +92,13 @@ def provide_plan(
     folder: Path,
     *,
     precision: str,
-    profile: Profile,
+    profile: BatchProfile,
     gpu: str,
     workspace_bytes: int = 1 << 30,
 ) -> Path:
     """The plan of ``onnx`` for this GPU and TensorRT in ``folder``, built if it is not there.
 
-    Beside ``<name>-<key>.plan`` stands ``<name>-<key>.json``, what it was built for and the plan's
+    Beside ``<name>-<key>.plan`` is ``<name>-<key>.json``, what it was built for and the plan's
     SHA-256; a plan that does not match it is built again. ``timing.cache`` makes the next build
     faster.
     """
@@ -137,7 +139,7 @@ def provide_plan(
 
 
 def build_plan(
-    onnx: bytes, *, precision: str, profile: Profile, workspace_bytes: int, timing_cache: bytes
+    onnx: bytes, *, precision: str, profile: BatchProfile, workspace_bytes: int, timing_cache: bytes
 ) -> tuple[bytes, bytes]:
     """Build the ONNX model; returns the serialised plan and the timing cache as it now is."""
     import tensorrt as trt

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.kit.cuda_memory import CudaDevice
-from hgnetv2_pipeline.deployment.kit.plans import PlanError, PlanRunner, Profile, provide_plan
+from hgnetv2_pipeline.deployment.kit.plans import BatchProfile, PlanError, PlanRunner, provide_plan
 from hgnetv2_pipeline.deployment.kit.timing import time_plan
 
 _log = logging.getLogger("kit")
@@ -65,7 +65,7 @@ def check(
     }
 
 
-def measure(
+def measure_kit(
     folder: Path,
     open_graph: Callable[[Path, str], Opened],
     *,
@@ -101,7 +101,7 @@ def measure(
             ]
         except (PlanError, OSError) as error:
             row["failed"] = str(error)
-        except Exception as error:  # the bindings' own kinds; hours of building may lie behind
+        except Exception as error:  # the bindings' own kinds; hours of building may be behind
             row["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         rows.append(row)
         _log.info("%s: %s", graph["name"], row.get("failed") or _line(row))
@@ -131,7 +131,7 @@ def write_results(folder: Path, found: dict[str, Any]) -> Path:
 
 
 def tensorrt_opener(
-    folder: Path, device: Any, profile: Profile, *, warmup: int, runs: int
+    folder: Path, device: Any, profile: BatchProfile, *, warmup: int, runs: int
 ) -> Callable[[Path, str], Opened]:
     """Graphs opened by TensorRT: the plan built if need be, deserialised, run on ``device``."""
 
@@ -168,12 +168,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(__file__).resolve().parent
     try:
         kit = json.loads((folder / KIT).read_text(encoding="utf-8"))
-        profile = Profile(**kit["profile"])
+        profile = BatchProfile(**kit["profile"])
         batch_sizes = options.batch_sizes or kit["batch_sizes"]
         beyond = [size for size in batch_sizes if not profile.least <= size <= profile.most]
         if beyond:
             raise PlanError(
-                f"batch sizes {beyond} lie outside the profile {profile.least}..{profile.most} "
+                f"batch sizes {beyond} are outside the profile {profile.least}..{profile.most} "
                 f'that the plans are built for (--batch-sizes; "profile" in {KIT})'
             )
         try:
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"TensorRT cannot be imported ({error}); pip install tensorrt"
             ) from error
         device = CudaDevice()
-        found = measure(
+        found = measure_kit(
             folder,
             tensorrt_opener(folder, device, profile, warmup=options.warmup, runs=options.runs),
             device=device.name,

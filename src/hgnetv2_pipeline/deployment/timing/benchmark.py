@@ -191,7 +191,7 @@ _WORDS = 3  # of these columns, the others are numbers
 
 
 def as_table(result: Mapping[str, Any]) -> Lines:
-    """A benchmark as text: a line a row, what was not run, and the ratios of those in turns."""
+    """A benchmark as text: one line per row, what was not run, and the ratios of those in turns."""
     rows = result["rows"]
     cells = _without_empty_columns([list(_HEAD), *map(_figures, rows)])
     text = _aligned(cells)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.progress import track
 
@@ -58,7 +58,7 @@ def write_photograph(path: Path) -> Path:
 
     coarse = np.random.default_rng(0).integers(0, 256, (15, 20, 3), np.uint8)
     picture = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         picture.save(aside, "JPEG", quality=90)
     return path
 

@@ -64,7 +64,7 @@ def measure_latency(
     JSON: times in ms for the whole batch (``stopwatch.summary``), of wall time, with copies to
     and from a GPU inside, and ``cpu_ms`` the median CPU time of the process; on a GPU also
     ``gpu_*``, its own time of these calls, and ``without_copies``, the same protocol run again on
-    images that lie there. ``gmacs`` is for one image; ``peak_gflops`` is the machine's measured
+    images that are there. ``gmacs`` is for one image; ``peak_gflops`` is the machine's measured
     matrix-product rate at the engine's thread count and precision, and ``percent_of_peak = 100 * 2
     * MACs * batch / time / peak``, of the GPU's median time without copies or else of ``p50_ms``;
     ``percent_of_bandwidth`` likewise of the measured copy rate ``peak_gb_s``, if every layer read

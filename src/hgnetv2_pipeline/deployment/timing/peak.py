@@ -20,12 +20,12 @@ _COPY_CPU, _COPY_GPU = 64 << 20, 1 << 30  # bytes, beyond what caches hold
 def peak_gflops(place: str, *, threads: int = 0, precision: str = "fp32") -> float | None:
     """Best GFLOP/s seen over a dozen square matrix products on ``place``, ``cpu`` or ``cuda``.
 
-    A CPU is probed with NumPy in float32, whatever the precision, at ``threads`` BLAS threads (0 =
-    the library's choice), a GPU with PyTorch in ``precision`` (fp32 is without TF32). The best of
-    the dozen counts: the probe asks what the machine can do, not what its neighbours leave of it;
-    at a known thread count the CPU time per thread is taken where it is shorter than the wall
-    time, for the same reason. None where the probe's library, the precision or memory is missing.
-    The first answer stands for the whole process.
+    A CPU is measured with NumPy in float32, whatever the precision, at ``threads`` BLAS threads
+    (0 = the library's choice), a GPU with PyTorch in ``precision`` (fp32 is without TF32). The best
+    of the dozen counts: the question is what the machine can do, not what its neighbours leave of
+    it; at a known thread count the CPU time per thread is taken where it is shorter than the wall
+    time, for the same reason. None where the library, the precision or memory is missing. The first
+    answer is kept for the whole process.
     """
     return _gpu_peak(precision) if place == "cuda" else _cpu_peak(threads)
 
@@ -99,7 +99,7 @@ def _gpu_peak(precision: str) -> float | None:
 
 
 def _tell_no_room(what: str) -> None:
-    _log.info("the GPU has no memory left for a probe: no share of its %s is given", what)
+    _log.info("the GPU has no memory left for a measurement: no share of its %s is given", what)
 
 
 def _synchronous(torch: Any, work: Callable[[], object]) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.mining.duplicates.picture import SIDE, Picture
+from hgnetv2_pipeline.mining.duplicates.grey_image import SIDE, GreyImage
 
 Matrix = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ _TURN_DEGREES = 10.0
 _SHIFT = 0.12
 
 
-def alignments(pool: Picture, protected: Picture, start: Matrix) -> Iterator[Matrix]:
+def alignments(pool: GreyImage, protected: GreyImage, start: Matrix) -> Iterator[Matrix]:
     """Moves (2 x 3, pool picture -> protected picture, 128-pixel squares) to judge, finest first.
 
     The last one is ``start`` itself: on a picture with little to hold on to, every step may lead
@@ -40,9 +40,9 @@ def alignments(pool: Picture, protected: Picture, start: Matrix) -> Iterator[Mat
     found = [start]
     move = start
     for side, freedom, steps in _PLAN:
-        better = _descend(pool, protected, rescaled(move, side / SIDE), side, freedom, steps)
+        better = _descend(pool, protected, rescale(move, side / SIDE), side, freedom, steps)
         if better is not None:
-            move = rescaled(better, SIDE / side)
+            move = rescale(better, SIDE / side)
             if side == SIDE:
                 found.append(move)
     return (move for move in reversed(found) if _near(move, start))
@@ -62,7 +62,7 @@ def _near(move: Matrix, start: Matrix) -> bool:
 
 
 def _descend(
-    pool: Picture, protected: Picture, move: Matrix, side: int, freedom: int, steps: int
+    pool: GreyImage, protected: GreyImage, move: Matrix, side: int, freedom: int, steps: int
 ) -> Matrix | None:
     """The move after some steps at one size; None if nothing was left to hold on to."""
     import cv2
@@ -111,9 +111,7 @@ def _descend(
     return whole[:2]
 
 
-def warped(
-    image: NDArray[np.float32], move: Matrix
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def warp(image: NDArray[np.float32], move: Matrix) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The picture seen through a move, and where it has pixels well inside itself."""
     import cv2
 
@@ -125,8 +123,8 @@ def warped(
     return np.asarray(seen, dtype=np.float32), np.asarray(inside, dtype=np.bool_)
 
 
-def rescaled(move: Matrix, factor: float) -> Matrix:
-    """The same move for pictures ``factor`` times as large (pixel centres lie at halves)."""
+def rescale(move: Matrix, factor: float) -> Matrix:
+    """The same move for pictures ``factor`` times as large (pixel centres are at halves)."""
     linear, shift = move[:, :2], move[:, 2]
     half = np.full(2, 0.5)
     return np.column_stack([linear, factor * (shift + half - linear @ half) - half + linear @ half])

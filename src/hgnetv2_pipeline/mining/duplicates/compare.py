@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.mining.duplicates.alignment import Matrix, alignments, warped
-from hgnetv2_pipeline.mining.duplicates.picture import SIDE, Picture
+from hgnetv2_pipeline.mining.duplicates.alignment import Matrix, alignments, warp
+from hgnetv2_pipeline.mining.duplicates.grey_image import SIDE, GreyImage
 from hgnetv2_pipeline.mining.duplicates.views import view_matrix
 
 _SMALL_DETAIL_SIGMA = 2.0
@@ -52,7 +52,7 @@ class Thresholds:
     pixels, compared in place, have limits of their own.
 
     Chosen on planted copies of photographs and on handwritten digits (two of 1,457 pairs of
-    different digits lie above 0.99 with 0.97). How near different photographs come is printed by
+    different digits are above 0.99 with 0.97). How near different photographs come is printed by
     ``benchmarks/bench_deduplicate.py``.
     """
 
@@ -106,7 +106,7 @@ class Evidence:
         return self.correlation >= correlation and self.high_pass >= high_pass
 
 
-def compare(pool: Picture, protected: Picture, view: int, limits: Thresholds) -> Evidence:
+def compare(pool: GreyImage, protected: GreyImage, view: int, limits: Thresholds) -> Evidence:
     """Evidence that ``pool`` is a copy of ``protected``, whose ``view`` has a hash like its own."""
     if min(pool.grey.shape + protected.grey.shape) <= limits.small_side:
         return _in_place(pool, protected, mirrored=bool(view % 2))
@@ -119,7 +119,7 @@ def compare(pool: Picture, protected: Picture, view: int, limits: Thresholds) ->
     return Evidence(inliers, found.correlation, found.high_pass)
 
 
-def _in_place(pool: Picture, protected: Picture, *, mirrored: bool) -> Evidence:
+def _in_place(pool: GreyImage, protected: GreyImage, *, mirrored: bool) -> Evidence:
     import cv2
 
     twin = protected.grey[:, ::-1] if mirrored else protected.grey
@@ -133,11 +133,11 @@ def _in_place(pool: Picture, protected: Picture, *, mirrored: bool) -> Evidence:
     return Evidence(correlation=_correlation(*pair), high_pass=_correlation(*detail), small=True)
 
 
-def _aligned(pool: Picture, protected: Picture, start: Matrix) -> Evidence:
+def _aligned(pool: GreyImage, protected: GreyImage, start: Matrix) -> Evidence:
     """The best of the alignments that begin at ``start``."""
     best = Evidence()
     for move in alignments(pool, protected, start):
-        seen, mask = warped(protected.squared, move)
+        seen, mask = warp(protected.squared, move)
         if mask.mean() < _LEAST_OVERLAP:
             continue
         inside = _blocks(mask).all(axis=1)
@@ -156,7 +156,7 @@ def _block_correlation(
 
     Contrast, in grey levels, is that of the duller of the two blocks; a block counts by it, up to
     ``most``. A block's correlation ignores its brightness and contrast, so that a shadow, a
-    watermark or a text spoils the blocks it lies on and no others.
+    watermark or a text spoils the blocks it is on and no others.
     """
     a, b = (blocks - blocks @ shading @ shading.T for blocks in pair)
     contrast = [np.sqrt((blocks * blocks).mean(axis=1)) for blocks in (a, b)]
@@ -174,7 +174,9 @@ def _blocks(picture: NDArray[Any]) -> NDArray[Any]:
     return cut.transpose(0, 2, 1, 3).reshape(count * count, _BLOCK * _BLOCK)
 
 
-def _key_points(pool: Picture, protected: Picture, *, mirrored: bool) -> tuple[int, Matrix | None]:
+def _key_points(
+    pool: GreyImage, protected: GreyImage, *, mirrored: bool
+) -> tuple[int, Matrix | None]:
     """Key points that agree on one similarity between the pictures, and that similarity."""
     import cv2
 

@@ -23,9 +23,9 @@ from hgnetv2_pipeline.data.patterns import find_matches
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds
 from hgnetv2_pipeline.mining.duplicates.features import FeatureIndex, feature_pairs, features_of
-from hgnetv2_pipeline.mining.duplicates.guarded_sets import Protected, gather
+from hgnetv2_pipeline.mining.duplicates.guarded_sets import GuardedImages, gather_guarded_images
 from hgnetv2_pipeline.mining.duplicates.neighbours import HashIndex, expected_by_chance
-from hgnetv2_pipeline.mining.duplicates.verify import COLUMNS, judge, pair_row
+from hgnetv2_pipeline.mining.duplicates.verify import COLUMNS, judge_pairs, pair_row
 from hgnetv2_pipeline.mining.duplicates.views import VIEW_COUNT, view_hashes
 from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 from hgnetv2_pipeline.progress import Progress
@@ -115,7 +115,7 @@ def deduplicate(
         DataError: a protected image cannot be read: a set that cannot be read cannot be guarded.
         ParameterError: the channel ``features`` lacks them.
     """
-    scored, guarded = ScoredPool(scores), gather(protected)
+    scored, guarded = ScoredPool(scores), gather_guarded_images(protected)
     rows: list[dict[str, Any]] = []
     if "bytes" in search.channels:
         rows += _equal(scored, guarded, "bytes_sha256", "bytes", lambda values: values)
@@ -130,7 +130,7 @@ def deduplicate(
     if "features" in search.channels and len(near.rows):
         found["features"] = _by_features(scored, near, features or {}, search)
     samples, root = pool
-    rows += judge(
+    rows += judge_pairs(
         found,
         settled,
         near,
@@ -151,7 +151,7 @@ def deduplicate(
 
 def _equal(
     scored: ScoredPool,
-    guarded: Protected,
+    guarded: GuardedImages,
     column: str,
     channel: str,
     identities: Callable[[pd.Series[str]], pd.Series[Any]],
@@ -179,7 +179,7 @@ def _named(pattern: str) -> Callable[[pd.Series[str]], pd.Series[Any]]:
 
 
 def _by_hash(
-    scored: ScoredPool, near: Protected, search: DuplicateSearch, workers: int
+    scored: ScoredPool, near: GuardedImages, search: DuplicateSearch, workers: int
 ) -> pd.DataFrame:
     """Pairs whose hashes are near: key, position of the twin, view, distance; best first."""
 
@@ -239,7 +239,7 @@ def _reach(scored: ScoredPool, index: HashIndex, entries: int, search: Duplicate
 
 
 def _by_features(
-    scored: ScoredPool, near: Protected, features: Mapping[str, Path], search: DuplicateSearch
+    scored: ScoredPool, near: GuardedImages, features: Mapping[str, Path], search: DuplicateSearch
 ) -> pd.DataFrame:
     """Pairs whose features are alike, each as it is and mirrored: no view is known."""
     parts = []

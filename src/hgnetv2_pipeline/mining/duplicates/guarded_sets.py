@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.data import index
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining.duplicates.picture import Picture
+from hgnetv2_pipeline.mining.duplicates.grey_image import GreyImage
 
 # With its key points a picture takes about 0.6 MB.
 _HELD_PICTURES = 256
 
 
 @dataclass(frozen=True)
-class Protected:
+class GuardedImages:
     """Protected images in one order, each row with its set's name, and the sets' roots."""
 
     rows: pd.DataFrame
@@ -33,13 +33,13 @@ class Protected:
         row = self.rows.iloc[position]
         return read_grey(row, self.roots[row["protected"]])
 
-    def without(self, sets: Collection[str]) -> Protected:
+    def without(self, sets: Collection[str]) -> GuardedImages:
         """The images of the other sets."""
         kept = self.rows[~self.rows["protected"].isin(list(sets))].reset_index(drop=True)
-        return Protected(kept, self.roots)
+        return GuardedImages(kept, self.roots)
 
 
-def gather(protected: Mapping[str, tuple[pd.DataFrame, Path]]) -> Protected:
+def gather_guarded_images(protected: Mapping[str, tuple[pd.DataFrame, Path]]) -> GuardedImages:
     """The protected sets as one frame in the order given, every image with its bytes' hash."""
     frames = []
     for name, (samples, root) in protected.items():
@@ -54,21 +54,21 @@ def gather(protected: Mapping[str, tuple[pd.DataFrame, Path]]) -> Protected:
     if not frames:
         raise ParameterError("no protected set given; mining must know val at least")
     roots = {name: root for name, (_, root) in protected.items()}
-    return Protected(pd.concat(frames, ignore_index=True), roots)
+    return GuardedImages(pd.concat(frames, ignore_index=True), roots)
 
 
 class Shelf:
     """The protected pictures lately compared, ready made; a bounded number of them."""
 
-    def __init__(self, protected: Protected) -> None:
+    def __init__(self, protected: GuardedImages) -> None:
         self._protected = protected
-        self._held: OrderedDict[int, Picture] = OrderedDict()
+        self._held: OrderedDict[int, GreyImage] = OrderedDict()
 
-    def get(self, position: int) -> Picture:
+    def get(self, position: int) -> GreyImage:
         """The picture at this position of the protected images."""
         picture = self._held.get(position)
         if picture is None:
-            picture = Picture(self._protected.read(position))
+            picture = GreyImage(self._protected.read(position))
             self._held[position] = picture
             if len(self._held) > _HELD_PICTURES:
                 self._held.popitem(last=False)

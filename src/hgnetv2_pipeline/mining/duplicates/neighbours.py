@@ -26,7 +26,7 @@ def expected_by_chance(pool: int, entries: int, distance: int) -> float:
     """How many of ``pool`` unlike images meet one of ``entries`` hashes within ``distance`` bits.
 
     For ideal hashes, whose bits are independent; real ones meet more often. A 64-bit pHash has 63
-    free bits, as half of them lie above the median.
+    free bits, as half of them are above the median.
     """
     one = sum(math.comb(63, bits) for bits in range(distance + 1)) / 2**63
     return pool * -math.expm1(entries * math.log1p(-one)) if one < 1 else float(pool)

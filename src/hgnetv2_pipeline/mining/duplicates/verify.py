@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds, compare
-from hgnetv2_pipeline.mining.duplicates.guarded_sets import Protected, Shelf, read_grey
-from hgnetv2_pipeline.mining.duplicates.picture import Picture
+from hgnetv2_pipeline.mining.duplicates.grey_image import GreyImage
+from hgnetv2_pipeline.mining.duplicates.guarded_sets import GuardedImages, Shelf, read_grey
 from hgnetv2_pipeline.progress import Progress
 
 COLUMNS = [
@@ -21,21 +21,21 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def judge(
+def judge_pairs(
     found: Mapping[str, pd.DataFrame],
     settled: set[str],
-    near: Protected,
+    near: GuardedImages,
     places: Callable[[NDArray[Any]], pd.DataFrame],
     root: Path,
     auto_max: int,
     limits: Thresholds,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """One row a pool image with pairs: the pixels decide wherever the hash alone may not.
+    """One row per pool image with pairs: the pixels decide wherever the hash alone may not.
 
     ``found`` holds each channel's pairs (key, position of the twin, view, distance), best first;
     keys in ``settled`` are decided already. ``places`` gives path, offset and length of pool images
-    by key, which lie below ``root``.
+    by key, which are below ``root``.
     """
     parts = [part.assign(channel=channel) for channel, part in found.items() if len(part)]
     if not parts:
@@ -47,14 +47,14 @@ def judge(
 
     def judged(item: tuple[str, pd.DataFrame]) -> dict[str, Any]:
         key, tried = item
-        picture: Picture | None = None
+        picture: GreyImage | None = None
         best: dict[str, Any] | None = None
         values = (tried[name].tolist() for name in ("position", "view", "distance", "channel"))
         for position, view, distance, channel in zip(*values, strict=True):
             twin = near.rows.iloc[position]
             if 0 <= distance <= auto_max:
                 return pair_row(key, twin, channel, distance, Evidence(), "remove")
-            picture = picture or Picture(read_grey(where.loc[key], root))
+            picture = picture or GreyImage(read_grey(where.loc[key], root))
             evidence = compare(picture, shelf.get(position), view, limits)
             decision = evidence.decision(limits)
             row = pair_row(key, twin, channel, distance, evidence, decision)

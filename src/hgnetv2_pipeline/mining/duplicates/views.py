@@ -69,7 +69,7 @@ def view_matrix(view: int, side: int) -> NDArray[np.float64]:
     linear = np.array([[cos, -sin], [sin, cos]])
     if view % 2:
         linear[:, 0] *= -1
-    # Where the middle of the view lies in the picture.
+    # Where the middle of the view is in the picture.
     middle = [last / 2 + (1 - shape.scale) * last * (place - 0.5) for place in shape.place]
     return np.column_stack([linear, np.array(middle) - linear @ np.full(2, last / 2)])
 

@@ -14,7 +14,7 @@ from hgnetv2_pipeline.project.ingestion.sets import (
     list_files,
     write_lists,
 )
-from hgnetv2_pipeline.project.ingestion.sources import labelled_inputs, sets_of
+from hgnetv2_pipeline.project.ingestion.sources import labelled_inputs, labelled_sets
 from hgnetv2_pipeline.project.ingestion.transparency import TRANSPARENCY
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
@@ -26,7 +26,7 @@ def provide_raw(run: Run, data: DataParams) -> Path:
     """Make ``01_raw/<dataset>`` show all images: the sample is written, others are linked.
 
     One root for all sets keeps every path relative, so that lists and hashes do not change when
-    the project moves. What lies there already belongs to the user and is never written again.
+    the project moves. What is there already belongs to the user and is never written again.
     """
     if data.layout == "sample":
         write_sample_once(run.identity)
@@ -37,7 +37,7 @@ def provide_raw(run: Run, data: DataParams) -> Path:
 
 def make_lists(run: Run, data: DataParams, raw: Path) -> Path:
     """Scan every image once, divide the labelled ones, and write indexes and lists."""
-    identity, sets = run.identity, sets_of(data, raw / "images")
+    identity, sets = run.identity, labelled_sets(data, raw / "images")
     pool = pool_contents(run.reuse, identity, data, raw)
 
     def make(aside: Path) -> None:

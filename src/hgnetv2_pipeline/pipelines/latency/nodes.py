@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.datasets import Unchanged
+from hgnetv2_pipeline.datasets import ReusedRecord
 from hgnetv2_pipeline.durable import read_json, update_json
 from hgnetv2_pipeline.project.deployment.latency_sweep import Sweep
 from hgnetv2_pipeline.project.params import LatencyParams
@@ -21,4 +21,4 @@ def measure(run: Run, params: LatencyParams, bundle: Path) -> tuple[Path, Path, 
     update_json(summary, sweep.summary())
     if sweep.new:
         note_made(summary)  # its figures go to MLflow
-    return summary.parent, summary, {"rows": sweep.new} if sweep.new else Unchanged()
+    return summary.parent, summary, {"rows": sweep.new} if sweep.new else ReusedRecord()

@@ -11,9 +11,9 @@ from hgnetv2_pipeline.project.mining.scoring import (
     list_unreadable,
     reference_file,
     score_guarded_sets,
-    score_hidden_probes,
     score_sources,
-    scored_by,
+    scoring_inputs,
+    write_hidden_scores,
 )
 from hgnetv2_pipeline.project.mining.selecting import (
     NOT_OF_THE_LIST,
@@ -83,11 +83,10 @@ def select(run: Run, mining: MiningParams, lists: Path, scores: Path, pairs: Pat
     return made.folder
 
 
-def score_probes(run: Run, mining: MiningParams, lists: Path, teacher: Path, scores: Path) -> Path:
-    """The teacher's answer to labelled images, which tell how pure the list is; none is mined.
-
-    They are scored as the pool was (``scores``), by the same reference.
-    """
+def score_hidden_images(
+    run: Run, mining: MiningParams, lists: Path, teacher: Path, scores: Path
+) -> Path:
+    """The teacher's answer to labelled images, scored as the pool was (``scores``)."""
     known, found = Lists(lists), read_teacher(teacher, run.identity)
     made = run.produce(
         ResultSpec(
@@ -95,7 +94,7 @@ def score_probes(run: Run, mining: MiningParams, lists: Path, teacher: Path, sco
             pipeline="mining",
             inputs={
                 "probes": known.index(mining.purity.probes),
-                **scored_by(found, reference_file(run, mining)),
+                **scoring_inputs(found, reference_file(run, mining)),
             },
             params={
                 **mining.purity.model_dump(mode="json"),
@@ -105,26 +104,26 @@ def score_probes(run: Run, mining: MiningParams, lists: Path, teacher: Path, sco
             outputs=["probes"],
             resumable=True,
         ),
-        lambda folder: score_hidden_probes(run, mining, known, found, folder),
+        lambda folder: write_hidden_scores(run, mining, known, found, folder),
     )
     return made.folder
 
 
 def estimate_purity(
-    run: Run, mining: MiningParams, lists: Path, scores: Path, mined: Path, probes: Path
+    run: Run, mining: MiningParams, lists: Path, scores: Path, mined: Path, hidden: Path
 ) -> Path:
-    """How pure lists of other lengths would be: by the probes, and by the truth if there is one."""
+    """How pure lists of other lengths would be: by hidden images, and by the truth if known."""
     labels = Lists(lists).index(mining.purity.probes)
     inputs = mined_inputs(run, mining, scores, mined)
     made = run.produce(
         ResultSpec(
             folder=run.folder("purity"),
             pipeline="mining",
-            inputs={**inputs, "probes": probes, "labels": labels},
+            inputs={**inputs, "probes": hidden, "labels": labels},
             params={"strict": mining.deduplicate.strict, "min_conf": mining.min_conf},
             outputs=["purity.csv", "probes.parquet"],
         ),
-        lambda aside: write_purity(aside, run, mining, labels, scores, mined, probes),
+        lambda aside: write_purity(aside, run, mining, labels, scores, mined, hidden),
     )
     return made.folder
 

@@ -8,8 +8,8 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
     audit,
     deduplicate,
     estimate_purity,
+    score_hidden_images,
     score_pool,
-    score_probes,
     select,
 )
 
@@ -48,7 +48,7 @@ def create_pipeline() -> Pipeline:
                 name="select",
             ),
             node(
-                score_probes,
+                score_hidden_images,
                 inputs=[
                     "params:this_run",
                     "params:mining",

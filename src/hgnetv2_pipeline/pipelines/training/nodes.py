@@ -10,7 +10,7 @@ from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.teacher import read_teacher
-from hgnetv2_pipeline.project.training.runs import run_spec, stored_logits, train_student
+from hgnetv2_pipeline.project.training.runs import logits_store, make_run_spec, train_student
 from hgnetv2_pipeline.project.training.teacher_logits import make_store, store_result, store_spec
 from hgnetv2_pipeline.training.config import TrainConfig
 
@@ -20,19 +20,18 @@ _log = logging.getLogger(__name__)
 def make_trainer(pipeline: str) -> Callable[..., Path]:
     """The node function of one training pipeline, named after it.
 
-    It reads ``mined`` and ``teacher`` where the pipeline has them. The others order the nodes: the
-    stored answers, and what the recipe's ``init`` may name.
+    It reads ``mined`` and ``teacher`` where the pipeline has them. What is ``earlier`` orders the
+    nodes: the stored answers, and what the recipe's ``init`` may name.
     """
 
     def train(
         run: Run, config: TrainConfig, logits: TeacherLogitsParams, lists: Path,
-        mined: Path | None = None, teacher: Path | None = None, stored: Path | None = None,
-        start: Path | None = None, imported: Path | None = None,
+        mined: Path | None = None, teacher: Path | None = None, **earlier: Path,
     ) -> Path:  # fmt: skip
         samples = mined / "train_mined.parquet" if mined else Lists(lists).index("train")
         found = read_teacher(teacher, run.identity) if teacher else None
-        answers = stored_logits(run, logits) if teacher else None
-        spec = run_spec(
+        answers = logits_store(run, logits) if teacher else None
+        spec = make_run_spec(
             run, config, pipeline=pipeline, train=samples, teacher=found, stored=answers
         )
         train_student(run, spec, found)

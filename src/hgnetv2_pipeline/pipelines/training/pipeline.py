@@ -1,4 +1,4 @@
-"""The four training pipelines, from one factory, and what lies before two of them."""
+"""The four training pipelines, from one factory, and what is before two of them."""
 
 from __future__ import annotations
 

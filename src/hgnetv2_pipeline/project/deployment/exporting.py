@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hgnetv2_pipeline.project.deployment.calibration_images import calibration, validation
 from hgnetv2_pipeline.project.lists import Lists
-from hgnetv2_pipeline.project.models import Loaded, load_model, model_inputs
+from hgnetv2_pipeline.project.models import LoadedModel, load_model, model_inputs
 from hgnetv2_pipeline.project.params import ExportParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
@@ -81,7 +81,7 @@ def write_export(folder: Path, run: Run, params: ExportParams, lists: Lists) -> 
 def write_tensorrt_kit(folder: Path, run: Run, params: ExportParams, lists: Lists) -> None:
     """Write ``tensorrt-kit``: graphs, images and code to build and time plans without PyTorch."""
     from hgnetv2_pipeline.deployment.export.kit_folder import KitPlan, write_kit
-    from hgnetv2_pipeline.deployment.kit.plans import Profile
+    from hgnetv2_pipeline.deployment.kit.plans import BatchProfile
 
     identity = run.identity
     loaded = load_model(identity, identity.model, classes=lists.classes)
@@ -91,7 +91,7 @@ def write_tensorrt_kit(folder: Path, run: Run, params: ExportParams, lists: List
         KitPlan(
             labs=params.kit.labs,
             precisions=params.kit.precisions,
-            profile=Profile(**params.tensorrt.model_dump()),
+            profile=BatchProfile(**params.tensorrt.model_dump()),
             batch_sizes=params.kit.batch_sizes,
             images=params.kit.images,
         ),
@@ -107,7 +107,7 @@ def write_tensorrt_kit(folder: Path, run: Run, params: ExportParams, lists: List
     )
 
 
-def _metadata(run: Run, params: ExportParams, loaded: Loaded) -> dict[str, str]:
+def _metadata(run: Run, params: ExportParams, loaded: LoadedModel) -> dict[str, str]:
     from hgnetv2_pipeline.deployment.card import task_entries
 
     sizes, model = params.tensorrt, run.identity.model
@@ -116,7 +116,7 @@ def _metadata(run: Run, params: ExportParams, loaded: Loaded) -> dict[str, str]:
         "variant": str(loaded.info.get("variant") or ""),
         "stage": str(loaded.info.get("stage") or ""),
         "model": model,
-        # The best model is a copy: whose is on its card.
+        # The best model is a copy of another, which its card names.
         **({"chosen_run": chosen} if chosen else {}),
         "source_sha256": str(loaded.info.get("sha256") or ""),
         "tensorrt_profile": f"{sizes.least},{sizes.best},{sizes.most}",

@@ -39,7 +39,7 @@ class Sweep:
     _exports: dict[str, Path] = field(default_factory=dict)
 
     def measure(self) -> None:
-        """Measure what is not there yet; one line a model, engine and precision that cannot run.
+        """Measure what is not there yet; one line per model, engine and precision that cannot run.
 
         Raises:
             ParameterError: none of the engines can run here.
@@ -113,7 +113,7 @@ class Sweep:
 
     def _export(self, model: str) -> Path:
         path = self.folder(model, "export") / "model.onnx"
-        # An export that was asked for stands in this place; it is the same network.
+        # An export that was asked for takes this place; it is the same network.
         exported = (path.parent / "export.manifest.json").is_file() and path.is_file()
         if model == self.identity.model or exported:
             return path
@@ -223,7 +223,7 @@ class Sweep:
         make: Callable[[], dict[str, Any]],
         batch_size: int | None = None,
     ) -> None:
-        """The measurement ``name`` in the first model's folder, made if it does not stand."""
+        """The measurement ``name`` in the first model's folder, made if it is not there."""
         from hgnetv2_pipeline.deployment.timing.machine import what_runs_here
 
         folder = self.folder(models[0])

@@ -13,13 +13,13 @@ from hgnetv2_pipeline.project.run import Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hgnetv2_pipeline.deployment.inputs import Input
+    from hgnetv2_pipeline.deployment.inputs import ImageInput
 
 _FILES = ("jsonl", "txt", "infer.txt", "csv", "parquet", "png")
 _SHOWN = 64
 
 
-def chosen_inputs(run: Run, images: Sequence[str], lists: Lists) -> list[Input]:
+def chosen_inputs(run: Run, images: Sequence[str], lists: Lists) -> list[ImageInput]:
     """The images named: files, folders, globs, lists; some of val where none are."""
     from hgnetv2_pipeline.deployment.inputs import expand_inputs
 
@@ -27,9 +27,9 @@ def chosen_inputs(run: Run, images: Sequence[str], lists: Lists) -> list[Input]:
     return expand_inputs(given or _of_val(run, lists))
 
 
-def _of_val(run: Run, lists: Lists) -> list[Input]:
+def _of_val(run: Run, lists: Lists) -> list[ImageInput]:
     """Sixteen validation images, spread over the list: what is answered when nothing was named."""
-    from hgnetv2_pipeline.deployment.inputs import Input, Span
+    from hgnetv2_pipeline.deployment.inputs import ImageInput, Span
 
     frame = lists.frame("val")
     chosen = frame.iloc[:: max(1, len(frame) // 16)].head(16)
@@ -38,10 +38,10 @@ def _of_val(run: Run, lists: Lists) -> list[Input]:
     for key, relative, offset, length in zip(*columns, strict=True):
         path = run.folder("raw") / relative
         if offset < 0:
-            found.append(Input(str(path), path))
+            found.append(ImageInput(str(path), path))
         else:
             member = key.removeprefix(f"{relative}!")
-            found.append(Input(f"{path}!{member}", Span(path, offset, length)))
+            found.append(ImageInput(f"{path}!{member}", Span(path, offset, length)))
     return found
 
 
@@ -49,7 +49,7 @@ def prediction_result(
     run: Run,
     params: PredictionParams,
     images: Sequence[str],
-    inputs: Sequence[Input],
+    inputs: Sequence[ImageInput],
     model: Path,
 ) -> ResultSpec:
     """The answers of ``model`` to ``inputs``, which ``images`` named."""
@@ -76,7 +76,7 @@ def _class_map(run: Run, params: PredictionParams) -> Path | None:
 
 
 def write_predictions(
-    aside: Path, run: Run, params: PredictionParams, inputs: list[Input], model: Path
+    aside: Path, run: Run, params: PredictionParams, inputs: list[ImageInput], model: Path
 ) -> None:
     """Answer ``inputs`` and write rows, PaddleClas's two kinds of line, tables and a sheet."""
     from hgnetv2_pipeline.data.classmap import read_class_map

@@ -58,7 +58,7 @@ def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> No
             pairs = leaks.sort_values("distance", kind="stable").head(_PAIRS)
             sheet = folder / "pairs.png"
             _pairs(frames, pairs, raw).save(sheet)
-            sheets["Images that stand in two sets, side by side, the most alike first"] = sheet
+            sheets["Images that are in two sets, side by side, the most alike first"] = sheet
         build_dataset_page(
             aside / "summary.json", aside / "dataset_report.html", dataset=identity.dataset,
             sheets=sheets, is_sample=identity.dataset == "sample",

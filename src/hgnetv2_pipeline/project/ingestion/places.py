@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def about(key: str) -> Iterator[None]:
+def name_parameter(key: str) -> Iterator[None]:
     """Name the parameter that an error is about: paths show links in the project, not its value."""
     try:
         yield
@@ -23,7 +23,7 @@ def about(key: str) -> Iterator[None]:
         raise DataError(f"data.{key}: {error}") from error
 
 
-def below(raw: Path, root: Path, scan: Scan) -> Scan:
+def relative_to_raw(raw: Path, root: Path, scan: Scan) -> Scan:
     """``scan`` of ``root`` with keys and paths relative to ``raw``."""
     prefix = root.relative_to(raw).as_posix() + "/"
     samples = scan.samples.assign(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.project.identity import Identity
-from hgnetv2_pipeline.project.ingestion.places import about, below
+from hgnetv2_pipeline.project.ingestion.places import name_parameter, relative_to_raw
 from hgnetv2_pipeline.project.ingestion.sources import Source, pool_sources
 from hgnetv2_pipeline.project.params import DataParams
 from hgnetv2_pipeline.project.results import ResultSpec, Reuse
@@ -27,7 +27,7 @@ def pool_contents(reuse: Reuse, identity: Identity, data: DataParams, raw: Path)
     hashes = {}
     for source in _sources(identity, data):
         root = raw / "pool" / source.name
-        # Of a list, the files it names: it may lie in a folder of much else.
+        # Of a list, the files it names: it may be in a folder of much else.
         files = _listed_files(source, root) if source.kind == "list" else []
         hashes[f"pool/{source.name}"] = reuse.contents(files) if files else reuse.digest(root)
     return hashes
@@ -51,7 +51,7 @@ def scan_pool(
 
 
 def _sources(identity: Identity, data: DataParams) -> list[Source]:
-    """The sources to scan one by one; the sample's pool lies among its images."""
+    """The sources to scan one by one; the sample's pool is among its images."""
     return [] if data.layout == "sample" else pool_sources(data.pool, identity.project)
 
 
@@ -61,7 +61,7 @@ def read_pool(identity: Identity, data: DataParams, raw: Path) -> dict[str, Scan
 
     if data.layout == "sample":
         pool = raw / "images" / "pool"
-        return {"images/pool/": below(raw, pool, folders.scan_unlabelled(pool))}
+        return {"images/pool/": relative_to_raw(raw, pool, folders.scan_unlabelled(pool))}
     return {
         f"pool/{source.name}/": _read_scan(identity.folder("pool_index") / source.name)
         for source in pool_sources(data.pool, identity.project)
@@ -78,7 +78,7 @@ def _write_scan(source: Source, data: DataParams, raw: Path, aside: Path) -> Non
     # What data.pool names is trusted by being named.
     allowed = [*(Path(place).expanduser() for place in data.trusted_roots), source.root]
     threads = data.workers or None
-    with about("pool"):
+    with name_parameter("pool"):
         if source.kind == "list":
             scan = folders.scan_list(
                 source.given, root, labelled=_has_labels(source.given, root),
@@ -86,7 +86,7 @@ def _write_scan(source: Source, data: DataParams, raw: Path, aside: Path) -> Non
             )  # fmt: skip
         else:
             scan = folders.scan_unlabelled(root, trusted_roots=allowed, threads=threads)
-    scan = below(raw, root, scan)
+    scan = relative_to_raw(raw, root, scan)
     index, quarantined, refused, ignored = (aside / name for name in _FILES)
     write_index(index, scan.samples)
     write_quarantine(quarantined, scan.quarantined)
@@ -122,7 +122,7 @@ def _read_scan(folder: Path) -> Scan:
     )
 
 
-def together(scans: list[Scan]) -> Scan:
+def merge_scans(scans: list[Scan]) -> Scan:
     """Several scans of different places as one."""
     import pandas as pd
 
@@ -155,7 +155,7 @@ def _listed_files(source: Source, root: Path) -> list[Path]:
     from hgnetv2_pipeline.data.index import ARCHIVE_MARK
     from hgnetv2_pipeline.data.lists import read
 
-    with about("pool"):
+    with name_parameter("pool"):
         listed = read.read_list(source.given, labelled=_has_labels(source.given, root))
     names = listed["path"].str.replace(rf"{ARCHIVE_MARK}.*", ARCHIVE_MARK[:-1], regex=True)
     return [source.given, *(root / name for name in names.unique())]

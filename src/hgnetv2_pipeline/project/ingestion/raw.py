@@ -32,7 +32,7 @@ def link_images(identity: Identity, data: DataParams) -> None:
     """Link the folders that ``data`` names.
 
     Raises:
-        DataError: one of them does not exist, or something else lies in the place of a link.
+        DataError: one of them does not exist, or something else is in the place of a link.
     """
     places: dict[str, str | Path] = {"images": data.root}
     if data.test:

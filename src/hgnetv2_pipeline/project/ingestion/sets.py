@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.project.identity import Identity
-from hgnetv2_pipeline.project.ingestion.places import about, below
-from hgnetv2_pipeline.project.ingestion.pool import read_pool, together, write_sources
+from hgnetv2_pipeline.project.ingestion.places import name_parameter, relative_to_raw
+from hgnetv2_pipeline.project.ingestion.pool import merge_scans, read_pool, write_sources
 from hgnetv2_pipeline.project.ingestion.sources import has_test_list, is_split
 from hgnetv2_pipeline.project.ingestion.transparency import note_transparency
 from hgnetv2_pipeline.project.lists import count_rows
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.scan.folders import Scan
 
 _log = logging.getLogger(__name__)
-# Where the images lie, and what changes how long a scan takes or whether it is refused.
+# Where the images are, and what changes how long a scan takes or whether it is refused.
 NOT_OF_THE_LISTS = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
 
 
@@ -68,7 +68,7 @@ def write_lists(
     pool = read_pool(identity, data, raw)
     note_transparency(aside, identity, data, [*scans.values(), *pool.values()])
     if pool:
-        scans["pool"] = together(list(pool.values()))
+        scans["pool"] = merge_scans(list(pool.values()))
     ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
     _check(ledgers.values(), identity)
     classes = scans["images"].classes
@@ -196,7 +196,7 @@ def _read_groups(identity: Identity, data: DataParams, samples: pd.DataFrame) ->
             f"{samples['key'].iloc[0].removeprefix('images/')!r}; give paths below data.root"
         )
     if alone.any():
-        _log.warning("%s names no group of %d images; each stands alone", path, int(alone.sum()))
+        _log.warning("%s names no group for %d images: each is its own", path, int(alone.sum()))
     return groups
 
 
@@ -245,7 +245,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
     decoding = Decoding(background=background_of(data.alpha))
     images = raw / "images"
     if data.layout == "folders":
-        with about("root"):
+        with name_parameter("root"):
             scan = scan_folder_tree(
                 images,
                 min_per_class=data.min_per_class,
@@ -254,7 +254,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 threads=threads,
                 phash=True,
             )
-        scans = {"images": below(raw, images, scan)}
+        scans = {"images": relative_to_raw(raw, images, scan)}
     elif data.layout == "multi_label":
         splits = {"images": "train", "val": "val", "test": "test"}
         if is_split(data, raw / "images"):
@@ -264,13 +264,13 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
         scans = {}
         names = None
         for role, split in splits.items():
-            with about("root"):
+            with name_parameter("root"):
                 scan = scan_multi_label(
                     images, split, classes=names, duplicates=data.duplicates,
                     trusted_roots=trusted, decoding=decoding, threads=threads, phash=True,
                 )  # fmt: skip
             names = scan.classes
-            scans[role] = below(raw, images, scan)
+            scans[role] = relative_to_raw(raw, images, scan)
         _report_few(scans["images"], data)
     else:
         scans = {}
@@ -279,7 +279,7 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
         if has_test_list(data, raw / "images"):
             splits["test"] = "test"
         for role, split in splits.items():
-            with about("root"):
+            with name_parameter("root"):
                 scan = imagenet.scan_imagenet(
                     images, split, classes=names, folders=folders, duplicates=data.duplicates,
                     trusted_roots=trusted, decoding=decoding, threads=threads, phash=True,
@@ -289,14 +289,14 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 names = [str(label) for label in range(int(scan.samples["label"].max()) + 1)]
                 scan = replace(scan, classes=names)
                 _log.warning(UNNAMED_CLASSES, data.root)
-            scans[role] = below(raw, images, scan)
+            scans[role] = relative_to_raw(raw, images, scan)
     if data.test:
         if data.layout == "multi_label":
             raise ParameterError(
                 f"data.test={data.test} is a folder per class; images of several labels are tested "
                 "by a test_list.txt in data.root"
             )
-        with about("test"):
+        with name_parameter("test"):
             scan = scan_folder_tree(
                 raw / "test",
                 classes=scans["images"].classes,
@@ -305,5 +305,5 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
                 threads=threads,
                 phash=True,
             )
-        scans["test"] = below(raw, raw / "test", scan)
+        scans["test"] = relative_to_raw(raw, raw / "test", scan)
     return scans

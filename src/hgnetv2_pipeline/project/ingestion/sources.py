@@ -23,7 +23,7 @@ _TAKEN = ("archive", "processes")
 
 @dataclass(frozen=True)
 class Source:
-    """A source of the pool: ``given`` is where it lies, ``kind`` what it is."""
+    """A source of the pool: ``given`` is where it is, ``kind`` what it is."""
 
     name: str
     given: Path
@@ -31,12 +31,12 @@ class Source:
 
     @property
     def root(self) -> Path:
-        """The folder (or archive) to link below ``01_raw``; of a list, the folder it lies in."""
+        """The folder (or archive) to link below ``01_raw``; of a list, the folder it is in."""
         return self.given.parent if self.kind == "list" else self.given
 
     @property
     def link(self) -> str:
-        """Where the link lies, relative to ``01_raw/<dataset>/pool``."""
+        """Where the link is, relative to ``01_raw/<dataset>/pool``."""
         return f"{self.name}/{self.given.name}" if self.kind == "tar" else self.name
 
 
@@ -69,7 +69,7 @@ def pool_sources(pool: Sequence[str], project: Path) -> list[Source]:
     return sources
 
 
-def sets_of(data: DataParams, images: Path) -> list[str]:
+def labelled_sets(data: DataParams, images: Path) -> list[str]:
     """The sets that ingestion makes of the labelled ``images`` and what else ``data`` names."""
     held_out = data.test or (is_split(data, images) and data.split.test)
     test = ["test"] if held_out or has_test_list(data, images) else []

@@ -28,16 +28,16 @@ SHEETS = tuple(f"sheets/{name}.png" for name in ("top", "bottom", "removed", "re
 
 def write_purity(
     aside: Path, run: Run, mining: MiningParams, labels: Path, scores: Path, mined: Path,
-    probes: Path,
+    hidden: Path,
 ) -> None:  # fmt: skip
-    """How pure lists of other lengths would be: by the probes, and by the truth if there is one."""
+    """How pure lists of other lengths would be: by hidden images, and by the truth if known."""
     import pandas as pd
 
-    from hgnetv2_pipeline.mining.purity import purity_curve, rank_probes
+    from hgnetv2_pipeline.mining.purity import purity_curve, rank_hidden_images
 
     chosen_from = candidates(run, mining, scores, decided_pairs(mined))
     known = pd.read_parquet(labels, columns=["key", "label"])
-    ranked = rank_probes(chosen_from, probes / "probes", known)
+    ranked = rank_hidden_images(chosen_from, hidden / "probes", known)
     ranked.to_parquet(aside / "probes.parquet", index=False)
     curve = purity_curve(
         chosen_from,
@@ -56,17 +56,18 @@ def write_audit(
 
     from hgnetv2_pipeline.mining import audit, review
     from hgnetv2_pipeline.mining.sheets import contact_sheets, shown_pairs
+    from hgnetv2_pipeline.reporting.inputs import ReportInputs
     from hgnetv2_pipeline.reporting.mining_page import build_mining_page
 
     known, identity, raw = Lists(run.folder("lists")), run.identity, run.folder("raw")
     machine = pd.read_parquet(mined / "dedup.parquet")
     pairs, listed = decided_pairs(mined), mined / "mined.parquet"
     chosen_from = candidates(run, mining, scores, pairs)
-    probes = pd.read_parquet(purity / "probes.parquet")
-    table = audit.class_table(chosen_from, listed, classes=known.classes, probes=probes)
+    hidden = pd.read_parquet(purity / "probes.parquet")
+    table = audit.count_classes(chosen_from, listed, classes=known.classes, hidden=hidden)
     curve = pd.read_csv(purity / "purity.csv")
-    hidden = _sample_truth(identity)
-    counts = audit.audit(chosen_from, listed, table=table, curve=curve, **hidden)
+    truth = _sample_truth(identity)
+    counts = audit.audit(chosen_from, listed, table=table, curve=curve, **truth)
     counts["estimate"]["set"] = mining.purity.probes
     counts["person"] = review.count_decisions(machine, review.read_review(mined / "review.csv"))
     write_json(aside / "audit.json", counts)
@@ -86,13 +87,15 @@ def write_audit(
     build_mining_page(
         aside,
         aside / "mining_report.html",
-        purity=purity / "purity.csv",
-        dataset=identity.dataset,
+        ReportInputs(
+            dataset=identity.dataset,
+            is_sample=identity.dataset == "sample",
+            run_command=identity.run_command,
+            mining_purity=purity / "purity.csv",
+        ),
         teacher=identity.teacher,
         params=_parameters(mining),
         review=os.path.relpath(mined / "review.csv", identity.folder("mining_report")),
-        command=identity.run_command,
-        is_sample=identity.dataset == "sample",
     )
 
 
@@ -116,11 +119,11 @@ def mined_inputs(run: Run, mining: MiningParams, scores: Path, mined: Path) -> d
         "dedup": mined / "dedup.parquet",
         "review": person_edits(mined / "review.csv"),
         **exclusions(run, mining),
-        **_hidden(run.identity),
+        **_truth_files(run.identity),
     }
 
 
-def _hidden(identity: Identity) -> dict[str, Path]:
+def _truth_files(identity: Identity) -> dict[str, Path]:
     """Only the sample knows what its pool holds; a real pool has no labels."""
     images = identity.folder("raw") / "images"
     found = {"truth": images / "pool_truth.csv", "planted": images / "planted.csv"}
@@ -129,7 +132,7 @@ def _hidden(identity: Identity) -> dict[str, Path]:
 
 def _sample_truth(identity: Identity) -> dict[str, Any]:
     """What the sample's pool holds, as ``mining.audit`` takes it; used to judge, never to train."""
-    paths = _hidden(identity)
+    paths = _truth_files(identity)
     if not paths:
         return {}
     import pandas as pd

@@ -1,10 +1,10 @@
-"""The teacher's answers to the pool, to the guarded sets and to the probes, as results."""
+"""The teacher's answers to the pool, to the guarded sets and to the hidden images, as results."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hgnetv2_pipeline.project.lists import Lists, PoolSource
+from hgnetv2_pipeline.project.lists import Lists, ScannedSource
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
@@ -17,12 +17,12 @@ REFERENCE = "reference.safetensors"
 
 def score_sources(run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord) -> None:
     """Score the sources that are new or have changed; the others are left as they are."""
-    from hgnetv2_pipeline.mining.score_shards import write_sources
+    from hgnetv2_pipeline.mining.score_shards import record_sources
 
     sources, reference = lists.pool_sources(), make_reference(run, mining, lists, teacher)
     for source in sources:
         _score_source(run, mining, lists, teacher, source, reference)
-    write_sources(run.folder("scores"), [source.name for source in sources])
+    record_sources(run.folder("scores"), [source.name for source in sources])
 
 
 def reference_file(run: Run, mining: MiningParams) -> Path | None:
@@ -30,7 +30,7 @@ def reference_file(run: Run, mining: MiningParams) -> Path | None:
     return run.folder("reference") / REFERENCE if mining.rank_by == "typicality" else None
 
 
-def scored_by(teacher: TeacherRecord, reference: Path | None) -> dict[str, Path]:
+def scoring_inputs(teacher: TeacherRecord, reference: Path | None) -> dict[str, Path]:
     """What scores follow from besides the images, by role."""
     return {"teacher": teacher.record, **({} if reference is None else {"reference": reference})}
 
@@ -68,7 +68,7 @@ def make_reference(
 
 
 def _score_source(
-    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, source: PoolSource,
+    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, source: ScannedSource,
     reference: Path | None,
 ) -> None:  # fmt: skip
     from hgnetv2_pipeline.mining.score_shards import score_store
@@ -86,7 +86,7 @@ def _score_source(
         ResultSpec(
             folder=run.folder("scores") / source.name,
             pipeline="mining",
-            inputs={"pool": source.sha256, **scored_by(teacher, reference)},
+            inputs={"pool": source.sha256, **scoring_inputs(teacher, reference)},
             params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
             outputs=[
                 "plan.json",
@@ -128,11 +128,11 @@ def list_unreadable(run: Run, mining: MiningParams, lists: Lists) -> None:
         DataError: they are more than ``mining.max_bad`` allows.
     """
     from hgnetv2_pipeline.data.quarantine import Ledger
-    from hgnetv2_pipeline.mining.score_shards import quarantined
+    from hgnetv2_pipeline.mining.score_shards import read_quarantined
 
     scores = run.folder("scores")
     ledger = Ledger(sum(source.images for source in lists.pool_sources()), mining.max_bad)
-    bad = quarantined(scores)
+    bad = read_quarantined(scores)
     for key, reason in bad[["key", "reason"]].itertuples(index=False):
         ledger.quarantine(key, reason)
     run.produce(
@@ -148,16 +148,16 @@ def list_unreadable(run: Run, mining: MiningParams, lists: Lists) -> None:
     ledger.check(f"mining.max_bad (conf/{run.identity.environment}/parameters.yml)")
 
 
-def score_hidden_probes(
+def write_hidden_scores(
     run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, folder: Path
 ) -> None:
-    """Score the labelled images that are to tell how pure the list is."""
+    """Score the labelled images that will show how pure the list is."""
     from hgnetv2_pipeline.data.index import write_index
-    from hgnetv2_pipeline.mining.purity import choose_probes
+    from hgnetv2_pipeline.mining.purity import choose_hidden_images
 
     chosen = lists.frame(mining.purity.probes)
-    probes = choose_probes(chosen, mining.purity.images, run.identity.seed)
-    index = write_index(folder / "index_probes.parquet", probes)
+    hidden = choose_hidden_images(chosen, mining.purity.images, run.identity.seed)
+    index = write_index(folder / "index_probes.parquet", hidden)
     reference = reference_file(run, mining)
     score_images(run, mining, teacher, index, folder / "probes", reference=reference)
 

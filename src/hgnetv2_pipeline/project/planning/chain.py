@@ -1,7 +1,7 @@
 """What a chain will cost, before any of it: one table, from a few real steps of each part.
 
-What is not there yet is stood in for, and the table says by what: the mined list by its number of
-images, a teacher that is yet to be trained by fresh weights of its kind.
+What is not there yet is replaced by a stand-in, which the table names: the mined list by its number
+of images, a teacher that is yet to be trained by fresh weights of its kind.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from hgnetv2_pipeline.project.training.arms import Recipes, arm_folders, finishe
 from hgnetv2_pipeline.project.training.members import member_spec
 from hgnetv2_pipeline.project.training.runs import (
     begin_run,
+    logits_store,
+    make_run_spec,
     processes_of_each,
-    run_spec,
-    stored_logits,
 )
 from hgnetv2_pipeline.training.config import TeacherConfig, TrainConfig
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SSLD = ("ssld_stage1", "ssld_stage2")
 PARTS = ("train_teacher", "mining", *SSLD, "train", "finetune", "comparison")
-# A row of scores as it lies on disk (116 on the sample), and what a feature of a teacher with 2,048
+# A row of scores as it is on disk (116 on the sample), and what a feature of a teacher with 2,048
 # of them adds.
 SCORE_BYTES, FEATURE_BYTES = 120, 4096
 _EQUAL_STEPS = "supervised_equal_steps"
@@ -212,24 +212,24 @@ class _Chain:
         )
 
     def _due_arms(self) -> list[str]:
-        """Names of the comparison's trainings that do not stand, one for each of their seeds."""
+        """Names of the comparison's unfinished trainings, one for each of their seeds."""
         made = [self.identity.folder(name) / "result.json" for name in SSLD]
         config = self.recipes
         recipes = Recipes(
             self.comparison, self.teaching, config["train"], config["ssld_stage1"],
             config["ssld_stage2"], self.logits,
         )  # fmt: skip
-        standing = finished_arms(
+        finished = finished_arms(
             self.run,
             self.reuse,
             recipes,
-            chain_stands=not self._made_again()
+            chain_finished=not self._made_again()
             and self.mined is not None
             and self._teacher() is not None
             and all(path.is_file() for path in made),
         )
         wanted = arm_folders(self.run, self.comparison)
-        return [name for name, seed, _ in wanted if (name, seed) not in standing]
+        return [name for name, seed, _ in wanted if (name, seed) not in finished]
 
     # What they need.
 
@@ -254,7 +254,7 @@ class _Chain:
         return self.labelled + mined
 
     def _finished(self, name: str) -> bool:
-        """Whether the run of ``name`` stands as the chain would make it now."""
+        """Whether the run of ``name`` is finished as the chain would make it now."""
         distilled = name in SSLD
         teacher = self._teacher() if distilled else None
         config = self.recipes[name]
@@ -267,10 +267,10 @@ class _Chain:
             return False
         if (distilled or start != "scratch") and self._made_again():
             return False
-        stored = stored_logits(self.run, self.logits) if distilled else None
+        stored = logits_store(self.run, self.logits) if distilled else None
         if stored is not None and not (stored.folder / "manifest.json").is_file():
             return False
-        spec = run_spec(
+        spec = make_run_spec(
             self.run, config, pipeline=name, train=self._list_of(name), teacher=teacher,
             stored=stored,
         )  # fmt: skip
@@ -285,10 +285,10 @@ class _Chain:
     def _plan(self, name: str) -> Plan:
         """The plan of a student's run, from fresh weights: those it starts from cost no time."""
         if name not in self.plans:
-            self.plans[name] = self._probed(name)
+            self.plans[name] = self._timed_plan(name)
         return self.plans[name]
 
-    def _probed(self, name: str) -> Plan:
+    def _timed_plan(self, name: str) -> Plan:
         from hgnetv2_pipeline.training.plan import plan_run
 
         config = self.recipes[name].model_copy(update={"init": "scratch"})
@@ -301,7 +301,7 @@ class _Chain:
             else:
                 teacher = self._teacher() or self._stand_in()
         train = self._list_of(name) if teacher else self.lists.index("train")
-        spec = run_spec(self.run, config, pipeline=name, train=train, teacher=teacher)
+        spec = make_run_spec(self.run, config, pipeline=name, train=train, teacher=teacher)
         images = self._stage1_images() if name == "ssld_stage1" else None
         return plan_run(spec, processes=self.run.distributed.processes(self.device), images=images)
 
@@ -318,12 +318,10 @@ class _Chain:
 
     def _rate(self, index: Path, **how: Any) -> Rate:
         return teacher_rate(
-            self.identity,
+            self.run,
             (self._teacher() or self._stand_in()).config,
             index,
-            classes=self.lists.classes,
             recipe=self.recipes["ssld_stage1"],
-            device=self.device,
             **how,
         )
 
@@ -348,11 +346,11 @@ class _Chain:
         from hgnetv2_pipeline.training.plan import slow_amp
 
         device = choose_device(self.device)
-        told = [
+        advice = [
             slow_amp(self.recipes[name], name, device) for name in self.recipes if name in parts
         ]
         if "train_teacher" in parts and not self.teaching.source:
-            told.append(slow_amp(self.teaching.recipe, "train_teacher.recipe", device))
+            advice.append(slow_amp(self.teaching.recipe, "train_teacher.recipe", device))
         others: dict[str, tuple[str, str]] = {}
         if "ssld_stage1" in parts and self.logits.source == "stored":
             others["teacher_logits.amp"] = self.logits.amp, "off"
@@ -360,8 +358,8 @@ class _Chain:
             others["evaluation.precision"] = self.evaluation.precision, "fp32"
         for place, (precision, instead) in others.items():
             why = slow_precision(precision, device.type)
-            told.append(why and f"{place}={precision}: {why}; set {place}={instead}")
-        return [line for line in told if line]
+            advice.append(why and f"{place}={precision}: {why}; set {place}={instead}")
+        return [line for line in advice if line]
 
     def _free(self) -> int:
         from hgnetv2_pipeline.exits import free_bytes

@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherParams
+from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.training.config import TeacherConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -48,13 +49,11 @@ def _stand_in_of_probe(spec: str, teacher: TeacherParams, short_side: int) -> st
 
 
 def teacher_rate(
-    identity: Identity,
+    run: Run,
     teacher: TeacherConfig,
     index: Path,
     *,
-    classes: list[str],
     recipe: TrainConfig,
-    device: str,
     batch_size: int,
     workers: int,
     amp: str = "off",
@@ -69,12 +68,12 @@ def teacher_rate(
     from hgnetv2_pipeline.devices import choose_device
     from hgnetv2_pipeline.input.augment import make_augment
     from hgnetv2_pipeline.input.loader import eval_batches, view_batches
-    from hgnetv2_pipeline.input.workers import workers_watched
+    from hgnetv2_pipeline.input.workers import watch_workers
     from hgnetv2_pipeline.training.prepare import build_teacher
     from hgnetv2_pipeline.training.run import torch_settings
     from hgnetv2_pipeline.training.stored_logits.speed import BATCHES, pass_rate
 
-    place, root = choose_device(device), identity.folder("raw")
+    place, root = choose_device(run.device), run.folder("raw")
     preprocess = Preprocess(resize_short=recipe.resize_short, crop=recipe.image_size)
     images = batch_size if views is None else max(1, batch_size // views)
     rows = _first_rows(index, images * (BATCHES + 1))
@@ -99,11 +98,11 @@ def teacher_rate(
             workers=workers,
             ledger=ledger,
         )
-    with workers_watched(), torch_settings(place, recipe.threads):
+    with watch_workers(), torch_settings(place, recipe.threads):
         network, _ = build_teacher(
             teacher,
-            classes=classes,
-            root=identity.project,
+            classes=Lists(run.folder("lists")).classes,
+            root=run.identity.project,
             preprocess=preprocess,
             channels_last=recipe.channels_last,
             device=place,

@@ -1,4 +1,4 @@
-"""The trainings that the comparison sets beside the chain's own, and which of them stand.
+"""The trainings that the comparison sets beside the chain's own, and which of them are finished.
 
 Arms: supervised (labels only), supervised at as many steps as the whole SSLD run, stage 1 on the
 whole pool unmined in as many steps as on the mined list, and further seeds of stages 1 and 2.
@@ -21,9 +21,9 @@ from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord, read_teache
 from hgnetv2_pipeline.project.training.runs import (
     Training,
     begin_run,
+    logits_store,
+    make_run_spec,
     processes_of_each,
-    run_spec,
-    stored_logits,
     train_missing,
 )
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
@@ -129,7 +129,7 @@ def _training(
     run: Run, arm: Arm, logits: TeacherLogitsParams, teacher: TeacherRecord | None
 ) -> Training:
     teacher = teacher if arm.distilled else None
-    spec = run_spec(
+    spec = make_run_spec(
         run,
         arm.config,
         pipeline="comparison",
@@ -137,7 +137,7 @@ def _training(
         train=arm.train,
         teacher=teacher,
         # Of the images that were not mined no answers are stored.
-        stored=stored_logits(run, logits) if arm.name in ("stage1", "stage2") else None,
+        stored=logits_store(run, logits) if arm.name in ("stage1", "stage2") else None,
         seed=arm.seed,
     )
     return spec, teacher
@@ -146,7 +146,7 @@ def _training(
 def train_missing_arms(
     run: Run, recipes: Recipes, teacher: TeacherRecord, unmined: Path | None
 ) -> None:
-    """Train the arms that do not stand yet."""
+    """Train the arms that are not finished yet."""
     arms, jobs = list_arms(run, recipes, unmined), recipes.comparison.jobs
 
     def announce(specs: Sequence[RunSpec]) -> None:
@@ -172,15 +172,15 @@ def _length(config: TrainConfig) -> str:
 
 
 def finished_arms(
-    run: Run, reuse: Reuse, recipes: Recipes, *, chain_stands: bool
+    run: Run, reuse: Reuse, recipes: Recipes, *, chain_finished: bool
 ) -> set[tuple[str, int]]:
-    """Name and seed of the arms that stand and would be reused; ``reuse`` only finds out (dry).
+    """Name and seed of the finished arms that would be reused; ``reuse`` only finds out (dry).
 
-    Without ``chain_stands`` the teacher, the mined list or a stage is yet to be made again, and
-    only what was trained on labels alone can stand.
+    Without ``chain_finished`` the teacher, the mined list or a stage is yet to be made again, and
+    only what was trained on labels alone can be finished.
     """
     comparison, teacher = recipes.comparison, None
-    if chain_stands:
+    if chain_finished:
         teacher = read_teacher(run.folder("train_teacher"), run.identity)
     else:
         later = [seeds for name, (_, seeds) in ARMS.items() if name != "supervised"]
@@ -189,14 +189,14 @@ def finished_arms(
     if not comparison.unmined_seeds or unmined is None or not unmined.is_file():
         unmined = None
     processes = processes_of_each(run.distributed, run.device, jobs=comparison.jobs)
-    standing: set[tuple[str, int]] = set()
+    finished: set[tuple[str, int]] = set()
     for arm in list_arms(run, replace(recipes, comparison=comparison), unmined):
-        if arm.name == "stage2" and ("stage1", arm.seed) not in standing:
+        if arm.name == "stage2" and ("stage1", arm.seed) not in finished:
             continue
         training = _training(run, arm, recipes.logits, teacher)
         if isinstance(begin_run(reuse, *training, processes=processes)[1], Result):
-            standing.add((arm.name, arm.seed))
-    return standing
+            finished.add((arm.name, arm.seed))
+    return finished
 
 
 def make_unmined_list(run: Run, mined: Path) -> Path:
@@ -211,7 +211,7 @@ def make_unmined_list(run: Run, mined: Path) -> Path:
         pairs = pd.read_parquet(mined / "dedup.parquet")
         barred = pairs.loc[pairs["decision"] == "remove", "key"]
         pool = known.frame("pool")
-        # The loss asks the teacher, not the label; some label must stand there all the same.
+        # The loss asks the teacher, not the label; some label must be there all the same.
         pool = pool[~pool["key"].isin(barred)].assign(label=0)
         merged = pd.concat([known.frame("train"), pool], ignore_index=True)
         index.write_index(aside / "train_unmined.parquet", merged)

@@ -84,12 +84,12 @@ def _row(models: Path, arm: str, seed: int, folder: Path) -> dict[str, Any]:
 
 def log_table(file: Path, model: str) -> None:
     """Log the table, what its differences mean, and whether a training beats ``model`` on val."""
-    from hgnetv2_pipeline.reporting.comparison import better_training, explain, summarise_arms
+    from hgnetv2_pipeline.reporting.comparison import better_training, explain_arms, summarise_arms
     from hgnetv2_pipeline.reporting.terminal import summary_rows, terminal_table
 
     rows = read_json(file)["rows"]
     summaries, better = summarise_arms(rows), better_training(rows, model)
     table = terminal_table(summary_rows(summaries))
-    _log.info("comparison\n%s", lines(table, *explain(summaries)))
+    _log.info("comparison\n%s", lines(table, *explain_arms(summaries)))
     if better:
         _log.warning("%s", better)

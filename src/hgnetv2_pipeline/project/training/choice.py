@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hgnetv2_pipeline.durable import read_json, sha256_file, write_json, written_aside
+from hgnetv2_pipeline.durable import read_json, sha256_file, write_aside, write_json
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.printable import lines
 from hgnetv2_pipeline.project.evaluation import evaluation_result, write_evaluation
@@ -65,7 +65,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A candidate's evaluation on val: its counts as JSON, its answers as parquet."""
 
     candidate: Candidate
@@ -136,18 +136,18 @@ def _why_not(run: Run, arm: str, folder: Path, lists: Lists) -> str | None:
 
 def measure_candidates(
     run: Run, params: EvaluationParams, candidates: Sequence[Candidate], lists: Lists
-) -> tuple[list[Measured], dict[str, str]]:
+) -> tuple[list[Measurement], dict[str, str]]:
     """Evaluate each candidate on val, in PyTorch and float32, as ``--pipeline evaluation`` would.
 
     These are the evaluations of those models, with their names, and are reused as such. The second
-    value has the reason, by run id, of each whose weights give no answers, as after a training that
-    diverged.
+    value has the reason, by run id, of each that gives no answers, as after a training
+    that diverged.
 
     Raises:
         WeightsError: of the last candidate, if none gives answers.
     """
     params = params.model_copy(update={"engine": "torch", "precision": "fp32"})
-    measured: list[Measured] = []
+    measured: list[Measurement] = []
     left_out: dict[str, str] = {}
     for candidate in candidates:
         identity = run.identity.model_copy(update={"model": candidate.run})
@@ -163,14 +163,14 @@ def measure_candidates(
                 raise
             continue
         counts, rows = (made.folder / name for name in spec.outputs)
-        measured.append(Measured(candidate, counts, rows))
+        measured.append(Measurement(candidate, counts, rows))
     return measured, left_out
 
 
 def choice_result(
     run: Run,
     params: BestParams,
-    measured: Sequence[Measured],
+    measured: Sequence[Measurement],
     left_out: Mapping[str, str],
     lists: Lists,
 ) -> ResultSpec:
@@ -197,11 +197,11 @@ def write_choice(
     aside: Path,
     run: Run,
     params: BestParams,
-    measured: Sequence[Measured],
+    measured: Sequence[Measurement],
     left_out: Mapping[str, str],
 ) -> None:
     """Apply the rule, copy the weights that are used, and write ``choice.json``."""
-    from hgnetv2_pipeline.evaluation.choice import choose
+    from hgnetv2_pipeline.evaluation.choice import choose_model
     from hgnetv2_pipeline.reporting.choice import explain_choice
 
     counts = [read_json(each.counts) for each in measured]
@@ -209,7 +209,7 @@ def write_choice(
     metric = "map" if several else "top1"
     values = [float(each[metric]) for each in counts]
     difference = _paired(measured, counts[0]["classes"] if several else None)
-    found = choose(values, difference, standard_errors=params.standard_errors)
+    found = choose_model(values, difference, standard_errors=params.standard_errors)
     candidates = []
     for each, count, value, behind in zip(measured, counts, values, found.behind, strict=True):
         candidate = each.candidate
@@ -241,12 +241,12 @@ def write_choice(
         "candidates": candidates,
         "left_out": dict(left_out),
     }
-    with written_aside(aside / _STUDENT) as copy:
+    with write_aside(aside / _STUDENT) as copy:
         shutil.copyfile(used.folder / _STUDENT, copy)
     write_json(aside / CHOICE, {**choice, "reasons": explain_choice(choice)})
 
 
-def _paired(measured: Sequence[Measured], classes: Sequence[str] | None) -> Any:
+def _paired(measured: Sequence[Measurement], classes: Sequence[str] | None) -> Any:
     """The difference of two candidates by their places; ``classes`` where an image has several."""
     from hgnetv2_pipeline.evaluation.choice import map_difference, top1_difference
 

@@ -7,7 +7,7 @@ import logging
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherParams
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.training.runs import processes_of_each, run_spec, train_missing
+from hgnetv2_pipeline.project.training.runs import make_run_spec, processes_of_each, train_missing
 from hgnetv2_pipeline.training.config import RunSpec
 
 _log = logging.getLogger(__name__)
@@ -15,19 +15,19 @@ _log = logging.getLogger(__name__)
 
 def member_spec(run: Run, teacher: TeacherParams, number: int) -> RunSpec:
     """The training of member ``number``."""
-    return run_spec(
+    spec = make_run_spec(
         run,
         teacher.recipe,
         pipeline="train_teacher",
         out=run.folder("train_teacher") / f"member={number}",
         train=Lists(run.folder("lists")).index("train"),
         seed=run.identity.seed + number,
-        variant=teacher.arch,
     )
+    return spec.model_copy(update={"variant": teacher.arch})
 
 
 def train_members(run: Run, teacher: TeacherParams) -> list[str]:
-    """Train the members that do not stand yet; return the run ids of all."""
+    """Train the members that are not finished yet; return the run ids of all."""
     specs = [member_spec(run, teacher, number) for number in range(teacher.members)]
     processes = processes_of_each(run.distributed, run.device, jobs=teacher.jobs)
 

@@ -31,7 +31,7 @@ Training = tuple[RunSpec, TeacherRecord | None]
 """A training and the teacher whose record it depends on."""
 
 
-def run_spec(
+def make_run_spec(
     run: Run,
     config: TrainConfig,
     *,
@@ -41,15 +41,14 @@ def run_spec(
     stored: StoredLogits | None = None,
     out: Path | None = None,
     seed: int | None = None,
-    variant: str | None = None,
 ) -> RunSpec:
     """Everything one training process needs to know, as JSON-able values.
 
-    Where not given, folder, seed and variant are those of ``run`` and ``pipeline``.
+    Where not given, folder and seed are those of ``run`` and ``pipeline``.
     """
     identity, lists = run.identity, Lists(run.folder("lists"))
     return RunSpec(
-        variant=variant or identity.variant,
+        variant=identity.variant,
         num_classes=len(lists.classes),
         classes=lists.classes,
         train=train,
@@ -133,9 +132,9 @@ def train_student(run: Run, spec: RunSpec, teacher: TeacherRecord | None) -> Non
 
     tracker.begin(spec.out)
     # Stored answers belong to the files that are read, so the plan reads those too.
-    read = spec if spec.teacher_logits is None else from_resized(run.identity, spec)
+    read = spec if spec.teacher_logits is None else use_resized_copy(run.identity, spec)
     _log.info("%s: %s", spec.stage, plan_run(read, processes=processes))
-    read = from_resized(run.identity, spec)
+    read = use_resized_copy(run.identity, spec)
     if processes == 1:
         train_run(read, report=tracker.reporter(spec.stage))
     else:
@@ -151,7 +150,7 @@ def train_missing(
     folder: Path,
     announce: Callable[[list[RunSpec]], None],
 ) -> None:
-    """Train those that do not stand, ``jobs`` at once, after ``announce`` of them."""
+    """Train those that are not finished, ``jobs`` at once, after ``announce`` of them."""
     specs, works = [], []
     processes = processes_of_each(run.distributed, run.device, jobs=jobs)
     for training in trainings:
@@ -177,11 +176,11 @@ def train_side_by_side(run: Run, specs: Sequence[RunSpec], *, jobs: int, folder:
     tracker.begin(specs[0].out)
     if processes_of_each(run.distributed, specs[0].device, jobs=jobs) > 1:
         for spec in specs:
-            launch.train_many(from_resized(run.identity, spec), run.distributed)
+            launch.train_many(use_resized_copy(run.identity, spec), run.distributed)
         return
     run_specs(
         launch.__name__,
-        {spec.out.name: from_resized(run.identity, spec) for spec in specs},
+        {spec.out.name: use_resized_copy(run.identity, spec) for spec in specs},
         folder / "specs",
         jobs=jobs,
         threads=specs[0].config.threads,
@@ -194,7 +193,7 @@ def processes_of_each(distributed: DistributedConfig, device: str, *, jobs: int)
     return distributed.processes(device) if jobs == 1 else 1
 
 
-def from_resized(identity: Identity, spec: RunSpec) -> RunSpec:
+def use_resized_copy(identity: Identity, spec: RunSpec) -> RunSpec:
     """``spec`` reading a copy of its training images, made here, where ``input.resized`` asks."""
     index, folder = resized_images(identity, spec.train, spec.train_root, spec.config.input.resized)
     return spec.model_copy(update={"train": index, "train_root": folder})
@@ -214,7 +213,7 @@ def resized_images(
     return resized_copy(read_index(samples), root, folder, short_side=short_side), folder
 
 
-def stored_logits(run: Run, params: TeacherLogitsParams) -> StoredLogits | None:
+def logits_store(run: Run, params: TeacherLogitsParams) -> StoredLogits | None:
     """The store that students read, or None: their teacher runs along."""
     if params.source == "online":
         return None

@@ -13,7 +13,7 @@ from hgnetv2_pipeline.reporting.chapters.published import (
     beside_table,
     published_table,
 )
-from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.pictures import embed
 from hgnetv2_pipeline.reporting.sections import read_all
 
@@ -21,25 +21,25 @@ Json = Mapping[str, Any]
 _FEW = 30  # classes up to which a confusion matrix is drawn
 _SHOWN_PREDICTIONS = 12
 _NOT_COMPARABLE = (
-    "Measured and published accuracies stand side by side for orientation only: these are other "
+    "Measured and published accuracies are side by side for orientation only: these are other "
     "images and other classes than ImageNet-1k's, so a difference between them says nothing."
 )
 
 
-def read_evaluations(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[Block]]:
+def read_evaluations(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], list[Block]]:
     """Evaluations of one label per image whose counts add up, in a fixed order, and a warning for
     each other.
     """
     found, troubles = _read_sound(inputs, ledger)
-    return [result for result in found if not is_multi_label(result)], troubles
+    return [result for result in found if not is_of_several_labels(result)], troubles
 
 
-def _read_sound(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[Block]]:
+def _read_sound(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], list[Block]]:
     found, troubles = read_all(inputs.evaluations, "evaluation", ledger)
     sound = []
     for result in found:
         try:
-            if is_multi_label(result):
+            if is_of_several_labels(result):
                 check_counts(result)
             else:
                 tables.evaluation_counts(result)
@@ -53,11 +53,11 @@ def _read_sound(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[
     return sorted(sound, key=lambda r: tuple(str(r.get(name)) for name in names)), troubles
 
 
-def evaluation_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def evaluation_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """Accuracy of every model, engine and precision; classes and confusions of each model."""
     found, troubles = _read_sound(inputs, ledger)
-    several = [result for result in found if is_multi_label(result)]
-    results = [result for result in found if not is_multi_label(result)]
+    several = [result for result in found if is_of_several_labels(result)]
+    results = [result for result in found if not is_of_several_labels(result)]
     troubles += map_blocks(several)
     if not results:
         return troubles
@@ -84,7 +84,7 @@ def _details(result: Json) -> list[Block]:
     worst = tables.worst_classes_table(result)
     if worst is not None:
         blocks.append(worst)
-    matrix, names = tables.confusion_of(result), tables.class_names(result)
+    matrix, names = tables.confusion_of(result), tables.evaluated_classes(result)
     if matrix is not None and 2 <= len(matrix) <= _FEW:
         engine = f"{result.get('engine')}, {result.get('precision')}"
         blocks.append(
@@ -103,14 +103,14 @@ def _details(result: Json) -> list[Block]:
 
 
 def published_blocks(
-    inputs: ReportInputs, ledger: Ledger, models: Sequence[PublishedModel]
+    inputs: ReportInputs, ledger: FileLedger, models: Sequence[PublishedModel]
 ) -> list[Block]:
     """Ours beside the published figures, then the published table with its own drawing."""
     blocks: list[Block] = []
     try:
         results, _ = read_evaluations(inputs, ledger)
         if not inputs.comparable:
-            # Orientation only: one line a model is enough.
+            # Orientation only: one line per model is enough.
             first = {(r.get("model"), r.get("split")): r for r in reversed(results)}
             results = list(reversed(first.values()))
         beside = beside_table(results, models, comparable=inputs.comparable)
@@ -141,7 +141,7 @@ def published_blocks(
     return blocks
 
 
-def prediction_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def prediction_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """The first predictions and their contact sheet."""
     records, total = ledger.read_jsonl(inputs.predictions, "predictions", _SHOWN_PREDICTIONS)
     if not records:
@@ -156,7 +156,7 @@ def prediction_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
 _FEW_CLASSES = 40  # classes up to which their average precision is drawn
 
 
-def is_multi_label(result: Json) -> bool:
+def is_of_several_labels(result: Json) -> bool:
     """Whether an evaluation's JSON is of images with several labels."""
     return result.get("task") == "multi_label"
 
@@ -201,7 +201,7 @@ def map_table(results: Sequence[Json]) -> Table:
     )  # fmt: skip
 
 
-def class_table(result: Json) -> Table:
+def class_metrics_table(result: Json) -> Table:
     """A row per class, the weakest first; classes without a positive last."""
     rows = sorted(
         result["per_class"], key=lambda row: (row["ap"] is None, row["ap"] or 0.0, row["class"])
@@ -240,7 +240,7 @@ def map_blocks(results: Sequence[Json]) -> list[Block]:
     for result in results:
         first.setdefault((str(result.get("model")), str(result.get("split"))), result)
     for place, ((model, split), result) in enumerate(first.items()):
-        inner: list[Block] = [class_table(result)]
+        inner: list[Block] = [class_metrics_table(result)]
         bars = [
             (str(row["class"]), round(100 * float(row["ap"]), 1))
             for row in result["per_class"]

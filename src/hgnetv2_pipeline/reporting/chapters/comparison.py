@@ -13,7 +13,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     Fold,
     Text,
 )
-from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.sections import read_comparison
 
 _READING = (
@@ -25,13 +25,13 @@ _READING = (
 )
 
 
-def comparison_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def comparison_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """The honest table with its dot plot and what it means, a split at a time."""
     rows, summaries = read_comparison(inputs, ledger)
     blocks: list[Block] = []
     for split in dict.fromkeys(summary.split for summary in summaries):
         arms = [summary for summary in summaries if summary.split == split]
-        said = compare.explain(arms)
+        said = compare.explain_arms(arms)
         if better := compare.better_training(rows, inputs.model, inputs.run_command):
             said = [better, *said]
         if said:

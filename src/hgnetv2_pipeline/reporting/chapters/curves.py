@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hgnetv2_pipeline.reporting import figures, formats
 from hgnetv2_pipeline.reporting.blocks import Block, Figure, Notice
-from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 
 _PIPELINES = ("train_teacher", "train", "ssld_stage1", "ssld_stage2", "finetune")
 _CURVES_CAPTION = (
@@ -19,7 +19,7 @@ _CURVES_CAPTION = (
 )
 
 
-def curve_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def curve_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """Loss and accuracy by epoch, a pair of drawings per pipeline, one colour per run."""
     if not inputs.histories:
         raise AbsentError("learning curves: no history.csv was given to the report")

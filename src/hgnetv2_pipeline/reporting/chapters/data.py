@@ -15,7 +15,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     Text,
     table_of,
 )
-from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 
 Json = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ def first_of(entry: Json, names: Sequence[str]) -> Any:
     return next((entry[name] for name in names if entry.get(name) is not None), None)
 
 
-def sets_of(summary: Json) -> dict[str, Json]:
+def dataset_sets(summary: Json) -> dict[str, Json]:
     """The sets of a dataset summary (``data.summarise_sets``) by name."""
     sets = summary.get("sets")
     if not isinstance(sets, Mapping):
@@ -49,9 +49,9 @@ def class_counts(entry: Json) -> list[tuple[str, int]]:
 
 
 def dataset_table(summary: Json) -> Table | None:
-    """A row a set: images, labels, classes, imbalance, what could not be read, copies, sizes."""
+    """One row per set: images, labels, classes, imbalance, what was unreadable, copies, sizes."""
     records = []
-    for name, entry in sets_of(summary).items():
+    for name, entry in dataset_sets(summary).items():
         copies = entry.get("exact_copies")
         records.append(
             {
@@ -122,7 +122,7 @@ def unreadable_table(summary: Json) -> Table | None:
     """The first unreadable images of each set with their reasons."""
     records = [
         {"set": name, "image": formats.words(row.get("key")), "reason": str(row.get("reason"))}
-        for name, entry in sets_of(summary).items()
+        for name, entry in dataset_sets(summary).items()
         for row in entry.get("unreadable") or []
         if isinstance(row, Mapping)
     ]
@@ -133,7 +133,7 @@ def unreadable_table(summary: Json) -> Table | None:
     )  # fmt: skip
 
 
-def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def dataset_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """Counts by set, what was left out, what sets share, images by class."""
     summary = ledger.read_json(inputs.dataset_summary, "summary of the dataset")
     counted = dataset_table(summary)
@@ -147,7 +147,7 @@ def dataset_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
     see_through = summary.get("transparency")
     if isinstance(see_through, Mapping):
         blocks.append(_transparency(see_through))
-    train = class_counts(sets_of(summary).get("train", {}))
+    train = class_counts(dataset_sets(summary).get("train", {}))
     if any(count for _, count in train):
         blocks.append(class_sizes([n for n, _ in train], [c for _, c in train], "train"))
     shared = shared_table(summary)

@@ -21,7 +21,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     table_of,
 )
 from hgnetv2_pipeline.reporting.chapters.data import class_sizes
-from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.pictures import embed
 
 Json = Mapping[str, Any]
@@ -31,7 +31,7 @@ _ALL = 100  # classes of which every one gets a line
 _SOME = 12  # classes at each end, where there are more
 
 
-def mining_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def mining_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """From pool to mined list, whether it was worth it, purity, and where to look further."""
     audit = ledger.read_json(inputs.mining_audit, "mining audit")
     blocks: list[Block] = [mining_table(audit)]
@@ -58,7 +58,7 @@ def mining_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
 def _unmined(inputs: ReportInputs) -> list[Block]:
     """The student taught by the whole pool beside the one taught by the mined list."""
     try:
-        _, summaries = sections.read_comparison(inputs, Ledger(inputs.root))
+        _, summaries = sections.read_comparison(inputs, FileLedger(inputs.root))
     except sections.MISSHAPEN:  # its own chapter says what is wrong with it
         return []
     blocks: list[Block] = []
@@ -72,7 +72,7 @@ def _unmined(inputs: ReportInputs) -> list[Block]:
 
 
 def purity_blocks(
-    path: Path | None, audit: Json, ledger: Ledger, *, numbers: bool = False
+    path: Path | None, audit: Json, ledger: FileLedger, *, numbers: bool = False
 ) -> list[Block]:
     """The curve of purity over k and what it means; with ``numbers`` as a folded table too."""
     if path is None or not path.is_file():
@@ -413,7 +413,7 @@ def pair_table(rows: Sequence[Row], most: int) -> Table:
 
 
 def curve_table(rows: Sequence[Row]) -> Table:
-    """The purity curve in numbers, a row a k."""
+    """The purity curve in numbers, one row per k."""
     records = []
     for row in rows:
         known = int(row.get("known") or 0)

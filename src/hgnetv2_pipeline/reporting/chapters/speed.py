@@ -11,13 +11,13 @@ from hgnetv2_pipeline.reporting import figures, formats, tables
 from hgnetv2_pipeline.reporting.blocks import Block, Figure, Notice, Table, Text, table_of
 from hgnetv2_pipeline.reporting.chapters.accuracy import read_evaluations
 from hgnetv2_pipeline.reporting.chapters.published import published_models
-from hgnetv2_pipeline.reporting.inputs import AbsentError, Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.sections import read_all
 
 Json = Mapping[str, Any]
 
 
-def read_exports(inputs: ReportInputs, ledger: Ledger) -> tuple[list[Json], list[Block]]:
+def read_exports(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], list[Block]]:
     """Export manifests, completed by what only their folder tells: its run, the model's size."""
     if not inputs.exports:
         raise AbsentError("export: no manifest was given to the report")
@@ -55,13 +55,13 @@ def _precisions(folder: Path, known: Json, manifest: Json) -> list[Json]:
     return rows
 
 
-def export_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def export_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """What was exported and how close it is to torch; TensorRT's figures from a target machine."""
     found, troubles = read_exports(inputs, ledger)
     return [*troubles, export_table(found), *_tensorrt(inputs, ledger, found)]
 
 
-def _tensorrt(inputs: ReportInputs, ledger: Ledger, exports: Sequence[Json]) -> list[Block]:
+def _tensorrt(inputs: ReportInputs, ledger: FileLedger, exports: Sequence[Json]) -> list[Block]:
     """Only what run.py of a kit measured, with GPU, version and date; otherwise "not run"."""
     if not inputs.tensorrt:
         return [
@@ -84,7 +84,7 @@ def _tensorrt(inputs: ReportInputs, ledger: Ledger, exports: Sequence[Json]) -> 
     return [*blocks, table]
 
 
-def latency_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def latency_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """The latency table, and accuracy against latency for each device and batch size."""
     files, troubles = read_all(inputs.latencies, "latency", ledger)
     found = measurements(files)
@@ -125,7 +125,7 @@ def latency_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
 def measurements(files: Sequence[Json]) -> list[Json]:
     """One entry a measurement: a file holds one, or several as ``rows`` timed in turns.
 
-    What was timed in turns as well as by itself is told once, by itself.
+    What was timed in turns as well as by itself is shown once, by itself.
 
     Raises:
         AbsentError: no file holds one with a median.
@@ -144,7 +144,7 @@ def _case(row: Json) -> tuple[str, ...]:
 
 
 def _accuracy(
-    inputs: ReportInputs, ledger: Ledger
+    inputs: ReportInputs, ledger: FileLedger
 ) -> tuple[str, dict[tuple[str, str], tuple[int, int]]]:
     """Accuracies on one split, test where anything was evaluated on it; empty without any."""
     try:
@@ -311,7 +311,7 @@ def latency_table(
 ) -> Table:
     """A row a measurement, fastest first on each device, beside what ``accuracies`` found.
 
-    What PaddleClas published for a V100 stands beside our rows of the same setting (224 pixels,
+    What PaddleClas published for a V100 is shown beside our rows of the same setting (224 pixels,
     batch 1), for reference.
     """
     reference = {known.variant: known.latency_v100_ms for known in published_models()}

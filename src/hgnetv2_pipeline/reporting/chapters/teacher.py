@@ -9,10 +9,10 @@ from hgnetv2_pipeline import intervals
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import Block, Table, Text, table_of
-from hgnetv2_pipeline.reporting.inputs import Ledger, ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 
 
-def teacher_blocks(inputs: ReportInputs, ledger: Ledger) -> list[Block]:
+def teacher_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """Who teaches and how right they are, and a row for each candidate."""
     record = ledger.read_json(inputs.own.get("teacher"), "teacher")
     val = record["val"]

@@ -32,12 +32,12 @@ from hgnetv2_pipeline.input.teacher_logits import (
     shard_identity,
     write_records,
 )
-from hgnetv2_pipeline.input.workers import workers_watched
-from hgnetv2_pipeline.ownership import helping
+from hgnetv2_pipeline.input.workers import watch_workers
+from hgnetv2_pipeline.ownership import join_helpers
 from hgnetv2_pipeline.processes.specs import (
     local_rank,
     read_spec,
-    run_spec,
+    run_from_file,
     run_specs,
     shares,
     torchrun_share,
@@ -48,7 +48,7 @@ from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.config import StoreSpec
 from hgnetv2_pipeline.training.prepare import build_teacher
 from hgnetv2_pipeline.training.run import torch_settings
-from hgnetv2_pipeline.training.stored_logits.replay import answer, made_of
+from hgnetv2_pipeline.training.stored_logits.replay import answer, describe_origin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@workers_watched()
+@watch_workers()
 def store_teacher_logits(spec: StoreSpec) -> dict[str, int]:
     """Answer the views of every ``world_size``-th shard and write them; resumable shard by shard.
 
@@ -166,7 +166,7 @@ def _teacher(spec: StoreSpec, device: torch.device) -> tuple[Teacher, dict[str, 
         channels_last=spec.channels_last,
         device=device,
     )
-    made = made_of(
+    made = describe_origin(
         view,
         resized=spec.resized,
         background=background,
@@ -258,7 +258,7 @@ def _quarantined(ledger: Ledger, rows: pd.DataFrame, records: Records) -> list[t
 
 
 def _check_space(spec: StoreSpec, images: pd.DataFrame) -> None:
-    """The whole store must fit, less what lies there already."""
+    """The whole store must fit, less what is there already."""
     spec.out.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in logit_shards(spec.out).folder.glob("*.npy"))
     needed, free = _bytes(spec, len(images)) - there, shutil.disk_usage(spec.out).free
@@ -272,9 +272,9 @@ def _check_space(spec: StoreSpec, images: pd.DataFrame) -> None:
 
 def _run(path: Path) -> None:
     spec = torchrun_share(read_spec(StoreSpec, path))
-    with helping(spec.out):
+    with join_helpers(spec.out):
         store_teacher_logits(spec)
 
 
 if __name__ == "__main__":
-    sys.exit(run_spec(_run, "A teacher's pass from the JSON of a StoreSpec."))
+    sys.exit(run_from_file(_run, "A teacher's pass from the JSON of a StoreSpec."))

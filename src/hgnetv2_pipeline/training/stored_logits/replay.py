@@ -16,11 +16,11 @@ from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.input.augment import Augment
-from hgnetv2_pipeline.input.batches import Source
+from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.teacher_logits import (
     REMEDY,
     Records,
-    Replayed,
+    ReplayedView,
     TeacherLogits,
     decode_versions,
     describe_view,
@@ -42,7 +42,7 @@ TOLERANCE = {"off": 1e-2, "fp16": 5e-2, "bf16": 5e-1}
 _ROUNDING = 2.0**-11
 
 
-def made_of(
+def describe_origin(
     view: Augment,
     *,
     resized: int | None,
@@ -59,14 +59,14 @@ def made_of(
     }
 
 
-def replayed(
+def open_replay(
     spec: RunSpec,
     view: Augment,
     train: pd.DataFrame,
     teacher: Teacher,
     sources: Mapping[str, str],
     device: torch.device,
-) -> Replayed:
+) -> ReplayedView:
     """The stored views of a run's samples, once all is found to be as it was when they were made.
 
     Raises:
@@ -78,22 +78,24 @@ def replayed(
     resized = spec.config.input.resized
     background = decoding_of(train).background
     store.refuse_others(
-        made_of(view, resized=resized, background=background, teacher=sources, classes=spec.classes)
+        describe_origin(
+            view, resized=resized, background=background, teacher=sources, classes=spec.classes
+        )
     )
-    replay = Replayed(view, store, store.rows_of(train))
+    replay = ReplayedView(view, store, store.rows_of(train))
     _log.info(
         "stored teacher logits: %d views per image, the best %d of %d classes, from %s",
         store.views, store.topk, store.classes, store.folder,
     )  # fmt: skip
     if spec.teacher_logits.check:
         check_answers(
-            replay, Source(train, spec.train_root), teacher, spec.teacher_logits.check, device
+            replay, SampleReader(train, spec.train_root), teacher, spec.teacher_logits.check, device
         )
     return replay
 
 
 def check_answers(
-    replay: Replayed, source: Source, teacher: Teacher, count: int, device: torch.device
+    replay: ReplayedView, reader: SampleReader, teacher: Teacher, count: int, device: torch.device
 ) -> float:
     """Ask the teacher again for ``count`` stored records; return the largest difference of a logit,
     beyond what storing it in float16 explains.
@@ -107,13 +109,13 @@ def check_answers(
     rng = keyed_rng(store.seed, 0, f"check of {count}")
     records, views = [], []
     for row, number in zip(
-        rng.integers(len(source), size=count).tolist(),
+        rng.integers(len(reader), size=count).tolist(),
         rng.integers(store.views, size=count).tolist(),
         strict=True,
     ):
         try:
-            picture = source.picture(row)
-            finish, record = replay.begin(picture, source.keys[row].as_py(), row, number)
+            picture = reader.image(row)
+            finish, record = replay.begin(picture, reader.keys[row].as_py(), row, number)
             views.append(finish())
         except DataError:
             continue

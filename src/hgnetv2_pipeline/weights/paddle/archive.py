@@ -1,4 +1,4 @@
-"""Where the files of an inference archive lie: in a folder, or inside a tar that stays packed.
+"""Where the files of an inference archive are: in a folder, or inside a tar that stays packed.
 
 Nothing is unpacked, so a name that leads elsewhere leads nowhere; it is refused all the same, as
 are links, devices and sparse members in the place of a file that is wanted, and any damage.
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.tar_members import FILE, FOLDER, Entry, TarDamage, TarReader
+from hgnetv2_pipeline.tar_members import FILE, FOLDER, TarDamage, TarEntry, TarReader
 
 _MAX_HEADERS = 10_000
 
 
 @dataclass(frozen=True)
-class Member:
+class InferenceFile:
     """A file of an archive: ``size`` bytes at ``offset`` of ``path``; ``str()`` is for messages."""
 
     path: Path
@@ -41,17 +41,17 @@ class Member:
         return data
 
 
-def find_members(path: Path, wanted: Collection[str]) -> dict[str, Member]:
+def find_members(path: Path, wanted: Collection[str]) -> dict[str, InferenceFile]:
     """The files called as in ``wanted`` of a folder, or of one folder of the tar ``path``.
 
     Raises ``WeightsError``: not a tar, damaged, or a wanted file is there twice or is no file.
     """
     if path.is_dir():
         files = [path / name for name in wanted if (path / name).is_file()]
-        return {file.name: Member(file, "", 0, file.stat().st_size) for file in files}
+        return {file.name: InferenceFile(file, "", 0, file.stat().st_size) for file in files}
     if not path.is_file():
         raise WeightsError(f"there is no weight file at {path}")
-    found: dict[str, Member] = {}
+    found: dict[str, InferenceFile] = {}
     folders: set[PurePosixPath] = set()
     try:
         for entry in _entries(path):
@@ -69,7 +69,7 @@ def find_members(path: Path, wanted: Collection[str]) -> dict[str, Member]:
                 raise ValueError(f"it holds several networks, in {both}; give one of them")
             if place.name in found:
                 raise ValueError(f"its member {name} is there twice")
-            found[place.name] = Member(path, entry.name, entry.offset, entry.size)
+            found[place.name] = InferenceFile(path, entry.name, entry.offset, entry.size)
     except TarDamage as damage:
         member = f" (its member {_brief(damage.entry.name)})" if damage.entry else ""
         raise WeightsError(
@@ -80,7 +80,7 @@ def find_members(path: Path, wanted: Collection[str]) -> dict[str, Member]:
     return found
 
 
-def _entries(path: Path) -> list[Entry]:
+def _entries(path: Path) -> list[TarEntry]:
     with path.open("rb") as file:
         end = os.fstat(file.fileno()).st_size
         reader = TarReader(file.fileno(), 0, end, max_headers=_MAX_HEADERS)

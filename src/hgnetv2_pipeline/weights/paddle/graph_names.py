@@ -1,7 +1,7 @@
 """From framework names (``conv2d_12.w_0``) to structured ones (``stem.stem1.conv.weight``).
 
 The counters in framework names depend on what was built before in the same process, so they say
-nothing. What does not lie is the way of the data: in all our networks every operation that has
+nothing. What is reliable is the way of the data: in all our networks every operation that has
 parameters needs the result of the one before, from the first convolution to the classifier, so
 their order is one and the same whoever wrote the program down. That order, with the role and the
 shape of every parameter, is compared with each network that is known; a program in which two such
@@ -14,7 +14,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from hgnetv2_pipeline.weights.paddle.program import Op, Program, Value, brief
+from hgnetv2_pipeline.weights.paddle.program import Op, Program, Value, brief_name
 
 Shape = tuple[int, ...]  # -1 stands for any size
 Layouts = Mapping[str, Mapping[str, Shape]]  # network -> structured name -> shape, in order
@@ -43,10 +43,12 @@ def names_from_info(info: Any, program: Program) -> dict[str, str]:
         entry = info.get(variable)
         name = entry.get("structured_name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name:
-            raise ValueError(f"it has no structured name for {brief(variable)}")
+            raise ValueError(f"it has no structured name for {brief_name(variable)}")
         name = name.removeprefix(_BASE)
         if name in taken:
-            raise ValueError(f"{brief(taken[name])} and {brief(variable)} are both {brief(name)}")
+            raise ValueError(
+                f"{brief_name(taken[name])} and {brief_name(variable)} are both {brief_name(name)}"
+            )
         taken[name] = variable
         names[variable] = name
     return names
@@ -87,7 +89,7 @@ def _says(program: Program, use: tuple[str, str] | None) -> str:
     if use is None:
         return "nothing more"
     role, variable = use
-    return f"{brief(variable)} ({role}, {list(program.parameters[variable].shape)})"
+    return f"{brief_name(variable)} ({role}, {list(program.parameters[variable].shape)})"
 
 
 def _fits(shape: Shape, wanted: Shape) -> bool:
@@ -114,12 +116,12 @@ def _in_order_of_use(program: Program) -> list[tuple[str, str]]:
             uses = _uses(op, parameter)
             if behind != steps:
                 raise ValueError(
-                    f"it is ambiguous which comes first, {brief(used[-1][1])} or "
-                    f"{brief(given[0])}: neither needs the other"
+                    f"it is ambiguous which comes first, {brief_name(used[-1][1])} or "
+                    f"{brief_name(given[0])}: neither needs the other"
                 )
             for _, name in uses:
                 if name in seen:
-                    raise ValueError(f"the parameter {brief(name)} is used twice")
+                    raise ValueError(f"the parameter {brief_name(name)} is used twice")
                 seen.add(name)
             used += uses
             steps += 1
@@ -129,7 +131,7 @@ def _in_order_of_use(program: Program) -> list[tuple[str, str]]:
                 needs[output] = behind
     unused = sorted(program.parameters.keys() - seen)
     if unused:
-        raise ValueError(f"the program never uses its parameter {brief(unused[0])}")
+        raise ValueError(f"the program never uses its parameter {brief_name(unused[0])}")
     return used
 
 
@@ -139,8 +141,8 @@ def _uses(op: Op, parameter: Mapping[Value, str]) -> list[tuple[str, str]]:
     # The data come first and the parameters after; sum and product may have them either way.
     in_place = op.kind in ("add", "multiply") or values == list(op.inputs[1 : 1 + len(roles)])
     if len(values) != len(roles) or not in_place:
-        name = brief(parameter[values[0]])
-        raise ValueError(f"an operation {brief(op.kind)} uses {name} in an unknown way")
+        name = brief_name(parameter[values[0]])
+        raise ValueError(f"an operation {brief_name(op.kind)} uses {name} in an unknown way")
     return [(role, parameter[value]) for role, value in zip(roles, values, strict=True)]
 
 
@@ -165,12 +167,12 @@ def _own_layouts() -> dict[str, dict[str, Shape]]:
     import torch
 
     from hgnetv2_pipeline.models.create import create_model
-    from hgnetv2_pipeline.models.hgnet import TEACHERS
+    from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
     from hgnetv2_pipeline.variants import VARIANTS
     from hgnetv2_pipeline.weights.writing import paddle_shapes
 
     layouts = {}
-    for variant in [*VARIANTS, *TEACHERS]:
+    for variant in [*VARIANTS, *HGNET_SIZES]:
         with torch.device("meta"):
             shapes = paddle_shapes(create_model(variant, 1))
         layouts[variant] = shapes | {"fc.weight": (shapes["fc.weight"][0], -1), "fc.bias": (-1,)}

@@ -23,13 +23,13 @@ import numpy as np
 from hgnetv2_pipeline.durable import sha256_file, sha256_json
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
-from hgnetv2_pipeline.weights.paddle.archive import Member, find_members
+from hgnetv2_pipeline.weights.paddle.archive import InferenceFile, find_members
 from hgnetv2_pipeline.weights.paddle.graph_names import Layouts, names_from_info, names_from_program
 from hgnetv2_pipeline.weights.paddle.pdparams import read_stream
 from hgnetv2_pipeline.weights.paddle.program import (
-    Declared,
+    DeclaredTensor,
     Program,
-    brief,
+    brief_name,
     read_pdmodel,
     read_pir,
     read_tensor_desc,
@@ -93,7 +93,7 @@ def _refused(what: object) -> Iterator[None]:
         yield
 
 
-def _open(path: Path) -> tuple[dict[str, Member], Program]:
+def _open(path: Path) -> tuple[dict[str, InferenceFile], Program]:
     with _refused(path):
         members = find_members(path, _ALL)
     programs = [name for name in (PDMODEL, PIR) if name in members]
@@ -115,14 +115,16 @@ def _open(path: Path) -> tuple[dict[str, Member], Program]:
     return members, program
 
 
-def _read_tensors(member: Member, declared: Mapping[str, Declared]) -> dict[str, np.ndarray]:
+def _read_tensors(
+    member: InferenceFile, declared: Mapping[str, DeclaredTensor]
+) -> dict[str, np.ndarray]:
     """The tensors of ``.pdiparams``, of which the program declares name, shape and type."""
     tensors = {}
     with _refused(member), member.path.open("rb") as file:
         file.seek(member.offset)
         source = _Source(file, member.size)
         for variable in sorted(declared):
-            name, wanted = brief(variable), declared[variable]
+            name, wanted = brief_name(variable), declared[variable]
             form, levels, version, length = _HEADER.unpack(source.take(_HEADER.size, name))
             if (form, levels, version) != (0, 0, 0):
                 raise ValueError(f"{name} begins with {form}, {levels}, {version}, not three zeros")

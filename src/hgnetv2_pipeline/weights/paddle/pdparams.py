@@ -15,8 +15,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.weights.pickle_machine import MAX_KEY, Refused, brief, interpret
-from hgnetv2_pipeline.weights.tensor_file import likeness, opened
+from hgnetv2_pipeline.weights.pickle_machine import (
+    MAX_KEY,
+    PickleRefusedError,
+    brief_value,
+    interpret,
+)
+from hgnetv2_pipeline.weights.tensor_file import likeness, open_weight_file
 
 NAMES_KEY = "StructuredToParameterName@@"  # Paddle's table of structured -> framework names
 SPLIT_KEY = "UnpackBigParamInfor@@"
@@ -25,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PaddleState:
-    """What a state dict holds: its tensors, and the names of whatever else stands among them."""
+    """What a state dict holds: its tensors, and the names of whatever else is among them."""
 
     tensors: dict[str, np.ndarray]
     leftovers: tuple[str, ...]  # numbers, text and None, as a training script may have added them
@@ -45,7 +50,7 @@ def read_object(path: Path) -> Any:
     Raises ``WeightsError`` on anything that Paddle does not write.
     """
     path = Path(path)
-    with opened(path) as (file, size):
+    with open_weight_file(path) as (file, size):
         return read_stream(file, size, path)
 
 
@@ -57,7 +62,7 @@ def read_stream(stream: BinaryIO, size: int, name: object) -> Any:
     at = stream.tell()
     try:
         return interpret(stream, size)
-    except Refused as reason:
+    except PickleRefusedError as reason:
         stream.seek(at)
         raise WeightsError(f"{name} is refused: {reason}{likeness(stream.read(512))}") from None
     except MemoryError:
@@ -132,4 +137,4 @@ def _leaves(
         elif isinstance(value, str | int | float | np.generic | None):
             yield name, None
         else:
-            raise WeightsError(f"{path}: {name} is a {brief(value)}, not a tensor")
+            raise WeightsError(f"{path}: {name} is a {brief_value(value)}, not a tensor")

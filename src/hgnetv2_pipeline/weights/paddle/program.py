@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hgnetv2_pipeline.foreign import parse_json
-from hgnetv2_pipeline.weights.protobuf_wire import Wire, message, number, signed, text
+from hgnetv2_pipeline.weights.protobuf_wire import Wire, as_signed, as_string, as_unsigned, message
 
 Value = str | int  # a value of the program: a name, or a PIR number
 
@@ -60,7 +60,7 @@ _OPERANDS = {"batch_norm": (0, 3, 4, 1, 2)}  # PIR has x, mean, variance, scale,
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredTensor:
     """What a program says of a parameter: its shape and numpy's code of its type."""
 
     shape: tuple[int, ...]
@@ -84,7 +84,7 @@ class Op:
 class Program:
     """Parameters by framework name (``conv2d_0.w_0``) and the operations in order."""
 
-    parameters: dict[str, Declared]
+    parameters: dict[str, DeclaredTensor]
     ops: list[Op]
 
 
@@ -94,7 +94,7 @@ class Program:
 def read_pdmodel(data: bytes) -> Program:
     """The program of an ``inference.pdmodel``. Raises ``ValueError``."""
     wire = Wire()
-    parameters: dict[str, Declared] = {}
+    parameters: dict[str, DeclaredTensor] = {}
     ops = []
     blocks = 0
     for field, block in wire.fields(memoryview(data)):
@@ -113,21 +113,21 @@ def read_pdmodel(data: bytes) -> Program:
     return Program(parameters, ops)
 
 
-def _variable(wire: Wire, data: memoryview) -> tuple[str, Declared | None]:
+def _variable(wire: Wire, data: memoryview) -> tuple[str, DeclaredTensor | None]:
     name, kind, persistable = "", memoryview(b""), 0
     for field, value in wire.fields(data):
         if field == 1:
-            name = text(value)
+            name = as_string(value)
         elif field == 2:
             kind = message(value)
         elif field == 3:
-            persistable = number(value)
+            persistable = as_unsigned(value)
     if not persistable:
         return name, None
     type_code, tensor = -1, memoryview(b"")
     for field, value in wire.fields(kind):
         if field == 1:
-            type_code = number(value)
+            type_code = as_unsigned(value)
         elif field == 3:
             for inner, content in wire.fields(message(value)):
                 if inner == 1:
@@ -135,24 +135,24 @@ def _variable(wire: Wire, data: memoryview) -> tuple[str, Declared | None]:
     if type_code in _NO_DATA:
         return name, None
     if type_code != _TENSOR:
-        raise ValueError(f"{brief(name)} is a variable of type {type_code}, not a tensor")
-    return name, read_tensor_desc(tensor, brief(name), wire)
+        raise ValueError(f"{brief_name(name)} is a variable of type {type_code}, not a tensor")
+    return name, read_tensor_desc(tensor, brief_name(name), wire)
 
 
-def read_tensor_desc(data: memoryview, name: str, wire: Wire | None = None) -> Declared:
+def read_tensor_desc(data: memoryview, name: str, wire: Wire | None = None) -> DeclaredTensor:
     """A TensorDesc: the type once, the dimensions, nothing else. Raises ``ValueError``."""
     types: list[int] = []
     shape: list[int] = []
     for field, value in (wire or Wire()).fields(data):
         if field == 1:
-            types.append(number(value))
+            types.append(as_unsigned(value))
         elif field == 2:
-            shape += signed(value)
+            shape += as_signed(value)
         else:
             raise ValueError(f"{name} is described with an unknown field {field}")
     if len(types) != 1 or types[0] not in DTYPES:
         raise ValueError(f"{name} has the type {types[:3]}; known are {sorted(DTYPES)}")
-    return Declared(_checked_shape(shape, name), DTYPES[types[0]])
+    return DeclaredTensor(_checked_shape(shape, name), DTYPES[types[0]])
 
 
 def _checked_shape(shape: list[Any], name: str) -> tuple[int, ...]:
@@ -161,9 +161,11 @@ def _checked_shape(shape: list[Any], name: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _declare(parameters: dict[str, Declared], name: str, declared: Declared) -> None:
+def _declare(parameters: dict[str, DeclaredTensor], name: str, declared: DeclaredTensor) -> None:
     if not name or name in parameters:
-        raise ValueError(f"the parameter {brief(name)!r} twice" if name else "a nameless parameter")
+        raise ValueError(
+            f"the parameter {brief_name(name)!r} twice" if name else "a nameless parameter"
+        )
     parameters[name] = declared
 
 
@@ -173,14 +175,14 @@ def _op_desc(wire: Wire, data: memoryview) -> Op:
     name = ""
     for field, value in wire.fields(data):
         if field == 3:
-            name = text(value)
+            name = as_string(value)
         elif field in (1, 2):
             slot, arguments = "", []
             for inner, content in wire.fields(message(value)):
                 if inner == 1:
-                    slot = text(content)
+                    slot = as_string(content)
                 elif inner == 2:
-                    arguments.append(text(content))
+                    arguments.append(as_string(content))
             if field == 2:
                 outputs += arguments
             else:
@@ -190,7 +192,7 @@ def _op_desc(wire: Wire, data: memoryview) -> Op:
     for slot in _SLOTS.get(kind, ()):
         values = slots.pop(slot, [])
         if len(values) != 1:
-            raise ValueError(f"an operation {brief(name)} with {len(values)} inputs {slot}")
+            raise ValueError(f"an operation {brief_name(name)} with {len(values)} inputs {slot}")
         inputs += values
     for values in slots.values():
         inputs += values
@@ -207,7 +209,7 @@ def read_pir(data: bytes) -> Program:
         raise ValueError("it is no PIR program of Paddle's")
     (region,) = _exactly_one(_get(_get(root, "program", dict), "regions", list), "region")
     (block,) = _exactly_one(_get(region, "blocks", list), "block")
-    parameters: dict[str, Declared] = {}
+    parameters: dict[str, DeclaredTensor] = {}
     names: dict[int, str] = {}  # numbers of the values that are parameters
     ops = []
     for entry in _get(block, "ops", list):
@@ -217,7 +219,7 @@ def read_pir(data: bytes) -> Program:
             attributes = _get(entry, "A", list)
             if len(attributes) != 4 or not isinstance(attributes[3], str):
                 raise ValueError("a parameter without a name")
-            _declare(parameters, attributes[3], _pir_type(result, brief(attributes[3])))
+            _declare(parameters, attributes[3], _pir_type(result, brief_name(attributes[3])))
             names[_get(result, "%", int)] = attributes[3]
         else:
             ops.append(_pir_op(entry, name, names))
@@ -238,17 +240,19 @@ def _exactly_one(values: list[Any], what: str) -> list[Any]:
     return values
 
 
-def _pir_type(result: Any, name: str) -> Declared:
+def _pir_type(result: Any, name: str) -> DeclaredTensor:
     kind = _get(result, "TT", dict)
     content = _get(kind, "D", list)
     if not _get(kind, "#", str).endswith(".t_dtensor") or len(content) < 2:
         raise ValueError(f"{name} is no tensor")
     dtype = _get(content[0], "#", str).rpartition("t_")[2]
     if dtype not in _PIR_DTYPES:
-        raise ValueError(f"{name} has the type {brief(dtype)}; known are {', '.join(_PIR_DTYPES)}")
+        raise ValueError(
+            f"{name} has the type {brief_name(dtype)}; known are {', '.join(_PIR_DTYPES)}"
+        )
     if not isinstance(content[1], list):
         raise ValueError(f"{name} has no shape")
-    return Declared(_checked_shape(content[1], name), _PIR_DTYPES[dtype])
+    return DeclaredTensor(_checked_shape(content[1], name), _PIR_DTYPES[dtype])
 
 
 def _pir_op(entry: Any, name: str, names: dict[int, str]) -> Op:
@@ -257,7 +261,7 @@ def _pir_op(entry: Any, name: str, names: dict[int, str]) -> Op:
     inputs: list[Value] = [names.get(v, v) for v in _numbers(entry, "I")]
     order = _OPERANDS.get(kind, range(len(_SLOTS.get(kind, ()))))
     if len(inputs) < len(order):
-        raise ValueError(f"an operation {brief(name)} with {len(inputs)} inputs")
+        raise ValueError(f"an operation {brief_name(name)} with {len(inputs)} inputs")
     inputs = [inputs[i] for i in order] + inputs[len(order) :]
     return Op(kind, tuple(inputs), tuple(_numbers(entry, "O")))
 
@@ -268,6 +272,6 @@ def _numbers(entry: Any, key: str) -> Iterator[int]:
         yield _get(value, "%", int)
 
 
-def brief(name: str) -> str:
+def brief_name(name: str) -> str:
     """A name of the file for a message: short, and without surprises on a terminal."""
     return ascii(name[:80])[1:-1]

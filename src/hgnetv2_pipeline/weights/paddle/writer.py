@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hgnetv2_pipeline.durable import written_aside
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.weights.paddle.pdparams import NAMES_KEY, SPLIT_KEY
 from hgnetv2_pipeline.weights.pickle_machine import DTYPES, key_problem
@@ -68,7 +68,7 @@ class _Writer:
         self._memoize(None if once else ("text", value))
 
     def _large(self, header: bytes, data: bytes) -> None:
-        if self._protocol >= 4 and len(data) >= self._FRAME:  # large bytes stand outside frames
+        if self._protocol >= 4 and len(data) >= self._FRAME:  # large bytes are outside frames
             self._flush(0)
             self._out(header)
             self._out(data)
@@ -248,5 +248,5 @@ def write_pdparams(path: Path, tensors: Mapping[str, np.ndarray], protocol: int 
         if protocol < 4 and array.nbytes >= 2**30:
             raise ParameterError(f"{key} is too large for protocol {protocol}; use protocol 4")
         plain[key] = array
-    with written_aside(Path(path)) as aside, aside.open("wb") as file:
+    with write_aside(Path(path)) as aside, aside.open("wb") as file:
         _Writer(file.write, protocol).state_dict(plain)

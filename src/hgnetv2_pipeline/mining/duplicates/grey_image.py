@@ -17,7 +17,7 @@ _KEY_SIDE = 256
 Floats = NDArray[np.float32]
 
 
-class Picture:
+class GreyImage:
     """A grey picture, uint8 [H, W]."""
 
     def __init__(self, grey: NDArray[np.uint8]) -> None:

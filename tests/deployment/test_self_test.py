@@ -18,9 +18,15 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable, choose_card
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
-from hgnetv2_pipeline.deployment.export.half import in_half
+from hgnetv2_pipeline.deployment.export.half import to_half
 from hgnetv2_pipeline.deployment.onnx_session import session_logits
-from hgnetv2_pipeline.deployment.probes import ALLOWED, Probes, probe_count, probe_images, probes_of
+from hgnetv2_pipeline.deployment.self_test import (
+    ALLOWED,
+    SelfTest,
+    make_self_test,
+    self_test_count,
+    self_test_images,
+)
 from hgnetv2_pipeline.errors import WeightsError
 
 
@@ -49,13 +55,13 @@ def drawn_by_hand(count: int, side: int) -> list[int]:
 
 @pytest.mark.parametrize(("count", "side"), [(1, 1), (2, 5), (3, 8), (1, 33)])
 def test_the_images_are_those_of_their_formula(count: int, side: int) -> None:
-    images = probe_images(count, side)
+    images = self_test_images(count, side)
     assert images.shape == (count, side, side, 3)
     assert images.ravel().tolist() == drawn_by_hand(count, side)
 
 
 def test_more_images_are_asked_where_each_gives_few_logits() -> None:
-    assert [probe_count(classes) for classes in (1, 2, 5, 10, 16, 1000)] == [8, 8, 7, 4, 2, 2]
+    assert [self_test_count(classes) for classes in (1, 2, 5, 10, 16, 1000)] == [8, 8, 7, 4, 2, 2]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -64,21 +70,21 @@ def test_every_exported_file_carries_answers_that_onnx_runtime_gives(
 ) -> None:
     name = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
     props = {entry.key: entry.value for entry in onnx.load(precisions / name).metadata_props}
-    probes = ModelCard.from_props(props, precisions).probes
-    assert probes is not None
-    assert np.shape(probes.logits) == (probe_count(len(CLASSES)), len(CLASSES))
-    assert probes.allowed >= ALLOWED[precision]
+    test = ModelCard.from_props(props, precisions).self_test
+    assert test is not None
+    assert np.shape(test.logits) == (self_test_count(len(CLASSES)), len(CLASSES))
+    assert test.allowed >= ALLOWED[precision]
     engine = load_engine(precisions, "ort", precision=precision)
-    pixels = probe_images(len(probes.logits), SIDE)
+    pixels = self_test_images(len(test.logits), SIDE)
     got = engine.logits(engine.preprocess.normalize(pixels))
     # Written with six digits; fp16 itself has three.
-    assert probes.distance(got) <= {"fp32": 1e-4, "fp16": 0.01, "int8": 1e-3}[precision]
+    assert test.distance(got) <= {"fp32": 1e-4, "fp16": 0.01, "int8": 1e-3}[precision]
 
 
 def test_the_answers_of_a_bf16_file_are_rounded_to_it(precisions: Path) -> None:
     graph, preprocess = onnx.load(precisions / "model.onnx"), Preprocess(66, SIDE)
-    exact = probes_of(graph, preprocess, "fp32")
-    rounded = probes_of(in_half(graph, "bf16"), preprocess, "bf16")
+    exact = make_self_test(graph, preprocess, "fp32")
+    rounded = make_self_test(to_half(graph, "bf16"), preprocess, "bf16")
     assert exact is not None
     assert rounded is not None
     assert 1e-4 < exact.distance(np.array(rounded.logits)) < rounded.allowed
@@ -86,7 +92,8 @@ def test_the_answers_of_a_bf16_file_are_rounded_to_it(precisions: Path) -> None:
 
 def test_a_folder_without_the_model_tells_the_answers_too(precisions: Path) -> None:
     assert (
-        ModelCard.from_folder(precisions).probes == OrtEngine(precisions / "model.onnx").card.probes
+        ModelCard.from_folder(precisions).self_test
+        == OrtEngine(precisions / "model.onnx").card.self_test
     )
 
 
@@ -176,14 +183,14 @@ def test_other_preprocessing_or_a_file_without_answers_is_not_judged(
     spoil(np.zeros_like, monkeypatch)
     card = OrtEngine(precisions / "model.onnx").card
     other = replace(card.preprocess, mean=(0.0, 0.0, 0.0))
-    assert load_engine(precisions, "ort", preprocess=other).card.probes is None
-    assert choose_card(lambda: card, card.preprocess, None).probes == card.probes
+    assert load_engine(precisions, "ort", preprocess=other).card.self_test is None
+    assert choose_card(lambda: card, card.preprocess, None).self_test == card.self_test
     bare = onnx.load(precisions / "model.onnx")
     kept = [entry for entry in bare.metadata_props if entry.key != "probes"]
     del bare.metadata_props[:]
     bare.metadata_props.extend(kept)
     onnx.save(bare, tmp_path / "model.onnx")
-    assert load_engine(tmp_path / "model.onnx", "ort").card.probes is None
+    assert load_engine(tmp_path / "model.onnx", "ort").card.self_test is None
 
 
 def test_a_network_that_gives_all_images_the_same_logits_carries_no_answers(
@@ -195,7 +202,7 @@ def test_a_network_that_gives_all_images_the_same_logits_carries_no_answers(
             shape = onnx.numpy_helper.to_array(tensor).shape
             zeros = np.zeros(shape, np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, tensor.name))
-    assert probes_of(graph, Preprocess(66, SIDE), "fp32") is None
+    assert make_self_test(graph, Preprocess(66, SIDE), "fp32") is None
 
 
 @pytest.mark.parametrize(
@@ -222,7 +229,7 @@ def test_damaged_answers_are_a_damaged_card(text: str, precisions: Path) -> None
 
 
 def test_answers_are_read_back_as_they_were_written() -> None:
-    probes = Probes(((1.5, -2.25), (0.0, 3e-7)), 0.05)
-    assert Probes.from_text(probes.to_text()) == probes
-    assert json.loads(probes.to_text())["logits"][1] == [0.0, 3e-7]
-    assert np.isnan(probes.distance(np.full((2, 2), np.nan)))
+    test = SelfTest(((1.5, -2.25), (0.0, 3e-7)), 0.05)
+    assert SelfTest.from_text(test.to_text()) == test
+    assert json.loads(test.to_text())["logits"][1] == [0.0, 3e-7]
+    assert np.isnan(test.distance(np.full((2, 2), np.nan)))

@@ -1,4 +1,4 @@
-"""Whether an engine computes on this machine what the file means: answers that travel with it.
+"""An engine's self-test: known answers travel with a model file, and every engine repeats them.
 
 A runtime that passed every test elsewhere may compute the same file wrongly on another processor,
 in silence: 8-bit products summed in 16 bits saturate. So a file carries the exact logits of a few
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ALLOWED = {"fp32": 1e-3, "tf32": 0.02, "fp16": 0.05, "bf16": 0.2, "int8": 0.05}
 """Root mean square of the logits' distance over their standard deviation, by the precision that an
 engine computes in. Right engines have at most 1e-5 in fp32; a Q/DQ graph brings its own limit where
-its rounding moves it further, see ``probes_of``."""
+its rounding moves it further, see ``make_self_test``."""
 _ROUNDINGS = 3
 _GRID = 8
 _MOST = 8  # images
@@ -31,8 +31,8 @@ _LARGEST = 1e30  # of a logit
 
 
 @dataclass(frozen=True)
-class Probes:
-    """Exact logits of ``probe_images``: a row per image; how far an engine's may lie from them.
+class SelfTest:
+    """Exact logits of ``self_test_images``, a row per image, and how far an engine's may be off.
 
     ``allowed`` counts as in ``ALLOWED``.
     """
@@ -45,7 +45,7 @@ class Probes:
         return json.dumps({"allowed": self.allowed, "logits": self.logits})
 
     @classmethod
-    def from_text(cls, text: str) -> Probes:
+    def from_text(cls, text: str) -> SelfTest:
         """Raises ValueError for what ``to_text`` did not write: the text comes from a file."""
         given = parse_json(text) if isinstance(text, str) else None
         rows = given.get("logits") if isinstance(given, dict) else None
@@ -55,20 +55,24 @@ class Probes:
             or not 1 <= len(rows) <= _MOST
             or not all(map(_numbers, rows))
         ):
-            raise ValueError(f"probes are no table of finite logits for up to {_MOST} images")
+            raise ValueError(
+                f"probes, the self-test, holds no table of finite logits for 1 to {_MOST} images"
+            )
         if len({len(row) for row in rows}) != 1 or not np.std(np.array(rows, np.float64)) > 0:
-            raise ValueError("probes whose logits are all the same, or not a table")
+            raise ValueError(
+                "probes, the self-test, has logits all the same, or rows of different lengths"
+            )
         allowed = given["allowed"] if _numbers([given.get("allowed")]) else 0
         if not 0 < allowed < math.inf:
-            raise ValueError("probes without a limit above 0")
+            raise ValueError("probes, the self-test, has no limit (allowed) above 0")
         return cls(tuple(tuple(map(float, row)) for row in rows), float(allowed))
 
     def distance(self, logits: np.ndarray) -> float:
-        """How far an engine's ``logits`` [N, classes] lie from the exact ones; NaN for NaN."""
+        """How far an engine's ``logits`` [N, classes] are from the exact ones; NaN for NaN."""
         return _distance(logits, np.array(self.logits))
 
 
-def probe_images(count: int, side: int) -> np.ndarray:
+def self_test_images(count: int, side: int) -> np.ndarray:
     """``count`` images by formula, uint8 [count, side, side, 3].
 
     A grid of 8 x 8 colours, the top bytes of the sequence x -> 1664525 x + 1013904223 (mod 2^32)
@@ -91,26 +95,26 @@ def probe_images(count: int, side: int) -> np.ndarray:
     return images
 
 
-def probe_count(classes: int) -> int:
-    """How many images tell enough about a model of ``classes``: 2, or up to 8 where few logits are
-    given for each.
+def self_test_count(classes: int) -> int:
+    """How many images test a model of ``classes`` well enough: 2, or up to 8 where each has few
+    logits.
     """
     return min(_MOST, max(2, math.ceil(32 / classes)))
 
 
-def probes_of(proto: Any, preprocess: Preprocess, precision: str) -> Probes | None:
-    """The probes of a ModelProto, answered by ONNX Runtime in the graph's own arithmetic.
+def make_self_test(proto: Any, preprocess: Preprocess, precision: str) -> SelfTest | None:
+    """The self-test of a ModelProto, answered by ONNX Runtime in the graph's own arithmetic.
 
     ``int8``: exactly what the Q/DQ pairs say, in float32; the limit is three times what rounding
     the biases to whole numbers does, as right runtimes do. ``bf16``: with every value rounded to
-    it. None when the logits are all the same, so that nothing can be told by them.
+    it. None when the logits are all the same, so that they would show nothing.
     """
-    from hgnetv2_pipeline.deployment.export.half import rounded_in_float32
+    from hgnetv2_pipeline.deployment.export.half import round_in_float32
     from hgnetv2_pipeline.deployment.onnx_session import session_logits
 
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    images = preprocess.normalize(probe_images(probe_count(classes), preprocess.crop))
-    exact = session_logits(rounded_in_float32(proto) if precision == "bf16" else proto)(images)
+    images = preprocess.normalize(self_test_images(self_test_count(classes), preprocess.crop))
+    exact = session_logits(round_in_float32(proto) if precision == "bf16" else proto)(images)
     exact = exact.astype(np.float64)
     if not np.isfinite(exact).all() or exact.std() == 0:
         return None
@@ -118,7 +122,7 @@ def probes_of(proto: Any, preprocess: Preprocess, precision: str) -> Probes | No
     if precision == "int8":
         rounded = session_logits(proto, whole_biases=True)(images)
         allowed = max(allowed, _ROUNDINGS * _distance(rounded, exact))
-    return Probes(
+    return SelfTest(
         tuple(tuple(float(f"{value:.6g}") for value in row) for row in exact),
         float(f"{allowed:.3g}"),
     )
