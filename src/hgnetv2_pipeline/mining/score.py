@@ -1,4 +1,4 @@
-"""The teacher's pass over the pool: one decode an image gives its scores and its hashes."""
+"""The teacher's pass over the pool: one decode per image gives its scores and its hashes."""
 
 from __future__ import annotations
 
