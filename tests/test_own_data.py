@@ -124,6 +124,16 @@ def test_the_sets_and_the_quarantine_add_up_to_what_lies_in_the_folders(chain: C
     assert evaluation["n_listed"] == evaluation["n_used"] == len(sets["test"])
 
 
+def test_what_takes_seconds_is_in_the_table_as_the_reference(chain: Chain) -> None:
+    rows = chain.json("08_reporting", "shapes", "comparison", "b0", "seed=0", "comparison.json")
+    [reference] = [row for row in rows["rows"] if row["arm"] == "reference"]
+    teacher = chain.json("06_models", "shapes", "train_teacher", "two_b0", "teacher.json")
+    name = "train_teacher/two_b0/probe=simple"
+    assert reference["run"] == name
+    assert reference["top1_count"] == teacher["candidates_top1_count"][name]
+    assert teacher["self_training"]["pool_images"] == len(chain.index("pool"))
+
+
 def test_unusable_files_are_named_with_their_reason(chain: Chain) -> None:
     path = chain.data("08_reporting", "shapes", "quarantine", "ingestion.csv")
     reasons = pd.read_csv(path).set_index("key")["reason"]

@@ -4,11 +4,16 @@ import math
 from typing import Any
 
 import pytest
-from synthetic_inputs import comparison_rows
+from synthetic_inputs import N, comparison_rows
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import tables
-from hgnetv2_pipeline.reporting.comparison import difference, explain_arms, summarise_arms
+from hgnetv2_pipeline.reporting.comparison import (
+    better_training,
+    difference,
+    explain_arms,
+    summarise_arms,
+)
 
 
 def arm(name: str, hits: list[int], n: int = 1000, **more: Any) -> list[dict[str, Any]]:
@@ -145,3 +150,21 @@ def test_the_honest_table_shows_mean_spread_gain_and_errors() -> None:
 def test_every_run_is_listed_behind_the_table() -> None:
     rows = comparison_rows()
     assert len(tables.runs_table(rows).rows) == len(rows)
+
+
+@pytest.mark.parametrize(("right", "below"), [(500, False), (690, True)])
+def test_the_first_sentence_compares_with_what_takes_seconds(right: int, below: bool) -> None:
+    row = {
+        "arm": "reference", "label": "logistic regression on simple features", "seed": None,
+        "steps": None, "images_seen": None, "split": "val", "top1_count": right, "n": N,
+        "run": "train_teacher/two_b0/probe=simple",
+    }  # fmt: skip
+    rows = [*comparison_rows(), row]
+    summaries = summarise_arms(rows)
+    assert summaries[0].arm == "reference"
+    first = explain_arms(summaries)[0]
+    share = f"{100 * right / N:.1f}".rstrip("0").rstrip(".")
+    assert first.startswith(f"Logistic regression on simple features reaches {share}")
+    assert ("not worth its time" in first) is below
+    # It is no training of the student's, and is never proposed in its place.
+    assert "probe=simple" not in (better_training(rows, "stage1/b0/seed=0") or "")

@@ -12,6 +12,7 @@ from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import formats
 
 ARMS = {
+    "reference": "logistic regression on simple features",
     "supervised": "supervised only",
     "supervised_equal_steps": "supervised, as many steps as all of SSLD",
     "stage1_unmined": "SSLD stage 1, whole pool unmined",
@@ -19,6 +20,8 @@ ARMS = {
     "stage2": "SSLD stage 2",
     "teacher": "teacher",
 }
+UNTRAINED = ("reference", "teacher")
+"""Rows that are no training of the student's network."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,10 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
     """What the table means, in sentences; one split only."""
     arms = {summary.arm: summary for summary in summaries}
     student = arms.get("stage1")
+    last = arms.get("stage2") or student
     said = []
+    if last and "reference" in arms:
+        said.append(_reference(last, arms["reference"]))
     if student and "supervised" in arms:
         said.append(_gain(student, arms["supervised"]))
     if student and "supervised_equal_steps" in arms:
@@ -160,7 +166,7 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
         said.append(_stage2(arms["stage2"], student))
     if student and "teacher" in arms:
         said.append(_teacher(student, arms["teacher"]))
-    if any(len(summary.top1) < 2 for summary in summaries if summary.arm != "teacher"):
+    if any(len(summary.top1) < 2 for summary in summaries if summary.arm not in UNTRAINED):
         said.append(
             "Some rows are of a single run: how much another seed would change them is unknown."
         )
@@ -175,7 +181,7 @@ def better_training(
     ``model`` is the run that is evaluated, exported and timed. Raises what a row without counts
     raises.
     """
-    runs = [row for row in rows if row["arm"] != "teacher" and row["split"] == "val"]
+    runs = [row for row in rows if row["arm"] not in UNTRAINED and row["split"] == "val"]
     ours = next((row for row in runs if row["run"] == model), None)
     best = max(runs, key=lambda row: int(row["top1_count"]), default=None)
     if ours is None or best is None or best["top1_count"] <= ours["top1_count"]:
@@ -185,6 +191,19 @@ def better_training(
         f"({best['label']}) has {best['top1_count']} of {best['n']} right, {model} "
         f"{ours['top1_count']}. To take it: {run_command} --pipeline export --params "
         f"model={best['run']} (evaluation, latency and prediction likewise)."
+    )
+
+
+def _reference(last: ArmSummary, reference: ArmSummary) -> str:
+    """Whether the chain was worth more than what takes seconds."""
+    given = difference(last, reference)
+    said = f"{reference.label} reaches {_mean(reference)} in seconds, {last.label} {_mean(last)} "
+    said = f"{said[0].upper()}{said[1:]}({_sized(given, last.n)})."
+    if given.gain >= 0:
+        return said
+    return (
+        f"{said} A chain that ends below it is not worth its time: train longer, label more images "
+        "or take another teacher (docs/teachers.md)."
     )
 
 

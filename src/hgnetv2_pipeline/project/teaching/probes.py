@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 WEIGHTS, PROBE_RECORD, TIMING = "student.safetensors", "probe.json", "timing.json"
+SIMPLE_PROBE = "probe=simple"
+"""The folder of the probe that every teacher's folder may have without any weights."""
 SELF_TRAINING, SELF_TRAINED = "self_training", "self_training.json"
 _STRETCH = 65_536
 

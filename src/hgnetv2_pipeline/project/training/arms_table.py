@@ -14,6 +14,7 @@ from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.printable import lines
 from hgnetv2_pipeline.project.params import ComparisonParams, TeacherParams
 from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.teaching.probes import SIMPLE_PROBE
 from hgnetv2_pipeline.project.teaching.teacher import RECORD
 from hgnetv2_pipeline.project.training.arms import arm_folders
 
@@ -26,6 +27,7 @@ LABELS = {
     "stage1": "SSLD stage 1, mined",
     "stage2": "SSLD stage 2",
     "teacher": "teacher (mean of its members)",
+    "reference": "logistic regression on simple features",
 }
 
 
@@ -48,23 +50,34 @@ def list_trainings(
 def write_table(
     aside: Path, run: Run, trainings: Sequence[tuple[str, int, Path]], teacher: Path
 ) -> None:
-    """Write ``comparison.json``: a row per training with its right answers on val; the teacher."""
+    """Write ``comparison.json``: a row per training with its right answers on val; the teacher.
+
+    Where a probe on simple features was among the teacher's candidates, its row is the reference: a
+    training that ends below it was not worth its time.
+    """
     models, record = run.folder("models"), read_json(teacher / RECORD)
     rows = [_row(models, arm, seed, folder) for arm, seed, folder in trainings]
-    rows.append(
-        {
-            "arm": "teacher",
-            "label": LABELS["teacher"],
-            "seed": None,
-            "steps": None,
-            "images_seen": None,
-            "split": "val",
-            "top1_count": record["val"]["top1_count"],
-            "n": record["val"]["n"],
-            "run": teacher.relative_to(models).as_posix(),
-        }
-    )
+    name, val = teacher.relative_to(models).as_posix(), record["val"]
+    candidates = record.get("candidates_top1_count", {})
+    reference = f"{name}/{SIMPLE_PROBE}"
+    if reference in candidates:
+        rows.append(_untrained("reference", reference, candidates[reference], val["n"]))
+    rows.append(_untrained("teacher", name, val["top1_count"], val["n"]))
     write_json(aside / "comparison.json", {"variant": run.identity.variant, "rows": rows})
+
+
+def _untrained(arm: str, name: str, right: int, images: int) -> dict[str, Any]:
+    return {
+        "arm": arm,
+        "label": LABELS[arm],
+        "seed": None,
+        "steps": None,
+        "images_seen": None,
+        "split": "val",
+        "top1_count": right,
+        "n": images,
+        "run": name,
+    }
 
 
 def _row(models: Path, arm: str, seed: int, folder: Path) -> dict[str, Any]:
