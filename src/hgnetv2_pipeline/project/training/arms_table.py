@@ -27,8 +27,8 @@ LABELS = {
     "stage1": "SSLD stage 1, mined",
     "stage2": "SSLD stage 2",
     "teacher": "teacher (mean of its members)",
-    "reference": "logistic regression on simple features",
 }
+REFERENCE = "logistic regression on simple features"
 
 
 def list_trainings(
@@ -61,15 +61,15 @@ def write_table(
     candidates = record.get("candidates_top1_count", {})
     reference = f"{name}/{SIMPLE_PROBE}"
     if reference in candidates:
-        rows.append(_untrained("reference", reference, candidates[reference], val["n"]))
-    rows.append(_untrained("teacher", name, val["top1_count"], val["n"]))
+        rows.append(_untrained("reference", REFERENCE, reference, candidates[reference], val["n"]))
+    rows.append(_untrained("teacher", LABELS["teacher"], name, val["top1_count"], val["n"]))
     write_json(aside / "comparison.json", {"variant": run.identity.variant, "rows": rows})
 
 
-def _untrained(arm: str, name: str, right: int, images: int) -> dict[str, Any]:
+def _untrained(arm: str, label: str, name: str, right: int, images: int) -> dict[str, Any]:
     return {
         "arm": arm,
-        "label": LABELS[arm],
+        "label": label,
         "seed": None,
         "steps": None,
         "images_seen": None,
