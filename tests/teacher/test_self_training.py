@@ -186,6 +186,27 @@ def test_a_pool_that_misleads_is_noticed_on_held_out_images() -> None:
     assert self_training.SelfTraining([], [], 0, 60, 50, 45, changed=9).helps
 
 
+def test_with_many_labelled_images_some_of_every_class_are_compared_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, _, labels, truth = two_views(90, 0, 0)
+    whole = self_train([one], labels, CLASSES)
+    monkeypatch.setattr(self_training, "MOST_NEIGHBOURS", 30)
+    compared: list[int] = []
+
+    def counted(*given: torch.Tensor, **more: bool) -> torch.Tensor:
+        reference, known = given[3:]
+        compared.append(len(reference))
+        assert torch.bincount(known).tolist() == [10] * CLASSES
+        return statistic(*given, **more)
+
+    monkeypatch.setattr(self_training, "statistic", counted)
+    fewer = self_train([one], labels, CLASSES)
+    assert set(compared) == {30}
+    views = [one]
+    assert accuracy(fewer, views, truth) > accuracy(whole, views, truth) - 0.05
+
+
 def test_an_empty_pool_is_refused() -> None:
     one, _, labels, _ = two_views(60, 0, 0)
     with pytest.raises(DataError, match="needs images of the pool"):

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hgnetv2_pipeline.data.sample_rng import epoch_order
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.teacher.logistic import (
     FOLDS,
@@ -27,7 +28,7 @@ from hgnetv2_pipeline.teacher.logistic import (
     fit_classifier,
     folds_of,
 )
-from hgnetv2_pipeline.teacher.typicality import statistic, unit
+from hgnetv2_pipeline.teacher.typicality import spread_over_classes, statistic, unit
 
 _log = logging.getLogger(__name__)
 ROUNDS = 3
@@ -35,6 +36,8 @@ LEAST_TYPICAL = 0.3
 """Share of the labelled images that a pool image must be more typical than, to be learnt from."""
 POOL_WEIGHT = 0.5
 """What a pool image counts in the loss, where a labelled one counts 1."""
+MOST_NEIGHBOURS = 20_000
+"""Labelled images, of all classes alike, that images are compared with: each costs time for all."""
 CLEAR = 2.0
 """Standard errors by which held-out images may get worse before it is left out."""
 
@@ -183,7 +186,8 @@ class _CoTraining:
             for one, plain in zip(self.seen, self.plain, strict=True)
         ]  # fmt: skip
         temperatures = [one.temperature for one in self.plain]
-        units = [(self._unit(one.labelled[inside]), self._unit(one.pool)) for one in self.seen]
+        near = self._neighbours(inside)
+        units = [(self._unit(one.labelled[near]), self._unit(one.pool)) for one in self.seen]
         taken = 0
         for number in range(self.rounds):
             answers = [
@@ -192,9 +196,9 @@ class _CoTraining:
             ]
             mean = np.mean([np.exp(one) for one in answers], axis=0)
             guesses = mean.argmax(axis=1)
-            typical = self._typical(np.log(mean.max(axis=1)), guesses, units, labels)
+            typical = self._typical(np.log(mean.max(axis=1)), guesses, units, self.labels[near])
             if number == 0:  # how many stays, which ones changes
-                taken = int((typical >= self._least(inside, units)).sum())
+                taken = int((typical >= self._least(near, units)).sum())
             chosen = np.sort(np.argsort(-typical, kind="stable")[:taken])
             if not taken:
                 break
@@ -213,6 +217,17 @@ class _CoTraining:
                 for one, plain in zip(self.seen, self.plain, strict=True)
             ]
         return _Round(heads, taken)
+
+    def _neighbours(self, inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Places of the labelled images that others are compared with."""
+        places = np.flatnonzero(inside)
+        some = spread_over_classes(
+            torch.from_numpy(self.labels[places]),
+            MOST_NEIGHBOURS,
+            lambda n: torch.from_numpy(epoch_order(n, 0, 0)),
+        )
+        found: NDArray[np.int64] = places[some.numpy()]
+        return found
 
     def _unit(self, features: NDArray[np.float32]) -> Tensor:
         return unit(torch.from_numpy(features)).to(self.device)
@@ -236,10 +251,10 @@ class _CoTraining:
         typical: NDArray[np.float64] = torch.stack(found).mean(dim=0).double().cpu().numpy()
         return typical
 
-    def _least(self, inside: NDArray[np.bool_], units: list[tuple[Tensor, Tensor]]) -> float:
+    def _least(self, near: NDArray[np.int64], units: list[tuple[Tensor, Tensor]]) -> float:
         """What ``LEAST_TYPICAL`` of the labelled images that were held out and right stay below."""
-        labels = self.labels[inside]
-        mean = np.mean([np.exp(one.held_out[inside]) for one in self.plain], axis=0)
+        labels = self.labels[near]
+        mean = np.mean([np.exp(one.held_out[near]) for one in self.plain], axis=0)
         guesses = mean.argmax(axis=1)
         typical = self._typical(np.log(mean.max(axis=1)), guesses, units, labels, itself=True)
         right = typical[guesses == labels]
