@@ -81,7 +81,9 @@ def test_typicality_is_the_share_of_labelled_images_that_are_less_typical() -> N
 
 def test_a_teacher_that_is_never_right_has_no_typicality() -> None:
     labels = torch.tensor([0, 1, 2])
-    with pytest.raises(DataError, match=r"names the class of 0 of 3 labelled images.*confidence"):
+    with pytest.raises(
+        DataError, match=r"names the class of 0 of 3 labelled images.*mining.rank_by=confidence"
+    ):
         fit_reference(torch.zeros(3), (labels + 1) % 3, torch.eye(3), labels)
 
 

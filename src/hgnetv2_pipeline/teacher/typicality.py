@@ -113,7 +113,7 @@ def fit_reference(
     if len(right) < 2:
         raise DataError(
             f"the teacher names the class of {len(right)} of {len(labels):,} labelled images: "
-            "typicality cannot be measured with it (mining.score=confidence)"
+            "typicality cannot be measured with it (mining.rank_by=confidence)"
         )
     spread = max(float(right.std()), _LEAST_SPREAD)
     return Reference(features.half(), labels.long(), float(right.mean()), spread)

@@ -93,32 +93,26 @@ def _who_teaches(
     """The members, and of every candidate why it teaches or does not; none where all do."""
     from hgnetv2_pipeline.teacher.choosing import choose_members, keep_self_trained
 
-    if trained is None or not trained.record["helps"]:
-        turned = trained.members if trained else []
-        alone = {name: p for name, p in probabilities.items() if name not in turned}
-        why = dict.fromkeys(turned, "self-training made held-out images worse")
-        if teacher.choose == "all":
-            return list(alone), dict.fromkeys(alone, "all candidates teach") | why if why else {}
-        choice = choose_members(alone, labels)
-        return list(choice.members), choice.reasons | why
-    group = trained.members
+    names = trained.members if trained else []
+    helps = bool(trained and trained.record["helps"])
+    group = names if helps else []
+    alone = {name: answers for name, answers in probabilities.items() if name not in names}
+    reasons = {} if helps else dict.fromkeys(names, "self-training made held-out images worse")
     if teacher.choose == "all":
-        replaced = {Path(name).name for name in group}
-        others = [
-            name
-            for name in probabilities
-            if name not in group and Path(name).name.removeprefix("probe=") not in replaced
-        ]
-        return group + others, {}
-    alone = {name: p for name, p in probabilities.items() if name not in group}
+        replaced = {f"probe={Path(name).name}" for name in group}
+        others = [name for name in alone if Path(name).name not in replaced]
+        if reasons:
+            reasons = dict.fromkeys(alone, "all candidates teach") | reasons
+        return group + others, reasons
     choice = choose_members(alone, labels)
-    kept, why_group = keep_self_trained(
+    if not group:
+        return list(choice.members), choice.reasons | reasons
+    kept, why = keep_self_trained(
         [probabilities[name] for name in group],
         [alone[name] for name in choice.members],
         labels,
     )
-    reasons = choice.reasons | dict.fromkeys(group, why_group)
-    return (group if kept else list(choice.members)), reasons
+    return group if kept else list(choice.members), choice.reasons | dict.fromkeys(group, why)
 
 
 def _answers_to_val(
