@@ -1,10 +1,17 @@
-"""How sure a counted share is: its interval, its standard error, and the spread of several."""
+"""How sure a counted share is: its interval and error, the spread of several, their difference."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from hgnetv2_pipeline.errors import ParameterError
+import numpy as np
+from numpy.typing import NDArray
+
+from hgnetv2_pipeline.errors import DataError, ParameterError
+
+# Differences of shares are multiples of 1 / n; what is smaller than this is rounding.
+_ROUNDING = 1e-12
 
 
 def wilson_interval(hits: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -36,3 +43,34 @@ def deviation(values: tuple[float, ...]) -> float | None:
         return None
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """One model's metric minus another's on the same images, and its standard error; shares."""
+
+    value: float
+    error: float
+
+    def exceeds(self, standard_errors: float) -> bool:
+        """Whether the first model is better by more than so many standard errors."""
+        return self.value - standard_errors * self.error > _ROUNDING
+
+
+def top1_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedDifference:
+    """Share of images [N] that ``first`` has right minus that of ``second``.
+
+    The error is that of a mean of N differences, each -1, 0 or 1 (divisor N - 1). Of one image
+    nothing is known: the error is the largest difference there can be, 1.
+
+    Raises:
+        DataError: no image, or not the same number of them.
+    """
+    if first.shape != second.shape or not first.size:
+        raise DataError(f"answers to {first.size} and {second.size} images cannot be paired")
+    n = first.size
+    gained, lost = int((first & ~second).sum()), int((second & ~first).sum())
+    if n == 1:
+        return PairedDifference(float(gained - lost), 1.0)
+    squares = gained + lost - (gained - lost) ** 2 / n
+    return PairedDifference((gained - lost) / n, math.sqrt(squares / (n * (n - 1))))

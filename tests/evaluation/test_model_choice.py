@@ -11,12 +11,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.evaluation.choice import (
-    PairedDifference,
-    choose_model,
-    map_difference,
-    top1_difference,
-)
+from hgnetv2_pipeline.evaluation.choice import choose_model, map_difference
+from hgnetv2_pipeline.intervals import PairedDifference, top1_difference
 
 
 def used_by_hand(answers: list[list[bool]], standard_errors: int) -> tuple[int, int]:

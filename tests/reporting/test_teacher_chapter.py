@@ -22,7 +22,7 @@ def texts(tmp_path: Path, record: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("teaches", [True, False])
-def test_self_training_is_told_with_what_it_did_to_held_out_images(
+def test_self_training_is_reported_with_what_it_did_to_held_out_images(
     tmp_path: Path, teaches: bool
 ) -> None:
     record = teacher()
@@ -32,6 +32,14 @@ def test_self_training_is_told_with_what_it_did_to_held_out_images(
     assert "simple and vit learnt from 420 of 1,500 images of the pool" in learnt
     assert "60 labelled images that were held out, 50 were right before and 48 after" in learnt
     assert learnt.endswith("It does not teach.") is not teaches
+
+
+def test_without_a_rehearsal_the_report_says_that_nothing_is_known(tmp_path: Path) -> None:
+    record = teacher()
+    record["self_training"] |= {"held_out": 0, "held_out_right_before": 0, "teaches": True}
+    learnt = texts(tmp_path, record)[1]
+    assert learnt.endswith("too few labelled images for a rehearsal: whether it helps is unknown.")
+    assert "0 were right" not in learnt
 
 
 def test_without_self_training_there_is_no_word_of_it(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from hgnetv2_pipeline.data.sample_rng import epoch_order
 from hgnetv2_pipeline.errors import DataError, WeightsError
+from hgnetv2_pipeline.intervals import PairedDifference
 from hgnetv2_pipeline.teacher import self_training
 from hgnetv2_pipeline.teacher.choosing import keep_self_trained
 from hgnetv2_pipeline.teacher.self_training import Features, self_train
@@ -91,12 +95,12 @@ def test_a_teacher_that_is_never_right_has_no_typicality() -> None:
     ("most", "expected"), [(100, [50, 5, 1]), (21, [15, 5, 1]), (3, [1, 1, 1])]
 )
 def test_a_reference_is_spread_over_the_classes(most: int, expected: list[int]) -> None:
-    labels = torch.tensor([0] * 50 + [1] * 5 + [2])
-    places = spread_over_classes(labels, most, lambda n: torch.arange(n).flip(0))
-    assert torch.bincount(labels[places]).tolist() == expected
+    labels = np.array([0] * 50 + [1] * 5 + [2])
+    places = spread_over_classes(labels, most, seed=3)
+    assert np.bincount(labels[places]).tolist() == expected
     assert places.tolist() == sorted(places.tolist())
-    if most < 56:  # those that come first in the order are taken
-        assert 49 in places and 0 not in places
+    first = [place for place in epoch_order(56, 3, 0) if labels[place] == 0][: expected[0]]
+    assert places[labels[places] == 0].tolist() == sorted(first)
 
 
 def two_views(
@@ -180,12 +184,23 @@ def test_a_pool_that_misleads_is_noticed_on_held_out_images() -> None:
     found = self_train([one], labels, CLASSES)
     assert found.helps
     assert found.held_out == 60
-    spoiled = self_training.SelfTraining(
-        found.classifiers, found.partners, found.taken, 60, right_before=50, right_after=30,
-        changed=24,
-    )  # fmt: skip
-    assert not spoiled.helps
-    assert self_training.SelfTraining([], [], 0, 60, 50, 45, changed=9).helps
+    assert found.lost is not None
+    worse, little = PairedDifference(20 / 60, 0.07), PairedDifference(5 / 60, 0.05)
+    assert not replace(found, lost=worse).helps
+    assert replace(found, lost=little).helps
+
+
+@pytest.mark.parametrize(("per_class", "held_out"), [([1, 1, 1], 0), ([1, 8, 8], 2)])
+def test_no_class_is_held_out_whole(
+    per_class: list[int], held_out: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, _, labels, _ = two_views(90, 0, 0)
+    some = np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in enumerate(per_class)])
+    few = Features(one.labelled[some], one.pool)
+    found = self_train([few], labels[some], CLASSES)
+    assert found.held_out == held_out
+    assert ("self-training is not rehearsed" in caplog.text) is (held_out == 0)
+    assert found.helps
 
 
 def test_with_many_labelled_images_some_of_every_class_are_compared_with(
@@ -193,7 +208,7 @@ def test_with_many_labelled_images_some_of_every_class_are_compared_with(
 ) -> None:
     one, _, labels, truth = two_views(90, 0, 0)
     whole = self_train([one], labels, CLASSES)
-    monkeypatch.setattr(self_training, "MOST_NEIGHBOURS", 30)
+    monkeypatch.setattr(self_training, "spread_over_classes", partial(spread_over_classes, most=30))
     compared: list[int] = []
 
     def counted(*given: torch.Tensor, **more: bool) -> torch.Tensor:

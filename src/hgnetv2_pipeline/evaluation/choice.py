@@ -21,23 +21,10 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation.metrics import mean_average_precision
+from hgnetv2_pipeline.intervals import PairedDifference
 
-# Differences of shares are multiples of 1 / n; what is smaller than this is rounding.
-_ROUNDING = 1e-12
 # Groups of images that are left out in turn: the error is itself known to 1 / sqrt(2 x 19).
 JACKKNIFE_GROUPS = 20
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """One model's metric minus another's on the same images, and its standard error; shares."""
-
-    value: float
-    error: float
-
-    def exceeds(self, standard_errors: float) -> bool:
-        """Whether the first model is better by more than so many standard errors."""
-        return self.value - standard_errors * self.error > _ROUNDING
 
 
 @dataclass(frozen=True)
@@ -47,25 +34,6 @@ class ModelChoice:
     used: int
     leader: int
     behind: tuple[PairedDifference, ...]
-
-
-def top1_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedDifference:
-    """Share of images [N] that ``first`` has right minus that of ``second``.
-
-    The error is that of a mean of N differences, each -1, 0 or 1 (divisor N - 1). Of one image
-    nothing is known: the error is the largest difference there can be, 1.
-
-    Raises:
-        DataError: no image, or not the same number of them.
-    """
-    if first.shape != second.shape or not first.size:
-        raise DataError(f"answers to {first.size} and {second.size} images cannot be paired")
-    n = first.size
-    gained, lost = int((first & ~second).sum()), int((second & ~first).sum())
-    if n == 1:
-        return PairedDifference(float(gained - lost), 1.0)
-    squares = gained + lost - (gained - lost) ** 2 / n
-    return PairedDifference((gained - lost) / n, math.sqrt(squares / (n * (n - 1))))
 
 
 def map_difference(

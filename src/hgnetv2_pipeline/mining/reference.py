@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hgnetv2_pipeline.data.sample_rng import epoch_order
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining.duplicates.features import features_of
 from hgnetv2_pipeline.mining.scored_pool import ScoredPool
@@ -20,18 +19,14 @@ from hgnetv2_pipeline.teacher.typicality import (
     unit,
 )
 
-MOST = 20_000
-"""Labelled images at most: every image of the pool is compared with each of them."""
 
-
-def choose_reference(samples: pd.DataFrame, seed: int, most: int = MOST) -> pd.DataFrame:
-    """At most ``most`` labelled rows, as many of each class as there are or as fit, by key."""
+def choose_reference(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The labelled rows, or as many of each class as ``spread_over_classes`` takes, by key."""
     labelled = samples[samples["label"].notna()].sort_values("key", ignore_index=True)
     if labelled.empty:
         raise DataError("no labelled image: typicality cannot be measured (mining.rank_by)")
-    labels = torch.from_numpy(labelled["label"].to_numpy(np.int64))
-    places = spread_over_classes(labels, most, lambda n: torch.from_numpy(epoch_order(n, seed, 0)))
-    chosen: pd.DataFrame = labelled.iloc[places.numpy()].reset_index(drop=True)
+    places = spread_over_classes(labelled["label"].to_numpy(np.int64), seed=seed)
+    chosen: pd.DataFrame = labelled.iloc[places].reset_index(drop=True)
     return chosen
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
+from hgnetv2_pipeline.intervals import top1_difference
 
 CLEAR = 2.0
-"""Standard errors by which a further member must lower the log-loss."""
+"""Standard errors by which a further member must lower the log-loss, or one group beat another."""
 _LEAST = 1e-12
 
 
@@ -89,16 +90,15 @@ def keep_self_trained(
 ) -> tuple[bool, str]:
     """Whether the mean of the self-trained teaches rather than that of ``others``, and why.
 
-    It does unless the others have clearly more of the validation images right: what it gains lies
-    in images that are unlike the labelled ones, of which validation has none. Clear are ``CLEAR``
-    standard errors of a difference on the same images (McNemar). All probabilities are [N, C].
+    It does unless the others have more of the validation images right by ``CLEAR`` standard errors,
+    paired: what self-training gains is in images that are unlike the labelled ones, and validation
+    has none of those. All probabilities are [N, C].
     """
     after = np.mean(trained, axis=0).argmax(axis=1) == labels
     before = np.mean(others, axis=0).argmax(axis=1) == labels
-    lost = int(before.sum()) - int(after.sum())
-    error = float(np.sqrt((before != after).sum()))
+    lost = top1_difference(before, after)
     said = (
         f"learnt from the pool as well: {int(after.sum())} of {len(labels)} right together, the "
-        f"best of the others {int(before.sum())} (standard error {error:.1f})"
+        f"best of the others {int(before.sum())} (standard error {lost.error * len(labels):.1f})"
     )
-    return lost <= CLEAR * error, said
+    return not lost.exceeds(CLEAR), said

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hgnetv2_pipeline.data.sample_rng import epoch_order
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.intervals import PairedDifference, top1_difference
+from hgnetv2_pipeline.teacher.choosing import CLEAR
 from hgnetv2_pipeline.teacher.logistic import (
     FOLDS,
     Classifier,
@@ -36,10 +37,6 @@ LEAST_TYPICAL = 0.3
 """Share of the labelled images that a pool image must be more typical than, to be learnt from."""
 POOL_WEIGHT = 0.5
 """What a pool image counts in the loss, where a labelled one counts 1."""
-MOST_NEIGHBOURS = 20_000
-"""Labelled images, of all classes alike, that images are compared with: each costs time for all."""
-CLEAR = 2.0
-"""Standard errors by which held-out images may get worse before it is left out."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class SelfTraining:
         taken: pool images that were learnt from in the last round.
         held_out: labelled images of the rehearsal that were not learnt from.
         right_before, right_after: of those, how many the probes' mean gets right.
-        changed: of those, how many are right either before or after, and not both.
+        lost: share that was right before minus share that is right after; None without a rehearsal.
     """
 
     classifiers: list[Classifier]
@@ -69,13 +66,12 @@ class SelfTraining:
     held_out: int
     right_before: int
     right_after: int
-    changed: int
+    lost: PairedDifference | None
 
     @property
     def helps(self) -> bool:
-        """Whether the held-out images did not get clearly worse."""
-        # The standard error of a difference of two counts on the same images (McNemar).
-        return self.right_before - self.right_after <= CLEAR * float(np.sqrt(self.changed))
+        """Whether the held-out images, if there are any, did not get clearly worse."""
+        return self.lost is None or not self.lost.exceeds(CLEAR)
 
 
 def self_train(
@@ -90,7 +86,8 @@ def self_train(
     """Train the classifiers of probes on labelled images and on those of the pool they are sure of.
 
     The probe with the most held-out images right takes part, and every other one with which their
-    mean has more right. The rehearsal holds out a fifth of the labelled images of each class.
+    mean has more right. The rehearsal holds out a fifth of the labelled images, of each class that
+    has an image left then; L2 and the least typical image were found with all of them.
 
     Args:
         seen: of each probe, of the same images in the same order.
@@ -113,25 +110,26 @@ def self_train(
         balanced, rounds, device,
     )  # fmt: skip
     out = folds_of(labels, FOLDS) == 0
-    if out.all() or len(np.unique(labels[~out])) < classes:
-        out[:] = False  # too few to hold any out: it is taken as it comes
-    rehearsal = work.run(~out) if out.any() else None
-    temperatures = [1.0] * len(partners)
+    out &= ~np.isin(labels, np.setdiff1d(labels, labels[~out]))  # a class is not held out whole
+    temperatures, lost = [one.temperature for one in work.plain], None
     before = after = np.zeros(0, dtype=bool)
-    if rehearsal is not None:
-        before = _right([plain[one].held_out[out] for one in partners], labels[out])
+    if out.any():
+        rehearsal = work.run(~out)
+        before = _right([one.held_out[out] for one in work.plain], labels[out])
         answers = [
-            one.logits(part.labelled[out])
-            for one, part in zip(rehearsal.heads, work.seen, strict=True)
+            head.logits(one.labelled[out])
+            for head, one in zip(rehearsal.heads, work.seen, strict=True)
         ]
         found = [calibrated(one, labels[out], classes, balanced) for one in answers]
         temperatures = [temperature for temperature, _ in found]
         after = _right([log_probability for _, log_probability in found], labels[out])
+        lost = top1_difference(before, after)
+    else:
+        _log.warning("too few labelled images to hold any out: self-training is not rehearsed")
     final = work.run(np.ones(len(labels), dtype=bool))
     return SelfTraining(
         [head.classifier(t) for head, t in zip(final.heads, temperatures, strict=True)],
-        partners, final.taken, int(out.sum()), int(before.sum()), int(after.sum()),
-        int((before != after).sum()),
+        partners, final.taken, len(before), int(before.sum()), int(after.sum()), lost,
     )  # fmt: skip
 
 
@@ -221,12 +219,7 @@ class _CoTraining:
     def _neighbours(self, inside: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Places of the labelled images that others are compared with."""
         places = np.flatnonzero(inside)
-        some = spread_over_classes(
-            torch.from_numpy(self.labels[places]),
-            MOST_NEIGHBOURS,
-            lambda n: torch.from_numpy(epoch_order(n, 0, 0)),
-        )
-        found: NDArray[np.int64] = places[some.numpy()]
+        found: NDArray[np.int64] = places[spread_over_classes(self.labels[places])]
         return found
 
     def _unit(self, features: NDArray[np.float32]) -> Tensor:

@@ -10,20 +10,24 @@ every teacher.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from hgnetv2_pipeline.data.sample_rng import epoch_order
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.weights.load import read_file
 from hgnetv2_pipeline.weights.writing import save_weights
 
 NEAR, APART = 5.0, 5.0
 """Weights of the two cosines beside the log-probability (measured: docs/teachers.md)."""
+MOST_COMPARED = 20_000
+"""Labelled images, of all classes alike, that an image is compared with: each costs time."""
 _BLOCK = 1 << 24  # cosines at a time, 64 MB
 _LEAST_SPREAD = 1e-6
 
@@ -138,20 +142,18 @@ def read_reference(path: Path) -> Reference:
     return Reference(held.tensors["features"], held.tensors["labels"], mean, spread)
 
 
-def spread_over_classes(labels: Tensor, most: int, order: Callable[[int], Tensor]) -> Tensor:
+def spread_over_classes(
+    labels: NDArray[np.int64], most: int = MOST_COMPARED, seed: int = 0
+) -> NDArray[np.int64]:
     """Places of at most ``most`` images, as many of each class as there are or as fit, ascending.
 
-    ``order(n)`` is a permutation of n places; those that come first in it are taken.
+    Of the images of a class those are taken that come first in the order that ``seed`` gives.
     """
-    if len(labels) <= most:
-        return torch.arange(len(labels))
-    mixed = order(len(labels))
-    by_class = labels[mixed].argsort(stable=True)
-    ordered = mixed[by_class]
-    counts = torch.bincount(labels)
-    starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    rank = torch.arange(len(labels)) - starts  # of an image within its class
-    each = max(1, math.floor(most / int((counts > 0).sum())))
-    while int(counts.clamp(max=each + 1).sum()) <= most:
-        each += 1
-    return ordered[rank < each].sort().values
+    mixed = epoch_order(len(labels), seed, 0)
+    ordered = mixed[np.argsort(labels[mixed], kind="stable")]
+    counts = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    each = bisect_right(
+        range(1, int(counts.max()) + 1), most, key=lambda k: int(np.minimum(counts, k).sum())
+    )
+    return np.sort(ordered[rank < max(1, each)])

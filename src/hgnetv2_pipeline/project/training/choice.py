@@ -35,7 +35,7 @@ from hgnetv2_pipeline.project.training.arms_table import LABELS, list_trainings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hgnetv2_pipeline.evaluation.choice import PairedDifference
+    from hgnetv2_pipeline.intervals import PairedDifference
 
 _log = logging.getLogger(__name__)
 
@@ -248,7 +248,8 @@ def write_choice(
 
 def _paired(measured: Sequence[Measurement], classes: Sequence[str] | None) -> Any:
     """The difference of two candidates by their places; ``classes`` where an image has several."""
-    from hgnetv2_pipeline.evaluation.choice import map_difference, top1_difference
+    from hgnetv2_pipeline.evaluation.choice import map_difference
+    from hgnetv2_pipeline.intervals import top1_difference
 
     rows = [_answers(each.rows) for each in measured]
     keys = rows[0].index

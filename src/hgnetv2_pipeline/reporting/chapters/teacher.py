@@ -48,11 +48,16 @@ def _self_training(found: Mapping[str, Any]) -> str:
     said = (
         f"Self-training: {' and '.join(map(formats.words, found['probes']))} learnt from "
         f"{formats.count(int(found['learnt_from']))} of {formats.count(int(found['pool_images']))} "
-        "images of the pool, with the classes that they themselves gave them. In a rehearsal on "
-        f"{formats.count(int(found['held_out']))} labelled images that were held out, "
-        f"{formats.count(int(found['held_out_right_before']))} were right before and "
-        f"{formats.count(int(found['held_out_right_after']))} after."
+        "images of the pool, with the classes that they themselves gave them. "
     )
+    if int(found["held_out"]):
+        said += (
+            f"In a rehearsal on {formats.count(int(found['held_out']))} labelled images that were "
+            f"held out, {formats.count(int(found['held_out_right_before']))} were right before and "
+            f"{formats.count(int(found['held_out_right_after']))} after."
+        )
+    else:
+        said += "There were too few labelled images for a rehearsal: whether it helps is unknown."
     return said if found["teaches"] else said + " It does not teach."
 
 
