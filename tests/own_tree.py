@@ -110,6 +110,14 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
+def write_pool(root: Path, images: int) -> None:
+    """A folder of ``images`` unlabelled images of the first two classes in turn."""
+    rng = np.random.default_rng(1)
+    root.mkdir(parents=True)
+    for number in range(images):
+        draw(number % 2, rng).save(root / f"{number}.png")
+
+
 def write_classes(root: Path, classes: Sequence[str], per_class: int = 8) -> None:
     """A folder per class with ``per_class`` small images, each class of another shape."""
     rng = np.random.default_rng(0)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hgnetv2_pipeline.commands.init import write_environment
@@ -20,7 +19,7 @@ from hgnetv2_pipeline.project.params import DataParams
 from hgnetv2_pipeline.project.run import Run
 from killed_chain import held, kill_again_and_again, left, results, started
 from other_process import other, tree
-from own_tree import draw, write_classes
+from own_tree import write_classes, write_pool
 from project_copies import copy_project, kedro, run_here
 from run_params import loader
 
@@ -58,10 +57,7 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     base = tmp_path_factory.mktemp("runs")
     write_classes(base / "labelled", ("ab", "cd"), per_class=10)
-    rng = np.random.default_rng(1)
-    (base / "pool").mkdir()
-    for number in range(16):
-        draw(number % 2, rng).save(base / "pool" / f"{number}.png")
+    write_pool(base / "pool", 16)
     return Place(base)
 
 

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from hgnetv2_pipeline.durable import read_json
@@ -16,7 +15,7 @@ from hgnetv2_pipeline.project.params import DataParams, TeacherParams
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.probes import SelfTrained
 from hgnetv2_pipeline.project.teaching.teacher import read_teacher
-from own_tree import draw, write_classes
+from own_tree import write_classes, write_pool
 from run_params import parameters
 from tiny_project import identity, run_of
 
@@ -27,10 +26,7 @@ POOL = 24
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("own")
     write_classes(base / "labelled", ("ab", "cd"), per_class=10)
-    rng = np.random.default_rng(1)
-    (base / "pool").mkdir()
-    for number in range(POOL):
-        draw(number % 2, rng).save(base / "pool" / f"{number}.png")
+    write_pool(base / "pool", POOL)
     return base
 
 

@@ -21,6 +21,8 @@ from hgnetv2_pipeline.project.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hgnetv2_pipeline.data.preprocess import Preprocess
+    from hgnetv2_pipeline.models.probe import Probe
     from hgnetv2_pipeline.teacher.probing import ProbeConfig
 
 _log = logging.getLogger(__name__)
@@ -45,13 +47,9 @@ def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
                     "train": lists.index("train"),
                     "trunk": weights_input(run.identity, trunk),
                 },
-                params={
-                    "size": teacher.probe_size,
-                    "balanced": teacher.recipe.class_balance != "none",
-                    "classes": lists.classes,
-                },
+                params=_params(teacher, lists),
                 outputs=[WEIGHTS, PROBE_RECORD],
-                beside=[TIMING],  # of every making another
+                beside=[TIMING],  # differs each time
             ),
             partial(_fit, run, trunk, teacher, lists),
         )
@@ -74,13 +72,7 @@ def self_train(run: Run, teacher: TeacherParams, lists: Lists) -> SelfTrained | 
             name=SELF_TRAINING,
             pipeline="train_teacher",
             inputs={"train": lists.index("train"), "pool": lists.index("pool"), **inputs},
-            params={
-                "size": teacher.probe_size,
-                "balanced": teacher.recipe.class_balance != "none",
-                "classes": lists.classes,
-                "seed": run.identity.seed,
-                **wanted.model_dump(),
-            },
+            params=_params(teacher, lists) | {"seed": run.identity.seed} | wanted.model_dump(),
             outputs=[SELF_TRAINING],
         ),
         lambda aside: _self_train(run, teacher, lists, aside / SELF_TRAINING),
@@ -101,7 +93,6 @@ class SelfTrained:
 
 def _self_train(run: Run, teacher: TeacherParams, lists: Lists, out: Path) -> None:
     from hgnetv2_pipeline.teacher.probing import self_train_probes
-    from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
 
     wanted = teacher.self_training
     pool = _some_of_pool(lists.index("pool"), wanted.images, run.identity.seed)
@@ -118,13 +109,7 @@ def _self_train(run: Run, teacher: TeacherParams, lists: Lists, out: Path) -> No
     if not found.helps:
         _log.warning("self-training makes held-out images worse and is left out")
     for spec, (probe, preprocess) in trained.items():
-        save_probe(
-            out / probe_name(spec) / WEIGHTS,
-            probe,
-            trunk=trunk_name(spec),
-            preprocess=preprocess,
-            classes=lists.classes,
-        )
+        _save(out / probe_name(spec), spec, probe, preprocess, lists)
     write_json(
         out / SELF_TRAINED,
         {
@@ -190,6 +175,12 @@ def probe_name(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
+def _params(teacher: TeacherParams, lists: Lists) -> dict[str, Any]:
+    """What the classifiers follow from besides images and networks."""
+    how = _how(teacher)
+    return {"size": how.size, "balanced": how.balanced, "classes": lists.classes}
+
+
 def _how(teacher: TeacherParams) -> ProbeConfig:
     from hgnetv2_pipeline.teacher.probing import ProbeConfig
 
@@ -203,9 +194,20 @@ def _how(teacher: TeacherParams) -> ProbeConfig:
     )
 
 
+def _save(folder: Path, spec: str, probe: Probe, preprocess: Preprocess, lists: Lists) -> None:
+    from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
+
+    save_probe(
+        folder / WEIGHTS,
+        probe,
+        trunk=trunk_name(spec),
+        preprocess=preprocess,
+        classes=lists.classes,
+    )
+
+
 def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path) -> None:
     from hgnetv2_pipeline.teacher.probing import fit_probe
-    from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
 
     found = fit_probe(
         spec,
@@ -216,13 +218,7 @@ def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path)
         how=_how(teacher),
         device=known_device(run.device),
     )
-    save_probe(
-        aside / WEIGHTS,
-        found.probe,
-        trunk=trunk_name(spec),
-        preprocess=found.preprocess,
-        classes=lists.classes,
-    )
+    _save(aside, spec, found.probe, found.preprocess, lists)
     write_json(
         aside / PROBE_RECORD,
         {
