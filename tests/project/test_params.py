@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +145,32 @@ def test_a_model_has_a_place_for_results_about_it(model: str, expected: str) -> 
 def test_the_treatment_of_transparency_is_a_name_or_a_colour(given: Any, found: Any) -> None:
     assert parameters(data={"alpha": given})["data"]["alpha"] == found
     assert parameters()["data"]["alpha"] == "drop"
+
+
+def messages() -> Iterator[tuple[Path, str]]:
+    """The sentences in the code that are no docstrings, with their files."""
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        documented = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and " " in text and id(node) not in documented:
+                yield path, text
+
+
+def test_a_parameter_that_a_message_names_exists() -> None:
+    """Who is told to set something must find it."""
+    tree = parameters("sample")
+    blocks = [name for name, value in tree.items() if isinstance(value, dict)]
+    named = re.compile(rf"(?<![\w./])({'|'.join(blocks)})\.([a-z_.]*[a-z_])(?![\w(/])")
+    found = 0
+    for path, text in messages():
+        for block, rest in named.findall(text):
+            if rest.rpartition(".")[2] in ("json", "csv", "pkl", "parquet"):  # a file
+                continue
+            place = tree[block]
+            for part in rest.split("."):
+                assert isinstance(place, dict) and part in place, f"{path}: {block}.{rest}"
+                place = place[part]
+            found += 1
+    assert found > 50

@@ -211,7 +211,9 @@ def open_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:
     except UnidentifiedImageError as error:
         raise DataError(_why_unidentified(content)) from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"too many pixels, allowed are {max_pixels:,} (data.max_pixels)") from error
+        raise DataError(
+            f"too many pixels, allowed are {max_pixels:,}; save a smaller copy"
+        ) from error
     except Exception as error:  # a damaged header makes Pillow raise almost anything
         raise DataError(f"damaged header: {_short(error)}") from error
     if kind not in FORMATS:
@@ -219,8 +221,8 @@ def open_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(
-            f"too many pixels: {width}x{height} in the header, allowed are {max_pixels:,} "
-            "(data.max_pixels)"
+            f"too many pixels: {width}x{height} in the header, allowed are {max_pixels:,}; "
+            "save a smaller copy"
         )
     if kind in _HAS_END and not _HAS_END[kind](content):
         raise DataError("cannot be decoded: the file ends early, its end marker is missing")

@@ -90,7 +90,8 @@ class Preprocess:
             object.__setattr__(self, name, tuple(float(value) for value in given))
         if not _is_whole(self.max_pixels) or not self.max_pixels >= 1:
             raise ParameterError(
-                f"max_pixels {self.max_pixels!r}: a whole number, at least 1 (data.max_pixels)"
+                f"max_pixels {self.max_pixels!r}: a whole number, at least 1 "
+                "(preprocess.max_pixels)"
             )
         if self.background is not None:
             colour = check_colour(self.background, "preprocess.background, data.alpha")

@@ -42,8 +42,8 @@ def map_difference(
     """mAP of the scores ``first`` [N, C] minus that of ``second``, of images with labels ``truth``.
 
     mAP is no mean over images, so its error is that of a jackknife: every 20th image is left out,
-    20 times, and each image once. Of one image nothing is known, as above. Source: B. Efron and
-    R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 11.
+    20 times, and each image once. Of one image nothing is known: the error is 1. Source: B. Efron
+    and R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 11.
 
     Raises:
         DataError: shapes that differ, or no image that belongs to a class.

@@ -60,7 +60,7 @@ class Scorer:
         device: str,
     ) -> None:
         if dtype not in DTYPES:
-            raise unknown_name("dtype", dtype, DTYPES, "--params mining.dtype=...")
+            raise unknown_name("dtype", dtype, DTYPES, "ScoreSpec.dtype")
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
         self.reference = reference and reference.to(self.device)
         self.teacher = load_teacher(
@@ -92,7 +92,7 @@ class Scorer:
             if not bool(torch.isfinite(logits).all()):
                 raise WeightsError(
                     f"teacher {member.spec} answers with numbers that are not finite: "
-                    "its weights are damaged, or dtype is too narrow for it (mining.dtype)"
+                    "its weights are damaged, or dtype is too narrow for them"
                 )
             answers.append(logits.float())
         log_mean = mean_log_probability(answers)

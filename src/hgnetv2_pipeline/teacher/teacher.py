@@ -179,7 +179,7 @@ def _prepared_by(spec: str, info: Mapping[str, Any], preprocess: Preprocess | No
         return Preprocess.from_dict(info["preprocess"])
     if preprocess is None:
         raise ParameterError(
-            f"the weights of {spec} do not say how their images are prepared; say it "
-            "(mining.preprocess)"
+            f"the weights of {spec} do not say how their images are prepared; the "
+            "pipeline import_weights writes a file that does"
         )
     return preprocess

@@ -332,7 +332,7 @@ def _finish(spec: RunSpec, run: PreparedRun, ledger: Ledger, world: World) -> Tr
 
 
 def _metadata(spec: RunSpec, run: PreparedRun, score: AnyScore | None) -> dict[str, str]:
-    """What a weight file says of itself; ``score_on_val`` is that of its weights on val."""
+    """What a weight file says of itself; ``score`` is that of its weights on val."""
     metadata = {
         "format": "hgnetv2_pipeline/1",
         "variant": spec.variant,
