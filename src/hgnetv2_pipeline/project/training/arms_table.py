@@ -28,7 +28,6 @@ LABELS = {
     "stage2": "SSLD stage 2",
     "teacher": "teacher (mean of its members)",
 }
-REFERENCE = "logistic regression on simple features"
 
 
 def list_trainings(
@@ -55,13 +54,17 @@ def write_table(
     Where a probe on simple features was among the teacher's candidates, its row is the reference: a
     training that ends below it was not worth its time.
     """
+    from hgnetv2_pipeline.reporting.comparison import ARMS
+
     models, record = run.folder("models"), read_json(teacher / RECORD)
     rows = [_row(models, arm, seed, folder) for arm, seed, folder in trainings]
     name, val = teacher.relative_to(models).as_posix(), record["val"]
     candidates = record.get("candidates_top1_count", {})
     reference = f"{name}/{SIMPLE_PROBE}"
     if reference in candidates:
-        rows.append(_untrained("reference", REFERENCE, reference, candidates[reference], val["n"]))
+        rows.append(
+            _untrained("reference", ARMS["reference"], reference, candidates[reference], val["n"])
+        )
     rows.append(_untrained("teacher", LABELS["teacher"], name, val["top1_count"], val["n"]))
     write_json(aside / "comparison.json", {"variant": run.identity.variant, "rows": rows})
 
