@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import math
 import statistics
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hgnetv2_pipeline import intervals
+from hgnetv2_pipeline.errors import DataError
 
 Z = 1.959963984540054
 
@@ -39,3 +42,34 @@ def test_deviation_is_the_sample_standard_deviation(values: list[float]) -> None
 
 def test_one_run_has_no_deviation() -> None:
     assert intervals.deviation((0.8,)) is None
+
+
+def test_pooled_deviation_is_that_of_groups_about_their_own_means() -> None:
+    groups = [(1.0, 2.0, 3.0), (10.0, 14.0), (5.0,)]
+    # Squares about the means: 2 of the first, 8 of the second, with 2 + 1 degrees of freedom.
+    assert intervals.pooled_deviation(groups) == (pytest.approx(math.sqrt(10 / 3)), 3)
+    assert intervals.pooled_deviation([(1.0,), (2.0,)]) is None
+
+
+@pytest.mark.parametrize(
+    ("degrees", "printed"),
+    [(1, 12.706), (2, 4.303), (4, 2.776), (10, 2.228), (30, 2.042), (math.inf, 1.960)],
+)
+def test_t_quantiles_are_those_of_the_printed_tables(degrees: float, printed: float) -> None:
+    assert round(intervals.t_quantile(degrees), 3) == printed
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_the_mean_difference_of_single_runs_is_that_of_their_counts(
+    right: list[tuple[bool, bool]],
+) -> None:
+    first, second = np.array(right).T
+    paired = intervals.top1_difference(first, second)
+    mean = intervals.mean_difference(first.astype(float), second.astype(float))
+    assert mean.value == pytest.approx(paired.value)
+    assert mean.error == pytest.approx(paired.error, abs=1e-12)
+
+
+def test_nothing_is_paired_with_other_images() -> None:
+    with pytest.raises(DataError, match="3 and 2 images"):
+        intervals.mean_difference(np.zeros(3), np.zeros(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -130,8 +131,35 @@ def test_what_takes_seconds_is_in_the_table_as_the_reference(chain: Chain) -> No
     teacher = chain.json("06_models", "shapes", "train_teacher", "two_b0", "teacher.json")
     name = "train_teacher/two_b0/probe=simple"
     assert reference["run"] == name
-    assert reference["top1_count"] == teacher["candidates_top1_count"][name]
     assert teacher["self_training"]["pool_images"] == len(chain.index("pool"))
+
+
+def test_the_table_is_of_the_test_images_paired_and_says_what_evaluation_says(
+    chain: Chain,
+) -> None:
+    table = chain.json("08_reporting", "shapes", "comparison", "b0", "seed=0", "comparison.json")
+    n = len(chain.index("test"))
+    assert {(row["split"], row["n"]) for row in table["rows"]} == {("test", n)}
+    for row in table["rows"]:
+        if row["seed"] is not None:
+            its = chain.json(
+                "08_reporting", "shapes", "evaluation", *row["run"].split("/"),
+                "test-torch-fp32.json",
+            )  # fmt: skip
+            assert row["top1_count"] == its["top1_count"], row["run"]
+    arms = {row["arm"] for row in table["rows"]}
+    assert {"reference", "supervised", "stage1", "stage2", "teacher"} <= arms
+    paired = {frozenset(pair["arms"]): pair["image_error"] for pair in table["pairs"]}
+    assert set(paired) == set(map(frozenset, itertools.combinations(arms, 2)))
+    first, second = (
+        pd.read_parquet(
+            chain.data("08_reporting", "shapes", "evaluation", stage, "b0", "seed=0",
+                       "test-torch-fp32.parquet")
+        ).set_index("key")["correct"].astype(float)
+        for stage in ("ssld_stage1", "ssld_stage2")
+    )  # fmt: skip
+    by_hand = (first - second).std(ddof=1) / n**0.5
+    assert paired[frozenset({"stage1", "stage2"})] == pytest.approx(by_hand, abs=1e-12)
 
 
 def test_unusable_files_are_named_with_their_reason(chain: Chain) -> None:

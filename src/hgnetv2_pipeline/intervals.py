@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,25 @@ def deviation(values: tuple[float, ...]) -> float | None:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
+def pooled_deviation(groups: Iterable[tuple[float, ...]]) -> tuple[float, int] | None:
+    """Standard deviation within groups, pooled over them, and its degrees of freedom.
+
+    A group of one value says nothing of it; None where all are.
+    """
+    several = [(each, len(group) - 1) for group in groups if (each := deviation(group)) is not None]
+    degrees = sum(count for _, count in several)
+    if not degrees:
+        return None
+    return math.sqrt(math.fsum(count * each**2 for each, count in several) / degrees), degrees
+
+
+def t_quantile(degrees: float, share: float = 0.975) -> float:
+    """The ``share`` quantile of Student's t; the normal one for infinitely many degrees."""
+    from scipy.special import ndtri, stdtrit
+
+    return float(ndtri(share) if math.isinf(degrees) else stdtrit(degrees, share))
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """One model's metric minus another's on the same images, and its standard error; shares."""
@@ -76,3 +96,20 @@ def top1_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Pair
         return PairedDifference(float(gained - lost), 1.0)
     squares = gained + lost - (gained - lost) ** 2 / n
     return PairedDifference((gained - lost) / n, math.sqrt(squares / (n * (n - 1))))
+
+
+def mean_difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> PairedDifference:
+    """Mean over images [N] of ``first`` minus ``second``, each the share of an arm's runs that are
+    right.
+
+    The error is that of the mean of N differences (divisor N - 1); of one image it is 1, as in
+    ``top1_difference``.
+
+    Raises:
+        DataError: no image, or not the same number of them.
+    """
+    if first.shape != second.shape or not first.size:
+        raise DataError(f"answers to {first.size} and {second.size} images cannot be paired")
+    each = first - second
+    error = float(each.std(ddof=1)) / math.sqrt(each.size) if each.size > 1 else 1.0
+    return PairedDifference(float(each.mean()), error)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from hgnetv2_pipeline.project.training.arms import at_equal_steps
+from hgnetv2_pipeline.durable import write_json
+from hgnetv2_pipeline.errors import WeightsError
+from hgnetv2_pipeline.project import evaluation
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import ComparisonParams, EvaluationParams
+from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.training.arms import arm_folders, at_equal_steps
+from hgnetv2_pipeline.project.training.arms_table import measure_arms
 from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from run_params import parameters
+from tiny_project import identity, run_of
 
 
 @pytest.mark.parametrize("environment", ["sample", "imagenet"])
@@ -30,3 +41,86 @@ def test_short_protocol_is_thirty_epochs_and_one_more_run() -> None:
     assert (short["ssld_stage1"]["epochs"], short["ssld_stage1"]["steps"]) == (30, None)
     seeds = {name: value for name, value in short["comparison"].items() if name != "jobs"}
     assert [name for name, value in seeds.items() if value] == ["unmined_seeds"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_stages_of_the_runs_own_seed_are_not_trained_again(tmp_path: Path, seed: int) -> None:
+    who = identity(tmp_path).model_copy(update={"seed": seed, "run": f"seed={seed}"})
+    given = parameters()["comparison"] | {
+        "supervised_seeds": [1, 2], "stage1_seeds": [0, 1, 2], "stage2_seeds": [0, 1],
+    }  # fmt: skip
+    asked = arm_folders(run_of(who), ComparisonParams.model_validate(given))
+    names = [(arm, its) for arm, its, _ in asked if arm in ("supervised", "stage1", "stage2")]
+    again = {("stage1", seed), ("stage2", seed)}
+    whole = [("supervised", 1), ("supervised", 2), *(("stage1", one) for one in range(3)),
+             ("stage2", 0), ("stage2", 1)]  # fmt: skip
+    assert names == [each for each in whole if each not in again]
+
+
+class Arms:
+    """Trainings that nobody trained, each with a recipe and whether it gives answers."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run = run_of(identity(folder))
+        lists = self.run.folder("lists")
+        lists.mkdir(parents=True)
+        (lists / "class_map.txt").write_text("0 ant\n1 bee\n")
+        pd.DataFrame({"key": ["a", "b"], "label": [0, 1]}).to_parquet(lists / "index_test.parquet")
+        self.silent: set[str] = set()
+        monkeypatch.setattr(evaluation, "write_evaluation", self.answer)
+
+    def answer(self, aside: Path, run: Any, params: Any, split: str, lists: Lists) -> None:
+        if run.identity.model in self.silent:
+            raise WeightsError("it gives NaN or infinite logits")
+        write_json(aside / "test-torch-fp32.json", {"top1_count": 1})
+        rows = pd.DataFrame({"key": ["a", "b"], "correct": [True, False]})
+        rows.to_parquet(aside / "test-torch-fp32.parquet", index=False)
+
+    def train(self, arm: str, seed: int, name: str, **config: Any) -> tuple[str, int, Path]:
+        folder = self.run.folder("models") / name
+        spec = ResultSpec(
+            folder=folder, pipeline="train", inputs={}, params={"config": config},
+            outputs=["student.safetensors"],
+        )  # fmt: skip
+        self.run.produce(spec, lambda aside: (aside / "student.safetensors").write_text(name))
+        return arm, seed, folder
+
+    def measured(self, *trainings: tuple[str, int, Path]) -> list[tuple[str, int]]:
+        params = EvaluationParams.model_validate(parameters()["evaluation"])
+        lists = Lists(self.run.folder("lists"))
+        found = measure_arms(self.run, params, trainings, "test", lists)
+        return [(each.arm, each.seed) for each in found]
+
+
+def test_members_of_another_recipe_are_not_counted_as_supervised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Arms(tmp_path, monkeypatch)
+    member = "train_teacher/two_b0/member=0"
+    longer = made.train("supervised", 0, member, epochs=90, workers=2)
+    arm = made.train("supervised", 2, "comparison/b0/seed=0/supervised,seed=2", epochs=30)
+    stage = made.train("stage1", 0, "ssld_stage1/b0/seed=0", epochs=60)
+    assert made.measured(longer, arm, stage) == [("supervised", 2), ("stage1", 0)]
+    # Alone it is what there is of supervised training; of the same recipe it is one of several.
+    assert made.measured(longer, stage) == [("supervised", 0), ("stage1", 0)]
+    same = made.train("supervised", 3, "comparison/b0/seed=0/supervised,seed=3", epochs=90)
+    assert made.measured(longer, same) == [("supervised", 0), ("supervised", 3)]
+
+
+def test_each_seed_of_an_arm_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Arms(tmp_path, monkeypatch)
+    member = made.train("supervised", 1, "train_teacher/two_b0/member=1", epochs=30)
+    again = made.train("supervised", 1, "comparison/b0/seed=0/supervised,seed=1", epochs=30)
+    other = made.train("supervised", 2, "comparison/b0/seed=0/supervised,seed=2", epochs=30)
+    assert made.measured(member, again, other) == [("supervised", 1), ("supervised", 2)]
+
+
+def test_a_training_that_gives_no_answers_is_left_out_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Arms(tmp_path, monkeypatch)
+    stage1 = made.train("stage1", 0, "ssld_stage1/b0/seed=0")
+    stage2 = made.train("stage2", 0, "ssld_stage2/b0/seed=0")
+    made.silent.add("ssld_stage2/b0/seed=0")
+    assert made.measured(stage1, stage2) == [("stage1", 0)]
+    assert "ssld_stage2/b0/seed=0 is not in the comparison: it gives NaN" in caplog.text

@@ -15,6 +15,7 @@ import pytest
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.pipelines.best.nodes import choose_best
+from hgnetv2_pipeline.project import evaluation
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import (
     BestParams,
@@ -102,7 +103,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         write_json(aside / "val-torch-fp32.json", counts)
         rows.to_parquet(aside / "val-torch-fp32.parquet", index=False)
 
-    monkeypatch.setattr(choice, "write_evaluation", write)
+    monkeypatch.setattr(evaluation, "write_evaluation", write)
     return made
 
 

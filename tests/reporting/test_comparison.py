@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from synthetic_inputs import N, comparison_rows
 
@@ -10,10 +12,12 @@ from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import tables
 from hgnetv2_pipeline.reporting.comparison import (
     better_training,
+    compared_with,
     difference,
     explain_arms,
     summarise_arms,
 )
+from hgnetv2_pipeline.reporting.terminal import summary_rows
 
 
 def arm(name: str, hits: list[int], n: int = 1000, **more: Any) -> list[dict[str, Any]]:
@@ -44,7 +48,30 @@ def test_difference_has_both_errors_by_hand() -> None:
     # Each arm: two values 0.02 apart, so the variance is 0.0002 and that of the mean half of it.
     assert given.seed_error == pytest.approx(math.sqrt(0.0001 + 0.0001))
     assert given.error == pytest.approx(math.hypot(given.image_error, given.seed_error or 0))
-    assert given.clear
+    # Student's t with 999 degrees of freedom for the images and 1 + 1 for the seeds: 1.962, 4.303.
+    by_hand = math.hypot(1.9623 * given.image_error, 4.3027 * math.sqrt(0.0002))
+    assert given.margin == pytest.approx(by_hand, rel=1e-4)
+    assert given.clear is (by_hand < 0.08)
+
+
+def test_arms_of_other_lengths_are_one_spread_weighted_by_their_degrees() -> None:
+    rows = arm("supervised", [790, 810]) + arm("stage1", [880, 890, 900]) + arm("stage2", [899])
+    plain, first, second = summarise_arms(rows)
+    # Variances 0.0002 (1 degree of freedom) and 0.0001 (2).
+    assert second.spread == (pytest.approx(math.sqrt(0.0004 / 3)), 3)
+    assert plain.spread == first.spread == second.spread
+    assert difference(second, first).seed_error == pytest.approx(
+        math.sqrt(0.0004 / 3 * (1 + 1 / 3))
+    )
+
+
+def test_images_are_paired_where_the_file_says_how() -> None:
+    rows = arm("supervised", [790, 810]) + arm("stage1", [890, 870])
+    pairs = [{"arms": ["stage1", "supervised"], "split": "val", "image_error": 0.005}]
+    plain, better = summarise_arms(rows, pairs)
+    assert difference(better, plain).image_error == difference(plain, better).image_error == 0.005
+    elsewhere = summarise_arms(rows, [{**pairs[0], "split": "test"}])
+    assert difference(*elsewhere).image_error > 0.005
 
 
 def test_more_seeds_do_not_shrink_the_error_of_the_images() -> None:
@@ -53,11 +80,59 @@ def test_more_seeds_do_not_shrink_the_error_of_the_images() -> None:
     assert difference(few[1], few[0]).image_error == difference(many[1], many[0]).image_error
 
 
-def test_one_run_leaves_the_spread_of_seeds_unknown_and_says_so() -> None:
-    rows = arm("supervised", [800]) + arm("stage1", [880])
+def test_one_run_of_each_is_never_clear_and_says_so() -> None:
+    rows = arm("supervised", [100]) + arm("stage1", [990])
     plain, better = summarise_arms(rows)
-    assert difference(better, plain).seed_error is None
-    assert "single run" in said(rows)
+    given = difference(better, plain)
+    assert (given.seed_error, given.error, given.margin, given.clear) == (None, None, None, False)
+    assert "run once" in said(rows) and "no gain is shown" in said(rows)
+    assert [row["+/-"] for row in summary_rows([plain, better])] == ["-", "?"]
+
+
+def test_one_run_beside_several_has_their_spread() -> None:
+    # The counts of a stage 2 against supervised training, three runs and one: fewer runs are never
+    # told to be surer.
+    plain = arm("supervised", [601, 577, 576], n=700)
+    three = summarise_arms(plain + arm("stage2", [635, 621, 613], n=700))
+    one = summarise_arms(plain + arm("stage2", [635], n=700))
+    assert (difference(*reversed(one)).margin or 0) > (difference(*reversed(three)).margin or 1)
+
+
+@pytest.mark.parametrize("runs", itertools.combinations_with_replacement((1, 2, 3), 2), ids=str)
+@pytest.mark.parametrize(("deviation", "error"), [(0.02, 0.004), (0.028, 0.012), (0.004, 0.012)])
+def test_no_gain_is_called_clear_in_five_of_a_hundred_draws_at_most(
+    runs: tuple[int, int], deviation: float, error: float
+) -> None:
+    rng, n, clear, draws = np.random.default_rng([*runs, 7]), 700, 0, 1500
+    for _ in range(draws):
+        # What the images favour is the same for all seeds of the second arm.
+        luck = np.array([0.0, rng.normal(0, error)])
+        hits = [
+            np.rint(rng.normal(0.85 + shift, deviation, count) * n).clip(0, n).tolist()
+            for shift, count in zip(luck, runs, strict=True)
+        ]
+        rows = arm("supervised", hits[0], n=n) + arm("stage1", hits[1], n=n)
+        pairs = [{"arms": ["supervised", "stage1"], "split": "val", "image_error": error}]
+        clear += difference(*summarise_arms(rows, pairs)).clear
+    # Three standard errors of the simulation itself above 5 %.
+    assert clear / draws <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / draws)
+    assert (clear == 0) is (runs == (1, 1))
+
+
+def test_runs_of_other_recipes_are_not_averaged() -> None:
+    rows = arm("supervised", [601], steps=150) + arm("supervised", [577], steps=15)
+    with pytest.raises(DataError, match=r"different numbers of steps \(15, 150\)"):
+        summarise_arms(rows)
+
+
+def test_gains_are_over_supervised_training_of_equal_steps_where_there_is_one() -> None:
+    rows = comparison_rows()
+    base = compared_with(summarise_arms(rows))
+    assert base is not None and base.arm == "supervised_equal_steps"
+    shorter = [row for row in rows if row["arm"] != "supervised_equal_steps"]
+    base = compared_with(summarise_arms(shorter))
+    assert base is not None and base.arm == "supervised"
+    assert compared_with(summarise_arms(arm("stage1", [880]))) is None
 
 
 @pytest.mark.parametrize(
@@ -142,9 +217,9 @@ def test_the_honest_table_shows_mean_spread_gain_and_errors() -> None:
     assert row["runs"] == "3"
     assert row["top-1 %, mean"] == f"{100 * (611 + 623 + 617) / 2100:.1f}"
     assert row["min – max"] == "87.3 – 89.0"
-    assert row["gain, points"] == "+8.4"
-    assert row["SE, images"] == "2.0"
-    assert table.records()[0]["gain, points"] == "–"
+    assert row["gain, points"] == "+7.7"
+    assert row["SE, images"] == "1.9"
+    assert [row["gain, points"] == "–" for row in table.records()[:2]] == [False, True]
 
 
 def test_every_run_is_listed_behind_the_table() -> None:

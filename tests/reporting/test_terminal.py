@@ -30,7 +30,7 @@ def test_no_rows_are_said_to_be_none() -> None:
 
 def test_the_final_table_has_a_row_an_arm_with_its_gain() -> None:
     rows = summary_rows(summarise_arms(comparison_rows()))
-    assert [row["gain"] for row in rows] == ["-", "+0.8", "+6.0", "+8.4", "+8.4", "+4.1"]
+    assert [row["gain"] for row in rows] == ["−0.8", "-", "+5.3", "+7.7", "+7.7", "+3.4"]
     assert rows[3]["min - max"] == "87.3 - 89.0"
 
 

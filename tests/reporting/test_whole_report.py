@@ -154,7 +154,7 @@ def test_counts_that_do_not_add_up_are_not_shown(
     text = html(report_inputs, tmp_path / "out")
     assert "does not add up" in text
     assert "7001 right of 700" in text
-    assert "over supervised only</span>" not in text
+    assert "over supervised, as many steps as all of SSLD</span>" not in text
     assert "7001 right of 700" in terminal_summary(report_inputs)
 
 
@@ -220,7 +220,7 @@ def test_the_choice_of_the_best_model_is_told_on_the_card_in_the_chapter_and_on_
     inputs = chosen(report_inputs)
     text = html(inputs, tmp_path / "out")
     assert "top-1 of ssld_stage1/b0/seed=0, chosen on val" in text
-    assert "SSLD stage 1, mined over supervised only" in text
+    assert "SSLD stage 1, mined over supervised, as many steps as all of SSLD" in text
     worse = (
         "SSLD stage2 lowered top-1 on val by 6.0 ± 1.1 points against SSLD stage1, and is not used."
     )

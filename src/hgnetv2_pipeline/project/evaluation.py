@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,26 @@ def write_evaluation(
     name = _name(params, split)
     write_json(aside / f"{name}.json", found.metrics)
     found.rows.to_parquet(aside / f"{name}.parquet", index=False)
+
+
+def measure_run(
+    run: Run, params: EvaluationParams, model: str, split: str, lists: Lists
+) -> tuple[Path, Path]:
+    """The counts and the rows of ``model`` on ``split``, in PyTorch and float32.
+
+    It is the evaluation of that model, with its name, and is reused as such.
+
+    Raises:
+        WeightsError: it gives no answers, as after a training that diverged.
+    """
+    params = params.model_copy(update={"engine": "torch", "precision": "fp32"})
+    identity = run.identity.model_copy(update={"model": model})
+    its = run.model_copy(update={"identity": identity})
+    # Another command may evaluate the same model: both need the same figure.
+    spec = replace(evaluation_result(its, params, split, lists), wait=True)
+    made = its.produce(spec, lambda aside: write_evaluation(aside, its, params, split, lists))
+    counts, rows = (made.folder / name for name in spec.outputs)
+    return counts, rows
 
 
 def _name(params: EvaluationParams, split: str) -> str:

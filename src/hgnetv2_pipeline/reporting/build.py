@@ -26,7 +26,13 @@ from hgnetv2_pipeline.reporting.choice import (
     read_choice,
     used_candidate,
 )
-from hgnetv2_pipeline.reporting.comparison import ArmSummary, better_training, difference
+from hgnetv2_pipeline.reporting.comparison import (
+    ArmSummary,
+    better_training,
+    compared_with,
+    difference,
+    sized,
+)
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
@@ -64,7 +70,7 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
         better = better_training(rows, inputs.model, inputs.run_command)
         table = lines(
             terminal_table(summary_rows(summaries)),
-            "gain: points over supervised only; +/-: its standard error (images and seeds)",
+            _legend(summaries),
             *_explain_choice(inputs),
             *([better] if better else []),
         )
@@ -73,6 +79,12 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
             f"No final table. {error}; {inputs.run_command} --pipeline comparison makes it"
         )
     return lines(banner, "", table) if banner else table
+
+
+def _legend(summaries: Sequence[ArmSummary]) -> str:
+    base = compared_with(summaries)
+    over = f"gain: points over {base.label}; " if base else ""
+    return f"{over}+/-: half its 95 % interval (images and seeds); ?: one run of each training"
 
 
 def _explain_choice(inputs: ReportInputs) -> list[str]:
@@ -187,18 +199,13 @@ def _gain_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str,
         arm = used_candidate(choice)["arm"]
     else:
         arm = "stage2" if inputs.model.startswith("ssld_stage2/") else "stage1"
-    ours = arms.get(arm)
-    if ours is None or arm == "supervised" or "supervised" not in arms:
+    ours, plain = arms.get(arm), compared_with(list(arms.values()))
+    if ours is None or plain is None or ours is plain or arm == "supervised":
         return []
-    gain = difference(ours, arms["supervised"])
+    gain = difference(ours, plain)
     runs = "one run" if len(ours.top1) == 1 else f"{len(ours.top1)} seeds"
-    return [
-        (
-            f"{formats.points(gain.gain, ours.n)} points",
-            f"{ours.label} over supervised only",
-            f"± {formats.percent(gain.error, ours.n)} (one standard error), {runs}, {split}",
-        )
-    ]
+    points, sure = sized(gain, ours.n).split(", ", 1)
+    return [(points, f"{ours.label} over {plain.label}", f"{sure}; {runs}, {split}")]
 
 
 def _mining_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:

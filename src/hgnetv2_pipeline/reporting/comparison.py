@@ -36,6 +36,11 @@ class ArmSummary:
     seeds: tuple[str, ...]
     steps: tuple[int, ...]
     images_seen: tuple[int, ...]
+    image_errors: Mapping[str, float]
+    """Of the difference to another arm, paired over the images; by that arm."""
+    spread: tuple[float, int] | None
+    """Standard deviation of a training's accuracy over seeds, and its degrees of freedom: pooled
+    over the arms of the split that have several runs; None where none has."""
 
     @property
     def mean(self) -> float:
@@ -49,30 +54,54 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm against another: what the images and what the seeds leave uncertain."""
+    """One arm against another: what the images and what the seeds leave uncertain; shares."""
 
     gain: float
     image_error: float
+    image_degrees: float
     seed_error: float | None
+    seed_degrees: float
 
     @property
-    def error(self) -> float:
-        """Both errors together; an unknown one counts as none, which ``explain_arms`` mentions."""
-        return math.hypot(self.image_error, self.seed_error or 0.0)
+    def error(self) -> float | None:
+        """Both standard errors together; None where that of the seeds is unknown."""
+        return None if self.seed_error is None else math.hypot(self.image_error, self.seed_error)
+
+    @property
+    def margin(self) -> float | None:
+        """Half of the 95 % interval of the gain; None where it is unknown.
+
+        Each error gets the quantile of Student's t for its own degrees of freedom, and the two
+        halves are added as squares (G. Y. Zou and A. Donner, "Construction of confidence limits
+        about effect measures", Statistics in Medicine 27, 2008). One t for the sum, with degrees of
+        freedom by Satterthwaite, is too narrow: two runs that chance to agree hide the seeds.
+        """
+        if self.seed_error is None:
+            return None
+        return math.hypot(
+            intervals.t_quantile(self.image_degrees) * self.image_error,
+            intervals.t_quantile(self.seed_degrees) * self.seed_error,
+        )
 
     @property
     def clear(self) -> bool:
-        """Whether the difference exceeds two standard errors."""
-        return abs(self.gain) > 2 * self.error
+        """Whether 0 lies outside the 95 % interval; never where that is unknown."""
+        return self.margin is not None and abs(self.gain) > self.margin
 
 
-def summarise_arms(rows: Iterable[Mapping[str, Any]]) -> list[ArmSummary]:
+def summarise_arms(
+    rows: Iterable[Mapping[str, Any]], pairs: Iterable[Mapping[str, Any]] = ()
+) -> list[ArmSummary]:
     """Rows of the comparison JSON (arm, label, seed, steps, images_seen, split, top1_count, n, run)
-    as one summary an arm and split, in the order of ``ARMS``.
+    as one summary per arm and split, in the order of ``ARMS``.
+
+    ``pairs`` are those of the same JSON (arms, split, image_error). Of arms that are not paired
+    there, the error of the images is that of two binomials, which is on the careful side.
 
     Raises:
         DataError: a row lacks a field, a count exceeds its n, or runs of one arm were counted on
-            different numbers of images, so that their mean would mean nothing.
+            different numbers of images or made different numbers of steps, so that their mean would
+            mean nothing.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for place, row in enumerate(rows, start=1):
@@ -92,15 +121,47 @@ def summarise_arms(rows: Iterable[Mapping[str, Any]]) -> list[ArmSummary]:
     def place_of(key: tuple[str, str]) -> tuple[str, int]:
         return key[0], order.index(key[1]) if key[1] in ARMS else len(order)
 
-    return [_summary(arm, split, groups[split, arm]) for split, arm in sorted(groups, key=place_of)]
+    errors: dict[tuple[str, str], dict[str, float]] = {}
+    for pair in pairs:
+        for one, other in (pair["arms"], reversed(pair["arms"])):
+            errors.setdefault((pair["split"], one), {})[other] = float(pair["image_error"])
+    shares = {key: _shares(group) for key, group in groups.items()}
+    spreads = {
+        split: intervals.pooled_deviation(
+            values
+            for (its_split, arm), values in shares.items()
+            if its_split == split and arm not in UNTRAINED
+        )
+        for split, _ in groups
+    }
+    return [
+        _summary(arm, split, groups[split, arm], errors.get((split, arm), {}), spreads[split])
+        for split, arm in sorted(groups, key=place_of)
+    ]
 
 
-def _summary(arm: str, split: str, rows: Sequence[Mapping[str, Any]]) -> ArmSummary:
+def _shares(rows: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
+    return tuple(int(row["top1_count"]) / int(row["n"]) for row in rows)
+
+
+def _summary(
+    arm: str,
+    split: str,
+    rows: Sequence[Mapping[str, Any]],
+    image_errors: Mapping[str, float],
+    spread: tuple[float, int] | None,
+) -> ArmSummary:
     sizes = sorted({int(row["n"]) for row in rows})
     if len(sizes) > 1:
         raise DataError(
             f"runs of '{arm}' on {split} were counted on different numbers of images "
             f"({', '.join(map(str, sizes))}); evaluate all of them on the same list"
+        )
+    steps = _distinct(rows, "steps")
+    if len(steps) > 1:
+        raise DataError(
+            f"runs of '{arm}' made different numbers of steps ({', '.join(map(str, steps))}); they "
+            "are not one arm: train them by one recipe"
         )
     ordered = sorted(rows, key=lambda row: (str(row.get("seed")), str(row.get("run"))))
     labels = sorted({str(row["label"]) for row in rows if row.get("label")})
@@ -109,10 +170,12 @@ def _summary(arm: str, split: str, rows: Sequence[Mapping[str, Any]]) -> ArmSumm
         label=labels[0] if len(labels) == 1 else ARMS.get(arm, arm),
         split=split,
         n=sizes[0],
-        top1=tuple(int(row["top1_count"]) / int(row["n"]) for row in ordered),
+        top1=_shares(ordered),
         seeds=tuple(formats.words(row.get("seed")) for row in ordered),
-        steps=_distinct(ordered, "steps"),
+        steps=steps,
         images_seen=_distinct(ordered, "images_seen"),
+        image_errors=image_errors,
+        spread=spread,
     )
 
 
@@ -121,31 +184,50 @@ def _distinct(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[int, ...]:
 
 
 def difference(first: ArmSummary, second: ArmSummary) -> Difference:
-    """``first`` minus ``second``.
+    """``first`` minus ``second``, of one split.
 
-    The image error is that of two binomials of n images each, at the mean accuracies. More seeds
-    do not shrink it, since all of them saw the same images; and since both arms saw the same ones
-    too, it is on the careful side. The seed error comes from the spread of the runs.
+    The error of the images does not shrink with more seeds, since all of them saw the same images.
+    That of the seeds is the pooled spread of a training, over the root of an arm's runs; arms that
+    are no training (a teacher is taken as given) have none.
     """
-    image_error = math.hypot(
-        intervals.share_error(first.mean, first.n), intervals.share_error(second.mean, second.n)
-    )
-    seed_error = None
-    if first.deviation is not None and second.deviation is not None:
-        seed_error = math.hypot(
-            first.deviation / math.sqrt(len(first.top1)),
-            second.deviation / math.sqrt(len(second.top1)),
+    image_error = first.image_errors.get(second.arm)
+    if image_error is None:
+        image_error = math.hypot(
+            *(intervals.share_error(arm.mean, arm.n) for arm in (first, second))
         )
-    return Difference(first.mean - second.mean, image_error, seed_error)
+    runs = [len(arm.top1) for arm in (first, second) if arm.arm not in UNTRAINED]
+    if not runs:
+        seed_error, degrees = 0.0, math.inf
+    elif first.spread is None:
+        seed_error, degrees = None, math.nan
+    else:
+        deviation, degrees = first.spread
+        seed_error = deviation * math.sqrt(math.fsum(1 / count for count in runs))
+    images = max(first.n - 1, 1)
+    return Difference(first.mean - second.mean, image_error, images, seed_error, degrees)
+
+
+def compared_with(summaries: Sequence[ArmSummary]) -> ArmSummary | None:
+    """The arm that the gains of a table are measured against.
+
+    Supervised training of as many steps as the whole chain where there is one, for a shorter one is
+    no fair peer; else the shorter one.
+    """
+    arms = {summary.arm: summary for summary in summaries}
+    return arms.get("supervised_equal_steps") or arms.get("supervised")
 
 
 def _mean(arm: ArmSummary) -> str:
     return f"{formats.percent(arm.mean, arm.n)} %"
 
 
-def _sized(given: Difference, n: int) -> str:
-    error = formats.percent(given.error, n)
-    return f"{formats.points(given.gain, n)} points, standard error {error}"
+def sized(given: Difference, n: int) -> str:
+    """A gain with how sure it is, in words."""
+    gain = f"{formats.points(given.gain, n)} points"
+    if given.margin is None:
+        images = formats.percent(given.image_error, n)
+        return f"{gain}, standard error of the images {images}, of the seeds unknown"
+    return f"{gain}, 95 % interval ± {formats.percent(given.margin, n)}"
 
 
 def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
@@ -156,19 +238,27 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
     said = []
     if last and "reference" in arms:
         said.append(_reference(last, arms["reference"]))
-    if student and "supervised" in arms:
-        said.append(_gain(student, arms["supervised"]))
     if student and "supervised_equal_steps" in arms:
         said.append(_equal_steps(student, arms["supervised_equal_steps"]))
+    if student and "supervised" in arms:
+        said.append(_gain(student, arms["supervised"]))
     if student and "stage1_unmined" in arms:
         said.append(mining_gain(student, arms["stage1_unmined"]))
     if student and "stage2" in arms:
         said.append(_stage2(arms["stage2"], student))
     if student and "teacher" in arms:
         said.append(_teacher(student, arms["teacher"]))
-    if any(len(summary.top1) < 2 for summary in summaries if summary.arm not in UNTRAINED):
+    trained = [summary for summary in summaries if summary.arm not in UNTRAINED]
+    if trained and trained[0].spread is None:
         said.append(
-            "Some rows are of a single run: how much another seed would change them is unknown."
+            "Each training was run once, so how much another seed would change is unknown, and no "
+            "difference between trainings is called clear. Two more seeds of stage 1, as a rule, "
+            "settle it: --pipeline comparison --params comparison.stage1_seeds=1+2"
+        )
+    elif any(len(summary.top1) < 2 for summary in trained):
+        said.append(
+            "Some rows are of a single run: what another seed would change is taken from the "
+            "spread of those with several."
         )
     return said
 
@@ -198,7 +288,7 @@ def _reference(last: ArmSummary, reference: ArmSummary) -> str:
     """Whether the chain was worth more than what takes seconds."""
     given = difference(last, reference)
     said = f"{reference.label} reaches {_mean(reference)} in seconds, {last.label} {_mean(last)} "
-    said = f"{said[0].upper()}{said[1:]}({_sized(given, last.n)})."
+    said = f"{said[0].upper()}{said[1:]}({sized(given, last.n)})."
     if given.gain >= 0:
         return said
     return (
@@ -212,10 +302,12 @@ def _gain(student: ArmSummary, plain: ArmSummary) -> str:
     runs = f"{len(student.top1)} seeds" if len(student.top1) > 1 else "one run"
     text = (
         f"SSLD stage 1 reaches {_mean(student)} ({runs}) where plain training on the labelled "
-        f"images alone reaches {_mean(plain)}: {_sized(given, student.n)}."
+        f"images alone reaches {_mean(plain)}: {sized(given, student.n)}."
     )
+    if given.margin is None:
+        return text + " With one run of each, no gain is shown."
     if not given.clear:
-        return text + " That is within two standard errors: no gain is shown."
+        return text + " That is within the noise: no gain is shown."
     if min(student.top1) > max(plain.top1):
         return text + " The worst stage-1 run is above the best supervised one."
     return text + " The two groups of runs overlap, so a single run may show the opposite."
@@ -231,7 +323,7 @@ def _equal_steps(student: ArmSummary, longer: ArmSummary) -> str:
         lead = "Training longer may explain it"
     return (
         f"{lead}: plain training with as many steps as the whole SSLD run reaches {_mean(longer)}; "
-        f"stage 1 against it {_sized(given, student.n)}."
+        f"stage 1 against it {sized(given, student.n)}."
     )
 
 
@@ -248,7 +340,7 @@ def mining_gain(student: ArmSummary, unmined: ArmSummary) -> str:
         lead = "What mining adds is within the noise"
     return (
         f"{lead}: distilled from the whole pool, unmined, {steps}, the student reaches "
-        f"{_mean(unmined)}; mined against that {_sized(given, student.n)}."
+        f"{_mean(unmined)}; mined against that {sized(given, student.n)}."
     )
 
 
@@ -260,7 +352,7 @@ def _stage2(second: ArmSummary, first: ArmSummary) -> str:
         lead = "Stage 2 loses against stage 1"
     else:
         lead = "Stage 2 shows no gain over stage 1"
-    return f"{lead}: {_mean(second)} against {_mean(first)} ({_sized(given, first.n)})."
+    return f"{lead}: {_mean(second)} against {_mean(first)} ({sized(given, first.n)})."
 
 
 def _teacher(student: ArmSummary, teacher: ArmSummary) -> str:

@@ -80,7 +80,7 @@ def read_comparison(
     rows = value.get("rows")
     if not isinstance(rows, list) or not rows:
         raise AbsentError("comparison of trainings: the file has no rows")
-    return rows, compare.summarise_arms(rows)
+    return rows, compare.summarise_arms(rows, value.get("pairs") or ())
 
 
 def provenance_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:

@@ -13,14 +13,14 @@ from hgnetv2_pipeline import intervals
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import Table, table_of
-from hgnetv2_pipeline.reporting.comparison import ArmSummary, difference
+from hgnetv2_pipeline.reporting.comparison import ArmSummary, compared_with, difference
 
 Json = Mapping[str, Any]
 
 
 def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
-    """The honest table of one split: a row per arm, its gain over plain training and the errors."""
-    plain = next((summary for summary in summaries if summary.arm == "supervised"), None)
+    """The honest table of one split: a row per arm, its gain over supervised training, errors."""
+    plain = compared_with(summaries)
     records = []
     for arm in summaries:
         gain = difference(arm, plain) if plain is not None and arm is not plain else None
@@ -41,13 +41,14 @@ def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
                 "gain, points": formats.points(gain.gain, arm.n) if gain else "–",
                 "SE, images": formats.percent(gain.image_error, arm.n) if gain else "–",
                 "SE, seeds": formats.percent(seeds, arm.n),
+                "95 %, ±": formats.percent(gain.margin, arm.n) if gain else "–",
             }
         )
+    over = f"; gain over {plain.label}" if plain else ""
     return table_of(
         records,
         list(records[0]),
-        caption=f"Top-1 on {summaries[0].split} ({formats.count(summaries[0].n)} images); "
-        "gain over supervised only",
+        caption=f"Top-1 on {summaries[0].split} ({formats.count(summaries[0].n)} images){over}",
         left=("training",),
         drop_empty=("images seen", "steps"),
     )

@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from hgnetv2_pipeline.printable import Lines, lines, printable
 from hgnetv2_pipeline.reporting import formats
-from hgnetv2_pipeline.reporting.comparison import ArmSummary, difference
+from hgnetv2_pipeline.reporting.comparison import (
+    ArmSummary,
+    Difference,
+    compared_with,
+    difference,
+)
 
 
 def banner_text(*, is_sample: bool) -> str | None:
@@ -23,10 +28,13 @@ def banner_text(*, is_sample: bool) -> str | None:
 
 def summary_rows(summaries: Sequence[ArmSummary]) -> list[dict[str, str]]:
     """The honest table as short rows for a terminal."""
-    plain = {arm.split: arm for arm in summaries if arm.arm == "supervised"}
+    splits = {arm.split for arm in summaries}
+    bases = {
+        split: compared_with([arm for arm in summaries if arm.split == split]) for split in splits
+    }
     rows = []
     for arm in summaries:
-        base = plain.get(arm.split)
+        base = bases[arm.split]
         gain = difference(arm, base) if base is not None and base is not arm else None
         low, high = formats.percent(min(arm.top1), arm.n), formats.percent(max(arm.top1), arm.n)
         rows.append(
@@ -37,10 +45,14 @@ def summary_rows(summaries: Sequence[ArmSummary]) -> list[dict[str, str]]:
                 "top-1 %": formats.percent(arm.mean, arm.n),
                 "min - max": f"{low} - {high}" if len(arm.top1) > 1 else "-",
                 "gain": formats.points(gain.gain, arm.n) if gain else "-",
-                "+/-": formats.percent(gain.error, arm.n) if gain else "-",
+                "+/-": _margin(gain, arm.n) if gain else "-",
             }
         )
     return rows
+
+
+def _margin(gain: Difference, n: int) -> str:
+    return "?" if gain.margin is None else formats.percent(gain.margin, n)
 
 
 def _width(text: str) -> int:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hgnetv2_pipeline.project.params import ComparisonParams, TeacherLogitsParams, TeacherParams
-from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.params import (
+    ComparisonParams,
+    EvaluationParams,
+    TeacherLogitsParams,
+    TeacherParams,
+)
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.teaching.teacher import RECORD, read_teacher
+from hgnetv2_pipeline.project.teaching.teacher import read_teacher
 from hgnetv2_pipeline.project.training.arms import Recipes, make_unmined_list, train_missing_arms
-from hgnetv2_pipeline.project.training.arms_table import list_trainings, log_table, write_table
+from hgnetv2_pipeline.project.training.arms_table import (
+    list_trainings,
+    log_table,
+    measure_arms,
+    table_result,
+    write_table,
+)
 from hgnetv2_pipeline.training.config import TrainConfig
 
 
@@ -31,19 +42,19 @@ def train_arms(
 
 
 def tabulate(
-    run: Run, comparison: ComparisonParams, teacher: TeacherParams, members: Path, arms: Path
-) -> tuple[Path, Path]:
-    """One row per training: arm, seed, steps, images seen, and right answers on val."""
+    run: Run, comparison: ComparisonParams, teacher: TeacherParams, evaluation: EvaluationParams,
+    split: str, lists: Path, members: Path, arms: Path,
+) -> tuple[Path, Path]:  # fmt: skip
+    """One row per training: arm, seed, steps, images seen, and right answers on ``split``.
+
+    ``arms`` is there for the order of the nodes.
+    """
+    known = Lists(lists)
     trainings = list_trainings(run, comparison, teacher)
-    results = {f"{arm} {seed}": folder / "result.json" for arm, seed, folder in trainings}
+    measured = measure_arms(run, evaluation, trainings, split, known)
     made = run.produce(
-        ResultSpec(
-            folder=run.folder("comparison_report"),
-            pipeline="comparison",
-            inputs={"teacher": members / RECORD, **results},
-            outputs=["comparison.json"],
-        ),
-        lambda aside: write_table(aside, run, trainings, members),
+        table_result(run, measured, split, known, members),
+        lambda aside: write_table(aside, run, measured, split, known, (teacher, members)),
     )
     table = made.folder / "comparison.json"
     log_table(table, run.identity.model)

@@ -57,7 +57,7 @@ def write_record(
     """
     import numpy as np
 
-    probabilities, labels = _answers_to_val(run, candidates, teacher, lists)
+    probabilities, labels = teacher_answers(run, candidates, teacher, lists, "val")
     right = {name: _right(answers, labels) for name, answers in probabilities.items()}
     members, reasons = _who_teaches(teacher, probabilities, labels, trained)
     judged = {"candidates": reasons, "candidates_top1_count": right} if reasons else {}
@@ -115,9 +115,13 @@ def _who_teaches(
     return group if kept else list(choice.members), choice.reasons | dict.fromkeys(group, why)
 
 
-def _answers_to_val(
-    run: Run, candidates: Iterable[str], teacher: TeacherParams, lists: Lists
+def teacher_answers(
+    run: Run, candidates: Iterable[str], teacher: TeacherParams, lists: Lists, split: str
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+    """Probabilities [N, C] that each candidate gives to the images of ``split``, and their labels.
+
+    The candidates are named as in ``teacher.json``.
+    """
     import numpy as np
     import torch
 
@@ -126,7 +130,7 @@ def _answers_to_val(
     from hgnetv2_pipeline.teacher.member_answers import member_probabilities
     from hgnetv2_pipeline.teacher.teacher import load_teacher
 
-    place, samples = torch.device(known_device(run.device)), lists.frame("val")
+    place, samples = torch.device(known_device(run.device)), lists.frame(split)
     loaded = load_teacher(
         [model_source(run.identity, name) for name in candidates],
         classes=lists.classes,

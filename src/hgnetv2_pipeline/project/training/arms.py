@@ -65,12 +65,17 @@ class Arm:
 
 
 def arm_folders(run: Run, comparison: ComparisonParams) -> list[tuple[str, int, Path]]:
-    """Name, seed and folder of every training that ``comparison`` asks for."""
+    """Name, seed and folder of every training that ``comparison`` asks for.
+
+    Stages 1 and 2 of the run's own seed are those of the chain: trained twice, they would be the
+    same.
+    """
     base = run.folder("comparison")
     return [
         (name, seed, base / f"{prefix},seed={seed}")
         for name, (prefix, seeds) in ARMS.items()
         for seed in getattr(comparison, seeds)
+        if name not in ("stage1", "stage2") or seed != run.identity.seed
     ]
 
 

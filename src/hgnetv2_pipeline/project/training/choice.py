@@ -10,15 +10,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import read_json, sha256_file, write_aside, write_json
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.printable import lines
-from hgnetv2_pipeline.project.evaluation import evaluation_result, write_evaluation
+from hgnetv2_pipeline.project.evaluation import measure_run
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.manifest import DamagedError, read_manifest
 from hgnetv2_pipeline.project.params import (
@@ -137,32 +136,23 @@ def _why_not(run: Run, arm: str, folder: Path, lists: Lists) -> str | None:
 def measure_candidates(
     run: Run, params: EvaluationParams, candidates: Sequence[Candidate], lists: Lists
 ) -> tuple[list[Measurement], dict[str, str]]:
-    """Evaluate each candidate on val, in PyTorch and float32, as ``--pipeline evaluation`` would.
+    """Evaluate each candidate on val, as ``--pipeline evaluation`` would.
 
-    These are the evaluations of those models, with their names, and are reused as such. The second
-    value has the reason, by run id, of each that gives no answers, as after a training
-    that diverged.
+    The second value has the reason, by run id, of each that gives no answers.
 
     Raises:
         WeightsError: of the last candidate, if none gives answers.
     """
-    params = params.model_copy(update={"engine": "torch", "precision": "fp32"})
     measured: list[Measurement] = []
     left_out: dict[str, str] = {}
     for candidate in candidates:
-        identity = run.identity.model_copy(update={"model": candidate.run})
-        its = run.model_copy(update={"identity": identity})
-        # Another command may evaluate the same model: both need the same figure.
-        spec = replace(evaluation_result(its, params, "val", lists), wait=True)
-        write = partial(write_evaluation, run=its, params=params, split="val", lists=lists)
         try:
-            made = run.produce(spec, write)
+            counts, rows = measure_run(run, params, candidate.run, "val", lists)
         except WeightsError as error:
             left_out[candidate.run] = str(error)
             if len(left_out) == len(candidates):
                 raise
             continue
-        counts, rows = (made.folder / name for name in spec.outputs)
         measured.append(Measurement(candidate, counts, rows))
     return measured, left_out
 

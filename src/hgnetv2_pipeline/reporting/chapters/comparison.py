@@ -17,11 +17,13 @@ from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.sections import read_comparison
 
 _READING = (
-    "How to read it: gain is the difference of the means to supervised only, in percentage points. "
-    "SE, images is the standard error of a difference of two binomial shares: what another draw of "
-    "test images would change. It does not shrink with more seeds, since all see the same images. "
-    "SE, seeds comes from the spread of the runs: what other seeds would change. A gain counts as "
-    "clear here where it exceeds two standard errors, both kinds taken together."
+    "How to read it: gain is the difference of the means, in percentage points, to supervised "
+    "training of as many steps as the whole chain where there is one, else to the shorter one. SE, "
+    "images is what another draw of images would change, paired over the images, since all "
+    "trainings answered the same; more seeds do not shrink it. SE, seeds is what other seeds would "
+    "change: the spread of the runs, pooled over the trainings that have several; with none, it is "
+    "unknown and nothing is called clear. A gain counts as clear where 0 lies outside its 95 % "
+    "interval, by Student's t, with both errors taken together. A teacher is taken as given."
 )
 
 
@@ -44,7 +46,7 @@ def comparison_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
 
 
 def _dots(arms: Sequence[compare.ArmSummary]) -> str:
-    plain = next((arm for arm in arms if arm.arm == "supervised"), None)
+    plain = compare.compared_with(arms)
     return figures.dot_plot(
         [
             figures.Dots(
@@ -60,6 +62,6 @@ def _dots(arms: Sequence[compare.ArmSummary]) -> str:
 
 
 def _dots_caption(arms: Sequence[compare.ArmSummary]) -> str:
-    dashed = any(arm.arm == "supervised" for arm in arms)
-    line = " The dashed line is the mean of supervised only." if dashed else ""
+    plain = compare.compared_with(arms)
+    line = f" The dashed line is the mean of {plain.label}." if plain else ""
     return f"One dot per run; bar and number are the mean.{line} The axis does not start at 0."
