@@ -230,14 +230,21 @@ def test_copies_of_labelled_images_are_not_mined(chain: Chain) -> None:
     assert not mined["key"].str.contains("!copy/").any()
 
 
-def test_the_test_set_is_touched_by_one_evaluation_alone(chain: Chain) -> None:
+def test_nothing_is_chosen_by_the_test_set_and_each_training_is_measured_once(
+    chain: Chain,
+) -> None:
     """The model was chosen on val, where every candidate was evaluated."""
     base = chain.data("08_reporting", "shapes", "evaluation")
     found = {path.relative_to(base).as_posix() for path in base.rglob("*-fp32.json")}
     choice = chain.json("06_models", "shapes", *RUN.split("/"), "choice.json")
     runs = [each["run"] for each in choice["candidates"]]
     assert runs[:2] == ["ssld_stage2/b0/seed=0", "ssld_stage1/b0/seed=0"]
-    assert found == {f"{RUN}/test-torch-fp32.json"} | {f"{r}/val-torch-fp32.json" for r in runs}
+    table = chain.json("08_reporting", "shapes", "comparison", "b0", "seed=0", "comparison.json")
+    compared = {row["run"] for row in table["rows"] if row["seed"] is not None}
+    on_test = {f"{run}/test-torch-fp32.json" for run in {RUN} | compared}
+    assert found == on_test | {f"{run}/val-torch-fp32.json" for run in runs}
+    chosen_from = chain.json("06_models", "shapes", *RUN.split("/"), "manifest.json")
+    assert "test" not in " ".join(chosen_from["inputs"])
     test = set(chain.index("test")["key"])
     mined = pd.read_parquet(chain.data("05_model_input", "shapes", "two_b0", "train_mined.parquet"))
     assert not test & set(mined["key"])
