@@ -6,10 +6,13 @@ them. Source: PaddleClas ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 Four = tuple[int, int, int, int]
+PoolPadding = Literal["exclude", "zero"]
+"""What the border of the stem's 2x2 max-pool counts as: nothing, as in Paddle, or zero."""
 Lab = Literal["clip", "relu", "affine"]
 """What the LAB of a variant that has it may become in an exported graph; see ``models.fold``."""
 
@@ -35,3 +38,19 @@ VARIANTS: dict[str, Variant] = {
     "b5": Variant((32, 64), (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2), 6, False),
     "b6": Variant((48, 96), (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3), 6, False),
 }
+
+_FOREIGN = re.compile(r"(?:pp[-_]?)?hgnet(?:[-_]?v2[-_])?(b[0-9]|[-_](?:tiny|small|base))", re.I)
+
+
+def variant_name(name: str) -> str:
+    """Our name of a network that timm or PaddleClas calls ``name``; any other name as it is.
+
+    >>> variant_name("hgnetv2_b4"), variant_name("PPHGNetV2_B4"), variant_name("B4")
+    ('b4', 'b4', 'b4')
+    >>> variant_name("PPHGNet_small"), variant_name("resnet18")
+    ('hgnet_small', 'resnet18')
+    """
+    if found := _FOREIGN.fullmatch(name):
+        size = found[1].lower()
+        return size if size[0] == "b" else f"hgnet_{size[1:]}"
+    return name.lower() if name.lower() in VARIANTS else name

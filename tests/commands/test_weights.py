@@ -171,6 +171,49 @@ def test_inspect_reads_the_metadata_of_an_onnx_file(here):
     assert "tensors     1 (float32)\n" in text
 
 
+def test_inspect_reads_weights_in_constant_nodes_of_an_onnx_file(here):
+    """W8: paddle2onnx keeps them there, and no initialiser at all."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("", TensorProto.FLOAT, [1, 2], [2.0, float("nan")])
+    shape = helper.make_tensor("", TensorProto.INT64, [2], [1, 2])
+    nodes = [
+        helper.make_node("Constant", [], ["conv_w"], value=weight),
+        helper.make_node("Constant", [], ["shape"], value=shape),
+        helper.make_node("Constant", [], ["one"], value_float=1.0),
+        helper.make_node("MatMul", ["x", "conv_w"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y])), "m.onnx")
+    text = said("inspect", "m.onnx", "--tensors")
+    assert "tensors     1 (float32)\n" in text
+    assert "not finite  conv_w: 1 values\n" in text
+
+
+def test_inspect_lists_the_keys_of_networks_and_looks_below_the_one_that_is_said(here, b0):
+    state = {key: value.half() for key, value in b0.state_dict().items()}
+    wrapped = {f"model.{key}": value for key, value in state.items()}
+    extra = wrapped | {"loss.weight": torch.ones(2)}
+    torch.save({"state_dict": extra, "state_dict_ema": state, "epoch": 3}, "last.ckpt")
+    text = said("inspect", "last.ckpt")
+    assert "format      PyTorch checkpoint\n" in text
+    assert "below       state_dict_ema\n" in text
+    assert "networks    below the keys state_dict, state_dict_ema\n" in text
+    assert "also holds  state_dict, epoch\n" in text
+    text = said("inspect", "last.ckpt", "--key", "state_dict", "--prefix", "model.")
+    assert "below       state_dict\n" in text
+    assert "network     b0, below model., ours names" in text
+    assert "also holds  loss.weight, state_dict_ema, epoch\n" in text
+    done = hgnetv2("inspect", "last.ckpt", "--key", "ema")
+    assert done.exit_code == 4
+    assert "no dict below the key 'ema'; networks lie below state_dict, " in done.output
+    said("export-weights", "last.ckpt@key=state_dict@prefix=model.", "--style", "paddle",
+         "--out", "w.pdparams")  # fmt: skip
+    assert read_state(Path("w.pdparams")).tensors["fc.bias"].shape == (12,)
+
+
 class Attack:
     def __reduce__(self):
         import os
@@ -185,10 +228,10 @@ class Attack:
         ("evil.pdopt", pickle.dumps(Attack(), 4), "posix.system"),
         ("page.pdparams", b"<html>not found</html>", "web page"),
         ("cut.safetensors", b"\x10\0\0\0\0\0\0\0{", "not a whole safetensors file"),
-        ("evil.pth", pickle.dumps({"w": Attack()}, 2), "no whole zip archive"),
+        ("evil.pth", pickle.dumps({"w": Attack()}, 2), "posix.system"),
         ("page.onnx", b"<html>not found</html>", "not a whole ONNX file"),
         ("empty.onnx", b"", "it holds no graph"),
-        ("notes.txt", b"hello", "weights end in one of"),
+        ("notes.txt", b"hello", "is no weight file: read are"),
         ("absent.pth", None, "no weight file at"),
         ("absent.onnx", None, "no such model file"),
     ],

@@ -13,7 +13,7 @@ import torch
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import cost, create, hgnet, hgnetv2
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import VARIANTS, variant_name
 from hgnetv2_pipeline.weights import formula, zoo
 from hgnetv2_pipeline.weights.load import load_weights, write_pdparams
 
@@ -188,6 +188,19 @@ def test_the_pool_leaves_its_pad_out_unless_told():
     assert not zero[..., 2, :].any()
     with pytest.raises(ParameterError, match="did you mean 'zero'"):
         create.create_model("b0", pool_padding="zeros")
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_the_names_of_other_projects_mean_the_same_network(number):
+    names = (f"b{number}", f"B{number}", f"hgnetv2_b{number}", f"PPHGNetV2_B{number}",
+             f"PP-HGNetV2-B{number}", f"hgnetv2_b{number}".upper())  # fmt: skip
+    assert {variant_name(name) for name in names} == {f"b{number}"}
+    for size in ("tiny", "small", "base"):
+        assert variant_name(f"PPHGNet_{size}") == variant_name(f"hgnet_{size}") == f"hgnet_{size}"
+    for other in ("b", "hgnetv2", "hgnet_b", "resnet18", "", "hgnetv2_small", "xb4"):
+        assert variant_name(other) == other
+    with torch.device("meta"):
+        assert create.create_model(names[3], 2).variant == f"b{number}"
 
 
 def test_wrong_names_and_counts_are_refused():

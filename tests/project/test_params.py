@@ -13,6 +13,7 @@ from kedro.config import OmegaConfigLoader
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
+from hgnetv2_pipeline.project.given import read_params
 from hgnetv2_pipeline.project.identity import FOLDERS, model_id
 from hgnetv2_pipeline.variants import VARIANTS
 from run_params import ROOT, loader, parameters
@@ -85,6 +86,15 @@ def test_lists_are_joined_by_plus_on_the_command_line() -> None:
 def test_code_in_a_parameter_stays_a_string() -> None:
     found = parameters(images="__import__('os').getcwd()")
     assert found["images"] == ["__import__('os').getcwd()"]
+
+
+@pytest.mark.parametrize("name", ["B4", "hgnetv2_b4", "PPHGNetV2_B4", "pphgnetv2_b4"])
+def test_other_names_of_a_variant_lead_to_the_same_paths(name: str) -> None:
+    """W12 of the findings about weights: names are made ours before any path is made of them."""
+    conf, ours = loader(variant=name), loader(variant="b4")
+    assert conf["parameters"]["variant"] == "b4"
+    assert conf["catalog"] == ours["catalog"]
+    assert read_params(f"variant={name},seed=3") == {"variant": "b4", "seed": 3}
 
 
 @pytest.mark.parametrize("variant", ["b0", "b4"])

@@ -30,6 +30,7 @@ from hgnetv2_pipeline.weights.load import load_weights, read_state, write_pdpara
 from hgnetv2_pipeline.weights.paddle.graph_names import names_from_program
 from hgnetv2_pipeline.weights.paddle.inference import archive_sha256, read_inference, read_variables
 from hgnetv2_pipeline.weights.paddle.program import Op, Program, read_pdmodel, read_pir
+from hgnetv2_pipeline.weights.places import Wanted
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_files"
 FORMATS = ["pdmodel", "pir"]
@@ -230,7 +231,7 @@ def test_a_distilled_student_is_found_beside_a_teacher_that_only_info_lists(b0, 
     report = load_weights(loaded, folder)
     assert (report.n_tensors, report.sha256) == (len(arrays), archive_sha256(folder))
     with pytest.raises(WeightsError, match="without a teacher"):
-        read_state(folder, "teacher")
+        read_state(folder, Wanted("teacher"))
 
 
 def test_info_without_a_name_or_with_one_twice_is_refused(tmp_path):

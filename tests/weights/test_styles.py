@@ -28,6 +28,7 @@ from hgnetv2_pipeline.weights.load import (
     to_paddle,
     write_pdparams,
 )
+from hgnetv2_pipeline.weights.places import Wanted
 
 ALL = [*VARIANTS, *hgnet.HGNET_SIZES]
 BACKBONES = ("dfine", "rtdetr", "transformers")
@@ -323,11 +324,12 @@ def test_a_backbone_alone_starts_the_whole_classifier_afresh_and_only_when_asked
     assert (model.lab.scale.item(), model.lab.bias.item()) == (1, 0)
     # Kaiming normal by fan-in: 1024 channels come in.
     assert model.last_conv.weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
-    built, info = build.build_from(str(path), num_classes=5, root=tmp_path, head="reinit")
+    spec = f"{path}@pool_padding=exclude"
+    built, info = build.build_from(spec, num_classes=5, root=tmp_path, head="reinit")
     assert (info["variant"], info["head"], built.fc.out_features) == ("b0", "reinitialised", 5)
     for options in ({"num_classes": 5}, {"num_classes": None}):
         with pytest.raises((WeightsError, ParameterError), match="reinit|say how many classes"):
-            build.build_from(str(path), root=tmp_path, **options)
+            build.build_from(spec, root=tmp_path, **options)
 
 
 def test_reinit_starts_fc_alone_where_the_rest_of_the_classifier_is_there(b0, tmp_path):
@@ -384,7 +386,7 @@ def test_a_network_beside_its_teacher_is_the_student_whatever_the_teacher_is(b0,
     assert read.ignored == ("Teacher.conv1.weight",)
     assert len(read.tensors) == 275
     with pytest.raises(WeightsError, match="the teacher in .* is no network of ours"):
-        read_state(tmp_path / "w.pdparams", "teacher")
+        read_state(tmp_path / "w.pdparams", Wanted("teacher"))
 
 
 def test_entries_of_a_pdparams_that_are_no_tensors_are_named(tmp_path):

@@ -16,8 +16,8 @@ import torch
 from weight_mutations import check_pth, checkpoints, same, unzipped, zipped
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.weights import torch_zip
 from hgnetv2_pipeline.weights.load import read_file
+from hgnetv2_pipeline.weights.pytorch import torch_zip
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,

@@ -6,15 +6,18 @@ and wrong about damaged ones would be worse than one that refuses.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import io
 import json
 import random
 import struct
 import zipfile
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hgnetv2_pipeline.weights.load import read_file
@@ -47,6 +50,20 @@ def checkpoints() -> list[bytes]:
         {"p": torch.nn.Parameter(values), "size": torch.Size([1, 2])},
     ]
     return [saved(value) for value in made]
+
+
+@functools.cache
+def checkpoints_with_objects() -> list[bytes]:
+    """The same with what training programs save beside a network, for which objects stand in."""
+    network = {"w": torch.arange(6.0).reshape(2, 3)}
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=Path("x")),
+        "metric": np.float64(0.5),
+        "names": np.array(["cat", "dog"]),
+        "last": deque([1, 2]),
+        "by": defaultdict(list, {"a": [1]}),
+    }
+    return [saved({"state_dict": network, **beside}), saved({"a": {"b": network}, "c": beside})]
 
 
 def saved(value: Any, *, archive: bool = True) -> bytes:
@@ -92,6 +109,7 @@ PIECES = [
     b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_tensor_v3\n",
     b"ctorch._utils\n_rebuild_sparse_tensor\n", b"ctorch._utils\n_rebuild_parameter\n",
     b"ctorch\nFloatStorage\n", b"ctorch\nHalfStorage\n", b"ctorch\nComplexFloatStorage\n",
+    b"cargparse\nNamespace\n", b"ccollections\ndeque\n", b"\x81", b"cnumpy\ndtype\n",
     b"ctorch.storage\nUntypedStorage\n", b"ctorch\nfloat8_e4m3fn\n", b"cposix\nsystem\n",
     b"Q", b"R", b"b", b"(", b"t", b"\x85", b"\x86", b"}", b"]", b")", b"u", b"s", b"N", b"0",
     b"K\x00", b"K\x01", b"K\xff", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff",
@@ -100,7 +118,8 @@ PIECES = [
 
 
 def make_pth(rng: random.Random) -> tuple[bytes, Any]:
-    source, other = rng.choice(checkpoints()), rng.choice(checkpoints())
+    sources = [*checkpoints(), *checkpoints_with_objects()]
+    source, other = rng.choice(sources), rng.choice(sources)
     if rng.random() < 0.4:
         return mutate(source, other, PIECES, rng), None
     members = unzipped(source)

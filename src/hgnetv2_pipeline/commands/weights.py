@@ -88,20 +88,25 @@ def _hash_state(entry: ZooEntry, path: Path) -> str:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor: name, shape, type.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
-def inspect(file: Path, tensors: bool, as_json: bool) -> None:
+@click.option("--key", help="Look below this key of a checkpoint, such as ema.module.")
+@click.option("--prefix", help="Look at the tensors whose names begin so, such as model.")
+def inspect(file: Path, tensors: bool, as_json: bool, key: str | None, prefix: str | None) -> None:
     """What a weight file holds, without running anything in it.
 
-    FILE is .pdparams, .pdopt, .pdstates, .safetensors, .pth, an inference archive (.tar or its
-    folder), .onnx or a run's folder. Ends with 4 and the reason if the file is refused.
+    FILE is a PyTorch checkpoint (.pth, .pt, .pth.tar, .ckpt, .bin), .safetensors, .pdparams,
+    .pdopt, .pdstates, an inference archive (.tar, its folder or a file of it), .onnx or a run's
+    folder; its content says which. Ends with 4 and the reason if the file is refused.
 
     \b
     hgnetv2 inspect weights/PPHGNetV2_B4_ssld_stage1_pretrained.pdparams
     hgnetv2 inspect dfine_l.pth --tensors
+    hgnetv2 inspect last.ckpt --key state_dict --prefix model.
     hgnetv2 inspect data/06_models/sample/ssld_stage2/b0/seed=0 --json
     """
     from hgnetv2_pipeline.weights.inspect import inspect_file
+    from hgnetv2_pipeline.weights.places import Wanted
 
-    facts = inspect_file(file)
+    facts = inspect_file(file, Wanted(key=key, prefix=prefix))
     if as_json:
         echo(json_text(facts, indent=2))
         return
@@ -122,6 +127,14 @@ def _described(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "sha256", facts["sha256"]
     for key, value in facts["metadata"].items():
         yield "metadata", f"{shorten(key)}: {_shortened(key, value)}"
+    if facts["below"]:
+        yield "below", shorten(facts["below"])
+    if len(facts["places"]) > 1:
+        yield (
+            "networks",
+            "below the keys "
+            + ", ".join(shorten(place) or "(none)" for place in facts["places"][:8]),
+        )
     rows = facts["tensors"]
     kinds = ", ".join(sorted({row["dtype"] for row in rows})) or "none"
     yield "tensors", f"{len(rows)} ({kinds})"
@@ -182,9 +195,10 @@ def export_weights(source: str, style: str, out: Path, protocol: int) -> None:
     """Write weights under the names another program uses.
 
     SOURCE is a weight file, a run's folder, or a published model by name (b4.ssld_stage1) whose
-    file is in weights/. Detectors take the backbone alone. timm, D-FINE, RT-DETR and transformers
-    pad one max-pool of the stem differently; where that changes outputs (b0 to b3) the command
-    says so.
+    file is in weights/. Behind a file may be said which of its networks is meant and how its stem
+    pads: FILE@key=ema.module@prefix=model.@pool_padding=zero. Detectors take the backbone alone.
+    timm, D-FINE, RT-DETR and transformers pad one max-pool of the stem differently; where that
+    changes outputs (b0 to b3) the command says so.
 
     \b
     hgnetv2 export-weights data/06_models/sample/ssld_stage1/b0/seed=0 --style dfine --out b0.pth
@@ -193,11 +207,12 @@ def export_weights(source: str, style: str, out: Path, protocol: int) -> None:
     """
     from hgnetv2_pipeline.weights.build import build_from
     from hgnetv2_pipeline.weights.load import export_weights as write
+    from hgnetv2_pipeline.weights.places import said_of, split_spec
 
     if source.startswith("timm:"):
         raise ParameterError(f"{source} is timm's own network; only ours are written for others")
-    given = Path(source)
-    spec = str(given.absolute()) if given.exists() else source
+    given = Path(split_spec(source)[0])
+    spec = f"{given.absolute()}{said_of(source)}" if given.exists() else source
     model, info = build_from(spec, num_classes=None, root=weights_root())
     report = write(model, out, style, protocol=protocol, metadata=_metadata(info))
     echo(f"wrote {report}")

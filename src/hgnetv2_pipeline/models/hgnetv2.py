@@ -10,7 +10,6 @@ in tests/golden.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,8 @@ from torch.nn import functional as F
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.models import fast_training
-from hgnetv2_pipeline.variants import Four, Variant
+from hgnetv2_pipeline.variants import Four, PoolPadding, Variant
 
-PoolPadding = Literal["exclude", "zero"]
 EXPAND = 2048  # channels of last_conv, in every size
 
 

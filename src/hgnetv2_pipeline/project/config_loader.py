@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.project.given import with_our_variant
 from hgnetv2_pipeline.project.identity import Identity, resolve, result_name
 
 # Kedro's settings hand these to the loader below, and so does whoever makes one without Kedro.
@@ -82,6 +83,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         self._checked: set[str] = set()
         with _in_one_line():
             super().__init__(str(conf_source), *args, **kwargs)
+        self.runtime_params = with_our_variant(self.runtime_params or {})
         self._refuse_unknown_environment()
 
     def _refuse_unknown_environment(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.variants import variant_name
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 
@@ -20,10 +21,11 @@ _NULL = {"", "~", "null", "Null", "NULL"}
 def read_params(given: str | Mapping[str, Any]) -> dict[str, Any]:
     """``a=1,b.c=x`` as ``{"a": 1, "b": {"c": "x"}}``; a mapping (``--config``) as it is.
 
+    A ``variant`` in timm's or PaddleClas's words becomes ours here, before it names any path.
     Raises ``ParameterError`` for an item without ``=`` or key, or whose value is no YAML.
     """
     if isinstance(given, Mapping):
-        return dict(given)
+        return with_our_variant(given)
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -43,7 +45,14 @@ def read_params(given: str | Mapping[str, Any]) -> dict[str, Any]:
             raise ParameterError(f"--params {key}={text}: no value of YAML ({said})") from error
     found = OmegaConf.to_container(values)
     assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    return with_our_variant({str(key): value for key, value in found.items()})
+
+
+def with_our_variant(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Runtime parameters, their ``variant`` by our name."""
+    variant = params.get("variant")
+    ours = {"variant": variant_name(variant)} if isinstance(variant, str) else {}
+    return {**params, **ours}
 
 
 def takes_text(path: list[str], *, of_list: bool = True) -> bool:

@@ -14,7 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import VARIANTS, variant_name
+from hgnetv2_pipeline.weights.places import said_of, split_spec
+from hgnetv2_pipeline.weights.tensor_file import SUFFIXES
 
 # Where each result is, relative to the project. `dataset` starts every path below its layer.
 FOLDERS: Mapping[str, str] = {
@@ -146,11 +148,11 @@ def model_id(model: str) -> str:
     ('ssld_stage2/b0/seed=0', 'timm/resnet18', 'zoo/b4.ssld_stage2')
     """
     kind, colon, name = model.partition(":")
-    path = Path(model)
+    path = Path(split_spec(model)[0])
     if colon and kind in ("timm", "scratch"):
         parts = [kind, _as_segment(name)]
-    elif path.suffix in _WEIGHTS or path.is_absolute():
-        parts = ["file", _as_segment(path.name)]
+    elif path.suffix in (*SUFFIXES, ".onnx") or path.is_absolute():
+        parts = ["file", _as_segment(path.name + said_of(model))]
     else:
         parts = model.split("/")
         if len(parts) == 1:
@@ -163,9 +165,6 @@ def model_id(model: str) -> str:
             "run id is <pipeline>/<variant>/<run>, for example ssld_stage2/b0/seed=0 "
             "(--params model=...)"
         ) from None
-
-
-_WEIGHTS = {".safetensors", ".pdparams", ".pth", ".onnx", ".tar"}
 
 
 def _as_segment(name: str) -> str:
@@ -215,7 +214,7 @@ def resolve(names: Mapping[str, Any], *, project: Path, environment: str) -> Ide
                 f"--params {key}=... takes it as it is typed)"
             )
     run = names.get("run") or f"seed={seed}"
-    variant = str(names["variant"])
+    variant = variant_name(str(names["variant"]))  # here, so that no path knows other names
     model = names.get("model") or f"ssld_stage2/{variant}/{run}"
     if model == BEST:
         model = f"{BEST}/{variant}/{run}"

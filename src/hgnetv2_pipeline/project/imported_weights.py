@@ -31,8 +31,8 @@ def find_weights(identity: Identity, weights: str, sample: Path) -> Path:
     Raises:
         WeightsError: there is no such file, and nothing of that name is published.
     """
-    from hgnetv2_pipeline.weights.load import SUFFIXES
     from hgnetv2_pipeline.weights.paddle.inference import is_archive
+    from hgnetv2_pipeline.weights.tensor_file import SUFFIXES
     from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
     given = (identity.project / Path(weights).expanduser()).absolute()
@@ -67,7 +67,10 @@ def import_result(
             "variant": run.identity.variant,
             "weights": weights,
             "classes": classes,
-            **params.model_dump(),
+            "part": params.part,
+            "sha256": params.sha256,
+            # What was not said is not in the record, as before there was anything to say.
+            **params.model_dump(exclude={"part", "sha256"}, exclude_none=True),
         },
         outputs=["student.safetensors", "load_report.txt"],
     )

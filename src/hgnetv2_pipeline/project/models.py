@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.devices import known_device
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, nearest
 from hgnetv2_pipeline.project.identity import FOLDERS, Identity
+from hgnetv2_pipeline.weights.places import split_spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +38,10 @@ def model_source(identity: Identity, model: str) -> str:
     if model in ZOO:
         provide(ZOO[model], identity.project, download=identity.download)
         return model
-    if model.startswith("timm:") or "/" not in model or Path(model).suffix:
+    name = split_spec(model)[0]
+    if model.startswith("timm:") or "/" not in name or Path(name).suffix:
         return model
-    if is_archive(identity.project / model):  # Paddle's inference model, unpacked
+    if is_archive(identity.project / name):  # Paddle's inference model, unpacked
         return model
     folder = identity.run_folder(model)
     if (folder / "student.safetensors").is_file():
@@ -222,7 +224,7 @@ def weights_input(identity: Identity, model: str) -> Path | str:
         return weights_file(ZOO[source], identity.project) or source
     if source.startswith("timm:"):
         return timm_file(source.partition(":")[2], identity.project) or source
-    path = identity.project / source
+    path = identity.project / split_spec(source)[0]
     if (path / "student.safetensors").is_file():
         return path / "student.safetensors"
     return path if path.exists() else source

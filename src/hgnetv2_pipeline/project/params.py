@@ -45,8 +45,8 @@ from hgnetv2_pipeline.training.config import (
     TrainConfig,
     Views,
 )
-from hgnetv2_pipeline.variants import Lab
-from hgnetv2_pipeline.weights.styles import Part
+from hgnetv2_pipeline.variants import Lab, PoolPadding
+from hgnetv2_pipeline.weights.places import Part, Wanted
 
 
 def _split_plus(value: Any) -> Any:
@@ -516,9 +516,24 @@ class ImportParams(_Block):
     """Weights of others."""
 
     part: Part = Field(description="which network of a distillation checkpoint, which holds both")
+    key: str | None = Field(
+        description="keys of the dicts above its tensors, dotted; null: where networks usually are"
+    )
+    prefix: str | None = Field(
+        description="what comes before the names of its tensors; null: found by their names"
+    )
+    pool_padding: PoolPadding | None = Field(
+        description="border of the stem's max-pool: zero for b0 to b3 trained in timm, D-FINE or "
+        "transformers, exclude for PaddleClas's weights; null: as the file says"
+    )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         description="what the file must hash to; null: whatever it is, recorded"
     )
+
+    @property
+    def wanted(self) -> Wanted:
+        """Which network of the file is wanted, and how its stem pads."""
+        return Wanted(self.part, self.key, self.prefix, self.pool_padding)
 
 
 _Split = Literal["train", "val", "test"]

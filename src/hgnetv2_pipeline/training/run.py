@@ -46,6 +46,7 @@ from hgnetv2_pipeline.training.prepare import (
 )
 from hgnetv2_pipeline.training.profile import NOTHING, profile_steps
 from hgnetv2_pipeline.training.state import AnyScore, MultiLabelScore, Row, Score
+from hgnetv2_pipeline.weights.metadata import padding_entry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -341,7 +342,7 @@ def _metadata(spec: RunSpec, run: PreparedRun, score: AnyScore | None) -> dict[s
         "num_classes": str(spec.num_classes),
         "preprocess": json.dumps(run.preprocess.to_dict(), sort_keys=True),
         "inputs": json.dumps(spec.inputs | run.sources, sort_keys=True),
-    }
+    } | padding_entry(run.state.student)
     if isinstance(score, MultiLabelScore):
         metadata |= {"task": "multi_label", "thresholds": json.dumps(score.thresholds)}
     return metadata

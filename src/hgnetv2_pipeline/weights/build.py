@@ -14,21 +14,27 @@ from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import VARIANTS, PoolPadding, variant_name
 from hgnetv2_pipeline.weights import imagenet
 from hgnetv2_pipeline.weights.foreign_network import check_timm, load_timm, parse_timm
 from hgnetv2_pipeline.weights.load import (
-    SUFFIXES,
+    ReadState,
     file_sha256,
     load_read,
     read_metadata,
     read_state,
 )
-from hgnetv2_pipeline.weights.metadata import classes_of, said_preprocess, thresholds_of
+from hgnetv2_pipeline.weights.metadata import (
+    classes_of,
+    said_preprocess,
+    thresholds_of,
+)
 from hgnetv2_pipeline.weights.paddle.inference import is_archive
 from hgnetv2_pipeline.weights.pickle_machine import brief_value
+from hgnetv2_pipeline.weights.places import Wanted, split_spec
 from hgnetv2_pipeline.weights.probes import PREFIX, fresh_probe, is_probe, load_probe
 from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head
+from hgnetv2_pipeline.weights.tensor_file import SUFFIXES
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
 
@@ -71,7 +77,9 @@ def build_from(
     - a zoo name, ``b4.ssld_stage1``: the file is looked for in ``root/weights`` and fetched only
       with ``download=True``;
     - a weight file, an inference model of Paddle's (a .tar, or a folder with its files), or a
-      run's folder that holds ``student.safetensors``, relative to ``root``;
+      run's folder that holds ``student.safetensors``, relative to ``root``; behind it may be said
+      which network of it is wanted, ``best.ckpt@key=ema@prefix=model.@part=teacher``, and how its
+      stem pads, ``@pool_padding=zero`` (``places.Wanted``);
     - ``timm:NAME``: any model of timm, random weights; ``timm:NAME@FILE`` with those of a file
       below ``root``, ``timm:NAME:packaged`` with those of an installed package
       (``foreign_network.PACKAGES``), ``timm:NAME:pretrained`` with timm's published ones, from its
@@ -98,7 +106,7 @@ def build_from(
         )
     if kind == "scratch":
         model = create_model(name, num_classes or 1000)
-        return model, _info(spec, variant=name, num_classes=model.num_classes)
+        return model, _info(spec, variant=model.variant, num_classes=model.num_classes)
     if kind == "timm":
         return _from_timm(name, root, num_classes=num_classes, head=head)
     if spec in ZOO:
@@ -110,11 +118,12 @@ def build_from(
             "preprocess": entry.preprocess,
             "published": True,
         }
-        return _from_file(path, spec, known, num_classes=num_classes, head=head)
+        return _from_file(path, spec, known, Wanted(), num_classes=num_classes, head=head)
+    spec, wanted = split_spec(spec)
     path = _weights_at(spec, root)
     if is_probe(path):
         return _from_probe(path, spec, num_classes=num_classes, head=head)
-    return _from_file(path, spec, {}, num_classes=num_classes, head=head)
+    return _from_file(path, spec, {}, wanted, num_classes=num_classes, head=head)
 
 
 def check_name(spec: str, root: Path) -> None:
@@ -125,12 +134,13 @@ def check_name(spec: str, root: Path) -> None:
     """
     kind, _, name = spec.partition(":")
     if kind == "scratch":
-        if name not in [*VARIANTS, *HGNET_SIZES] and not name.startswith(PREFIX):
+        known = variant_name(name) in (*VARIANTS, *HGNET_SIZES)
+        if not known and not name.startswith(PREFIX):
             raise unknown_name("variant", name, [*VARIANTS, *HGNET_SIZES], "scratch:VARIANT")
     elif kind == "timm":
         check_timm(name, root)
     elif spec not in ZOO:
-        _weights_at(spec, root)
+        _weights_at(split_spec(spec)[0], root)
 
 
 def _weights_at(spec: str, root: Path) -> Path:
@@ -155,21 +165,50 @@ def _info(source: str, **known: Any) -> dict[str, Any]:
     return dict.fromkeys(keys) | {"source": source, "head": "reinitialised"} | known
 
 
-def _from_file(
-    path: Path, source: str, known: dict[str, Any], *, num_classes: int | None, head: Head
-) -> tuple[Backbone, dict[str, Any]]:
-    read = read_state(path)
-    meta = read.metadata
-    variant = known.get("variant") or meta.get("variant")
-    variant = variant or identify(read.tensors)
+def chosen_padding(read: ReadState, wanted: Wanted, path: Path) -> PoolPadding:
+    """How the stem of a file's network is to pad; WeightsError where neither file nor user say."""
+    found = read.pool_padding
+    said = wanted.pool_padding or found
+    if said is None:
+        raise WeightsError(
+            f"{path} has {read.style}'s names, and a learnable affine before a max-pool whose "
+            "border is zero there and left out by Paddle: say @pool_padding=zero behind the file's "
+            "name for weights trained there, @pool_padding=exclude for PaddleClas's in other names "
+            "(import_weights.pool_padding; docs/weights.md)"
+        )
+    if found is not None and said != found and read.metadata:
+        raise WeightsError(
+            f"{path} was trained with pool_padding={found}, as its metadata say, not {said}"
+        )
+    return said
+
+
+def _variant_of(read: ReadState, path: Path, known: str | None = None) -> str:
+    """The variant of a file's network: ``known``, what its metadata say, or by its tensors."""
+    variant = known or read.metadata.get("variant") or identify(read.tensors)
     if variant is None or variant not in (*VARIANTS, *HGNET_SIZES):
         named = "" if variant is None else f" (its metadata say variant {brief_value(variant)})"
         raise WeightsError(f"{path} fits none of {', '.join([*VARIANTS, *HGNET_SIZES])}{named}")
+    return variant
+
+
+def _from_file(
+    path: Path,
+    source: str,
+    known: dict[str, Any],
+    wanted: Wanted,
+    *,
+    num_classes: int | None,
+    head: Head,
+) -> tuple[Backbone, dict[str, Any]]:
+    read = read_state(path, wanted)
+    meta = read.metadata
+    variant = _variant_of(read, path, known.get("variant"))
     if num_classes is None:
         if "fc.bias" not in read.tensors:
             raise ParameterError(f"{path} has no fc; say how many classes it is for")
         num_classes = read.head_classes(path)
-    model = create_model(variant, num_classes)
+    model = create_model(variant, num_classes, pool_padding=chosen_padding(read, wanted, path))
     report = load_read(model, read, path, head)
     info = _info(
         source,

@@ -10,9 +10,10 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.weights import imagenet
+from hgnetv2_pipeline.weights.build import chosen_padding
 from hgnetv2_pipeline.weights.load import load_read, read_state, save_weights
-from hgnetv2_pipeline.weights.metadata import classes_of, preprocess_of
-from hgnetv2_pipeline.weights.styles import Part
+from hgnetv2_pipeline.weights.metadata import classes_of, padding_entry, preprocess_of
+from hgnetv2_pipeline.weights.places import Wanted
 from hgnetv2_pipeline.weights.zoo import ZOO
 
 
@@ -22,7 +23,7 @@ def convert(
     *,
     variant: str,
     name: str,
-    part: Part = "student",
+    wanted: Wanted | None = None,
     sha256: str | None = None,
     classes: list[str] | None = None,
 ) -> None:
@@ -31,14 +32,15 @@ def convert(
     Args:
         variant: the network that the file claims to be for.
         name: what the user called the weights: a stage of the published table, or the file.
-        part: which network of a distillation checkpoint.
+        wanted: which network of the file, and how its stem pads.
         sha256: what the file must hash to; None: whatever it is.
         classes: their names in the order of the logits; None: what the file or the table says.
 
     Raises:
         WeightsError: the file is another one, holds no classifier, or does not fit the network.
     """
-    read = read_state(source, part)
+    wanted = wanted or Wanted()
+    read = read_state(source, wanted)
     if sha256 not in (None, read.sha256):
         raise WeightsError(
             f"{source} has SHA-256 {read.sha256}, not {sha256} (import_weights.sha256)"
@@ -49,7 +51,8 @@ def convert(
             f"named itself: --params finetune.init={name}"
         )
     number = read.head_classes(source)
-    model = create_model(variant, num_classes=number)
+    padding = chosen_padding(read, wanted, source)
+    model = create_model(variant, num_classes=number, pool_padding=padding)
     report = load_read(model, read, source)
     entry = ZOO.get(f"{variant}.{name}")
     preprocess = Preprocess(resize_short=entry.resize_short) if entry else None
@@ -71,6 +74,7 @@ def convert(
             "preprocess": json.dumps(preprocess.to_dict()),
             "source": entry.url if entry else source.name,
             "inputs": json.dumps({source.name: report.sha256}),
+            **padding_entry(model),
         },
     )
     # Without the place, which differs between machines: the result is the same everywhere.

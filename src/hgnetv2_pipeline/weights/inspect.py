@@ -6,10 +6,11 @@ whether it would load.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,11 +25,14 @@ from hgnetv2_pipeline.weights.onnx_file import examine_onnx
 from hgnetv2_pipeline.weights.paddle.inference import is_archive, read_variables
 from hgnetv2_pipeline.weights.paddle.pdparams import read_object
 from hgnetv2_pipeline.weights.pickle_machine import brief_value
+from hgnetv2_pipeline.weights.places import Wanted, choose_names, network_prefixes
+from hgnetv2_pipeline.weights.tensor_file import kind_of
 
-_FORMATS = {
-    ".safetensors": "safetensors",
-    ".pth": "PyTorch checkpoint",
-    ".pt": "PyTorch checkpoint",
+if TYPE_CHECKING:
+    import onnx
+
+_FORMATS = {"safetensors": "safetensors", "torch": "PyTorch checkpoint", "pickle": "pickle"}
+_NAMED = {  # formats that their first bytes do not tell
     ".pdparams": "Paddle state dict",
     ".pdopt": "Paddle optimiser state",
     ".pdstates": "Paddle training state",
@@ -38,14 +42,18 @@ _MAX_NETWORKS = 16  # what a person reads; a hostile file may claim thousands
 _NOT_LOADED = (".pdopt", ".pdstates", ".onnx")  # looked into, never loaded
 
 
-def inspect_file(path: Path) -> dict[str, Any]:
+def inspect_file(path: Path, wanted: Wanted | None = None) -> dict[str, Any]:
     """Facts of a weight file, a run's folder, an inference archive or an ONNX file, as plain JSON.
+
+    Of a checkpoint with several dicts of tensors ``wanted.key`` says which one is looked into, and
+    ``wanted.prefix`` which tensors of it.
 
     ``path``, ``format``, ``bytes`` (None for a folder), ``sha256``, ``metadata``, ``tensors`` (one
     dict each: name, shape, dtype, nonfinite), ``networks`` (one dict each: prefix, style, variant,
     n_tensors, parameters, num_classes, loads: 'yes', what it takes or what prevents it),
-    ``may_load`` (False for what is looked into but never loaded), ``left_aside``: the names of
-    everything else in it. Raises ``WeightsError`` for what is refused.
+    ``may_load`` (False for what is looked into but never loaded), ``below``: the keys of the dicts
+    above the tensors, ``places``: all such keys below which a network of ours lies,
+    ``left_aside``: the names of everything else in it. Raises ``WeightsError`` for what is refused.
     """
     path = Path(path)
     if (path / "student.safetensors").is_file():
@@ -57,7 +65,11 @@ def inspect_file(path: Path) -> dict[str, Any]:
     elif is_archive(path):
         file = _archive(path)
     else:
-        file = read_file(path)
+        file = read_file(path, wanted)
+    if wanted is not None and wanted.below(file.below).prefix is not None:
+        chosen = choose_names(file.tensors, wanted.below(file.below), path)
+        tensors = {key: file.tensors[key] for key in chosen.names}
+        file = dataclasses.replace(file, tensors=tensors, left_aside=chosen.rest + file.left_aside)
     return {
         "path": str(path),
         "format": _format(path),
@@ -75,13 +87,19 @@ def inspect_file(path: Path) -> dict[str, Any]:
         ],
         "networks": _networks(file.tensors),
         "may_load": path.suffix not in _NOT_LOADED,
+        "below": file.below,
+        "places": list(file.places),
         "left_aside": list(file.left_aside),
     }
 
 
 def _format(path: Path) -> str:
-    name = _FORMATS.get(path.suffix, "inference archive" + (", unpacked" if path.is_dir() else ""))
-    if path.suffix.startswith(".pd"):
+    if is_archive(path):
+        return "inference archive" + ("" if kind_of(path) == "tar" else ", unpacked")
+    kind = kind_of(path)
+    name = _NAMED.get(path.suffix, "") if kind in ("pickle", "unknown") else ""
+    name = name or _FORMATS.get(kind, "unknown")
+    if kind == "pickle":
         with path.open("rb") as file:
             name += f", pickle protocol {file.read(2)[1]}"
     return name
@@ -94,7 +112,7 @@ def _nonfinite(value: Tensor) -> int:
 def _networks(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """Every network of ours in a file, below its prefix."""
     found = []
-    inside: dict[str, dict[str, Tensor]] = {p: {} for p in styles.network_prefixes(tensors)}
+    inside: dict[str, dict[str, Tensor]] = {p: {} for p in network_prefixes(tensors)}
     for key, value in tensors.items():
         starts = [key[: dot.end()] for dot in re.finditer(r"\.", key)]
         # Of networks inside one another, such as a teacher beside a student, the inner one.
@@ -181,15 +199,32 @@ def _onnx(path: Path) -> WeightFile:
         model = onnx.load_from_string(file.content)
     tensors: dict[str, Tensor] = {}
     rest = []
-    for item in model.graph.initializer:
-        if item.name in tensors:
-            raise WeightsError(f"{path}: {brief_value(item.name)} twice")
+    for name, item in _onnx_tensors(model.graph):
+        if name in tensors:
+            raise WeightsError(f"{path}: {brief_value(name)} twice")
         if item.data_location == onnx.TensorProto.EXTERNAL or item.external_data:
-            rest.append(f"{item.name} (in another file)")
+            rest.append(f"{name} (in another file)")
             continue
-        with foreign_file(path, WeightsError, f"has a damaged tensor {brief_value(item.name)}"):
+        with foreign_file(path, WeightsError, f"has a damaged tensor {brief_value(name)}"):
             try:
-                tensors[item.name] = torch.from_numpy(numpy_helper.to_array(item).copy())
+                tensors[name] = torch.from_numpy(numpy_helper.to_array(item).copy())
             except TypeError:  # a type that NumPy itself has not, such as int4
-                rest.append(f"{item.name} ({onnx.TensorProto.DataType.Name(item.data_type)})")
+                rest.append(f"{name} ({onnx.TensorProto.DataType.Name(item.data_type)})")
     return WeightFile(tensors, file.props, tuple(rest))
+
+
+def _onnx_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """The weights of a graph by name: its initialisers, and the tensors of Constant nodes, where
+    paddle2onnx keeps them; numbers without a dimension and integers there are no weights."""
+    import onnx
+
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16,
+              onnx.TensorProto.BFLOAT16)  # fmt: skip
+    for item in graph.initializer:
+        yield item.name, item
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                item = attribute.t
+                if attribute.name == "value" and item.dims and item.data_type in floats:
+                    yield next(iter(node.output), node.name), item

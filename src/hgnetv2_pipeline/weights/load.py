@@ -19,14 +19,17 @@ from torch import Tensor
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 from hgnetv2_pipeline.models.hgnetv2 import EXPAND
+from hgnetv2_pipeline.variants import PoolPadding
 from hgnetv2_pipeline.weights import styles as names
+from hgnetv2_pipeline.weights.metadata import padding_of, padding_said
 from hgnetv2_pipeline.weights.paddle.inference import archive_sha256, is_archive, read_inference
 from hgnetv2_pipeline.weights.paddle.pdparams import read_paddle_state, read_pdparams
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
+from hgnetv2_pipeline.weights.places import Chosen, Part, Wanted, choose_names
+from hgnetv2_pipeline.weights.pytorch.torch_pickle import read_checkpoint
 from hgnetv2_pipeline.weights.safetensors_file import header_of, read_header
-from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head, Part, State
-from hgnetv2_pipeline.weights.tensor_file import open_weight_file
-from hgnetv2_pipeline.weights.torch_pickle import read_checkpoint
+from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head, State
+from hgnetv2_pipeline.weights.tensor_file import kind_of, likeness, open_weight_file
 from hgnetv2_pipeline.weights.writing import (
     ExportReport,
     export_weights,
@@ -56,7 +59,6 @@ __all__ = [
     "write_pdparams",
 ]
 
-SUFFIXES = (".pdparams", ".safetensors", ".pth", ".pt", ".tar")
 _FC = ("fc.weight", "fc.bias")
 _PADDLE = names.style_for("paddle", ())
 _OURS = names.style_for("ours", ())
@@ -90,6 +92,9 @@ class WeightFile:
     tensors: State
     metadata: dict[str, str]
     left_aside: tuple[str, ...]  # what a checkpoint holds beside the state dict, and non-tensors
+    below: str = ""  # the dotted keys of the dicts above the state dict
+    places: tuple[str, ...] = ()  # all such keys below which a network of ours lies
+    averaged: bool = False  # whether that is why this one of several was taken
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,10 @@ class ReadState:
     sha256: str
     ignored: tuple[str, ...]  # what the file holds beside the network that was asked for
     metadata: dict[str, str]
+    below: str = ""  # the dotted keys of the dicts above its tensors; how they were chosen
+
+    pool_padding: PoolPadding | None = "exclude"
+    """The border of its stem's max-pool, where file and names leave no doubt; else None."""
 
     @property
     def has_classifier(self) -> bool:
@@ -123,59 +132,94 @@ class ReadState:
         return int(weight[0])
 
 
-def read_state(path: Path, part: Part = "student") -> ReadState:
+def read_state(path: Path, wanted: Wanted | None = None) -> ReadState:
     """Read the network in any weight file, under whatever names ``names.STYLES`` knows.
 
-    ``module.`` and other prefixes are removed. A distillation checkpoint holds two networks;
-    ``part`` says which one is wanted. Of a detector's checkpoint the backbone is read. Everything
-    else in the file is in ``ignored``. Nothing in it is executed. Raises ``WeightsError``, naming
-    NaN, infinite and negative-variance tensors.
+    ``module.`` and other prefixes are removed. A checkpoint may hold several networks; ``wanted``
+    says which one is read, and ``places`` what is taken where nothing is said: the student of a
+    distillation, the backbone of a detector, averaged weights before others. Everything else in
+    the file is in ``ignored``. Nothing in it is executed. Raises ``WeightsError``, naming NaN,
+    infinite and negative-variance tensors.
     """
-    path = Path(path)
-    file = read_file(path)
-    chosen, outside = names.chosen_part(file.tensors, part, path)
-    raw = {name: file.tensors[key] for key, name in chosen.items()}
+    path, wanted = Path(path), wanted or Wanted()
+    file = read_file(path, wanted)
+    chosen = choose_names(file.tensors, wanted.below(file.below), path)
+    raw = {name: file.tensors[key] for key, name in chosen.names.items()}
+    counted = tuple(key for key, name in chosen.names.items() if names.is_bookkeeping(name)
+                    and not name.endswith(names.COUNTER))  # fmt: skip
     style = names.recognise(raw)
     state = names.to_ours(raw, style or _OURS)
-    state = {key: as_float32(key, value, path) for key, value in state.items()}
+    foreign = _foreign_head(state, style)
+    state = {
+        key: as_float32(key, value, path) for key, value in state.items() if key not in foreign
+    }
     return ReadState(
         state,
         style.name if style else "unknown",
         file_sha256(path),
-        (*outside, *file.left_aside),
+        (*foreign, *counted, *chosen.rest, *file.left_aside),
         file.metadata,
+        _place(file, chosen),
+        padding_said(file.metadata, path) or _usual_padding(state, style),
     )
 
 
-def read_file(path: Path) -> WeightFile:
+def _place(file: WeightFile, chosen: Chosen) -> str:
+    """Where the tensors were found, in words; nothing where there was no question."""
+    place = file.below
+    if chosen.averaged:
+        place = f"{place} {chosen.prefix}".lstrip()
+    return f"{place}, the averaged weights" if file.averaged or chosen.averaged else place
+
+
+def _usual_padding(state: State, style: names.Style | None) -> PoolPadding | None:
+    """As the program of that style pads. None: it pads with zeros, and has Paddle's weights too,
+    and in a network with learnable affines the two differ."""
+    unsure = style is not None and style.zero_pad and any(".lab." in key for key in state)
+    return None if unsure else "exclude"
+
+
+def _foreign_head(state: State, style: names.Style | None) -> tuple[str, ...]:
+    """Tensors behind the stages that belong to a classifier of another make.
+
+    transformers puts ``fc`` on the last stage itself, where ours has ``last_conv`` between.
+    """
+    if style is None or style.classifier or "last_conv.weight" in state:
+        return ()
+    return tuple(key for key in state if _module(key) in CLASSIFIER)
+
+
+def read_file(path: Path, wanted: Wanted | None = None) -> WeightFile:
     """Read a weight file as it is, for looking into it. Raises ``WeightsError`` if refused."""
-    return WeightFile(*_read_tensors(Path(path)))
+    path = Path(path)
+    if is_archive(path):
+        return WeightFile({k: _tensor(v) for k, v in read_inference(path).items()}, {}, ())
+    if not path.is_file():
+        raise WeightsError(f"there is no weight file at {path}")
+    match kind_of(path):
+        case "pickle":
+            # A copy: what the reader returns is read-only, and torch tensors are not.
+            state = read_paddle_state(path)
+            tensors = {key: _tensor(value) for key, value in state.tensors.items()}
+            return WeightFile(tensors, {}, state.leftovers)
+        case "safetensors":
+            return WeightFile(*_read_safetensors(path), ())
+        case "torch":
+            read = read_checkpoint(path, wanted)
+            found = read.found
+            return WeightFile(read.tensors, {}, read.left, found.key, found.places, found.averaged)
+    with path.open("rb") as file:
+        hint = likeness(file.read(512))
+    raise WeightsError(
+        f"{path} is no weight file{hint}: read are, by their content, PyTorch's checkpoints (.pth, "
+        ".pt, .pth.tar, .ckpt, .bin), safetensors, Paddle's .pdparams, and its inference models (a "
+        ".tar, or a folder with inference.pdiparams)"
+    )
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a weight file; of an unpacked inference archive, over the files that are read."""
     return archive_sha256(path) if is_archive(path) else sha256_file(path)
-
-
-def _read_tensors(path: Path) -> tuple[State, dict[str, str], tuple[str, ...]]:
-    if is_archive(path):
-        return {key: _tensor(value) for key, value in read_inference(path).items()}, {}, ()
-    if not path.is_file():
-        raise WeightsError(f"there is no weight file at {path}")
-    if path.suffix == ".pdparams":
-        # A copy: what the reader returns is read-only, and torch tensors are not.
-        state = read_paddle_state(path)
-        return {key: _tensor(value) for key, value in state.tensors.items()}, {}, state.leftovers
-    if path.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(path)
-        return tensors, metadata, ()
-    if path.suffix in (".pth", ".pt"):
-        tensors, left = read_checkpoint(path)
-        return tensors, {}, left
-    raise WeightsError(
-        f"{path}: weights end in one of {', '.join(SUFFIXES)}, or are a folder with "
-        "inference.pdiparams"
-    )
 
 
 def _tensor(array: np.ndarray) -> Tensor:
@@ -230,21 +274,31 @@ class LoadReport:
     ignored: tuple[str, ...]
     metadata: dict[str, str]
     fresh: tuple[str, ...] = ()  # modules that start afresh: fc, or the whole classifier
+    below: str = ""  # the dotted keys of the dicts above its tensors; how they were chosen
+    remark: str = ""  # what its user must know besides
 
     def __str__(self) -> str:
         line = (
             f"{self.path}: {self.n_tensors} tensors ({self.style} names, sha256 {self.sha256[:8]})"
         )
+        if self.below:
+            line += f"; from {self.below}"
         if self.fresh:
             verb = "start" if len(self.fresh) > 1 else "starts"
             line += f"; {' and '.join(self.fresh)} {verb} afresh, as head: reinit says"
         if self.ignored:
             line += f"; left aside {len(self.ignored)}: {_first(self.ignored)}"
-        return line
+        return f"{line}; {self.remark}" if self.remark else line
 
 
 def load_weights(
-    model: nn.Module, path: Path, head: Head = "strict", *, part: Part = "student"
+    model: nn.Module,
+    path: Path,
+    head: Head = "strict",
+    *,
+    part: Part = "student",
+    key: str | None = None,
+    prefix: str | None = None,
 ) -> LoadReport:
     """Load a weight file into ``model``; every tensor must be there, fit and be used.
 
@@ -253,13 +307,19 @@ def load_weights(
     features and come from the file; only where it holds none of the three, as a detector's
     backbone does, all of them start afresh, and the report says so. Any other disagreement raises
     ``WeightsError`` with the first five tensors, and the model is as it was.
+
+    Of a file with several networks ``part`` ('student' or 'teacher' of a distillation), ``key``
+    (the dotted keys of the dicts above the tensors) and ``prefix`` (what comes before their names)
+    say which one is wanted. How the stem is padded is the model's own: ``create_model``.
     """
-    return load_read(model, read_state(path, part), Path(path), head)
+    wanted = Wanted(part, key, prefix)
+    return load_read(model, read_state(path, wanted), Path(path), head)
 
 
 def load_read(model: nn.Module, read: ReadState, path: Path, head: Head = "strict") -> LoadReport:
     """Load what ``read_state`` gave for ``path``, as ``load_weights`` does."""
     loaded = load_state(model, read.tensors, head, source=str(path))
+    unsure = read.pool_padding is None and padding_of(model) == "exclude"
     report = LoadReport(
         path,
         read.sha256,
@@ -269,7 +329,10 @@ def load_read(model: nn.Module, read: ReadState, path: Path, head: Head = "stric
         read.ignored,
         read.metadata,
         fresh_modules(model, read.tensors, head),
-    )
+        read.below,
+        f"if they were trained with {read.style}'s code, its stem pads with zeros: "
+        "pool_padding=zero" if unsure else "",
+    )  # fmt: skip
     _log.info("loaded %s", report)
     return report
 

@@ -7,13 +7,18 @@ they may be: a value that is not plainly in its range is a ``WeightsError`` that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, parse_json
+from hgnetv2_pipeline.variants import PoolPadding
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PREPROCESS, CLASSES, THRESHOLDS = "preprocess", "classes", "thresholds"
+POOL_PADDING = "pool_padding"  # a word, not JSON; where it is absent the border is left out
 
 
 def entry(metadata: Mapping[str, str], key: str, where: object) -> Any:
@@ -74,3 +79,24 @@ def thresholds_of(
             f"{where} has a damaged entry 'thresholds': {len(said)} for {classes} classes"
         )
     return tuple(map(float, said))
+
+
+def padding_said(metadata: Mapping[str, str], where: object) -> PoolPadding | None:
+    """The entry ``pool_padding``, if there is one; a file of ours without it means 'exclude'."""
+    said = metadata.get(POOL_PADDING, "exclude" if "format" in metadata else None)
+    if said not in (None, *get_args(PoolPadding)):
+        raise WeightsError(
+            f"{where} has a damaged entry 'pool_padding': {' or '.join(get_args(PoolPadding))}"
+        )
+    return said  # type: ignore[return-value]
+
+
+def padding_of(model: nn.Module) -> PoolPadding:
+    """How the stem of a network pads its max-pool; 'exclude' where it has none to pad."""
+    pool = getattr(getattr(model, "stem", None), "pool", None)
+    return "zero" if getattr(pool, "pad_value", None) == 0 else "exclude"
+
+
+def padding_entry(model: nn.Module) -> dict[str, str]:
+    """The entry ``pool_padding`` for the weights of ``model``: nothing where it is as published."""
+    return {} if padding_of(model) == "exclude" else {POOL_PADDING: "zero"}

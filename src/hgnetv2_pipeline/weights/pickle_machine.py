@@ -66,7 +66,7 @@ class Symbol:
 
 
 @dataclass(eq=False)
-class _Dtype:
+class UnfinishedDtype:
     """``numpy.dtype(code)`` on its way: usable once BUILD has given its byte order."""
 
     code: str
@@ -317,12 +317,12 @@ class Machine:
             raise PickleRefusedError("an array begun with unusual arguments")
         return _Array()
 
-    def make_dtype(self, arguments: tuple[Any, ...]) -> _Dtype:
+    def make_dtype(self, arguments: tuple[Any, ...]) -> UnfinishedDtype:
         # numpy before 1.17 wrote 0 and 1 for False and True; they compare equal.
         if len(arguments) != 3 or arguments[1:] != (False, True) or arguments[0] not in DTYPES:
             kind = brief_value(arguments[0]) if arguments else "none"
             raise PickleRefusedError(f"a tensor of type {kind}; known are {', '.join(DTYPES)}")
-        return _Dtype(arguments[0])
+        return UnfinishedDtype(arguments[0])
 
     def make_scalar(self, arguments: tuple[Any, ...]) -> Any:
         if len(arguments) != 2:
@@ -358,7 +358,7 @@ class Machine:
     def build(self) -> None:
         (state,) = self._pop(1)
         target = self._top()
-        if isinstance(target, _Dtype) and not target.built:
+        if isinstance(target, UnfinishedDtype) and not target.built:
             order = "|" if target.code.endswith("1") else "<"
             if state != (3, order, None, None, None, -1, -1, 0):
                 raise PickleRefusedError(f"a {target.code} type with unusual state (big-endian?)")
@@ -372,7 +372,7 @@ class Machine:
             raise PickleRefusedError("state is set on something that takes none")
 
     def _decode(self, dtype: Any, shape: Any, fortran: Any, data: Any) -> np.ndarray:
-        if not isinstance(dtype, _Dtype) or not dtype.built:
+        if not isinstance(dtype, UnfinishedDtype) or not dtype.built:
             raise PickleRefusedError("a tensor without a type")
         if not isinstance(data, bytes) or not isinstance(fortran, bool):
             raise PickleRefusedError("a tensor without plain bytes")
@@ -421,7 +421,7 @@ class Resolver:
             return [self(item, depth + 1) for item in value]
         if isinstance(value, tuple):
             return tuple(self(item, depth + 1) for item in value)
-        if isinstance(value, Symbol | _Dtype):
+        if isinstance(value, Symbol | UnfinishedDtype):
             raise PickleRefusedError("a bare global where a value is expected")
         return value
 

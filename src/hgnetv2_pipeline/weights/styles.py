@@ -2,7 +2,7 @@
 
 Inside, a state is a dict of our names: PaddleClas's attribute names with torch's BN statistics.
 Every other way of naming the same tensors is one entry of ``STYLES``; the ways in which training
-programs wrap a network (``module.``, ``Student.``, ``backbone.``, ``ema``) are the tables below it.
+programs wrap a network (``module.``, ``Student.``, ``backbone.``, ``ema``) are in ``places``.
 
 Sources: PaddleClas ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py and pp_hgnet.py, timm
 models/hgnet.py, D-FINE src/nn/backbone/hgnetv2.py, RT-DETR rtdetr_pytorch/src/nn/backbone/
@@ -15,7 +15,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 State: TypeAlias = "dict[str, Tensor]"
-Part = Literal["student", "teacher"]
 Head = Literal["strict", "reinit"]
 """What becomes of a classifier of other classes: it is refused, or made again."""
 
 CLASSIFIER = ("last_conv", "lab", "fc")  # our modules behind the four stages
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
+# torch's BN, its AveragedModel, and thop, which counts operations, keep these among the tensors.
+_BOOKKEEPING = (COUNTER, "n_averaged", "total_ops", "total_params")
 _FIRST = {1: "stem.0.conv.weight", 2: "stem.stem1.conv.weight"}  # a generation's first tensor
 
 
@@ -137,19 +138,8 @@ STYLES: tuple[Style, ...] = (
 )  # fmt: skip
 STYLE_NAMES = tuple(dict.fromkeys(style.name for style in STYLES))
 
-# Where a checkpoint of a training program keeps the network; the averaged weights come first,
-# as they do in the programs themselves. What else it holds is left aside.
-LAYOUTS: tuple[tuple[str, ...], ...] = (
-    ("ema", "module"),  # D-FINE, RT-DETR
-    ("state_dict_ema",),  # timm
-    ("state_dict",),  # timm, mmengine
-    ("model",),  # D-FINE, RT-DETR, PyTorch's examples
-)
-_MAX_LAYOUTS = 4  # one inside another; a hostile file may hold itself
-_ROLE = re.compile(
-    r"(?:^|[._])(student|teacher)\.", re.IGNORECASE
-)  # PaddleClas's DistillationModel
-_INNER = re.compile(r"(?:^|[._])backbone\.")
+FIRST_TENSORS = frozenset(style.to_theirs(_FIRST[n]) for style in STYLES for n in style.generations)
+"""The name of a network's first tensor, in every style."""
 
 
 def style_for(name: str, keys: Iterable[str]) -> Style:
@@ -205,104 +195,16 @@ def to_theirs(state: Mapping[str, Tensor], style: Style) -> tuple[State, tuple[s
         theirs = style.to_theirs(key)
         named[theirs] = value
         if style.counters and theirs.endswith("running_var"):
-            counter = theirs.replace("running_var", _COUNTER)
+            counter = theirs.replace("running_var", COUNTER)
             named[counter] = torch.zeros((), dtype=torch.int64)
     return named, tuple(left)
 
 
 def drop_counters(state: Mapping[str, Tensor]) -> State:
-    # The count of batches is torch's own; with a fixed momentum nothing depends on it.
-    return {key: value for key, value in state.items() if not key.endswith(_COUNTER)}
+    """``state`` without what is counted beside the weights, on which no answer depends."""
+    return {key: value for key, value in state.items() if not is_bookkeeping(key)}
 
 
-# --- networks inside other things -----------------------------------------------------------------
-
-
-def unwrap_checkpoint(checkpoint: Any) -> tuple[Any, tuple[str, ...]]:
-    """The state dict inside a training program's checkpoint, and the names of the rest."""
-    rest: list[str] = []
-    above = ""
-    for _ in range(_MAX_LAYOUTS):
-        layout = next((path for path in LAYOUTS if _below(checkpoint, path)), ())
-        for part in layout:
-            rest.extend(f"{above}{key}" for key in checkpoint if key != part)
-            checkpoint = checkpoint[part]
-            above += f"{part}."
-    return checkpoint, tuple(rest)
-
-
-def _below(checkpoint: Any, path: tuple[str, ...]) -> bool:
-    """Whether ``path`` leads to a dict that holds something."""
-    for part in path:
-        checkpoint = checkpoint.get(part) if isinstance(checkpoint, Mapping) else None
-    return isinstance(checkpoint, Mapping) and bool(checkpoint)
-
-
-def network_prefixes(keys: Iterable[str]) -> list[str]:
-    """What comes before the names of each network of ours among ``keys``: '', 'backbone.', ..."""
-    firsts = {style.to_theirs(_FIRST[n]) for style in STYLES for n in style.generations}
-    found: dict[str, None] = {}
-    for key in keys:
-        before = [key.removesuffix(f) for f in firsts if key == f or key.endswith(f".{f}")]
-        if before:
-            found[min(before, key=len)] = None
-    return list(found)
-
-
-def chosen_part(
-    keys: Iterable[str], part: Part, source: object
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Of a file's keys those of the network asked for (key -> name without prefix), and the rest.
-
-    A file of one network is taken whole: ``module.`` and the like are removed, and a key outside
-    stays, to be refused as unknown. Of a distillation checkpoint ``part`` says which network is
-    wanted; of a detector the backbone is. What does not belong to it is the rest. Raises
-    ``WeightsError`` where the part is not there or the choice is not clear.
-    """
-    if part not in get_args(Part):
-        raise unknown_name("part", part, get_args(Part), "load_weights(part=...)")
-    keys = list(keys)
-    roles = {role for key in keys if (role := _role(key))}
-    if part == "teacher" and not roles:
-        raise WeightsError(f"{source} holds one network, so it has no teacher beside a student")
-    prefixes = network_prefixes(keys)
-    if roles:
-        prefixes = _of_role(prefixes, part, roles, source)
-    prefix = _only(prefixes, source)
-    inside = {
-        key: key.removeprefix(prefix)
-        for key in keys
-        if key.startswith(prefix) and (_role(key) or part) == part
-    }
-    outside = tuple(key for key in keys if key not in inside)
-    if outside and not (roles or _INNER.search(prefix)):
-        return inside | {key: key for key in outside}, ()
-    return inside, outside
-
-
-def _of_role(prefixes: list[str], part: Part, roles: set[str], source: object) -> list[str]:
-    """The prefixes of networks that are ``part`` in a distillation checkpoint."""
-    # Beside a teacher, a network without such a name is the student.
-    fitting = [prefix for prefix in prefixes if (_role(prefix) or "student") == part]
-    if not fitting and part not in roles:
-        raise WeightsError(f"{source} is a distillation checkpoint without a {part}")
-    if not fitting:
-        raise WeightsError(f"the {part} in {source} is no network of ours")
-    return fitting
-
-
-def _only(prefixes: list[str], source: object) -> str:
-    """The one prefix, that of the backbone where a detector has others; '' where there is none."""
-    if len(prefixes) > 1:
-        prefixes = [prefix for prefix in prefixes if _INNER.search(prefix)] or prefixes
-    if len(prefixes) > 1:
-        named = ", ".join(repr(prefix) for prefix in prefixes[:5])
-        raise WeightsError(
-            f"{source} holds {len(prefixes)} networks, below {named}; save the wanted one by itself"
-        )
-    return prefixes[0] if prefixes else ""
-
-
-def _role(key: str) -> str:
-    found = _ROLE.search(key)
-    return found.group(1).lower() if found else ""
+def is_bookkeeping(key: str) -> bool:
+    """Whether a tensor of this name counts something and is no weight."""
+    return key.rpartition(".")[2] in _BOOKKEEPING

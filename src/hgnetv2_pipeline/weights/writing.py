@@ -16,6 +16,7 @@ from torch import Tensor
 from hgnetv2_pipeline.durable import sha256_file, write_aside
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.weights import styles
+from hgnetv2_pipeline.weights.metadata import padding_entry, padding_of
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ _PADDLE = styles.style_for("paddle", ())
 POOL_REMARK = (
     "its stem pads the 2x2 max-pool with zeros where Paddle and this project leave the border out, "
     "so its outputs for b0 to b3 differ slightly; create_model(pool_padding='zero') gives its own"
+)
+_OTHER_REMARK = (
+    "this network pads the 2x2 max-pool of its stem with zeros (pool_padding=zero), and {home} "
+    "leaves the border out, so outputs there differ slightly"
 )
 
 
@@ -79,7 +84,8 @@ def export_weights(
     if path.suffix == ".pdparams":
         write_pdparams(path, to_paddle(state), protocol)
     elif path.suffix == ".safetensors":
-        _write_safetensors(path, tensors, metadata or {})
+        said = padding_entry(source) if isinstance(source, torch.nn.Module) else {}
+        _write_safetensors(path, tensors, {**said, **(metadata or {})})
     else:
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         # Through an open file: given a path, torch would write its random name into the archive.
@@ -91,8 +97,11 @@ def export_weights(
             remarks.append(
                 f"this network has learnable affines: set {target.lab_switch}: True there"
             )
-        if target.zero_pad:
+        zero = padding_of(source) == "zero" if isinstance(source, torch.nn.Module) else False
+        if target.zero_pad and not zero:
             remarks.append(POOL_REMARK)
+        elif zero and not target.zero_pad and style != "ours":
+            remarks.append(_OTHER_REMARK.format(home=target.home))
     left_out = tuple(dict.fromkeys(key.partition(".")[0] for key in left))
     return ExportReport(
         path, style, len(styles.drop_counters(tensors)), sha256_file(path), left_out, tuple(remarks)

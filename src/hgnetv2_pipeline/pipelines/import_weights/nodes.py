@@ -57,8 +57,9 @@ def import_weights(run: Run, params: ImportParams, weights: str, sample_weights:
             aside,
             variant=run.identity.variant,
             name=weights,
+            wanted=params.wanted,
+            sha256=params.sha256,
             classes=classes,
-            **params.model_dump(),
         ),
     )
     said = (made.folder / "load_report.txt").read_text(encoding="utf-8").strip()

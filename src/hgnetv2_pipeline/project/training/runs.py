@@ -20,6 +20,7 @@ from hgnetv2_pipeline.training.config import (
     StoredLogits,
     TrainConfig,
 )
+from hgnetv2_pipeline.weights.places import said_of, split_spec
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
 _log = logging.getLogger(__name__)
@@ -69,14 +70,17 @@ def make_run_spec(
 
 
 def _found_start(identity: Identity, config: TrainConfig) -> TrainConfig:
-    """``config`` with the file or folder that its ``init`` names."""
+    """``config`` with the file or folder that its ``init`` names, and what is said behind it."""
+    name, _ = split_spec(config.init)
     if config.init in ZOO:
         path = provide(ZOO[config.init], identity.project, download=identity.download)
-    elif config.init != "scratch" and identity.run_folder(config.init).is_dir():
-        path = identity.run_folder(config.init)
+    elif name != "scratch" and identity.run_folder(name).is_dir():
+        path = identity.run_folder(name)
+    elif (identity.project / name).is_file():
+        path = identity.project / name  # whose contents count, not only what it is called
     else:
         return config
-    return config.model_copy(update={"init": str(path)})
+    return config.model_copy(update={"init": f"{path}{said_of(config.init)}"})
 
 
 def begin_run(
@@ -90,10 +94,10 @@ def begin_run(
     # Whether so many bad images are allowed is decided when the result is made.
     config = spec.config.model_dump(mode="json", exclude=FREE - {"max_bad"})
     inputs: dict[str, Path | str] = {"train": spec.train, "val": spec.val}
-    start = Path(spec.config.init)
+    start = Path(split_spec(spec.config.init)[0])
     if start.is_absolute():
         inputs["init"] = start / "student.safetensors" if start.is_dir() else start
-        config["init"] = "a file, hashed as input init"
+        config["init"] = f"a file, hashed as input init{said_of(spec.config.init)}"
     if teacher is not None:
         inputs["teacher"] = teacher.record
     if spec.teacher_logits is not None:

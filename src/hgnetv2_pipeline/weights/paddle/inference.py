@@ -34,10 +34,12 @@ from hgnetv2_pipeline.weights.paddle.program import (
     read_pir,
     read_tensor_desc,
 )
+from hgnetv2_pipeline.weights.tensor_file import kind_of
 
 PDMODEL, PIR = "inference.pdmodel", "inference.json"
 TENSORS, INFO = "inference.pdiparams", "inference.pdiparams.info"
 _ALL = (PDMODEL, PIR, TENSORS, INFO)
+_ENDINGS = tuple(name.removeprefix("inference") for name in _ALL)
 _MAX_PDMODEL = 64 << 20  # with Python's call stack at every operation it is a few MB
 _MAX_TEXT = 8 << 20  # inference.json of a B6 is about 1 MB, .info 100 kB
 _HEADER = struct.Struct("<IQIi")
@@ -45,27 +47,50 @@ _MAX_DESC = 256
 
 
 def is_archive(path: Path) -> bool:
-    """Whether ``path`` is what ``read_inference`` reads: a .tar, or a folder with .pdiparams."""
+    """Whether ``path`` is what ``read_inference`` reads: a tar, a folder with ``TENSORS``, or one
+    of the files of such a folder, whatever their stem (PaddleDetection's is ``model``)."""
     path = Path(path)
-    return path.suffix == ".tar" or (path / TENSORS).is_file()
+    if path.is_dir():
+        return (path / TENSORS).is_file()
+    return _stem(path) is not None or kind_of(path) == "tar"
+
+
+def _stem(path: Path) -> str | None:
+    """Of one file of an unpacked archive what its files' names begin with, else None."""
+    for ending in _ENDINGS:
+        stem = path.name.removesuffix(ending)
+        if stem and stem != path.name and path.with_name(f"{stem}.pdiparams").is_file():
+            return stem
+    return None
+
+
+def _members(path: Path) -> dict[str, InferenceFile]:
+    """The files of an archive by the names of ``_ALL``."""
+    stem = None if path.is_dir() else _stem(path)
+    if stem is None:
+        return find_members(path, _ALL)
+    names = {f"{stem}{ending}": f"inference{ending}" for ending in _ENDINGS}
+    found = find_members(path.parent, names)
+    return {names[name]: member for name, member in found.items()}
 
 
 def archive_sha256(path: Path) -> str:
     """SHA-256 of a tar; of a folder, that of the names and SHA-256 of the files that are read."""
     path = Path(path)
-    if path.is_file():
+    if path.is_file() and _stem(path) is None:
         return sha256_file(path)
-    files = find_members(path, _ALL)
+    files = _members(path)
     return sha256_json({name: sha256_file(member.path) for name, member in files.items()})
 
 
 def read_inference(path: Path, layouts: Layouts | None = None) -> dict[str, np.ndarray]:
     """Paddle's structured names -> arrays of an exported network, in Paddle's layout.
 
-    ``path`` is a plain tar or a folder. Names come from ``.info``; without it (Paddle 3 writes
-    none) from the program, which must then be one of ``layouts``, the ten networks of this package
-    by default. A network exported as a student keeps ``Student.`` in front. bfloat16 comes as
-    uint16, as in ``read_pdparams``. Raises ``WeightsError`` naming the file and the tensor.
+    ``path`` is a plain tar, a folder, or one of its files. Names come from ``.info``; without it
+    (Paddle 3 writes none) from the program, which must then be one of ``layouts``, the ten networks
+    of this package by default. A network exported as a student keeps ``Student.`` in front.
+    bfloat16 comes as uint16, as in ``read_pdparams``. Raises ``WeightsError`` naming the file and
+    the tensor.
     """
     members, program = _open(Path(path))
     if INFO in members:
@@ -95,7 +120,7 @@ def _refused(what: object) -> Iterator[None]:
 
 def _open(path: Path) -> tuple[dict[str, InferenceFile], Program]:
     with _refused(path):
-        members = find_members(path, _ALL)
+        members = _members(path)
     programs = [name for name in (PDMODEL, PIR) if name in members]
     if TENSORS not in members or not programs:
         raise WeightsError(

@@ -1,11 +1,12 @@
-"""PyTorch checkpoints (.pth, .pt), read without ``torch.load`` and without running any of them.
+"""PyTorch checkpoints, read without ``torch.load`` and without running any of them.
 
 A checkpoint is a zip archive: ``data.pkl`` describes the tensors, ``data/<key>`` holds the bytes of
 their storages. Before PyTorch 1.6 it was five pickles, one behind the other, and then the storages.
 The description is interpreted as Paddle's pickles are, by ``pickle_machine`` with
 PyTorch's few globals in place of Paddle's, into plans of tensors: where the values would be, and
 how many. Sizes are decided from the plans, before anything is made; only the network's own tensors
-are, not an optimiser's beside them.
+are, not an optimiser's beside them. What else training programs save beside a network - arguments,
+paths, dates - is there as an empty stand-in, ``stand_ins``.
 
 ``torch.load(weights_only=True)`` runs nothing either, but makes what a plan asks for: a file of
 1.5 kB that expands one number to 3 GB, for one.
@@ -21,24 +22,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.weights import styles
 from hgnetv2_pipeline.weights.pickle_machine import (
+    DTYPES,
     MAX_SHARING,
     Machine,
     PickleRefusedError,
     Resolver,
     Symbol,
+    UnfinishedDtype,
     brief_value,
     interpret,
     key_problem,
 )
+from hgnetv2_pipeline.weights.places import Unwrapped, Wanted, unwrap_checkpoint
+from hgnetv2_pipeline.weights.pytorch.stand_ins import STAND_INS
+from hgnetv2_pipeline.weights.pytorch.torch_zip import ZipMember, zip_members
 from hgnetv2_pipeline.weights.styles import State
 from hgnetv2_pipeline.weights.tensor_file import likeness, open_weight_file
-from hgnetv2_pipeline.weights.torch_zip import ZipMember, zip_members
 
 _TYPES = {  # the storage's class in the file -> the type of its values
     "FloatStorage": torch.float32,
@@ -111,10 +116,22 @@ class _Plan:
     problem: str = ""
 
 
-def read_checkpoint(path: Path) -> tuple[State, tuple[str, ...]]:
-    """The tensors of the state dict in a checkpoint, and the names of what is beside it.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of one state dict in a checkpoint, and where it lies there.
 
-    Where a training program keeps the network is ``names.LAYOUTS``. Devices do not count: bytes in
+    ``left``: names of what is beside it; ``found``: how it was found.
+    """
+
+    tensors: State
+    left: tuple[str, ...]
+    found: Unwrapped
+
+
+def read_checkpoint(path: Path, wanted: Wanted | None = None) -> Checkpoint:
+    """The tensors of the state dict that is ``wanted`` of a checkpoint.
+
+    Where training programs keep a network, ``places`` knows. Devices do not count: bytes in
     a file are nowhere else. Raises ``WeightsError`` for everything that is no dict of plain, whole
     tensors: expanded, sparse, quantised, meta and nested ones, other types, and more values than
     the file has bytes for.
@@ -122,14 +139,20 @@ def read_checkpoint(path: Path) -> tuple[State, tuple[str, ...]]:
     with open_weight_file(path) as (file, size):
         try:
             legacy = file.read(len(_LEGACY)) == _LEGACY
-            checkpoint, members = (_read_legacy if legacy else _read_zip)(file, size)
-            plans, left = _state_dict(checkpoint, path)
-            return _Storages(file, size, members).tensors(plans), left
+            content, members = (_read_legacy if legacy else _read_zip)(file, size)
+            found = unwrap_checkpoint(content, wanted or Wanted(), _is_plan, path)
+            plans, strangers = _state_dict(found, path)
+            tensors = _Storages(file, size, members).tensors(plans)
+            return Checkpoint(tensors, (*strangers, *found.rest), found)
         except (PickleRefusedError, ValueError, struct.error) as problem:
-            if isinstance(problem, WeightsError):
+            if isinstance(getattr(problem, "exit_code", None), int):
                 raise
             file.seek(0)
             raise WeightsError(f"{path} is refused: {problem}{_hint(file.read(512))}") from None
+
+
+def _is_plan(value: Any) -> bool:
+    return isinstance(value, _Plan)
 
 
 def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, ZipMember]]:
@@ -196,18 +219,22 @@ def _parts(members: Mapping[str, ZipMember]) -> dict[str, ZipMember]:
     return found
 
 
-def _state_dict(checkpoint: Any, path: Path) -> tuple[dict[str, _Plan], tuple[str, ...]]:
-    state, left = styles.unwrap_checkpoint(checkpoint)
+def _state_dict(found: Unwrapped, path: Path) -> tuple[dict[str, _Plan], list[str]]:
+    """The tensors of a dict, and the names of what else is in it, if a network is."""
+    state = found.content
     if not isinstance(state, Mapping) or not state:
         raise WeightsError(f"{path} holds no state dict")
     for key in state:
         if (problem := key_problem(key)) is not None:
             raise PickleRefusedError(f"a key of the state dict {problem}")
     strangers = [key for key, item in state.items() if not isinstance(item, _Plan)]
-    if strangers:
+    if strangers and found.key not in found.places:
         more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
-        raise WeightsError(f"{path} holds more than tensors: {', '.join(strangers[:5])}{more}")
-    return dict(state), left
+        raise WeightsError(
+            f"{path} holds more than tensors: {', '.join(strangers[:5])}{more}; and no network of "
+            "ours lies below any of its keys"
+        )
+    return {key: item for key, item in state.items() if isinstance(item, _Plan)}, strangers
 
 
 class _Storages:
@@ -287,7 +314,7 @@ class _TorchMachine(Machine):
     """The machine with PyTorch's globals and its opcode for storages."""
 
     writer = "PyTorch"
-    symbols = Machine.symbols | _GLOBALS
+    symbols = Machine.symbols | _GLOBALS | STAND_INS
     symbols |= {("torch", name): Symbol("storage", name) for name in (*_TYPES, *_OTHER_TYPES)}
     symbols |= {("torch.storage", "UntypedStorage"): Symbol("storage", "UntypedStorage")}
     symbols |= {("torch", name): Symbol("value", f"torch.{name}") for name in _CONSTANTS}
@@ -295,7 +322,23 @@ class _TorchMachine(Machine):
     @staticmethod
     def key_problem(key: Any) -> str | None:
         """Optimisers and schedules number their entries; other keys are text."""
-        return None if type(key) is int else key_problem(key)
+        return None if key is None or type(key) in (int, float, bool) else key_problem(key)
+
+    def find(self, module: str, name: str) -> None:
+        try:
+            super().find(module, name)
+        except PickleRefusedError as refused:
+            raise PickleRefusedError(
+                f"{refused}. Where the file is known to be good, save its tensors alone there: "
+                "torch.save(model.state_dict(), 'weights.pth')"
+            ) from None
+
+    def new_object(self) -> None:
+        """An object of a class that is known, to be filled by BUILD or SETITEMS."""
+        function, arguments = self._pop(2)
+        if not isinstance(function, Symbol) or function.role not in ("object", "list"):
+            raise PickleRefusedError("an object of something that is no known class")
+        self._stack.append(self.call(function, arguments))
 
     def storage(self) -> None:
         (arguments,) = self._pop(1)
@@ -307,9 +350,26 @@ class _TorchMachine(Machine):
             case _:
                 raise PickleRefusedError("a persistent id that is no storage")
 
+    def make_object(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        """The stand-in of an object: empty, whatever it was made with."""
+        return {}
+
+    def make_list(self, arguments: tuple[Any, ...]) -> list[Any]:
+        return []
+
+    def make_dtype(self, arguments: tuple[Any, ...]) -> Any:
+        """NumPy's other types, such as text and dates, are no weights: they become stand-ins."""
+        plain = bool(arguments) and arguments[0] in DTYPES
+        return super().make_dtype(arguments) if plain else self.make_object(arguments)
+
+    def _decode(self, dtype: Any, shape: Any, fortran: Any, data: Any) -> np.ndarray:
+        other = isinstance(dtype, dict)
+        return np.zeros(()) if other else super()._decode(dtype, shape, fortran, data)
+
     def build(self) -> None:
-        """An OrderedDict carries the versions of its modules, which do not matter here."""
-        if len(self._stack) > 1 and isinstance(self._stack[-2], dict):
+        """An OrderedDict carries the versions of its modules, which do not matter here, and what
+        is set on a stand-in is dropped."""
+        if len(self._stack) > 1 and isinstance(self._stack[-2], dict | list | str):
             self._pop(1)
         else:
             super().build()
@@ -361,6 +421,7 @@ class _TorchMachine(Machine):
     opcodes: ClassVar[dict[bytes, Callable[[Any], None]]] = Machine.opcodes | {
         b"Q": storage,
         b"b": build,
+        b"\x81": new_object,
     }
     calls: ClassVar[dict[str, Callable[[Any, tuple[Any, ...]], Any]]] = Machine.calls | {
         "tensor": make_tensor,
@@ -369,6 +430,9 @@ class _TorchMachine(Machine):
         "subclass": make_subclass,
         "first": make_first,
         "device": make_device,
+        "dtype": make_dtype,
+        "object": make_object,
+        "list": make_list,
     }
 
 
@@ -398,9 +462,11 @@ class _LegacyMachine(_TorchMachine):
 
 
 class _TorchResolver(Resolver):
-    """Plans stay plans; a type or class of PyTorch's becomes its name."""
+    """Plans stay plans; a type or class becomes its name."""
 
     def __call__(self, value: Any, depth: int = 0) -> Any:
-        if isinstance(value, Symbol) and value.role == "value":
+        if isinstance(value, Symbol) and value.role in ("value", "object", "list"):
             return value.detail
+        if isinstance(value, UnfinishedDtype):
+            return f"numpy.{value.code}"
         return super().__call__(value, depth)
