@@ -20,7 +20,10 @@ from pydantic import ValidationError
 from train_recipes import ADAMW, SSLD, make_job
 
 from hang_guard import HANG, wait_until
+from hgnetv2_pipeline.data.index import read_index
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
+from hgnetv2_pipeline.input.loader import normalise
 from hgnetv2_pipeline.training import run
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
@@ -110,8 +113,19 @@ def test_run_learns_and_writes_what_the_contract_names(job: Job) -> None:
     assert history["step"].tolist() == [10, 20, 30, 32, 40, 50, 60]
     assert history.loc[history["val_top1"].notna(), "step"].tolist() == [32, 60]
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert history.loc[history["val_loss"].notna(), "step"].tolist() == [32, 60]
     network, info = build_from(str(spec.out), num_classes=2, root=spec.root)
     assert info["classes"] == ["red", "blue"]
+    val, how = read_index(spec.val), Preprocess.from_dict(json.loads(metadata["preprocess"]))
+    images = torch.stack(
+        [torch.tensor(how.image(spec.val_root / path)).permute(2, 0, 1) for path in val["path"]]
+    )
+    with torch.inference_mode():
+        logits = network.eval()(normalise(images, how.mean, how.std)).double()
+    labels = torch.tensor(val["label"].tolist())
+    wanted = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert result.metrics["val"]["loss"] == pytest.approx(wanted, rel=1e-4)
+    assert result.metrics["val"]["loss"] in history["val_loss"].tolist()
     assert sum(p.numel() for p in network.parameters()) == result.metrics["parameters"]
 
 
