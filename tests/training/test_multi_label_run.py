@@ -146,6 +146,8 @@ def test_the_positives_of_rare_classes_can_weigh_more(
     plain = train_run(squares_job("plain", steps=2))
     weighed = train_run(squares_job("weighed", steps=2, class_balance="weights"))
     assert weighed.history[-1]["loss"] > plain.history[-1]["loss"]
+    own = train_run(squares_job("own", steps=2, loss=BCE | {"class_weights": [9.0, 9.0, 9.0]}))
+    assert own.history[-1]["loss"] > plain.history[-1]["loss"]
 
 
 def test_loss_and_lists_must_agree(

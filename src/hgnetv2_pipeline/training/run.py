@@ -326,6 +326,7 @@ def _finish(spec: RunSpec, run: PreparedRun, ledger: Ledger, world: World) -> Tr
         "parameters": sum(p.numel() for p in state.student.parameters()),
         "sources": run.sources,
         "inputs": spec.inputs,
+        **({} if run.matched is None else {"head": run.matched.summary()}),
         **ledger.summary(),
     }
     if world.first:

@@ -52,7 +52,7 @@ _RECIPE_OF = {
 }  # fmt: skip
 _LABELS = {
     "name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0,
-    "asymmetric": None,
+    "asymmetric": None, "gamma": None, "class_weights": None,
 }  # fmt: skip
 
 
