@@ -13,7 +13,12 @@ from hgnetv2_pipeline.data.index import samples_frame
 from hgnetv2_pipeline.data.perceptual import near_groups, near_pairs, phash64
 from hgnetv2_pipeline.data.split import conflicting_copies, split_samples
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.input.balance import class_weights, positive_weights, sampling_weights
+from hgnetv2_pipeline.input.balance import (
+    class_weights,
+    own_weights,
+    positive_weights,
+    sampling_weights,
+)
 
 
 def frame(keys, labels, digests=None) -> pd.DataFrame:
@@ -233,6 +238,22 @@ def test_balanced_weights():
             sampling_weights(bad)
         with pytest.raises(DataError):
             class_weights(bad, 3)
+
+
+def test_own_weights_keep_their_ratio_and_the_scale_of_the_loss():
+    labels = np.array([0, 0, 0, 2])
+    by_name = own_weights({"c": 3.0}, ["a", "b", "c"], labels)
+    assert by_name[labels].mean() == pytest.approx(1) and by_name.dtype == np.float32
+    assert by_name[2] / by_name[0] == pytest.approx(3) and by_name[1] == by_name[0]
+    assert own_weights([2, 2, 6], ["a", "b", "c"], labels).tolist() == by_name.tolist()
+    assert own_weights([2, 2, 6], ["a", "b", "c"]).tolist() == [2, 2, 6]
+    for bad, words in (
+        ({"d": 1.0}, "'d'"),
+        ([1.0], "1 class weights for 3"),
+        ([0, 9, 0], "weight 0"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            own_weights(bad, ["a", "b", "c"], labels)
 
 
 def test_positives_weigh_as_much_as_negatives():

@@ -10,11 +10,14 @@ import pytest
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    balanced_accuracy_score,
     confusion_matrix,
     f1_score,
+    log_loss,
     precision_recall_curve,
     precision_score,
     recall_score,
+    roc_auc_score,
     top_k_accuracy_score,
 )
 
@@ -42,6 +45,59 @@ def test_summary_equals_scikit_learn() -> None:
     np.testing.assert_allclose(recall, recall_score(LABELS, predicted, average=None))
     np.testing.assert_allclose(precision, precision_score(LABELS, predicted, average=None))
     assert sum(row["n"] for row in found["per_class"]) == found["n"] == 300
+    f1 = [row["f1"] for row in found["per_class"]]
+    np.testing.assert_allclose(f1, f1_score(LABELS, predicted, average=None))
+    assert found["f1_macro"] == pytest.approx(f1_score(LABELS, predicted, average="macro"))
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(LABELS, predicted))
+    chances = metrics.softmax(LOGITS)
+    aucs = [roc_auc_score(at == LABELS, chances[:, at]) for at in range(8)]
+    np.testing.assert_allclose([row["auc"] for row in found["per_class"]], aucs, rtol=1e-12)
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(LABELS, chances, multi_class="ovr"))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 1000])
+def test_the_area_under_the_curve_counts_equal_scores_by_half(steps: int) -> None:
+    rng = np.random.default_rng(steps)
+    for size in (2, 7, 400):
+        scores, truth = rng.integers(0, steps, size) / 7, np.arange(size) % 3 == 0
+        # Pair by pair, as it is defined.
+        higher = np.subtract.outer(scores[truth], scores[~truth])
+        by_hand = float(((higher > 0) + (higher == 0) / 2).mean())
+        assert metrics.roc_auc(scores, truth) == pytest.approx(by_hand, abs=1e-12)
+        assert by_hand == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+        # A positive that nobody scored is below every negative.
+        unseen = np.append(higher, np.full((2, higher.shape[1]), -1.0), axis=0)
+        half = ((unseen > 0) + (unseen == 0) / 2).mean()
+        assert metrics.roc_auc(scores, truth, missed=2) == pytest.approx(half, abs=1e-12)
+    assert metrics.roc_auc(scores, np.ones(400)) is None
+    assert metrics.roc_auc(scores, np.zeros(400)) is None
+    assert metrics.roc_auc(scores, np.zeros(400), missed=1) == 0
+
+
+def test_means_over_classes_leave_out_those_without_images() -> None:
+    """By hand: two of class 0 right, one of class 1 taken for class 2, which has none."""
+    logits = np.array([[2.0, 0, 0], [1.0, 0, 0], [0, 0, 3.0]])
+    found = metrics.summarise(logits, np.array([0, 0, 1]), ["a", "b", "c"])
+    assert [row["f1"] for row in found["per_class"]] == [1, 0, None]
+    assert (found["f1_macro"], found["balanced_accuracy"]) == (0.5, 0.5)
+    assert found["per_class"][2]["auc"] is None
+    # Its only image gives class 1 less than both others do.
+    assert found["roc_auc"] == (1 + 0) / 2
+    one = metrics.summarise(logits, np.zeros(3, int), ["a", "b", "c"])
+    assert one["roc_auc"] is None, "there is nothing to tell it from"
+
+
+def test_cross_entropies_equal_scikit_learn_and_do_not_overflow() -> None:
+    each = metrics.cross_entropies(LOGITS, LABELS)
+    wanted = log_loss(LABELS, metrics.softmax(LOGITS))
+    assert each.mean() == pytest.approx(wanted, rel=1e-9)
+    far = metrics.cross_entropies(np.array([[1e4, -1e4], [3.0, 3.0]]), np.array([1, 0]))
+    assert far.tolist() == pytest.approx([2e4, np.log(2)])
+    truth = (LABELS[:, None] == range(8)).astype(int)
+    binary = metrics.binary_cross_entropies(LOGITS, truth)
+    wanted = sum(log_loss(truth[:, at], metrics.sigmoid(LOGITS[:, at])) for at in range(8))
+    assert binary.mean() == pytest.approx(wanted, rel=1e-6)
+    assert metrics.binary_cross_entropies(np.array([[-1e4]]), np.array([[1]])).tolist() == [1e4]
 
 
 def test_counts_of_parts_add_up_to_the_whole() -> None:
@@ -160,6 +216,10 @@ def test_map_and_f1_equal_scikit_learn(several: tuple[np.ndarray, np.ndarray]) -
     aps = [row["ap"] for row in found["per_class"]]
     np.testing.assert_allclose(aps[:5], wanted, rtol=0, atol=1e-12)
     assert aps[5] is None and found["map_classes"] == 5
+    aucs = roc_auc_score(truth[:, :5], logits[:, :5], average=None)
+    found_aucs = [row["auc"] for row in found["per_class"]]
+    assert found_aucs[:5] == pytest.approx(aucs.tolist(), abs=1e-12) and found_aucs[5] is None
+    assert found["roc_auc"] == pytest.approx(aucs.mean(), abs=1e-12)
     macro = average_precision_score(truth[:, :5], logits[:, :5], average="macro")
     assert found["map"] == pytest.approx(macro, abs=1e-12)
     assert metrics.mean_average_precision(logits, truth) == found["map"]

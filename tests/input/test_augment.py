@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 import hgnetv2_pipeline
 from hgnetv2_pipeline.data import sample_rng
@@ -24,7 +24,9 @@ from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN, parse_randaugm
 FILL = (124, 116, 104)
 PINNED_WORDS = [3034864893274833355, 13168484013995754953]
 PINNED_ORDER = [1, 2, 4, 5, 0, 3]
-PINNED_VIEWS = {"published": "adb77cddf7da0889", "affine": "d5bc15c162cab399"}
+PINNED_VIEWS = {
+    "torchvision": "adb77cddf7da0889", "paddle": "ee90ef3350a945a8", "affine": "d5bc15c162cab399"
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,7 @@ def test_the_share_of_each_operation_is_even(photo, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "rand-m11", "augmix-m3", "rand-m7-x2", "rand-n1.5", "rand-inc2"]
+    "text", ["", "rand-m31", "augmix-m3", "rand-m7-x2", "rand-n1.5", "rand-inc2"]
 )
 def test_other_notations_are_refused(text):
     with pytest.raises(ParameterError, match="as timm does"):
@@ -155,7 +157,15 @@ def test_other_notations_are_refused(text):
 VIEWS = [
     {"name": "published"},
     {"name": "published", "randaugment": None, "mirror": 0, "scale": [0.3, 0.6]},
-    {"name": "published", "fast": True, "box": "paddle"},
+    {"name": "published", "fast": True, "box": "torchvision"},
+    {
+        "name": "published",
+        "vertical_flip": 0.5,
+        "quarter_turns": True,
+        "rotation": 30.0,
+        "jitter": [0.4, 0.3, 0.2],
+        "grey": 0.5,
+    },
     {"name": "affine"},
     {"name": "affine", "mirror": 0.5, "fill": [9, 9, 9], "resize_short": 40},
     {"name": "none", "resize_short": 40},
@@ -183,7 +193,7 @@ def test_a_view_is_a_pure_function_of_image_and_generator(photo, config, size):
 def test_the_published_crop_is_cut_then_resized(photo):
     config = {"name": "published", "image_size": 24, "randaugment": None, "mirror": 0.0}
     got = make_augment(config)(decoded(photo), keyed_rng(0, 0, "x"))
-    draw = BOXES["torchvision"]
+    draw = BOXES["paddle"]
     left, top, w, h = draw(100, 75, (0.08, 1.0), (3 / 4, 4 / 3), keyed_rng(0, 0, "x"))
     expected = photo.crop((left, top, left + w, top + h)).resize((24, 24), Image.BICUBIC)
     assert np.array_equal(got, np.asarray(expected))
@@ -290,6 +300,14 @@ def test_none_is_the_evaluation_view(photo):
         {"name": "affine", "image_size": 32, "fast": True},
         {"name": "published", "image_size": 32, "fast": True, "interpolation": "lanczos"},
         {"name": "published", "image_size": 32, "box": "timm"},
+        {"name": "published", "image_size": 32, "vertical_flip": 1.1},
+        {"name": "published", "image_size": 32, "vertical_flip": True},
+        {"name": "published", "image_size": 32, "quarter_turns": 1},
+        {"name": "published", "image_size": 32, "rotation": 181},
+        {"name": "published", "image_size": 32, "jitter": [0.4, 0.4]},
+        {"name": "published", "image_size": 32, "jitter": "much"},
+        {"name": "published", "image_size": 32, "grey": -0.1},
+        {"name": "affine", "image_size": 32, "vertical_flip": 0.5},
     ],
 )
 def test_senseless_configurations_are_refused(config):
@@ -302,14 +320,113 @@ def test_views_of_a_sample_are_pinned(photo):
         np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3)
     )
     digests = {}
-    for name in ("published", "affine"):
-        view = make_augment({"name": name, "image_size": 32})
+    for name in PINNED_VIEWS:
+        # The default crop of PaddleClas's recipes, and what it was before it was PaddleClas's.
+        crop = {} if name == "paddle" else {"box": name}
+        own = {"name": name} if name == "affine" else {"name": "published", **crop}
+        view = make_augment({**own, "image_size": 32})
         pixels = b"".join(view(image, keyed_rng(0, 0, str(n))).tobytes() for n in range(4))
         digests[name] = hashlib.sha256(pixels).hexdigest()[:16]
     assert digests == PINNED_VIEWS
 
 
-WITHOUT_TORCH = ("augment", "balance", "jpeg", "lazy_image", "randaugment")
+STILL = {"name": "published", "image_size": 24, "randaugment": None, "mirror": 0.0}
+
+
+def changed(photo, key, **settings):
+    """A view with ``settings``, and the one without them, of the same crop."""
+    rngs = keyed_rng(0, 0, key), keyed_rng(0, 0, key)
+    plain, more = make_augment(STILL), make_augment({**STILL, **settings})
+    return more(decoded(photo), rngs[0]), plain(decoded(photo), rngs[1])
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_upside_down_and_quarter_turns_are_numpys(photo, fast):
+    upside, plain = changed(photo, "k", vertical_flip=1.0, fast=fast)
+    assert np.abs(upside[::-1].astype(int) - plain).max() <= 2 * fast
+    seen = []
+    for n in range(120):
+        turned, plain = changed(photo, str(n), quarter_turns=True, fast=fast)
+        off = [np.abs(np.rot90(plain, k).astype(int) - turned).max() for k in range(4)]
+        assert min(off) <= 2 * fast
+        seen.append(int(np.argmin(off)))
+    assert np.bincount(seen).min() >= 15, "each as often: 30 of 120 but for chance"
+    # All eight ways to lay a square come up with both.
+    flags = {"vertical_flip": 0.5, "quarter_turns": True, "mirror": 0.5, "fast": fast}
+    ways = set()
+    for n in range(90):
+        view, plain = changed(photo, str(n), **flags)
+        laid = [np.rot90(side, k) for side in (plain, plain[:, ::-1]) for k in range(4)]
+        off = [np.abs(one.astype(int) - view).max() for one in laid]
+        assert min(off) <= 2 * fast
+        ways.add(int(np.argmin(off)))
+    assert ways == set(range(8))
+
+
+def test_rotation_is_pillows_and_within_its_degrees(photo):
+    view = make_augment({**STILL, "rotation": 170.0, "fill": [1, 2, 3]})
+    angles = []
+    for n in range(60):
+        _, flip, operations = view.draw((100, 75), keyed_rng(0, 0, str(n)))
+        [(name, level, sign)] = operations
+        assert (name, flip) == ("Rotate", False)
+        angles.append(sign * level * 3)
+        turned, plain = changed(photo, str(n), rotation=170.0, fill=[1, 2, 3])
+        expected = Image.fromarray(plain).rotate(
+            angles[-1], resample=Image.BICUBIC, fillcolor=(1, 2, 3)
+        )
+        assert np.array_equal(turned, np.asarray(expected))
+    assert -170 <= min(angles) < -120 and 120 < max(angles) <= 170
+
+
+def test_jitter_is_pillows_enhancers_and_grey_is_its_mode_l(photo):
+    grey, plain = changed(photo, "k", grey=1.0)
+    assert np.array_equal(grey, np.asarray(Image.fromarray(plain).convert("L").convert("RGB")))
+    enhancers = {
+        "Brightness": ImageEnhance.Brightness, "Contrast": ImageEnhance.Contrast,
+        "Color": ImageEnhance.Color,
+    }  # fmt: skip
+    settings = {"jitter": [0.4, 0.3, 0.2]}
+    view = make_augment({**STILL, **settings})
+    orders, factors = set(), {name: [] for name in enhancers}
+    for n in range(60):
+        drawn, _, operations = view.draw((100, 75), keyed_rng(0, 0, str(n)))
+        got, plain = changed(photo, str(n), **settings)
+        image = Image.fromarray(plain)
+        for name, level, _ in operations:
+            factors[name].append(level / 10 * 1.8 + 0.1)
+            image = enhancers[name](image).enhance(factors[name][-1])
+        assert np.array_equal(got, np.asarray(image))
+        orders.add(tuple(name for name, _, _ in operations))
+    assert len(orders) == 6
+    for (name, found), share in zip(factors.items(), (0.4, 0.3, 0.2), strict=True):
+        assert 1 - share <= min(found) < 1 - 0.8 * share, name
+        assert 1 + 0.8 * share < max(found) <= 1 + share, name
+
+
+def test_further_changes_leave_the_published_draws_as_they_are():
+    off = {"vertical_flip": 0, "quarter_turns": False, "rotation": 0, "jitter": 0, "grey": 0}
+    published = {"name": "published", "image_size": 32}
+    plain = make_augment(published)
+    assert make_augment({**published, **off}) == plain and plain.further is None
+    on = {"vertical_flip": 0.5, "quarter_turns": True, "rotation": 9.0, "jitter": 0.4, "grey": 0.5}
+    further = {"QuarterTurn", "Rotate", "Brightness", "Contrast", "Color"}
+    for n in range(50):
+        box, flip, operations = plain.draw((100, 75), keyed_rng(0, 0, str(n)))
+        drawn, _, every = make_augment({**published, **on}).draw((100, 75), keyed_rng(0, 0, str(n)))
+        assert drawn == box
+        own = [at for at in range(len(every)) if every[at : at + len(operations)] == operations]
+        assert own and {name for name, _, _ in every[: own[0]]} <= {"QuarterTurn", "Rotate"}
+        # What one setting draws does not depend on the others.
+        for setting in ("rotation", "jitter", "grey"):
+            view = make_augment({**published, setting: on[setting]})
+            drawn, flipped, some = view.draw((100, 75), keyed_rng(0, 0, str(n)))
+            assert (drawn, flipped) == (box, flip)
+            assert all(one in every for one in some)
+            assert {one[0] for one in some if one not in operations} <= further
+
+
+WITHOUT_TORCH = ("augment", "balance", "further_changes", "jpeg", "lazy_image", "randaugment")
 
 
 def test_what_needs_no_tensors_needs_no_torch():

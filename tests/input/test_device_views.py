@@ -27,6 +27,10 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FILL = (124, 116, 104)
 PLAIN_VIEW = {"name": "published", "image_size": 24, "randaugment": None}
 VIEW = {"name": "published", "image_size": 24, "randaugment": "rand-m7-mstd0.5-inc1-p0.9"}
+MORE = {
+    **VIEW, "vertical_flip": 0.5, "quarter_turns": True, "rotation": 40.0, "jitter": 0.4,
+    "grey": 0.3,
+}  # fmt: skip
 NOTHING = {"randaugment": "rand-m7-p0"}
 PARTS = ["all", "randaugment"]
 
@@ -129,19 +133,21 @@ def test_crops_and_flips_are_those_of_the_cpu_paths(even_tree, config, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_whole_views_are_near_the_exact_ones(even_tree, device):
-    made = train(even_tree, on_device(make_augment(VIEW), "all", device))
-    gap = levels_off(made, train(even_tree, make_augment(VIEW)))
+@pytest.mark.parametrize("config", [VIEW, MORE], ids=["published", "more"])
+def test_whole_views_are_near_the_exact_ones(even_tree, config, device):
+    made = train(even_tree, on_device(make_augment(config), "all", device))
+    gap = levels_off(made, train(even_tree, make_augment(config)))
     # An operation may make many levels of one, but of few pixels.
     assert gap.mean() < (0.05 if device == "cpu" else 2)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("fast", [False, True])
-def test_operations_alone_on_the_device_leave_the_cpu_s_pixels(tree, fast, device):
-    view = make_augment({**VIEW, "fast": fast})
+@pytest.mark.parametrize("config", [VIEW, MORE], ids=["published", "more"])
+def test_operations_alone_on_the_device_leave_the_cpu_s_pixels(tree, config, fast, device):
+    view = make_augment({**config, "fast": fast})
     made = train(tree, on_device(view, "randaugment", device))
-    wanted = train(tree, make_augment(VIEW))
+    wanted = train(tree, make_augment(config))
     assert [batch.keys for batch in made] == [batch.keys for batch in wanted]
     gap = levels_off(made, wanted)
     # Whatever a worker decodes is decoded as ever: nothing but geometry may tip a pixel. The fast

@@ -2,14 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.input import fast_augment
 from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.device_operations import augment
 from hgnetv2_pipeline.input.lazy_image import LazyImage
-from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
+from hgnetv2_pipeline.input.randaugment import (
+    FURTHER,
+    INCREASING,
+    PLAIN,
+    level_of_factor,
+    operate,
+)
 from image_files import encoded
 
 FILL = (124, 116, 104)
@@ -30,12 +38,12 @@ def difference(first, second) -> np.ndarray:
 
 
 def test_there_is_a_twin_of_every_operation():
-    assert set(fast_augment.OPERATIONS) == {*INCREASING, *PLAIN}
+    assert set(fast_augment.OPERATIONS) == {*INCREASING, *PLAIN, *FURTHER}
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("level", [0.0, 3.3, 7.0, 10.0])
-@pytest.mark.parametrize("name", sorted(fast_augment.OPERATIONS))
+@pytest.mark.parametrize("name", sorted({*INCREASING, *PLAIN}))
 def test_each_operation_stays_by_pillows_pixels(photo, name, level, sign):
     expected = {**INCREASING, **PLAIN}[name](photo, level, sign, FILL)
     pixels = np.asarray(photo)
@@ -47,7 +55,7 @@ def test_each_operation_stays_by_pillows_pixels(photo, name, level, sign):
     assert np.array_equal(pixels, np.asarray(photo))
 
 
-@pytest.mark.parametrize("name", sorted(fast_augment.OPERATIONS))
+@pytest.mark.parametrize("name", sorted({*INCREASING, *PLAIN}))
 @pytest.mark.parametrize("size", [(1, 1), (2, 30), (30, 2)])
 def test_one_colour_and_small_images_come_out_as_pillows(name, size):
     for colour in ((0, 0, 0), (7, 200, 255)):
@@ -55,6 +63,27 @@ def test_one_colour_and_small_images_come_out_as_pillows(name, size):
         expected = {**INCREASING, **PLAIN}[name](image, 7.0, -1.0, FILL)
         got = fast_augment.OPERATIONS[name](np.asarray(image), 7.0, -1.0, FILL)
         assert difference(got, expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [("Rotate", level, sign) for level in (20.0, 30.0, 41.7, 60.0) for sign in (1.0, -1.0)]
+    + [("QuarterTurn", float(quarters), 1.0) for quarters in (1, 2, 3)]
+    + [("Color", level_of_factor(factor), 1.0) for factor in (0.0, 0.05, 1.95)]
+    + [("Contrast", level_of_factor(0.0), 1.0), ("Brightness", level_of_factor(2.0), 1.0)],
+)
+def test_what_further_changes_draw_stays_by_pillows_pixels(photo, choice):
+    """Turns by up to 180 degrees and factors beyond those of RandAugment."""
+    square = photo.crop((0, 0, 75, 75))
+    expected = operate(square, [choice], FILL)
+    off = difference(
+        fast_augment.OPERATIONS[choice[0]](np.asarray(square), *choice[1:], FILL), expected
+    )
+    assert off.max() <= LIMITS.get(choice[0], 0) and off.mean() <= 1.5
+    images = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)[None]
+    [made] = augment(images, [[choice]], FILL).permute(0, 2, 3, 1).numpy()
+    off = difference(made, expected)
+    assert off.max() <= 1 and off.mean() <= 0.01
 
 
 @pytest.mark.parametrize("interpolation", fast_augment.INTERPOLATIONS)

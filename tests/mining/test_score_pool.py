@@ -26,6 +26,7 @@ from hgnetv2_pipeline.mining import score as score_module
 from hgnetv2_pipeline.mining.audit import audit, count_classes
 from hgnetv2_pipeline.mining.candidates import Candidates
 from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, deduplicate
+from hgnetv2_pipeline.mining.earlier_scores import EarlierScores
 from hgnetv2_pipeline.mining.score import score_pool
 from hgnetv2_pipeline.mining.score_shards import read_quarantined
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
@@ -219,6 +220,126 @@ def test_another_teacher_preprocessing_or_image_is_scored_again(
     Image.new("RGB", (50, 50), "red").save(pool / samples["path"][10])
     changed = folders.scan_unlabelled(pool).samples
     assert score(changed, teachers=["two.safetensors"], preprocess=how)["shards_reused"] == 3
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the images that are read from now on."""
+    read, asked = score_module.index.read_bytes, list[str]()
+
+    def read_and_note(place: Any, root: Path) -> bytes:
+        asked.append(str(place["path"]))
+        return read(place, root)
+
+    monkeypatch.setattr(score_module.index, "read_bytes", read_and_note)
+    return asked
+
+
+def regroup(pool: Path) -> pd.DataFrame:
+    """The pool a week later: three images more, one gone, one changed, all the others elsewhere."""
+    rng = np.random.default_rng(9)
+    for name in ("a b/aa.png", "m.png", "zz.png"):
+        Image.fromarray(rng.integers(0, 255, (40, 36, 3), dtype=np.uint8)).save(pool / name)
+    (pool / "copy.png").unlink()
+    Image.new("RGB", (50, 50), "red").save(pool / "bild ü04.png")
+    (pool / "a b").rename(pool / "sorted")
+    return folders.scan_unlabelled(pool).samples
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"shard_rows": 5}, {"shard_rows": 31}),
+        ({"features": True}, {"features": False}),
+        ({"features": True, "world_size": 2}, {"features": True, "world_size": 3}),
+    ],
+)
+def test_a_grown_pool_is_scored_where_it_is_new_and_is_as_if_scored_afresh(
+    score: Callable[..., dict[str, Any]],
+    pool: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, Any],
+    now: dict[str, Any],
+) -> None:
+    def scored(out: str, changes: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+        ranks = range(changes.get("world_size", 1))
+        place = {"out": tmp_path / out} | changes | more
+        return [score(tmp_path / "index.parquet", rank=rank, **place) for rank in ranks]
+
+    write_index(tmp_path / "index.parquet", folders.scan_unlabelled(pool).samples)
+    scored("before", before)
+    samples = regroup(pool)
+    write_index(tmp_path / "index.parquet", samples)
+    scored("afresh", now)
+    asked = counted(monkeypatch)
+    counts = scored("now", now, earlier=(tmp_path / "nowhere", tmp_path / "before"))
+    new = ["bild ü04.png", "m.png", "sorted/aa.png", "zz.png"]
+    assert sorted(asked) == new
+    assert sum(each["taken_over"] for each in counts) == len(samples) - len(new)
+    assert sum(each["scored"] for each in counts) == len(samples)
+    for path in sorted((tmp_path / "afresh").glob("*.parquet")):
+        assert path.read_bytes() == (tmp_path / "now" / path.name).read_bytes()
+    pd.testing.assert_frame_equal(rows_of(tmp_path / "now"), rows_of(tmp_path / "afresh"))
+    assert scored("now", now)[0]["shards_reused"], "they are finished shards like any other"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"teachers": ["two.safetensors"]},
+        {"teachers": ["one.safetensors", "two.safetensors"]},
+        {"preprocess": preprocess.Preprocess(resize_short=36, crop=32).to_dict()},
+        {"batch_size": 5},
+        {"features": True},
+    ],
+)
+def test_nothing_is_taken_over_from_scores_that_were_made_otherwise(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    samples = folders.scan_unlabelled(pool).samples
+    score(samples, out=tmp_path / "before")
+    assert score(samples, **changes, earlier=(tmp_path / "before",))["taken_over"] == 0
+
+
+def test_earlier_scores_that_are_damaged_are_made_again(
+    score: Callable[..., dict[str, Any]],
+    pool: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    samples, before = folders.scan_unlabelled(pool).samples, tmp_path / "before"
+    broken = break_some(pool, samples)
+    score(samples, out=before)
+    score(samples, out=tmp_path / "afresh", shard_rows=31)
+    damaged = bytearray((before / "shard=00001.parquet").read_bytes())
+    damaged[40] ^= 1
+    (before / "shard=00001.parquet").write_bytes(damaged)
+    (before / "shard=00002.json").write_text("[]")
+    (before / "shard=00003.parquet").unlink()
+    counts = score(samples, shard_rows=31, earlier=(before,))
+    # Of the first shard six could be read; what could not be read is tried again.
+    assert (counts["taken_over"], counts["scored"], counts["quarantined"]) == (6, 28, len(broken))
+    again, afresh = tmp_path / "scores", tmp_path / "afresh"
+    assert rows_of(again).equals(rows_of(afresh))
+    assert read_quarantined(again).equals(read_quarantined(afresh))
+    for number in (1, 2, 3):
+        assert f"shard=0000{number}" in caplog.text
+
+
+def test_one_half_of_a_hash_is_not_the_same_image(
+    score: Callable[..., dict[str, Any]], pool: Path, tmp_path: Path
+) -> None:
+    samples = folders.scan_unlabelled(pool).samples.assign(bytes_sha256="")
+    score(samples, out=tmp_path / "before")
+    hashes = rows_of(tmp_path / "before")["bytes_sha256"]
+    alike = EarlierScores(
+        [tmp_path / "before"], read_json(tmp_path / "before" / "shard=00000.json")["identity"]
+    )
+    asked = pd.DataFrame({"key": samples["key"], "bytes_sha256": hashes})
+    assert alike.take(asked)[0].tolist() == list(range(31))
+    asked["bytes_sha256"] = hashes.str[:16] + "0" * 48
+    assert not len(alike.take(asked)[0])
+    assert score(samples, earlier=(tmp_path / "before",))["taken_over"] == 0, "no hash is known"
 
 
 def test_a_shorter_pool_leaves_no_shards_behind(

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hgnetv2_pipeline.data import index
 from hgnetv2_pipeline.data.index import read_index
 from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -38,8 +39,11 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
 )
 from hgnetv2_pipeline.processes import specs
 from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.mining.scoring import images_to_score
 from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.project.results import Reuse
 from hgnetv2_pipeline.project.run import Run
+from hgnetv2_pipeline.project.teaching.teacher import read_teacher
 from hgnetv2_pipeline.weights.load import save_weights
 from tiny_project import identity, parameters, picture, run_of
 
@@ -209,6 +213,81 @@ def test_a_source_that_is_added_is_scored_and_the_others_are_left_alone(project:
     assert stamps(scores / "web") == before, "what was scored stays, unused"
     assert not smaller.mined["key"].str.startswith("pool/web/").any()
     assert smaller.counts["pool_listed"] == 22
+
+
+def fresh_scores(project: Project, tmp_path: Path, **given: Any) -> dict[str, bytes]:
+    """The shards of a project that has the same images and no scores yet."""
+    other = Project(tmp_path / "fresh", project.pool)
+    shutil.copytree(project.root, other.root, ignore=lambda *_: ["data"])
+    shutil.copytree(project.run.folder("train_teacher"), other.run.folder("train_teacher"))
+    return shards_of(other.score(other.ingest(), **given))
+
+
+def shards_of(scores: Path) -> dict[str, bytes]:
+    files = sorted(scores.glob("*/shard=*.parquet"))
+    return {path.relative_to(scores).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_source_that_grew_is_scored_where_it_is_new(
+    project: Project,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An image of the old folder, of another source or of another shard is known by its bytes."""
+    project.score(project.ingest())
+    project.pool = ["web", "more"]
+    picture(project.root / "web" / "000 first.png", 7000)
+    picture(project.root / "web" / "zzz last.png", 7001)
+    moved = project.root / "more" / "deep"
+    (project.root / "web" / "deep" / "009.png").rename(project.root / "more" / "moved.png")
+    lists, read = project.ingest(), index.read_bytes
+    asked = []
+    monkeypatch.setattr(
+        index, "read_bytes", lambda row, root: asked.append(row["path"]) or read(row, root)
+    )
+    caplog.set_level("INFO")
+    scores = project.score(lists)
+    new = {Path(path).name for path in asked}
+    assert new == {"000 first.png", "zzz last.png", *(f"{n:03d}.png" for n in range(20))}
+    assert len(asked) == 22 and not moved.exists()
+    assert "pool/web: 2 of 63 images scored, 61 reused" in caplog.text
+    assert "pool/more: 20 of 21 images scored, 1 reused" in caplog.text
+    assert shards_of(scores) == fresh_scores(project, tmp_path)
+
+
+def test_what_is_left_to_score_is_counted_before_it_is_scored(project: Project) -> None:
+    teacher = read_teacher(project.run.folder("train_teacher"), project.run.identity)
+
+    def left(**given: Any) -> int:
+        lists, reuse = Lists(project.ingest()), Reuse(project.root, dry=True)
+        return images_to_score(project.run, mining(**given), lists, teacher, reuse)
+
+    assert left() == WEB + 2
+    project.score(project.ingest())
+    assert left() == left(shard_rows=40) == 0
+    assert left(batch_size=8) == left(features=True) == WEB + 2
+    project.pool = ["web", "more"]
+    picture(project.root / "web" / "zzz.png", 7001)
+    assert left() == 21
+
+
+def test_a_relabelled_image_is_not_scored_again(
+    project: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_features = DEDUP | {"channels": ["bytes", "features"]}
+    given = {"features": True, "deduplicate": by_features}
+    project.score(project.ingest(), **given)
+    (project.root / "images" / "a" / "1.png").rename(project.root / "images" / "b" / "11.png")
+    lists = project.ingest()
+    monkeypatch.setattr(index, "read_bytes", lambda row, root: pytest.fail(f"{row} is read"))
+    scores = project.score(lists, **given)
+    guarded = pd.concat(
+        pd.read_parquet(path)
+        for path in project.run.folder("guarded").glob("[tv]*/scores/*.parquet")
+    )
+    assert guarded["key"].str.endswith("b/11.png").sum() == 1
+    assert len(guarded) == 12 and len(shards_of(scores)) == 3
 
 
 def test_sources_of_one_name_and_sources_that_are_missing(project: Project) -> None:

@@ -126,20 +126,40 @@ def test_what_is_there_is_not_planned_and_further_runs_are_counted(
     project: dict[str, Any], timed: list[tuple[RunSpec, int | None]]
 ) -> None:
     project["train_teacher"] |= {"source": ["hgnet_small.ssld"]}
-    identity = Identity.model_validate(project["this_run"]["identity"])
-    write_json(identity.folder("scores") / "p" / "manifest.json", {})
     project["comparison"] |= {
         "supervised_seeds": [1], "equal_steps_seeds": [0], "unmined_seeds": [0],
         "stage1_seeds": [], "jobs": 1,
     }  # fmt: skip
     found = rows(plan_chain(project, {*CHAIN, "comparison"}))
     assert "ready weights: hgnet_small.ssld" in found["teacher"]
-    assert "finished" in found["mining: scores"]
     # 150 supervised, 180 at equal steps, 150 unmined.
     assert "480 8 min 0 s 300 MB" in found["comparison, 3 runs"]
     [stage1] = [spec for spec, images in timed if images]
     assert stage1.teacher is not None
     assert stage1.teacher.members == ["scratch:hgnet_small"]
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (0, "finished"),
+        (30, "to do, 370 of 400 reused 30 0 min 15 s"),
+        (400, "to do 400 3 min 20 s"),
+    ],
+)
+def test_what_earlier_scores_save_is_in_the_plan(
+    project: dict[str, Any],
+    timed: list[tuple[RunSpec, int | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    left: int,
+    told: str,
+) -> None:
+    from hgnetv2_pipeline.project.planning import chain
+
+    teacher = Identity.model_validate(project["this_run"]["identity"]).folder("train_teacher")
+    write_json(teacher / "teacher.json", {"members": ["scratch:b0"], "bn": "eval"})
+    monkeypatch.setattr(chain, "images_to_score", lambda *_: left)
+    assert told in rows(plan_chain(project, {"mining"}))["mining: scores"]
 
 
 def test_a_finished_arm_of_the_comparison_costs_nothing(

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import distributed, nn
-from train_recipes import ADAMW, SSLD, recipe
+from train_recipes import ADAMW, FOCAL, LABELS, SSLD, recipe
 
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data.quarantine import Ledger
@@ -304,6 +304,35 @@ def test_rare_class_is_drawn_as_often_or_weighs_as_much(
     torch.testing.assert_close(
         prepared.objective.class_weights, torch.tensor([13 / 22, 13 / 4], dtype=torch.float32)
     )
+    # Own ones: the same ratio gives the same weights, by name and by number.
+    for own in ({"blue": 5.5}, [2, 11]):
+        loss = FOCAL | {"class_weights": own}
+        prepared = run.prepare(
+            job("own", loss=loss, spec=spec), device=torch.device("cpu"), world_size=1
+        )
+        assert isinstance(prepared.objective, SupervisedObjective)
+        assert prepared.objective.gamma == 2.0
+        torch.testing.assert_close(
+            prepared.objective.class_weights, torch.tensor([13 / 22, 13 / 4], dtype=torch.float32)
+        )
+
+
+def test_a_run_learns_by_the_focal_loss(job: Job) -> None:
+    focal = train_run(job("focal", loss=FOCAL, steps=2))
+    plain = train_run(job("plain", loss=FOCAL | {"gamma": 0.0}, steps=2))
+    assert 0 < focal.history[-1]["loss"] < plain.history[-1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"green": 2.0}, "unknown class 'green'.*loss.class_weights"),
+        ([1.0, 2.0, 3.0], "3 class weights for 2 classes.*loss.class_weights"),
+    ],
+)
+def test_weights_of_other_classes_are_refused(job: Job, own: Any, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        train_run(job("run", loss=LABELS | {"class_weights": own}))
 
 
 @pytest.mark.gpu

@@ -55,6 +55,11 @@ def np_smoothing(s: np.ndarray, epsilon: float, weights: np.ndarray | None = Non
     return float((each if weights is None else each * weights[LABELS]).mean())
 
 
+def np_focal(s: np.ndarray, gamma: float, weights: np.ndarray) -> float:
+    p = softmax(s)[np.arange(len(LABELS)), LABELS]
+    return float((weights[LABELS] * (1 - p) ** gamma * -np.log(p)).mean())
+
+
 def np_bce(s: np.ndarray, y: np.ndarray, epsilon: float, weights: np.ndarray) -> float:
     p, y = 1 / (1 + np.exp(-s)), (1 - epsilon) * y + epsilon / s.shape[1]
     return float(-(weights * y * np.log(p) + (1 - y) * np.log(1 - p)).sum(1).mean())
@@ -97,6 +102,14 @@ CASES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[np.ndar
             s, torch.tensor(LABELS), 0.1, torch.tensor(WEIGHTS)
         ),
         lambda s: np_smoothing(s, 0.1, WEIGHTS),
+    ),
+    "focal": (
+        lambda s: losses.focal_loss(s, torch.tensor(LABELS), 2.0),
+        lambda s: np_focal(s, 2.0, np.ones(7)),
+    ),
+    "focal_weighted": (
+        lambda s: losses.focal_loss(s, torch.tensor(LABELS), 0.5, torch.tensor(WEIGHTS)),
+        lambda s: np_focal(s, 0.5, WEIGHTS),
     ),
     "bce": (
         lambda s: losses.binary_cross_entropy(s, torch.tensor(SEVERAL)),
@@ -149,6 +162,21 @@ def test_loss_equals_paddleclas(name: str, loss: Callable[..., torch.Tensor]) ->
         torch.tensor(golden[k], dtype=torch.float64) for k in ("student", "teacher")
     )
     assert loss(student, teacher).item() == pytest.approx(golden[name], abs=1e-9)
+
+
+def test_without_focus_the_focal_loss_is_cross_entropy() -> None:
+    student, target = torch.tensor(STUDENT), torch.tensor(LABELS)
+    found = losses.focal_loss(student, target, 0.0)
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(student, target))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_the_focal_loss_stays_finite_where_the_answer_is_certain(gamma: float) -> None:
+    student = torch.tensor([[300.0, 0.0], [-300.0, 0.0]], requires_grad=True)
+    loss = losses.focal_loss(student, torch.tensor([0, 0]), gamma)
+    loss.backward()
+    assert loss.item() == pytest.approx(150) and student.grad is not None
+    assert torch.isfinite(student.grad).all() and not student.grad[0].any()
 
 
 def test_without_focus_and_clip_the_asymmetric_loss_is_bce() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
 from train_recipes import ADAMW, ASL, BCE, make_job
 
@@ -73,6 +74,7 @@ def test_map_of_images_without_finite_logits_is_that_of_telling_them_last(square
     told_last = np.where(np.isfinite(logits).all(1, keepdims=True), logits, -100)
     assert found.n == 29
     assert found.map == pytest.approx(average_precision_score(truth, told_last), abs=1e-12)
+    assert found.loss is None, "of answers that are no numbers there is none"
 
 
 @pytest.mark.parametrize("loss", [BCE, ASL], ids=["bce", "asymmetric"])
@@ -89,6 +91,10 @@ def test_weights_are_chosen_by_map_and_carry_their_thresholds(
 
     logits, truth = val_logits(result.student, squares)
     assert average_precision_score(truth, logits) == pytest.approx(best, abs=1e-4)
+    wide, target = torch.from_numpy(logits).double(), torch.from_numpy(truth).double()
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(wide, target).item() * 3
+    assert result.metrics["val"]["loss"] == pytest.approx(wanted, rel=1e-3)
+    assert rows["val_loss"].notna().any()
     metadata = read_state(result.student).metadata
     assert metadata["task"] == "multi_label"
     chosen = json.loads(metadata["thresholds"])
@@ -140,6 +146,8 @@ def test_the_positives_of_rare_classes_can_weigh_more(
     plain = train_run(squares_job("plain", steps=2))
     weighed = train_run(squares_job("weighed", steps=2, class_balance="weights"))
     assert weighed.history[-1]["loss"] > plain.history[-1]["loss"]
+    own = train_run(squares_job("own", steps=2, loss=BCE | {"class_weights": [9.0, 9.0, 9.0]}))
+    assert own.history[-1]["loss"] > plain.history[-1]["loss"]
 
 
 def test_loss_and_lists_must_agree(

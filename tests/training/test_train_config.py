@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train_recipes import ADAMW, ASL, BCE, LABELS, SGD, SSLD, recipe, values
+from train_recipes import ADAMW, ASL, BCE, FOCAL, LABELS, SGD, SSLD, recipe, values
 
+from hgnetv2_pipeline.differences import differences
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.processes.specs import parse
-from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+from hgnetv2_pipeline.training.config import FREE, RunSpec, TrainConfig
 
 
 def spec_values(**changes: Any) -> dict[str, Any]:
@@ -55,6 +56,18 @@ def spec_values(**changes: Any) -> dict[str, Any]:
         ({"loss": {**ASL, "label_smoothing": 0.1}}, "'asymmetric' has none"),
         ({"loss": BCE, "class_balance": "sampler"}, "choose 'weights' .bce. or 'none'"),
         ({"loss": ASL, "class_balance": "weights"}, "whose powers are its balance"),
+        ({"loss": {**FOCAL, "gamma": None}}, "gamma is None with loss 'focal': give a number"),
+        ({"loss": {**LABELS, "gamma": 2.0}}, "gamma is 2.0 with loss 'label_smoothing'.*null else"),
+        ({"loss": {**FOCAL, "label_smoothing": 0.1}}, "'focal' has none"),
+        ({"loss": {**SSLD, "class_weights": [1, 2]}}, "'ce' does not use them"),
+        ({"loss": {**ASL, "class_weights": [1, 2]}}, "'asymmetric' does not use them"),
+        ({"loss": {**LABELS, "class_weights": [0, 0]}}, "class_weights are all 0"),
+        ({"loss": {**LABELS, "class_weights": [1, -2]}}, "greater than or equal to 0"),
+        (
+            {"loss": {**LABELS, "class_weights": {"cat": 2}}, "class_balance": "weights"},
+            "two sets of weights",
+        ),
+        ({"fp16_scale": 0}, "fp16_scale"),
         ({"augment": {"name": "afine"}}, "affine"),
         ({"augment": {"name": "affine", "degreez": 3.0}}, "degrees"),
         ({"lr": -0.1}, r"training\.lr: .*greater than 0 \(given: -0\.1\)"),
@@ -102,6 +115,51 @@ def test_job_survives_the_way_through_json() -> None:
     spec = RunSpec.model_validate(spec_values(config=values(optimizer=ADAMW)))
     assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
     assert spec.out == Path("out")
+
+
+LATER = {"fp16_scale"}, {"gamma", "class_weights"}
+
+
+def recorded_before(**changes: Any) -> dict[str, Any]:
+    """What manifests said of a recipe before there were the parameters ``LATER``."""
+    known = {key: value for key, value in values(**changes).items() if key not in FREE | LATER[0]}
+    return known | {"loss": {k: v for k, v in known["loss"].items() if k not in LATER[1]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "before"),
+    [
+        ({}, {}),
+        ({"loss": SSLD}, {}),
+        # The crop and the scale of before, asked for by name, are what manifests did not name.
+        (
+            {"augment": {"name": "published", "box": "torchvision"}},
+            {"augment": {"name": "published"}},
+        ),
+        ({"amp": "fp16", "fp16_scale": 65536}, {}),
+        ({"amp": "bf16", "fp16_scale": 1.0}, {}),
+    ],
+)
+def test_finished_results_of_before_hold(changes: dict[str, Any], before: dict[str, Any]) -> None:
+    old = recorded_before(**changes | before)
+    assert differences(old, recipe(**changes).decisive()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"augment": {"name": "published"}}, ["augment.box None -> 'paddle'"]),
+        ({"augment": {"name": "published", "mirror": 0.0}}, ["augment.box None -> 'paddle'"]),
+        ({"amp": "fp16"}, ["fp16_scale None -> 128.0"]),
+        ({"mode": "auto"}, ["fp16_scale None -> 128.0"]),
+        (
+            {"loss": LABELS | {"class_weights": {"cat": 2.0}}},
+            ["loss.class_weights.cat None -> 2.0"],
+        ),
+    ],
+)
+def test_a_result_that_would_be_another_says_so(changes: dict[str, Any], told: list[str]) -> None:
+    assert differences(recorded_before(**changes), recipe(**changes).decisive()) == told
 
 
 def test_off_is_what_yaml_makes_of_it_too() -> None:

@@ -20,14 +20,18 @@ from pydantic import ValidationError
 from train_recipes import ADAMW, SSLD, make_job
 
 from hang_guard import HANG, wait_until
+from hgnetv2_pipeline.data.index import read_index
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError, WeightsError
+from hgnetv2_pipeline.input.loader import normalise
 from hgnetv2_pipeline.training import run
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.matched_head import build_matched
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.state import COLUMNS
 from hgnetv2_pipeline.weights.build import build_from
-from hgnetv2_pipeline.weights.load import read_metadata
+from hgnetv2_pipeline.weights.load import read_metadata, save_weights
 
 Job = Callable[..., RunSpec]
 # Everything that has state: momentum, averaged weights, evaluations on the way, both best weights;
@@ -110,8 +114,19 @@ def test_run_learns_and_writes_what_the_contract_names(job: Job) -> None:
     assert history["step"].tolist() == [10, 20, 30, 32, 40, 50, 60]
     assert history.loc[history["val_top1"].notna(), "step"].tolist() == [32, 60]
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert history.loc[history["val_loss"].notna(), "step"].tolist() == [32, 60]
     network, info = build_from(str(spec.out), num_classes=2, root=spec.root)
     assert info["classes"] == ["red", "blue"]
+    val, how = read_index(spec.val), Preprocess.from_dict(json.loads(metadata["preprocess"]))
+    images = torch.stack(
+        [torch.tensor(how.image(spec.val_root / path)).permute(2, 0, 1) for path in val["path"]]
+    )
+    with torch.inference_mode():
+        logits = network.eval()(normalise(images, how.mean, how.std)).double()
+    labels = torch.tensor(val["label"].tolist())
+    wanted = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert result.metrics["val"]["loss"] == pytest.approx(wanted, rel=1e-4)
+    assert result.metrics["val"]["loss"] in history["val_loss"].tolist()
     assert sum(p.numel() for p in network.parameters()) == result.metrics["parameters"]
 
 
@@ -369,6 +384,41 @@ def test_init_of_other_classes_is_refused_unless_the_head_starts_afresh(job: Job
     wrong = {"variant": "b1", **cats}
     with pytest.raises(WeightsError, match="is a nano, but variant is 'b1'"):
         train_run(job("fourth", steps=2, init="first", head="reinit", spec=wrong))
+
+
+def test_a_matched_head_keeps_the_rows_of_classes_of_the_same_name(
+    job: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = job("first", steps=2)
+    train_run(spec)
+    learnt, _ = build_from("first", num_classes=2, root=spec.root)
+    names = ["green", "blue", "red"]
+    found, info, head = build_matched("first", classes=names, root=spec.root)
+    for row, same in ((1, 1), (2, 0)):  # blue and red were 1 and 0
+        assert torch.equal(found.fc.weight[row], learnt.fc.weight[same])
+        assert torch.equal(found.fc.bias[row], learnt.fc.bias[same])
+    bound = (6 / (learnt.fc.in_features + 3)) ** 0.5  # of Xavier's uniform numbers
+    assert 0.9 * bound < found.fc.weight[0].abs().max() <= bound and found.fc.bias[0] == 0
+    rest = {key: value for key, value in found.state_dict().items() if "fc." not in key}
+    assert all(torch.equal(value, learnt.state_dict()[key]) for key, value in rest.items())
+    assert (head.kept, head.new, head.dropped) == (("blue", "red"), ("green",), ())
+    assert info["num_classes"] == 3
+
+    # Of the same classes in another order nothing is lost: the first answers are as good.
+    turned = {"classes": ["blue", "red"], "num_classes": 2}
+    with caplog.at_level("INFO"):
+        result = train_run(job("turned", steps=2, init="first", head="match", spec=turned))
+    assert result.metrics["head"] == {"kept": ["blue", "red"], "new": [], "dropped": []}
+    assert "head: match keeps the rows of 2 classes (blue, red), starts no class" in caplog.text
+    with pytest.raises(WeightsError, match=r"knows 2 classes \(red, blue\), none of them among"):
+        train_run(
+            job("none", steps=2, init="first", head="match", spec={"classes": ["cat", "dog"]})
+        )
+    metadata = read_metadata(spec.out / "student.safetensors")
+    del metadata["classes"]
+    save_weights(spec.root / "nameless.safetensors", learnt, metadata)
+    with pytest.raises(WeightsError, match="does not say which classes its rows are of"):
+        train_run(job("nameless", steps=2, init="nameless.safetensors", head="match"))
 
 
 def test_checkpoint_of_a_finished_run_holds_everything(straight: Path) -> None:

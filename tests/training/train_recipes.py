@@ -14,8 +14,12 @@ NANO = Variant((8, 8), (8, 8, 8, 8), (16, 16, 16, 16), (1, 1, 1, 1), 1, lab=True
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 2e-5, "betas": None}
 ADAMW = {"name": "adamw", "momentum": None, "weight_decay": 0.05, "betas": [0.9, 0.999]}
-_LOSS = {"label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0, "asymmetric": None}
+_LOSS = {
+    "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0, "asymmetric": None,
+    "gamma": None, "class_weights": None,
+}  # fmt: skip
 LABELS = _LOSS | {"name": "label_smoothing", "label_smoothing": 0.1}
+FOCAL = _LOSS | {"name": "focal", "gamma": 2.0}
 SSLD = _LOSS | {"name": "ce"}
 BCE = _LOSS | {"name": "bce"}
 ASL = _LOSS | {
@@ -46,6 +50,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "resize_short": 32,
         "workers": 0,
         "amp": "off",
+        "fp16_scale": 128.0,
         "channels_last": True,
         "mode": "as_set",
         "compile": False,

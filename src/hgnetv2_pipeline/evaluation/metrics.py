@@ -4,7 +4,7 @@ belong to several classes; in NumPy alone: sums first, then one division.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,41 @@ def average_precision(scores: Floats, truth: Ints, missed: int = 0) -> float | N
     return float((precision * gained).sum() / positives)
 
 
+def roc_auc(scores: Floats, truth: Ints, missed: int = 0) -> float | None:
+    """Area under the ROC curve of one class: the chance that an image of it has a higher score than
+    one that is not, equal scores counting a half (the Mann-Whitney statistic).
+
+    scikit-learn's ``roc_auc_score``. ``truth`` [N] is 0 or 1; ``missed`` counts further positives
+    that nobody scored, each below all others. None without a positive or without a negative.
+    """
+    truth = np.asarray(truth) == 1
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives + missed or not negatives:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    # The mean rank of each distinct score, doubled: whole numbers, whose sum is exact.
+    ranks = 2 * counts.cumsum() - counts + 1
+    higher = int(ranks[inverse][truth].sum()) - positives * (positives + 1)
+    return higher / (2 * negatives * (positives + missed))
+
+
+def cross_entropies(logits: Floats, labels: Ints) -> NDArray[np.float64]:
+    """``-log softmax`` [N] of the true class, in float64."""
+    logits, labels = _checked(logits, labels)
+    wide = np.asarray(logits, dtype=np.float64)
+    top = wide.max(axis=1)
+    total = np.log(np.exp(wide - top[:, None]).sum(axis=1)) + top
+    return np.asarray(total - np.take_along_axis(wide, labels[:, None], axis=1)[:, 0])
+
+
+def binary_cross_entropies(logits: Floats, labels: Ints) -> NDArray[np.float64]:
+    """The binary cross-entropy of each image, summed over the classes [N], in float64."""
+    logits, truth = _checked_matrix(logits, labels)
+    wide = np.asarray(logits, dtype=np.float64)
+    each = np.maximum(wide, 0) - wide * truth + np.log1p(np.exp(-np.abs(wide)))
+    return np.asarray(each.sum(axis=1))
+
+
 def mean_average_precision(logits: Floats, labels: Ints) -> float:
     """mAP of [N, C]: the mean over the classes that have a positive of their average precision.
 
@@ -131,9 +166,10 @@ def summarise_multi_label(
 
     ``n, map, map_classes`` (classes with a positive, over which mAP is the mean), ``true_positives,
     false_positives, false_negatives`` and ``f1_micro`` of all classes together, ``f1_macro`` (mean
-    over the classes with a positive), ``exact_count`` (images of which all classes are right),
-    ``classes``, and ``per_class`` in class order: ``class, n`` (positives), ``ap, threshold``, the
-    three counts, ``precision, recall, f1``. None is given where there was nothing to divide by.
+    over the classes with a positive), ``roc_auc`` (mean over those that also have a negative),
+    ``exact_count`` (images of which all classes are right), ``classes``, and ``per_class`` in class
+    order: ``class, n`` (positives), ``ap, auc, threshold``, the three counts, ``precision, recall,
+    f1``. None is given where there was nothing to divide by.
 
     Args:
         thresholds: probability from which on a class is reported, one per class; 0.5 by default.
@@ -159,6 +195,7 @@ def summarise_multi_label(
                 "class": name,
                 "n": tp + fn,
                 "ap": average_precision(logits[:, at], truth[:, at], int(lost[at])),
+                "auc": roc_auc(logits[:, at], truth[:, at], int(lost[at])),
                 "threshold": float(least[at]),
                 "true_positives": tp,
                 "false_positives": fp,
@@ -168,21 +205,27 @@ def summarise_multi_label(
                 "f1": _f1(tp, fp, fn) if tp + fn else None,
             }
         )
-    known = [row for row in rows if row["n"]]
     sums = int(right.sum()), int(wrong.sum()), int(absent.sum())
     return {
         "n": len(truth),
-        "map": float(np.mean([row["ap"] for row in known])) if known else None,
-        "map_classes": len(known),
+        "map": _mean_of(rows, "ap"),
+        "map_classes": sum(row["ap"] is not None for row in rows),
         "true_positives": sums[0],
         "false_positives": sums[1],
         "false_negatives": sums[2],
         "f1_micro": _f1(*sums),
-        "f1_macro": float(np.mean([row["f1"] for row in known])) if known else None,
+        "f1_macro": _mean_of(rows, "f1"),
+        "roc_auc": _mean_of(rows, "auc"),
         "exact_count": int((predicted == (truth == 1)).all(axis=1).sum()),
         "classes": list(classes),
         "per_class": rows,
     }
+
+
+def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The mean over the classes of which there is such a number."""
+    known = [row[name] for row in rows if row[name] is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _f1(true_positives: int, false_positives: int, false_negatives: int) -> float | None:
@@ -217,11 +260,13 @@ def _checked_matrix(logits: Floats, labels: Ints) -> tuple[Floats, NDArray[np.in
 def summarise(logits: Floats, labels: Ints, classes: Sequence[str]) -> dict[str, Any]:
     """All metrics of an evaluation as JSON-able values.
 
-    ``n, top1_count, top5_count, top1, top5, top1_interval, classes, per_class, confusion,
-    most_confused, ece``. With fewer than five classes there is no top-5: both entries are None.
-    ``confusion[true][predicted]`` is None above 100 classes; ``most_confused`` always lists the
-    largest mistakes. ``per_class`` holds, in class order, the name, n, correct, predicted, recall
-    and precision (None where nothing was there to divide by).
+    ``n, top1_count, top5_count, top1, top5, top1_interval, balanced_accuracy, f1_macro, roc_auc,
+    classes, per_class, confusion, most_confused, ece``. With fewer than five classes there is no
+    top-5: both entries are None. ``confusion[true][predicted]`` is None above 100 classes;
+    ``most_confused`` always lists the largest mistakes. ``per_class`` holds, in class order, the
+    name, n, correct, predicted, recall, precision, f1 and auc (the class against all others, by its
+    probability), None where nothing was there to divide by; ``balanced_accuracy``, ``f1_macro`` and
+    ``roc_auc`` are the means of recall, f1 and auc over the classes that have an image.
     """
     logits, labels = _checked(logits, labels)
     count = len(classes)
@@ -234,6 +279,7 @@ def summarise(logits: Floats, labels: Ints, classes: Sequence[str]) -> dict[str,
     predicted = logits.argmax(axis=1)
     confusion = np.bincount(labels * count + predicted, minlength=count * count)
     confusion = confusion.reshape(count, count)
+    rows = _per_class(confusion, classes, probabilities, labels)
     return {
         "n": n,
         "top1_count": counts[1],
@@ -241,15 +287,20 @@ def summarise(logits: Floats, labels: Ints, classes: Sequence[str]) -> dict[str,
         "top1": counts[1] / n,
         "top5": counts[5] / n if 5 in counts else None,
         "top1_interval": list(wilson_interval(counts[1], n)),
+        "balanced_accuracy": _mean_of(rows, "recall"),
+        "f1_macro": _mean_of(rows, "f1"),
+        "roc_auc": _mean_of(rows, "auc"),
         "classes": list(classes),
-        "per_class": _per_class(confusion, classes),
+        "per_class": rows,
         "confusion": confusion.tolist() if count <= LARGEST_CONFUSION else None,
         "most_confused": _most_confused(confusion, classes),
         "ece": expected_calibration_error(probabilities.max(axis=1), predicted == labels),
     }
 
 
-def _per_class(confusion: Ints, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _per_class(
+    confusion: Ints, classes: Sequence[str], probabilities: Floats, labels: Ints
+) -> list[dict[str, Any]]:
     rows = []
     for index, name in enumerate(classes):
         correct = int(confusion[index, index])
@@ -262,6 +313,8 @@ def _per_class(confusion: Ints, classes: Sequence[str]) -> list[dict[str, Any]]:
                 "predicted": predicted,
                 "recall": correct / n if n else None,
                 "precision": correct / predicted if predicted else None,
+                "f1": _f1(correct, predicted - correct, n - correct) if n else None,
+                "auc": roc_auc(probabilities[:, index], labels == index),
             }
         )
     return rows

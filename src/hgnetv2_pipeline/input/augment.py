@@ -21,8 +21,9 @@ from PIL import Image
 
 from hgnetv2_pipeline.data.preprocess import RESAMPLING, Preprocess
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.input.further_changes import OFF, FurtherChanges, further_changes
 from hgnetv2_pipeline.input.lazy_image import LazyImage
-from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, parse_randaugment
+from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, operate, parse_randaugment
 
 View = npt.NDArray[np.uint8]
 Augment = Callable[[LazyImage, np.random.Generator], View]
@@ -32,6 +33,7 @@ Box = tuple[int, int, int, int]
 TOGETHER = 16
 
 PUBLISHED_RANDAUGMENT = "rand-m7-mstd0.5-inc1"
+PUBLISHED_BOX = "paddle"
 IMAGENET_FILL: Fill = (124, 116, 104)
 
 
@@ -56,6 +58,7 @@ class PublishedView(StagedView):
         randaugment: the operations that follow, or None.
         interpolation: as in ``Preprocess``.
         fast: the same crops, flips and operations through ``fast`` instead of Pillow.
+        further: what happens besides; None: nothing (and descriptions do not speak of it).
     """
 
     image_size: int
@@ -66,6 +69,18 @@ class PublishedView(StagedView):
     randaugment: RandAugment | None
     interpolation: str
     fast: bool
+    further: FurtherChanges | None = None
+
+    @property
+    def operates(self) -> bool:
+        """Whether anything happens to the pixels once they are cut, resized and mirrored."""
+        return self.randaugment is not None or self.further is not None
+
+    @property
+    def fill(self) -> Fill:
+        """Colour of what the operations uncover."""
+        source = self.randaugment or self.further
+        return IMAGENET_FILL if source is None else source.fill
 
     def __call__(self, picture: LazyImage, rng: np.random.Generator) -> View:
         return self.show(picture, *self.draw(picture.size, rng))
@@ -85,16 +100,17 @@ class PublishedView(StagedView):
         """Crop, flip and operations for an image of ``size`` (width, height)."""
         box = BOXES[self.box](*size, self.scale, self.ratio, rng)
         flip = rng.random() < self.mirror
-        return box, flip, [] if self.randaugment is None else self.randaugment.choices(rng)
+        operations = [] if self.randaugment is None else self.randaugment.choices(rng)
+        if self.further is not None:
+            flip, operations = self.further.draw(flip, operations, rng)
+        return box, flip, operations
 
     def _exact(self, piece: View, flip: bool, operations: list[Choice]) -> View:
         size = (self.image_size, self.image_size)
         view = Image.fromarray(piece).resize(size, RESAMPLING[self.interpolation])
         if flip:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.randaugment is not None:
-            view = self.randaugment.apply(view, operations)
-        return np.asarray(view)
+        return np.asarray(operate(view, operations, self.fill))
 
     def _fast(self, piece: View, flip: bool, operations: list[Choice]) -> View:
         from hgnetv2_pipeline.input import fast_augment as fast
@@ -102,9 +118,8 @@ class PublishedView(StagedView):
         view = fast.resize(piece, self.image_size, self.image_size, self.interpolation)
         if flip:
             view = fast.mirror(view)
-        if self.randaugment is not None:
-            for name, level, sign in operations:
-                view = fast.OPERATIONS[name](view, level, sign, self.randaugment.fill)
+        for name, level, sign in operations:
+            view = fast.OPERATIONS[name](view, level, sign, self.fill)
         return view
 
 
@@ -247,12 +262,13 @@ class EvaluationView:
 _PLACE = {"image_size": None, "resize_short": None, "interpolation": "bicubic", "fast": False}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "published": {
-        "box": "torchvision",
+        "box": PUBLISHED_BOX,
         "scale": (0.08, 1.0),
         "ratio": (3 / 4, 4 / 3),
         "mirror": 0.5,
         "randaugment": PUBLISHED_RANDAUGMENT,
         "fill": IMAGENET_FILL,
+        **OFF,
     },
     "affine": {"degrees": 15.0, "scale": 0.15, "shift": 0.075, "mirror": 0.0, "fill": (0, 0, 0)},
     "none": {},
@@ -267,8 +283,10 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
     default ``image_size``), ``interpolation``, ``fast`` (default False; published only) and the
     parameters of the named view:
 
-    * published: ``box`` (how the crop is drawn: torchvision or paddle), ``scale``, ``ratio``,
-      ``mirror``, ``fill``, ``randaugment`` (as timm writes it, or None)
+    * published: ``box`` (how the crop is drawn: paddle, as PaddleClas's recipes do, or
+      torchvision), ``scale``, ``ratio``, ``mirror``, ``fill``, ``randaugment`` (as timm writes it,
+      or None) and, off by default, ``vertical_flip``, ``quarter_turns``, ``rotation``, ``jitter``,
+      ``grey`` (see ``FurtherChanges``)
     * affine: ``degrees``, ``scale``, ``shift``, ``mirror``, ``fill``
 
     Raises:
@@ -319,6 +337,7 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
         randaugment=None if text is None else parse_randaugment(text, fill),
         interpolation=values["interpolation"],
         fast=bool(values["fast"]),
+        further=further_changes(values, fill),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 
 
 def sampling_weights(labels: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -31,6 +33,39 @@ def class_weights(labels: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.flo
     present = counts > 0
     weights = np.zeros(num_classes)
     weights[present] = given.size / (counts[present] * present.sum())
+    return weights.astype(np.float32)
+
+
+def own_weights(
+    given: Mapping[str, float] | Sequence[float],
+    classes: Sequence[str],
+    labels: npt.ArrayLike | None = None,
+) -> npt.NDArray[np.float32]:
+    """float32 [classes]: weights that a user gave, by name (1 for others) or one per class.
+
+    With ``labels`` [N] they are scaled so that their mean over the images is 1.
+
+    Raises:
+        ParameterError: another number of them, a name that is no class, or all images have 0.
+    """
+    where = "loss.class_weights"
+    if isinstance(given, Mapping):
+        for name in given:
+            if name not in classes:
+                raise unknown_name("class", name, classes, where)
+        weights = np.array([given.get(name, 1.0) for name in classes], dtype=np.float64)
+    elif len(given) == len(classes):
+        weights = np.array(given, dtype=np.float64)
+    else:
+        raise ParameterError(
+            f"{len(given)} class weights for {len(classes)} classes; give one per class in the "
+            f"order of class_map.txt, or weights by name ({where})"
+        )
+    if labels is not None:
+        mean = weights[np.asarray(labels, dtype=np.int64)].mean()
+        if not mean > 0:
+            raise ParameterError(f"every training image has a class of weight 0 ({where})")
+        weights = weights / mean
     return weights.astype(np.float32)
 
 

@@ -37,7 +37,7 @@ class DeferredView:
         size: width and height of the image in ``data``.
         box: left, top, width and height of the crop in it.
         flip: whether left and right are exchanged.
-        operations: what RandAugment does, in order.
+        operations: what RandAugment and the further changes do, in order.
     """
 
     data: npt.NDArray[np.uint8]
@@ -107,7 +107,7 @@ def on_device(
             "input on the device knows augmentation 'published' alone; set input.device to none"
         )
     if part == "randaugment":
-        if view.randaugment is None:
+        if not view.operates:
             raise ParameterError(
                 "augment.randaugment is null, which leaves nothing to do for input.device "
                 "'randaugment'; set input.device to none"

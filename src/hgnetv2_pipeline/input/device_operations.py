@@ -178,6 +178,16 @@ def _rotated(pixels: Tensor, choices: list[Choice], fill: Fill) -> Tensor:
     return _moved(pixels, [_turned(size, choice) for choice in choices], fill, _FOUR, _FOUR)
 
 
+def _quarter_turned(pixels: Tensor, choices: list[Choice], fill: Fill) -> Tensor:
+    """By so many quarters against the clock as the level says; the images are square."""
+    turned = pixels.clone()
+    for quarters in (1, 2, 3):
+        at = [n for n, (_, level, _) in enumerate(choices) if int(level) == quarters]
+        if at:
+            turned[at] = pixels[at].rot90(quarters, (1, 2))
+    return turned
+
+
 def _along_rows(pixels: Tensor, choices: list[Choice], fill: Fill) -> Tensor:
     size = (pixels.shape[1], pixels.shape[2])
     return _moved(pixels, [_slid(size, choice) for choice in choices], fill, _ONE, _FOUR)
@@ -268,5 +278,6 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("Sharpness", "SharpnessIncreasing"), _sharpened),
     **dict.fromkeys(("ShearX", "TranslateXRel"), _along_rows),
     **dict.fromkeys(("ShearY", "TranslateYRel"), _along_columns),
+    "QuarterTurn": _quarter_turned,
     "Rotate": _rotated,
 }

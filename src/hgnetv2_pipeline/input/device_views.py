@@ -88,9 +88,8 @@ class DeviceInput:
         images = views.round_().clamp_(0, 255).to(torch.uint8)
         flipped = torch.tensor([one.flip for one in drawn], device=self.device)
         images = torch.where(flipped[:, None, None, None], images.flip(3), images)
-        if self.view.randaugment is not None:
-            operations = [one.operations for one in drawn]
-            images = augment(images, operations, self.view.randaugment.fill)
+        if self.view.operates:
+            images = augment(images, [one.operations for one in drawn], self.view.fill)
         return images.contiguous(memory_format=torch.channels_last), {}
 
     def _decoded(self, files: list[Tensor]) -> list[Tensor | None]:

@@ -279,6 +279,10 @@ def _rotate(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
     return _filled(turned, outside, fill)
 
 
+def _quarter_turned(pixels: Pixels, level: float) -> Pixels:
+    return np.ascontiguousarray(np.rot90(pixels, int(level)))
+
+
 def _inside(
     slope: float, shifts: npt.NDArray[np.float64], reach: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -287,12 +291,13 @@ def _inside(
     return ends if slope > 0 else ends[::-1]
 
 
-# Every operation of both of timm's sets, by the name that ``randaugment`` knows it under.
+# Every operation that ``randaugment`` knows, by the name that it has there.
 OPERATIONS: dict[str, Operation] = {
     **{name: _tabled(table) for name, table in TABLES.items()},
     "AutoContrast": lambda pixels, level, sign, fill: _auto_contrast(pixels),
     "Equalize": lambda pixels, level, sign, fill: _equalize(pixels),
     "Invert": lambda pixels, level, sign, fill: np.asarray(_cv.bitwise_not(pixels)),
+    "QuarterTurn": lambda pixels, level, sign, fill: _quarter_turned(pixels, level),
     "Rotate": _rotate,
     "ShearX": _shear_x,
     "ShearY": _shear_y,

@@ -71,10 +71,10 @@ class OperateOnDevice(CopyToDevice):
     """RandAugment on the device, of views that workers cut, resized and flipped."""
 
     def __init__(self, view: DeviceOperations) -> None:
-        if view.view.randaugment is None:
-            raise ValueError("a view without RandAugment leaves nothing to do")
+        if not view.view.operates:
+            raise ValueError("a view without operations leaves nothing to do")
         super().__init__(view.device)
-        self.fill = view.view.randaugment.fill
+        self.fill = view.view.fill
 
     def __call__(self, made: WorkerBatch) -> WorkerBatch:
         """``made`` with its images on the device and their operations done."""

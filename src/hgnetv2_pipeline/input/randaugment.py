@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from hgnetv2_pipeline.errors import ParameterError
 
 TOP = 10.0  # the level that counts as full strength
+_MOST = 30.0  # a magnitude above it is a slip of the finger; PPHGNet_base has 15
 _RESAMPLE = Image.Resampling.BICUBIC
 
 Fill = tuple[int, int, int]
@@ -41,6 +42,16 @@ def strength(level: float, sign: float) -> float:
 def weakening(level: float) -> float:
     """The factor of the set without ``inc1``: 0.1 at level 0, 1.9 at full level."""
     return (level / TOP) * 1.8 + 0.1
+
+
+def level_of_factor(factor: float) -> float:
+    """The level at which ``weakening`` gives ``factor``; below 0 or above 10 beyond its range."""
+    return (factor - 0.1) / 1.8 * TOP
+
+
+def level_of_turn(degrees: float) -> float:
+    """The level at which Rotate turns by ``degrees``."""
+    return degrees / 30.0 * TOP
 
 
 def _posterize(image: Image.Image, bits: int) -> Image.Image:
@@ -134,6 +145,16 @@ INCREASING: dict[str, Operation] = {
     ),
 }
 
+_QUARTERS = (
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_270,
+)
+# No part of RandAugment: the level is the number of quarter turns against the clock.
+FURTHER: dict[str, Operation] = {
+    "QuarterTurn": lambda image, level, sign, fill: image.transpose(_QUARTERS[int(level) - 1]),
+}
+
 # timm's older set, without ``inc1``.
 PLAIN: dict[str, Operation] = {
     **_SHARED,
@@ -154,6 +175,14 @@ PLAIN: dict[str, Operation] = {
 }
 
 
+def operate(image: Image.Image, operations: list[Choice], fill: Fill) -> Image.Image:
+    """``image`` after ``operations``, in their order; ``fill`` is what geometry uncovers."""
+    for name, level, sign in operations:
+        table = next(known for known in (INCREASING, PLAIN, FURTHER) if name in known)
+        image = table[name](image, level, sign, fill)
+    return image
+
+
 @dataclass(frozen=True)
 class RandAugment:
     """timm's RandAugment: ``layers`` operations, each applied with chance ``probability``.
@@ -172,14 +201,7 @@ class RandAugment:
     fill: Fill
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        return self.apply(image, self.choices(rng))
-
-    def apply(self, image: Image.Image, operations: list[Choice]) -> Image.Image:
-        """``image`` after the operations that ``choices`` gave."""
-        table = INCREASING if self.increasing else PLAIN
-        for name, level, sign in operations:
-            image = table[name](image, level, sign, self.fill)
-        return image
+        return operate(image, self.choices(rng), self.fill)
 
     def choices(self, rng: np.random.Generator) -> list[Choice]:
         """What happens to one image: name of the operation, level and sign of each, in order."""
@@ -198,7 +220,8 @@ def parse_randaugment(text: str, fill: Fill) -> RandAugment:
     """Read timm's notation, such as ``rand-m7-mstd0.5-inc1``.
 
     Parts: ``m`` magnitude (10), ``n`` operations an image (2), ``p`` chance of each (0.5), ``mstd``
-    spread of the magnitude (0), ``inc`` 0 or 1 (0).
+    spread of the magnitude (0), ``inc`` 0 or 1 (0). Levels are cut to 0..10 once they are drawn: as
+    with timm ``m15`` is ``m10`` but for what a spread would take below 10.
 
     Raises:
         ParameterError: a part is not of this form.
@@ -211,11 +234,11 @@ def parse_randaugment(text: str, fill: Fill) -> RandAugment:
             name = ""
             break
         numbers[found[1]] = float(found[2])
-    good = name == "rand" and numbers["m"] <= TOP and numbers["p"] <= 1
+    good = name == "rand" and numbers["m"] <= _MOST and numbers["p"] <= 1
     if not good or numbers["n"] % 1 or numbers["inc"] not in (0.0, 1.0):
         raise ParameterError(
             f"RandAugment {text!r} is not understood; write it as timm does, such as "
-            "'rand-m7-mstd0.5-inc1': m 0-10, n whole, p 0-1, mstd, inc 0 or 1 "
+            "'rand-m7-mstd0.5-inc1': m 0-30, n whole, p 0-1, mstd, inc 0 or 1 "
             "(augment.randaugment)"
         )
     return RandAugment(

@@ -73,6 +73,9 @@ def describe_view(
     # Stores that were made before there were backgrounds do not speak of one; the evaluation view
     # that some views start from cuts pixels that are decoded already.
     values.get("base", {}).pop("background", None)
+    # The same of what a view does besides.
+    if values.get("further", ...) is None:
+        del values["further"]
     behind = {} if background is None else {"background": list(background)}
     return {"name": type(view).__name__, **values, "resized": resized, **behind}
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.loader import iterate_batches
 from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.mining.answers import Scorer
+from hgnetv2_pipeline.mining.earlier_scores import EarlierScores
 from hgnetv2_pipeline.mining.score_shards import (
+    column_names,
     pool_rows,
     pool_slices,
     score_store,
+    scores_table,
     write_plan,
     write_scores,
 )
@@ -139,10 +143,11 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     float32 [K], lse, score_q (best probability in millionths), phash64, bytes_sha256, for every
     image that could be read; the others are in the manifest. With ``features`` also feat
     float16 [D], see ``answers.Scores``. A finished shard with the same images, teachers and
-    preprocessing is kept as it is.
+    preprocessing is kept as it is; in others, images whose bytes ``earlier`` shards have scores of
+    are not read (``taken_over`` in the manifest says of how many).
 
-    Returns counts over the shards of this process: listed, scored, quarantined, shards,
-    shards_reused, and the teachers.
+    Returns counts over the shards of this process: listed, scored (taken_over of them),
+    quarantined, shards, shards_reused, and the teachers.
 
     Raises:
         DataError: the pool is empty, or more than ``max_bad`` of it is unreadable.
@@ -151,8 +156,44 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
     """
     listed = pool_rows(spec.index, spec.prefix)
     _check(spec, listed)
+    scorer = _scorer(spec)
+    ledger = quarantine.Ledger(listed, spec.max_bad)
+    count = write_plan(spec.out, listed, spec.shard_rows, spec.prefix)
+    mine = shard_slices(listed, spec.shard_rows, spec.rank, spec.world_size)
+    totals = dict.fromkeys(("listed", "scored", "taken_over", "quarantined", "shards_reused"), 0)
+    totals["shards"] = len(mine)
+    todo = sum(part.stop - part.start for part in mine.values())
+    with stop_on_signal() as stop, _exact(), Progress(todo, "scoring", "img") as progress:
+        work = _Pass(spec, scorer, ledger, stop, progress)
+        for number, rows in enumerate(pool_slices(spec.index, spec.shard_rows, spec.prefix)):
+            if number in mine:
+                manifest, reused = work.shard(number, rows)
+                totals["listed"] += manifest["listed"]
+                totals["scored"] += manifest["rows"]
+                totals["taken_over"] += manifest.get("taken_over", 0)
+                totals["quarantined"] += len(manifest["quarantined"])
+                totals["shards_reused"] += reused
+    if spec.rank == 0:
+        # Others may still be at work on theirs.
+        score_store(spec.out).sweep(count, alone=False)
+    _log.info("images: %(listed)d listed, %(scored)d scored (%(taken_over)d of them earlier), "
+              "%(quarantined)d quarantined; %(shards)d shards, %(shards_reused)d of them reused",
+              totals)  # fmt: skip
+    return totals | {"teachers": scorer.teacher.identity, "pool_listed": listed}
+
+
+def count_known(spec: ScoreSpec) -> int:
+    """How many images of a pool the ``earlier`` shards have scores of that still hold."""
+    if not spec.earlier:
+        return 0
+    earlier = EarlierScores(spec.earlier, _identity(spec, _scorer(spec), ""))
+    slices = pool_slices(spec.index, spec.shard_rows, spec.prefix)
+    return sum(earlier.count(rows["bytes_sha256"]) for rows in slices)
+
+
+def _scorer(spec: ScoreSpec) -> Scorer:
     how = spec.preprocess
-    scorer = Scorer(
+    return Scorer(
         spec.teachers,
         num_classes=spec.num_classes,
         weights_root=spec.weights_root,
@@ -162,26 +203,20 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
         dtype=spec.dtype,
         device=spec.device,
     )
-    ledger = quarantine.Ledger(listed, spec.max_bad)
-    count = write_plan(spec.out, listed, spec.shard_rows, spec.prefix)
-    mine = shard_slices(listed, spec.shard_rows, spec.rank, spec.world_size)
-    totals = {"listed": 0, "scored": 0, "quarantined": 0, "shards": len(mine), "shards_reused": 0}
-    todo = sum(part.stop - part.start for part in mine.values())
-    with stop_on_signal() as stop, _exact(), Progress(todo, "scoring", "img") as progress:
-        work = _Pass(spec, scorer, ledger, stop, progress)
-        for number, rows in enumerate(pool_slices(spec.index, spec.shard_rows, spec.prefix)):
-            if number in mine:
-                manifest, reused = work.shard(number, rows)
-                totals["listed"] += manifest["listed"]
-                totals["scored"] += manifest["rows"]
-                totals["quarantined"] += len(manifest["quarantined"])
-                totals["shards_reused"] += reused
-    if spec.rank == 0:
-        # Others may still be at work on theirs.
-        score_store(spec.out).sweep(count, alone=False)
-    _log.info("images: %(listed)d listed, %(scored)d scored, %(quarantined)d quarantined; "
-              "%(shards)d shards, %(shards_reused)d of them reused", totals)  # fmt: skip
-    return totals | {"teachers": scorer.teacher.identity, "pool_listed": listed}
+
+
+def _identity(spec: ScoreSpec, scorer: Scorer, images: str) -> dict[str, Any]:
+    """What a shard is made from: other images (by hash), teachers or precision give another."""
+    return {
+        "format": 2,
+        "inputs_sha256": images,
+        "teachers": scorer.teacher.identity,
+        "num_classes": spec.num_classes,
+        "dtype": spec.dtype,
+        "batch_size": spec.batch_size,
+        "features": spec.features,
+        **({} if spec.reference is None else {"reference": sha256_file(spec.reference)}),
+    }
 
 
 def _check(spec: ScoreSpec, listed: int) -> None:
@@ -207,11 +242,11 @@ class _Pass:
 
     def shard(self, number: int, rows: pd.DataFrame) -> tuple[dict[str, Any], bool]:
         """The manifest of shard ``number``, the images ``rows``; whether it was finished before."""
-        identity = self._identity(rows)
+        identity = _identity(self.spec, self.scorer, images_hash(rows))
         store = score_store(self.spec.out)
         found = store.finished(number, sha256_json(identity))
         if found is None:
-            columns, bad = self._scores(rows)
+            columns, taken, bad = self._columns(rows)
             manifest = write_scores(
                 store.folder,
                 number,
@@ -224,6 +259,7 @@ class _Pass:
                     "listed": len(rows),
                     "rows": len(columns["key"]),
                     "quarantined": bad,
+                    **({"taken_over": taken} if taken else {}),
                 },
             )
         else:
@@ -234,26 +270,32 @@ class _Pass:
         self.ledger.check()
         return manifest, found is not None
 
-    def _identity(self, rows: pd.DataFrame) -> dict[str, Any]:
-        """What a shard is made from: other images, teachers or precision give another."""
-        spec = self.spec
-        return {
-            "format": 2,
-            "inputs_sha256": images_hash(rows),
-            "teachers": self.scorer.teacher.identity,
-            "num_classes": spec.num_classes,
-            "dtype": spec.dtype,
-            "batch_size": spec.batch_size,
-            "features": spec.features,
-            **({} if spec.reference is None else {"reference": sha256_file(spec.reference)}),
-        }
+    @cached_property
+    def earlier(self) -> EarlierScores:
+        """What other folders know, looked for when the first shard is not finished."""
+        return EarlierScores(self.spec.earlier, _identity(self.spec, self.scorer, ""))
 
-    def _scores(self, rows: pd.DataFrame) -> tuple[dict[str, Any], list[dict[str, str]]]:
-        """The columns of one shard, and the images of it that could not be read."""
+    def _columns(self, rows: pd.DataFrame) -> tuple[dict[str, Any], int, list[dict[str, str]]]:
+        """The scores of one shard, how many of them are earlier ones, and its unreadable images."""
+        import pyarrow as pa
+
+        known, table = self.earlier.take(rows)
+        self.progress.advance(len(known))
+        bad: list[dict[str, str]] = []
+        if len(known) < len(rows):
+            columns, bad = self._scores(rows.drop(index=rows.index[known]))
+            if not len(known):
+                return columns, 0, bad
+            if columns["key"]:
+                table = pa.concat_tables([table, scores_table(columns)]).sort_by("key")
+        table = table.combine_chunks()
+        return dict(zip(table.column_names, table.columns, strict=True)), len(known), bad
+
+    def _scores(self, rows: pd.DataFrame) -> tuple[dict[str, list[Any]], list[dict[str, str]]]:
+        """Columns of ``rows``, whose images are read now, and those that could not be."""
         spec = self.spec
         maker = _PoolMaker(rows, spec.root, self.scorer.teacher.preprocesses, spec.batch_size)
-        names = ["key", "top_ids", "top_logits", "lse", "score_q", "phash64", "bytes_sha256"]
-        columns: dict[str, list[Any]] = {name: [] for name in [*names, *(["feat"] * spec.features)]}
+        columns: dict[str, list[Any]] = {name: [] for name in column_names(features=spec.features)}
         bad: list[dict[str, str]] = []
         batches = -(-len(rows) // spec.batch_size)
         for seen in iterate_batches(maker, 0, batches, spec.workers, self.ledger):

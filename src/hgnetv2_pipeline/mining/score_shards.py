@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hgnetv2_pipeline.data.index import BACKGROUND, IDENTIFYING
 from hgnetv2_pipeline.data.quarantine import quarantine_frame
@@ -111,13 +113,12 @@ def write_scores(
 ) -> dict[str, Any]:
     """Write the columns as shard ``number``; returns its manifest, complete.
 
-    ``manifest`` gives identity, number, listed, rows and quarantined (key and reason each). The
-    columns are key, top_ids, top_logits, lse, score_q, phash64, bytes_sha256, perhaps feat.
+    ``manifest`` gives identity, number, listed, rows and quarantined (key and reason each); the
+    columns are those of ``column_names``.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(dict(columns), schema=_schema(columns))
+    table = scores_table(columns)
 
     def save(path: Path) -> dict[str, Any]:
         pq.write_table(table, path, compression="zstd")
@@ -126,7 +127,14 @@ def write_scores(
     return score_store(out).write(number, sha256_json(manifest["identity"]), save)
 
 
-def _schema(columns: Mapping[str, Any]) -> pa.Schema:
+def column_names(*, features: bool) -> list[str]:
+    """The columns of a shard, without or with the features."""
+    names = ["key", "top_ids", "top_logits", "lse", "score_q", "phash64", "bytes_sha256"]
+    return [*names, "feat"] if features else names
+
+
+def scores_table(columns: Mapping[str, Any]) -> pa.Table:
+    """The columns of a shard in their types."""
     import pyarrow as pa
 
     schema = pa.schema(
@@ -143,7 +151,26 @@ def _schema(columns: Mapping[str, Any]) -> pa.Schema:
     if "feat" in columns:
         width = len(columns["feat"][0]) if len(columns["feat"]) else 1
         schema = schema.append(pa.field("feat", pa.list_(pa.float16(), width)))
-    return schema
+    return pa.table(dict(columns), schema=schema)
+
+
+def content_bits(sha256s: pa.LargeStringArray) -> NDArray[np.uint64]:
+    """The first 64 bits of each SHA-256, which is given in hexadecimal digits.
+
+    Raises:
+        DataError: one of them is something else.
+    """
+    ends = np.frombuffer(sha256s.buffers()[1] or b"", np.int64)[
+        sha256s.offset : sha256s.offset + len(sha256s) + 1
+    ]
+    digits = memoryview(sha256s.buffers()[2] or b"")
+    try:
+        raw = bytes.fromhex(bytes(digits[ends[0] : ends[-1]]).decode("ascii")) if len(ends) else b""
+    except ValueError:
+        raw = b""
+    if len(raw) != 32 * len(sha256s):
+        raise DataError("bytes_sha256 of the scores is no SHA-256: score the pool again")
+    return np.frombuffer(raw, ">u8")[::4].astype(np.uint64)
 
 
 def score_folders(scores: Path | Sequence[Path]) -> list[Path]:

@@ -40,6 +40,8 @@ class ScoreSpec(BaseModel):
     reference: Path | None = None
     """Labelled images that typicality is measured by (``reference``); null: the score is the
     probability of the best class."""
+    earlier: tuple[Path, ...] = ()
+    """Folders of finished shards, the preferred ones first: what still holds is taken over."""
     dtype: str
     """Precision of the teachers: float32, bfloat16 or float16."""
     device: str

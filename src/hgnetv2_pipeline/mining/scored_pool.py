@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.mining.score_shards import read_manifests
+from hgnetv2_pipeline.mining.score_shards import content_bits, read_manifests
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,12 +112,7 @@ class ScoredPool:
     def contents(self, wanted: NDArray[np.bool_]) -> NDArray[np.uint64]:
         """The first 64 bits of the SHA-256 of the bytes of the images in the mask."""
         parts = [np.zeros(0, np.uint64)]
-        for some in self._some("bytes_sha256", wanted):
-            digits = memoryview(some.buffers()[2] or b"")[: 64 * len(some)]
-            raw = bytes.fromhex(bytes(digits).decode("ascii"))
-            if len(raw) != 32 * len(some):
-                raise DataError("bytes_sha256 of the scores is no SHA-256: score the pool again")
-            parts.append(np.frombuffer(raw, ">u8")[::4].astype(np.uint64))
+        parts += [content_bits(some) for some in self._some("bytes_sha256", wanted)]
         return np.concatenate(parts)
 
     def chunks(self, names: list[str]) -> Iterator[pa.RecordBatch]:

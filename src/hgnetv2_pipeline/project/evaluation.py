@@ -92,6 +92,7 @@ def log_metrics(model: str, split: str, metrics: Mapping[str, Any]) -> None:
         )  # fmt: skip
     else:
         _log.info(
-            "%s on %s: top-1 %.2f %% (%d of %d)", model, split, 100 * metrics["top1"],
-            metrics["top1_count"], metrics["n_listed"],
+            "%s on %s: top-1 %.2f %% (%d of %d), balanced %.2f %%, F1 macro %.4f", model, split,
+            100 * metrics["top1"], metrics["top1_count"], metrics["n_listed"],
+            100 * metrics["balanced_accuracy"], metrics["f1_macro"],
         )  # fmt: skip

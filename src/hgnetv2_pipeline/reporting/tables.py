@@ -114,6 +114,12 @@ def evaluation_counts(result: Json) -> tuple[int, int, int | None]:
     return int(used), int(hits), None if five is None else int(five)
 
 
+_FURTHER = {
+    "balanced %": "balanced_accuracy", "F1 macro %": "f1_macro", "ROC-AUC %": "roc_auc",
+    "ECE %": "ece",
+}  # fmt: skip
+
+
 def evaluation_table(results: Sequence[Json]) -> Table:
     """A row an evaluation: accuracy with its 95 % Wilson interval, images left out, calibration."""
     records = []
@@ -132,7 +138,10 @@ def evaluation_table(results: Sequence[Json]) -> Table:
                 "top-1 %": formats.percent(hits / used, used),
                 "95 % interval": f"{formats.percent(low, used)} – {formats.percent(high, used)}",
                 "top-5 %": "–" if five is None else formats.percent(five / used, used),
-                "ECE %": formats.percent(formats.number(result.get("ece")), used),
+                **{
+                    name: formats.percent(formats.number(result.get(which)), used)
+                    for name, which in _FURTHER.items()
+                },
             }
         )
     return table_of(
@@ -140,7 +149,7 @@ def evaluation_table(results: Sequence[Json]) -> Table:
         list(records[0]) if records else ["model"],
         caption="Accuracy by model, engine and precision",
         left=("model", "split", "engine", "precision"),
-        drop_empty=("ECE %", "top-5 %"),
+        drop_empty=(*_FURTHER, "top-5 %"),
     )
 
 
@@ -194,11 +203,19 @@ def per_class(result: Json) -> list[tuple[str, int, int]]:
 
 
 def worst_classes_table(result: Json, most: int = 10) -> Table | None:
-    """The classes with the lowest accuracy, and what each is mostly taken for."""
+    """The classes with the lowest accuracy, and what each is mostly taken for.
+
+    Accuracy within a class is its recall; precision, F1 and AUC are of results that have them.
+    """
     classes = [entry for entry in per_class(result) if entry[1] > 0]
     if not classes:
         return None
     matrix, names = confusion_of(result), evaluated_classes(result)
+    further = {
+        str(row["class"]): row
+        for row in result.get("per_class") or ()
+        if isinstance(row, Mapping) and "class" in row
+    }
     ordered = sorted(classes, key=lambda entry: (entry[2] / entry[1], entry[0]))[:most]
     records = []
     for name, total, hits in ordered:
@@ -215,6 +232,10 @@ def worst_classes_table(result: Json, most: int = 10) -> Table | None:
                 "right": formats.count(hits),
                 "accuracy %": formats.percent(hits / total),
                 "95 % interval": f"{formats.percent(low)} – {formats.percent(high)}",
+                **{
+                    f"{label} %": formats.percent(formats.number(further.get(name, {}).get(which)))
+                    for label, which in (("precision", "precision"), ("F1", "f1"), ("AUC", "auc"))
+                },
                 "mostly taken for": taken,
             }
         )
@@ -224,7 +245,7 @@ def worst_classes_table(result: Json, most: int = 10) -> Table | None:
         list(records[0]),
         caption=f"{some} of {len(classes)}, weakest first",
         left=("class", "mostly taken for"),
-        drop_empty=("mostly taken for",),
+        drop_empty=("precision %", "F1 %", "AUC %", "mostly taken for"),
     )
 
 

@@ -36,6 +36,15 @@ FREE = {
     "max_bad",
 }  # fmt: skip
 
+# What came later, and what it was for runs that could not say: left out where it is still that, so
+# that finished results and checkpoints of theirs hold.
+_BEFORE: dict[str, Any] = {
+    "augment.box": "torchvision",
+    "fp16_scale": 65536.0,
+    "loss.gamma": None,
+    "loss.class_weights": None,
+}
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -115,11 +124,11 @@ class AsymmetricConfig(ParameterModel):
 
 
 class LossConfig(ParameterModel):
-    """What is minimised: label_smoothing uses labels; ce, kl, skl and dist follow a teacher; bce
-    and asymmetric are for images of several labels.
+    """What is minimised: label_smoothing and focal use labels; ce, kl, skl and dist follow a
+    teacher; bce and asymmetric are for images of several labels.
     """
 
-    name: Literal["label_smoothing", DistillationLoss, MultiLabelLoss]
+    name: Literal["label_smoothing", "focal", DistillationLoss, MultiLabelLoss]
     """ce is SSLD's loss as released; skl what its text calls JS; kl is softened by temperature."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     """Share of the target spread evenly over the classes (bce: added to each, over the classes)."""
@@ -129,6 +138,12 @@ class LossConfig(ParameterModel):
     """Share of the labels' own loss beside the teacher's: 0 ignores labels; 0 without a teacher."""
     asymmetric: AsymmetricConfig | None
     """Numbers of the asymmetric loss; null with every other loss."""
+    gamma: NotNegative | None
+    """Power by which the focal loss plays down what is easy, 2 in its paper; null else."""
+    class_weights: dict[str, NotNegative] | list[NotNegative] | None
+    """Own weights of the classes: by name (others have 1), or a number a class in their order.
+    Their ratios count, the mean over the list is made 1; with bce they multiply positives as they
+    are. null = none."""
 
     @property
     def multi_label(self) -> bool:
@@ -152,11 +167,30 @@ class LossConfig(ParameterModel):
                 f"loss.asymmetric is {'null' if self.asymmetric is None else 'given'} with loss "
                 f"{self.name!r}: give gamma_neg, gamma_pos and clip with 'asymmetric', null else"
             )
-        if self.name == "asymmetric" and self.label_smoothing:
+        if self.name in ("asymmetric", "focal") and self.label_smoothing:
             raise ValueError(
-                f"loss.label_smoothing is {self.label_smoothing:g}, but 'asymmetric' has none: its "
-                "clip forgives wrong labels; set it to 0"
+                f"loss.label_smoothing is {self.label_smoothing:g}, but {self.name!r} has none; "
+                "set it to 0"
             )
+        if (self.name == "focal") != (self.gamma is not None):
+            raise ValueError(
+                f"loss.gamma is {self.gamma} with loss {self.name!r}: give a number (2.0 in the "
+                "paper) with 'focal', null else"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_of_labels(self) -> Self:
+        if self.class_weights is None:
+            return self
+        if self.name == "asymmetric" or self.name in DISTILLATION_LOSSES:
+            raise ValueError(
+                f"loss.class_weights are given, but {self.name!r} does not use them; choose loss "
+                "'label_smoothing', 'focal' or 'bce', or set them to null"
+            )
+        numbers = self.class_weights
+        if not any(numbers.values() if isinstance(numbers, dict) else numbers):
+            raise ValueError("loss.class_weights are all 0: nothing would be learnt; set some to 1")
         return self
 
 
@@ -256,6 +290,9 @@ class TrainConfig(ParameterModel):
     """Loader processes; results do not depend on it."""
     amp: Amp
     """Mixed precision; fp16 needs a GPU."""
+    fp16_scale: Positive
+    """What losses are multiplied by at first in fp16, so that small gradients are not lost; from
+    there on it rises and falls by itself. Other precisions have none."""
     channels_last: bool
     """Memory format of images and weights; a speed matter, 1.2-1.4x on CPU."""
     mode: Literal["as_set", "auto"]
@@ -290,8 +327,9 @@ class TrainConfig(ParameterModel):
     """Largest share of unreadable training images before the run stops."""
     init: str
     """'scratch', a zoo name, a weight file or a run folder."""
-    head: Head
-    """What to do when the weights have other classes: refuse, or start fc afresh."""
+    head: Head | Literal["match"]
+    """What to do when the weights have other classes: strict refuses, reinit starts fc afresh,
+    match keeps the rows of classes of the same names."""
     freeze_at: Annotated[int, Field(ge=0, le=5)]
     """What does not learn: 0 nothing, 1 the stem, 2 also stage 1, ... 5 all but the head."""
     freeze_norm: bool
@@ -303,6 +341,15 @@ class TrainConfig(ParameterModel):
         if value is not None and len(value) != 5:
             raise ValueError(f"needs 5 factors (stem and four stages), got {len(value)}")
         return value
+
+    @field_validator("augment")
+    @classmethod
+    def _crop_is_named(cls, value: dict[str, Any]) -> dict[str, Any]:
+        from hgnetv2_pipeline.input.augment import PUBLISHED_BOX
+
+        # Results say how their crops were drawn: the default was another one once.
+        unnamed = value.get("name") == "published" and value.get("box") is None
+        return {**value, "box": PUBLISHED_BOX} if unnamed else value
 
     @model_validator(mode="after")
     def _length_and_shape(self) -> Self:
@@ -353,6 +400,11 @@ class TrainConfig(ParameterModel):
                 "class_balance 'weights' weighs labels, which a distillation loss does not use; "
                 "choose 'sampler' or 'none'"
             )
+        if self.class_balance == "weights" and self.loss.class_weights is not None:
+            raise ValueError(
+                "class_balance 'weights' and loss.class_weights are two sets of weights; set "
+                "class_balance to 'none' or loss.class_weights to null"
+            )
         if (self.freeze_at or self.freeze_norm) and self.init.partition(":")[0] == "scratch":
             raise ValueError(
                 "freeze_at and freeze_norm would keep weights that nobody trained; start init from "
@@ -370,6 +422,20 @@ class TrainConfig(ParameterModel):
 
             on_device(view, self.input.device, "cuda")
         return self
+
+    def decisive(self, exclude: set[str] = FREE) -> dict[str, Any]:
+        """What decides the result, as JSON values, for manifests and checkpoints."""
+        values = self.model_dump(mode="json", exclude=exclude)
+        if self.amp != "fp16" and self.mode == "as_set":
+            del values["fp16_scale"]
+        for name, before in _BEFORE.items():
+            *blocks, last = name.split(".")
+            place = values
+            for block in blocks:
+                place = place[block]
+            if last in place and place[last] == before:
+                del place[last]
+        return values
 
     def view(self) -> dict[str, Any]:
         """What ``data.make_augment`` needs: ``augment`` and the two sizes."""

@@ -59,6 +59,21 @@ def label_smoothing_cross_entropy(
     return (each * class_weights[target]).mean()
 
 
+def focal_loss(
+    logits: Tensor, target: Tensor, gamma: float, class_weights: Tensor | None = None
+) -> Tensor:
+    """``-(1-p)^gamma log(p)`` of the true class's probability p (Lin et al., ICCV 2017, 1708.02002,
+    with softmax in place of its sigmoids); ``target`` is [N] int64.
+
+    ``class_weights`` [C] are the paper's alpha, used as in ``label_smoothing_cross_entropy``.
+    """
+    log_p = logits.log_softmax(dim=1).gather(1, target[:, None])[:, 0]
+    # A power below 1 has no gradient at 0; what it is multiplied by is 0 there.
+    missing = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
+    each = -(missing**gamma) * log_p
+    return (each if class_weights is None else each * class_weights[target]).mean()
+
+
 def binary_cross_entropy(
     logits: Tensor, target: Tensor, epsilon: float = 0.0, pos_weight: Tensor | None = None
 ) -> Tensor:

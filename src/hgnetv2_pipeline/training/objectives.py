@@ -33,15 +33,17 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class SupervisedObjective:
-    """Label smoothing against the labels; logs how many the student got right.
+    """Cross-entropy or the focal loss against the labels; logs how many the student got right.
 
-    With ``mixing`` an image has two labels, and right is the one with the larger share.
+    With ``mixing`` an image has two labels, and right is the one with the larger share. ``gamma``
+    is that of the focal loss; None: cross-entropy with label smoothing ``epsilon``.
     """
 
     view: View
     epsilon: float
     class_weights: Tensor | None = None
     mixing: Mixing | None = None
+    gamma: float | None = None
 
     def __call__(
         self, student: nn.Module, images: Tensor, labels: Tensor, answers: Answers | None = None
@@ -57,6 +59,8 @@ class SupervisedObjective:
         return loss, {"train_top1": (logits.detach().argmax(dim=1) == larger).sum()}
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.gamma is not None:
+            return losses.focal_loss(logits, labels, self.gamma, self.class_weights)
         return losses.label_smoothing_cross_entropy(
             logits, labels, self.epsilon, self.class_weights
         )

@@ -188,7 +188,7 @@ def relief(spec: RunSpec, device: torch.device, processes: int, short: float) ->
         f"workers={cores}": config.workers < cores,
         "input.fast=true": published and not config.input.fast and config.input.device != "all",
         "input.device=randaugment": isinstance(view, PublishedView)
-        and view.randaugment is not None
+        and view.operates
         and device.type == "cuda"
         and config.input.device == "none"
         and spec.teacher_logits is None,

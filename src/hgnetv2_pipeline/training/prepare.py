@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,12 @@ from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
 from hgnetv2_pipeline.input.augment import make_augment
-from hgnetv2_pipeline.input.balance import class_weights, positive_weights, sampling_weights
+from hgnetv2_pipeline.input.balance import (
+    class_weights,
+    own_weights,
+    positive_weights,
+    sampling_weights,
+)
 from hgnetv2_pipeline.input.deferred_view import on_device
 from hgnetv2_pipeline.input.loader import (
     View,
@@ -29,8 +35,9 @@ from hgnetv2_pipeline.input.loader import (
 from hgnetv2_pipeline.input.teacher_logits import STORE
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.teacher.teacher import Teacher, first_classes, load_teacher
-from hgnetv2_pipeline.training.config import FREE, RunSpec, TeacherConfig, TrainConfig
+from hgnetv2_pipeline.training.config import RunSpec, TeacherConfig, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
+from hgnetv2_pipeline.training.matched_head import MatchedHead, build_matched
 from hgnetv2_pipeline.training.mixing import Mixing
 from hgnetv2_pipeline.training.objectives import (
     DistillationObjective,
@@ -48,6 +55,8 @@ if TYPE_CHECKING:
 
     from hgnetv2_pipeline.input.batches import Batch
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class PreparedRun:
@@ -63,6 +72,8 @@ class PreparedRun:
     objective: Objective
     schedule: Schedule
     sources: dict[str, str]
+    matched: MatchedHead | None = None
+    """What became of the classes of the weights that it starts from, with ``head: match``."""
 
 
 def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> PreparedRun:
@@ -84,7 +95,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     schedule = plan_schedule(config, images=len(train), world_size=world_size)
 
     torch.manual_seed(spec.seed)
-    student, sources = _student(spec)
+    student, sources, matched = _student(spec)
     if config.sync_bn and world_size > 1:
         student = synchronise_batch_norm(student, device)
     student.to(device, memory_format=memory_format(config.channels_last))
@@ -94,7 +105,9 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
     state = State(
         student=student.train(),
         optimizer=build_optimizer(groups, config.optimizer),
-        scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
+        scaler=torch.amp.GradScaler(
+            device.type, init_scale=config.fp16_scale, enabled=config.amp == "fp16"
+        ),
         ema=average_weights(student, config.ema_decay),
         columns=MULTI_LABEL_COLUMNS if config.loss.multi_label else COLUMNS,
     )
@@ -125,6 +138,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         objective=objective,
         schedule=schedule,
         sources=sources | teachers,
+        matched=matched,
     )
 
 
@@ -199,9 +213,8 @@ def identity(spec: RunSpec, *, sources: Mapping[str, str], world_size: int) -> d
 
     Places (folders, the number of loader processes) are left out; contents are in as hashes.
     """
-    config = spec.config.model_dump(mode="json", exclude=FREE)
     return {
-        "training": config,
+        "training": spec.config.decisive(),
         "teacher": spec.teacher.model_dump(mode="json") if spec.teacher else None,
         "variant": spec.variant,
         "classes": spec.classes,
@@ -264,16 +277,22 @@ def make_view(preprocess: Preprocess, *, channels_last: bool, erasing: float = 0
     return (lambda images: random_erasing(view(images), erasing)) if erasing else view
 
 
-def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
+def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str], MatchedHead | None]:
     from hgnetv2_pipeline.models.frozen import freeze
     from hgnetv2_pipeline.weights.build import build_from
     from hgnetv2_pipeline.weights.imagenet import agree
 
     init = spec.config.init
-    source = f"scratch:{spec.variant}" if init == "scratch" else init
-    student, info = build_from(
-        source, num_classes=spec.num_classes, root=spec.root, head=spec.config.head
-    )
+    source, head = f"scratch:{spec.variant}" if init == "scratch" else init, spec.config.head
+    matched = None
+    if head == "match" and not source.startswith("scratch:"):
+        student, info, matched = build_matched(source, classes=spec.classes, root=spec.root)
+        _log.info("%s: %s", init, matched)
+    else:
+        strict = "strict" if head == "match" else head
+        student, info = build_from(
+            source, num_classes=spec.num_classes, root=spec.root, head=strict
+        )
     if info["variant"] != spec.variant:
         raise WeightsError(
             f"training.init {init!r} is a {info['variant']}, but variant is {spec.variant!r}; "
@@ -282,11 +301,12 @@ def _student(spec: RunSpec) -> tuple[nn.Module, dict[str, str]]:
     if spec.config.head == "strict" and not agree(info["classes"], spec.classes):
         raise WeightsError(
             f"training.init {init!r} knows other classes ({first_classes(info['classes'])}) "
-            f"than the data ({first_classes(spec.classes)}); set training.head to 'reinit'"
+            f"than the data ({first_classes(spec.classes)}); set training.head to 'match', which "
+            "keeps what it knows of classes of the same names, or to 'reinit'"
         )
     if spec.config.freeze_at or spec.config.freeze_norm:
         freeze(student, at=spec.config.freeze_at, norm=spec.config.freeze_norm)
-    return student, {"init": info["sha256"]} if info["sha256"] else {}
+    return student, {"init": info["sha256"]} if info["sha256"] else {}, matched
 
 
 def _objective(
@@ -295,16 +315,21 @@ def _objective(
     config = spec.config
     view = make_view(preprocess, channels_last=config.channels_last, erasing=config.erasing)
     if spec.teacher is None:
-        weights = None
+        weights, loss = None, config.loss
         balanced = config.class_balance == "weights"
         mixing = Mixing(**config.mix.model_dump()) if config.mix.probability else None
         if config.loss.multi_label:
             if balanced:
-                weights = torch.from_numpy(positive_weights(label_matrix(train))).to(device)
-            return MultiLabelObjective(view, config.loss, weights, mixing), {}
+                weights = positive_weights(label_matrix(train))
+            elif loss.class_weights is not None:
+                weights = own_weights(loss.class_weights, spec.classes)
+            return MultiLabelObjective(view, loss, _tensor(weights, device), mixing), {}
         if balanced:
-            weights = torch.from_numpy(class_weights(_labels(train), spec.num_classes)).to(device)
-        return SupervisedObjective(view, config.loss.label_smoothing, weights, mixing), {}
+            weights = class_weights(_labels(train), spec.num_classes)
+        elif loss.class_weights is not None:
+            weights = own_weights(loss.class_weights, spec.classes, _labels(train))
+        each = _tensor(weights, device)
+        return SupervisedObjective(view, loss.label_smoothing, each, mixing, loss.gamma), {}
 
     teacher, sources = build_teacher(
         spec.teacher,
@@ -315,6 +340,10 @@ def _objective(
         device=device,
     )
     return DistillationObjective(view, teacher, config.loss), sources
+
+
+def _tensor(weights: np.ndarray[Any, Any] | None, device: torch.device) -> torch.Tensor | None:
+    return None if weights is None else torch.from_numpy(weights).to(device)
 
 
 def build_teacher(

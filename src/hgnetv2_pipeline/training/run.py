@@ -260,14 +260,19 @@ def score_on_val(
     if spec.config.loss.multi_label:
         return _multi_label_score(logits, run.val, world)
     ks = [k for k in (1, 5) if k <= spec.num_classes]
-    counts = dict.fromkeys(ks, 0)
+    counts, lost, total = dict.fromkeys(ks, 0), 0, 0.0
     if keys:
         labels = share.set_index("key")["label"].loc[keys].to_numpy(dtype="int64")
         sound = _sound(logits)
+        lost = int((~sound).sum())
         if sound.any():
             counts = metrics.topk_counts(logits[sound], labels[sound], ks)
-    sums = world.sum([len(keys), *counts.values()])
-    return Score(int(sums[0]), int(sums[1]), int(sums[2]) if len(ks) > 1 else None)
+            total = float(metrics.cross_entropies(logits[sound], labels[sound]).sum())
+    n, lost_of_all, loss, *right = world.sum([len(keys), lost, total, *counts.values()])
+    return Score(
+        int(n), int(right[0]), int(right[1]) if len(ks) > 1 else None,
+        None if lost_of_all else loss / n,
+    )  # fmt: skip
 
 
 def _multi_label_score(logits: Any, val: pd.DataFrame, world: World) -> MultiLabelScore:
@@ -279,12 +284,13 @@ def _multi_label_score(logits: Any, val: pd.DataFrame, world: World) -> MultiLab
             every[rank :: world.size] = part
     sound = _sound(every)
     every[~sound] = every[sound].min(initial=0) - 1  # ranked last of all
+    loss = float(metrics.binary_cross_entropies(every, labels).mean()) if sound.all() else None
     thresholds = metrics.best_thresholds(every, labels).tolist()
     names = [str(number) for number in range(labels.shape[1])]
     found = metrics.summarise_multi_label(every, labels, names, thresholds)
     return MultiLabelScore(
         n=len(labels), map=found["map"], f1_micro=found["f1_micro"], f1_macro=found["f1_macro"],
-        thresholds=thresholds,
+        thresholds=thresholds, loss=loss,
     )  # fmt: skip
 
 
@@ -321,6 +327,7 @@ def _finish(spec: RunSpec, run: PreparedRun, ledger: Ledger, world: World) -> Tr
         "parameters": sum(p.numel() for p in state.student.parameters()),
         "sources": run.sources,
         "inputs": spec.inputs,
+        **({} if run.matched is None else {"head": run.matched.summary()}),
         **ledger.summary(),
     }
     if world.first:

@@ -23,6 +23,7 @@ COLUMNS = (
     "step",
     "loss",
     "lr",
+    "val_loss",
     "val_top1",
     "val_top5",
     "val_top1_ema",
@@ -30,18 +31,23 @@ COLUMNS = (
     "teacher_agreement",
 )
 MULTI_LABEL_COLUMNS = (
-    "epoch", "step", "loss", "lr", "val_map", "val_f1_micro", "val_f1_macro", "val_map_ema",
+    "epoch", "step", "loss", "lr", "val_loss", "val_map", "val_f1_micro", "val_f1_macro",
+    "val_map_ema",
 )  # fmt: skip
 Row = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Right answers among the ``n`` listed validation images; no top-5 below five classes."""
+    """Right answers among the ``n`` listed validation images; no top-5 below five classes.
+
+    ``loss``: mean cross-entropy against the labels; None where an answer was not finite.
+    """
 
     n: int
     top1_count: int
     top5_count: int | None
+    loss: float | None = None  # which checkpoints of before do not have
 
     @property
     def top1(self) -> float:
@@ -58,7 +64,7 @@ class Score:
 
     def columns(self) -> Row:
         """Its part of a row of the history."""
-        return {"val_top1": self.top1, "val_top5": self.top5}
+        return {"val_top1": self.top1, "val_top5": self.top5, "val_loss": self.loss}
 
     def summary(self) -> dict[str, Any]:
         """As result.json has it."""
@@ -67,13 +73,18 @@ class Score:
 
 @dataclass(frozen=True)
 class MultiLabelScore:
-    """Metrics on the ``n`` listed validation images, and the thresholds that give the best F1."""
+    """Metrics on the ``n`` listed validation images, and the thresholds that give the best F1.
+
+    ``loss``: mean binary cross-entropy, summed over the classes; None where an answer was not
+    finite.
+    """
 
     n: int
     map: float
     f1_micro: float | None
     f1_macro: float | None
     thresholds: list[float]
+    loss: float | None = None  # which checkpoints of before do not have
 
     @property
     def metric(self) -> float:
@@ -84,6 +95,7 @@ class MultiLabelScore:
         """Its part of a row of the history."""
         return {
             "val_map": self.map, "val_f1_micro": self.f1_micro, "val_f1_macro": self.f1_macro,
+            "val_loss": self.loss,
         }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.project.lists import Lists, ScannedSource
 from hgnetv2_pipeline.project.params import MiningParams
-from hgnetv2_pipeline.project.results import ResultSpec
+from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
 from hgnetv2_pipeline.shards import shard_slices
 
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.mining.score_spec import ScoreSpec
+
+_log = logging.getLogger(__name__)
 REFERENCE = "reference.safetensors"
 
 
@@ -52,28 +58,29 @@ def make_reference(
         score_images(run, mining, teacher, index, folder / "scores", features=True)
         write_reference(folder / REFERENCE, folder / "scores", chosen)
 
-    run.produce(
-        ResultSpec(
-            folder=file.parent,
-            pipeline="mining",
-            inputs={"train": lists.index("train"), "teacher": teacher.record},
-            params=mining.model_dump(include={"shard_rows", "batch_size"})
-            | {"seed": run.identity.seed},
-            outputs=[REFERENCE],
-            resumable=True,
-        ),
-        make,
-    )
+    run.produce(_reference_spec(run, mining, lists, teacher), make)
     return file
+
+
+def _reference_spec(
+    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord
+) -> ResultSpec:
+    return ResultSpec(
+        folder=run.folder("reference"),
+        pipeline="mining",
+        inputs={"train": lists.index("train"), "teacher": teacher.record},
+        params=mining.model_dump(include={"shard_rows", "batch_size"})
+        | {"seed": run.identity.seed},
+        outputs=[REFERENCE],
+        resumable=True,
+    )
 
 
 def _score_source(
     run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, source: ScannedSource,
     reference: Path | None,
 ) -> None:  # fmt: skip
-    from hgnetv2_pipeline.mining.score_shards import score_store
-
-    store, shards = score_store(Path()), shard_slices(source.images, mining.shard_rows)
+    spec = _source_spec(run, mining, teacher, source, reference)
 
     def make(folder: Path) -> None:
         tracker.begin(folder)
@@ -81,21 +88,61 @@ def _score_source(
             run, mining, teacher, lists.index("pool"), folder, prefix=source.prefix,
             features=mining.features, reference=reference,
         )  # fmt: skip
+        _say_what_was_scored(source.name, folder)
 
-    run.produce(
-        ResultSpec(
-            folder=run.folder("scores") / source.name,
-            pipeline="mining",
-            inputs={"pool": source.sha256, **scoring_inputs(teacher, reference)},
-            params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
-            outputs=[
-                "plan.json",
-                *(str(path) for n in shards for path in (store.manifest_path(n), store.path(n))),
-            ],
-            resumable=True,
-        ),
-        make,
+    run.produce(spec, make)
+
+
+def _say_what_was_scored(name: str, folder: Path) -> None:
+    from hgnetv2_pipeline.mining.score_shards import read_manifests
+
+    shards = read_manifests(folder).values()
+    listed = sum(shard["listed"] for shard in shards)
+    known = sum(shard.get("taken_over", 0) for shard in shards)
+    _log.info("pool/%s: %d of %d images scored, %d reused", name, listed - known, listed, known)
+
+
+def _source_spec(
+    run: Run, mining: MiningParams, teacher: TeacherRecord, source: ScannedSource,
+    reference: Path | None,
+) -> ResultSpec:  # fmt: skip
+    from hgnetv2_pipeline.mining.score_shards import score_store
+
+    store, shards = score_store(Path()), shard_slices(source.images, mining.shard_rows)
+    return ResultSpec(
+        folder=run.folder("scores") / source.name,
+        pipeline="mining",
+        inputs={"pool": source.sha256, **scoring_inputs(teacher, reference)},
+        params=mining.model_dump(include={"shard_rows", "batch_size", "features"}),
+        outputs=[
+            "plan.json",
+            *(str(path) for n in shards for path in (store.manifest_path(n), store.path(n))),
+        ],
+        resumable=True,
     )
+
+
+def images_to_score(
+    run: Run, mining: MiningParams, lists: Lists, teacher: TeacherRecord, reuse: Reuse
+) -> int:
+    """How many images of the pool are left to score, by results that ``reuse`` finds (dry)."""
+    from hgnetv2_pipeline.mining.score import count_known
+
+    reference, sources = reference_file(run, mining), lists.pool_sources()
+    if reference and not isinstance(
+        reuse.begin(_reference_spec(run, mining, lists, teacher)), Result
+    ):
+        return sum(source.images for source in sources)
+    left = 0
+    for source in sources:
+        spec = _source_spec(run, mining, teacher, source, reference)
+        if not isinstance(reuse.begin(spec), Result):
+            asked = _score_spec(
+                run, mining, teacher, lists.index("pool"), spec.folder, prefix=source.prefix,
+                features=mining.features, reference=reference,
+            )  # fmt: skip
+            left += source.images - count_known(asked)
+    return left
 
 
 def score_guarded_sets(
@@ -174,11 +221,22 @@ def score_images(
     reference: Path | None = None,
 ) -> None:
     """The teacher's answer to the images of an index, or of one source, as shards in ``out``."""
-    from hgnetv2_pipeline.devices import known_device
     from hgnetv2_pipeline.mining import score_processes
+
+    spec = _score_spec(
+        run, mining, teacher, index, out, prefix=prefix, features=features, reference=reference
+    )
+    score_processes.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)
+
+
+def _score_spec(
+    run: Run, mining: MiningParams, teacher: TeacherRecord, index: Path, out: Path, *,
+    prefix: str, features: bool, reference: Path | None,
+) -> ScoreSpec:  # fmt: skip
+    from hgnetv2_pipeline.devices import known_device
     from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 
-    spec = ScoreSpec(
+    return ScoreSpec(
         index=index,
         root=run.folder("raw"),
         prefix=prefix,
@@ -192,8 +250,20 @@ def score_images(
         workers=mining.workers,
         features=features,
         reference=reference,
+        earlier=_earlier_scores(run),
         dtype="float32",
         device=known_device(run.device),
         max_bad=mining.max_bad,
     )
-    score_processes.score_in_processes(spec, mining.processes, out.parent / "processes" / out.name)
+
+
+def _earlier_scores(run: Run) -> tuple[Path, ...]:
+    """The folders of this teacher's shards, the newest first; archives are among them.
+
+    None where everything is to be made again.
+    """
+    if {"mining", "all"} & {*run.redo}:
+        return ()
+    plans = [*run.folder("scores").parent.rglob("plan.json")]
+    plans.sort(key=lambda plan: plan.stat().st_mtime_ns, reverse=True)
+    return tuple(plan.parent for plan in plans)

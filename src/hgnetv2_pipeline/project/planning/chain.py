@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.project.lists import Lists, count_rows
+from hgnetv2_pipeline.project.mining.scoring import images_to_score
 from hgnetv2_pipeline.project.params import (
     ComparisonParams,
     EvaluationParams,
@@ -51,7 +52,7 @@ _RECIPE_OF = {
 }  # fmt: skip
 _LABELS = {
     "name": "label_smoothing", "label_smoothing": 0.0, "temperature": 1.0, "gt_weight": 0.0,
-    "asymmetric": None,
+    "asymmetric": None, "gamma": None, "class_weights": None,
 }  # fmt: skip
 
 
@@ -132,14 +133,10 @@ class _Chain:
         return row_of(f"teacher, {len(waiting)} members", plan, times=rounds, copies=len(waiting))
 
     def _scoring(self) -> Row:
-        pool = self.lists.pool_sources()
-        done = [
-            source
-            for source in pool
-            if (self.identity.folder("scores") / source.name / "manifest.json").is_file()
-            and not self._made_again()
-        ]
-        left = sum(source.images for source in pool) - sum(source.images for source in done)
+        pool = sum(source.images for source in self.lists.pool_sources())
+        teacher, left = self._teacher(), pool
+        if teacher is not None and not self._made_again():
+            left = images_to_score(self.run, self.mining, self.lists, teacher, self.reuse)
         if not left:
             return Row("mining: scores", "finished")
         rate = self._rate(
@@ -150,7 +147,7 @@ class _Chain:
         size = SCORE_BYTES + FEATURE_BYTES * self.mining.features
         return Row(
             "mining: scores",
-            "to do",
+            f"to do, {pool - left:,} of {pool:,} reused" if left < pool else "to do",
             images=left,
             seconds=left * rate.seconds / self.mining.processes,
             waiting=rate.loader_share,

@@ -65,7 +65,9 @@ def evaluation_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     blocks.append(
         Text(
             "Accuracy is right answers over images used; the interval is Wilson's at 95 %. ECE is "
-            "the expected calibration error: how far the model's confidence is from its accuracy."
+            "the expected calibration error: how far the model's confidence is from its accuracy. "
+            "Balanced accuracy, F1 macro and ROC-AUC (each class against all others) are means "
+            "over the classes that have an image: a rare class counts as much as a frequent one."
         )
     )
     detailed: dict[tuple[str, str], Json] = {}
@@ -192,11 +194,13 @@ def map_table(results: Sequence[Json]) -> Table:
                 "mAP %": formats.percent(formats.number(result.get("map")), 10_000),
                 "F1 micro %": formats.percent(formats.number(result.get("f1_micro")), listed),
                 "F1 macro %": formats.percent(formats.number(result.get("f1_macro")), listed),
+                "ROC-AUC %": formats.percent(formats.number(result.get("roc_auc")), 10_000),
                 "all right %": formats.percent(int(result["exact_count"]) / listed, listed),
             }
         )
     return table_of(
         records, list(records[0]), left=("model", "split", "engine", "precision"),
+        drop_empty=("ROC-AUC %",),
         caption="Several labels per image: mean average precision by model, engine and precision",
     )  # fmt: skip
 
@@ -211,6 +215,7 @@ def class_metrics_table(result: Json) -> Table:
             "class": str(row["class"]),
             "images": formats.count(row["n"]),
             "AP %": formats.percent(formats.number(row["ap"])),
+            "AUC %": formats.percent(formats.number(row.get("auc"))),
             "threshold": formats.significant(row["threshold"]),
             "precision %": formats.percent(formats.number(row["precision"])),
             "recall %": formats.percent(formats.number(row["recall"])),
@@ -219,7 +224,7 @@ def class_metrics_table(result: Json) -> Table:
         for row in rows
     ]
     return table_of(
-        records, list(records[0]), left=("class",),
+        records, list(records[0]), left=("class",), drop_empty=("AUC %",),
         caption=f"All {len(records)} classes, weakest first",
     )  # fmt: skip
 

@@ -10,7 +10,8 @@ from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInp
 
 _PIPELINES = ("train_teacher", "train", "ssld_stage1", "ssld_stage2", "finetune")
 _CURVES_CAPTION = (
-    "One colour per run. Left: training loss; different pipelines have different functions "
+    "One colour per run. Left: solid is the training loss, dashed the cross-entropy against the "
+    "labels on val; different pipelines have different functions "
     "(label smoothing against labels, cross-entropy against a teacher) and compare within one "
     "drawing only. Right: solid is top-1 on val (mAP of several labels per image); dashed is what "
     "training sees, top-1 against the labels where it has them, else agreement with the teacher's "
@@ -64,7 +65,7 @@ def _curves(group: str, runs: Sequence[tuple[str, list[dict[str, str]]]]) -> lis
     return [
         figures.line_chart(found, title=f"{group}: {what}", x_label="epoch", y_label=y_label)
         for found, what, y_label in (
-            (lines("loss", 1), "training loss", ""),
+            (lines("loss", 1) + lines("val_loss", 1, dashed=True), "loss", ""),
             (accuracy, "accuracy", "%"),
         )
         if found
