@@ -207,7 +207,8 @@ def test_stages_name_what_an_environment_has(
     template = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     for number in range(sources):
         (tmp_path / f"source {number}").mkdir()
-    (tmp_path / "val_list.txt").touch()
+    for split in ("train", "val"):
+        (tmp_path / f"{split}_list.txt").write_text(f"{split}.png\t0,1\n")
     params: dict[str, Any] = {
         "this_run": {"identity": {
             "project": str(tmp_path), "environment": "mine", "dataset": "mine",
@@ -218,7 +219,10 @@ def test_stages_name_what_an_environment_has(
             "layout": layout, "root": str(tmp_path), "test": "x" if test == "folder" else None,
             "pool": [str(tmp_path / f"source {number}") for number in range(sources)],
             "min_per_class": 2, "max_bad": 0.0, "duplicates": "refuse", "leaks": "refuse",
-            "trusted_roots": [], "workers": 1, "alpha": "drop",
+            "trusted_roots": [], "workers": 1, "alpha": "drop", "list_root": None,
+            "lists": {"train": None, "val": None, "test": None, "class_map": None},
+            "delimiter": "auto", "columns": {"path": None, "label": None, "split": None},
+            "class_from": "auto",
             "split": {"val": 0.2, "test": 0.1 if test == "share" else 0.0, "group_pattern": None,
                       "groups": None, "near_duplicates": True},
         },

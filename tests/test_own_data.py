@@ -385,7 +385,7 @@ def test_what_init_writes_is_valid_whatever_was_found(
 ) -> None:
     from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 
-    labelled = small_tree(bare / "__NAME__: 'two' \"words\"", a=9, b=2)
+    labelled = small_tree(bare / "__NAME__: 'two' \"words\"", a=12, b=3)
     monkeypatch.setattr("hgnetv2_pipeline.commands.init._cuda", lambda: cuda)
     if teacher:
         (bare / "weights").mkdir()
@@ -403,7 +403,7 @@ def test_what_init_writes_is_valid_whatever_was_found(
     assert found["data"]["pool"] == ([str(unlabelled.resolve())] if unlabelled else [])
     assert (found["data"]["split"]["test"] == 0) == test
     assert found["variant"] == ("b4" if cuda else "b0")
-    assert found["train_teacher"]["recipe"]["class_balance"] == "sampler"  # 9 to 2
+    assert found["train_teacher"]["recipe"]["class_balance"] == "sampler"  # 12 to 3
     assert found["finetune"]["init"].startswith("ssld_stage1/" if pool else "import_weights/")
     assert found["train_teacher"]["arch"] == ("hgnet_small" if teacher else found["variant"])
     assert found["train"]["init"] == "scratch"
@@ -420,7 +420,7 @@ def test_lists_of_several_labels_get_an_environment_that_trains_on_them(
         draw_squares(bare / "squares", "test", 5, seed=1, side=40)
     done = hgnetv2(bare, "init", "squares", "--labelled", "squares")
     assert done.exit_code == 0, done.output
-    assert "found 30 labelled images of 3 classes" in done.output
+    assert f"found {35 if held_out else 30} labelled images of 3 classes" in done.output
     assert "next: kedro run --env squares --pipeline train" in done.output
     found = ProjectConfigLoader(
         bare / "conf", env="squares", base_env="base", default_run_env="sample",

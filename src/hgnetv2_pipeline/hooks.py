@@ -59,7 +59,7 @@ class ProjectHooks:
         self._refuse_unwritable(Path(identity["project"]))
         self._parts = {str(node.namespace) for node in pipeline.nodes}
         tags = {tag for node in pipeline.nodes for tag in node.tags}
-        several = data["layout"] == "multi_label"
+        several = self._layout(Path(identity["project"])) == "multi_label"
         if several and tags & {
             "train_teacher",
             "mining",
@@ -107,6 +107,16 @@ class ProjectHooks:
             identity=Identity.model_validate(identity),
             params=self._params,
         )
+
+    def _layout(self, project: Path) -> str:
+        """The layout of the labelled images, looked for only where the parameters leave it open."""
+        data = self._params["data"]
+        if data["layout"] != "auto":
+            return str(data["layout"])
+        from hgnetv2_pipeline.project.ingestion.sources import unlinked_layout
+        from hgnetv2_pipeline.project.params import DataParams
+
+        return unlinked_layout(DataParams.model_validate(data), project).name
 
     def _refuse_missing_models(self, tags: set[str]) -> None:
         from hgnetv2_pipeline.project.models import check_model

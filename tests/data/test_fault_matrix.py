@@ -35,7 +35,7 @@ REFUSED = {
     ],
     "L07": [
         (b"a.jpg\n", "1:.*no label.*write 'path label'"),
-        (b"a.jpg\t3\n", "1:.*a tab.*put one space"),
+        (b"a.jpg\t3\nb.jpg 4\n", "1:.*a tab.*put one space"),
         (b"a.jpg  3\n", "1:.*put exactly one space"),
         (b"a.jpg 3 4\n", "1:.*keep the label alone"),
     ],

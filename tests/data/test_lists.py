@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hgnetv2_pipeline.data.classmap import read_class_map, write_class_map
 from hgnetv2_pipeline.data.lists.read import read_list, write_list
-from hgnetv2_pipeline.data.lists.syntax import parse_line, parse_list, why_unlistable
+from hgnetv2_pipeline.data.lists.syntax import Grammar, parse_line, parse_list, why_unlistable
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 
@@ -140,7 +140,7 @@ def test_the_quick_parser_agrees_with_the_grammar(tmp_path_factory, lines, end, 
     expected, failed = [], None
     for number, line in enumerate(lines, start=1):
         try:
-            found = parse_line(line, labelled=labelled)
+            found = parse_line(line, Grammar(labelled))
         except DataError as error:
             failed = f"{path}:{number}: {error}"
             break
@@ -228,8 +228,10 @@ def test_class_maps_keep_spaces_and_other_alphabets(tmp_path):
         (b"", "0 classes"),
         (b"0 a\n2 b\n", "class 1 is missing"),
         (b"0 a\n0 b\n", "named twice"),
-        (b"0\n", "not 'id name'"),
-        (b"zero a\n", "not 'id name'"),
+        (b"0 a\n1\n", "not 'id name', as other lines are"),
+        (b"cat\n1 dog\n", "'cat' is not 'id name'"),
+        (b"3 series\n5 series\n", "class 0 is missing"),
+        (b"cat\ndog\x07\n", "control character"),
         (b"0 caf\xe9\n", "not UTF-8"),
     ],
 )

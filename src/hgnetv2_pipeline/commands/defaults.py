@@ -29,17 +29,22 @@ def choose_defaults(
 ) -> dict[str, Any]:
     """Values for the template, from what was found.
 
-    ``test``: there is a test set, none has to be set aside. ``teacher_file``: the official weights
+    ``test``: a test set was named. None is set aside then, nor where the layout has one of its own,
+    or a val set: what the user has divided stays so. ``teacher_file``: the official weights
     of PPHGNet_small are in weights/. ``packaged``: timm's names of networks whose weights a package
     has installed, the best first. Without ``variant`` it is B4 with a GPU, B0 without.
     """
     variant = variant or ("b4" if cuda else "b0")
-    train = max(1, round(found.labelled * (0.85 if test else 0.7)))
+    divided = "val" in found.sets
+    held_out = test or "test" in found.sets
+    own = found.sets.get("train", found.labelled)
+    train = max(1, own if divided else round(own * (0.85 if held_out else 0.7)))
     recipe = _optimiser(found, train)
     epochs = _epochs(found, train, cuda)
     return {
         "VARIANT": variant,
-        "TEST_SHARE": 0.0 if test else 0.15,
+        "TEST_SHARE": 0.0 if held_out or divided else 0.15,
+        "SPLIT": "val" if divided and not held_out else "test",
         "AMP": "bf16" if cuda else "off",
         "SCORE_BATCH": 256 if cuda else 64,
         "ALPHA": _alpha(found),
@@ -74,19 +79,17 @@ def _alpha(found: Survey) -> str:
 
 
 def _task(found: Survey) -> dict[str, Any]:
-    """Layout and loss by the labels of an image: one, or several.
+    """Loss and balance by the labels of an image: one, or several.
 
     Classes are drawn equally often when the largest is more than 3 times the smallest; with
     several labels per image cannot be drawn for one of them.
     """
     if found.several:
         return {
-            "LAYOUT": "multi_label",
             "LOSS": "{name: bce, label_smoothing: 0.0}",
             "BALANCE": "none",
         }
     return {
-        "LAYOUT": "folders",
         "LOSS": "{name: label_smoothing}",
         "BALANCE": "sampler" if found.imbalance > 3 else "none",
     }

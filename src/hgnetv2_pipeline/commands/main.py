@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from hgnetv2_pipeline.commands.recipe import recipe
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
 from hgnetv2_pipeline.printable import echo, printable, show_logs, show_tracebacks
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.commands.survey import Survey
 
 
 class _Group(click.Group):
@@ -82,19 +85,58 @@ def _advise_a_teacher(chosen: Mapping[str, Any]) -> None:
     )
 
 
+def _say_the_layout(found: Survey, chosen: Mapping[str, Any]) -> None:
+    """What was recognised and why, what else it could have been, and what ingestion will say."""
+    layout = found.layout
+    assert layout is not None
+    sets = ", ".join(f"{split} {count:,}" for split, count in found.sets.items())
+    echo(f"layout {layout.name}: {layout.why} ({sets})")
+    if layout.class_map:
+        echo(f"  class names from {layout.class_map}")
+    for other in layout.instead:
+        echo(f"  not taken: {other}")
+    if chosen["SPLIT"] == "val":
+        echo(
+            "  there is no test set: the final evaluation measures on val, by which the model was "
+            "chosen; --test DIR names one"
+        )
+    elif "val" in found.sets or "test" in found.sets:
+        echo("  your own division is kept whole")
+    for warning in found.warnings:
+        echo(f"  {warning}")
+
+
 @main.command()
 @click.argument("name")
-@click.option("--labelled", type=click.Path(path_type=Path), required=True,
-              help="Labelled images: one folder per class, or train_list.txt of several labels "
-              "an image.")  # fmt: skip
+@click.option("--labelled", type=click.Path(path_type=Path), required=True, multiple=True,
+              help="Labelled images: a folder (of class folders, train/ val/ test/, lists, a CSV, "
+              "shards), a .tar, or a list; may be given more than once.")  # fmt: skip
 @click.option("--pool", type=click.Path(path_type=Path),
               help="Unlabelled images: any tree of folders and tar archives.")  # fmt: skip
 @click.option("--test", type=click.Path(path_type=Path),
               help="Labelled images kept for the final test; else 15 % are set aside.")  # fmt: skip
 @click.option("--variant", type=str, help="b0 .. b6; else b4 with a GPU and b0 without.")
+@click.option("--layout", default="auto", show_default=True,
+              type=click.Choice(["auto", "folders", "split_folders", "lists", "multi_label",
+                                 "imagenet", "webdataset"]),
+              help="How the labelled images are arranged; auto: as recognised.")  # fmt: skip
+@click.option("--lists", type=click.Path(path_type=Path),
+              help="The folder of lists and class names, where it is not that of the images; or "
+              "one list or table.")  # fmt: skip
+@click.option("--class-from", default="auto", show_default=True,
+              type=click.Choice(["auto", "first", "last", "path"]),
+              help="Which of nested folders names the class; path: all of them.")  # fmt: skip
+@click.option("--delimiter", default="auto", show_default=True,
+              help="Between path and label of a list: space, tab, comma, pipe, one "
+              "character.")  # fmt: skip
+@click.option("--columns", default="", help="Of a table: path=NAME,label=NAME,split=NAME.")
+@click.option("--trust", type=click.Path(path_type=Path), multiple=True,
+              help="A folder that links may lead into; may be given more than once.")  # fmt: skip
 def init(
-    name: str, labelled: Path, pool: Path | None, test: Path | None, variant: str | None
-) -> None:
+    name: str, labelled: tuple[Path, ...], pool: Path | None, test: Path | None,
+    variant: str | None, layout: str, lists: Path | None, class_from: str, delimiter: str,
+    columns: str, trust: tuple[Path, ...],
+) -> None:  # fmt: skip
     """Write conf/NAME for your own images.
 
     \b
@@ -103,16 +145,21 @@ def init(
     kedro run --env cats                             the whole chain, to the report
     """
     from hgnetv2_pipeline.commands.init import write_environment
+    from hgnetv2_pipeline.commands.survey import Asked
     from hgnetv2_pipeline.processor import slow_precision
 
     project = weights.project_folder()
+    roles = tuple((role.strip(), text.strip()) for role, _, text in
+                  (part.partition("=") for part in columns.split(",") if part.strip()))  # fmt: skip
+    asked = Asked(layout, lists, class_from, delimiter, roles, trust)
     folder, found, chosen = write_environment(
-        project, name, labelled=labelled, pool=pool, test=test, variant=variant
+        project, name, labelled=labelled, pool=pool, test=test, variant=variant, asked=asked
     )
     echo(
         f"found {found.labelled:,} labelled images of {len(found.per_class)} classes "
         f"({found.extremes}: {found.imbalance:.1f} to 1), {found.pool}"
     )
+    _say_the_layout(found, chosen)
     if found.unusable:
         key, reason = found.unusable[0]
         echo(

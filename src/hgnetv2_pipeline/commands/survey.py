@@ -1,15 +1,26 @@
-"""A quick look at a user's folders, before ``hgnetv2 init`` chooses values that fit them."""
+"""A quick look at a user's folders, before ``hgnetv2 init`` chooses values that fit them.
+
+What layout it is, which images there are and of which class is answered by the functions that
+ingestion asks; here they are counted, and a few of them opened.
+"""
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.commands.checks import Look, check_listings
+from hgnetv2_pipeline.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data.scan.layouts import Layout, Place
+    from hgnetv2_pipeline.data.scan.listing import Listing
+    from hgnetv2_pipeline.data.scan.walk import UnopenedFile
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,13 @@ class Survey:
     looked_at: int = 0
     listed: int | None = None
     """Images of a list of several labels; None: folders, one class per image."""
+
+    layout: Layout | None = None
+    """How the images are arranged; None where nobody looked."""
+    sets: Mapping[str, int] = field(default_factory=dict)
+    """Images of each set that the layout has."""
+    warnings: tuple[str, ...] = ()
+    """What ingestion will say of the images, as far as that is known from their names."""
 
     @property
     def several(self) -> bool:
@@ -65,100 +83,135 @@ class Survey:
         return f"pool of about {self.pool_images:,} images, with those in {archives}"
 
 
-def survey(labelled: Path, pool: Path | None) -> Survey:
-    """Count images by name, with the rules of ingestion, and look at a few of them.
+@dataclass(frozen=True)
+class Asked:
+    """What the user says of the arrangement of the images, where looking is not enough.
+
+    Attributes:
+        layout: as in ``data.layout``.
+        lists: the folder of lists and class names, or one list or table.
+        class_from: as in ``data.class_from``.
+        delimiter: as in ``data.delimiter``.
+        columns: role and name of columns of a table, as in ``data.columns``.
+        trusted: folders that links may lead into.
+    """
+
+    layout: str = "auto"
+    lists: Path | None = None
+    class_from: str = "auto"
+    delimiter: str = "auto"
+    columns: tuple[tuple[str, str], ...] = ()
+    trusted: tuple[Path, ...] = ()
+
+
+def survey(
+    labelled: Path | Sequence[Path],
+    pool: Path | None,
+    asked: Asked = Asked(),  # noqa: B008
+) -> Survey:
+    """Recognise the layout, count images by name, with the rules of ingestion, look at a few.
 
     Raises ``DataError`` where the folders cannot make a data set: not there, fewer than two
-    classes, none that opens, an empty pool.
+    classes, none that opens, an empty pool, no layout or one of two.
     """
-    from hgnetv2_pipeline.data.lists.files import Fence
-    from hgnetv2_pipeline.data.scan.walk import Walk, class_of, natural
-
-    if not labelled.is_dir():
-        raise DataError(f"--labelled {labelled} is not a folder")
-    if _has_several_labels(labelled / "train_list.txt"):
-        return _survey_lists(labelled)
-    walk = Walk(Fence(labelled))
-    walk.run()
-    counts: dict[str, int] = {}
-    files: dict[str, list[Path]] = {}
-    loose = 0
-    for found in walk.found:
-        name = class_of(found, walk.wrapped)
-        if name is None:
-            loose += 1
-            continue
-        counts[name] = counts.get(name, 0) + 1
-        if found.offset < 0:
-            files.setdefault(name, []).append(labelled / found.path)
-    if len(counts) < 2:
-        more = f"; {loose:,} images are outside any class folder" if loose else ""
-        bad = f"; {walk.bad[0][0]}: {walk.bad[0][1]}" if walk.bad else ""
-        raise DataError(
-            f"--labelled {labelled} needs one folder per class, at least two with images; found "
-            f"{len(counts)}: {', '.join(counts) or 'none'}{more}{bad}"
-        )
-    per_class = {name: counts[name] for name in sorted(counts, key=natural)}
-    shown = [path for paths in files.values() for path in paths[:: max(1, len(paths) // 5)][:5]]
-    look = _look(shown[:200])
+    place = place_asked(labelled, asked)
+    layout = layout_asked(place, asked)
+    listings = _list(place, layout)
+    sets = {split: len(listing.found) for split, listing in listings.items()}
+    per_class: dict[str, int] = {}
+    for listing in listings.values():
+        for name, count in listing.per_class().items():
+            per_class[name] = per_class.get(name, 0) + count
+    look = _look(place.root, _some(listings["train"]))
+    checked = check_listings(listings, layout, look)
     images = archives = 0
     if pool is not None:
         images, archives = _survey_pool(pool, look.size)
-    unusable = tuple((key, reason) for key, reason, _ in walk.bad)
-    return Survey(
-        per_class, images, archives, look.short_side, unusable, look.transparent, look.opened
+    unusable = tuple(
+        (key, reason) for listing in listings.values() for key, reason, _ in listing.walk.bad
     )
-
-
-def _has_several_labels(path: Path) -> bool:
-    """Whether the first line of a list, if there is one, is of the kind ``path<TAB>0,1,0``."""
-    from hgnetv2_pipeline.data.regular import open_or_refuse
-
-    if not path.is_file():
-        return False
-    with open_or_refuse(path, "list") as file:
-        lines = (line for line in file if line.strip() and not line.startswith(b"#"))
-        return b"\t" in next(lines, b"")
-
-
-def _survey_lists(labelled: Path) -> Survey:
-    """The images of each class in the lists of train and val, where one may have several."""
-    from hgnetv2_pipeline.data.classmap import read_class_map
-    from hgnetv2_pipeline.data.lists.multi_label import label_matrix
-    from hgnetv2_pipeline.data.lists.read import read_list
-
-    names = labelled / "class_map.txt"
-    classes = read_class_map(names) if names.is_file() else None
-    matrices, paths = [], []
-    for path in (labelled / "train_list.txt", labelled / "val_list.txt"):
-        if path.is_file():
-            width = len(classes) if classes else None
-            frame = read_list(path, num_classes=width, multi_label=True, duplicates="drop")
-            matrices.append(label_matrix(frame))
-            classes = classes or [str(number) for number in range(matrices[0].shape[1])]
-            paths += frame["path"].tolist()
-    counts = sum(matrix.sum(axis=0, dtype=int) for matrix in matrices)
-    shown = [labelled / path for path in paths[:: max(1, len(paths) // 200)]]
-    look = _look([path for path in shown if path.is_file()])
-    per_class = dict(zip(classes or [], map(int, counts), strict=True))
     return Survey(
-        per_class, 0, 0, look.short_side, transparent=look.transparent, looked_at=look.opened,
-        listed=len(paths),
+        per_class, images, archives, look.short_side, unusable, look.transparent, look.opened,
+        listed=sum(sets.values()) if layout.name == "multi_label" else None,
+        layout=layout, sets=sets, warnings=checked,
     )  # fmt: skip
 
 
-def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
-    """Images (those in archives of images of ``size`` bytes too) and archives below ``pool``."""
-    from hgnetv2_pipeline.data.decode import IMAGE_SUFFIXES, READABLE
+def place_asked(labelled: Path | Sequence[Path], asked: Asked) -> Place:
+    """Where to look; DataError for what is neither folder, .tar nor list.
 
-    if not pool.is_dir():
-        raise DataError(f"--pool {pool} is not a folder")
+    A list or table in place of a folder has its images below the folder it is in.
+    """
+    from hgnetv2_pipeline.data.scan.layouts import Place, place_of
+
+    roots = [labelled] if isinstance(labelled, Path) else list(labelled)
+    for root in roots:
+        if not root.is_dir() and not (root.is_file() and root.suffix.lower() == ".tar"):
+            if is_list_given(roots):
+                folder = root.parent
+                return Place(folder, root, ("",), asked.trusted)
+            raise DataError(f"--labelled {root} is not a folder, nor a .tar or a list of images")
+    if asked.lists is not None and not asked.lists.exists():
+        raise DataError(f"--lists {asked.lists} does not exist")
+    return place_of(roots, asked.lists, asked.trusted)
+
+
+def is_list_given(roots: Sequence[Path]) -> bool:
+    """Whether ``--labelled`` is a list or table of images."""
+    from hgnetv2_pipeline.data.lists.tables import TABLES
+
+    endings = {*TABLES, ".txt", ".lst"}
+    return len(roots) == 1 and roots[0].is_file() and roots[0].suffix.lower() in endings
+
+
+def layout_asked(place: Place, asked: Asked) -> Layout:
+    """The layout, as it was said or recognised."""
+    from hgnetv2_pipeline.data.lists.tables import Columns
+    from hgnetv2_pipeline.data.scan.layouts import Layout, layout_as
+
+    unknown = [role for role, _ in asked.columns if role not in ("path", "label", "split")]
+    if unknown:
+        raise ParameterError(f"--columns {unknown[0]}=...: path, label and split are known")
+    given = Layout("lists", delimiter=asked.delimiter, columns=Columns(**dict(asked.columns)))
+    return layout_as(asked.layout, place, given, asked.class_from)
+
+
+def _list(place: Place, layout: Layout) -> dict[str, Listing]:
+    """The images of each set; of ImageNet's own val as many as there are, of no class."""
+    from hgnetv2_pipeline.data.scan.layout_sets import list_sets
+    from hgnetv2_pipeline.data.scan.listing import list_class_folders, walk_parts
+
+    if layout.name not in ("imagenet", "sample"):
+        return list_sets(place, layout)
+    walked = walk_parts(place.root / "train", ("",), place.trusted)
+    return {"train": list_class_folders(walked)}
+
+
+def _some(listing: Listing) -> list[UnopenedFile]:
+    """At most 200 images, five of each class."""
+    groups: dict[int | None, list[UnopenedFile]] = {}
+    for item in listing.found:
+        groups.setdefault(item.label, []).append(item)
+    some = [item for group in groups.values() for item in group[:: max(1, len(group) // 5)][:5]]
+    return some[:: max(1, len(some) // 200)][:200]
+
+
+def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
+    """Images (those in archives of images of ``size`` bytes too) and archives of ``pool``."""
+    from hgnetv2_pipeline.data.formats import READABLE, claims_picture, unread_format
+
+    if pool.is_file() and pool.suffix.lower() != ".tar":
+        from hgnetv2_pipeline.data.lists.syntax import parse_list
+
+        return len(parse_list(pool, labelled=False).paths), 0
+    if not pool.exists():
+        raise DataError(f"--pool {pool} is not a folder, nor a .tar or a list of images")
     images = archives = packed = 0
-    for where, _, names in os.walk(pool):
+    walked = [(str(pool.parent), [], [pool.name])] if pool.is_file() else os.walk(pool)
+    for where, _, names in walked:
         for name in names:
-            ending = Path(name).suffix.lower()
-            images += ending in IMAGE_SUFFIXES
-            if ending == ".tar":
+            images += claims_picture(name, lambda: b"") and unread_format(name) is None
+            if name.lower().endswith(".tar"):
                 archives += 1
                 with suppress(OSError):  # ingestion names it
                     packed += (Path(where) / name).stat().st_size
@@ -168,42 +221,29 @@ def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
     return images + round(packed / (size + 768)), archives
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What a few images are like: median short side in pixels, mean bytes of a file, how many were
-    opened, and how many of those have transparent pixels.
-    """
-
-    short_side: int
-    size: float
-    opened: int
-    transparent: int
-
-
-def _look(images: list[Path]) -> _Look:
+def _look(root: Path, images: Sequence[UnopenedFile]) -> Look:
     """What those images are like that open."""
-    from hgnetv2_pipeline.data.decode import (
-        decode_and_describe,
-        may_be_transparent,
-        open_image,
-        read_regular_file,
-    )
+    from hgnetv2_pipeline.data.decode import decode_and_describe, may_be_transparent, open_image
+    from hgnetv2_pipeline.data.index import read_bytes
 
-    if not images:
-        # All labelled images are in archives; ingestion opens those.
-        return _Look(224, 100_000.0, 0, 0)
     sides, sizes, transparent = [], [], 0
-    for path in images:
+    refused: list[tuple[str, str]] = []
+    for item in images:
         try:
-            content = read_regular_file(path)
+            content = read_bytes((item.path, item.offset, item.length), root)
             image = open_image(content)
             # Only these are decoded; of photographs the header is enough.
             see_through = may_be_transparent(image) and decode_and_describe(content).transparent
-        except DataError:
-            continue  # ingestion names it
+        except DataError as error:
+            refused.append((item.key, str(error)))
+            continue
         sides.append(min(image.size))
         sizes.append(len(content))
         transparent += see_through
     if not sides:
-        raise DataError(f"none of {len(images)} labelled images looked at can be opened")
-    return _Look(int(statistics.median(sides)), statistics.fmean(sizes), len(sides), transparent)
+        why = f"; {refused[0][0]}: {refused[0][1]}" if refused else ""
+        raise DataError(f"none of {len(images)} labelled images looked at can be opened{why}")
+    return Look(
+        int(statistics.median(sides)), statistics.fmean(sizes), len(sides), transparent,
+        tuple(refused),
+    )  # fmt: skip

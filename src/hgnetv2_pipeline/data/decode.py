@@ -2,9 +2,10 @@
 
 The rules (all without torch):
 
-* Allowed formats: JPEG, PNG, WEBP, BMP, TIFF and GIF, known by their content and never by their
+* Allowed formats: JPEG, PNG, WEBP, BMP, TIFF and GIF, AVIF and JPEG 2000 where this Pillow has
+  them, HEIF where pillow-heif is installed (``formats``); known by their content and never by their
   name. Of a file with several pictures (phones' MPO counts as JPEG) the first counts. Everything
-  else (EPS, PDF, HEIC ...) is refused, and no decoder outside the list is ever started.
+  else (EPS, PDF, SVG ...) is refused, and no decoder outside the list is ever started.
 * The pixel count is read from the header and checked before any pixel is decoded.
 * EXIF orientation is applied; an unreadable EXIF block is ignored, with one warning a process.
 * Grey is repeated in three channels. CMYK and YCbCr become RGB by Pillow's formula, without ICC
@@ -16,8 +17,8 @@ The rules (all without torch):
 * Of 16 bits a channel the upper 8 are kept. Grey images of 16 bits have no transparency. Pixels of
   32-bit integers or floats have no fixed range and are refused.
 * A file that ends early is refused, even if only the last bytes are missing: the end marks of JPEG,
-  PNG and GIF must be there, for Pillow decodes some files without. TIFF has none: of one with
-  several pictures a cut behind the first is not noticed, and nothing behind it is read.
+  PNG, GIF and JPEG 2000 must be there, for Pillow decodes some files without. TIFF has none: of one
+  with several pictures a cut behind the first is not noticed, and nothing behind it is read.
 """
 
 from __future__ import annotations
@@ -34,24 +35,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
+from hgnetv2_pipeline.data.formats import FORMATS, HEAD, why_unread
 from hgnetv2_pipeline.data.regular import NOT_REGULAR, open_regular
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 
 _log = logging.getLogger(__name__)
 
-# The formats that are decoded, by Pillow's names, and how their files' names end.
-_ENDINGS = {
-    "JPEG": "jpg jpeg jpe jfif",
-    "PNG": "png",
-    "WEBP": "webp",
-    "BMP": "bmp dib",
-    "TIFF": "tif tiff",
-    "GIF": "gif",
-}
-FORMATS: tuple[str, ...] = tuple(_ENDINGS)
-READABLE = " ".join(_ENDINGS.values())
-"""The endings in words, without dots."""
-IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in READABLE.split())
 MAX_PIXELS = 50_000_000
 
 Colour = tuple[int, int, int]
@@ -82,9 +71,7 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _FOREIGN = {
-    b"%!PS": "PostScript (EPS)",
     b"%PDF": "a PDF",
-    b"8BPS": "a Photoshop file",
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "a gzip file",
     b"SIMPLE": "a FITS file",
@@ -203,6 +190,8 @@ def open_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:
     if not content:
         raise DataError("the file is empty (0 bytes)")
     max_pixels = decoding.max_pixels
+    if "HEIF" in FORMATS:
+        _know_heif()
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         kind = image.format or ""
@@ -229,6 +218,14 @@ def open_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:
     if kind == "PNG":
         _scale_transparent_colour(image)
     return image
+
+
+@functools.cache
+def _know_heif() -> None:
+    """Tell Pillow of HEIF, which another package reads."""
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
 
 
 def _scale_transparent_colour(image: Any) -> None:
@@ -298,7 +295,17 @@ def _gif_colours(flags: bytes) -> int:
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-_HAS_END = {"JPEG": _jpeg_has_end, "PNG": _png_has_end, "GIF": _gif_has_end}
+def _jpeg_2000_has_end(content: bytes) -> bool:
+    """Whether a JPEG 2000 file has the end marker of its codestream, whatever follows it."""
+    return content.rfind(_JPEG_END) >= 0
+
+
+_HAS_END = {
+    "JPEG2000": _jpeg_2000_has_end,
+    "JPEG": _jpeg_has_end,
+    "PNG": _png_has_end,
+    "GIF": _gif_has_end,
+}
 
 
 def load_image(image: Image.Image, decoding: Decoding = DECODING) -> Image.Image:
@@ -385,6 +392,8 @@ def _why_unidentified(content: bytes) -> str:
     allowed = f"allowed are {', '.join(FORMATS)}"
     if start[:1] == b"<":
         return f"a web page or XML text, not an image; {allowed}"
+    if (unread := why_unread(content[:HEAD])) is not None:
+        return f"{unread}; {allowed}"
     for magic, what in _FOREIGN.items():
         if start.startswith(magic):
             return f"{what}, not an image of an allowed format; {allowed}"

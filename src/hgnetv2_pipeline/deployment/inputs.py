@@ -7,21 +7,25 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.data.decode import IMAGE_SUFFIXES, READABLE
+from hgnetv2_pipeline.data.formats import (
+    READABLE,
+    claims_picture,
+    head_of,
+    is_passed_over,
+    looks_like_picture,
+)
 from hgnetv2_pipeline.errors import DataError
 
 _log = logging.getLogger(__name__)
 
 LIST_SUFFIXES = frozenset((".txt", ".lst"))
 _GLOB_SIGNS = frozenset("*?[")
-# How the formats that are read begin; a text does not.
-_IMAGE_SIGNS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
-# These two could begin a path; what follows, a size in four bytes and then zeros or a name, cannot.
+# This could begin a path; what follows, a size in four bytes and then zeros, cannot.
 _BMP, _BMP_RESERVED = b"BM", b"\0\0\0\0"
-_RIFF, _WEBP = b"RIFF", b"WEBP"
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,7 @@ def from_stream(content: bytes, *, root: Path | None = None) -> list[ImageInput]
 def _is_image(content: bytes) -> bool:
     if content.startswith(_BMP):
         return content[6:10] == _BMP_RESERVED
-    if content.startswith(_RIFF):
-        return content[8:12] == _WEBP
-    return content.startswith(_IMAGE_SIGNS)
+    return looks_like_picture(content)
 
 
 def _folder(folder: Path) -> list[ImageInput]:
@@ -130,18 +132,19 @@ def _folder(folder: Path) -> list[ImageInput]:
 
     every: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=unlisted):
+        folders[:] = [name for name in folders if not is_passed_over(name)]
         for name in folders:
             path = Path(place, name)
             if path.is_symlink():
                 _log.warning(
                     "%s is a link to a folder and was not entered; name it to answer it", path
                 )
-        every += [Path(place, name) for name in names]
+        every += [Path(place, name) for name in names if not is_passed_over(name)]
     for path in sorted(every):
         # Whether it is there, a file and an image is seen when it is read, and reported in its row.
         if path.suffix.lower() == ".tar":
             found += _archive(path)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+        elif claims_picture(path.name, partial(head_of, path)):
             found.append(ImageInput(str(path), path))
         else:
             others += 1
@@ -173,7 +176,8 @@ def _archive(path: Path) -> list[ImageInput]:
 
 
 def _claims_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - a member's name
+    """Whether a member of an archive does, by the rules of training."""
+    return claims_picture(name, lambda: b"") and not any(map(is_passed_over, name.split("/")))
 
 
 def _list_file(path: Path, root: Path | None) -> list[ImageInput]:

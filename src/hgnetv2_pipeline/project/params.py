@@ -114,6 +114,14 @@ def _known_alpha(value: Any) -> Any:
     return value
 
 
+def _known_delimiter(value: str) -> str:
+    from hgnetv2_pipeline.data.lists.kinds import delimiter_of
+
+    delimiter_of(value)
+    return value
+
+
+Delimiter = Annotated[str, AfterValidator(_known_delimiter)]
 Alpha = Annotated[Any, BeforeValidator(_colour_typed), AfterValidator(_known_alpha)]
 """A name of ``decode.ALPHA`` or a colour."""
 
@@ -137,21 +145,69 @@ class SplitParams(_Block):
     near_duplicates: bool = Field(description="keep images that look the same on one side")
 
 
+class ListParams(_Block):
+    """The lists or tables of a dataset, below list_root; null: by their usual names."""
+
+    train: str | None = Field(description="train_list.txt, train.csv, ...; or the only table")
+    val: str | None = Field(description="null and not there: split says what val is")
+    test: str | None
+    class_map: str | None = Field(
+        description="class_map.txt, label_list.txt, labels.txt: 'id name' lines, or one name per "
+        "line"
+    )
+
+
+class ColumnParams(_Block):
+    """The columns of a table of images; null: by their usual names."""
+
+    path: str | None
+    label: str | None
+    split: str | None = Field(description="train, val or test of each row")
+
+
 class DataParams(_Block):
     """Where the images are and how they become lists."""
 
-    layout: Literal["sample", "folders", "imagenet", "multi_label"] = Field(
-        description="folders: a folder per class; imagenet: ILSVRC2012 as on the seed page, with "
-        "train_list.txt and val_list.txt or with train/ and val/; multi_label: several labels per "
-        "image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, val_list.txt"
+    layout: Literal[
+        "auto",
+        "sample",
+        "folders",
+        "split_folders",
+        "lists",
+        "imagenet",
+        "multi_label",
+        "webdataset",
+    ] = Field(  # fmt: skip
+        description="auto: recognised, or refused where it may be two; folders: a folder per "
+        "class; split_folders: train/, val/ and test/ of such folders; lists: train_list.txt of "
+        "'path label' or a table, with or without others; imagenet: ILSVRC2012 as on the seed "
+        "page, with train_list.txt and val_list.txt or with train/ and val/; multi_label: several "
+        "labels per image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, "
+        "val_list.txt; "
+        "webdataset: tars of pictures with a .cls or .json beside them"
     )
-    root: str = Field(description="labelled images; relative to the project or absolute")
+    root: str | Annotated[list[str], AfterValidator(_unique)] = Field(
+        description="labelled images: a folder or .tar, or several; relative to the project or "
+        "absolute"
+    )
+    list_root: str | None = Field(
+        description="the folder of lists and class names, or one list; null: root"
+    )
+    lists: ListParams
+    delimiter: Delimiter = Field(
+        description="between path and label: auto, space, tab, comma, pipe or one character"
+    )
+    columns: ColumnParams
+    class_from: Literal["auto", "first", "last", "path"] = Field(
+        description="which folder names the class: the first below root, the last, or all of them; "
+        "auto: first, but layout auto asks where folders are nested"
+    )
     pool: Names = Field(
         description="unlabelled images: folders (tars inside are read in place), .tar files, lists"
     )
     test: str | None = Field(
-        description="a folder per class of images for the final test, or null; of layouts "
-        "imagenet and multi_label a test_list.txt beside the other lists is taken then"
+        description="a folder per class of images for the final test, or null: then the test set "
+        "of the layout itself, if it has one, is taken"
     )
     split: SplitParams
     min_per_class: Count = Field(description="a class with fewer images stops ingestion")

@@ -56,11 +56,13 @@ def stages_for(
     ``params`` are validated and hold ``identity``; ``own`` are the names in the environment's own
     parameters.yml, of which DVC can watch no others.
     """
-    from hgnetv2_pipeline.project.ingestion.sources import labelled_sets
+    from hgnetv2_pipeline.project.ingestion.sources import labelled_sets, unlinked_layout
     from hgnetv2_pipeline.project.params import DataParams
 
     identity = params["this_run"]["identity"]
-    chain = bool(params["data"]["pool"]) and params["data"]["layout"] != "multi_label"
+    data = DataParams.model_validate(params["data"])
+    layout = unlinked_layout(data, Path(identity["project"]))
+    chain = bool(data.pool) and layout.name != "multi_label"
     names = {
         "env": identity["environment"],
         **{key: identity[key] for key in ("dataset", "teacher", "variant", "run")},
@@ -76,8 +78,7 @@ def stages_for(
             stages[stage]["params"] = _watched(values["params"], own)
     ingested = [name for out in stages["ingestion"]["outs"] for name in out]
     raw = "data/01_raw/${dataset}"
-    data = DataParams.model_validate(params["data"])
-    sets = labelled_sets(data, Path(identity["project"]) / Path(data.root).expanduser())
+    sets = labelled_sets(data, layout)
     if "pool" not in sets:
         ingested = [name for name in ingested if "pool" not in Path(name).name]
     if "test" in sets:
@@ -110,7 +111,8 @@ def raw_places(params: Mapping[str, Any]) -> list[str]:
     data = params["data"]
     sources = pool_sources(data["pool"], Path(params["this_run"]["identity"]["project"]))
     pool = [f"pool/{source.link}" for source in sources]
-    return ["images", *(["test"] if data["test"] else []), *pool]
+    more = [name for name, key in (("lists", "list_root"), ("test", "test")) if data[key]]
+    return ["images", *more, *pool]
 
 
 def warn_of_unwatched(params: Mapping[str, Any]) -> None:

@@ -21,15 +21,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.index import ARCHIVE_MARK
+from hgnetv2_pipeline.data.lists.fits import what_would_fit
 from hgnetv2_pipeline.data.lists.syntax import ParsedList, windows
 from hgnetv2_pipeline.data.quarantine import quarantine_frame, write_quarantine
 from hgnetv2_pipeline.data.scan.archives import index_archive
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.printable import printable
 from hgnetv2_pipeline.progress import Progress
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -247,7 +245,10 @@ def refuse_unusable(
     for key, reason, line in rows[:_SHOWN]:
         _log.warning("%s:%d: %s: %s", path, line, printable(key), reason)
     some = "; ".join(f"line {line}: {printable(key)}: {reason}" for key, reason, line in rows[:3])
+    missing = [problem.path for problem in problems if problem.reason == MISSING]
+    fits = what_would_fit(path, missing, Path(root)) if missing else ""
+    remedy = fits or "; restore the files or remove the lines"
     raise DataError(
         f"{path}:{rows[0][2]}: {len(rows):,} of {len(parsed.labels):,} files cannot be used: "
-        f"{some}{' ...' if len(rows) > 3 else ''}{where}; restore the files or remove the lines"
+        f"{some}{' ...' if len(rows) > 3 else ''}{where}{remedy}"
     )

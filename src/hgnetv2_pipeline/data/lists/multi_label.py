@@ -17,7 +17,9 @@ import pandas as pd
 from hgnetv2_pipeline.data.index import LABELS
 from hgnetv2_pipeline.data.lists.duplicates import drop_repeats
 from hgnetv2_pipeline.data.lists.files import refuse_unusable
+from hgnetv2_pipeline.data.lists.kinds import delimiter_of, delimiter_of_several
 from hgnetv2_pipeline.data.lists.syntax import (
+    Grammar,
     ParsedList,
     check_utf8,
     parse_multi_label_line,
@@ -41,6 +43,7 @@ def read_multi_label_list(
     every_class: bool = False,
     trusted_roots: Sequence[Path] = (),
     missing_to: Path | None = None,
+    delimiter: str = "auto",
 ) -> pd.DataFrame:
     """``read_list(..., multi_label=True)``: see there for the arguments.
 
@@ -52,7 +55,7 @@ def read_multi_label_list(
     """
     parsed, table = read_parsed_multi_label_list(
         path, root, num_classes, duplicates=duplicates, every_class=every_class,
-        trusted_roots=trusted_roots, missing_to=missing_to,
+        trusted_roots=trusted_roots, missing_to=missing_to, delimiter=delimiter,
     )  # fmt: skip
     return pd.DataFrame(
         {
@@ -71,18 +74,21 @@ def read_parsed_multi_label_list(
     every_class: bool,
     trusted_roots: Sequence[Path],
     missing_to: Path | None,
+    delimiter: str,
 ) -> tuple[ParsedList, npt.NDArray[np.uint8]]:
     """The same with line numbers: a label is the row of a table [sets, classes] of 0 and 1."""
     import pyarrow as pa
 
     path = Path(path)
+    mark = delimiter_of(delimiter) or delimiter_of_several(path)
+    grammar = Grammar(delimiter=mark, root=root)
     names: list[str] = []
     lines: list[int] = []
     sets: dict[bytes, int] = {}  # each distinct set of labels once, by order of appearance
     codes: list[int] = []
     for number, line in _lines(path):
         try:
-            found = parse_multi_label_line(line)
+            found = parse_multi_label_line(line, grammar)
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}") from None
         if found is None:

@@ -1,6 +1,7 @@
 """Lists of images, ``path label`` a line: read strictly and written.
 
-The format is PaddleClas's. A line is split once at its last space, so paths may contain spaces.
+The format is PaddleClas's. A line is split once at its last space, so paths may contain spaces;
+where no line is so, at the last TAB, comma or ``|``, whichever fits all lines (``data.delimiter``).
 CRLF line ends and a byte order mark are accepted; blank lines and lines that start with ``#`` are
 skipped (write ``./#name`` for a file whose name starts so). Everything doubtful is refused with the
 line's number and a remedy: nothing is guessed, relabelled or dropped.
@@ -8,6 +9,7 @@ line's number and a remedy: nothing is guessed, relabelled or dropped.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +20,15 @@ import pandas as pd
 
 from hgnetv2_pipeline.data.lists.duplicates import drop_repeats
 from hgnetv2_pipeline.data.lists.files import refuse_unusable
+from hgnetv2_pipeline.data.lists.kinds import delimiter_of, kind_of_list
 from hgnetv2_pipeline.data.lists.syntax import ParsedList, parse_list, spell_name
 from hgnetv2_pipeline.durable import write_aside, write_text
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_log = logging.getLogger(__name__)
 
 # Names that need a second look before they go into a list; the others can as they are.
 _ODD = r"^[#./ ]|[\x00-\x1f\x7f]|[^\x00-\x7f]|//|/\.| $|\\"
@@ -40,6 +45,7 @@ def read_list(
     every_class: bool = False,
     trusted_roots: Sequence[Path] = (),
     missing_to: Path | None = None,
+    delimiter: str = "auto",
 ) -> pd.DataFrame:
     """Read a list of images.
 
@@ -56,6 +62,7 @@ def read_list(
             ``num_classes``: 0..highest label).
         trusted_roots: folders outside ``root`` into which symbolic links may lead.
         missing_to: where to write all unusable files (CSV: key, reason, line) before raising.
+        delimiter: between path and label: a name of ``syntax.DELIMITERS``, one character, or auto.
 
     Returns:
         DataFrame [path (str), label (Int64)], in the order of the list; if ``multi_label``
@@ -71,17 +78,17 @@ def read_list(
             raise ParameterError("multi_label and labelled=False: a list has labels or has none")
         return read_multi_label_list(
             path, root, num_classes, duplicates=duplicates, every_class=every_class,
-            trusted_roots=trusted_roots, missing_to=missing_to,
+            trusted_roots=trusted_roots, missing_to=missing_to, delimiter=delimiter,
         )  # fmt: skip
     parsed = read_parsed_list(
         path,
         root,
         num_classes,
-        labelled=labelled,
         duplicates=duplicates,
         every_class=every_class,
         trusted_roots=trusted_roots,
         missing_to=missing_to,
+        delimiter=delimiter if labelled else None,
     )
     return list_frame(parsed, labelled)
 
@@ -91,29 +98,47 @@ def read_parsed_list(
     root: Path | None,
     num_classes: int | None,
     *,
-    labelled: bool,
     duplicates: str,
     every_class: bool,
     trusted_roots: Sequence[Path],
     missing_to: Path | None,
+    delimiter: str | None,
 ) -> ParsedList:
-    """As ``read_list``, with the line numbers."""
-    path = Path(path)
-    parsed = parse_list(path, labelled=labelled)
+    """As ``read_list``, with the line numbers. ``delimiter`` None: the list has no labels."""
+    path, labelled = Path(path), delimiter is not None
+    mark = None if delimiter is None else delimiter_of(delimiter)
+    parsed = _parse_as_it_is(path, labelled, mark, root)
     if len(parsed.labels) == 0:
         form = "'path label'" if labelled else "'path'"
         raise DataError(f"{path}: 0 samples; write one {form} per line")
     if labelled:
-        _check_labels(path, parsed, num_classes, every_class)
+        check_labels(path, parsed, num_classes, every_class)
     parsed = drop_repeats(path, parsed, duplicates)
     if root is not None:
         refuse_unusable(path, parsed, root, trusted_roots, missing_to)
     return parsed
 
 
-def _check_labels(
+def _parse_as_it_is(
+    path: Path, labelled: bool, delimiter: bytes | None, root: Path | None
+) -> ParsedList:
+    """The lines of a list; of those that are no 'path label', by the delimiter of all of them."""
+    try:
+        return parse_list(path, labelled=labelled, delimiter=delimiter or b" ", root=root)
+    except DataError:
+        if delimiter is not None or not labelled:
+            raise
+        kind = kind_of_list(path)
+        if kind is None or kind.several or kind.delimiter == b" ":
+            raise
+    _log.info("%s: %s", path, kind)
+    return parse_list(path, delimiter=kind.delimiter, root=root)
+
+
+def check_labels(
     path: Path, parsed: ParsedList, num_classes: int | None, every_class: bool
 ) -> None:
+    """Refuse labels that are no classes, and with ``every_class`` classes without an image."""
     if num_classes is not None:
         above = np.flatnonzero(parsed.labels >= num_classes)
         if len(above):

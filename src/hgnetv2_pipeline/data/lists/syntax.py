@@ -1,12 +1,14 @@
 """The lines of a list file, ``path label``: their grammar, and a parser for millions of them.
 
 ``parse_line`` is the whole grammar. ``parse_list`` gives the same for a file: it takes the plain
-lines by array arithmetic and hands the doubtful ones to ``parse_line``.
+lines by array arithmetic and hands the doubtful ones to ``parse_line``; so it does with all lines
+where path and label are not separated by a space.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +35,9 @@ _EXTRA_COLUMN = re.compile(rb"\.(jpe?g|png|webp|bmp|tiff?|gif) +-?[0-9][0-9.]*$"
 # Path parts that are empty, . or .., and drive letters.
 _DOUBTFUL_MARKS = (b"//", b"/.", b"/ ", b"/\n", b"/\r", b":/", b":\\")
 _DIGIT_VALUES = bytes.maketrans(b"01", b"\0\1")
+DELIMITERS = {"space": b" ", "tab": b"\t", "comma": b",", "pipe": b"|"}
+"""The names that ``data.delimiter`` knows."""
+NAMES_OF_DELIMITERS = {mark: name for name, mark in DELIMITERS.items()}
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -55,9 +60,12 @@ class ParsedList:
     dropped: tuple[tuple[str, int], ...] = ()
 
 
-def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
+def parse_list(
+    path: Path, *, labelled: bool = True, delimiter: bytes = b" ", root: Path | None = None
+) -> ParsedList:
     """The lines of a list, syntax checked, nothing else.
 
+    ``delimiter`` is between path and label. Absolute paths below ``root`` become relative to it.
     Streams the file: memory grows with the samples (16 bytes each and the path), not with the
     length of a line.
 
@@ -71,6 +79,7 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
     labels: list[npt.NDArray[np.int32]] = []
     lines: list[npt.NDArray[np.int32]] = []
     done, skipped = 0, 0
+    grammar = Grammar(labelled, delimiter, root)
     with open_or_refuse(Path(path), "list") as file:
         start = file.read(3)
         if start[:2] in _BOMS:
@@ -85,7 +94,7 @@ def parse_list(path: Path, *, labelled: bool = True) -> ParsedList:
             if len(rest) > LONGEST_LINE:
                 raise _too_long(path, done + block.count(b"\n") + 1)
             if block:
-                part = _parse_block(path, block, done, place, labelled)
+                part = _parse_block(path, block, done, place, grammar)
                 _, bounds, text = part.paths.buffers()
                 bounds = np.frombuffer(bounds, np.int64, len(part.paths) + 1)
                 ends.append(bounds[1:] + len(texts))
@@ -115,7 +124,7 @@ def windows(paths: pa.LargeStringArray) -> Iterator[pa.LargeStringArray]:
     return (paths.slice(at, _WINDOW) for at in range(0, len(paths), _WINDOW))
 
 
-def _parse_block(path: Path, block: bytes, done: int, place: int, labelled: bool) -> ParsedList:
+def _parse_block(path: Path, block: bytes, done: int, place: int, grammar: Grammar) -> ParsedList:
     """Parse whole lines. The plain ones by array arithmetic, the doubtful ones one by one."""
     import pyarrow as pa
 
@@ -130,9 +139,9 @@ def _parse_block(path: Path, block: bytes, done: int, place: int, labelled: bool
 
     stops = ends - ((ends > starts) & (data[ends - 1] == 13))  # without CRLF's carriage return
     doubtful = _doubtful(block, data, starts, stops)
-    if labelled:
+    if grammar.labelled:
         splits, values, good = _split_labels(data, starts, stops)
-        doubtful |= ~good
+        doubtful |= ~good | (grammar.delimiter != b" ")
     else:
         splits, values = stops.copy(), np.full(len(starts), -1, np.int64)
     keep = np.ones(len(starts), bool)
@@ -140,7 +149,7 @@ def _parse_block(path: Path, block: bytes, done: int, place: int, labelled: bool
     for number in map(int, np.flatnonzero(doubtful)):
         line = block[starts[number] : stops[number]]
         try:
-            found = parse_line(line, labelled=labelled)
+            found = parse_line(line, grammar)
         except DataError as error:
             raise DataError(f"{path}:{done + number + 1}: {error}") from None
         if found is None:
@@ -158,7 +167,31 @@ def _parse_block(path: Path, block: bytes, done: int, place: int, labelled: bool
     return ParsedList(texts, values[keep].astype(np.int32), numbers, int((~keep).sum()))
 
 
-def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
+@dataclass(frozen=True)
+class Grammar:
+    """What a line of a list is: with a label or without, and what is between path and label.
+
+    Attributes:
+        root: absolute paths below it become relative to it; None: absolute paths are refused.
+    """
+
+    labelled: bool = True
+    delimiter: bytes = b" "
+    root: Path | None = None
+
+    @property
+    def form(self) -> str:
+        """A line in words."""
+        between = NAMES_OF_DELIMITERS.get(self.delimiter, "")
+        mark = f"<{between.upper()}>" if between == "tab" else self.delimiter.decode()
+        return f"'path{mark}label'" if self.labelled else "'path'"
+
+
+_PLAIN = Grammar()
+_TABBED = Grammar(delimiter=b"\t")
+
+
+def parse_line(line: bytes, grammar: Grammar = _PLAIN) -> tuple[str, int] | None:
     """Path and label of a line without its line end; None if it is blank or a comment.
 
     Without labels the label is -1. The whole grammar is here; ``parse_list`` gives the same.
@@ -166,39 +199,51 @@ def parse_line(line: bytes, *, labelled: bool = True) -> tuple[str, int] | None:
     Raises:
         DataError: what is wrong, and the remedy, without the place.
     """
-    if not line.strip(b" ") or line.startswith(b"#"):
+    if not line.strip(b" \t") or line.startswith(b"#"):
         return None
     shown = printable(line[:80].decode("utf-8", "replace"))
-    if b"\t" in line:
+    if b"\t" in line and not (grammar.labelled and grammar.delimiter == b"\t"):
         raise DataError(
-            f"a tab in {shown!r}; put one space between path and label (lines of several labels, "
-            "'path<TAB>0,1,0', are read with data.layout: multi_label)"
+            f"a tab in {shown!r}; put one space between path and label, or the same data.delimiter "
+            "in every line (lines of several labels, 'path<TAB>0,1,0', are read with data.layout: "
+            "multi_label)"
         )
-    _refuse_control_characters(line, shown)
     name, label = line, -1
-    if labelled:
-        name, space, last = line.rpartition(b" ")
-        if not space:
-            raise DataError(f"no label in {shown!r}; write 'path label'")
-        if not last:
-            raise DataError(f"a space at the end of {shown!r}; remove it")
-        if not _LABEL.fullmatch(last):
-            raise DataError(
-                f"label {printable(last.decode('utf-8', 'replace'))!r} is not a class number; "
-                "write a whole number from 0 on in plain digits, at most nine"
-            )
-        label = int(last)
+    if grammar.labelled:
+        name, label = _split_line(line, shown, grammar)
+    _refuse_control_characters(name, shown)
     if name.startswith(b" ") or name.endswith(b" "):
         raise DataError(
             f"more than one space around the path in {shown!r}; put exactly one space between "
             "path and label"
         )
-    if labelled and _EXTRA_COLUMN.search(name):
+    if grammar.labelled and _EXTRA_COLUMN.search(name):
         raise DataError(f"more than one number after the path in {shown!r}; keep the label alone")
-    return _inside(name.decode("utf-8"), shown), label
+    return _inside(name.decode("utf-8"), shown, grammar.root), label
 
 
-def parse_multi_label_line(line: bytes) -> tuple[str, bytes] | None:
+def _split_line(line: bytes, shown: str, grammar: Grammar) -> tuple[bytes, int]:
+    """The line at its last delimiter; spaces beside another delimiter are no part of either."""
+    name, found, last = line.rpartition(grammar.delimiter)
+    if grammar.delimiter != b" ":
+        name, last = name.rstrip(b" "), last.strip(b" ")
+    if not found:
+        why = ""
+        if b"\xc2\xa0" in line:
+            why = " (what looks like a space before the label is a no-break space)"
+        raise DataError(f"no label in {shown!r}{why}; write {grammar.form}")
+    if not last:
+        raise DataError(f"a space at the end of {shown!r}; remove it")
+    if not _LABEL.fullmatch(last):
+        raise DataError(
+            f"label {printable(last.decode('utf-8', 'replace'))!r} is not a class number; "
+            "write a whole number from 0 on in plain digits, at most nine, or names in a CSV with "
+            "the columns path and label"
+        )
+    return name, int(last)
+
+
+def parse_multi_label_line(line: bytes, grammar: Grammar = _TABBED) -> tuple[str, bytes] | None:
     """Path and labels (bytes, 0 or 1 per class) of ``path<TAB>0,1,0``; None if blank or comment.
 
     Raises:
@@ -207,11 +252,12 @@ def parse_multi_label_line(line: bytes) -> tuple[str, bytes] | None:
     if not line.strip(b" \t") or line.startswith(b"#"):
         return None
     shown = printable(line[:80].decode("utf-8", "replace"))
-    name, tab, last = line.rpartition(b"\t")
-    if not tab:
+    name, found, last = line.rpartition(grammar.delimiter)
+    if not found:
+        between = NAMES_OF_DELIMITERS.get(grammar.delimiter, "delimiter")
         raise DataError(
-            f"no tab in {shown!r}; write 'path<TAB>0,1,0', a 0 or 1 for every class (lists of one "
-            "label per image have another data.layout)"
+            f"no {between} in {shown!r}; write 'path<TAB>0,1,0', a 0 or 1 for every class (lists "
+            "of one label per image have another data.layout)"
         )
     _refuse_control_characters(name, shown)
     if name != name.strip(b" "):
@@ -222,7 +268,7 @@ def parse_multi_label_line(line: bytes) -> tuple[str, bytes] | None:
             f"labels {printable(last[:40].decode('utf-8', 'replace'))!r} in {shown!r} are not 0 or "
             "1 for every class, joined by commas without spaces"
         )
-    return _inside(name.decode("utf-8"), shown), labels.translate(_DIGIT_VALUES)
+    return _inside(name.decode("utf-8"), shown, grammar.root), labels.translate(_DIGIT_VALUES)
 
 
 def _refuse_control_characters(text: bytes, shown: str) -> None:
@@ -231,16 +277,38 @@ def _refuse_control_characters(text: bytes, shown: str) -> None:
             raise DataError(f"control character 0x{byte:02x} in {shown!r}; remove it")
 
 
-def _inside(name: str, shown: str) -> str:
+def _inside(name: str, shown: str, root: Path | None) -> str:
     """The path in its one spelling (``./a//b`` is ``a/b``); refused if it leads out of the root."""
-    if name.startswith("/") or re.match(r"[A-Za-z]:[\\/]", name):
+    if re.match(r"[A-Za-z]:[\\/]", name):
         raise DataError(f"absolute path in {shown!r}; write it relative to the root")
+    if name.startswith("/"):
+        name = _relative(name, shown, root)
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise DataError(f"'..' in {shown!r} leads out of the root; write the path from the root")
     if not parts:
         raise DataError(f"no file name in {shown!r}")
     return "/".join(parts)
+
+
+def _relative(name: str, shown: str, root: Path | None) -> str:
+    """An absolute path from ``root`` on, links in it and in the root followed where need be."""
+    if root is None:
+        raise DataError(f"absolute path in {shown!r}; write it relative to the root")
+    real = os.path.realpath(root)
+    for below, place in ((os.path.abspath(root), name), (real, name), (real, None)):  # noqa: PTH100
+        # The last file may itself be a link to elsewhere: only its folder is followed.
+        given = place or os.path.join(os.path.realpath(os.path.dirname(name)), _base(name))  # noqa: PTH118, PTH120
+        if given.startswith(below.rstrip("/") + "/"):
+            return given[len(below.rstrip("/")) + 1 :]
+    raise DataError(
+        f"absolute path in {shown!r} that is not below the root {real}; set data.root to a folder "
+        "above it, or write it relative to the root"
+    )
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _doubtful(

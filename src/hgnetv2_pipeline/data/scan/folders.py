@@ -14,15 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.classmap import read_class_map
-from hgnetv2_pipeline.data.decode import (
-    DECODING,
-    READABLE,
-    Decoding,
-    decode_and_describe,
-)
+from hgnetv2_pipeline.data.decode import DECODING, Decoding, decode_and_describe
+from hgnetv2_pipeline.data.formats import READABLE
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.lists.files import Fence, split_key
 from hgnetv2_pipeline.data.lists.multi_label import (
@@ -31,10 +28,18 @@ from hgnetv2_pipeline.data.lists.multi_label import (
     read_parsed_multi_label_list,
 )
 from hgnetv2_pipeline.data.lists.read import read_parsed_list
+from hgnetv2_pipeline.data.lists.syntax import ParsedList
 from hgnetv2_pipeline.data.perceptual import phash64
 from hgnetv2_pipeline.data.quarantine import Ledger, quarantine_frame
 from hgnetv2_pipeline.data.scan.archives import index_archive
-from hgnetv2_pipeline.data.scan.walk import UnopenedFile, Walk, class_of, natural
+from hgnetv2_pipeline.data.scan.listing import (
+    ClassFrom,
+    Listing,
+    first_reason,
+    list_class_folders,
+    walk_parts,
+)
+from hgnetv2_pipeline.data.scan.walk import UnopenedFile, Walk
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.processor import available_cpus
 from hgnetv2_pipeline.progress import Progress
@@ -88,6 +93,7 @@ class Scan:
 def scan_folder_tree(
     root: Path,
     *,
+    class_from: ClassFrom = "first",
     classes: Sequence[str] | None = None,
     min_per_class: int = 1,
     trusted_roots: Sequence[Path] = (),
@@ -104,6 +110,7 @@ def scan_folder_tree(
     (2 before 10); folders without images are no classes.
 
     Args:
+        class_from: which of the folders that an image is in names its class.
         classes: the class names by label, if another set has fixed them; others are refused.
         min_per_class: classes with fewer usable images are left out (``Scan.refused``).
         trusted_roots: folders outside ``root`` into which symbolic links may lead.
@@ -113,41 +120,10 @@ def scan_folder_tree(
     Raises:
         DataError: no images, no class folders, a class without a readable image, unknown classes.
     """
-    walk = Walk(Fence(root, trusted_roots))
-    walk.run()
-    named: dict[str, list[UnopenedFile]] = {}
-    for found in walk.found:
-        name = class_of(found, walk.wrapped)
-        if name is None:
-            walk.quarantine(found.key, "is outside any class folder; move it into one")
-        elif not name.isprintable() or name != name.strip():
-            walk.quarantine(
-                found.key, f"class folder {name!r} has a name that no class map can hold"
-            )
-        else:
-            named.setdefault(name, []).append(found)
-    if not named:
-        raise DataError(
-            f"{root}: no images in class folders ({len(walk.bad):,} unusable files, "
-            f"{walk.ignored:,} other files); one folder per class is needed, with {READABLE} inside"
-        )
-    names = list(classes) if classes is not None else sorted(named, key=natural)
-    unknown = sorted(set(named) - set(names), key=natural)
-    if unknown:
-        raise DataError(
-            f"{root}: class folder {unknown[0]!r} is not among the {len(names)} known classes "
-            f"({len(unknown)} such folders); rename or remove it"
-        )
-    number = {name: label for label, name in enumerate(names)}
-    listed = [
-        UnopenedFile(found.key, found.path, found.offset, found.length, number[name])
-        for name, group in named.items()
-        for found in group
-    ]
-    scan = examine(Path(root), listed, walk, names, decoding, threads, phash)
-    return _with_enough(
-        replace(scan, folders=names), names, root, named, min_per_class, classes is not None
-    )
+    walked = walk_parts(root, trusted=trusted_roots)
+    listing = list_class_folders(walked, class_from=class_from, classes=classes)
+    scan = scan_listing(listing, decoding, threads, phash)
+    return with_enough(scan, listing, min_per_class, classes is not None)
 
 
 def scan_unlabelled(
@@ -167,8 +143,8 @@ def scan_unlabelled(
     walk.run()
     if not walk.found:
         raise DataError(
-            f"{root}: 0 images found ({len(walk.bad):,} unusable files, {walk.ignored:,} other "
-            f"files); expected {READABLE} or tar archives of them"
+            f"{root}: 0 images found ({len(walk.bad):,} unusable files{first_reason(walk)}, "
+            f"{walk.ignored:,} other files); expected {READABLE} or tar archives of them"
         )
     return examine(Path(root), walk.found, walk, None, decoding, threads, phash)
 
@@ -185,6 +161,7 @@ def scan_list(
     every_class: bool = False,
     trusted_roots: Sequence[Path] = (),
     missing_to: Path | None = None,
+    delimiter: str = "auto",
     decoding: Decoding = DECODING,
     threads: int | None = None,
     phash: bool = False,
@@ -204,13 +181,28 @@ def scan_list(
     if multi_label:
         parsed, table = read_parsed_multi_label_list(
             list_path, root, count, duplicates=duplicates, every_class=every_class,
-            trusted_roots=trusted_roots, missing_to=missing_to,
+            trusted_roots=trusted_roots, missing_to=missing_to, delimiter=delimiter,
         )  # fmt: skip
     else:
         parsed = read_parsed_list(
-            list_path, root, count, labelled=labelled, duplicates=duplicates,
-            every_class=every_class, trusted_roots=trusted_roots, missing_to=missing_to,
+            list_path, root, count, duplicates=duplicates, every_class=every_class,
+            trusted_roots=trusted_roots, missing_to=missing_to,
+            delimiter=delimiter if labelled else None,
         )  # fmt: skip
+    names = list(classes) if classes is not None else None
+    listing = listing_of(parsed, root, names, labelled=labelled, table=table)
+    return scan_listing(listing, decoding, threads, phash)
+
+
+def listing_of(
+    parsed: ParsedList,
+    root: Path,
+    classes: list[str] | None,
+    *,
+    labelled: bool = True,
+    table: npt.NDArray[np.uint8] | None = None,
+) -> Listing:
+    """The lines of a list as images to be opened, those in archives by their places there."""
     archives: dict[str, dict[str, tuple[int, int]]] = {}
     found = []
     for key, label, line in zip(parsed.paths, parsed.labels, parsed.lines, strict=True):
@@ -225,18 +217,28 @@ def scan_list(
         found.append(
             UnopenedFile(key, path, offset, length, int(label) if labelled else None, int(line))
         )
-    names = list(classes) if classes is not None else None
-    scan = examine(root, found, Walk(Fence(root)), names, decoding, threads, phash)
+    return Listing(root, found, Walk(Fence(root)), classes, table=table, repeats=parsed.dropped)
+
+
+def scan_listing(listing: Listing, decoding: Decoding, threads: int | None, phash: bool) -> Scan:
+    """Decode what was listed.
+
+    Raises:
+        DataError: none of it can be used.
+    """
+    scan = examine(
+        listing.root, listing.found, listing.walk, listing.classes, decoding, threads, phash
+    )
     again: list[tuple[str, str, int | None]] = [
         (f"{name} (again in line {line})", "an earlier line of the list names it", line)
-        for name, line in parsed.dropped
+        for name, line in listing.repeats
     ]
     samples = scan.samples
-    if table is not None:
-        sets = label_column(table[samples["label"].to_numpy(np.int64)])
+    if listing.table is not None:
+        sets = label_column(listing.table[samples["label"].to_numpy(np.int64)])
         unknown = pd.Series(pd.NA, samples.index, dtype="Int64")
         samples = samples.assign(label=unknown, labels=sets)
-    return replace(scan, samples=samples, refused=quarantine_frame(again))
+    return replace(scan, samples=samples, refused=quarantine_frame(again), folders=listing.folders)
 
 
 def scan_multi_label(
@@ -364,15 +366,16 @@ def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _
     return len(content), image.width, image.height, found.format, digest, code, found.transparent
 
 
-def _with_enough(
-    scan: Scan,
-    names: list[str],
-    root: Path,
-    named: dict[str, list[UnopenedFile]],
-    min_per_class: int,
-    fixed: bool,
-) -> Scan:
-    """Without the classes that have too few usable images; labels counted again."""
+def with_enough(scan: Scan, listing: Listing, min_per_class: int, fixed: bool) -> Scan:
+    """Without the classes that have too few usable images; labels counted again.
+
+    With ``fixed`` the classes are those of another set, and all stay.
+
+    Raises:
+        DataError: a class has no readable image; every class has too few.
+    """
+    root, names = listing.root, listing.classes or []
+    named = {names[item.label] for item in listing.found if item.label is not None}
     counts = scan.samples["label"].value_counts()
     usable = {name: int(counts.get(label, 0)) for label, name in enumerate(names)}
     broken = [name for name, count in usable.items() if count == 0 and name in named]

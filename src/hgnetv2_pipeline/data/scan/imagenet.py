@@ -70,7 +70,7 @@ def scan_imagenet(
             threads=threads,
             phash=phash,
         )
-        found = _folders_of_labels(scan.samples)
+        found = folders_of_labels(scan.samples)
         known = scan.classes if scan.classes is not None else _names(root, found, None)
         return replace(scan, folders=found, classes=known)
     if not folder.is_dir():
@@ -138,7 +138,7 @@ def _names(root: Path, folders: list[str] | None, named: list[str] | None) -> li
     return [names[name] for name in folders]
 
 
-def _folders_of_labels(samples: pd.DataFrame) -> list[str] | None:
+def folders_of_labels(samples: pd.DataFrame) -> list[str] | None:
     """The names of the folders, if each label 0..n-1 has one of its own."""
     folders = samples["key"].str.rsplit("/", n=2).str[-2]
     pairs = pd.DataFrame({"label": samples["label"], "folder": folders}).drop_duplicates()

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from hgnetv2_pipeline.data.decode import IMAGE_SUFFIXES
+from hgnetv2_pipeline.data.formats import claims_picture, head_of, is_passed_over
 from hgnetv2_pipeline.data.lists.files import Fence
 from hgnetv2_pipeline.data.lists.syntax import why_unlistable
 from hgnetv2_pipeline.data.scan.archives import index_archive
@@ -22,10 +22,6 @@ from hgnetv2_pipeline.printable import printable
 
 _log = logging.getLogger(__name__)
 
-_OTHER_IMAGES = (
-    "heic heif avif jp2 j2k jxl mpo ppm pgm pbm pnm tga psd eps pcx ico svg cr2 nef dng raw"
-)
-_IMAGE_ENDINGS = IMAGE_SUFFIXES | {f".{ending}" for ending in _OTHER_IMAGES.split()}
 _PACKED = {
     ".zip": "a zip archive",
     ".7z": "a 7-zip archive",
@@ -36,7 +32,6 @@ _PACKED = {
     ".bz2": "a compressed archive",
     ".zst": "a compressed archive",
 }
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Walk:
         self.found: list[UnopenedFile] = []
         self.bad: list[tuple[str, str, int | None]] = []
         self.ignored = 0
-        # Tars directly below the root whose members are all in one folder.
+        # Tars whose members are all in one folder.
         self.wrapped: set[str] = set()
 
     def quarantine(self, key: str, reason: str, line: int | None = None) -> None:
@@ -71,7 +66,7 @@ class Walk:
         while folders:
             folder = folders.pop()
             for entry in self._entries(folder):
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if is_passed_over(entry.name):
                     continue
                 key = f"{folder}/{entry.name}" if folder else entry.name
                 try:
@@ -113,7 +108,7 @@ class Walk:
         ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a million Paths are slow
         if ending in _PACKED:
             self.quarantine(key, f"{_PACKED[ending]} is not read in place; make it a plain .tar")
-        elif ending in _IMAGE_ENDINGS or ending == ".tar" or (not ending and _looks(entry)):
+        elif ending == ".tar" or claims_picture(entry.name, lambda: head_of(Path(entry.path))):
             if entry.is_file(follow_symlinks=False):
                 reason = None
             else:
@@ -122,13 +117,14 @@ class Walk:
             if reason is not None:
                 self.quarantine(key, reason)
             elif ending == ".tar":
-                self._archive(key)
+                self.archive(key)
             else:
                 self.found.append(UnopenedFile(key, key, -1, -1))
         else:
             self.ignored += 1
 
-    def _archive(self, path: str) -> None:
+    def archive(self, path: str) -> None:
+        """Collect the members of a tar."""
         try:
             index = index_archive(self.fence.root / path)
         except DataError as error:
@@ -139,11 +135,9 @@ class Walk:
         tops: set[str] = set()
         for member in index.members:
             key = f"{path}!{member.name}"
-            base = member.name.rsplit("/", 1)[-1]
-            ending = os.path.splitext(base)[1].lower()  # noqa: PTH122 - see above
-            if base.startswith(".") or "__MACOSX/" in member.name:
+            if any(map(is_passed_over, member.name.split("/"))):
                 continue
-            if ending not in _IMAGE_ENDINGS:
+            if not claims_picture(member.name, lambda: b""):
                 self.ignored += 1
                 continue
             unlistable = why_unlistable(key)
@@ -153,33 +147,42 @@ class Walk:
             top, slash, _ = member.name.partition("/")
             tops.add(top if slash else "")
             self.found.append(UnopenedFile(key, path, member.offset, member.length))
-        if "/" not in path and len(tops) == 1 and "" not in tops:
+        if len(tops) == 1 and "" not in tops:
             self.wrapped.add(path)
 
 
-def _looks(entry: os.DirEntry[str]) -> bool:
-    """Whether a file without an ending starts like an image."""
-    try:
-        if not entry.is_file():
-            return False
-        with Path(entry.path).open("rb") as file:
-            return file.read(4).startswith(_MAGIC)
-    except OSError:
-        return False
+def folders_of(found: UnopenedFile, wrapped: set[str], *, splits: bool = False) -> tuple[str, ...]:
+    """The folders that a file is in, from the root down; a tar counts as what it would unpack to.
 
-
-def class_of(found: UnopenedFile, wrapped: set[str]) -> str | None:
-    top, slash, _ = found.key.partition("/")
+    That is its own folders, one around everything looked through, or, without folders, one of its
+    own name. With ``splits`` a tar that is called as a split is (train.tar) is that split's folder.
+    """
+    *outer, name = found.key.partition("!")[0].split("/")
     if found.offset < 0:
-        return top if slash else None
-    if "/" in found.path:
-        return found.path.partition("/")[0]
-    # A tar directly below the root; a nested tar names the class as a folder does.
-    inside = found.key[len(found.path) + 1 :].replace(".tar!", "/")
-    parts = inside.split("/")[:-1]
+        return tuple(outer)
+    # Of a tar within the tar the name counts as a folder's does.
+    inside = found.key[len(found.path) + 1 :].replace(".tar!", "/").split("/")[:-1]
     if found.path in wrapped:
-        parts = parts[1:]
-    return parts[0] if parts else found.path.removesuffix(".tar")
+        inside = inside[1:]
+    stem = name[: -len(".tar")]
+    own = [stem] if not inside or splits and split_of(stem) and not outer else []
+    return (*outer, *own, *inside)
+
+
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""What folders, tars and shards of a split are called."""
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder of this name holds; None where it is none's."""
+    for split, names in SPLIT_FOLDERS.items():
+        if name.lower() in names:
+            return split
+    return None
 
 
 def natural(name: str) -> tuple[object, ...]:

@@ -14,7 +14,11 @@ from hgnetv2_pipeline.project.ingestion.sets import (
     list_files,
     write_lists,
 )
-from hgnetv2_pipeline.project.ingestion.sources import labelled_inputs, labelled_sets
+from hgnetv2_pipeline.project.ingestion.sources import (
+    labelled_inputs,
+    labelled_sets,
+    linked_layout,
+)
 from hgnetv2_pipeline.project.ingestion.transparency import TRANSPARENCY
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
@@ -37,26 +41,27 @@ def provide_raw(run: Run, data: DataParams) -> Path:
 
 def make_lists(run: Run, data: DataParams, raw: Path) -> Path:
     """Scan every image once, divide the labelled ones, and write indexes and lists."""
-    identity, sets = run.identity, labelled_sets(data, raw / "images")
+    identity, layout = run.identity, linked_layout(data, run.identity.project, raw)
+    sets = labelled_sets(data, layout)
     pool = pool_contents(run.reuse, identity, data, raw)
 
     def make(aside: Path) -> None:
         scan_pool(run.reuse, identity, data, raw, pool)
-        write_lists(aside, identity, data, raw, sets)
+        write_lists(aside, identity, data, raw, sets, layout)
 
     made = run.produce(
         ResultSpec(
             folder=run.folder("lists"),
             pipeline="ingestion",
-            inputs={**labelled_inputs(identity, data, raw), **pool},
-            params={**decides_lists(data), "seed": identity.seed, "sets": sets},
+            inputs={**labelled_inputs(identity, data, raw, layout), **pool},
+            params={**decides_lists(data, layout), "seed": identity.seed, "sets": sets},
             outputs=list_files(sets),
             beside=[TRANSPARENCY],
         ),
         make,
     )
     if made.reused:
-        check_limit(made.folder, identity, data, raw, sets)
+        check_limit(made.folder, identity, data, sets, layout)
     return made.folder
 
 

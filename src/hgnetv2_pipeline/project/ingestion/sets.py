@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.ingestion.places import name_parameter, relative_to_raw
 from hgnetv2_pipeline.project.ingestion.pool import merge_scans, read_pool, write_sources
-from hgnetv2_pipeline.project.ingestion.sources import has_test_list, is_split
+from hgnetv2_pipeline.project.ingestion.sources import is_split, labelled_place
 from hgnetv2_pipeline.project.ingestion.transparency import note_transparency
 from hgnetv2_pipeline.project.lists import count_rows
 from hgnetv2_pipeline.project.params import DataParams
@@ -21,12 +21,18 @@ from hgnetv2_pipeline.project.params import DataParams
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hgnetv2_pipeline.data.decode import Decoding
     from hgnetv2_pipeline.data.quarantine import Ledger
     from hgnetv2_pipeline.data.scan.folders import Scan
+    from hgnetv2_pipeline.data.scan.layouts import Layout, Place
 
 _log = logging.getLogger(__name__)
 # Where the images are, and what changes how long a scan takes or whether it is refused.
-NOT_OF_THE_LISTS = {"root", "pool", "test", "trusted_roots", "workers", "max_bad"}
+NOT_OF_THE_LISTS = {"root", "pool", "test", "trusted_roots", "workers", "max_bad", "list_root"}
+# What of them says how the images are arranged: what that comes to is in the layout.
+_OF_THE_LAYOUT = {"layout", "lists", "delimiter", "columns", "class_from"}
+# What lists are called where nothing is said of them.
+_USUAL_LISTS = {split: f"{split}_list.txt" for split in ("train", "val", "test")}
 
 
 def list_files(sets: list[str]) -> list[str]:
@@ -41,9 +47,25 @@ def list_files(sets: list[str]) -> list[str]:
     ]
 
 
-def decides_lists(data: DataParams) -> dict[str, Any]:
-    """The parameters by which other lists are made, as JSON values."""
-    values = data.model_dump(mode="json", exclude=NOT_OF_THE_LISTS)
+def decides_lists(data: DataParams, layout: Layout) -> dict[str, Any]:
+    """The parameters by which other lists are made, as JSON values.
+
+    Of the layout what is not as always, so that lists made before one could choose are the same.
+    """
+    values = data.model_dump(mode="json", exclude=NOT_OF_THE_LISTS | _OF_THE_LAYOUT)
+    values["layout"] = layout.name
+    usual = {split: _USUAL_LISTS[split] for split in layout.lists}
+    if dict(layout.lists) != usual:
+        values["lists"] = dict(layout.lists)
+    if layout.class_map not in (None, "class_map.txt"):
+        values["class_map"] = layout.class_map
+    if layout.class_from != "first":
+        values["class_from"] = layout.class_from
+    if layout.delimiter != "auto":
+        values["delimiter"] = layout.delimiter
+    columns = {role: name for role, name in asdict(layout.columns).items() if name is not None}
+    if columns:
+        values["columns"] = columns
     if data.alpha == "drop":
         # Lists that were made before one could choose are still the same.
         del values["alpha"]
@@ -51,7 +73,12 @@ def decides_lists(data: DataParams) -> dict[str, Any]:
 
 
 def write_lists(
-    aside: Path, identity: Identity, data: DataParams, raw: Path, sets: list[str]
+    aside: Path,
+    identity: Identity,
+    data: DataParams,
+    raw: Path,
+    sets: list[str],
+    layout: Layout,
 ) -> None:
     """Scan, split where that is asked for, clean, and write indexes, lists and what was left out.
 
@@ -64,7 +91,7 @@ def write_lists(
     from hgnetv2_pipeline.data.leaks import clean_sets, find_leaks, report_leaks
     from hgnetv2_pipeline.data.split import split_samples
 
-    scans = _scan(data, raw)
+    scans = _scan(identity, data, raw, layout)
     pool = read_pool(identity, data, raw)
     note_transparency(aside, identity, data, [*scans.values(), *pool.values()])
     if pool:
@@ -75,7 +102,7 @@ def write_lists(
     if not classes:
         raise DataError(f"{data.root}: no classes found (data.root, data.layout)")
     frames = {name: scan.samples for name, scan in scans.items() if name != "images"}
-    if is_split(data, raw / "images"):
+    if is_split(layout):
         labelled = scans["images"]
         frames = (
             split_samples(
@@ -125,7 +152,7 @@ def write_lists(
 
 
 def check_limit(
-    folder: Path, identity: Identity, data: DataParams, raw: Path, sets: list[str]
+    folder: Path, identity: Identity, data: DataParams, sets: list[str], layout: Layout
 ) -> None:
     """Hold lists that were made before to today's ``data.max_bad``, which is none of their inputs.
 
@@ -138,8 +165,8 @@ def check_limit(
 
     left = pd.read_csv(folder / "quarantine.csv", keep_default_na=False)
     scanned = {"pool"}
-    scanned |= {"test"} if data.test or has_test_list(data, raw / "images") else set()
-    scanned |= set() if is_split(data, raw / "images") else {"val"}
+    scanned |= {"test"} if data.test or "test" in layout.sets else set()
+    scanned |= set() if is_split(layout) else {"val"}
     ledgers = []
     for scan in sorted(map(str, left["set"].unique())):
         rows = left[left["set"] == scan]
@@ -230,68 +257,20 @@ def _hashes(scans: dict[str, Scan]) -> pd.Series | None:
     return pd.concat(known) if known else None
 
 
-def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
+def _scan(identity: Identity, data: DataParams, raw: Path, layout: Layout) -> dict[str, Scan]:
     """Scan each source once; keys and paths become relative to ``raw``."""
     from hgnetv2_pipeline.data.decode import Decoding, background_of
-    from hgnetv2_pipeline.data.scan import imagenet
-    from hgnetv2_pipeline.data.scan.folders import (
-        UNNAMED_CLASSES,
-        scan_folder_tree,
-        scan_multi_label,
-    )
+    from hgnetv2_pipeline.data.scan.folders import scan_folder_tree
 
-    trusted = [Path(place).expanduser() for place in data.trusted_roots]
-    threads = data.workers or None
+    place = labelled_place(data, identity.project, raw)
     decoding = Decoding(background=background_of(data.alpha))
-    images = raw / "images"
-    if data.layout == "folders":
-        with name_parameter("root"):
-            scan = scan_folder_tree(
-                images,
-                min_per_class=data.min_per_class,
-                trusted_roots=trusted,
-                decoding=decoding,
-                threads=threads,
-                phash=True,
-            )
-        scans = {"images": relative_to_raw(raw, images, scan)}
-    elif data.layout == "multi_label":
-        splits = {"images": "train", "val": "val", "test": "test"}
-        if is_split(data, raw / "images"):
-            del splits["val"]
-        if not has_test_list(data, raw / "images"):
-            del splits["test"]
-        scans = {}
-        names = None
-        for role, split in splits.items():
-            with name_parameter("root"):
-                scan = scan_multi_label(
-                    images, split, classes=names, duplicates=data.duplicates,
-                    trusted_roots=trusted, decoding=decoding, threads=threads, phash=True,
-                )  # fmt: skip
-            names = scan.classes
-            scans[role] = relative_to_raw(raw, images, scan)
-        _report_few(scans["images"], data)
-    else:
-        scans = {}
-        names = folders = None
-        splits = {"images": "train", "val": "val"}
-        if has_test_list(data, raw / "images"):
-            splits["test"] = "test"
-        for role, split in splits.items():
-            with name_parameter("root"):
-                scan = imagenet.scan_imagenet(
-                    images, split, classes=names, folders=folders, duplicates=data.duplicates,
-                    trusted_roots=trusted, decoding=decoding, threads=threads, phash=True,
-                )  # fmt: skip
-            names, folders = scan.classes, scan.folders
-            if names is None:
-                names = [str(label) for label in range(int(scan.samples["label"].max()) + 1)]
-                scan = replace(scan, classes=names)
-                _log.warning(UNNAMED_CLASSES, data.root)
-            scans[role] = relative_to_raw(raw, images, scan)
+    read = _scan_imagenet if layout.name in ("imagenet", "sample") else _scan_listed
+    scans = {
+        "images" if split == "train" else split: relative_to_raw(raw, raw / "images", scan)
+        for split, scan in read(data, layout, place, decoding).items()
+    }
     if data.test:
-        if data.layout == "multi_label":
+        if layout.name == "multi_label":
             raise ParameterError(
                 f"data.test={data.test} is a folder per class; images of several labels are tested "
                 "by a test_list.txt in data.root"
@@ -299,11 +278,58 @@ def _scan(data: DataParams, raw: Path) -> dict[str, Scan]:
         with name_parameter("test"):
             scan = scan_folder_tree(
                 raw / "test",
+                class_from=layout.class_from,
                 classes=scans["images"].classes,
-                trusted_roots=trusted,
+                trusted_roots=place.trusted,
                 decoding=decoding,
-                threads=threads,
+                threads=data.workers or None,
                 phash=True,
             )
         scans["test"] = relative_to_raw(raw, raw / "test", scan)
+    return scans
+
+
+def _scan_listed(
+    data: DataParams, layout: Layout, place: Place, decoding: Decoding
+) -> dict[str, Scan]:
+    """Every set of a layout, decoded."""
+    from hgnetv2_pipeline.data.scan.folders import scan_listing, with_enough
+    from hgnetv2_pipeline.data.scan.layout_sets import list_sets
+
+    scans = {}
+    with name_parameter("root"):
+        listings = list_sets(place, layout, duplicates=data.duplicates)
+        for split, listing in listings.items():
+            scans[split] = scan_listing(listing, decoding, data.workers or None, phash=True)
+            alone = layout.name == "folders"  # the classes of other sets must be those of train
+            if listing.folders is not None:
+                least = data.min_per_class if alone else 1
+                scans[split] = with_enough(scans[split], listing, least, fixed=split != "train")
+    if layout.name == "multi_label":
+        _report_few(scans["train"], data)
+    return scans
+
+
+def _scan_imagenet(
+    data: DataParams, layout: Layout, place: Place, decoding: Decoding
+) -> dict[str, Scan]:
+    """ILSVRC2012, in any of its forms."""
+    from hgnetv2_pipeline.data.scan import imagenet
+    from hgnetv2_pipeline.data.scan.folders import UNNAMED_CLASSES
+
+    scans: dict[str, Scan] = {}
+    names = folders = None
+    for split in layout.sets:
+        with name_parameter("root"):
+            scan = imagenet.scan_imagenet(
+                place.root, split, classes=names, folders=folders, duplicates=data.duplicates,
+                trusted_roots=place.trusted, decoding=decoding, threads=data.workers or None,
+                phash=True,
+            )  # fmt: skip
+        names, folders = scan.classes, scan.folders
+        if names is None:
+            names = [str(label) for label in range(int(scan.samples["label"].max()) + 1)]
+            scan = replace(scan, classes=names)
+            _log.warning(UNNAMED_CLASSES, data.root)
+        scans[split] = scan
     return scans
