@@ -35,3 +35,16 @@ VARIANTS: dict[str, Variant] = {
     "b5": Variant((32, 64), (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2), 6, False),
     "b6": Variant((48, 96), (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3), 6, False),
 }
+
+
+def variant_name(given: str) -> str:
+    """Our name for a network under the names of timm and PaddleClas; any other text as it is.
+
+    >>> variant_name("hgnetv2_b4"), variant_name("PPHGNetV2_B4"), variant_name("B4")
+    ('b4', 'b4', 'b4')
+    >>> variant_name("PPHGNet_small"), variant_name("resnet18")
+    ('hgnet_small', 'resnet18')
+    """
+    name = given.lower().replace("-", "_").removeprefix("pp_").removeprefix("pp")
+    name = name.removeprefix("hgnetv2_")
+    return name if name in VARIANTS or name.startswith("hgnet_") else given

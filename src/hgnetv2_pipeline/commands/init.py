@@ -17,7 +17,7 @@ from hgnetv2_pipeline.commands.defaults import choose_defaults
 from hgnetv2_pipeline.commands.survey import Survey, survey
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.processor import available_cpus
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import VARIANTS, variant_name
 from hgnetv2_pipeline.weights.packages import installed_packages
 
 RESERVED = {"base", "sample", "imagenet", "own", "local"}
@@ -36,6 +36,7 @@ def write_environment(
 
     Returns the folder, what was found, and the values chosen.
     """
+    variant = None if variant is None else variant_name(variant)
     target = _new_environment(project, name, variant)
     _check_folders(labelled, pool, test)
     found = survey(labelled, pool)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import VARIANTS, variant_name
 
 # Where each result is, relative to the project. `dataset` starts every path below its layer.
 FOLDERS: Mapping[str, str] = {
@@ -103,6 +103,7 @@ class Identity(BaseModel):
     @field_validator("variant")
     @classmethod
     def _known_variant(cls, value: str) -> str:
+        value = variant_name(value)
         if value not in VARIANTS:
             raise unknown_name(
                 "variant", value, VARIANTS, "--params variant=... or conf/base/globals.yml"

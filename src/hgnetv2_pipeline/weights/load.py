@@ -19,6 +19,7 @@ from torch import Tensor
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 from hgnetv2_pipeline.models.hgnetv2 import EXPAND
+from hgnetv2_pipeline.models.input_channels import adapt_first_convolution
 from hgnetv2_pipeline.weights import styles as names
 from hgnetv2_pipeline.weights.paddle.inference import archive_sha256, is_archive, read_inference
 from hgnetv2_pipeline.weights.paddle.pdparams import read_paddle_state, read_pdparams
@@ -230,6 +231,7 @@ class LoadReport:
     ignored: tuple[str, ...]
     metadata: dict[str, str]
     fresh: tuple[str, ...] = ()  # modules that start afresh: fc, or the whole classifier
+    adapted: str = ""  # what was done to the first convolution for other than three channels
 
     def __str__(self) -> str:
         line = (
@@ -238,6 +240,8 @@ class LoadReport:
         if self.fresh:
             verb = "start" if len(self.fresh) > 1 else "starts"
             line += f"; {' and '.join(self.fresh)} {verb} afresh, as head: reinit says"
+        if self.adapted:
+            line += f"; {self.adapted}"
         if self.ignored:
             line += f"; left aside {len(self.ignored)}: {_first(self.ignored)}"
         return line
@@ -259,7 +263,8 @@ def load_weights(
 
 def load_read(model: nn.Module, read: ReadState, path: Path, head: Head = "strict") -> LoadReport:
     """Load what ``read_state`` gave for ``path``, as ``load_weights`` does."""
-    loaded = load_state(model, read.tensors, head, source=str(path))
+    tensors, adapted = adapt_first_convolution(read.tensors, model)
+    loaded = load_state(model, tensors, head, source=str(path))
     report = LoadReport(
         path,
         read.sha256,
@@ -269,6 +274,7 @@ def load_read(model: nn.Module, read: ReadState, path: Path, head: Head = "stric
         read.ignored,
         read.metadata,
         fresh_modules(model, read.tensors, head),
+        adapted,
     )
     _log.info("loaded %s", report)
     return report
