@@ -12,7 +12,11 @@ from project_copies import ROOT
 
 PAGE = ROOT / "docs" / "backbone.md"
 EXAMPLES = dict(
-    zip(("features", "detection", "segmentation", "freezing"), blocks(PAGE, "python"), strict=True)
+    zip(
+        ("features", "timm", "fast", "detection", "segmentation", "freezing"),
+        blocks(PAGE, "python"),
+        strict=True,
+    )
 )
 
 
@@ -28,13 +32,17 @@ def run(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("name", ["features", "freezing"])
+@pytest.mark.parametrize("name", ["features", "timm", "freezing"])
 def test_an_example_prints_what_the_page_says(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed = [line for line in EXAMPLES[name].splitlines() if line.startswith("# ")]
     run(name, capsys)
     assert len(printed) > 2
+
+
+def test_the_fast_loop_leaves_plain_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fast", capsys)["loss"].isfinite()
 
 
 def test_the_detector_takes_a_step_and_finds_boxes(capsys: pytest.CaptureFixture[str]) -> None:

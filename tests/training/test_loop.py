@@ -34,7 +34,7 @@ from hgnetv2_pipeline.training.plan import Plan, plan_run, relief, slow_amp
 from hgnetv2_pipeline.training.prepare import synchronise_batch_norm
 from hgnetv2_pipeline.training.run import train_run
 from hgnetv2_pipeline.training.schedule import lr_at
-from hgnetv2_pipeline.training.state import State
+from hgnetv2_pipeline.training.state import RunningMean, State
 from hgnetv2_pipeline.training.step import Step, step_seed
 
 Job = Callable[..., RunSpec]
@@ -248,6 +248,33 @@ def test_what_is_not_finite_behind_a_layer_reaches_the_gradients_that_are_looked
         assert not step(batch).applied, name
         assert all(torch.equal(a, b) for a, b in zip(before, step.weights, strict=True)), name
         handle.remove()
+
+
+def test_a_step_is_fast_and_everything_around_it_has_the_plain_layers(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W1: evaluations, checkpoints, averages and whoever has the student; resumed runs too."""
+    kinds: dict[str, list[bool]] = {"step": [], "evaluation": [], "average": []}
+
+    def is_plain(network: nn.Module) -> bool:
+        return all("Fast" not in type(module).__name__ for module in network.modules())
+
+    def watch(owner: Any, name: str, kind: str, at: int) -> None:
+        inner = getattr(owner, name)
+
+        def watched(*given: Any, **named: Any) -> Any:
+            kinds[kind].append(is_plain(given[at]))
+            return inner(*given, **named)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(SupervisedObjective, "__call__", "step", 1)
+    watch(run, "score_on_val", "evaluation", 0)
+    watch(RunningMean, "update_parameters", "average", 1)
+    train_run(job("run", steps=4, ema_decay=0.5))
+    assert {kind: set(found) for kind, found in kinds.items()} == {
+        "step": {False}, "evaluation": {True}, "average": {True},
+    }  # fmt: skip
 
 
 # Row P08 of docs/reliability.md.

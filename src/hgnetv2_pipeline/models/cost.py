@@ -40,5 +40,5 @@ def measure_cost(model: nn.Module, image_size: int = 224) -> Cost:
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)
     with torch.no_grad():
-        ghost(torch.empty(1, 3, image_size, image_size, device="meta"))
+        ghost(torch.empty(1, getattr(model, "in_chans", 3), image_size, image_size, device="meta"))
     return Cost(sum(p.numel() for p in model.parameters()), macs, activations)

@@ -76,9 +76,10 @@ def reparameterize(model: nn.Module, lab: Lab = "clip") -> nn.Module:
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     if not isinstance(folded, Backbone):
         return folded
-    dtype = folded.fc.weight.dtype
+    dtype = folded.last_conv.weight.dtype
     folded.double()
-    folded.fc.weight.mul_(1 - folded.dropout.p)  # Paddle's dropout scales inference
+    if isinstance(folded.fc, nn.Linear):
+        folded.fc.weight.mul_(1 - folded.dropout.p)  # Paddle's dropout scales inference
     folded.dropout.p = 0.0
     if lab != "clip":
         for owner, consumers in list(_forward(folded)):
@@ -117,7 +118,8 @@ def _forward(net: Backbone) -> Iterator[tuple[nn.Module, list[tuple[_Consumer, s
     last = net.stages[-1].blocks[-1]
     if isinstance(last, HGV2Block) and not last.residual:
         pairs.append((last.aggregation_excitation_conv, [(net.last_conv, everything)]))
-    pairs.append((net, [(net.fc, everything)]))
+    if isinstance(net.fc, nn.Linear):
+        pairs.append((net, [(net.fc, everything)]))
     for owner, consumers in pairs:
         if isinstance(getattr(owner, "lab", None), LearnableAffine):
             yield owner, consumers

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hgnetv2_pipeline.models.fast_training import concatenate
-from hgnetv2_pipeline.models.hgnetv2 import Backbone, ConvBNAct, Stage
+from hgnetv2_pipeline.models.hgnetv2 import Backbone, ConvBNAct, Joining, Stage
 from hgnetv2_pipeline.variants import Four
 
 
@@ -51,7 +50,7 @@ class ChannelAttention(nn.Module):
         return x * torch.sigmoid(self.conv(x.mean((2, 3), keepdim=True)))
 
 
-class HGBlock(nn.Module):
+class HGBlock(Joining):
     """``layers`` 3x3 convolutions, all their outputs joined with the input, then attention."""
 
     def __init__(
@@ -69,7 +68,7 @@ class HGBlock(nn.Module):
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1]))
-        y = self.att(self.aggregation_conv(concatenate(outputs)))
+        y = self.att(self.aggregation_conv(self.join(outputs)))
         return y + x if self.residual else y
 
 
@@ -77,11 +76,16 @@ class HGNet(Backbone):
     """PPHGNet of the size that ``teacher`` describes."""
 
     def __init__(
-        self, teacher: HGNetSize, num_classes: int, *, dropout: float | None = None
+        self,
+        teacher: HGNetSize,
+        num_classes: int,
+        *,
+        dropout: float | None = None,
+        in_chans: int = 3,
     ) -> None:
         first, second, third = teacher.stem
         stem = nn.Sequential(
-            ConvBNAct(3, first, 3, stride=2),
+            ConvBNAct(in_chans, first, 3, stride=2),
             ConvBNAct(first, second, 3),
             ConvBNAct(second, third, 3),
             # No parameters, so it does not show among Paddle's names. Inputs are never negative

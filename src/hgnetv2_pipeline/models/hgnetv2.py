@@ -1,5 +1,8 @@
 """PP-HGNetV2 B0-B6: from images [N, 3, H, W] to logits [N, classes], or to four feature maps.
 
+These plain layers are the definition; a training step computes the same in fewer passes
+(``fast_layers``).
+
 The seven sizes are seven rows of ``VARIANTS``; everything else follows from them. Attribute names
 are PaddleClas's (``stem.stem1.conv``, ``stages.0.blocks.0.layers.0.conv``, ``last_conv``, ``fc``),
 so importing its weights is a rename of the BN statistics and a transpose of ``fc``.
@@ -14,9 +17,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
-from hgnetv2_pipeline.models import fast_training
+from hgnetv2_pipeline.models.recomputation import recompute
 from hgnetv2_pipeline.variants import Four, PoolPadding, Variant
 
 EXPAND = 2048  # channels of last_conv, in every size
@@ -63,24 +67,7 @@ class ConvBNAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.same_pad:
             x = F.pad(x, (0, 1, 0, 1))
-        x = fast_training.convolve(self.conv, x)
-        if self._fusable() and fast_training.is_recording(x, self.bn, self.act, self.lab):
-            return fast_training.batch_norm_relu_lab(x, self.bn, self.lab.scale, self.lab.bias)
-        x = self.bn(x)
-        if type(self.act) is nn.ReLU and fast_training.is_recording(x, self.act):
-            return self.lab(fast_training.relu(x))
-        return self.lab(self.act(x))
-
-    def _fusable(self) -> bool:
-        bn = self.bn
-        return (
-            type(self.lab) is LearnableAffine
-            and type(self.act) is nn.ReLU
-            and type(bn) is nn.BatchNorm2d
-            and bn.affine
-            and bn.track_running_stats
-            and bn.momentum is not None
-        )
+        return self.lab(self.act(self.bn(self.conv(x))))
 
 
 class LightConvBNAct(nn.Module):
@@ -112,18 +99,25 @@ class SamePool(nn.Module):
         self.pad_value = float("-inf") if padding == "exclude" else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        y = fast_training.same_max_pool(x) if self.training and self.pad_value < 0 else None
-        if y is None:
-            y = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=self.pad_value), 2, stride=1)
-        return y
+        return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=self.pad_value), 2, stride=1)
 
 
-class Stem(nn.Module):
+class Joining(nn.Module):
+    """What joins the outputs of several layers along the channels."""
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """[N, C_i, H, W] each to [N, sum of C_i, H, W]."""
+        return torch.cat(parts, dim=1)
+
+
+class Stem(Joining):
     """Image to a quarter of its height and width."""
 
-    def __init__(self, middle: int, outputs: int, *, lab: bool, pool_padding: PoolPadding) -> None:
+    def __init__(
+        self, inputs: int, middle: int, outputs: int, *, lab: bool, pool_padding: PoolPadding
+    ) -> None:
         super().__init__()
-        self.stem1 = ConvBNAct(3, middle, 3, stride=2, lab=lab)
+        self.stem1 = ConvBNAct(inputs, middle, 3, stride=2, lab=lab)
         self.stem2a = ConvBNAct(middle, middle // 2, 2, lab=lab)
         self.stem2b = ConvBNAct(middle // 2, middle, 2, lab=lab)
         self.stem3 = ConvBNAct(middle * 2, middle, 3, stride=2, lab=lab)
@@ -132,11 +126,11 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem1(x)
-        x = fast_training.concatenate([self.pool(x), self.stem2b(self.stem2a(x))])
+        x = self.join([self.pool(x), self.stem2b(self.stem2a(x))])
         return self.stem4(self.stem3(x))
 
 
-class HGV2Block(nn.Module):
+class HGV2Block(Joining):
     """``layers`` convolutions, all their outputs joined with the input, squeezed and excited."""
 
     def __init__(
@@ -168,13 +162,16 @@ class HGV2Block(nn.Module):
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1]))
-        y = self.aggregation_squeeze_conv(fast_training.concatenate(outputs))
+        y = self.aggregation_squeeze_conv(self.join(outputs))
         y = self.aggregation_excitation_conv(y)
         return y + x if self.residual else y
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, after a depthwise convolution that halves it (not in the first)."""
+    """Blocks at one resolution, after a depthwise convolution that halves it (not in the first).
+
+    With ``grad_checkpointing`` the backward pass computes each block again (``recompute``).
+    """
 
     def __init__(self, inputs: int, blocks: Iterable[nn.Module], *, downsample: bool) -> None:
         super().__init__()
@@ -184,9 +181,13 @@ class Stage(nn.Module):
             else nn.Identity()
         )
         self.blocks = nn.Sequential(*blocks)
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.downsample(x))
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return recompute(self.blocks, x)
+        return self.blocks(x)
 
 
 class DownscaleInInfer(nn.Module):
@@ -209,13 +210,20 @@ class Trunk(nn.Module):
     ``feature_channels`` and ``feature_strides`` tell, stage by stage, what ``features`` gives.
     """
 
-    feature_channels: tuple[int, ...]
-    feature_strides: tuple[int, ...]
-
     def __init__(self, stem: nn.Module, stages: Iterable[nn.Module]) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
+        self.feature_channels: tuple[int, ...] = ()
+        self.feature_strides: tuple[int, ...] = ()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether training computes the inside of every block again instead of keeping it.
+
+        Less memory for about a third more time; gradients and BN statistics stay the same.
+        """
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
 
     def features(self, x: Tensor, out_indices: Iterable[int] = (0, 1, 2, 3)) -> list[Tensor]:
         """Outputs of the stages named in ``out_indices``, shallow first: [N, C_i, H/s_i, W/s_i].
@@ -246,7 +254,13 @@ def check_out_indices(given: Iterable[int], stages: int) -> tuple[int, ...]:
 
 
 class Backbone(Trunk):
-    """What both generations share: the trunk, with four stages, and the classifier."""
+    """What both generations share: the trunk, with four stages, and the classifier.
+
+    Attributes and methods that timm's networks have too have timm's names: ``num_features``
+    (channels of the last feature map), ``head_hidden_size`` (of an embedding), ``feature_info``,
+    ``forward_features``, ``forward_head``, ``reset_classifier``, ``get_classifier``,
+    ``no_weight_decay``, ``set_grad_checkpointing``. ``in_chans``: channels of an image.
+    """
 
     def __init__(
         self,
@@ -259,17 +273,21 @@ class Backbone(Trunk):
         lab: bool,
     ) -> None:
         super().__init__(stem, stages)
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ParameterError(f"num_classes {num_classes!r} is not a whole number above 0")
         self.last_conv = nn.Conv2d(out[-1], EXPAND, 1, bias=False)
         self.act = nn.ReLU(inplace=True)
         self.lab = LearnableAffine() if lab else nn.Identity()
         self.dropout = DownscaleInInfer(dropout)
-        self.fc = nn.Linear(EXPAND, num_classes)
+        self.fc: nn.Module = _classifier(num_classes)
         self.variant = ""  # set by create_model
         self.num_classes = num_classes
+        self.in_chans = self.stem.get_submodule(first_convolution(self.stem)).in_channels
+        self.num_features, self.head_hidden_size = out[-1], EXPAND
         self.feature_channels = tuple(out)
         self.feature_strides = (4, 8, 16, 32)
+        self.feature_info = [
+            {"num_chs": channels, "reduction": stride, "module": f"stages.{index}"}
+            for index, (channels, stride) in enumerate(zip(out, self.feature_strides, strict=True))
+        ]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # Paddle's fan-in; timm's fan-out would start depthwise layers far too large.
@@ -280,16 +298,68 @@ class Backbone(Trunk):
 
     def reset_head(self) -> None:
         """Give ``fc`` fresh weights: Xavier uniform, bias 0."""
-        nn.init.xavier_uniform_(self.fc.weight)
-        nn.init.zeros_(self.fc.bias)
+        if isinstance(self.fc, nn.Linear):
+            nn.init.xavier_uniform_(self.fc.weight)
+            nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, num_classes] of normalised images [N, 3, H, W], H and W at least 32."""
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh ``fc`` for so many classes; 0: none, the network then gives embeddings."""
+        fresh = _classifier(num_classes).to(self.last_conv.weight)
+        self.fc, self.num_classes = fresh.train(self.training), num_classes
+        self.reset_head()
+
+    def get_classifier(self) -> nn.Module:
+        """``fc``: a linear layer, or an identity without classes."""
+        return self.fc
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the published recipes do not decay: all of batch norms."""
+        return {
+            f"{place}.{name}"
+            for place, module in self.named_modules()
+            if isinstance(module, _NormBase)
+            for name, _ in module.named_parameters(recurse=False)
+        }
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, [N, num_features, H/32, W/32]."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        x = fast_training.convolve(self.last_conv, x.mean((2, 3), keepdim=True))
-        return self.fc(self.dropout(self.lab(self.act(x))).flatten(1))
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of a feature map; with ``pre_logits``, or without classes, its embedding."""
+        x = self.last_conv(x.mean((2, 3), keepdim=True))
+        x = self.lab(self.act(x)).flatten(1)
+        if pre_logits or self.num_classes == 0:
+            return x
+        return self.fc(self.dropout(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embeddings [N, 2048]: what the classifier sees of each image, before its dropout."""
+        return self.forward_head(self.forward_features(x), pre_logits=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, num_classes] of normalised images [N, in_chans, H, W], H and W at least 32.
+
+        Without classes: embeddings.
+        """
+        return self.forward_head(self.forward_features(x))
+
+
+def _classifier(num_classes: int) -> nn.Module:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
+        raise ParameterError(
+            f"num_classes {num_classes!r} is not a whole number from 0 on (0: embeddings)"
+        )
+    return nn.Linear(EXPAND, num_classes) if num_classes else nn.Identity()
+
+
+def first_convolution(network: nn.Module) -> str:
+    """The name, inside ``network``, of the convolution that takes its input."""
+    found = (name for name, each in network.named_modules() if isinstance(each, nn.Conv2d))
+    return str(next(found))
 
 
 class HGNetV2(Backbone):
@@ -302,6 +372,7 @@ class HGNetV2(Backbone):
         *,
         dropout: float = 0.0,
         pool_padding: PoolPadding = "exclude",
+        in_chans: int = 3,
     ) -> None:
         lab = variant.lab
         stages = []
@@ -320,7 +391,7 @@ class HGNetV2(Backbone):
             stages.append(Stage(inputs, blocks, downsample=index > 0))
             inputs = out
         super().__init__(
-            Stem(*variant.stem, lab=lab, pool_padding=pool_padding),
+            Stem(in_chans, *variant.stem, lab=lab, pool_padding=pool_padding),
             stages,
             out=variant.out,
             num_classes=num_classes,

@@ -105,6 +105,7 @@ class Identity(BaseModel):
     @field_validator("variant")
     @classmethod
     def _known_variant(cls, value: str) -> str:
+        value = variant_name(value)
         if value not in VARIANTS:
             raise unknown_name(
                 "variant", value, VARIANTS, "--params variant=... or conf/base/globals.yml"

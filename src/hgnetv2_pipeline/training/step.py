@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.models.fast_layers import fast_training
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.training.objectives import Objective
 from hgnetv2_pipeline.training.state import State
@@ -49,6 +50,9 @@ class Outcome:
 class Step:
     """Applies batches to a state. ``network`` is the student as called, see ``prepare.make_step``.
 
+    Forward and backward pass are those of fast layers (``models.fast_training``), unless torch has
+    compiled the student; before and after a step it has its plain ones.
+
     A loss that is not finite in any process is not applied in any: weights, optimiser, averages and
     BN statistics stay what they were. Of gradients that are not finite weights and optimiser know
     nothing; the forward pass was sound, and what it left in the BN statistics stays.
@@ -71,6 +75,7 @@ class Step:
         self.device, self.world, self.seed = device, world, seed
         self.clip_norm, self.accumulate = clip_norm, accumulate
         inner = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+        self.compiled = inner is not network
         self.exchange = inner if isinstance(inner, DistributedDataParallel) else None
         self.autocast = torch.autocast(device.type, AMP[amp], enabled=amp != "off")
         self.weights = [p for p in state.student.parameters() if p.requires_grad]
@@ -92,7 +97,8 @@ class Step:
         images = batch.images.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
         answers = None if batch.answers is None else batch.answers.to(self.device)
-        value, own = self._gradients(images, labels, answers)
+        with nullcontext() if self.compiled else fast_training(state.student):
+            value, own = self._gradients(images, labels, answers)
         lost, total, seen, *sums = self.world.sum(
             [not math.isfinite(value), value, len(images), *own.values()]
         )

@@ -19,6 +19,7 @@ from torch import Tensor
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
 from hgnetv2_pipeline.models.hgnetv2 import EXPAND
+from hgnetv2_pipeline.models.input_channels import adapt_first_convolution
 from hgnetv2_pipeline.variants import PoolPadding
 from hgnetv2_pipeline.weights import styles as names
 from hgnetv2_pipeline.weights.metadata import padding_of, padding_said
@@ -276,6 +277,7 @@ class LoadReport:
     fresh: tuple[str, ...] = ()  # modules that start afresh: fc, or the whole classifier
     below: str = ""  # the dotted keys of the dicts above its tensors; how they were chosen
     remark: str = ""  # what its user must know besides
+    adapted: str = ""  # what was done to the first convolution for other than three channels
 
     def __str__(self) -> str:
         line = (
@@ -286,6 +288,8 @@ class LoadReport:
         if self.fresh:
             verb = "start" if len(self.fresh) > 1 else "starts"
             line += f"; {' and '.join(self.fresh)} {verb} afresh, as head: reinit says"
+        if self.adapted:
+            line += f"; {self.adapted}"
         if self.ignored:
             line += f"; left aside {len(self.ignored)}: {_first(self.ignored)}"
         return f"{line}; {self.remark}" if self.remark else line
@@ -318,7 +322,8 @@ def load_weights(
 
 def load_read(model: nn.Module, read: ReadState, path: Path, head: Head = "strict") -> LoadReport:
     """Load what ``read_state`` gave for ``path``, as ``load_weights`` does."""
-    loaded = load_state(model, read.tensors, head, source=str(path))
+    tensors, adapted = adapt_first_convolution(read.tensors, model)
+    loaded = load_state(model, tensors, head, source=str(path))
     unsure = read.pool_padding is None and padding_of(model) == "exclude"
     report = LoadReport(
         path,
@@ -332,6 +337,7 @@ def load_read(model: nn.Module, read: ReadState, path: Path, head: Head = "stric
         read.below,
         f"if they were trained with {read.style}'s code, its stem pads with zeros: "
         "pool_padding=zero" if unsure else "",
+        adapted,
     )  # fmt: skip
     _log.info("loaded %s", report)
     return report

@@ -1,10 +1,8 @@
-"""The same training step in fewer passes over memory; the plain layers are the definition.
+"""Operations of a training step in fewer passes over memory; ``fast_layers`` puts them to use.
 
 A step in eager mode is bound by how often every activation is read and written, and on a CPU by the
-kernels that a convolution's backward pass falls on. What is here changes neither names nor numbers
-beyond rounding, and is used while gradients are recorded: ``ConvBNAct``, ``SamePool`` and ``Block``
-ask for it and compute as written otherwise (inference, a compiler or an exporter, SyncBN or another
-layer in the place of ours, hooks on the layers). Measured in docs/results/training.md.
+kernels that a convolution's backward pass falls on. What is here changes no numbers beyond rounding
+and knows gradients of first order in reverse mode alone. Measured in docs/results/training.md.
 """
 
 from __future__ import annotations
@@ -21,41 +19,19 @@ LOW = (torch.bfloat16, torch.float16)
 _aten = torch.ops.aten
 
 
-def is_recording(x: Tensor, *layers: nn.Module) -> bool:
-    """Whether an eager pass that will be differentiated takes ``x`` through ``layers`` unhooked."""
-    return (
-        type(x) is Tensor  # not a tracer's stand-in
-        and x.device.type in ("cpu", "cuda")
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and all(layer.training and not _hooked(layer) for layer in layers)
-    )
-
-
-def _hooked(layer: nn.Module) -> bool:
-    return bool(
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-    )
-
-
-def _rows(x: Tensor) -> bool:
+def is_by_pixel(x: Tensor) -> bool:
     """Whether ``x`` is in a CPU's memory pixel by pixel, all channels of one side by side."""
     on_cpu: bool = x.device.type == "cpu"
     return on_cpu and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """``conv(x)``. On a CPU a 1x1 convolution is a matrix product and a depthwise one has a float32
-    backward pass.
+def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor | None:
+    """``conv(x)`` for ``x`` by pixel: a 1x1 convolution is a matrix product and a depthwise one has
+    a float32 backward pass; None: not worth it here.
 
     For one thread and small batches torch takes 1x1 convolutions through im2col, and oneDNN's
     depthwise gradients in bf16 are 4 to 20 times slower than in float32.
     """
-    if type(conv) is not nn.Conv2d or not is_recording(x, conv) or not _rows(x):
-        return conv(x)
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
         # Seen as it is in memory, so that its gradient comes back in the same layout.
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
@@ -66,7 +42,7 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
         if dtype in LOW:
             y: Tensor = _Depthwise.apply(x.to(dtype), conv.weight, conv)
             return y
-    return conv(x)
+    return None
 
 
 class _Depthwise(Function):
@@ -173,16 +149,13 @@ def _total(grad: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def concatenate(parts: list[Tensor]) -> Tensor:
-    """``torch.cat(parts, dim=1)``; on a CPU every part gets its gradient as a tensor of its own.
+    """``torch.cat(parts, dim=1)`` of parts by pixel; each gets its gradient as a tensor of its own.
 
     What torch hands out are strips of the gradient, and its kernels go through narrow strips one
     number at a time.
     """
-    ours = all(is_recording(part) and _rows(part) for part in parts)
-    if ours and len({part.dtype for part in parts}) == 1:
-        whole: Tensor = _Concatenate.apply(*parts)
-        return whole
-    return torch.cat(parts, dim=1)
+    whole: Tensor = _Concatenate.apply(*parts)
+    return whole
 
 
 class _Concatenate(Function):
@@ -199,13 +172,11 @@ class _Concatenate(Function):
         return tuple(s.contiguous(memory_format=layout) if need else None for s, need in strips)
 
 
-def same_max_pool(x: Tensor) -> Tensor | None:
-    """2x2 maxima at stride 1, the last row and column over what there is; None: not worth it here.
+def same_max_pool(x: Tensor) -> Tensor:
+    """2x2 maxima at stride 1 of ``x`` by pixel, the last row and column over what there is.
 
     Of equal values the first in reading order gets the gradient, as in ``max_pool2d``.
     """
-    if not (is_recording(x) and _rows(x)):
-        return None
     y: Tensor = _SameMaxPool.apply(x)
     return y
 
