@@ -26,6 +26,8 @@ class Survey:
     transparent: int = 0
     """Labelled images with transparent pixels, among the few that were looked at."""
     looked_at: int = 0
+    shapes: tuple[tuple[int, int], ...] = ()
+    """Width and height, upright, of the labelled images that were looked at."""
     listed: int | None = None
     """Images of a list of several labels; None: folders, one class per image."""
 
@@ -106,8 +108,9 @@ def survey(labelled: Path, pool: Path | None) -> Survey:
         images, archives = _survey_pool(pool, look.size)
     unusable = tuple((key, reason) for key, reason, _ in walk.bad)
     return Survey(
-        per_class, images, archives, look.short_side, unusable, look.transparent, look.opened
-    )
+        per_class, images, archives, look.short_side, unusable, look.transparent, look.opened,
+        look.shapes,
+    )  # fmt: skip
 
 
 def _has_several_labels(path: Path) -> bool:
@@ -143,7 +146,7 @@ def _survey_lists(labelled: Path) -> Survey:
     per_class = dict(zip(classes or [], map(int, counts), strict=True))
     return Survey(
         per_class, 0, 0, look.short_side, transparent=look.transparent, looked_at=look.opened,
-        listed=len(paths),
+        shapes=look.shapes, listed=len(paths),
     )  # fmt: skip
 
 
@@ -171,13 +174,14 @@ def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
 @dataclass(frozen=True)
 class _Look:
     """What a few images are like: median short side in pixels, mean bytes of a file, how many were
-    opened, and how many of those have transparent pixels.
+    opened, how many of those have transparent pixels, and their widths and heights.
     """
 
     short_side: int
     size: float
     opened: int
     transparent: int
+    shapes: tuple[tuple[int, int], ...] = ()
 
 
 def _look(images: list[Path]) -> _Look:
@@ -186,13 +190,14 @@ def _look(images: list[Path]) -> _Look:
         decode_and_describe,
         may_be_transparent,
         open_image,
+        orientation,
         read_regular_file,
     )
 
     if not images:
         # All labelled images are in archives; ingestion opens those.
         return _Look(224, 100_000.0, 0, 0)
-    sides, sizes, transparent = [], [], 0
+    shapes, sizes, transparent = [], [], 0
     for path in images:
         try:
             content = read_regular_file(path)
@@ -201,9 +206,11 @@ def _look(images: list[Path]) -> _Look:
             see_through = may_be_transparent(image) and decode_and_describe(content).transparent
         except DataError:
             continue  # ingestion names it
-        sides.append(min(image.size))
+        width, height = image.size
+        shapes.append((height, width) if orientation(image) > 4 else (width, height))
         sizes.append(len(content))
         transparent += see_through
-    if not sides:
+    if not shapes:
         raise DataError(f"none of {len(images)} labelled images looked at can be opened")
-    return _Look(int(statistics.median(sides)), statistics.fmean(sizes), len(sides), transparent)
+    short = int(statistics.median(map(min, shapes)))
+    return _Look(short, statistics.fmean(sizes), len(shapes), transparent, tuple(shapes))

@@ -29,7 +29,7 @@ from hgnetv2_pipeline.input.loader import (
 from hgnetv2_pipeline.input.teacher_logits import STORE
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.teacher.teacher import Teacher, first_classes, load_teacher
-from hgnetv2_pipeline.training.config import FREE, RunSpec, TeacherConfig, TrainConfig
+from hgnetv2_pipeline.training.config import RunSpec, TeacherConfig, TrainConfig
 from hgnetv2_pipeline.training.erasing import random_erasing
 from hgnetv2_pipeline.training.mixing import Mixing
 from hgnetv2_pipeline.training.objectives import (
@@ -98,11 +98,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         ema=average_weights(student, config.ema_decay),
         columns=MULTI_LABEL_COLUMNS if config.loss.multi_label else COLUMNS,
     )
-    preprocess = Preprocess(
-        resize_short=config.resize_short,
-        crop=config.image_size,
-        background=decoding_of(train).background,
-    )
+    preprocess = config.preprocess(decoding_of(train).background)
     objective, teachers = _objective(spec, preprocess, train, device)
     transform = training_view(config, device)
     if isinstance(objective, DistillationObjective) and spec.teacher_logits is not None:
@@ -199,9 +195,8 @@ def identity(spec: RunSpec, *, sources: Mapping[str, str], world_size: int) -> d
 
     Places (folders, the number of loader processes) are left out; contents are in as hashes.
     """
-    config = spec.config.model_dump(mode="json", exclude=FREE)
     return {
-        "training": config,
+        "training": spec.config.decides(),
         "teacher": spec.teacher.model_dump(mode="json") if spec.teacher else None,
         "variant": spec.variant,
         "classes": spec.classes,

@@ -187,6 +187,7 @@ def score_images(
         out=out,
         weights_root=run.identity.project,
         preprocess=None,
+        fit=teacher.fit,
         shard_rows=mining.shard_rows,
         batch_size=mining.batch_size,
         workers=mining.workers,

@@ -88,7 +88,7 @@ def begin_run(
     ``processes`` decides the global batch, and with it the result.
     """
     # Whether so many bad images are allowed is decided when the result is made.
-    config = spec.config.model_dump(mode="json", exclude=FREE - {"max_bad"})
+    config = spec.config.decides(FREE - {"max_bad"})
     inputs: dict[str, Path | str] = {"train": spec.train, "val": spec.val}
     start = Path(spec.config.init)
     if start.is_absolute():
