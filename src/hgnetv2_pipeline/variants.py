@@ -1,4 +1,5 @@
-"""The seven sizes of PP-HGNetV2, as rows of numbers: the one place that names them.
+"""The seven sizes of PP-HGNetV2, as rows of numbers: the one place that names them; and what the
+size of a network's input may be, and how an image becomes it.
 
 Free of torch, so that parameters and commands know them too; ``models.hgnetv2`` makes networks of
 them. Source: PaddleClas ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py.
@@ -7,8 +8,9 @@ them. Source: PaddleClas ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Four = tuple[int, int, int, int]
 PoolPadding = Literal["exclude", "zero"]
@@ -54,3 +56,42 @@ def variant_name(name: str) -> str:
         size = found[1].lower()
         return size if size[0] == "b" else f"hgnet_{size[1:]}"
     return name.lower() if name.lower() in VARIANTS else name
+
+
+Fit = Literal["crop", "squash", "pad"]
+"""How an image becomes the size of the network's input; ``data.preprocess`` says what they do."""
+FITS: tuple[Fit, ...] = get_args(Fit)
+ImageSize = int | tuple[int, int]
+"""Pixels: the side of a square, or (height, width)."""
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """Both edges in pixels, of what a list in JSON says as well.
+
+    >>> height_and_width(224), height_and_width([64, 192])
+    ((224, 224), (64, 192))
+    """
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width
+
+
+def read_image_size(given: object, least: int, most: int) -> ImageSize | None:
+    """``given``, one side or a pair, with edges from ``least`` to ``most`` pixels; None else.
+
+    A square becomes its side, so that equal sizes are equal values.
+
+    >>> read_image_size([64, 64], 32, 2048), read_image_size((64, 192), 1, 2048)
+    (64, (64, 192))
+    """
+    edges = given if isinstance(given, list | tuple) else (given, given)
+    if len(edges) != 2 or not all(type(edge) is int and least <= edge <= most for edge in edges):
+        return None
+    height, width = edges
+    return int(height) if height == width else (int(height), int(width))
+
+
+def size_in_words(size: int | Sequence[int]) -> str:
+    """``224``, or ``64x192`` as height by width."""
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))

@@ -48,6 +48,8 @@ def values(**changes: Any) -> dict[str, Any]:
         "input": {"fast": False, "device": "none", "resized": None},
         "image_size": 32,
         "resize_short": 32,
+        "fit": "crop",
+        "pad_colour": None,
         "workers": 0,
         "amp": "off",
         "fp16_scale": 128.0,

@@ -23,13 +23,15 @@ _SHOWN = 3
 @dataclass(frozen=True)
 class Look:
     """What a few images are like: median short side in pixels, mean bytes of a file, how many were
-    opened, how many of those have transparent pixels, and which cannot be opened, with the reason.
+    opened, how many of those have transparent pixels, their widths and heights, and which cannot be
+    opened, with the reason.
     """
 
     short_side: int
     size: float
     opened: int
     transparent: int
+    shapes: tuple[tuple[int, int], ...]
     refused: tuple[tuple[str, str], ...] = ()
 
 

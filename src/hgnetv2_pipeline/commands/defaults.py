@@ -6,11 +6,16 @@ names between double underscores in the template ``conf/own``.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from hgnetv2_pipeline.commands.survey import Survey
+from hgnetv2_pipeline.data.decode import ALPHA
 
+PUBLISHED = 224
+"""Pixels a side of the published view."""
 LARGE = 20_000
 """Labelled images from which on the published SGD recipe is taken."""
 MEDIUM = 2_000
@@ -47,8 +52,8 @@ def choose_defaults(
         "SPLIT": "val" if divided and not held_out else "test",
         "AMP": "bf16" if cuda else "off",
         "SCORE_BATCH": 256 if cuda else 64,
-        "ALPHA": _alpha(found),
-        **_images(found, cuda, cores),
+        "WORKERS": _workers(found, cuda, cores),
+        **_view(found),
         **_task(found),
         **recipe,
         **epochs,
@@ -57,15 +62,58 @@ def choose_defaults(
     }
 
 
-def _images(found: Survey, cuda: bool, cores: int) -> dict[str, Any]:
-    """224 pixels; smaller images keep their own size, rounded down to a multiple of 32.
-
-    Loader processes: 16 at most with a GPU, 2 without, where they would take the network's cores;
-    none for images so small that starting them costs more than they do.
+def _workers(found: Survey, cuda: bool, cores: int) -> int:
+    """Loader processes: 16 at most with a GPU, 2 without, where they would take the cores of the
+    network; none for images so small that starting them costs more than they do.
     """
-    size = 224 if found.short_side >= 224 else max(32, found.short_side // 32 * 32)
-    workers = min(16 if cuda else 2, max(0, cores - 1)) if size >= 128 else 0
-    return {"SIZE": size, "RESIZE": 232 if size == 224 else size, "WORKERS": workers}
+    return min(16 if cuda else 2, max(0, cores - 1)) if _square(found) >= 128 else 0
+
+
+def _square(found: Survey) -> int:
+    """224 pixels; smaller images keep their own size, rounded down to a multiple of 32."""
+    return min(PUBLISHED, max(32, found.short_side // 32 * 32))
+
+
+def _view(found: Survey) -> dict[str, Any]:
+    """What of an image the networks see, and the colour behind it.
+
+    The published view cuts a square from the middle. Where a quarter of the images or more would
+    lose over half of their area it is the whole of them: in an oblong view of at most 224 x 224
+    pixels where nine of ten have about one shape, else in a square with bars. Those of a background
+    have its colour, so that they look like more of it.
+    """
+    alpha, square = _alpha(found), _square(found)
+    seen = {
+        "ALPHA": alpha,
+        "SIZE": square,
+        "RESIZE": 232 if square == PUBLISHED else square,
+        "FIT": "crop",
+        "PAD_COLOUR": "null",
+    }
+    cut = [square_share(shape) < 0.5 for shape in found.shapes]
+    if not cut or sum(cut) < len(cut) / 4:
+        return seen
+    aspect = median_aspect(found.shapes)
+    alike = [shape for shape in found.shapes if abs(math.log(shape[0] / shape[1] / aspect)) < 0.15]
+    if len(alike) < 0.9 * len(found.shapes):
+        longest = int(statistics.median(map(max, found.shapes)))
+        size = min(PUBLISHED, max(square, longest // 32 * 32))
+        colour = list(ALPHA[alpha] or ()) or "null"
+        return seen | {"SIZE": size, "RESIZE": size, "FIT": "pad", "PAD_COLOUR": colour}
+    width, height = (int(statistics.median(edges)) for edges in zip(*found.shapes, strict=True))
+    scale = min(1.0, PUBLISHED / math.sqrt(width * height)) / 32
+    edges = [max(32, round(edge * scale) * 32) for edge in (height, width)]
+    return seen | {"SIZE": edges, "RESIZE": min(edges), "FIT": "squash"}
+
+
+def square_share(shape: tuple[int, int]) -> float:
+    """The share of an image, by its width and height, that the largest square in it has."""
+    return min(shape) / max(shape)
+
+
+def median_aspect(shapes: Sequence[tuple[int, int]]) -> float:
+    """The median of width over height."""
+    return statistics.median(width / height for width, height in shapes)
 
 
 def _alpha(found: Survey) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ from hgnetv2_pipeline.commands.recipe import recipe
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
 from hgnetv2_pipeline.printable import echo, printable, show_logs, show_tracebacks
+from hgnetv2_pipeline.variants import size_in_words
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.commands.survey import Survey
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.commands.survey import Survey
@@ -106,6 +111,35 @@ def _say_the_layout(found: Survey, chosen: Mapping[str, Any]) -> None:
         echo(f"  {warning}")
 
 
+def _say_what_is_seen(found: Survey, chosen: Mapping[str, Any]) -> Iterator[str]:
+    """How oblong the images are, what of them the published view shows, and the choice made."""
+    from hgnetv2_pipeline.commands.defaults import median_aspect, square_share
+
+    if not found.shapes:
+        return
+    shares = [square_share(shape) for shape in found.shapes]
+    aspect, share = median_aspect(found.shapes), statistics.median(shares)
+    shape = f"{aspect:.1f}:1" if aspect >= 1 else f"1:{1 / aspect:.1f}"
+    yield (
+        f"width to height is {shape} at the median; a square from the middle, the published view, "
+        f"shows {share:.0%} of such an image at most"
+    )
+    less = sum(share < 0.5 for share in shares)
+    if chosen["FIT"] == "squash":
+        yield (
+            f"{less:,} of {len(shares):,} images looked at would lose over half, and they have "
+            f"about one shape: image_size is {chosen['SIZE']}, fit squash, which shows all of them"
+        )
+    elif chosen["FIT"] == "pad":
+        yield (
+            f"{less:,} of {len(shares):,} images looked at would lose over half, and their shapes "
+            "differ: fit is pad, all of an image with bars beside it (image_size: [height, width] "
+            "and fit: squash suit images of one shape)"
+        )
+    elif share < 0.9:
+        yield "fit is crop, as published; squash and pad show all of an image (docs/pictures.md)"
+
+
 @main.command()
 @click.argument("name")
 @click.option("--labelled", type=click.Path(path_type=Path), required=True, multiple=True,
@@ -171,6 +205,8 @@ def init(
             f"pixels: data.alpha is {chosen['ALPHA']}, the colour behind them; with drop the "
             "networks would see the colours hidden below them"
         )
+    for line in _say_what_is_seen(found, chosen):
+        echo(f"  {line}")
     if chosen["BALANCE"] != "none":
         echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
     taught = (
@@ -179,7 +215,8 @@ def init(
         else f"teacher {chosen['TEACHER']} ({_effort(chosen)}), stage 1 "
         f"{chosen['STAGE1_EPOCHS']} epochs, stage 2 {chosen['STAGE2_EPOCHS']}"
     )
-    echo(f"chose {chosen['VARIANT']} at {chosen['SIZE']} pixels; {taught}; batch {chosen['BATCH']}")
+    size = size_in_words(chosen["SIZE"])
+    echo(f"chose {chosen['VARIANT']} at {size} pixels; {taught}; batch {chosen['BATCH']}")
     if chosen["AMP"] == "off" and (why := slow_precision("bf16")):
         echo(f"  amp is off, for bf16 would be slow: {why}")
     if pool is not None:

@@ -37,6 +37,8 @@ class Survey:
     transparent: int = 0
     """Labelled images with transparent pixels, among the few that were looked at."""
     looked_at: int = 0
+    shapes: tuple[tuple[int, int], ...] = ()
+    """Width and height, upright, of the labelled images that were looked at."""
     listed: int | None = None
     """Images of a list of several labels; None: folders, one class per image."""
 
@@ -133,7 +135,7 @@ def survey(
     return Survey(
         per_class, images, archives, look.short_side, unusable, look.transparent, look.opened,
         listed=sum(sets.values()) if layout.name == "multi_label" else None,
-        layout=layout, sets=sets, warnings=checked,
+        layout=layout, sets=sets, warnings=checked, shapes=look.shapes,
     )  # fmt: skip
 
 
@@ -223,10 +225,15 @@ def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
 
 def _look(root: Path, images: Sequence[UnopenedFile]) -> Look:
     """What those images are like that open."""
-    from hgnetv2_pipeline.data.decode import decode_and_describe, may_be_transparent, open_image
+    from hgnetv2_pipeline.data.decode import (
+        decode_and_describe,
+        may_be_transparent,
+        open_image,
+        orientation,
+    )
     from hgnetv2_pipeline.data.index import read_bytes
 
-    sides, sizes, transparent = [], [], 0
+    shapes, sizes, transparent = [], [], 0
     refused: list[tuple[str, str]] = []
     for item in images:
         try:
@@ -237,13 +244,14 @@ def _look(root: Path, images: Sequence[UnopenedFile]) -> Look:
         except DataError as error:
             refused.append((item.key, str(error)))
             continue
-        sides.append(min(image.size))
+        width, height = image.size
+        shapes.append((height, width) if orientation(image) > 4 else (width, height))
         sizes.append(len(content))
         transparent += see_through
-    if not sides:
+    if not shapes:
         why = f"; {refused[0][0]}: {refused[0][1]}" if refused else ""
         raise DataError(f"none of {len(images)} labelled images looked at can be opened{why}")
     return Look(
-        int(statistics.median(sides)), statistics.fmean(sizes), len(sides), transparent,
-        tuple(refused),
+        int(statistics.median(map(min, shapes))), statistics.fmean(sizes), len(shapes), transparent,
+        tuple(shapes), tuple(refused),
     )  # fmt: skip

@@ -1,8 +1,17 @@
 """The evaluation view of an image: the one arithmetic used in training, evaluation and engines.
 
-Decode (transparency dropped or composited on a background, EXIF applied), resize so that the short
-side is ``resize_short``, cut the centre, divide by 255, subtract the mean, divide by the standard
-deviation. Without a background it is bit for bit what PaddleClas computes with its Pillow backend;
+Decode (transparency dropped or composited on a background, EXIF applied), bring to the size of the
+network's input, divide by 255, subtract the mean, divide by the standard deviation. How an image
+becomes that size is its ``fit``:
+
+* ``crop``: resized so that its short side is ``resize_short``, and the centre is cut. Of an oblong
+  input it is the same scaled up: the image is resized until it just covers a rectangle of the
+  input's proportions whose short side is ``resize_short``.
+* ``squash``: resized to the input in both directions, whatever its proportions. All of it is seen.
+* ``pad``: resized with its proportions kept until it just fits into the input, and laid in its
+  middle on ``pad_colour``. All of it is seen, undistorted, with fewer pixels.
+
+A square crop without a background is bit for bit what PaddleClas computes with its Pillow backend;
 torchvision's Resize and CenterCrop differ by a pixel on many image sizes.
 """
 
@@ -29,6 +38,14 @@ from hgnetv2_pipeline.data.decode import (
 )
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.variants import (
+    FITS,
+    Fit,
+    ImageSize,
+    height_and_width,
+    read_image_size,
+    size_in_words,
+)
 
 RESAMPLING: dict[str, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -40,7 +57,7 @@ _PILLOW = int(PIL.__version__.split(".")[0])
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 4096
-"""Pixels of the short side and of the crop: sixteen times those of ImageNet and more."""
+"""Pixels of an edge before and after the crop: sixteen times those of ImageNet and more."""
 _LEAST_STD, _MOST = 1e-4, 1e3  # of pixels scaled to 0..1
 
 
@@ -49,37 +66,37 @@ class Preprocess:
     """The evaluation view; travels as JSON in weights and exported models.
 
     Attributes:
-        resize_short: length of the short side after resizing, in pixels.
-        crop: side of the square cut from the centre, in pixels, at most ``resize_short``.
+        resize_short: length of the short side after resizing, in pixels; with another fit than
+            crop nothing is cut, and it is the short side of ``crop``.
+        crop: what the network takes, in pixels: the side of a square or (height, width), the short
+            one at most ``resize_short``.
         mean, std: per channel (red, green, blue), of pixels scaled to 0..1.
         interpolation: one of ``RESAMPLING``; Pillow's, antialiased, on uint8.
         max_pixels: an image with more pixels than this is refused before it is decoded.
         background: the colour behind transparent pixels (``data.alpha``), composited right after
             decoding; None: transparency is dropped, the colours below it are kept.
+        fit: one of ``variants.FITS``.
+        pad_colour: around the image with fit pad; None: ``mean`` as a colour. Of no other fit.
     """
 
     resize_short: int = 232
-    crop: int = 224
+    crop: ImageSize = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bicubic"
     max_pixels: int = MAX_PIXELS
     background: Colour | None = None
+    fit: Fit = "crop"
+    pad_colour: Colour | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.interpolation, str) or self.interpolation not in RESAMPLING:
             raise unknown_name(
                 "interpolation", self.interpolation, RESAMPLING, "preprocess.interpolation"
             )
-        # Each limit says what may be, not what may not: NaN is on neither side of a bound.
-        if not (_is_whole(self.resize_short) and 1 <= self.resize_short <= MAX_SIDE) or not (
-            _is_whole(self.crop) and 1 <= self.crop <= self.resize_short
-        ):
-            raise ParameterError(
-                f"crop {self.crop!r} and resize_short {self.resize_short!r}: whole numbers of "
-                "pixels, the crop at least 1 and at most resize_short, and that at most "
-                f"{MAX_SIDE} (preprocess.crop, preprocess.resize_short)"
-            )
+        if not isinstance(self.fit, str) or self.fit not in FITS:
+            raise unknown_name("fit", self.fit, FITS, "preprocess.fit")
+        self._check_sizes()
         for name, least in (("mean", -_MOST), ("std", _LEAST_STD)):
             given = getattr(self, name)
             if not _are_numbers(given, 3) or not all(least <= value <= _MOST for value in given):
@@ -96,6 +113,41 @@ class Preprocess:
         if self.background is not None:
             colour = check_colour(self.background, "preprocess.background, data.alpha")
             object.__setattr__(self, "background", colour)
+        object.__setattr__(self, "pad_colour", self._colour_around())
+
+    def _check_sizes(self) -> None:
+        # Each limit says what may be, not what may not: NaN is on neither side of a bound.
+        crop = read_image_size(self.crop, 1, MAX_SIDE)
+        short = 0 if crop is None else min(height_and_width(crop))
+        if crop is not None and self.fit != "crop":
+            object.__setattr__(self, "resize_short", short)
+        fits = _is_whole(self.resize_short) and short <= self.resize_short <= MAX_SIDE
+        if crop is None or not fits:
+            raise ParameterError(
+                f"crop {self.crop!r} and resize_short {self.resize_short!r}: whole numbers of "
+                "pixels, the crop one side or [height, width], each at least 1 and at most "
+                f"{MAX_SIDE}, resize_short at least the short side of the crop and at most "
+                f"{MAX_SIDE} (preprocess.crop, preprocess.resize_short)"
+            )
+        object.__setattr__(self, "crop", crop)
+
+    def _colour_around(self) -> Colour | None:
+        if self.fit != "pad":
+            return None
+        if self.pad_colour is not None:
+            return check_colour(self.pad_colour, "preprocess.pad_colour")
+        red, green, blue = (min(max(round(255 * part), 0), 255) for part in self.mean)
+        return red, green, blue
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what the network takes, in pixels."""
+        return height_and_width(self.crop)
+
+    @property
+    def size_in_words(self) -> str:
+        """``224``, or ``64x192`` as height by width."""
+        return size_in_words(self.crop)
 
     @property
     def decoding(self) -> Decoding:
@@ -103,7 +155,7 @@ class Preprocess:
         return Decoding(self.max_pixels, self.background)
 
     def __call__(self, source: Path | str | bytes | Image.Image) -> npt.NDArray[np.float32]:
-        """float32 [3, crop, crop] of a file, its bytes or a Pillow image.
+        """float32 [3, height, width] of a file, its bytes or a Pillow image.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -112,7 +164,7 @@ class Preprocess:
         return batch.reshape(batch.shape[1:])
 
     def image(self, source: Path | str | bytes | Image.Image) -> npt.NDArray[np.uint8]:
-        """uint8 [crop, crop, 3]: everything but the normalisation.
+        """uint8 [height, width, 3]: everything but the normalisation.
 
         A Pillow image is taken as decoded already: its EXIF orientation is not looked at.
         """
@@ -124,15 +176,18 @@ class Preprocess:
         return self._cut(decoded)
 
     def cut(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """uint8 [crop, crop, 3] of decoded, upright pixels, uint8 [H, W, 3]."""
+        """uint8 [height, width, 3] of decoded, upright pixels, uint8 [H, W, 3]."""
         return self._cut(Image.fromarray(pixels))
 
     def _cut(self, decoded: Image.Image) -> npt.NDArray[np.uint8]:
         width, height, left, top = self.geometry(*decoded.size)
+        tall, broad = self.size
         resample = RESAMPLING[self.interpolation]
+        if self.fit != "crop":
+            return self.framed(np.asarray(decoded.resize((width, height), resample)), left, top)
         if width * height <= self.max_pixels:
             resized = decoded.resize((width, height), resample)
-            cut = resized.crop((left, top, left + self.crop, top + self.crop))
+            cut = resized.crop((left, top, left + broad, top + tall))
         else:
             # A sliver such as 5000x1 would grow to hundreds of megapixels: resize only what the
             # crop needs. Pillow rounds the box to float32, so pixels may differ by one level.
@@ -140,19 +195,55 @@ class Preprocess:
             box = (
                 left * across,
                 top * down,
-                min((left + self.crop) * across, decoded.width),
-                min((top + self.crop) * down, decoded.height),
+                min((left + broad) * across, decoded.width),
+                min((top + tall) * down, decoded.height),
             )
-            cut = decoded.resize((self.crop, self.crop), resample, box=box)
+            cut = decoded.resize((broad, tall), resample, box=box)
         return np.asarray(cut)
 
+    def framed(self, pixels: npt.NDArray[np.uint8], left: int, top: int) -> npt.NDArray[np.uint8]:
+        """uint8 [height, width, 3]: resized ``pixels`` in the place that ``geometry`` gives them.
+
+        As they are where they fill the input; with fit pad ``pad_colour`` is around them.
+        """
+        if pixels.shape[:2] == self.size:
+            return pixels
+        frame: npt.NDArray[np.uint8] = np.full((*self.size, 3), self.pad_colour, np.uint8)
+        frame[-top : pixels.shape[0] - top, -left : pixels.shape[1] - left] = pixels
+        return frame
+
     def geometry(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Width and height after resizing, and the left and top of the crop, for an image size."""
-        short = min(width, height)
+        """Width and height after resizing, and the left and top of the crop, for an image size.
+
+        With fit pad left and top are 0 or below: where the input begins, outside the image.
+        """
+        tall, broad = self.size
+        if self.fit == "squash":
+            return broad, tall, 0, 0
+        if self.fit == "pad":
+            wide, high = _scaled(width, height, self.box, cover=False)
+            # One pixel more is right of and below the image where an odd number is left.
+            return wide, high, -((broad - wide) // 2), -((tall - high) // 2)
         # Python rounds a half to the even neighbour; every engine of ours must do the same.
-        wide = round(width * self.resize_short / short)
-        high = round(height * self.resize_short / short)
-        return wide, high, (wide - self.crop) // 2, (high - self.crop) // 2
+        wide, high = _scaled(width, height, self.box, cover=True)
+        return wide, high, (wide - broad) // 2, (high - tall) // 2
+
+    @property
+    def box(self) -> tuple[int, int]:
+        """Height and width that an image is resized to: to cover it with fit crop, to fit into it
+        with fit pad. Of the input's proportions, its short side is ``resize_short``.
+        """
+        short = min(self.size)
+        tall, broad = (round(edge * self.resize_short / short) for edge in self.size)
+        return tall, broad
+
+    def shown_share(self, width: int, height: int) -> float:
+        """The share of an image's area, 0 to 1, that the network gets to see."""
+        if self.fit != "crop":
+            return 1.0
+        wide, high, _, _ = self.geometry(width, height)
+        tall, broad = self.size
+        return min(broad / wide, 1.0) * min(tall / high, 1.0)
 
     def normalize(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """float32 [N, 3, H, W] from uint8 [N, H, W, 3]: ``(x / 255 - mean) / std`` in float32."""
@@ -168,11 +259,16 @@ class Preprocess:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; ``from_dict`` takes it back. Without a background it does not speak of one."""
+        """JSON-able; ``from_dict`` takes it back. What was made before there were backgrounds, or
+        other fits than crop, does not speak of them and keeps its fingerprint.
+        """
         values = asdict(self)
         if self.background is None:
-            # What was made before there were backgrounds keeps its fingerprint.
             del values["background"]
+        if self.fit == "crop":
+            del values["fit"]
+        if self.pad_colour is None:
+            del values["pad_colour"]
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @classmethod
@@ -196,9 +292,13 @@ class Preprocess:
         return cls(**given)
 
     @classmethod
-    def at_size(cls, crop: int) -> Preprocess:
+    def at_size(cls, crop: ImageSize) -> Preprocess:
         """The published values, both sides scaled to a crop of ``crop`` pixels."""
-        return cls(resize_short=round(crop * cls.resize_short / cls.crop), crop=crop)
+        short = min(height_and_width(crop))
+        return cls(
+            resize_short=round(short * cls.resize_short / min(height_and_width(cls.crop))),
+            crop=crop,
+        )
 
     def capped(self) -> Preprocess:
         """The same with at most the product's own number of pixels, ``MAX_PIXELS``."""
@@ -208,6 +308,14 @@ class Preprocess:
     def fingerprint(self) -> str:
         """SHA-256 of ``to_dict``: the same exactly if all parameters are the same."""
         return sha256_json(self.to_dict())
+
+
+def _scaled(width: int, height: int, box: tuple[int, int], *, cover: bool) -> tuple[int, int]:
+    """An image's size with its proportions kept so that it just covers, or fits into, a box."""
+    tall, broad = box
+    if (width * tall >= height * broad) == cover:
+        return max(1, round(width * tall / height)), tall
+    return broad, max(1, round(height * broad / width))
 
 
 def _is_whole(value: object) -> bool:

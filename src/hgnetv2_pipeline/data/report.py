@@ -113,6 +113,7 @@ def summarise_samples(
         "width": _spread(samples["width"]),
         "height": _spread(samples["height"]),
         "short_side": _bins(samples[["width", "height"]].min(axis=1)),
+        "aspect": _aspect(samples),
         "exact_copies": {
             "n_images": int(copies.sum()),
             "examples": samples["key"][copies].head(_EXAMPLES).tolist(),
@@ -142,6 +143,21 @@ def _spread(values: pd.Series) -> dict[str, int] | None:
     if not len(values):
         return None
     return {"min": int(values.min()), "median": int(values.median()), "max": int(values.max())}
+
+
+def _aspect(samples: pd.DataFrame) -> dict[str, Any] | None:
+    """Median of width over height; median share of an image that the largest square in it has, and
+    how many images that is less than half of.
+    """
+    if not len(samples):
+        return None
+    edges = samples[["width", "height"]]
+    shares = edges.min(axis=1) / edges.max(axis=1)
+    return {
+        "median": float((samples["width"] / samples["height"]).median()),
+        "square_share": float(shares.median()),
+        "n_below_half": int((shares < 0.5).sum()),
+    }
 
 
 def _bins(sides: pd.Series) -> list[tuple[str, int]]:

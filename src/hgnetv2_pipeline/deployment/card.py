@@ -15,6 +15,7 @@ from typing import Any
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.choices import PRECISIONS
+from hgnetv2_pipeline.deployment.preprocess_file import told_values
 from hgnetv2_pipeline.deployment.self_test import SelfTest
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, parse_json
@@ -31,7 +32,6 @@ FORMAT = "hgnetv2_pipeline.onnx/1"
 TASK = ("task", "thresholds")
 """Entries of a model of several labels per image."""
 LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
-_IN_WORDS = "transparency"
 
 
 def precision_file(precision: str) -> str:
@@ -65,21 +65,6 @@ class ModelCard:
     parity_error: float | None = None
     self_test: SelfTest | None = None
     more: Mapping[str, str] = field(default_factory=dict)
-
-    def preprocess_file(self) -> dict[str, Any]:
-        """What ``preprocess.json`` holds: the values and, with a background, what that means
-        in words, for other programs.
-        """
-        values = self.preprocess.to_dict()
-        if self.preprocess.background is None:
-            return values
-        return values | {
-            _IN_WORDS: "right after decoding, before EXIF orientation and resizing, every pixel of "
-            "a file with transparency (an alpha channel, a palette with alpha, or one transparent "
-            "colour) becomes, in each channel, "
-            "round((alpha * colour + (255 - alpha) * background) / 255), a whole number; alpha, "
-            "colour and background go from 0 to 255, and colour is not premultiplied"
-        }
 
     @property
     def multi_label(self) -> bool:
@@ -152,7 +137,7 @@ class ModelCard:
             if (folder / MANIFEST).is_file():
                 manifest = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
             if isinstance(said, dict):
-                said.pop(_IN_WORDS, None)  # for readers; the values say the same
+                said = told_values(said)
             if not isinstance(manifest, dict):
                 raise ValueError(f"{MANIFEST} is no object")
         return cls(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hgnetv2_pipeline.foreign import parse_json
+from hgnetv2_pipeline.variants import ImageSize, height_and_width
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -72,27 +73,32 @@ class SelfTest:
         return _distance(logits, np.array(self.logits))
 
 
-def self_test_images(count: int, side: int) -> np.ndarray:
-    """``count`` images by formula, uint8 [count, side, side, 3].
+def self_test_images(count: int, size: ImageSize) -> np.ndarray:
+    """``count`` images by formula, uint8 [count, height, width, 3].
 
     A grid of 8 x 8 colours, the top bytes of the sequence x -> 1664525 x + 1013904223 (mod 2^32)
-    from 1, image by image, row by row, channel last, is drawn out to ``side`` pixels by linear
-    interpolation in whole numbers: at pixel i, position ``i * 7 * 256 // (side - 1)`` in 256ths of
-    a cell, both sums of products divided by 65536 at the end.
+    from 1, image by image, row by row, channel last, is drawn out to ``size`` by linear
+    interpolation in whole numbers: at pixel i of an edge, position ``i * 7 * 256 // (edge - 1)`` in
+    256ths of a cell, both sums of products divided by 65536 at the end.
     """
     state, values = 1, []
     for _ in range(count * _GRID * _GRID * 3):
         state = (1664525 * state + 1013904223) % 2**32
         values.append(state >> 24)
     grid = np.array(values, np.int64).reshape(count, _GRID, _GRID, 3)
-    at = np.arange(side, dtype=np.int64) * (_GRID - 1) * 256 // max(side - 1, 1)
-    low = np.minimum(at // 256, _GRID - 2)
-    part = at - low * 256
-    down, across = part[:, None, None], part[:, None]
-    rows = grid[:, low] * (256 - down) + grid[:, low + 1] * down
-    pixels = rows[:, :, low] * (256 - across) + rows[:, :, low + 1] * across
+    (upper, down), (left, across) = map(_cells, height_and_width(size))
+    down, across = down[:, None, None], across[:, None]
+    rows = grid[:, upper] * (256 - down) + grid[:, upper + 1] * down
+    pixels = rows[:, :, left] * (256 - across) + rows[:, :, left + 1] * across
     images: np.ndarray = (pixels >> 16).astype(np.uint8)
     return images
+
+
+def _cells(edge: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cell before each pixel of an edge, and the 256ths of a cell from there."""
+    at = np.arange(edge, dtype=np.int64) * (_GRID - 1) * 256 // max(edge - 1, 1)
+    low = np.minimum(at // 256, _GRID - 2)
+    return low, at - low * 256
 
 
 def self_test_count(classes: int) -> int:

@@ -1,8 +1,8 @@
 """The training view of an image: from a picture and its own generator to uint8 pixels.
 
 ``make_augment`` reads a configuration and gives a callable (LazyImage, generator) -> uint8
-[image_size, image_size, 3]. The same generator state gives the same bytes, whatever the process.
-The callables are plain data and travel to worker processes.
+[height, width, 3]. The same generator state gives the same bytes, whatever the process. The
+callables are plain data and travel to worker processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hgnetv2_pipeline.data.preprocess import RESAMPLING, Preprocess
+from hgnetv2_pipeline.data.decode import Colour, check_colour
+from hgnetv2_pipeline.data.preprocess import MAX_SIDE, RESAMPLING, Preprocess
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.input.further_changes import OFF, FurtherChanges, further_changes
 from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, operate, parse_randaugment
+from hgnetv2_pipeline.variants import Fit, ImageSize, height_and_width, read_image_size
 
 View = npt.NDArray[np.uint8]
 Augment = Callable[[LazyImage, np.random.Generator], View]
@@ -50,18 +52,22 @@ class PublishedView(StagedView):
     """The published recipe: random resized crop, mirror, RandAugment.
 
     Attributes:
-        image_size: side of the result in pixels.
+        image_size: pixels of the result: the side of a square or (height, width).
         box: how the crop is drawn, a name of ``BOXES``.
         scale: share of the image's area that the crop takes, lowest and highest.
-        ratio: width over height of the crop, lowest and highest.
+        ratio: width over height of the crop, lowest and highest; relative to what the evaluation
+            view shows undistorted: the shape of the result with fit crop, of the whole image else.
         mirror: chance of a left-right flip.
         randaugment: the operations that follow, or None.
         interpolation: as in ``Preprocess``.
         fast: the same crops, flips and operations through ``fast`` instead of Pillow.
         further: what happens besides; None: nothing (and descriptions do not speak of it).
+        fit: of the evaluation view. With squash a crop is distorted as the whole image is there;
+            with pad it takes the place that the whole image has there, on ``pad_colour``.
+        pad_colour: as in ``Preprocess``.
     """
 
-    image_size: int
+    image_size: ImageSize
     box: str
     scale: tuple[float, float]
     ratio: tuple[float, float]
@@ -70,6 +76,8 @@ class PublishedView(StagedView):
     interpolation: str
     fast: bool
     further: FurtherChanges | None = None
+    fit: Fit = "crop"
+    pad_colour: Colour | None = None
 
     @property
     def operates(self) -> bool:
@@ -92,30 +100,49 @@ class PublishedView(StagedView):
         """The view that was drawn for ``picture``."""
         # Crop first, then resize: taps of the filter that reached beyond the crop would give other
         # pixels than PaddleClas, torchvision and timm give.
-        return (self._fast if self.fast else self._exact)(picture.crop(*box), flip, operations)
+        piece, place = picture.crop(*box), self.place(picture.size)
+        return (self._fast if self.fast else self._exact)(piece, place, flip, operations)
 
     def draw(
         self, size: tuple[int, int], rng: np.random.Generator
     ) -> tuple[Box, bool, list[Choice]]:
         """Crop, flip and operations for an image of ``size`` (width, height)."""
-        box = BOXES[self.box](*size, self.scale, self.ratio, rng)
+        height, width = size[::-1] if self.fit != "crop" else height_and_width(self.image_size)
+        low, high = self.ratio
+        ratio = low * (width / height), high * (width / height)
+        box = BOXES[self.box](*size, self.scale, ratio, rng)
         flip = rng.random() < self.mirror
         operations = [] if self.randaugment is None else self.randaugment.choices(rng)
         if self.further is not None:
             flip, operations = self.further.draw(flip, operations, rng)
         return box, flip, operations
 
-    def _exact(self, piece: View, flip: bool, operations: list[Choice]) -> View:
-        size = (self.image_size, self.image_size)
-        view = Image.fromarray(piece).resize(size, RESAMPLING[self.interpolation])
+    def place(self, size: tuple[int, int]) -> Box:
+        """Left, top, width and height that the crop of an image of ``size`` has in the view."""
+        if self.fit != "pad":
+            height, width = height_and_width(self.image_size)
+            return 0, 0, width, height
+        wide, high, left, top = self._frame.geometry(*size)
+        return -left, -top, wide, high
+
+    @cached_property
+    def _frame(self) -> Preprocess:
+        return Preprocess(crop=self.image_size, fit="pad", pad_colour=self.pad_colour)
+
+    def _exact(self, piece: View, place: Box, flip: bool, operations: list[Choice]) -> View:
+        view = Image.fromarray(piece).resize(place[2:], RESAMPLING[self.interpolation])
+        if self.fit == "pad":
+            view = Image.fromarray(self._frame.framed(np.asarray(view), -place[0], -place[1]))
         if flip:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(operate(view, operations, self.fill))
 
-    def _fast(self, piece: View, flip: bool, operations: list[Choice]) -> View:
+    def _fast(self, piece: View, place: Box, flip: bool, operations: list[Choice]) -> View:
         from hgnetv2_pipeline.input import fast_augment as fast
 
-        view = fast.resize(piece, self.image_size, self.image_size, self.interpolation)
+        view = fast.resize(piece, *place[2:], self.interpolation)
+        if self.fit == "pad":
+            view = self._frame.framed(view, -place[0], -place[1])
         if flip:
             view = fast.mirror(view)
         for name, level, sign in operations:
@@ -203,7 +230,7 @@ class AffineView:
     Attributes:
         degrees: turn, uniform in +-degrees.
         scale: zoom, uniform in 1 +- scale.
-        shift: shift in each direction, uniform in +- shift x side.
+        shift: shift in each direction, uniform in +- shift x that edge.
         mirror: chance of a left-right flip.
         fill: colour of what the view uncovers.
         base: the evaluation view that it starts from.
@@ -217,9 +244,9 @@ class AffineView:
     base: Preprocess
 
     def __call__(self, picture: LazyImage, rng: np.random.Generator) -> View:
-        side = self.base.crop
+        height, width = self.base.size
         pixels = picture.pixels()
-        if picture.size != (side, side):
+        if picture.size != (width, height):
             pixels = self.base.cut(pixels)
         image = Image.fromarray(pixels)
         turn, zoom, right, down, flip = rng.random(5)
@@ -228,19 +255,18 @@ class AffineView:
         # Pillow maps each pixel of the result to a place in the source: the inverse transform.
         cosine, sine = math.cos(angle) / factor, math.sin(angle) / factor
         across = -1.0 if flip < self.mirror else 1.0
-        centre = side / 2
-        x = centre + self.shift * side * (2 * right - 1)
-        y = centre + self.shift * side * (2 * down - 1)
+        x = width / 2 + self.shift * width * (2 * right - 1)
+        y = height / 2 + self.shift * height * (2 * down - 1)
         matrix = (
             across * cosine,
             across * sine,
-            centre - across * (cosine * x + sine * y),
+            width / 2 - across * (cosine * x + sine * y),
             -sine,
             cosine,
-            centre + sine * x - cosine * y,
+            height / 2 + sine * x - cosine * y,
         )
         view = image.transform(
-            (side, side),
+            (width, height),
             Image.Transform.AFFINE,
             matrix,
             resample=Image.Resampling.BILINEAR,
@@ -259,7 +285,10 @@ class EvaluationView:
         return self.base.cut(picture.pixels())
 
 
-_PLACE = {"image_size": None, "resize_short": None, "interpolation": "bicubic", "fast": False}
+_PLACE = {
+    "image_size": None, "resize_short": None, "interpolation": "bicubic", "fast": False,
+    "fit": "crop", "pad_colour": None,
+}  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "published": {
         "box": PUBLISHED_BOX,
@@ -278,10 +307,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 def make_augment(config: Mapping[str, Any]) -> Augment:
     """The training view that ``config`` asks for.
 
-    ``config`` holds ``name`` (published, affine or none), ``image_size`` (side of the result in
-    pixels) and, optionally, ``resize_short`` (affine and none: short side before the centre crop,
-    default ``image_size``), ``interpolation``, ``fast`` (default False; published only) and the
-    parameters of the named view:
+    ``config`` holds ``name`` (published, affine or none), ``image_size`` (pixels of the result: the
+    side of a square or [height, width]) and, optionally, ``resize_short`` (affine and none: short
+    side before the centre crop, default that of ``image_size``), ``interpolation``, ``fast``
+    (default False; published only), ``fit`` and ``pad_colour`` (as in ``Preprocess``; default crop)
+    and the parameters of the named view:
 
     * published: ``box`` (how the crop is drawn: paddle, as PaddleClas's recipes do, or
       torchvision), ``scale``, ``ratio``, ``mirror``, ``fill``, ``randaugment`` (as timm writes it,
@@ -302,14 +332,7 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
     values = {**allowed, **{key: value for key, value in config.items() if value is not None}}
     if config.get("randaugment", "") is None:
         values["randaugment"] = None
-    size = values["image_size"]
-    if not isinstance(size, int) or size < 1:
-        raise ParameterError(f"image_size {size!r}: a whole number from 1 up (image_size)")
-    base = Preprocess(
-        resize_short=values["resize_short"] or size,
-        crop=size,
-        interpolation=values["interpolation"],
-    )
+    base = _base(values)
     if values["fast"]:
         _check_fast(name, base.interpolation)
     if name == "none":
@@ -329,7 +352,7 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
     if values["box"] not in BOXES:
         raise unknown_name("way to draw a crop", values["box"], BOXES, "augment.box")
     return PublishedView(
-        image_size=size,
+        image_size=base.crop,
         box=values["box"],
         scale=_range("scale", values["scale"], 1.0),
         ratio=_range("ratio", values["ratio"], math.inf),
@@ -338,6 +361,25 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
         interpolation=values["interpolation"],
         fast=bool(values["fast"]),
         further=further_changes(values, fill),
+        fit=base.fit,
+        pad_colour=base.pad_colour,
+    )
+
+
+def _base(values: Mapping[str, Any]) -> Preprocess:
+    """The evaluation view that the training view belongs to."""
+    colour, size = values["pad_colour"], read_image_size(values["image_size"], 1, MAX_SIDE)
+    if size is None:
+        raise ParameterError(
+            f"image_size {values['image_size']!r}: a whole number from 1 to {MAX_SIDE}, or "
+            "[height, width] (image_size)"
+        )
+    return Preprocess(
+        resize_short=values["resize_short"] or min(height_and_width(size)),
+        crop=size,
+        interpolation=values["interpolation"],
+        fit=values["fit"],
+        pad_colour=None if colour is None else check_colour(colour, "pad_colour"),
     )
 
 

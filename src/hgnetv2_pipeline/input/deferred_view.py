@@ -36,6 +36,7 @@ class DeferredView:
         encoded: whether they are a file.
         size: width and height of the image in ``data``.
         box: left, top, width and height of the crop in it.
+        place: left, top, width and height of the crop in the view.
         flip: whether left and right are exchanged.
         operations: what RandAugment and the further changes do, in order.
     """
@@ -45,6 +46,7 @@ class DeferredView:
     encoded: bool
     size: tuple[int, int]
     box: Box
+    place: Box
     flip: bool
     operations: list[Choice]
 
@@ -59,18 +61,19 @@ class DeviceView:
     def __call__(self, picture: LazyImage, rng: np.random.Generator) -> DeferredView:
         """What is to be done with a picture; DataError as ``LazyImage``."""
         box, flip, operations = self.view.draw(picture.size, rng)
+        place = self.view.place(picture.size)
         content = picture.plain_jpeg
         if content is not None:
             data = np.frombuffer(content, np.uint8)
-            return DeferredView(data, len(data), True, picture.size, box, flip, operations)
+            return DeferredView(data, len(data), True, picture.size, box, place, flip, operations)
         data = np.ascontiguousarray(picture.crop(*box)).reshape(-1)
         size, whole = (box[2], box[3]), (0, 0, box[2], box[3])
-        return DeferredView(data, len(data), False, size, whole, flip, operations)
+        return DeferredView(data, len(data), False, size, whole, place, flip, operations)
 
 
 @dataclass(frozen=True)
 class UnfinishedView:
-    """A view that still lacks its operations: uint8 [S, S, 3], and what RandAugment does to it."""
+    """A view that still lacks its operations: uint8 [H, W, 3], and what RandAugment does to it."""
 
     pixels: npt.NDArray[np.uint8]
     operations: list[Choice]

@@ -22,10 +22,12 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from hgnetv2_pipeline.data.preprocess import vertical_first
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.input.augment import Box
 from hgnetv2_pipeline.input.batches import TrainMaker, WorkerBatch
 from hgnetv2_pipeline.input.deferred_view import DeferredView, DeviceView
 from hgnetv2_pipeline.input.device_operations import augment
 from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.variants import height_and_width
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class DeviceInput:
         self.device = view.device
 
     def __call__(self, made: WorkerBatch) -> WorkerBatch:
-        """``made`` with uint8 images [N, 3, image_size, image_size], channels_last, on the device.
+        """``made`` with uint8 images [N, 3, height, width], channels_last, on the device.
 
         A batch with an image that cannot be decoded is made again without it, by the rule of
         ``TrainMaker``, so that it is the batch that the CPU would have made.
@@ -68,8 +70,7 @@ class DeviceInput:
         self, data: Sequence[Tensor], drawn: Sequence[DeferredView]
     ) -> tuple[Tensor | None, dict[int, str]]:
         """The images, or None and the reason for each that cannot be decoded."""
-        side = self.view.image_size
-        views = torch.empty((len(drawn), 3, side, side), device=self.device)
+        views = self._empty_views(len(drawn))
         faults: dict[int, str] = {}
         for first, last in _runs(drawn):
             part = range(first, last)
@@ -82,7 +83,7 @@ class DeviceInput:
                 except DataError as error:
                     faults[n] = str(error)
             if not faults:
-                self._resize(pieces, views)
+                self._resize(pieces, {n: drawn[n].place for n in pieces}, views)
         if faults:
             return None, faults
         images = views.round_().clamp_(0, 255).to(torch.uint8)
@@ -91,6 +92,15 @@ class DeviceInput:
         if self.view.operates:
             images = augment(images, [one.operations for one in drawn], self.view.fill)
         return images.contiguous(memory_format=torch.channels_last), {}
+
+    def _empty_views(self, count: int) -> Tensor:
+        """float32 [count, 3, height, width] on the device; of fit pad in the colour around."""
+        size = height_and_width(self.view.image_size)
+        views = torch.empty((count, 3, *size), device=self.device)
+        if self.view.fit == "pad":
+            colour = torch.tensor(self.view.pad_colour, device=self.device, dtype=views.dtype)
+            views.copy_(colour[:, None, None])
+        return views
 
     def _decoded(self, files: list[Tensor]) -> list[Tensor | None]:
         """uint8 [3, H, W] of each file on the device; None where the decoder gives up."""
@@ -124,18 +134,21 @@ class DeviceInput:
             piece = data.view(height, width, 3)
         return piece.to(self.device, non_blocking=True).permute(2, 0, 1)
 
-    def _resize(self, pieces: Mapping[int, Tensor], views: Tensor) -> None:
-        """Each piece into its place of ``views``, in floats that are not rounded yet.
+    def _resize(
+        self, pieces: Mapping[int, Tensor], places: Mapping[int, Box], views: Tensor
+    ) -> None:
+        """Each piece into its place of its view, in floats that are not rounded yet.
 
         One axis at a time, rounded in between as Pillow does; what can be done to all of them at
         once is, for on a GPU a launch costs more than the work on one image.
         """
-        side, scale = self.view.image_size, _SCALERS[self.view.interpolation]
+        scale = _SCALERS[self.view.interpolation]
         shapes = []
-        for piece in pieces.values():
+        for n, piece in pieces.items():
             height, width = piece.shape[1:]
-            upright = vertical_first(width, height, side, side)
-            shapes.append((side, width) if upright else (height, side))
+            _, _, wide, high = places[n]
+            upright = vertical_first(width, height, wide, high)
+            shapes.append((high, width) if upright else (height, wide))
         flat = torch.empty(sum(3 * high * wide for high, wide in shapes), device=self.device)
         halves = [
             half.view(1, 3, *shape)
@@ -151,7 +164,13 @@ class DeviceInput:
                 half.copy_(scale(whole.cpu(), shape, False, out=torch.empty(half.shape)))
         flat.round_().clamp_(0, 255)
         for n, half in zip(pieces, halves, strict=True):
-            scale(half, (side, side), False, out=views[n : n + 1])
+            left, top, wide, high = places[n]
+            view = views[n : n + 1]
+            if (high, wide) == view.shape[2:]:
+                scale(half, (high, wide), False, out=view)
+            else:
+                whole = scale(half, (high, wide), False, out=view.new_empty((1, 3, high, wide)))
+                view[:, :, top : top + high, left : left + wide] = whole
 
 
 @functools.lru_cache(maxsize=4)

@@ -77,14 +77,15 @@ def _resize(
 def evaluation_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:
     """``Preprocess.image`` of a picture with the resizing of this module.
 
-    uint8 [crop, crop, 3]; other interpolations, and slivers that would grow beyond ``max_pixels``,
-    are Pillow's. What is below the centre crop is neither decoded nor resized.
+    uint8 [height, width, 3]; other interpolations, and slivers that would grow beyond
+    ``max_pixels``, are Pillow's. What is below the centre crop is neither decoded nor resized.
     """
     width, height = picture.size
     wide, high, left, top = preprocess.geometry(width, height)
     if preprocess.interpolation not in INTERPOLATIONS or wide * high > preprocess.max_pixels:
         return preprocess.cut(picture.pixels())
-    bottom = top + preprocess.crop
+    tall, broad = preprocess.size
+    bottom = min(top + tall, high)
     # The cubic filter reaches two pixels of the result, or of the source where those are larger.
     scale = height / high
     rows = min(height, math.ceil(bottom * scale + 2 * max(scale, 1)) + 1)
@@ -92,7 +93,9 @@ def evaluation_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:
         picture.crop(0, 0, width, rows), wide, bottom, preprocess.interpolation,
         (wide / width, high / height), vertical_first(width, height, wide, high),
     )  # fmt: skip
-    return resized[top:, left : left + preprocess.crop]
+    if preprocess.fit != "crop":
+        return preprocess.framed(resized, left, top)
+    return resized[top:, left : left + broad]
 
 
 def mirror(pixels: Pixels) -> Pixels:

@@ -72,9 +72,12 @@ def describe_view(
     values: dict[str, Any] = asdict(view)  # type: ignore[call-overload]
     # Stores that were made before there were backgrounds do not speak of one; the evaluation view
     # that some views start from cuts pixels that are decoded already.
-    values.get("base", {}).pop("background", None)
-    # The same of what a view does besides.
-    if values.get("further", ...) is None:
+    base = values.get("base", {})
+    base.pop("background", None)
+    for part in (values, base):
+        if part.get("fit") == "crop":  # nor of a fit those made before one could choose
+            del part["fit"], part["pad_colour"]
+    if values.get("further", ...) is None:  # nor of what a view does besides
         del values["further"]
     behind = {} if background is None else {"background": list(background)}
     return {"name": type(view).__name__, **values, "resized": resized, **behind}

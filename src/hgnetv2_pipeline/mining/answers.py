@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hgnetv2_pipeline.data.decode import Colour
-from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import WeightsError, unknown_name
-from hgnetv2_pipeline.teacher.teacher import Member, load_teacher, mean_log_probability
+from hgnetv2_pipeline.teacher.teacher import Member, Teacher, mean_log_probability
 from hgnetv2_pipeline.teacher.typicality import Reference, unit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,35 +39,18 @@ class Scores:
 
 
 class Scorer:
-    """A teacher that scores a pool, each member with the preprocessing of its weights.
-
-    ``background`` is that of the pool; with a ``reference`` images are scored by typicality.
+    """A teacher on ``device`` that scores a pool, each member with its own preprocessing; with a
+    ``reference`` images are scored by typicality.
     """
 
     def __init__(
-        self,
-        specs: Sequence[str],
-        *,
-        num_classes: int,
-        weights_root: Path,
-        preprocess: Preprocess | None,
-        background: Colour | None = None,
-        reference: Reference | None = None,
-        dtype: str,
-        device: str,
+        self, teacher: Teacher, *, reference: Reference | None = None, dtype: str, device: str
     ) -> None:
         if dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES, "ScoreSpec.dtype")
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
         self.reference = reference and reference.to(self.device)
-        self.teacher = load_teacher(
-            specs,
-            classes=num_classes,
-            root=weights_root,
-            device=self.device,
-            preprocess=preprocess,
-            background=background,
-        )
+        self.teacher = teacher
 
     @torch.inference_mode()
     def score(self, images: Mapping[str, torch.Tensor], *, features: bool = False) -> Scores:

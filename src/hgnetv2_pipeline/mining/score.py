@@ -40,6 +40,7 @@ from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.shards import shard_slices
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
+from hgnetv2_pipeline.teacher.teacher import load_teacher
 from hgnetv2_pipeline.teacher.typicality import read_reference
 
 _log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class _PoolMaker:
     def make(self, step: int) -> _Seen:
         """Batch ``step`` of the slice."""
         pixels = {
-            how: np.zeros((self.batch_size, one.crop, one.crop, 3), dtype=np.uint8)
+            how: np.zeros((self.batch_size, *one.size, 3), dtype=np.uint8)
             for how, one in self.preprocesses.items()
         }
         images = {how: torch.from_numpy(one).permute(0, 3, 1, 2) for how, one in pixels.items()}
@@ -193,12 +194,16 @@ def count_known(spec: ScoreSpec) -> int:
 
 def _scorer(spec: ScoreSpec) -> Scorer:
     how = spec.preprocess
-    return Scorer(
+    teacher = load_teacher(
         spec.teachers,
-        num_classes=spec.num_classes,
-        weights_root=spec.weights_root,
+        classes=spec.num_classes,
+        root=spec.weights_root,
+        device=torch.device(spec.device),
         preprocess=None if how is None else Preprocess.from_dict(how),
         background=index.decoding_in(spec.index).background,
+    ).seeing(spec.fit)
+    return Scorer(
+        teacher,
         reference=None if spec.reference is None else read_reference(spec.reference),
         dtype=spec.dtype,
         device=spec.device,

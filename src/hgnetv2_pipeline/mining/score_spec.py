@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hgnetv2_pipeline.variants import Fit
+
 
 class ScoreSpec(BaseModel):
     """One process's share of a pass over one source of the pool; see ``score.score_pool``."""
@@ -29,6 +31,8 @@ class ScoreSpec(BaseModel):
     """Folder that the teachers' files are relative to."""
     preprocess: dict[str, Any] | None
     """The ``Preprocess`` of teachers that do not name one; null: those are refused."""
+    fit: Fit | None = None
+    """How teachers see images whose weights say to cut a square; null: as they say."""
     shard_rows: int
     """Images a shard; one that is not whole is made again after a stop."""
     batch_size: int

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hgnetv2_pipeline.variants import ImageSize, height_and_width
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -22,8 +24,8 @@ class Cost:
     activations: int
 
 
-def measure_cost(model: nn.Module, image_size: int = 224) -> Cost:
-    """Count for one image of ``image_size`` x ``image_size``; ``model`` itself is not touched.
+def measure_cost(model: nn.Module, image_size: ImageSize = 224) -> Cost:
+    """Count for one image of ``image_size``; ``model`` itself is not touched.
 
     Additions, pooling, normalisation and activations are not counted, as is usual for GMACs.
     """
@@ -40,5 +42,6 @@ def measure_cost(model: nn.Module, image_size: int = 224) -> Cost:
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)
     with torch.no_grad():
-        ghost(torch.empty(1, getattr(model, "in_chans", 3), image_size, image_size, device="meta"))
+        edges = height_and_width(image_size)
+        ghost(torch.empty(1, getattr(model, "in_chans", 3), *edges, device="meta"))
     return Cost(sum(p.numel() for p in model.parameters()), macs, activations)

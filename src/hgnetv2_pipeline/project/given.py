@@ -6,6 +6,7 @@ parameter is text, ``RunParams`` knows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -15,6 +16,8 @@ from pydantic import BaseModel
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.variants import variant_name
 
+_OUTER_COMMA = re.compile(r",(?![^\[\]]*\])")
+"""A comma that is not between the brackets of a list."""
 _NULL = {"", "~", "null", "Null", "NULL"}
 
 
@@ -31,7 +34,7 @@ def read_params(given: str | Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     values = OmegaConf.create({})
-    for item in filter(None, (part.strip() for part in given.split(","))):
+    for item in filter(None, map(str.strip, _OUTER_COMMA.split(given))):
         key, equals, text = (part.strip() for part in item.partition("="))
         if not equals or not key:
             raise ParameterError(f"--params {item}: write KEY=VALUE, and + between parts of a list")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.devices import known_device
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, nearest
 from hgnetv2_pipeline.project.identity import FOLDERS, Identity
+from hgnetv2_pipeline.variants import ImageSize
 from hgnetv2_pipeline.weights.places import split_spec
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def load_model(
     model: str,
     *,
     classes: list[str] | None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     resize_short: int | None = None,
 ) -> LoadedModel:
     """Build ``model``; ``classes`` None takes the weights' own.
@@ -98,8 +99,6 @@ def load_model(
     A timm model carries no preprocessing of ours; it gets the published one at ``image_size``.
     ``resize_short`` replaces what the weights say.
     """
-    import dataclasses
-
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.weights.build import build_from
     from hgnetv2_pipeline.weights.imagenet import agree
@@ -119,10 +118,23 @@ def load_model(
         preprocess = Preprocess.from_dict(info["preprocess"])
     else:
         preprocess = Preprocess.at_size(image_size or 224)
-    if resize_short is not None:
-        preprocess = dataclasses.replace(preprocess, resize_short=resize_short)
+    preprocess = _resized_otherwise(preprocess, resize_short, model)
     names = classes or known or [str(number) for number in range(info["num_classes"])]
     return LoadedModel(network, list(names), preprocess, info)
+
+
+def _resized_otherwise(preprocess: Preprocess, resize_short: int | None, model: str) -> Preprocess:
+    """``preprocess`` with another short side before the crop; None: as it is."""
+    import dataclasses
+
+    if resize_short is None:
+        return preprocess
+    if preprocess.fit != "crop":
+        raise ParameterError(
+            f"evaluation.resize_short={resize_short}, but {model} sees images with fit "
+            f"{preprocess.fit!r}, which cuts nothing; set it to null"
+        )
+    return dataclasses.replace(preprocess, resize_short=resize_short)
 
 
 def evaluate(
@@ -134,8 +146,6 @@ def evaluate(
         ParameterError: an engine or precision that cannot be had.
         WeightsError: the model or its export is missing, or is not for the classes of ``lists``.
     """
-    import dataclasses
-
     from hgnetv2_pipeline.evaluation.evaluate import evaluate_samples
 
     identity, engine, precision = run.identity, params.engine, params.precision
@@ -168,8 +178,7 @@ def evaluate(
         )
         predictor, preprocess = loaded_engine.logits, loaded_engine.preprocess
         task, thresholds = loaded_engine.card.more.get("task"), loaded_engine.card.thresholds
-        if params.resize_short is not None:
-            preprocess = dataclasses.replace(preprocess, resize_short=params.resize_short)
+        preprocess = _resized_otherwise(preprocess, params.resize_short, model)
         place = "cpu"
     _warn_of_another_background(model, preprocess, samples)
     wanted = "multi_label" if lists.multi_label else "single_label"

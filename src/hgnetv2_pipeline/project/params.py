@@ -44,6 +44,7 @@ from hgnetv2_pipeline.training.config import (
     Threads,
     TrainConfig,
     Views,
+    read_typed_numbers,
 )
 from hgnetv2_pipeline.variants import Lab, PoolPadding
 from hgnetv2_pipeline.weights.places import Part, Wanted
@@ -100,13 +101,6 @@ def _compiles(value: str) -> str:
 Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
-def _colour_typed(value: Any) -> Any:
-    """A colour on the command line is ``255+255+255``, as every list there."""
-    if isinstance(value, str) and "+" in value:
-        return [int(part) if part.isdecimal() else part for part in _split_plus(value)]
-    return value
-
-
 def _known_alpha(value: Any) -> Any:
     from hgnetv2_pipeline.data.decode import background_of
 
@@ -122,7 +116,7 @@ def _known_delimiter(value: str) -> str:
 
 
 Delimiter = Annotated[str, AfterValidator(_known_delimiter)]
-Alpha = Annotated[Any, BeforeValidator(_colour_typed), AfterValidator(_known_alpha)]
+Alpha = Annotated[Any, BeforeValidator(read_typed_numbers), AfterValidator(_known_alpha)]
 """A name of ``decode.ALPHA`` or a colour."""
 
 

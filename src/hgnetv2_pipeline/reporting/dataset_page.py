@@ -106,7 +106,33 @@ def _sizes(summary: Json) -> list[Block]:
         if bins:
             drawing = figures.bars(bins, x_label=f"images of {name} by their short side, pixels")
             found.append(Figure((drawing,), f"Short side of the images of {name}."))
-    return found or [Text("No image, no size.")]
+    shapes = _shapes(summary)
+    return [*found, shapes] if shapes else found or [Text("No image, no size.")]
+
+
+def _shapes(summary: Json) -> Table | None:
+    """What of an image a square view shows, set by set."""
+    rows = tuple(
+        (
+            name,
+            f"{aspect['median']:.2f}",
+            formats.percent(aspect["square_share"]),
+            formats.count(aspect["n_below_half"]),
+        )
+        for name, entry in data.dataset_sets(summary).items()
+        if (aspect := entry.get("aspect"))
+    )
+    if not rows:
+        return None
+    return Table(
+        ("set", "width over height", "shown of an image", "images shown less than half"),
+        rows,
+        caption="Shapes, the first two columns of numbers at the median. Shown is what the largest "
+        "square in the middle has of an image's area: the most that evaluation and the exported "
+        "model see with fit: crop and a square image_size. fit: squash and fit: pad show all of "
+        "it, and so does image_size: [height, width] for images of that shape.",
+        left=("set",),
+    )
 
 
 def _left_out(summary: Json) -> list[Block]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hgnetv2_pipeline.data.decode import Colour
 from hgnetv2_pipeline.data.index import decoding_of
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
@@ -24,6 +25,7 @@ from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.teacher.logistic import FOLDS, Classifier, fit_classifier
 from hgnetv2_pipeline.teacher.self_training import ROUNDS, Features, SelfTraining, self_train
+from hgnetv2_pipeline.variants import Fit
 from hgnetv2_pipeline.weights.probes import SIMPLE, build_trunk
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class ProbeConfig:
 
     Attributes:
         size: pixels a side that the network sees; None: ``probe_size``.
+        fit: how an image becomes that square, see ``data.preprocess``.
+        pad_colour: around it with fit pad; None: the mean colour of the network's own images.
         balanced: every class weighs the same.
         rounds: of self-training: how often images of the pool are chosen and learnt from.
         batch_size, workers: of reading the images.
@@ -47,6 +51,8 @@ class ProbeConfig:
     """
 
     size: int | None = None
+    fit: Fit = "crop"
+    pad_colour: Colour | None = None
     balanced: bool = False
     rounds: int = ROUNDS
     batch_size: int = 64
@@ -210,15 +216,18 @@ def unfitted_probe(
     """A frozen network on ``device``, its classifier yet to be fitted, and its preprocessing."""
     trunk, number, known = build_trunk(spec, weights_root)
     own = Preprocess.from_dict(known["preprocess"])
-    side = own.crop if known["fixed"] else how.size or probe_size(own.crop, short_side(samples))
+    side = min(own.size)
+    if not known["fixed"]:
+        side = how.size or probe_size(side, short_side(samples))
     if known["fixed"] and how.size not in (None, side) and spec != SIMPLE:
         raise ParameterError(
             f"{spec} takes images of {side} pixels alone; set train_teacher.probe_size to that or "
             "to null"
         )
     preprocess = dataclasses.replace(
-        own, resize_short=side, crop=side, background=decoding_of(samples).background
-    )
+        own, resize_short=side, crop=side, background=decoding_of(samples).background,
+        fit=how.fit, pad_colour=how.pad_colour,
+    )  # fmt: skip
     probe = Probe(trunk, number, classes, size=side).eval().requires_grad_(False)
     probe.to(torch.device(device), memory_format=torch.channels_last)
     return probe, preprocess

@@ -16,6 +16,7 @@ from hgnetv2_pipeline.data.decode import Colour
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.input.loader import View, memory_format, normalised_view
+from hgnetv2_pipeline.variants import Fit
 
 BatchNorm = Literal["eval", "batch"]
 
@@ -95,6 +96,20 @@ class Teacher:
         if self.bn == "batch":
             return self
         return Teacher([replace(one, network=reparameterize(one.network)) for one in self.members])
+
+    def seeing(self, fit: Fit | None) -> Teacher:
+        """The same with images fitted so by members that would cut a square out of them, as those
+        do that were not made for these images; None: as their weights say.
+        """
+        return Teacher(
+            [
+                replace(one, preprocess=replace(one.preprocess, fit=fit))
+                if fit and one.preprocess.fit == "crop" and isinstance(one.preprocess.crop, int)
+                else one
+                for one in self.members
+            ],
+            self.bn,
+        )
 
     def answers(self, images: Tensor | Mapping[str, Tensor]) -> list[Tensor]:
         """The logits [N, C] of each member."""

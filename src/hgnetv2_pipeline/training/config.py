@@ -7,7 +7,7 @@ recipe that leaves something out is refused by name instead of being completed s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,18 @@ from pydantic import (
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.processor import MOST_THREADS
+from hgnetv2_pipeline.variants import (
+    Fit,
+    ImageSize,
+    height_and_width,
+    read_image_size,
+    size_in_words,
+)
 from hgnetv2_pipeline.weights.styles import Head
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data.decode import Colour
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
 DistillationLoss = Literal["ce", "kl", "skl", "dist"]
 MultiLabelLoss = Literal["bce", "asymmetric"]
@@ -43,6 +54,8 @@ _BEFORE: dict[str, Any] = {
     "fp16_scale": 65536.0,
     "loss.gamma": None,
     "loss.class_weights": None,
+    "fit": "crop",
+    "pad_colour": None,
 }
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -66,6 +79,31 @@ Amp = Annotated[
 
 Device = Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]{1,3})?)$")]
 """auto (a GPU if there is one), cpu, cuda, or one GPU of several: cuda:1."""
+
+
+def read_typed_numbers(given: Any) -> Any:
+    """``64+192`` as a list of numbers: on the command line a list is joined by +."""
+    if isinstance(given, str) and "+" in given:
+        parts = [part.strip() for part in given.split("+")]
+        return [int(part) if part.isdecimal() else part for part in parts]
+    return given
+
+
+def _read_image_size(given: Any) -> Any:
+    size = read_image_size(read_typed_numbers(given), 32, 2048)
+    if size is None:
+        raise ValueError(
+            f"{given!r:.100}: one side in pixels, or [height, width] (typed height+width), each "
+            "from 32 to 2048"
+        )
+    return size
+
+
+def _read_colour(given: Any) -> Any:
+    from hgnetv2_pipeline.data.decode import check_colour
+
+    colour = read_typed_numbers(given)
+    return None if colour is None else check_colour(colour, "pad_colour; null: ImageNet's mean")
 
 
 class ParameterModel(BaseModel):
@@ -282,10 +320,16 @@ class TrainConfig(ParameterModel):
     """Mixup and CutMix (supervised training)."""
     input: InputConfig
     """How training images are read and augmented: exactly, fast, or by the GPU."""
-    image_size: Annotated[int, Field(ge=32, le=2048)]
-    """Side of the square training and evaluation crop, pixels."""
+    image_size: Annotated[ImageSize, BeforeValidator(_read_image_size)]
+    """Pixels that the network sees, in training and evaluation: one side, or [height, width]."""
     resize_short: Annotated[int, Field(ge=32, le=4096)]
-    """Short side before the evaluation crop, pixels; travels with the weights."""
+    """Short side before the evaluation crop, pixels; counts with fit crop alone, and travels with
+    the weights."""
+    fit: Fit
+    """How an image becomes that size, everywhere: crop (the middle is cut), squash (stretched), pad
+    (whole, on pad_colour)."""
+    pad_colour: Annotated[tuple[int, int, int] | None, BeforeValidator(_read_colour)]
+    """[red, green, blue] around an image with fit pad; null = ImageNet's mean colour."""
     workers: Loaders
     """Loader processes; results do not depend on it."""
     amp: Amp
@@ -370,10 +414,15 @@ class TrainConfig(ParameterModel):
                 f"batch_size {self.batch_size} does not divide into accumulate "
                 f"{self.accumulate} equal parts"
             )
-        if self.resize_short < self.image_size:
+        if self.fit == "crop" and self.resize_short < min(height_and_width(self.image_size)):
             raise ValueError(
                 f"resize_short ({self.resize_short}) must be at least image_size "
-                f"({self.image_size}): a crop cannot be larger than the image"
+                f"({size_in_words(self.image_size)}): a crop cannot be larger than the image"
+            )
+        if self.pad_colour is not None and self.fit != "pad":
+            raise ValueError(
+                f"pad_colour is {list(self.pad_colour)}, but fit {self.fit!r} pads nothing; set "
+                "fit to pad, or pad_colour to null"
             )
         if self.erasing and self.loss.name in DISTILLATION_LOSSES:
             raise ValueError(
@@ -438,13 +487,38 @@ class TrainConfig(ParameterModel):
         return values
 
     def view(self) -> dict[str, Any]:
-        """What ``data.make_augment`` needs: ``augment`` and the two sizes."""
+        """What ``input.augment.make_augment`` needs: ``augment``, the two sizes and the fit."""
+        fit = {} if self.fit == "crop" else {"fit": self.fit, "pad_colour": self.pad_colour}
         return {
             **self.augment,
             "fast": self.input.fast,
             "image_size": self.image_size,
             "resize_short": self.resize_short,
+            **fit,
         }
+
+    def preprocess(self, background: Colour | None = None) -> Preprocess:
+        """The evaluation view of images whose transparent pixels get ``background``."""
+        from hgnetv2_pipeline.data.preprocess import Preprocess
+
+        return Preprocess(
+            resize_short=self.resize_short,
+            crop=self.image_size,
+            background=background,
+            fit=self.fit,
+            pad_colour=self.pad_colour,
+        )
+
+    @property
+    def fit_of_others(self) -> Fit | None:
+        """How networks that were not trained by this recipe, with square views of their own, are to
+        see its images; None: as they always do.
+
+        Where the recipe sees oblong views, others see the same squashed.
+        """
+        if self.fit != "crop":
+            return self.fit
+        return None if isinstance(self.image_size, int) else "squash"
 
 
 class TeacherConfig(ParameterModel):

@@ -10,6 +10,7 @@ import torch
 
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.variants import size_in_words
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -36,9 +37,10 @@ def explain_shortage(spec: RunSpec) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         config, place = spec.config, spec.place
+        size = size_in_words(config.image_size)
         raise ParameterError(
             f"the GPU's memory does not hold {config.batch_size // config.accumulate} images of "
-            f"{config.image_size} pixels at once: lower {place}.batch_size ({config.batch_size} a "
+            f"{size} pixels at once: lower {place}.batch_size ({config.batch_size} a "
             f"process), or raise {place}.accumulate ({config.accumulate}), unless others use that "
             f"GPU too; what is saved is kept ({str(error).splitlines()[0]})"
         ) from error

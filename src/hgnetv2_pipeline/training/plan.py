@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from hgnetv2_pipeline.training.prepare import (
 from hgnetv2_pipeline.training.run import torch_settings
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from hgnetv2_pipeline.training.state import State
+from hgnetv2_pipeline.variants import height_and_width
 
 # Share of waiting from which a plan says what to do about it.
 MUCH = 0.1
@@ -170,7 +172,7 @@ def _timed_plan(spec: RunSpec, timed_steps: int | None, processes: int, images: 
 
 def _batch_bytes(run: PreparedRun, config: TrainConfig) -> int:
     """Bytes of a batch for training and of one for val, which wait at the same time."""
-    pixels = 3 * config.image_size**2
+    pixels = 3 * math.prod(height_and_width(config.image_size))
     # For the device to decode: files, or as many pixels as their crops have.
     image = int(run.train["length"].mean()) if isinstance(run.transform, DeviceView) else pixels
     return config.batch_size * (image + pixels)

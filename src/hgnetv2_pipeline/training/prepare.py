@@ -111,11 +111,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         ema=average_weights(student, config.ema_decay),
         columns=MULTI_LABEL_COLUMNS if config.loss.multi_label else COLUMNS,
     )
-    preprocess = Preprocess(
-        resize_short=config.resize_short,
-        crop=config.image_size,
-        background=decoding_of(train).background,
-    )
+    preprocess = config.preprocess(decoding_of(train).background)
     objective, teachers = _objective(spec, preprocess, train, device)
     transform = training_view(config, device)
     if isinstance(objective, DistillationObjective) and spec.teacher_logits is not None:

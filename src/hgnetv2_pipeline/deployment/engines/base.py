@@ -125,13 +125,13 @@ class Engine(ABC):
         """Logits of a non-empty, contiguous float32 batch of the right shape."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [N, classes], of preprocessed images, float32 [N, 3, crop, crop]."""
-        side = self.preprocess.crop
+        """Logits, float32 [N, classes], of preprocessed images, float32 [N, 3, height, width]."""
+        height, width = self.preprocess.size
         images = np.asarray(images)
-        if images.ndim != 4 or images.shape[1:] != (3, side, side) or images.dtype != np.float32:
+        if images.ndim != 4 or images.shape[1:] != (3, height, width) or images.dtype != np.float32:
             raise ParameterError(
                 f"{self.name} was given {images.dtype}{list(images.shape)}; this model takes "
-                f"float32[N, 3, {side}, {side}], as Preprocess makes it"
+                f"float32[N, 3, {height}, {width}], as Preprocess makes it"
             )
         if len(images) == 0:
             return np.empty((0, len(self.card.classes)), np.float32)

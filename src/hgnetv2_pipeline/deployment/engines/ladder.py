@@ -172,8 +172,7 @@ def _refuse_slower_than_fp32(engine: Engine, wish: Wish) -> None:
     from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 
     plain = OrtEngine(exact, threads=wish.threads, preprocess=wish.preprocess, classes=wish.classes)
-    side = engine.preprocess.crop
-    image = engine.preprocess.normalize(self_test_images(1, side))
+    image = engine.preprocess.normalize(self_test_images(1, engine.preprocess.crop))
     taken: dict[Engine, list[float]] = {engine: [], plain: []}
     until = time.monotonic() + 1
     while len(taken[plain]) < 3 or (len(taken[plain]) < 20 and time.monotonic() < until):

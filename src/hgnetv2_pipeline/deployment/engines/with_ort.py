@@ -169,14 +169,16 @@ def _check_signature(
 ) -> None:
     """The graph must take and give what the card says: one image input, one logits output."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    side = card.preprocess.crop
+    size = card.preprocess.size
     shape = inputs[0].shape
     fits = len(inputs) == 1 and len(shape) == 4 and shape[1] == 3 and not isinstance(shape[0], int)
-    fits = fits and all(not isinstance(edge, int) or edge == side for edge in shape[2:])
+    edges = zip(shape[2:], size, strict=False)
+    fits = fits and all(not isinstance(edge, int) or edge == own for edge, own in edges)
     if not fits:
         raise WeightsError(
             f"{path} takes {[(entry.name, entry.shape) for entry in inputs]}; expected one input "
-            f"[batch, 3, {side}, {side}] with a free batch size, as its preprocessing gives it"
+            f"[batch, 3, {size[0]}, {size[1]}] with a free batch size, as its preprocessing gives "
+            "it"
         )
     if len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
         raise WeightsError(f"{path} gives {outputs[0].shape}; expected logits [batch, classes]")

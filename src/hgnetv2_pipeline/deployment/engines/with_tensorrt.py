@@ -74,10 +74,10 @@ class TensorRTEngine(Engine):
             self._runner = PlanRunner(path.read_bytes(), self._place)
         except PlanError as error:
             raise EngineUnavailable(f"tensorrt: {path}: {error}") from error
-        side = card.preprocess.crop
-        if self._runner.image_shape != (3, side, side):
+        height, width = card.preprocess.size
+        if self._runner.image_shape != (3, height, width):
             raise WeightsError(
-                f"{path} takes {self._runner.image_shape}; its preprocessing gives {side}x{side}"
+                f"{path} takes {self._runner.image_shape}; its preprocessing gives {height}x{width}"
             )
         check_classes(card, self._runner.classes, str(path), named=classes is not None)
         super().__init__(

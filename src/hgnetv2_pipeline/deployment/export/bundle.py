@@ -19,8 +19,10 @@ from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
 from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
+from hgnetv2_pipeline.deployment.preprocess_file import preprocess_file
 from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.variants import ImageSize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +42,7 @@ def write_bundle(
     model: nn.Module,
     folder: Path,
     *,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     class_names: Sequence[str] | None = None,
     precisions: Sequence[str] = ("fp32",),
     preprocess: Preprocess | None = None,
@@ -106,7 +108,7 @@ def write_bundle(
         "activations": card.activations,
         "parity_error": card.parity_error,
         **({"probes": card.self_test.to_text()} if card.self_test else {}),
-        "input": "images float32 [batch, 3, S, S]",
+        "input": "images float32 [batch, 3, H, W]",
         "output": "logits float32 [batch, classes]",
     }
     write_json(folder / MANIFEST, manifest)
@@ -116,4 +118,4 @@ def write_bundle(
 def write_labels_and_preprocessing(folder: Path, card: ModelCard) -> None:
     """labels.txt and preprocess.json, for readers that cannot look into the model."""
     write_text(folder / LABELS, "".join(f"{name}\n" for name in card.classes))
-    write_json(folder / PREPROCESS, card.preprocess_file())
+    write_json(folder / PREPROCESS, preprocess_file(card.preprocess))

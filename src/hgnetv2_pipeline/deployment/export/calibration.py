@@ -14,7 +14,7 @@ _BINS = 2048
 _IMAGES = 8  # at a time: every activation of B6 is held, 0.14 GB per image
 
 Batches = Callable[[], Iterable[np.ndarray]]
-"""Gives float32 batches [N, 3, S, S], preprocessed; the same ones at every call."""
+"""Gives float32 batches [N, 3, H, W], preprocessed; the same ones at every call."""
 
 
 def activation_ranges(

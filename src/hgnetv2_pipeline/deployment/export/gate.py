@@ -10,6 +10,7 @@ import numpy as np
 
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
+from hgnetv2_pipeline.variants import ImageSize, height_and_width
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -40,9 +41,11 @@ class Validation:
     source: str
 
 
-def noise(side: int, count: int = 8, seed: int = 0) -> Validation:
+def noise(size: ImageSize, count: int = 8, seed: int = 0) -> Validation:
     """Seeded noise, without labels (-1)."""
-    images = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
+    images = np.random.default_rng(seed).integers(
+        0, 256, (count, *height_and_width(size), 3), np.uint8
+    )
     return Validation(lambda: [(images, np.full(count, -1))], f"{count} images of noise")
 
 

@@ -17,12 +17,12 @@ from torch import nn
 from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET, GraphBuilder, Probabilities
 from hgnetv2_pipeline.models import hgnetv2
 from hgnetv2_pipeline.models.fold import Clip, FoldedConv, reparameterize
-from hgnetv2_pipeline.variants import Lab
+from hgnetv2_pipeline.variants import ImageSize, Lab
 
 
 def hgnet_to_onnx(
     model: hgnetv2.Backbone,
-    image_size: int,
+    image_size: ImageSize,
     *,
     opset: int = OPSET,
     lab: Lab = "relu",

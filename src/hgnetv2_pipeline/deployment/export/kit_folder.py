@@ -26,6 +26,7 @@ from hgnetv2_pipeline.deployment.kit.plans import TIMING_CACHE, BatchProfile
 from hgnetv2_pipeline.deployment.self_test import ALLOWED
 from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.variants import height_and_width
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -186,9 +187,9 @@ def _pack(path: Path, engine: OrtEngine, validation: Validation, count: int) -> 
 
 def trtexec_lines(facts: Mapping[str, Any]) -> list[str]:
     """One trtexec command a graph: the same network and profile, timed by NVIDIA's own tool."""
-    side, profile = facts["preprocess"]["crop"], facts["profile"]
+    (height, width), profile = height_and_width(facts["preprocess"]["crop"]), facts["profile"]
     shapes = {
-        f"--{option}Shapes": f"images:{profile[size]}x3x{side}x{side}"
+        f"--{option}Shapes": f"images:{profile[size]}x3x{height}x{width}"
         for option, size in (("min", "least"), ("opt", "best"), ("max", "most"))
     }
     lines = []
@@ -196,7 +197,7 @@ def trtexec_lines(facts: Mapping[str, Any]) -> list[str]:
         words = [
             f"trtexec --onnx={graph['file']} --stronglyTyped",
             *(f"{option}={value}" for option, value in shapes.items()),
-            f"--shapes=images:1x3x{side}x{side}",
+            f"--shapes=images:1x3x{height}x{width}",
             *(["--noTF32"] if graph["precision"] == "fp32" else []),
             f"--timingCacheFile=plans/{TIMING_CACHE}",
             f"--saveEngine=plans/trtexec-{graph['name']}.plan",

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hgnetv2_pipeline.variants import ImageSize, height_and_width
+
 OPSET, OPSETS = 18, range(13, 21)
 OPSET_OF_AXES = 18
 """ReduceMean takes its axes as an input from this opset on, as an attribute before."""
@@ -132,9 +134,14 @@ class GraphBuilder:
         return inputs if bias is None else [*inputs, self.constant(f"{name}.bias", bias)]
 
     def finish(
-        self, output: str, *, image_size: int, classes: int, probabilities: Probabilities = None
+        self,
+        output: str,
+        *,
+        image_size: ImageSize,
+        classes: int,
+        probabilities: Probabilities = None,
     ) -> Any:
-        """The ModelProto: ``images`` [batch, 3, S, S] in, ``logits`` [batch, classes] out.
+        """The ModelProto: ``images`` [batch, 3, H, W] in, ``logits`` [batch, classes] out.
 
         ``probabilities``: by what a second output of the same shape is made, if there is one.
         """
@@ -155,7 +162,7 @@ class GraphBuilder:
             "hgnet",
             [
                 helper.make_tensor_value_info(
-                    "images", TensorProto.FLOAT, [BATCH, 3, image_size, image_size]
+                    "images", TensorProto.FLOAT, [BATCH, 3, *height_and_width(image_size)]
                 )
             ],
             [

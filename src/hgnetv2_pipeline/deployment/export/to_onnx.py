@@ -27,6 +27,7 @@ from hgnetv2_pipeline.deployment.export.precisions import (
 from hgnetv2_pipeline.deployment.self_test import make_self_test
 from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.variants import ImageSize, height_and_width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,7 @@ TOLERANCE = 5e-5
 def export_onnx(
     model: nn.Module,
     path: Path,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     class_names: Sequence[str] | None = None,
     precision: str = "fp32",
     preprocess: Preprocess | None = None,
@@ -54,7 +55,7 @@ def export_onnx(
     validation: Validation | None = None,
     calibration: Calibration | None = None,
 ) -> Path:
-    """Write ``model`` as one ONNX file: ``images`` [batch, 3, S, S] -> ``logits`` [batch, classes].
+    """Write ``model`` as one ONNX file: ``images`` [batch, 3, H, W] -> ``logits`` [batch, classes].
 
     HGNetV2 and PPHGNet are written directly and folded (``hgnet_to_onnx``); any other module goes
     through ``torch.onnx.export``. The file carries a ``ModelCard``: ``preprocess`` (by default the
@@ -148,8 +149,8 @@ def verify_onnx(
     import torch
 
     engine = OrtEngine(Path(path))
-    side = engine.preprocess.crop
-    images = np.random.default_rng(seed).standard_normal((max(batches), 3, side, side), np.float32)
+    shape = (max(batches), 3, *engine.preprocess.size)
+    images = np.random.default_rng(seed).standard_normal(shape, np.float32)
     exact = copy.deepcopy(model).cpu().double().eval()
     with torch.inference_mode():
         # One image at a time: a float64 batch of the largest network would take gigabytes.
@@ -178,11 +179,11 @@ def verify_onnx(
 
 
 def _graph(
-    model: nn.Module, image_size: int, opset: int, *, probabilities: Probabilities, lab: Lab
+    model: nn.Module, image_size: ImageSize, opset: int, *, probabilities: Probabilities, lab: Lab
 ) -> Any:
     from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
-    if image_size < 1:
+    if min(height_and_width(image_size)) < 1:
         raise ParameterError(f"image_size {image_size}; it must be at least 1 (32 for HGNet)")
     if isinstance(model, Backbone):
         from hgnetv2_pipeline.deployment.export.hgnet_graph import hgnet_to_onnx
@@ -193,7 +194,7 @@ def _graph(
     return through_torch(model, image_size, opset)
 
 
-def through_torch(model: nn.Module, image_size: int, opset: int = OPSET) -> Any:
+def through_torch(model: nn.Module, image_size: ImageSize, opset: int = OPSET) -> Any:
     """The ModelProto of any module in inference mode, by PyTorch's own exporter."""
     import torch
 
@@ -201,7 +202,7 @@ def through_torch(model: nn.Module, image_size: int, opset: int = OPSET) -> Any:
     # Batch 2, because the exporter takes a sample's batch of 1 for a constant.
     program = torch.onnx.export(
         plain,
-        (torch.zeros(2, 3, image_size, image_size),),
+        (torch.zeros(2, 3, *height_and_width(image_size)),),
         input_names=["images"],
         output_names=["logits"],
         opset_version=opset,

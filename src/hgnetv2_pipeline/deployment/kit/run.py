@@ -76,7 +76,8 @@ def measure_kit(
 ) -> dict[str, Any]:
     """Check and time every graph of the kit with an executor; a graph that fails says why."""
     kit = json.loads((folder / KIT).read_text(encoding="utf-8"))
-    side = kit["preprocess"]["crop"]
+    size = kit["preprocess"]["crop"]  # the side of a square, or [height, width]
+    edges = [size, size] if isinstance(size, int) else size
     random = np.random.default_rng(0)
     rows = []
     for graph in kit["graphs"]:
@@ -96,8 +97,8 @@ def measure_kit(
                     f"{graph['max_rms_error']:g}); it is not timed"
                 )
             row["timings"] = [
-                timing(random.standard_normal((size, 3, side, side), np.float32))
-                for size in batch_sizes
+                timing(random.standard_normal((batch, 3, *edges), np.float32))
+                for batch in batch_sizes
             ]
         except (PlanError, OSError) as error:
             row["failed"] = str(error)
@@ -115,7 +116,7 @@ def measure_kit(
         "device": device,
         "versions": versions,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "image_size": side,
+        "image_size": size,
         "rows": rows,
     }
 

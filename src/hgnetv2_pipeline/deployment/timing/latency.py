@@ -178,9 +178,8 @@ def _turn(
 
 def fixed_images(engine: Measurable, batch_size: int) -> np.ndarray:
     """The batch that every engine of a crop size is timed on, float32 [batch_size, 3, H, W]."""
-    side = engine.card.preprocess.crop
     random = np.random.default_rng(0)
-    return random.standard_normal((batch_size, 3, side, side), np.float32)
+    return random.standard_normal((batch_size, 3, *engine.card.preprocess.size), np.float32)
 
 
 def _identity(engine: Measurable, batch_size: int) -> dict[str, Any]:

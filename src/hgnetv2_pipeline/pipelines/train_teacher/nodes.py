@@ -26,13 +26,14 @@ def train_teacher(run: Run, teacher: TeacherParams, lists: Path) -> Path:
     candidates += trained.members if trained else []
     weights = {candidate: weights_input(run.identity, candidate) for candidate in candidates}
     choice = {"choose": teacher.choose} if teacher.choose != "all" else {}
+    fit = {"fit": other} if (other := teacher.recipe.fit_of_others) else {}
     made = run.produce(
         ResultSpec(
             folder=run.folder("train_teacher"),
             name="teacher",
             pipeline="train_teacher",
             inputs={"val": known.index("val"), **weights},
-            params={"bn": teacher.bn, "device": run.device, **choice},
+            params={"bn": teacher.bn, "device": run.device, **choice, **fit},
             outputs=[RECORD],
         ),
         lambda aside: write_record(aside, run, teacher, known, weights, trained),

@@ -245,6 +245,7 @@ def _score_spec(
         out=out,
         weights_root=run.identity.project,
         preprocess=None,
+        fit=teacher.fit,
         shard_rows=mining.shard_rows,
         batch_size=mining.batch_size,
         workers=mining.workers,

@@ -63,7 +63,6 @@ def teacher_rate(
 
     ``recipe`` is stage 1's: its views, its sizes, its threads.
     """
-    from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.data.quarantine import Ledger
     from hgnetv2_pipeline.devices import choose_device
     from hgnetv2_pipeline.input.augment import make_augment
@@ -74,7 +73,7 @@ def teacher_rate(
     from hgnetv2_pipeline.training.stored_logits.speed import BATCHES, pass_rate
 
     place, root = choose_device(run.device), run.folder("raw")
-    preprocess = Preprocess(resize_short=recipe.resize_short, crop=recipe.image_size)
+    preprocess = recipe.preprocess()
     images = batch_size if views is None else max(1, batch_size // views)
     rows = _first_rows(index, images * (BATCHES + 1))
     ledger = Ledger(len(rows), 1.0)

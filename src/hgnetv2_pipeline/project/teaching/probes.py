@@ -178,7 +178,8 @@ def probe_name(spec: str) -> str:
 def _params(teacher: TeacherParams, lists: Lists) -> dict[str, Any]:
     """What the classifiers follow from besides images and networks."""
     how = _how(teacher)
-    return {"size": how.size, "balanced": how.balanced, "classes": lists.classes}
+    seen = {} if how.fit == "crop" else {"fit": how.fit, "pad_colour": how.pad_colour}
+    return {"size": how.size, "balanced": how.balanced, "classes": lists.classes, **seen}
 
 
 def _how(teacher: TeacherParams) -> ProbeConfig:
@@ -187,6 +188,8 @@ def _how(teacher: TeacherParams) -> ProbeConfig:
     recipe = teacher.recipe
     return ProbeConfig(
         size=teacher.probe_size,
+        fit=recipe.fit_of_others or "crop",
+        pad_colour=recipe.pad_colour,
         balanced=recipe.class_balance != "none",
         rounds=teacher.self_training.rounds,
         workers=recipe.workers,

@@ -18,6 +18,7 @@ from hgnetv2_pipeline.project.params import GateParams, TeacherParams
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.probes import SelfTrained
 from hgnetv2_pipeline.training.config import TeacherConfig
+from hgnetv2_pipeline.variants import Fit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,8 @@ class TeacherRecord:
 
     config: TeacherConfig
     record: Path
+    fit: Fit | None = None
+    """How members that were not made for these images see them; None: as their weights say."""
 
 
 def read_teacher(folder: Path, identity: Identity) -> TeacherRecord:
@@ -42,7 +45,7 @@ def read_teacher(folder: Path, identity: Identity) -> TeacherRecord:
         raise WeightsError(f"no teacher in {folder}: run kedro run --pipeline train_teacher")
     values = read_json(record)
     members = [model_source(identity, member) for member in values["members"]]
-    return TeacherRecord(TeacherConfig(members=members, bn=values["bn"]), record)
+    return TeacherRecord(TeacherConfig(members=members, bn=values["bn"]), record, values.get("fit"))
 
 
 def write_record(
@@ -79,6 +82,7 @@ def write_record(
             "members_top1_count": [right[name] for name in members],
             "majority_count": int(np.bincount(labels).max()),
         },
+        **({"fit": teacher.recipe.fit_of_others} if teacher.recipe.fit_of_others else {}),
         **judged,
     }
     write_json(aside / RECORD, record)
@@ -139,7 +143,7 @@ def teacher_answers(
         preprocess=Preprocess(),
         background=decoding_of(samples).background,
         bn=teacher.bn,
-    )
+    ).seeing(teacher.recipe.fit_of_others)
     answers = member_probabilities(loaded, samples, run.folder("raw"), device=place)
     labels = samples["label"].to_numpy(dtype=np.int64)
     return dict(zip(candidates, answers, strict=True)), labels
