@@ -23,8 +23,14 @@ from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
 from hgnetv2_pipeline.project.claims import claims
 from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.project.logs import use_project_logging
-from hgnetv2_pipeline.project.node_selection import check_names, needed_tags
+from hgnetv2_pipeline.project.node_selection import (
+    SUPERVISED,
+    chain_of,
+    check_names,
+    needed_tags,
+)
 
+_log = logging.getLogger(__name__)
 _KEDRO_LOGGERS = ("pipeline.node", "runner.sequential_runner", "runner.runner")
 
 
@@ -64,6 +70,12 @@ def _run(debug: bool, **options: Any) -> Any:
         )
 
     use_project_logging(str(conf_source))
+    options["pipelines"] = chain_of(options, load)
+    if options["pipelines"] == [SUPERVISED]:
+        _log.info(
+            "there is no pool (data.pool), and so no mining and no SSLD: train, best, evaluation, "
+            "export, latency, prediction and reporting"
+        )
     check_names(options, pipelines)
     if options["pipelines"] and not options["tags"]:
         options["tags"] = needed_tags(options["pipelines"], pipelines, options["params"], load)

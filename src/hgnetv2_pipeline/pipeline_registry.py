@@ -17,6 +17,7 @@ from hgnetv2_pipeline.pipelines.prediction import pipeline as prediction
 from hgnetv2_pipeline.pipelines.reporting import pipeline as reporting
 from hgnetv2_pipeline.pipelines.train_teacher import pipeline as train_teacher
 from hgnetv2_pipeline.pipelines.training.pipeline import teacher_logits_pipeline, training_pipeline
+from hgnetv2_pipeline.project.node_selection import SUPERVISED
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -35,7 +36,14 @@ def register_pipelines() -> dict[str, Pipeline]:
     exported = chosen + export.create_pipeline()
     timed = exported + latency.create_pipeline()
     predicted = exported + prediction.create_pipeline()
-    reported = evaluated + timed + predicted + reporting.create_pipeline()
+    reported = evaluated + timed + predicted
+    reported += reporting.create_pipeline("mining.report", "comparison.results")
+    trained = ingested + training_pipeline("train")
+    # The chain without a pool (node_selection.chain_of).
+    supervised = trained + best.create_pipeline("train.run")
+    supervised += evaluation.create_pipeline("train.run") + export.create_pipeline("train.run")
+    supervised += latency.create_pipeline() + prediction.create_pipeline()
+    supervised += reporting.create_pipeline()
     return {
         "ingestion": ingested,
         "import_weights": imported,
@@ -43,7 +51,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "mining": mined,
         "ssld_stage1": stage1,
         "ssld_stage2": stage2,
-        "train": ingested + training_pipeline("train"),
+        "train": trained,
         # Both of what it may start from; the command line leaves out the one that is not named.
         "finetune": stage1
         + imported
@@ -56,4 +64,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "comparison": compared,
         "reporting": reported,
         "__default__": reported,
+        SUPERVISED: supervised,
     }

@@ -71,7 +71,10 @@ def test_g01_200_misspelt_names_are_refused_with_what_was_meant() -> None:
 def test_g01_what_can_be_made_again_are_the_registered_pipelines() -> None:
     from hgnetv2_pipeline.pipeline_registry import register_pipelines
 
-    assert set(REDOABLE) == {*register_pipelines(), "teacher_logits", "all"} - {"__default__"}
+    assert set(REDOABLE) == {*register_pipelines(), "teacher_logits", "all"} - {
+        "__default__",
+        "__supervised__",
+    }
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -225,19 +225,9 @@ def init(
     if (folder / "dvc.yaml").is_file():
         echo(f"      {folder.relative_to(project)}/dvc.yaml: the same chain as DVC stages")
     if found.several:
-        echo(
-            "several labels per image: --pipeline train or finetune, then evaluation, export and "
-            f"prediction with --params model=train/{chosen['VARIANT']}/seed=0"
-        )
-        echo(f"next: kedro run --env {name} --pipeline train")
-        return
-    if pool is None:
-        echo(
-            "without --pool there is no mining and no SSLD: use --pipeline train or finetune, then "
-            f"export and evaluation with --params model=train/{chosen['VARIANT']}/seed=0"
-        )
-        echo(f"next: kedro run --env {name} --pipeline train")
-        return
+        echo("several labels per image: no mining and no SSLD")
+    elif pool is None:
+        echo("without --pool there is no mining and no SSLD")
     echo(f"next: kedro run --env {name} --params plan_only=true    what it will cost")
     echo(f"      kedro run --env {name}                            all of it, to the report")
 

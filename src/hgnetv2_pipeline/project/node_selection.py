@@ -19,7 +19,26 @@ if TYPE_CHECKING:
 TAKES_MODEL = frozenset(name for name, folder in FOLDERS.items() if "{model}" in folder)
 # What such a pipeline waits for where no model is named: of the two stage 2 alone for null.
 _BEST, _STAGE2 = "best.run", "ssld_stage2.run"
+SUPERVISED = "__supervised__"
+"""The chain of labelled images alone: train, choose, evaluate, export, time, report."""
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
+
+
+# What chooses nodes by itself: the whole chain is not meant then.
+_CHOOSES = (
+    "pipelines", "tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs",
+    "namespaces",
+)  # fmt: skip
+
+
+def chain_of(options: Mapping[str, Any], load: Any) -> list[str]:
+    """The pipelines that ``kedro run`` with these options means: without a pool, and where nothing
+    else was named, the chain without mining and SSLD. ``load`` makes the ``ProjectConfigLoader``.
+    """
+    if any(options[key] for key in _CHOOSES):
+        return list(options["pipelines"] or [])
+    data = load()["parameters"]["data"]
+    return [] if data["pool"] or data["layout"] == "sample" else [SUPERVISED]
 
 
 def check_names(options: Mapping[str, Any], pipelines: Mapping[str, Pipeline]) -> None:

@@ -7,8 +7,11 @@ from kedro.pipeline import Pipeline, node
 from hgnetv2_pipeline.pipelines.best.nodes import choose_best
 
 
-def create_pipeline() -> Pipeline:
-    """One node."""
+def create_pipeline(*trained: str) -> Pipeline:
+    """One node, after the trainings whose results are named: the stages and arms of the chain, or
+    in the chain without a pool the supervised one.
+    """
+    trained = trained or ("ssld_stage1.run", "ssld_stage2.run", "comparison.arms")
     return Pipeline(
         [
             node(
@@ -20,9 +23,7 @@ def create_pipeline() -> Pipeline:
                     "params:comparison",
                     "params:train_teacher",
                     "ingestion.lists",
-                    "ssld_stage1.run",
-                    "ssld_stage2.run",
-                    "comparison.arms",
+                    *trained,
                 ],
                 outputs="best.run",
                 name="choose",

@@ -7,8 +7,8 @@ from kedro.pipeline import Pipeline, node
 from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
 
 
-def create_pipeline() -> Pipeline:
-    """One node."""
+def create_pipeline(last: str = "ssld_stage2.run") -> Pipeline:
+    """One node, after the best model and the ``last`` training of the chain."""
     return Pipeline(
         [
             node(
@@ -19,7 +19,7 @@ def create_pipeline() -> Pipeline:
                     "params:split",
                     "ingestion.lists",
                     "best.run",
-                    "ssld_stage2.run",
+                    last,
                 ],
                 outputs=[
                     "evaluation.results",

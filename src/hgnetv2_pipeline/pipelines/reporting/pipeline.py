@@ -7,9 +7,9 @@ from kedro.pipeline import Pipeline, node
 from hgnetv2_pipeline.pipelines.reporting.nodes import report
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(*ssld: str) -> Pipeline:
     """One node, whose inputs load as paths: the page says what is missing, as after ``dvc repro``,
-    which measures no latency.
+    which measures no latency. ``ssld`` is what the chain with a pool reports besides.
     """
     return Pipeline(
         [
@@ -18,12 +18,11 @@ def create_pipeline() -> Pipeline:
                 inputs=[
                     "params:this_run",
                     "ingestion.lists",
-                    "mining.report",
                     "evaluation.results",
                     "export.bundle",
                     "latency.results",
                     "prediction.answers",
-                    "comparison.results",
+                    *ssld,
                 ],
                 outputs=["reporting.html", "reporting.markdown"],
                 name="report",
