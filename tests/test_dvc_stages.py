@@ -78,11 +78,13 @@ def test_every_exported_precision_is_stored_and_what_is_no_result_is_not(tmp_pat
     shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
     results = {
         "model.onnx", "model.fp16.onnx", "model.int8.onnx", "labels.txt", "manifest.json",
-        "export.manifest.json", "tensorrt-kit/run.py",
+        "export.manifest.json", "tensorrt-kit/run.py", "model.fp16.tensorrt-rtx.plan",
+        "model.fp16.tensorrt-rtx.json",
     }  # fmt: skip
     others = {
         "export.made_by.json", "archive/0123abcd/model.onnx", "plans/key/model.plan",
-        "model.engine", "tensorrt-kit/results/a_card.json",
+        "model.engine", "model.plan", "tensorrt-kit/results/a_card.json",
+        "model.fp16.tensorrt-rtx.A-GPU-sm-89.cache",
     }  # fmt: skip
     needed = {
         "data/02_intermediate/sample/index_train.parquet",

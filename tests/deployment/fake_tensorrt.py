@@ -162,7 +162,9 @@ def module(
         def create_network(self, flags: int) -> Any:
             calls.append(f"network {flags}")
             return SimpleNamespace(
-                get_input=lambda index: SimpleNamespace(name="images", shape=(-1, 3, SIDE, SIDE))
+                num_inputs=1,
+                num_outputs=1,
+                get_input=lambda index: SimpleNamespace(name="images", shape=(-1, 3, SIDE, SIDE)),
             )
 
         def create_builder_config(self) -> Config:
@@ -197,7 +199,7 @@ def module(
         NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
         MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
         BuilderFlag=SimpleNamespace(TF32="TF32"),
-        Logger=type("Logger", (), {"WARNING": 2, "__init__": lambda self, level: None}),
+        ILogger=type("ILogger", (), {"WARNING": 2}),
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=engine),
         Builder=Builder,
         OnnxParser=OnnxParser,

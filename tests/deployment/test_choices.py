@@ -18,6 +18,7 @@ from hgnetv2_pipeline.deployment.choices import (
 from hgnetv2_pipeline.deployment.engines import with_torch
 from hgnetv2_pipeline.deployment.export import gate
 from hgnetv2_pipeline.deployment.kit import plans
+from hgnetv2_pipeline.deployment.kit.libraries import LIBRARIES
 from hgnetv2_pipeline.deployment.timing import latency
 from hgnetv2_pipeline.training import config, step
 from hgnetv2_pipeline.training.stored_logits import replay
@@ -52,6 +53,8 @@ def test_what_an_engine_computes_in_and_the_file_it_needs_for_that_are_known() -
 
 def test_the_sets_are_parts_of_each_other() -> None:
     assert plans.PRECISIONS == PRECISIONS
+    assert (*plans.CAPABILITIES, "all") == choices.PLAN_TARGETS
+    assert set(LIBRARIES) < set(choices.GPU_ENGINES)
     assert {*LOWER, "fp32"} == set(FILE_PRECISIONS) == set(PRECISIONS) - {"tf32"}
     parts: list[Any] = [*choices.GPU_ENGINES, *choices.CPU_ENGINES, "torch", *TORCH_MODES]
     assert parts == list(ENGINES)

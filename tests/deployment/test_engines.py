@@ -134,7 +134,7 @@ def test_unknown_names_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such model file"):
         load_engine(tmp_path / "model.onnx")
     assert [name for name in ENGINES if name not in TORCH_MODES] == [
-        "tensorrt", "ort-cuda", "openvino", "ort", "torch",
+        "tensorrt", "tensorrt-rtx", "ort-cuda", "openvino", "ort", "torch",
     ]  # fmt: skip
 
 

@@ -39,7 +39,8 @@ EXECUTE = """
 import sys
 class Away:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "hgnetv2_pipeline", "kedro", "onnx", "tensorrt"):
+        if name.split(".")[0] in ("torch", "hgnetv2_pipeline", "kedro", "onnx", "tensorrt",
+                                  "tensorrt_rtx_bindings"):
             raise ImportError(f"{name} is away")
 sys.meta_path.insert(0, Away())
 from collections.abc import Callable
@@ -56,7 +57,8 @@ def open_graph(path, precision):
 
 folder = Path(run.__file__).parent
 (folder / "graphs" / "affine.int8.onnx").write_bytes(b"damaged")
-found = run.measure_kit(folder, open_graph, device="no GPU", versions={}, batch_sizes=[1, 4])
+found = run.measure_kit(folder, open_graph, engine="tensorrt-rtx", device="no GPU", versions={},
+                        batch_sizes=[1, 4])
 print(run.write_results(folder, found).name)
 assert run.main([]) == 2
 """
@@ -126,6 +128,8 @@ def test_its_script_checks_times_and_reports_without_torch_or_this_package(
     assert path.name in done.stdout
     found = json.loads(path.read_text())
     assert (found["device"], found["model"]) == ("no GPU", "train/b0/seed=0")
+    assert found["engine"] == found["rows"][0]["engine"] == "tensorrt-rtx"
+    assert "pip install tensorrt-rtx-cu12-libs" in done.stdout
     rows = {row["name"]: row for row in found["rows"]}
     assert rows["affine-int8"]["failed"].endswith("not the file that the kit was made with")
     check = rows["affine-fp32"]["check"]
@@ -167,9 +171,13 @@ def test_the_report_shows_a_kits_results_and_otherwise_not_run(kit: Path, tmp_pa
     }  # fmt: skip
     table = speed.tensorrt_table([result])
     first = {row["graph"]: row for row in table.records()}["clip-fp16"]
-    assert (first["GPU"], first["TensorRT"], first["date"]) == (
-        "Some GPU (sm_90)", "11.4", "2026-11-26",
+    assert (first["GPU"], first["library"], first["version"], first["date"]) == (
+        "Some GPU (sm_90)", "tensorrt", "11.4", "2026-11-26",
     )  # fmt: skip
+    rtx = {**result, "engine": "tensorrt-rtx", "versions": {"tensorrt-rtx": "1.7"}}
+    assert {(row["library"], row["version"]) for row in speed.tensorrt_table([rtx]).records()} == {
+        ("tensorrt-rtx", "1.7")
+    }
     assert (first["p50 ms"], first["top-1"]) == ("0.250", "5 of 6")
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))
@@ -203,6 +211,7 @@ def run_with(
     monkeypatch.setattr(run, "CudaDevice", lambda: device)
     monkeypatch.setattr(run, "tensorrt_opener", lambda *_, **__: open_graph)
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4"))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
     code = run.main(arguments)
     return code, list((kit / "results").glob("*.json"))
 
@@ -271,7 +280,7 @@ def test_a_graph_that_the_target_computes_wrongly_fails_and_is_not_timed(
         return (lambda images: spoil(logits(images))) if spoilt else logits, time_batch
 
     found = run.measure_kit(
-        kit, open_graph, device="A GPU", versions={}, batch_sizes=[1],
+        kit, open_graph, engine="tensorrt", device="A GPU", versions={}, batch_sizes=[1],
         only=["clip-fp32", "clip-tf32", "clip-int8"],
     )  # fmt: skip
     rows = {row["name"]: row for row in found["rows"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import json
 import sys
@@ -21,20 +22,31 @@ from hgnetv2_pipeline.deployment.engines import with_tensorrt
 from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.export.precisions import convert_onnx
-from hgnetv2_pipeline.deployment.kit import cuda_memory, plans
-from hgnetv2_pipeline.deployment.kit.plans import BatchProfile, PlanError, PlanRunner, provide_plan
+from hgnetv2_pipeline.deployment.kit import cuda_memory, libraries, plan_runner, plans
+from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT, PlanError
+from hgnetv2_pipeline.deployment.kit.plan_runner import PlanRunner
+from hgnetv2_pipeline.deployment.kit.plans import BatchProfile, PlanSpec, provide_plan
 from hgnetv2_pipeline.deployment.kit.timing import time_plan
 from hgnetv2_pipeline.deployment.timing import latency
 from hgnetv2_pipeline.deployment.timing.latency import measure_latency
 from hgnetv2_pipeline.errors import WeightsError
 
 NAMES = json.loads((Path(__file__).with_name("tensorrt_names.json")).read_text())["names"]
-# The variables of plans.py and what they hold.
+# The variables of the modules that call TensorRT and what they hold.
 HOLDS = {
     "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",
     "config": "IBuilderConfig", "sizes": "IOptimizationProfile", "given": "ITensor",
     "engine": "ICudaEngine", "_context": "IExecutionContext",
     "_runtime": "Runtime",
+}  # fmt: skip
+# What TensorRT for RTX alone has, and test_tensorrt_rtx.py holds against it.
+RTX_ONLY = {
+    "ComputeCapability": (), "CudaGraphStrategy": ("WHOLE_GRAPH_CAPTURE", "DISABLED"),
+    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
+    "EngineInvalidityDiagnostics": ("__members__",), "EngineValidity": ("INVALID",),
+    "config": ("num_compute_capabilities", "set_compute_capability", "set_runtime_cache",
+               "create_runtime_cache", "cuda_graph_strategy",
+               "dynamic_shapes_kernel_specialization_strategy"),
 }  # fmt: skip
 IMAGES = np.random.default_rng(0).random((9, 3, SIDE, SIDE), np.float32)
 
@@ -55,12 +67,16 @@ def attributes(path: Path) -> set[tuple[str, str]]:
 
 
 def test_every_name_of_tensorrt_exists_in_the_bindings() -> None:
-    used = attributes(Path(plans.__file__)) | attributes(Path(with_tensorrt.__file__))
+    used: set[tuple[str, str]] = set()
+    for module in (libraries, plan_runner, plans, with_tensorrt):
+        used |= attributes(Path(module.__file__))
     top = {name for owner, name in used if owner == "trt"}
-    assert {"Builder", "OnnxParser", "Runtime", "Logger", "BuilderFlag"} <= top
-    assert top - {"__version__"} <= set(NAMES)
+    assert {"Builder", "OnnxParser", "Runtime", "ILogger", "BuilderFlag"} <= top
+    assert top - {"__version__"} - RTX_ONLY.keys() <= set(NAMES)
     checked = 0
     for owner, name in used:
+        if name in RTX_ONLY.get(owner.removeprefix("trt."), ()) or name == "__init__":
+            continue
         kind = owner.removeprefix("trt.") if owner.startswith("trt.") else HOLDS.get(owner)
         if kind is not None:
             assert name in NAMES[kind].split(), f"{kind} has no {name} ({owner}.{name})"
@@ -131,9 +147,8 @@ SIZES = BatchProfile(2, 3, 4)
 
 
 def provide(path: Path, precision: str = "fp32", profile: BatchProfile = SIZES) -> Path:
-    return provide_plan(
-        path, path.parent / "plans", precision=precision, profile=profile, gpu="GPU (sm_90)"
-    )
+    spec = PlanSpec(TENSORRT, precision, profile, "GPU (sm_90)")
+    return provide_plan(path, path.parent / "plans", spec)
 
 
 def test_a_plan_is_built_strongly_typed_without_tf32_and_noted(
@@ -147,7 +162,8 @@ def test_a_plan_is_built_strongly_typed_without_tf32_and_noted(
         "build",
     ]  # fmt: skip
     note = json.loads(plan.with_suffix(".json").read_text())
-    assert (note["precision"], note["tensorrt"], note["gpu"]) == ("fp32", "11.4", "GPU (sm_90)")
+    assert (note["precision"], note["version"], note["gpu"]) == ("fp32", "11.4", "GPU (sm_90)")
+    assert (note["library"], note["warnings"]) == ("tensorrt", [])
     assert note["profile"] == {"least": 2, "best": 3, "most": 4}
     assert json.loads(plan.read_bytes())[2] == [4, 3, SIDE, SIDE]
     calls.clear()
@@ -165,14 +181,18 @@ def test_a_plan_is_built_strongly_typed_without_tf32_and_noted(
 
 # Row O04 of docs/reliability.md.
 @pytest.mark.parametrize("changed", ["onnx", "tensorrt", "gpu", "profile", "precision"])
-def test_the_key_of_a_plan_covers_all_it_depends_on(changed: str) -> None:
-    facts = {"tensorrt": "11.4", "gpu": "A", "profile": BatchProfile(), "precision": "fp32"}
-    other = {"tensorrt": "10.9", "gpu": "B", "profile": BatchProfile(1, 2, 3), "precision": "fp16"}
-    first = plans.plan_key("ab", **facts)
-    if changed == "onnx":
-        assert plans.plan_key("cd", **facts) != first
-    else:
-        assert plans.plan_key("ab", **{**facts, changed: other[changed]}) != first
+def test_the_key_of_a_plan_covers_all_it_depends_on(
+    changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"gpu": "B", "profile": BatchProfile(1, 2, 3), "precision": "fp16"}
+    use(monkeypatch, [])
+    spec = PlanSpec(TENSORRT, "fp32", BatchProfile(), "A")
+    first = spec.facts("ab")
+    if changed == "tensorrt":
+        use(monkeypatch, [], version="10.9")
+    elif changed in other:
+        spec = dataclasses.replace(spec, **{changed: other[changed]})
+    assert spec.facts("cd" if changed == "onnx" else "ab") != first
 
 
 def test_what_cannot_be_built_says_why_in_one_line(
@@ -293,7 +313,7 @@ def test_the_protocol_counts_and_marks_as_it_says(
     calls: list[str] = []
     use(monkeypatch, calls)
     plan = provide(model, profile=BatchProfile(1, 1, 4))
-    runner = PlanRunner(plan.read_bytes(), HostDevice(calls))
+    runner = PlanRunner(plan, HostDevice(calls))
     calls.clear()
     found = time_plan(runner, IMAGES[:1], warmup=3, runs=20)
     assert (found["batch_size"], found["n_warmup"], found["n_timed"]) == (1, 3, 20)
@@ -331,6 +351,7 @@ def test_without_a_gpu_the_reason_is_one_line(model: Path, monkeypatch: pytest.M
 
     fake = SimpleNamespace(cudaGetDeviceCount=lambda: (Status(100), None))
     bindings = SimpleNamespace(runtime=fake)
+    monkeypatch.setattr(cuda_memory, "find_driver", lambda: None)
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
     with pytest.raises(
         EngineUnavailable, match="tensorrt: cannot look for GPUs: CUDA says cudaErr"
@@ -366,6 +387,7 @@ def test_a_recorded_graph_is_destroyed_when_nobody_can_start_it_again(
 
             return call
 
+    monkeypatch.setattr(cuda_memory, "find_driver", lambda: None)
     monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=Runtime()))
     device = cuda_memory.CudaDevice()
     replay = device.capture(lambda: None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,12 @@ from PIL import Image
 from hgnetv2_pipeline.data.classmap import write_class_map
 from hgnetv2_pipeline.data.index import samples_frame, write_index
 from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.kit import plans
+from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT_RTX, PlanError
+from hgnetv2_pipeline.deployment.kit.plans import AMPERE_ON, read_note
+from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
+from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnetv2 import LearnableAffine
 from hgnetv2_pipeline.pipelines.export.nodes import export
@@ -35,6 +43,7 @@ GIVEN: dict[str, Any] = {
     "lab": "relu",
     "gate": {"images": None, "max_drop": {"fp16": 100, "bf16": 100, "int8": 100}},
     "calibration": {"split": "train", "images": 4, "method": "max", "percentile": 99.99},
+    "gpus": [],
     "tensorrt": {"least": 1, "best": 1, "most": 8},
     "kit": {"precisions": ["fp32", "tf32"], "labs": ["clip"], "batch_sizes": [1], "images": 4},
 }
@@ -161,3 +170,107 @@ def test_a_failed_gate_leaves_the_earlier_export_where_it_is(
         run(identity, precisions=["int8"])
     assert manifest.read_bytes() == before
     assert not list(identity.folder("export").parent.glob(".partial*"))
+
+
+PLANS = {"model.tensorrt-rtx.plan", "model.tensorrt-rtx.json", "tensorrt-rtx.manifest.json"}
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx_bindings") is None,
+    reason="TensorRT for RTX has no wheel for this system (requirements.in)",
+)
+
+
+def clear_plans(identity: Identity) -> None:
+    for path in identity.folder("export").glob("*tensorrt-rtx*"):
+        path.unlink()
+
+
+@needs_rtx
+def test_plans_are_built_without_a_gpu_for_the_gpus_that_are_named(
+    identity: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    made = run(identity, target="tensorrt-rtx", gpus="sm89+sm86")
+    assert made >= BASE | PLANS
+    folder = identity.folder("export")
+    plan, note = folder / "model.tensorrt-rtx.plan", read_note(folder / "model.tensorrt-rtx.plan")
+    assert note == {
+        "bytes": plan.stat().st_size, "gpu": "sm86+sm89", "library": "tensorrt-rtx",
+        "onnx": "model.onnx", "onnx_sha256": sha256_file(folder / "model.onnx"),
+        "plan_sha256": sha256_file(plan), "precision": "fp32",
+        "profile": {"least": 1, "best": 1, "most": 8}, "version": TENSORRT_RTX.load().__version__,
+        "warnings": [],
+    }  # fmt: skip
+    assert "wrote model.tensorrt-rtx.plan for sm86+sm89" in caplog.text
+    manifest = json.loads((folder / "tensorrt-rtx.manifest.json").read_text())
+    assert manifest["outputs"]["model.tensorrt-rtx.plan"] == note["plan_sha256"]
+    caplog.clear()
+    run(identity, target="tensorrt-rtx", gpus=["sm89", "sm86"])
+    assert "tensorrt-rtx: reused" in caplog.text
+    # Runtime caches and earlier plans beside them change nothing.
+    (folder / "model.tensorrt-rtx.A-GPU-sm-89.cache").write_bytes(b"compiled")
+    run(identity, target="tensorrt-rtx", gpus="all")
+    assert read_note(plan)["gpu"] == "sm80+sm86+sm89+sm120+sm121"  # Turing has fp16 alone
+    with pytest.raises(WeightsError, match=r"model\.onnx: .*builds fp32 for no sm75 \(Turing\)"):
+        run(identity, target="tensorrt-rtx", gpus="sm75+sm86")
+    assert read_note(plan)["gpu"] == "sm80+sm86+sm89+sm120+sm121"
+    run(identity, target="tensorrt-rtx")
+    assert read_note(plan)["gpu"] == AMPERE_ON
+    clear_plans(identity)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [("sm90", "'sm90'|Input should be 'sm75'"), ("all+sm86", "all stands alone")],
+)
+def test_gpus_that_no_plan_is_for_are_refused(gpus: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        params(target="tensorrt-rtx", gpus=gpus)
+
+
+def test_without_the_library_nothing_is_made(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(identity)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+    before = {path.name for path in identity.folder("export").iterdir()}
+    with pytest.raises(ParameterError, match=r"export.target=tensorrt-rtx: TensorRT for RTX cannot "
+                       r"be imported .*pip install tensorrt-rtx-cu12-libs"):  # fmt: skip
+        run(identity, target="tensorrt-rtx", opset=17)
+    assert {path.name for path in identity.folder("export").iterdir()} == before
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (PlanError("no kernel"), WeightsError),
+        (OSError(errno.ENOSPC, "No space left on device"), OSError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=str,
+)
+def test_a_build_that_ends_early_leaves_no_plan(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch, error: BaseException,
+    raised: type[BaseException],
+) -> None:  # fmt: skip
+    """The library refuses, the disk is full, the user stops it: at the second of two plans."""
+    whole = plans.write_whole
+
+    def write(path: Path, data: bytes) -> None:
+        if path.name == "model.fp16.tensorrt-rtx.plan":
+            raise error
+        whole(path, data)
+
+    monkeypatch.setattr(plans, "write_whole", write)
+    with pytest.raises(raised) as caught:
+        run(identity, target="tensorrt-rtx", precisions="fp32+fp16")
+    if isinstance(error, OSError):
+        assert "disk full" in explain(caught.value, debug="")[1]
+    folder = identity.folder("export")
+    assert (folder / "model.fp16.onnx").is_file()
+    assert not list(folder.glob("*tensorrt-rtx*"))
+    assert not list(folder.parent.glob(".partial*"))
+    monkeypatch.setattr(plans, "write_whole", whole)
+    made = run(identity, target="tensorrt-rtx", precisions="fp32+fp16")
+    assert made >= PLANS | {"model.fp16.tensorrt-rtx.plan", "model.fp16.tensorrt-rtx.json"}
+    clear_plans(identity)

@@ -16,7 +16,10 @@ FilePrecision = Literal["fp32", LowerPrecision]
 Precision = Literal["fp32", "tf32", LowerPrecision]
 """What an engine may compute in; tf32 is a GPU's way with the fp32 file."""
 
-GpuEngine = Literal["tensorrt", "ort-cuda"]
+PlanTarget = Literal["sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "all"]
+"""Compute capabilities that TensorRT for RTX builds plans for, on any machine."""
+
+GpuEngine = Literal["tensorrt", "tensorrt-rtx", "ort-cuda"]
 CpuEngine = Literal["openvino", "ort"]
 OnnxEngine = Literal[GpuEngine, CpuEngine]
 """Run exported files; the best first."""
@@ -25,6 +28,7 @@ TorchMode = Literal["torch-compiled", "torch-cuda-graph"]
 EngineName = Literal[OnnxEngine, "torch", TorchMode]
 """In the order in which ``auto`` tries them."""
 
+PLAN_TARGETS: tuple[PlanTarget, ...] = get_args(PlanTarget)
 HALVES: tuple[HalfPrecision, ...] = get_args(HalfPrecision)
 LOWER: tuple[LowerPrecision, ...] = get_args(LowerPrecision)
 FILE_PRECISIONS: tuple[FilePrecision, ...] = get_args(FilePrecision)
@@ -42,9 +46,11 @@ FILES: dict[str, dict[str, str]] = {
     "ort": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
     "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
 }
+FILES["tensorrt-rtx"] = FILES["tensorrt"]
 FILES["torch-compiled"] = FILES["torch-cuda-graph"] = FILES["torch"]
 MODULES: dict[str, str] = {
     "tensorrt": "with_tensorrt",
+    "tensorrt-rtx": "with_tensorrt",
     "ort-cuda": "with_ort",
     "openvino": "with_openvino",
     "ort": "with_ort",
@@ -53,6 +59,7 @@ MODULES: dict[str, str] = {
 """Engine -> its module in ``engines``, whose ``open_engine`` makes it of a wish."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "cuda"),
+    "tensorrt-rtx": ("tensorrt_rtx_bindings", "cuda"),
     "ort-cuda": ("onnxruntime",),
     "openvino": ("openvino",),
     "ort": ("onnxruntime",),

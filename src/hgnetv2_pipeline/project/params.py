@@ -26,6 +26,7 @@ from hgnetv2_pipeline.deployment.choices import (
     FilePrecision,
     LowerPrecision,
     OnnxEngine,
+    PlanTarget,
     Precision,
 )
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
@@ -504,10 +505,25 @@ class KitParams(_Block):
     images: Count = Field(description="validation images packed into it")
 
 
+def _all_alone(names: list[str]) -> list[str]:
+    if "all" in names and len(names) > 1:
+        raise ValueError("all stands alone")
+    return names
+
+
 class ExportParams(_Block):
     """What is exported."""
 
-    target: Literal["onnx", "tensorrt-kit"]
+    target: Literal["onnx", "tensorrt-kit", "tensorrt-rtx"]
+    gpus: Annotated[
+        list[PlanTarget],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        AfterValidator(_all_alone),
+    ] = Field(
+        description="of target=tensorrt-rtx: compute capabilities of the GPUs that a plan is for; "
+        "all; none: 8.0 and later"
+    )
     precisions: Annotated[
         list[FilePrecision],
         BeforeValidator(_split_plus),

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 HINTS = {
     "tensorrt": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
-    "cuda": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
+    "tensorrt_rtx_bindings": "pip install 'hgnetv2-pipeline[tensorrt-rtx]' or, for CUDA 13, "
+    "'hgnetv2-pipeline[tensorrt-rtx-cu13]'",
+    "cuda": "pip install 'cuda-bindings>=12.8' on a machine with an NVIDIA GPU",
     "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
     "onnxruntime": "pip install onnxruntime",
     "torch": "pip install torch",

@@ -1,12 +1,13 @@
-"""TensorRT on an NVIDIA GPU, versions 10 and 11: plans found, built from ONNX, and run.
+"""TensorRT 10 and 11 and TensorRT for RTX on an NVIDIA GPU: plans found, built from ONNX, and run.
 
-The calls themselves are in ``deployment.kit``, which a machine without PyTorch runs too. Not yet
-run on a GPU: they follow the documentation of the 11.4 bindings, against whose list of names a
-test holds them, and a stand-in module checks their order.
+The calls themselves are in ``deployment.kit``, which a machine without PyTorch runs too. Parsing
+and building are tested with TensorRT for RTX itself. Not yet run on a GPU: those calls follow the
+documentation of the bindings, and a stand-in module checks their order.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import PRECISIONS
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineUnavailable,
@@ -25,20 +27,26 @@ from hgnetv2_pipeline.deployment.engines.base import (
     need_onnx,
 )
 from hgnetv2_pipeline.deployment.kit.cuda_memory import CudaDevice
+from hgnetv2_pipeline.deployment.kit.libraries import LIBRARIES, Library, PlanError
+from hgnetv2_pipeline.deployment.kit.plan_runner import Device, PlanRunner
 from hgnetv2_pipeline.deployment.kit.plans import (
     BatchProfile,
-    Device,
-    PlanError,
-    PlanRunner,
+    PlanSpec,
+    capability,
+    is_plan_of,
     provide_plan,
+    read_note,
 )
 from hgnetv2_pipeline.deployment.timing.stopwatch import Call, Lap, Stopwatch
+from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.weights.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
+
+_log = logging.getLogger(__name__)
 
 PROFILE = "tensorrt_profile"
 """The card's entry that says for which batch sizes a plan is built: least, best, most."""
@@ -50,30 +58,35 @@ class TensorRTEngine(Engine):
     ``device`` is the GPU unless a test gives another.
     """
 
-    name = "tensorrt"
-
     def __init__(
         self,
         path: Path,
+        library: Library,
         *,
         card: ModelCard | None = None,
         preprocess: Preprocess | None = None,
         classes: Sequence[str] | None = None,
         device: Device | None = None,
     ) -> None:
-        import tensorrt as trt
-
-        path = Path(path)
+        path, self.name = Path(path), library.engine
+        note = read_note(path)
 
         def read() -> ModelCard:
-            return ModelCard.from_folder(path.parent) if card is None else card
+            if card is not None:
+                return card
+            # The folder's card is that of its fp32 file.
+            found = ModelCard.from_folder(path.parent)
+            own = note.get("precision")
+            return replace(found, precision=own if own in PRECISIONS else found.precision)
 
         card = choose_card(read, preprocess, classes)
         try:
+            if note.get("library", library.engine) != library.engine:
+                raise PlanError(f"engine {note['library']} built it")
             self._place = CudaDevice() if device is None else device
-            self._runner = PlanRunner(path.read_bytes(), self._place)
+            self._runner = PlanRunner(path, self._place, library=library)
         except PlanError as error:
-            raise EngineUnavailable(f"tensorrt: {path}: {error}") from error
+            raise EngineUnavailable(f"{self.name}: {path}: {error}") from error
         height, width = card.preprocess.size
         if self._runner.image_shape != (3, height, width):
             raise WeightsError(
@@ -84,7 +97,7 @@ class TensorRTEngine(Engine):
             model=str(path),
             card=card,
             device=self._place.name,
-            versions={"tensorrt": trt.__version__},
+            versions={self.name: library.load().__version__},
         )
 
     def stopwatch(self) -> Stopwatch:
@@ -134,50 +147,72 @@ class DeviceStopwatch:
         return Lap(wall, cpu, seconds)
 
 
+def plan_beside(onnx: Path, library: Library) -> Path:
+    """Where the plan of ``onnx`` is that was built ahead of time (``export.target``).
+
+    >>> str(plan_beside(Path("model.fp16.onnx"), LIBRARIES["tensorrt-rtx"]))
+    'model.fp16.tensorrt-rtx.plan'
+    """
+    return onnx.with_suffix(f".{library.engine}.plan")
+
+
 def from_onnx(
     path: Path,
+    library: Library,
     *,
     precision: str,
     preprocess: Preprocess | None = None,
     classes: Sequence[str] | None = None,
     device: Device | None = None,
 ) -> TensorRTEngine:
-    """The engine for an ONNX file: its plan from ``plans/`` beside it, built there if need be."""
+    """The engine for an ONNX file: the plan beside it that was built ahead of time, if it runs
+    here; else one from ``plans/``, built there if need be.
+    """
+    name = library.engine
+    try:
+        place = CudaDevice() if device is None else device
+    except PlanError as error:
+        raise EngineUnavailable(f"{name}: {error}") from error
     file = read_onnx(path)
     path = file.path
     card = choose_card(lambda: ModelCard.from_props(file.props, path), preprocess, classes)
+    card = replace(card, precision=precision)
     with foreign_file(path, WeightsError, f"has a damaged card: {PROFILE}"):
         sizes = [int(size) for size in card.more.get(PROFILE, "1,1,16").split(",")]
         if len(sizes) != 3:
             raise ValueError("three batch sizes are needed")
     try:
-        place = CudaDevice() if device is None else device
-        plan = provide_plan(
-            path, path.parent / "plans", precision=precision, profile=BatchProfile(*sizes),
-            gpu=place.name,
-        )  # fmt: skip
+        gpu = capability(place.name) if library.portable else place.name
+        spec = PlanSpec(library, precision, BatchProfile(*sizes), gpu)
+        ahead = plan_beside(path, library)
+        if ahead.is_file():
+            facts = {"onnx_sha256": sha256_file(path), "library": name, "precision": precision}
+            try:
+                if not is_plan_of(ahead, facts):
+                    raise EngineUnavailable(f"{name}: {ahead} is not of {path} as it is")
+                return TensorRTEngine(ahead, library, card=card, device=place)
+            except EngineUnavailable as error:
+                _log.warning("%s; another plan is built", error)
+        plan = provide_plan(path, path.parent / "plans", spec)
     except PlanError as error:
-        raise EngineUnavailable(f"tensorrt: {error}") from error
+        raise EngineUnavailable(f"{name}: {error}") from error
     except OSError as error:
         raise EngineUnavailable(
-            f"tensorrt: cannot keep a plan in {path.parent / 'plans'} ({error}); copy the model to "
+            f"{name}: cannot keep a plan in {path.parent / 'plans'} ({error}); copy the model to "
             "a folder that can be written"
         ) from error
-    return TensorRTEngine(plan, card=replace(card, precision=precision), device=place)
+    return TensorRTEngine(plan, library, card=card, device=place)
 
 
 def open_engine(name: str, wish: Wish) -> Engine:
     """TensorRT on the plan of ``wish``, or on its ONNX file, of which a plan is made."""
-    if wish.plan is None:
-        need_onnx(wish, name)
-    try:
-        import tensorrt  # noqa: F401
-    except OSError as error:  # how its package says that a library of its own is missing
-        raise ImportError(str(error)) from error
-    if wish.plan is not None:
-        return TensorRTEngine(wish.plan, preprocess=wish.preprocess, classes=wish.classes)
+    library = LIBRARIES[name]
+    # A plan beside an ONNX file without a note is TensorRT's own (``model.engine``).
+    if wish.plan is not None and (wish.onnx is None or not library.portable):
+        return TensorRTEngine(wish.plan, library, preprocess=wish.preprocess, classes=wish.classes)
     return from_onnx(
         need_onnx(wish, name),
+        library,
         precision=wish.precision or "fp32",
         preprocess=wish.preprocess,
         classes=wish.classes,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.choices import HALVES
-from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET_OF_AXES
+from hgnetv2_pipeline.deployment.export.onnx_graph import FLOAT32_ENDS, OPSET_OF_AXES
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
 OPSET_OF_BF16 = 22
@@ -32,19 +32,21 @@ def to_half(proto: Any, precision: str) -> Any:
     if precision not in HALVES:
         raise ParameterError(f"precision {precision!r} is none of {', '.join(HALVES)}")
     kind = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.BFLOAT16
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    largest = np.nextafter(dtype.type(np.inf), dtype.type(0))
+    ends = dict(zip(FLOAT32_ENDS, (-largest, largest), strict=True))
     half = onnx.ModelProto()
     half.CopyFrom(proto)
     graph = half.graph
     for tensor in graph.initializer:
         if tensor.data_type != TensorProto.FLOAT:
             continue
-        values = numpy_helper.to_array(tensor)
+        values = np.asarray(ends.get(tensor.name, numpy_helper.to_array(tensor)))
         if kind == TensorProto.FLOAT16 and np.abs(values).max(initial=0) > _FP16_MAX:
             raise WeightsError(
                 f"{tensor.name} holds {np.abs(values).max():.3g}; fp16 ends at {_FP16_MAX:g}: "
                 "export as bf16 or fp32"
             )
-        dtype = helper.tensor_dtype_to_np_dtype(kind)
         tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype), tensor.name))
     del graph.value_info[:]
     start, end = graph.input[0].name, graph.output[0].name

@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.models.hgnetv2 import Backbone
     from hgnetv2_pipeline.variants import Lab
 
-_SCRIPTS = ("run.py", "plans.py", "timing.py", "cuda_memory.py")
+_SCRIPTS = (
+    "run.py", "libraries.py", "plans.py", "plan_runner.py", "timing.py", "cuda_memory.py",
+)  # fmt: skip
+_REQUIREMENTS = {
+    "requirements.txt": ["tensorrt>=10.3,<12"],
+    "requirements-rtx.txt": [
+        "tensorrt-rtx-cu12-libs>=1.7,<2", "tensorrt-rtx-cu12-bindings>=1.7,<2",
+    ],
+}  # fmt: skip
 _PACKAGE = "hgnetv2_pipeline.deployment.kit."
 
 
@@ -124,7 +132,9 @@ def write_kit(
         source = (Path(run.__file__).parent / name).read_text(encoding="utf-8")
         # In the kit the modules are side by side.
         write_text(folder / name, source.replace(_PACKAGE, ""))
-    write_text(folder / "requirements.txt", "numpy\ntensorrt>=10.3,<12\ncuda-bindings>=12.8\n")
+    for name, packages in _REQUIREMENTS.items():
+        lines = ["numpy", "cuda-bindings>=12.8", *packages]
+        write_text(folder / name, "".join(f"{line}\n" for line in lines))
     write_text(folder / "README.md", _readme(facts))
     return facts
 
@@ -211,18 +221,20 @@ def _readme(facts: Mapping[str, Any]) -> str:
     lines = "\n".join(trtexec_lines(facts))
     return f"""# TensorRT kit of {facts["model"]}
 
-Not run yet: no TensorRT was at hand where this kit was made. On the target machine (NVIDIA GPU,
-Python 3.11 or later):
+Not run yet: no NVIDIA GPU was at hand where this kit was made. On the target machine (Python 3.11
+or later):
 
-    pip install -r requirements.txt
+    pip install -r requirements.txt         TensorRT, for any NVIDIA GPU: about 2 GB
+    pip install -r requirements-rtx.txt     TensorRT for RTX, for RTX GPUs: 90 MB; or both
     python run.py
 
-(A driver of CUDA 12 needs `tensorrt-cu12` and `cuda-bindings` 12 in place of the newest.) It builds
-every graph of `kit.json` into `plans/`, lets it answer the {facts["packed"]} images packed in
-`validation.npz`, compares accuracy, top-5 and logits with the stored fp32 ones, times batches of
-{", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped, 2000 timed) and writes one
-file into `results/`. Copy it into `results/` of the kit where this one came from; the report then
-shows it.
+(A driver of CUDA 12 needs `tensorrt-cu12` and `cuda-bindings` 12 in place of the newest. TensorRT
+for RTX is `tensorrt-rtx-cu13-libs` and `tensorrt-rtx-cu13-bindings` for CUDA 13 and on ARM.) With
+each TensorRT it builds every graph of `kit.json` into `plans/`, lets it answer the
+{facts["packed"]} images packed in `validation.npz`, compares accuracy, top-5 and logits with the
+stored fp32 ones, times batches of {", ".join(map(str, facts["batch_sizes"]))} (100 runs dropped,
+2000 timed) and writes a file into `results/` that says which library built and ran what. Copy it
+into `results/` of the kit where this one came from; the report then shows it.
 
 The same graphs by NVIDIA's own tool (`mkdir -p plans` first; version 11 is always strongly typed
 and takes `--stronglyTyped` for granted):

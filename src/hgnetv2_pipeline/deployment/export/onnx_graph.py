@@ -15,6 +15,8 @@ from hgnetv2_pipeline.variants import ImageSize, height_and_width
 OPSET, OPSETS = 18, range(13, 21)
 OPSET_OF_AXES = 18
 """ReduceMean takes its axes as an input from this opset on, as an attribute before."""
+FLOAT32_ENDS = {"lowest": np.finfo(np.float32).min, "highest": np.finfo(np.float32).max}
+"""Names and values of the bounds that bound nothing."""
 BATCH = "batch"
 PRODUCER = "hgnetv2_pipeline"
 Probabilities = Literal["softmax", "sigmoid"] | None
@@ -65,17 +67,22 @@ class GraphBuilder:
         )  # fmt: skip
 
     def clip(self, x: str, low: float | None, high: float | None) -> str:
-        """``max(x, low)``, ``min(x, high)`` or both; nothing for neither, Relu for (0, None)."""
+        """``max(x, low)``, ``min(x, high)`` or both; nothing for neither, Relu for (0, None).
+
+        A Clip has both bounds, the missing one at the end of its type, which is what ONNX takes a
+        missing one for. TensorRT's parser makes two layers of a Clip without the lower one, and
+        its builder takes float32's end for the upper one, which fp16 and bf16 do not hold.
+        """
         if low is None and high is None:
             return x
         if low == 0 and high is None:
             return self._node("Relu", [x])
-        bounds = ["", ""]
-        for index, bound in enumerate((low, high)):
-            if bound is not None:
-                number = np.float32(bound)
-                bounds[index] = self.constant(f"bound_{number!s}", np.array(number))
-        return self._node("Clip", [x, *bounds] if bounds[1] else [x, bounds[0]])
+        bounds = []
+        for bound, (end, value) in zip((low, high), FLOAT32_ENDS.items(), strict=True):
+            number = value if bound is None else np.float32(bound)
+            name = end if bound is None else f"bound_{number!s}"
+            bounds.append(self.constant(name, np.array(number)))
+        return self._node("Clip", [x, *bounds])
 
     def affine(self, x: str, name: str, scale: np.ndarray, bias: np.ndarray) -> str:
         """``x * scale + bias``, one number each."""

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from hgnetv2_pipeline.deployment.kit.plans import PlanError
+from hgnetv2_pipeline.deployment.kit.libraries import PlanError
 
 
 class CudaError(PlanError):
     """A CUDA call failed; the message is one line."""
+
+
+def find_driver() -> None:
+    """Raise CudaError unless NVIDIA's driver is installed; costs no import."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        raise CudaError(
+            f"there is no NVIDIA driver on this machine ({name} is not found)"
+        ) from error
 
 
 class CudaDevice:
@@ -25,6 +37,7 @@ class CudaDevice:
     """
 
     def __init__(self) -> None:
+        find_driver()
         try:
             from cuda.bindings import runtime
         except ImportError as error:

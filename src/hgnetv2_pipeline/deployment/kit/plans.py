@@ -1,8 +1,14 @@
-"""TensorRT plans: built from ONNX, kept beside a note of what they were built for, and run.
+"""TensorRT plans: built from ONNX and kept beside a note of what they were built for.
 
-One code path for TensorRT 10 and 11: networks are strongly typed, so the precision is the ONNX
-file's and no builder flag changes it; TF32 alone is a flag, cleared for fp32. The calls are those
-of the 11.4 bindings' documentation. A plan is native code: load only plans that you built.
+One code path for TensorRT 10 and 11 and for TensorRT for RTX: networks are strongly typed, so the
+precision is the ONNX file's and no builder flag changes it; TF32 alone is a flag, cleared for fp32.
+The calls are those of the 11.4 bindings' documentation. A plan is native code: load only plans that
+you built.
+
+TensorRT for RTX differs where ``Library.portable`` is asked: it builds without a GPU, for compute
+capabilities instead of the GPU at hand and without a timing cache, which would look for one; a plan
+is finished on the GPU that loads it, within seconds that a runtime cache saves the next time; and
+it records CUDA graphs itself.
 """
 
 from __future__ import annotations
@@ -11,53 +17,24 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+import re
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
+from hgnetv2_pipeline.deployment.kit.libraries import Library, PlanError, gravest, listener
 
 _log = logging.getLogger(__name__)
 
 # Those of ``choices``, which does not travel with the kit; a test holds that they are the same.
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 TIMING_CACHE = "timing.cache"
-
-
-class PlanError(RuntimeError):
-    """TensorRT cannot build, load or run a plan; the message is one line."""
-
-
-class Device(Protocol):
-    """Memory and one stream of a GPU; ``cuda_memory.CudaDevice`` is the real one."""
-
-    stream: int
-    name: str
-
-    def reserve(self, tensor: str, count: int) -> int:
-        """Room for ``count`` float32 values of ``tensor``; its address, the same ever after."""
-
-    def upload(self, tensor: str, values: np.ndarray) -> None:
-        """Start copying ``values`` to the tensor's place."""
-
-    def download(self, tensor: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Copy the tensor's values back, waiting for the stream."""
-
-    def synchronize(self) -> None:
-        """Wait for the stream."""
-
-    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
-        """Record what ``enqueue`` starts as a CUDA graph; the result starts it again."""
-
-    def mark(self) -> Any:
-        """An event at this point of the stream."""
-
-    def between(self, first: Any, last: Any) -> float:
-        """Milliseconds from one mark to another, both reached."""
-
-    def forget(self, *events: Any) -> None:
-        """Give events back."""
+CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""What TensorRT for RTX builds for by name."""
+AMPERE_ON = "sm80 and later"
+"""What it builds for unless it is told, in one plan."""
+_LEFT = 3600  # seconds after which nobody writes a file any more
 
 
 @dataclass(frozen=True)
@@ -73,210 +50,223 @@ class BatchProfile:
             raise PlanError(f"profile {self} must be 1 <= least <= best <= most")
 
 
-def plan_key(
-    onnx_sha256: str, *, tensorrt: str, gpu: str, profile: BatchProfile, precision: str
-) -> str:
-    """SHA-256 of all that a plan depends on: another GPU, version or profile is another plan."""
-    facts = {
-        "onnx": onnx_sha256,
-        "tensorrt": tensorrt,
-        "gpu": gpu,
-        "profile": asdict(profile),
-        "precision": precision,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+@dataclass(frozen=True)
+class PlanSpec:
+    """What a plan is built for.
+
+    ``gpu``: the name of the GPU; of a portable plan its compute capabilities, joined by ``+``, or
+    ``AMPERE_ON``.
+    """
+
+    library: Library
+    precision: str
+    profile: BatchProfile
+    gpu: str
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise PlanError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
+        unknown = [name for name in self.capabilities if name not in CAPABILITIES]
+        if unknown:
+            raise PlanError(
+                f"{self.library.title} builds for no {', '.join(unknown)}; it knows "
+                f"{', '.join(CAPABILITIES)}"
+            )
+        if not set(self.capabilities) <= set(capabilities_of(self.precision)):
+            raise PlanError(
+                f"{self.library.title} builds {self.precision} for no sm75 (Turing), which has "
+                "fp16 alone (export.precisions=fp16, export.gpus)"
+            )
+
+    @property
+    def capabilities(self) -> list[str]:
+        """Those that a portable plan is built for."""
+        named = self.library.portable and self.gpu != AMPERE_ON
+        return self.gpu.split("+") if named else []
+
+    def facts(self, onnx_sha256: str) -> dict[str, Any]:
+        """All that a plan depends on: another GPU, version or profile is another plan."""
+        return {
+            "onnx_sha256": onnx_sha256,
+            "library": self.library.engine,
+            "version": self.library.load().__version__,
+            "gpu": self.gpu,
+            "profile": asdict(self.profile),
+            "precision": self.precision,
+        }
 
 
-def provide_plan(
-    onnx: Path,
-    folder: Path,
-    *,
-    precision: str,
-    profile: BatchProfile,
-    gpu: str,
-    workspace_bytes: int = 1 << 30,
-) -> Path:
-    """The plan of ``onnx`` for this GPU and TensorRT in ``folder``, built if it is not there.
+def capabilities_of(precision: str) -> tuple[str, ...]:
+    """Those that TensorRT for RTX builds a network of this precision for.
 
-    Beside ``<name>-<key>.plan`` is ``<name>-<key>.json``, what it was built for and the plan's
-    SHA-256; a plan that does not match it is built again. ``timing.cache`` makes the next build
+    For Turing (sm75) version 1.7 has no matrix product in float32, which fp32 and int8 files end
+    with, and no bf16.
+    """
+    return CAPABILITIES if precision == "fp16" else CAPABILITIES[1:]
+
+
+def capability(gpu: str) -> str:
+    """What a portable plan is built for on a GPU of this name.
+
+    >>> capability("NVIDIA GeForce RTX 4090 (sm_89)"), capability("NVIDIA H200 (sm_90)")
+    ('sm89', 'sm80 and later')
+    """
+    found = re.search(r"\(sm_(\d+)\)$", gpu)
+    name = f"sm{found[1]}" if found else ""
+    return name if name in CAPABILITIES else AMPERE_ON
+
+
+def provide_plan(onnx: Path, folder: Path, spec: PlanSpec) -> Path:
+    """The plan of ``onnx`` for ``spec`` in ``folder``, built if it is not there.
+
+    A plan that does not match its note is built again. ``timing.cache`` makes the next build
     faster.
     """
-    import tensorrt as trt
-
-    data = onnx.read_bytes()
-    sha = hashlib.sha256(data).hexdigest()
-    key = plan_key(
-        sha, tensorrt=trt.__version__, gpu=gpu, profile=profile, precision=precision
+    facts = spec.facts(_sha256(onnx.read_bytes()))
+    key = _sha256(json.dumps(facts, sort_keys=True).encode())
+    plan = folder / f"{onnx.stem}-{spec.precision}-{key[:16]}.plan"
+    if is_plan_of(plan, facts):
+        return plan
+    _log.info(
+        "building %s with %s %s for %s%s",
+        plan.name, spec.library.title, facts["version"], spec.gpu,
+        "" if spec.library.portable else "; minutes",
     )  # fmt: skip
-    plan = folder / f"{onnx.stem}-{precision}-{key[:16]}.plan"
-    note = plan.with_suffix(".json")
-    if plan.is_file() and note.is_file():
-        known = json.loads(note.read_text(encoding="utf-8"))
-        if known["key"] == key and known["plan_sha256"] == _sha256(plan.read_bytes()):
-            return plan
-    _log.info("building %s with TensorRT %s for %s; minutes", plan.name, trt.__version__, gpu)
-    folder.mkdir(parents=True, exist_ok=True)
-    cache = folder / TIMING_CACHE
-    built, timings = build_plan(
-        data, precision=precision, profile=profile, workspace_bytes=workspace_bytes,
-        timing_cache=cache.read_bytes() if cache.is_file() else b"",
-    )  # fmt: skip
-    _write(cache, timings)
-    _write(plan, built)
-    facts = {
-        "key": key,
-        "onnx": onnx.name,
-        "onnx_sha256": sha,
-        "plan_sha256": _sha256(built),
-        "tensorrt": trt.__version__,
-        "gpu": gpu,
-        "precision": precision,
-        "profile": asdict(profile),
-    }
-    _write(note, (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+    save_plan(onnx, plan, spec, timing_cache=folder / TIMING_CACHE)
     return plan
 
 
-def build_plan(
-    onnx: bytes, *, precision: str, profile: BatchProfile, workspace_bytes: int, timing_cache: bytes
-) -> tuple[bytes, bytes]:
-    """Build the ONNX model; returns the serialised plan and the timing cache as it now is."""
-    import tensorrt as trt
+def read_note(plan: Path) -> dict[str, Any]:
+    """What the note beside a plan says; empty where there is none, or none of ours."""
+    try:
+        note = json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
 
-    if precision not in PRECISIONS:
-        raise PlanError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    logger = trt.Logger(trt.Logger.WARNING)
+
+def is_plan_of(plan: Path, facts: dict[str, Any]) -> bool:
+    """Whether ``plan`` is there, whole, and by its note built for just these ``facts``."""
+    note = read_note(plan)
+    return (
+        plan.is_file()
+        and {name: note.get(name) for name in facts} == facts
+        and note.get("plan_sha256") == _sha256(plan.read_bytes())
+    )
+
+
+def save_plan(
+    onnx: Path, plan: Path, spec: PlanSpec, *, timing_cache: Path | None = None
+) -> dict[str, Any]:
+    """Build ``onnx`` as ``plan``, with its note beside it (``<name>.json``), which is returned.
+
+    The note says what the plan was built for, its size and SHA-256, and what the library warned of.
+    Each file is whole or absent, the note written last.
+    """
+    data = onnx.read_bytes()
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    timings = timing_cache.read_bytes() if timing_cache and timing_cache.is_file() else b""
+    built = build_plan(data, spec, timing_cache=timings)
+    if timing_cache is not None and built.timings:
+        write_whole(timing_cache, built.timings)
+    write_whole(plan, built.plan)
+    note = {
+        **spec.facts(_sha256(data)),
+        "onnx": onnx.name,
+        "plan_sha256": _sha256(built.plan),
+        "bytes": len(built.plan),
+        "warnings": built.warnings,
+    }
+    text = json.dumps(note, indent=2, sort_keys=True) + "\n"
+    write_whole(plan.with_suffix(".json"), text.encode())
+    return note
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A serialised plan, the timing cache as it now is, and what the library warned of."""
+
+    plan: bytes
+    timings: bytes
+    warnings: list[str]
+
+
+def build_plan(
+    onnx: bytes, spec: PlanSpec, *, workspace_bytes: int = 1 << 30, timing_cache: bytes = b""
+) -> BuiltPlan:
+    """Build the ONNX model for ``spec``; PlanError says what the library does not take."""
+    library, trt = spec.library, spec.library.load()
+    logger, heard = listener(trt)
+    heard.clear()
     builder = trt.Builder(logger)
-    # Asked for explicitly by version 10; version 11 knows nothing else and ignores the flag.
-    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(strongly_typed)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx):
-        reasons = [str(parser.get_error(number)) for number in range(parser.num_errors)]
-        raise PlanError(
-            f"TensorRT cannot read the ONNX model: {' '.join('; '.join(reasons).split())}"
-        )
+    network = parse_network(trt, builder, onnx, logger, library.title)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    if precision == "fp32":
+    if spec.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and 10 bits of mantissa only
-    given = network.get_input(0)
+    given, profile = network.get_input(0), spec.profile
     shapes = [
         (size, *tuple(given.shape)[1:]) for size in (profile.least, profile.best, profile.most)
     ]
     sizes = builder.create_optimization_profile()
     sizes.set_shape(given.name, *shapes)
     if config.add_optimization_profile(sizes) < 0:
-        raise PlanError(f"TensorRT does not take the profile {profile} for {given.name}")
-    cache = config.create_timing_cache(timing_cache)
-    # A cache of another GPU or version is refused, and then an empty one is filled.
-    if not config.set_timing_cache(cache, False):
-        config.set_timing_cache(config.create_timing_cache(b""), False)
+        raise PlanError(
+            f"{library.title} does not take the profile {profile.least}..{profile.most} for "
+            f"{given.name}{gravest(heard)}"
+        )
+    if library.portable:
+        _set_capabilities(trt, config, spec.capabilities)
+    else:
+        cache = config.create_timing_cache(timing_cache)
+        # A cache of another GPU or version is refused, and then an empty one is filled.
+        if not config.set_timing_cache(cache, False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise PlanError("TensorRT could not build a plan; its own message is above")
-    return bytes(plan), bytes(config.get_timing_cache().serialize())
+        raise PlanError(f"{library.title} could not build a plan{gravest(heard)}")
+    timings = b"" if library.portable else bytes(config.get_timing_cache().serialize())
+    return BuiltPlan(bytes(plan), timings, [message for _, message in heard])
 
 
-class PlanRunner:
-    """A plan ready to run: float32 images [N, 3, S, S] in, float32 logits [N, classes] out.
+def parse_network(trt: Any, builder: Any, onnx: bytes, logger: Any, title: str) -> Any:
+    """The network that the parser makes of an ONNX model."""
+    # Asked for explicitly by version 10; version 11 knows nothing else and ignores the flag.
+    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(strongly_typed)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        reasons = [str(parser.get_error(number)) for number in range(parser.num_errors)]
+        words = " ".join("; ".join(reasons).split())
+        raise PlanError(f"{title} cannot read the ONNX model: {words}")
+    if not network.num_inputs or not network.num_outputs:
+        raise PlanError(f"{title} cannot read the ONNX model: it has no inputs or no outputs")
+    return network
 
-    Batches beyond the profile are cut up, and smaller ones than its least filled with copies whose
-    answers are dropped. With ``graphs`` a batch as large as the one before is run as a CUDA graph.
-    """
 
-    def __init__(self, plan: bytes, device: Device, *, graphs: bool = True) -> None:
-        import tensorrt as trt
-
-        self.device, self._graphs_wanted = device, graphs
-        self._logger = trt.Logger(trt.Logger.WARNING)
-        # The runtime has to outlive the engine, and the engine its context.
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise PlanError(
-                f"TensorRT {trt.__version__} cannot load this plan: it runs only on the kind of "
-                "GPU and the version that built it; build it again here"
-            )
-        engine = self._engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
-        outputs = [n for n in names if n not in inputs]
-        wrong = [n for n in names if engine.get_tensor_dtype(n) != trt.float32]
-        if len(inputs) != 1 or not outputs or wrong:
-            raise PlanError(
-                f"the plan has inputs {inputs} and outputs {outputs}, not float32: {wrong}; one "
-                "float32 input and float32 outputs are needed"
-            )
-        self.input, self.outputs = inputs[0], outputs
-        self.output = "logits" if "logits" in outputs else outputs[0]
-        least, _, most = engine.get_tensor_profile_shape(self.input, 0)
-        self.least, self.most = int(least[0]), int(most[0])
-        self.image_shape = tuple(int(edge) for edge in tuple(most)[1:])
-        self.classes = int(engine.get_tensor_shape(self.output)[1])
-        self._context = engine.create_execution_context()
-        self._shape: tuple[int, ...] = ()
-        self._graph: Callable[[], None] | None = None
-        # Room for the largest batch, once: a CUDA graph keeps the addresses it was recorded with.
-        self._context.set_tensor_address(
-            self.input, device.reserve(self.input, self.most * int(np.prod(self.image_shape)))
-        )
-        for name in outputs:
-            width = int(np.prod(tuple(engine.get_tensor_shape(name))[1:]))
-            self._context.set_tensor_address(name, device.reserve(name, self.most * width))
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Logits of any number of images."""
-        parts = [images[at : at + self.most] for at in range(0, len(images), self.most)]
-        return np.concatenate([self._part(part) for part in parts])
-
-    def _part(self, images: np.ndarray) -> np.ndarray:
-        count = len(images)
-        if count < self.least:
-            filler = np.repeat(images[-1:], self.least - count, axis=0)
-            images = np.concatenate([images, filler])
-        self.device.upload(self.input, np.ascontiguousarray(images))
-        self.enqueue(len(images))
-        return self.device.download(self.output, (len(images), self.classes))[:count]
-
-    def enqueue(self, batch: int) -> None:
-        """Start one run of ``batch`` images that were uploaded before."""
-        shape = (batch, *self.image_shape)
-        if shape != self._shape:
-            # A graph recorded with another shape may not be run once the context has changed.
-            self._graph, self._shape = None, shape
-            self._context.set_input_shape(self.input, shape)
-            unresolved = self._context.infer_shapes()
-            if unresolved:
-                raise PlanError(f"shapes of {unresolved} stay unknown for {shape}")
-            self._execute()
-        elif not self._graphs_wanted:
-            self._execute()
-        else:
-            if self._graph is None:  # it has run once with this shape, as it must before that
-                self.device.synchronize()
-                self._graph = self.device.capture(self._execute)
-            self._graph()
-
-    def _execute(self) -> None:
-        if not self._context.execute_async_v3(self.device.stream):
-            raise PlanError("TensorRT failed to run the plan; its own message is above")
-
-    def close(self) -> None:
-        """Give the GPU's memory back, the context before the engine before the runtime."""
-        self._graph = None
-        self._context = self._engine = self._runtime = None
+def _set_capabilities(trt: Any, config: Any, names: list[str]) -> None:
+    if not names:  # its own choice: 8.0 and later
+        return
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        config.set_compute_capability(getattr(trt.ComputeCapability, name.upper()), index)
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """``data`` as ``path``, whole or not at all; what killed processes left of it goes."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        if time.time() - left.stat().st_mtime > _LEFT:
+            left.unlink(missing_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """Build, check and time the graphs of this kit with TensorRT: python run.py
 
-Needs an NVIDIA GPU, Python 3.11 or later, numpy, tensorrt (10 or 11) and cuda-bindings. Each graph
-is built (plans/), answers the packed validation images (accuracy, and top-5 and logits beside the
-stored ones; one that is computed wrongly is refused) and is timed by the seed page's protocol.
-Everything goes into one file, results/<time>.json; copy it back into the results/ folder of the kit
-where it came from, and `kedro run --pipeline reporting` shows it.
+Needs an NVIDIA GPU, Python 3.11 or later, numpy, cuda-bindings, and tensorrt (10 or 11) or TensorRT
+for RTX; where both are installed each has its turn (``--engines`` chooses). Each graph is built
+(plans/), answers the packed validation images (accuracy, and top-5 and logits beside the stored
+ones; one that is computed wrongly is refused) and is timed by the seed page's protocol. What one
+library did goes into one file, results/<time>-<engine>.json; copy it back into the results/ folder
+of the kit where it came from, and `kedro run --pipeline reporting` shows it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from typing import Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.kit.cuda_memory import CudaDevice
-from hgnetv2_pipeline.deployment.kit.plans import BatchProfile, PlanError, PlanRunner, provide_plan
+from hgnetv2_pipeline.deployment.kit.libraries import LIBRARIES, Library, PlanError
+from hgnetv2_pipeline.deployment.kit.plan_runner import PlanRunner
+from hgnetv2_pipeline.deployment.kit.plans import (
+    BatchProfile,
+    PlanSpec,
+    capability,
+    provide_plan,
+)
 from hgnetv2_pipeline.deployment.kit.timing import time_plan
 
 _log = logging.getLogger("kit")
@@ -69,12 +77,16 @@ def measure_kit(
     folder: Path,
     open_graph: Callable[[Path, str], Opened],
     *,
+    engine: str,
     device: str,
     versions: dict[str, str],
     batch_sizes: Sequence[int],
     only: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Check and time every graph of the kit with an executor; a graph that fails says why."""
+    """Check and time every graph of the kit with an executor; a graph that fails says why.
+
+    ``engine`` and ``versions``: what built and ran it, for the record.
+    """
     kit = json.loads((folder / KIT).read_text(encoding="utf-8"))
     size = kit["preprocess"]["crop"]  # the side of a square, or [height, width]
     edges = [size, size] if isinstance(size, int) else size
@@ -83,7 +95,7 @@ def measure_kit(
     for graph in kit["graphs"]:
         if only and graph["name"] not in only:
             continue
-        row = {**graph, "engine": "tensorrt", "model": kit["model"]}
+        row = {**graph, "engine": engine, "model": kit["model"]}
         path = folder / graph["file"]
         try:
             if hashlib.sha256(path.read_bytes()).hexdigest() != graph["sha256"]:
@@ -111,6 +123,7 @@ def measure_kit(
         raise PlanError(f"no graph of the kit is called {', '.join(only)}; there are {names}")
     return {
         "format": FORMAT,
+        "engine": engine,
         "model": kit["model"],
         "source_sha256": kit["source_sha256"],
         "device": device,
@@ -124,7 +137,8 @@ def measure_kit(
 def write_results(folder: Path, found: dict[str, Any]) -> Path:
     """One new file in ``results/``, whole or not at all."""
     (folder / RESULTS).mkdir(exist_ok=True)
-    path = folder / RESULTS / time.strftime("%Y-%m-%dT%H.%M.%SZ.json", time.gmtime())
+    name = f"%Y-%m-%dT%H.%M.%SZ-{found['engine']}.json"
+    path = folder / RESULTS / time.strftime(name, time.gmtime())
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     aside.replace(path)
@@ -132,18 +146,33 @@ def write_results(folder: Path, found: dict[str, Any]) -> Path:
 
 
 def tensorrt_opener(
-    folder: Path, device: Any, profile: BatchProfile, *, warmup: int, runs: int
+    folder: Path, device: Any, library: Library, profile: BatchProfile, *, warmup: int, runs: int
 ) -> Callable[[Path, str], Opened]:
-    """Graphs opened by TensorRT: the plan built if need be, deserialised, run on ``device``."""
+    """Graphs opened by a TensorRT: the plan built if need be, deserialised, run on ``device``."""
 
     def open_graph(path: Path, precision: str) -> Opened:
-        plan = provide_plan(
-            path, folder / "plans", precision=precision, profile=profile, gpu=device.name
-        )
-        runner = PlanRunner(plan.read_bytes(), device)
+        gpu = capability(device.name) if library.portable else device.name
+        plan = provide_plan(path, folder / "plans", PlanSpec(library, precision, profile, gpu))
+        runner = PlanRunner(plan, device, library=library)
         return runner.logits, lambda images: time_plan(runner, images, warmup=warmup, runs=runs)
 
     return open_graph
+
+
+def installed(names: Sequence[str]) -> list[Library]:
+    """The libraries of these engines, or of all that can be imported; PlanError without any."""
+    if names:
+        return [LIBRARIES[name] for name in names]
+    found, refused = [], []
+    for library in LIBRARIES.values():
+        try:
+            library.load()
+            found.append(library)
+        except PlanError as error:
+            refused.append(str(error))
+    if not found:
+        raise PlanError("; or ".join(refused))
+    return found
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -160,6 +189,9 @@ def _line(row: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Build, check and time this kit with TensorRT.")
+    parser.add_argument(
+        "--engines", nargs="*", default=[], choices=sorted(LIBRARIES), help="default: all installed"
+    )
     parser.add_argument("--graphs", nargs="*", default=[], help="names in kit.json; default: all")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=None)
     parser.add_argument("--warmup", type=int, default=100)
@@ -177,26 +209,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"batch sizes {beyond} are outside the profile {profile.least}..{profile.most} "
                 f'that the plans are built for (--batch-sizes; "profile" in {KIT})'
             )
-        try:
-            import tensorrt as trt
-        except (ImportError, OSError) as error:
-            raise PlanError(
-                f"TensorRT cannot be imported ({error}); pip install tensorrt"
-            ) from error
+        libraries = installed(options.engines)
         device = CudaDevice()
-        found = measure_kit(
-            folder,
-            tensorrt_opener(folder, device, profile, warmup=options.warmup, runs=options.runs),
-            device=device.name,
-            versions={"tensorrt": trt.__version__, **device.versions},
-            batch_sizes=batch_sizes,
-            only=options.graphs,
-        )
+        failed = False
+        for library in libraries:
+            found = measure_kit(
+                folder,
+                tensorrt_opener(
+                    folder, device, library, profile, warmup=options.warmup, runs=options.runs
+                ),
+                engine=library.engine,
+                device=device.name,
+                versions={library.engine: library.load().__version__, **device.versions},
+                batch_sizes=batch_sizes,
+                only=options.graphs,
+            )
+            _log.info("wrote %s", write_results(folder, found))
+            failed |= any("failed" in row for row in found["rows"])
     except PlanError as error:
         _log.error("%s", error)
         return 2
-    _log.info("wrote %s", write_results(folder, found))
-    return 1 if any("failed" in row for row in found["rows"]) else 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hgnetv2_pipeline.deployment.kit.plans import PlanRunner
+from hgnetv2_pipeline.deployment.kit.plan_runner import PlanRunner
 
 
 def time_plan(

@@ -10,7 +10,9 @@ from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.project.deployment.exporting import (
     export_result,
     kit_result,
+    plans_result,
     write_export,
+    write_plans,
     write_tensorrt_kit,
 )
 from hgnetv2_pipeline.project.lists import Lists
@@ -21,12 +23,13 @@ from hgnetv2_pipeline.project.run import Run
 def export(
     run: Run, params: ExportParams, lists: Path, *trained: Path
 ) -> tuple[Path, dict[str, Any]]:
-    """Export ``model`` to ONNX, checked before it lands under its name, and make the kit if asked.
+    """Export ``model`` to ONNX, checked before it lands under its name; kit or plans if asked.
 
     ``lists``: the images that lower precisions are calibrated on and judged by; an fp32 export
     needs none. ``trained`` are the models that need no name; they order the nodes.
     """
     known = Lists(lists)
+    plans = plans_result(run, params) if params.target == "tensorrt-rtx" else None
     made = run.produce(
         export_result(run, params, known), lambda aside: write_export(aside, run, params, known)
     )
@@ -35,4 +38,6 @@ def export(
             kit_result(run, params, known),
             lambda aside: write_tensorrt_kit(aside, run, params, known),
         )
+    if plans:
+        run.produce(plans, lambda aside: write_plans(aside, run, params))
     return made.folder, new_record(made, read_json(made.folder / "manifest.json"))

@@ -1,9 +1,12 @@
-"""An export as a result: the folder with the model file, and the TensorRT kit beside it."""
+"""An export as a result: the folder with the model file; beside it the TensorRT kit, or plans."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+from hgnetv2_pipeline.deployment.card import precision_file
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.project.deployment.calibration_images import calibration, validation
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.models import LoadedModel, load_model, model_inputs
@@ -11,6 +14,8 @@ from hgnetv2_pipeline.project.params import ExportParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.training.choice import chosen_run
+
+_log = logging.getLogger(__name__)
 
 
 def export_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
@@ -33,7 +38,7 @@ def export_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
 
 def kit_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
     """The folder ``tensorrt-kit`` beside the model file."""
-    others = {"target", "precisions", "softmax", "lab"}
+    others = {"target", "gpus", "precisions", "softmax", "lab"}
     return ResultSpec(
         folder=run.folder("export"),
         name="tensorrt-kit",
@@ -42,6 +47,68 @@ def kit_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
         params={**params.model_dump(mode="json", exclude=others), "model": run.identity.model},
         outputs=["tensorrt-kit"],
     )
+
+
+def plans_result(run: Run, params: ExportParams) -> ResultSpec:
+    """A plan of TensorRT for RTX, and its note, beside each model file.
+
+    Raises ParameterError where the library is not installed.
+    """
+    from hgnetv2_pipeline.deployment.engines.with_tensorrt import plan_beside
+    from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT_RTX, PlanError
+
+    folder = run.folder("export")
+    models = [folder / precision_file(name) for name in params.precisions]
+    plans = [plan_beside(model, TENSORRT_RTX) for model in models]
+    try:
+        version = TENSORRT_RTX.load().__version__
+    except PlanError as error:
+        raise ParameterError(f"export.target=tensorrt-rtx: {error}") from error
+    return ResultSpec(
+        folder=folder,
+        name="tensorrt-rtx",
+        pipeline="export",
+        inputs={model.name: model for model in models},
+        params={
+            **params.model_dump(mode="json", include={"gpus", "tensorrt"}),
+            "version": version,
+            "model": run.identity.model,
+        },
+        outputs=[path.name for plan in plans for path in (plan, plan.with_suffix(".json"))],
+    )
+
+
+def write_plans(folder: Path, run: Run, params: ExportParams) -> None:
+    """Build the plans; one that cannot be built is an ExportError, and none is kept."""
+    from hgnetv2_pipeline.deployment.engines.with_tensorrt import plan_beside
+    from hgnetv2_pipeline.deployment.export.gate import ExportError
+    from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT_RTX, PlanError
+    from hgnetv2_pipeline.deployment.kit.plans import (
+        AMPERE_ON,
+        CAPABILITIES,
+        BatchProfile,
+        PlanSpec,
+        capabilities_of,
+        save_plan,
+    )
+
+    profile = BatchProfile(**params.tensorrt.model_dump())
+    for precision in params.precisions:
+        model = run.folder("export") / precision_file(precision)
+        known = capabilities_of(precision) if params.gpus == ["all"] else CAPABILITIES
+        gpus = "+".join(name for name in known if name in params.gpus or "all" in params.gpus)
+        plan = folder / plan_beside(model, TENSORRT_RTX).name
+        try:
+            note = save_plan(
+                model, plan, PlanSpec(TENSORRT_RTX, precision, profile, gpus or AMPERE_ON)
+            )
+        except PlanError as error:
+            raise ExportError(f"{model}: {error}") from error
+        _log.info(
+            "wrote %s for %s: %.1f MB, %d warnings of %s %s",
+            plan.name, note["gpu"], note["bytes"] / 1e6, len(note["warnings"]), TENSORRT_RTX.title,
+            note["version"],
+        )  # fmt: skip
 
 
 def _is_judged(params: ExportParams) -> bool:

@@ -261,7 +261,8 @@ def tensorrt_table(results: Sequence[Json]) -> Table:
     records = []
     for found in results:
         versions = found.get("versions")
-        version = versions.get("tensorrt") if isinstance(versions, Mapping) else None
+        library = str(found.get("engine") or "tensorrt")  # earlier kits knew that one alone
+        version = versions.get(library) if isinstance(versions, Mapping) else None
         for row in found.get("rows") or ():
             check = row.get("check") or {}
             timings: Sequence[Json] = row.get("timings") or ({},)
@@ -270,7 +271,8 @@ def tensorrt_table(results: Sequence[Json]) -> Table:
                 records.append(
                     {
                         "GPU": formats.words(found.get("device")),
-                        "TensorRT": formats.words(version),
+                        "library": library,
+                        "version": formats.words(version),
                         "date": formats.words(found.get("date")),
                         "model": formats.words(found.get("model")),
                         "graph": formats.words(row.get("name")),
@@ -288,7 +290,7 @@ def tensorrt_table(results: Sequence[Json]) -> Table:
         ordered,
         list(ordered[0]) if ordered else ["GPU"],
         caption="TensorRT, as run.py of the kit measured it: GPU time of a batch by CUDA events",
-        left=("GPU", "TensorRT", "date", "model", "graph", "failed"),
+        left=("GPU", "library", "version", "date", "model", "graph", "failed"),
         drop_empty=("failed", "p50 ms with copies"),
     )
 
