@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from hgnetv2_pipeline.commands import deploy, weights
+from hgnetv2_pipeline.commands.migrate import migrate
 from hgnetv2_pipeline.commands.recipe import recipe
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
@@ -181,5 +182,6 @@ for command in (
     weights.inspect,
     weights.export_weights,
     recipe,
+    migrate,
 ):
     main.add_command(command)
