@@ -42,7 +42,9 @@ def write_environment(
     Returns the folder, what was found, and the values chosen.
     """
     variant = variant_name(variant) if variant else variant
-    target = _new_environment(project, name, variant)
+    if variant is not None and variant not in VARIANTS:
+        raise unknown_name("variant", variant, VARIANTS, "--variant")
+    target = new_environment(project, name)
     roots = [labelled] if isinstance(labelled, Path) else list(labelled)
     _check_folders(roots, pool, test, asked)
     try:
@@ -75,14 +77,12 @@ def write_environment(
     return target, found, chosen
 
 
-def _new_environment(project: Path, name: str, variant: str | None) -> Path:
+def new_environment(project: Path, name: str) -> Path:
     """The folder that ``conf/NAME`` will be; ParameterError where it cannot."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise ParameterError(f"NAME {name!r}: use letters, digits, _ and -, a letter first")
     if name in RESERVED:
         raise ParameterError(f"NAME {name!r} is taken by this project; choose another")
-    if variant is not None and variant not in VARIANTS:
-        raise unknown_name("variant", variant, VARIANTS, "--variant")
     target = project / "conf" / name
     if target.exists():
         raise _taken(name)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hgnetv2_pipeline.commands import deploy, weights
+from hgnetv2_pipeline.commands.migrate import migrate
 from hgnetv2_pipeline.commands.recipe import recipe
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
@@ -255,5 +256,6 @@ for command in (
     weights.inspect,
     weights.export_weights,
     recipe,
+    migrate,
 ):
     main.add_command(command)

@@ -207,13 +207,11 @@ def export_weights(source: str, style: str, out: Path, protocol: int) -> None:
     """
     from hgnetv2_pipeline.weights.build import build_from
     from hgnetv2_pipeline.weights.load import export_weights as write
-    from hgnetv2_pipeline.weights.places import said_of, split_spec
+    from hgnetv2_pipeline.weights.places import as_typed
 
     if source.startswith("timm:"):
         raise ParameterError(f"{source} is timm's own network; only ours are written for others")
-    given = Path(split_spec(source)[0])
-    spec = f"{given.absolute()}{said_of(source)}" if given.exists() else source
-    model, info = build_from(spec, num_classes=None, root=weights_root())
+    model, info = build_from(as_typed(source), num_classes=None, root=weights_root())
     report = write(model, out, style, protocol=protocol, metadata=_metadata(info))
     echo(f"wrote {report}")
     for remark in report.remarks:

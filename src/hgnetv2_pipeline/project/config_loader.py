@@ -106,7 +106,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         paths = {path for pattern in patterns for path in self._fs.glob(f"{conf_path}/{pattern}")}
         for path in sorted(paths - self._checked):
             if path.endswith((".yml", ".yaml")) and self._fs.isfile(path):
-                _check_yaml(self._fs.read_bytes(path), path)
+                check_yaml(self._fs.read_bytes(path), path)
             self._checked.add(path)
         return super()._read_dir_configs(conf_path, patterns, *args, **kwargs)
 
@@ -158,7 +158,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         if recipe not in found:
             raise unknown_name("recipe", recipe, [PUBLISHED, *sorted(found)], "--params recipe=...")
         text = self._fs.read_bytes(found[recipe])
-        _check_yaml(text, found[recipe])
+        check_yaml(text, found[recipe])
         layers = (params, OmegaConf.create(text.decode()), self.runtime_params or {})
         merged = OmegaConf.merge(*map(OmegaConf.create, layers))
         return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
@@ -219,7 +219,7 @@ def _in_one_line() -> Iterator[None]:
         raise ParameterError(f"the configuration cannot be resolved: {said}") from error
 
 
-def _check_yaml(text: bytes, path: str) -> None:
+def check_yaml(text: bytes, path: str) -> None:
     """Refuse what is no plain YAML: syntax, tags of Python, keys twice, anchors without end.
 
     Reads events, of which nothing is built: a file of some hundred bytes can stand for gigabytes.

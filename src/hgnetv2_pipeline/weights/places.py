@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
@@ -102,6 +103,15 @@ def split_spec(spec: str) -> tuple[str, Wanted]:
 def said_of(spec: str) -> str:
     """What is said behind the file's name of ``spec``: ``@key=model``, or nothing."""
     return spec[len(split_spec(spec)[0]) :]
+
+
+def as_typed(spec: str) -> str:
+    """``spec`` with its path made absolute, where it leads somewhere from the current folder.
+
+    A path as typed is relative to where it was typed, any other name to the project.
+    """
+    name = Path(split_spec(spec)[0])
+    return f"{name.absolute()}{said_of(spec)}" if name.exists() else spec
 
 
 # --- keys of dicts --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from hgnetv2_pipeline.deployment.timing.latency import compare_latency, measure_
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.ownership import scratch
 from hgnetv2_pipeline.printable import Lines, lines, printable
+from hgnetv2_pipeline.weights.places import as_typed
 
 _log = logging.getLogger(__name__)
 _EXPORTED = (".onnx", ".engine", ".plan")
@@ -129,7 +130,7 @@ class _Bench:
         on_weights = engine.startswith("torch") or engine == "auto"
         try:
             return load_engine(
-                self._weights(model) if on_weights else self._onnx(model),
+                as_typed(model) if on_weights else self._onnx(model),
                 engine=engine,
                 threads=self.threads,
                 batch_size=batch_size,
@@ -149,10 +150,6 @@ class _Bench:
             {"model": model, "engine": engine, "precision": precision, "reason": str(error)}
         )
 
-    def _weights(self, model: str) -> str:
-        # A path as typed is relative to where it was typed, a name to the project.
-        return str(Path(model).resolve()) if Path(model).exists() else model
-
     def _preprocess(self, model: str) -> Preprocess | None:
         """The published one at ``image_size`` for a model that has none of its own."""
         return Preprocess.at_size(self.image_size) if has_no_preprocess(model) else None
@@ -165,7 +162,7 @@ class _Bench:
             from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
             from hgnetv2_pipeline.weights.build import build_from
 
-            network, info = build_from(self._weights(model), num_classes=None, root=self.root)
+            network, info = build_from(as_typed(model), num_classes=None, root=self.root)
             if is_fresh(model):
                 unsettle(network)
             preprocess = self._preprocess(model) or Preprocess.from_dict(info["preprocess"] or {})
