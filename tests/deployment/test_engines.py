@@ -426,7 +426,7 @@ class FakeOpenVino(ModuleType):
 
     def __init__(self, able: list[str]) -> None:
         super().__init__("openvino")
-        self.able, self.config = able, {}
+        self.able, self.config, self.outputs = able, {}, []
         self.Core = lambda: self
 
     def get_property(self, device: str, name: str) -> object:

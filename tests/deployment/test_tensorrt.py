@@ -109,8 +109,8 @@ def test_the_exported_operators_are_in_tensorrts_parser(b0_onnx: Path) -> None:
     """As its own table lists them for float32, fp16, bf16, and Q/DQ for int8."""
     table = {
         "Add", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Gemm",
-        "GlobalAveragePool", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMean", "Relu",
-        "Sigmoid", "Softmax",
+        "GlobalAveragePool", "Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceMean",
+        "Relu", "Sigmoid", "Softmax",
     }  # fmt: skip
     builder = Path(
         importlib.import_module("hgnetv2_pipeline.deployment.export.onnx_graph").__file__

@@ -40,6 +40,7 @@ GIVEN: dict[str, Any] = {
     "precisions": ["fp32"],
     "opset": 18,
     "softmax": False,
+    "embedding": False,
     "lab": "relu",
     "gate": {"images": None, "max_drop": {"fp16": 100, "bf16": 100, "int8": 100}},
     "calibration": {"split": "train", "images": 4, "method": "max", "percentile": 99.99},
@@ -118,6 +119,8 @@ def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
     assert (kinds.count("Relu"), kinds.count("Clip")) == (19, 12)
     assert json.loads((folder / "manifest.json").read_text())["tensorrt_profile"] == "1,1,8"
     caplog.set_level("INFO")
+    (params_then,) = [json.loads((folder / "export.manifest.json").read_text())["params"]]
+    assert "embedding" not in params_then, "a folder from before the choice was there stays valid"
     made = run(identity, target="tensorrt-kit", gate={"images": 6, "max_drop": {}})
     assert made == BASE | {"tensorrt-kit", "tensorrt-kit.manifest.json"}
     assert "train/b0/seed=0/export: reused" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.printable import echo, json_text
 
 if TYPE_CHECKING:
+    from hgnetv2_pipeline.deployment.engines.base import Engine
     from hgnetv2_pipeline.deployment.inputs import ImageInput
     from hgnetv2_pipeline.deployment.predict import Record
 
@@ -51,6 +53,8 @@ _PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
               help="predict_cls (the default) and infer print as PaddleClas's two tools do; "
               "without it the ending of --out decides.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write there instead of printing.")
+@click.option("--features", type=click.Path(path_type=Path),
+              help="A Parquet file of embeddings besides: a row per image.")  # fmt: skip
 @click.option("--sheet", type=click.Path(path_type=Path),
               help="A PNG of the first images with their answers.")  # fmt: skip
 @click.option("--sheet-images", default=64, show_default=True)
@@ -69,6 +73,7 @@ def predict(
     root: Path | None,
     style: str | None,
     out: Path | None,
+    features: Path | None,
     sheet: Path | None,
     sheet_images: int,
     strict: bool,
@@ -78,6 +83,7 @@ def predict(
     \b
     hgnetv2 predict --model model.onnx picture.jpg
     hgnetv2 predict --model model.onnx folder/ --out answers.jsonl --sheet answers.png
+    hgnetv2 predict --model student.safetensors folder/ --features embeddings.parquet
     hgnetv2 predict --model model.onnx archive.tar --format csv --topk 1
     find . -name '*.jpg' | hgnetv2 predict --model model.onnx -
     curl -s URL | hgnetv2 predict --model model.onnx --format infer -
@@ -90,24 +96,29 @@ def predict(
     from hgnetv2_pipeline.deployment.predict import Tally, iter_predictions
 
     style = _style(style, out)
-    _can_write(style, out, sheet)
+    _can_write(style, out, sheet, features)
     todo = _inputs(inputs, root)
     names = _class_names(class_map)
     tally = Tally()
     shown: list[Record] = []
     with ladder.load_engine(
         model, engine=engine, device=_PLACES[device], threads=threads,
-        batch_size=min(batch_size, max(len(todo), 1)),
+        batch_size=min(batch_size, max(len(todo), 1)), embeddings=features is not None,
     ) as loaded:  # fmt: skip
         several = loaded.card.multi_label if multi_label is None else multi_label
         if topk is None and not several:
             topk = 5
         records = iter_predictions(
             loaded, todo, topk=topk, threshold=threshold, multi_label=several,
-            batch_size=batch_size, label_names=names,
+            batch_size=batch_size, label_names=names, embeddings=features is not None,
         )  # fmt: skip
-        kept = _first(tally.watch(records), sheet_images if sheet else 0, shown)
-        _write(kept, style, out, min(topk or len(loaded.classes), len(loaded.classes)))
+        with (
+            prediction_formats.write_features(features, _about(loaded))
+            if features
+            else nullcontext(iter) as passing
+        ):
+            kept = _first(passing(tally.watch(records)), sheet_images if sheet else 0, shown)
+            _write(kept, style, out, min(topk or len(loaded.classes), len(loaded.classes)))
     if sheet is not None:
         from hgnetv2_pipeline.durable import write_aside
 
@@ -118,8 +129,9 @@ def predict(
                 multi_label=several,
                 background=loaded.preprocess.background,
             ).save(aside, "PNG")
-    if out is not None:
-        echo(f"{tally.total} rows in {out}, {tally.bad} of them bad", err=True)
+    for file in (out, features):
+        if file is not None:
+            echo(f"{tally.total} rows in {file}, {tally.bad} of them bad", err=True)
     tally.check(strict=strict)
 
 
@@ -134,9 +146,27 @@ def _style(given: str | None, out: Path | None) -> str:
     return _BY_SUFFIX[out.suffix.lower()]
 
 
-def _can_write(style: str, out: Path | None, sheet: Path | None) -> None:
+def _about(engine: Engine) -> dict[str, str]:
+    """What a file of embeddings says of the network that they are of."""
+    card = engine.card
+    return {
+        "model": engine.model,
+        "variant": card.variant,
+        "source_sha256": card.source_sha256,
+        "precision": engine.precision,
+        "preprocess": json_text(card.preprocess.to_dict()),
+    }
+
+
+def _can_write(style: str, out: Path | None, sheet: Path | None, features: Path | None) -> None:
     """Refuse, before the first image, what could not be written after the last."""
-    needed = {"--format parquet": ("pyarrow", style == "parquet"), "--sheet": ("pandas", sheet)}
+    needed = {
+        "--format parquet": ("pyarrow", style == "parquet"),
+        "--features": ("pyarrow", features),
+        "--sheet": ("pandas", sheet),
+    }
+    if features is not None and features.suffix.lower() != ".parquet":
+        raise unknown_name("ending", features.suffix, [".parquet"], "--features")
     for option, (library, asked) in needed.items():
         if asked:
             try:
@@ -145,7 +175,7 @@ def _can_write(style: str, out: Path | None, sheet: Path | None) -> None:
                 raise ParameterError(
                     f"{option} needs {library}, which is not installed here (pip install {library})"
                 ) from error
-    for option, path in (("--out", out), ("--sheet", sheet)):
+    for option, path in (("--out", out), ("--sheet", sheet), ("--features", features)):
         if path is not None:
             if path.is_dir():
                 raise ParameterError(f"{option} {path} is a folder; name a file")

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
@@ -50,15 +50,25 @@ class Predictor(Protocol):
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits, float32 [N, classes], of images, float32 [N, 3, crop, crop]."""
 
+    def logits_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and embeddings, float32 [N, width]."""
+
+    def require_embeddings(self) -> None:
+        """Raise ParameterError unless it gives embeddings."""
+
 
 class Record(TypedDict):
-    """The answer for one input. ``class_ids`` is empty and ``error`` is there for a bad one."""
+    """The answer for one input. ``class_ids`` is empty and ``error`` is there for a bad one.
+
+    ``embedding``, float32 [width], is there where it was asked for and the input is a good one.
+    """
 
     class_ids: list[int]
     scores: list[float]
     file_name: str
     label_names: list[str]
     error: NotRequired[str]
+    embedding: NotRequired[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,7 @@ def iter_predictions(
     root: Path | None = None,
     label_names: Sequence[str] | None = None,
     workers: int = 2,
+    embeddings: bool = False,
 ) -> Iterator[Record]:
     """Yield a record for every input of ``expand_inputs(inputs)``, in order.
 
@@ -106,6 +117,7 @@ def iter_predictions(
     there may be none. ``multi_label`` makes scores by a sigmoid for each class instead of a softmax
     over all; None: as the model's card says. Images are decoded by ``workers`` threads ahead of the
     engine, at most two batches of them. ``label_names`` replaces the model's own class names.
+    ``embeddings`` adds the embedding of every image to its record, from the same pass.
     ParameterError for a ``topk``, ``batch_size`` or ``workers`` below 1, a threshold outside 0..1
     or a wrong number of names.
     """
@@ -129,9 +141,11 @@ def iter_predictions(
         raise ParameterError(
             f"{len(names)} label names for the {len(engine.classes)} classes of {engine.model}"
         )
+    if embeddings:
+        engine.require_embeddings()
     todo = expand_inputs(inputs, root=root)
     choice = _Choice(len(names) if topk is None else topk, least, several)
-    return _stream(engine, todo, names, choice, batch_size, workers)
+    return _stream(engine, todo, names, choice, batch_size, workers, embeddings=embeddings)
 
 
 def _stream(
@@ -141,6 +155,8 @@ def _stream(
     choice: _Choice,
     batch_size: int,
     workers: int,
+    *,
+    embeddings: bool,
 ) -> Iterator[Record]:
     with (
         ThreadPoolExecutor(workers) as pool,
@@ -151,15 +167,31 @@ def _stream(
             decoded = [(entry, future.result()) for entry, future in batch]
             arrays = [image for _, image in decoded if isinstance(image, np.ndarray)]
             # One bad image must not cost the others of its batch, nor a batch of bad ones a call.
-            rows = choice.of(engine.logits(np.stack(arrays))) if arrays else iter(())
+            rows = _answers(engine, arrays, choice, embeddings=embeddings)
             for entry, image in decoded:
-                answer = image if isinstance(image, str) else next(rows)
+                answer, embedding = (image, None) if isinstance(image, str) else next(rows)
                 if isinstance(answer, str):
                     _log.warning("%s: %s", entry.name, answer)
                     yield _record(entry.name, [], [], names) | {"error": answer}  # type: ignore[misc]
-                else:
-                    yield _record(entry.name, *answer, names)
+                    continue
+                record = _record(entry.name, *answer, names)
+                if embedding is not None:
+                    record["embedding"] = embedding
+                yield record
             progress.advance(len(batch))
+
+
+def _answers(
+    engine: Predictor, arrays: list[np.ndarray], choice: _Choice, *, embeddings: bool
+) -> Iterator[tuple[tuple[list[int], list[float]] | str, np.ndarray | None]]:
+    """What ``choice`` makes of every image, and its embedding where it is asked for."""
+    if not arrays:
+        return iter(())
+    images = np.stack(arrays)
+    if not embeddings:
+        return zip(choice.of(engine.logits(images)), repeat(None))
+    logits, found = engine.logits_and_embeddings(images)
+    return zip(choice.of(logits), found, strict=True)
 
 
 def _ahead(
@@ -209,6 +241,7 @@ def predict_paths(
     root: Path | None = None,
     label_names: Sequence[str] | None = None,
     workers: int = 2,
+    embeddings: bool = False,
 ) -> list[Record]:
     """The records of ``iter_predictions`` as a list."""
     return list(
@@ -222,6 +255,7 @@ def predict_paths(
             root=root,
             label_names=label_names,
             workers=workers,
+            embeddings=embeddings,
         )
     )
 

@@ -4,7 +4,8 @@ and a sheet of pictures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.decode import Colour
 
 _ROWS_A_GROUP = 4096
+_FEATURES_A_GROUP = 1024  # of 2048 numbers each: 8 MiB
 
 
 def format_infer(records: Iterable[Record]) -> str:
@@ -75,7 +77,7 @@ def csv_lines(records: Iterable[Record], *, topk: int) -> Iterator[str]:
 def jsonl_lines(records: Iterable[Record]) -> Iterator[str]:
     """One JSON object per line, the record as it is (full precision, ``error`` for a bad input)."""
     for record in records:
-        yield json_text(record)
+        yield json_text({key: value for key, value in record.items() if key != "embedding"})
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
@@ -117,6 +119,49 @@ def write_predictions_parquet(path: Path, records: Iterable[Record]) -> Path:
             whole = [{"error": None, **record} for record in rows]
             writer.write_table(pa.Table.from_pylist(whole, schema=schema))
     return Path(path)
+
+
+@contextmanager
+def write_features(
+    path: Path, about: Mapping[str, str]
+) -> Iterator[Callable[[Iterable[Record]], Iterator[Record]]]:
+    """A Parquet file of embeddings, written as records pass through what the body is given.
+
+    A row an input: ``file_name``, ``embedding`` (float32 list, null for a bad one) and ``error``
+    (null for a good one). ``about`` becomes the file's metadata. Once the body has ended without an
+    error the file is there.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema(
+        [
+            ("file_name", pa.string()),
+            ("embedding", pa.list_(pa.float32())),
+            ("error", pa.string()),
+        ],
+        metadata=dict(about),
+    )
+    rows: list[Record] = []
+
+    def passing(records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            rows.append(record)
+            if len(rows) == _FEATURES_A_GROUP:
+                write()
+            yield record
+
+    def write() -> None:
+        columns = [[row.get(field.name) for row in rows] for field in schema]
+        arrays = [
+            pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)
+        ]
+        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        rows.clear()
+
+    with write_aside(path) as aside, parquet.ParquetWriter(aside, schema) as writer:
+        yield passing
+        write()
 
 
 def prediction_sheet(

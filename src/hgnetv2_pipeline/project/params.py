@@ -534,6 +534,10 @@ class ExportParams(_Block):
     softmax: bool = Field(
         description="a second output, probabilities (several labels: a sigmoid each)"
     )
+    embedding: bool = Field(
+        description="a further output, embedding [batch, 2048]: what the classifier sees of an "
+        "image; hgnetv2 predict --features writes it"
+    )
     lab: Lab = Field(
         description="LAB of B0-B3 folded forward where it can be, leaving ReLU, and elsewhere a "
         "bound (relu) or multiply-add (affine); or a bound everywhere (clip); the same logits"

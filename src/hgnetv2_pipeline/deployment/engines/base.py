@@ -54,6 +54,7 @@ class Wish:
     root: Path | None
     preprocess: Preprocess | None
     classes: Sequence[str] | None
+    embeddings: bool = False  # asked for beside the logits
 
 
 def need(module: str, engine: str) -> None:
@@ -79,6 +80,8 @@ class Engine(ABC):
     """
 
     name: str
+    embedding_size: int | None = None
+    """How wide the embeddings are that it gives; None: it gives none."""
 
     def __init__(
         self,
@@ -126,8 +129,40 @@ class Engine(ABC):
     def _run(self, images: np.ndarray) -> np.ndarray:
         """Logits of a non-empty, contiguous float32 batch of the right shape."""
 
+    def _run_both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and embeddings, of a batch as for ``_run``; where there is an embedding_size."""
+        raise NotImplementedError
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits, float32 [N, classes], of preprocessed images, float32 [N, 3, height, width]."""
+        images = self._checked(images)
+        if len(images) == 0:
+            return np.empty((0, len(self.card.classes)), np.float32)
+        return self._checked_logits(self._run(images), len(images))
+
+    def logits_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``logits``, and float32 [N, embedding_size]; ``require_embeddings`` says who has them."""
+        self.require_embeddings()
+        images = self._checked(images)
+        if len(images) == 0:
+            return self.logits(images), np.empty((0, self.embedding_size or 0), np.float32)
+        logits, embeddings = self._run_both(images)
+        if embeddings.shape != (len(images), self.embedding_size):
+            raise WeightsError(
+                f"{self.model} gave {list(embeddings.shape)} for {len(images)} images; expected "
+                f"embeddings [{len(images)}, {self.embedding_size}]"
+            )
+        return self._checked_logits(logits, len(images)), embeddings
+
+    def require_embeddings(self) -> None:
+        """Raise EngineUnavailable unless this model gives embeddings on this engine."""
+        if self.embedding_size is None:
+            raise EngineUnavailable(
+                f"{self.name}: {self.model} gives no embeddings; export it again with "
+                "export.embedding=true, or name its weights"
+            )
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
         height, width = self.preprocess.size
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[1:] != (3, height, width) or images.dtype != np.float32:
@@ -135,13 +170,13 @@ class Engine(ABC):
                 f"{self.name} was given {images.dtype}{list(images.shape)}; this model takes "
                 f"float32[N, 3, {height}, {width}], as Preprocess makes it"
             )
-        if len(images) == 0:
-            return np.empty((0, len(self.card.classes)), np.float32)
-        logits = self._run(np.ascontiguousarray(images))
-        if logits.shape != (len(images), len(self.card.classes)):
+        return np.ascontiguousarray(images)
+
+    def _checked_logits(self, logits: np.ndarray, count: int) -> np.ndarray:
+        if logits.shape != (count, len(self.card.classes)):
             raise WeightsError(
-                f"{self.model} gave {list(logits.shape)} for {len(images)} images; expected logits "
-                f"[{len(images)}, {len(self.card.classes)}]"
+                f"{self.model} gave {list(logits.shape)} for {count} images; expected logits "
+                f"[{count}, {len(self.card.classes)}]"
             )
         return logits
 

@@ -57,6 +57,7 @@ def load_engine(
     root: Path | None = None,
     preprocess: Preprocess | None = None,
     classes: Sequence[str] | None = None,
+    embeddings: bool = False,
 ) -> Engine:
     """Load a model for inference.
 
@@ -73,7 +74,8 @@ def load_engine(
     into ``plans/`` beside the file. ``batch_size``: how many images a call will bring as a rule;
     OpenVINO is faster when it knows, the others take any number alike. ``device``: ``cpu`` or
     ``cuda`` leaves out the engines of the other; None takes a GPU where there is one.
-    ``preprocess`` and ``classes`` replace, or stand in for, what the file says.
+    ``preprocess`` and ``classes`` replace, or stand in for, what the file says. ``embeddings``
+    leaves out what cannot give any beside the logits.
 
     An engine that does not give the answers that an exported file carries is refused.
 
@@ -108,6 +110,7 @@ def load_engine(
         root=root,
         preprocess=preprocess,
         classes=classes,
+        embeddings=embeddings,
     )
     if engine != "auto":
         loaded = _open(engine, wish)
@@ -140,6 +143,8 @@ def _open(name: str, wish: Wish) -> Engine:
         reason = " ".join(str(error).split())
         raise EngineUnavailable(f"{name}: cannot be imported ({reason})") from error
     try:
+        if wish.embeddings:
+            engine.require_embeddings()
         engine.check_answers()
         if wish.auto and engine.place == "cpu":
             _refuse_slower_than_fp32(engine, wish)

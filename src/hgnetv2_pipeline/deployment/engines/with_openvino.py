@@ -20,6 +20,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     choose_card,
     need_onnx,
 )
+from hgnetv2_pipeline.deployment.export.onnx_graph import EMBEDDING
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, reason
 from hgnetv2_pipeline.processor import computes_bf16, describe, sums_int8_exactly
@@ -84,22 +85,34 @@ class OpenVinoEngine(Engine):
         with foreign_file(path, WeightsError, "gives no logits [batch, classes]"):
             outputs = compiled.output(0).get_partial_shape()[1].get_length()
         check_classes(card, outputs, str(path), named=classes is not None)
+        names = [output.get_any_name() for output in compiled.outputs]
+        if EMBEDDING in names:
+            self._embedding = names.index(EMBEDDING)
+            width = compiled.output(self._embedding).get_partial_shape()[1]
+            self.embedding_size = width.get_length()
         self._request, self._batch_size = compiled.create_infer_request(), batch_size
 
     def _run(self, images: np.ndarray) -> np.ndarray:
+        return self._outputs(images, (0,))[0]
+
+    def _run_both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, embeddings = self._outputs(images, (0, self._embedding))
+        return logits, embeddings
+
+    def _outputs(self, images: np.ndarray, numbers: Sequence[int]) -> list[np.ndarray]:
         size = self._batch_size or len(images)
         if len(images) == size:
-            return self._infer(images)
+            return self._infer(images, numbers)
         rest = -len(images) % size
         filled = np.concatenate([images, np.zeros((rest, *images.shape[1:]), np.float32)])
-        parts = [self._infer(filled[at : at + size]) for at in range(0, len(filled), size)]
-        return np.concatenate(parts)[: len(images)]
+        parts = [self._infer(filled[at : at + size], numbers) for at in range(0, len(filled), size)]
+        return [np.concatenate(of_one)[: len(images)] for of_one in zip(*parts, strict=True)]
 
-    def _infer(self, images: np.ndarray) -> np.ndarray:
+    def _infer(self, images: np.ndarray, numbers: Sequence[int]) -> list[np.ndarray]:
         with foreign_file(self.model, WeightsError, f"cannot answer {len(images)} images"):
             # share_inputs saves a copy; the result is copied: the request reuses its memory.
             result = self._request.infer([images], share_inputs=True)
-            return np.array(result[0], np.float32)
+            return [np.array(result[number], np.float32) for number in numbers]
 
 
 def _import_openvino() -> Any:

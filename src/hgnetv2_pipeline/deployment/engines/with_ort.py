@@ -19,6 +19,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     choose_card,
     need_onnx,
 )
+from hgnetv2_pipeline.deployment.export.onnx_graph import EMBEDDING
 from hgnetv2_pipeline.deployment.onnx_session import WHOLE_BIASES
 from hgnetv2_pipeline.deployment.time_limit import A_CALL, AN_IMAGE, time_limit
 from hgnetv2_pipeline.deployment.timing.machine import clocks
@@ -67,6 +68,12 @@ class OrtEngine(Engine):
         with foreign_file(path, WeightsError, "has unreadable inputs and outputs"):
             _check_signature(session, card, path, named=classes is not None)
             self._input = session.get_inputs()[0].name
+            given = {output.name: output.shape for output in session.get_outputs()}
+            if EMBEDDING in given:
+                self._embedding, self.embedding_size = (
+                    list(given).index(EMBEDDING),
+                    given[EMBEDDING][1],
+                )
         self._session = session
 
     def _device(self) -> str:
@@ -115,6 +122,13 @@ class OrtEngine(Engine):
         return session
 
     def _run(self, images: np.ndarray) -> np.ndarray:
+        return self._outputs(images)[0]
+
+    def _run_both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = self._outputs(images)
+        return outputs[0], outputs[self._embedding]
+
+    def _outputs(self, images: np.ndarray) -> list[np.ndarray]:
         import onnxruntime
 
         count = len(images)
@@ -125,7 +139,7 @@ class OrtEngine(Engine):
             time_limit(options, seconds) as limit,
         ):
             try:
-                logits: np.ndarray = self._session.run(None, {self._input: images}, options)[0]
+                return list(self._session.run(None, {self._input: images}, options))
             except Exception:
                 if not limit.passed:
                     raise
@@ -133,7 +147,6 @@ class OrtEngine(Engine):
                     f"{self.model} was stopped: no answer to {count} images within {seconds:g} "
                     "seconds"
                 ) from None
-        return logits
 
 
 class OrtCudaEngine(OrtEngine):

@@ -26,6 +26,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     choose_card,
     need_onnx,
 )
+from hgnetv2_pipeline.deployment.export.onnx_graph import EMBEDDING
 from hgnetv2_pipeline.deployment.kit.cuda_memory import CudaDevice
 from hgnetv2_pipeline.deployment.kit.libraries import LIBRARIES, Library, PlanError
 from hgnetv2_pipeline.deployment.kit.plan_runner import Device, PlanRunner
@@ -93,6 +94,7 @@ class TensorRTEngine(Engine):
                 f"{path} takes {self._runner.image_shape}; its preprocessing gives {height}x{width}"
             )
         check_classes(card, self._runner.classes, str(path), named=classes is not None)
+        self.embedding_size = self._runner.widths.get(EMBEDDING)
         super().__init__(
             model=str(path),
             card=card,
@@ -115,6 +117,11 @@ class TensorRTEngine(Engine):
     def _run(self, images: np.ndarray) -> np.ndarray:
         with foreign_file(self.model, WeightsError, f"cannot answer {len(images)} images"):
             return self._runner.logits(images)
+
+    def _run_both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with foreign_file(self.model, WeightsError, f"cannot answer {len(images)} images"):
+            logits, embeddings = self._runner.answers(images, [self._runner.output, EMBEDDING])
+        return logits, embeddings
 
     def close(self) -> None:
         """Give the GPU's memory back."""

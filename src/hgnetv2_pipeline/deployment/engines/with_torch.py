@@ -99,6 +99,9 @@ class TorchEngine(Engine):
         self._body: Callable[[Tensor], Tensor] = (
             torch.compile(self._module, dynamic=False) if mode == "compiled" else self._module
         )
+        if hasattr(module, "forward_head"):  # ours and timm's
+            width = getattr(module, "head_hidden_size", None) or module.num_features
+            self.embedding_size = int(width)  # type: ignore[arg-type]
         self._captures = mode != "eager" and place.type == "cuda"
         self._graphs: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
 
@@ -132,6 +135,18 @@ class TorchEngine(Engine):
         given.copy_(batch)
         graph.replay()
         return np.asarray(answer.cpu().numpy())
+
+    def _run_both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """In eager mode, whatever the mode of ``logits``."""
+        batch = torch.from_numpy(images).to(self._place)
+        with torch.inference_mode(), self._arithmetic():
+            features = self._module.forward_features(
+                batch.to(self._kind, memory_format=self._layout)
+            )
+            embeddings = self._module.forward_head(features, pre_logits=True)
+            logits = self._module.forward_head(features)
+        both = [answer.float().cpu().numpy() for answer in (logits, embeddings)]
+        return both[0], both[1]
 
     def _forward(self, batch: Tensor) -> Tensor:
         """float32 logits of float32 NCHW images; the change of layout and type is part of it."""

@@ -49,6 +49,7 @@ def write_bundle(
     metadata: Mapping[str, str] | None = None,
     opset: int = OPSET,
     softmax: bool = False,
+    embedding: bool = False,
     lab: Lab = "relu",
     validation: Validation | None = None,
     calibration: Calibration | None = None,
@@ -72,7 +73,7 @@ def write_bundle(
     folder = Path(folder)
     path = export_onnx(
         model, folder / precision_file("fp32"), image_size, class_names, "fp32", preprocess,
-        metadata, opset=opset, softmax=softmax, lab=lab,
+        metadata, opset=opset, softmax=softmax, embedding=embedding, lab=lab,
     )  # fmt: skip
     gates = {
         precision: convert_onnx(
@@ -86,7 +87,8 @@ def write_bundle(
         for precision in LOWER
         if precision in precisions
     }
-    card = OrtEngine(path).card
+    engine = OrtEngine(path)
+    card = engine.card
     write_labels_and_preprocessing(folder, card)
     manifest = {
         **card.more,
@@ -110,6 +112,7 @@ def write_bundle(
         **({"probes": card.self_test.to_text()} if card.self_test else {}),
         "input": "images float32 [batch, 3, H, W]",
         "output": "logits float32 [batch, classes]",
+        **({"embedding": f"float32 [batch, {engine.embedding_size}]"} if embedding else {}),
     }
     write_json(folder / MANIFEST, manifest)
     return manifest

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.choices import HALVES
-from hgnetv2_pipeline.deployment.export.onnx_graph import FLOAT32_ENDS, OPSET_OF_AXES
+from hgnetv2_pipeline.deployment.export.onnx_graph import EMBEDDING, FLOAT32_ENDS, OPSET_OF_AXES
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
 OPSET_OF_BF16 = 22
@@ -62,6 +62,16 @@ def to_half(proto: Any, precision: str) -> Any:
         place,
         helper.make_node("Cast", ["logits_half"], [end], name="to_float32", to=TensorProto.FLOAT),
     )
+    for output in graph.output:
+        if output.name == EMBEDDING:  # its last node gives half precision too
+            last = next(node for node in graph.node if EMBEDDING in node.output)
+            last.output[:] = [f"{EMBEDDING}_half"]
+            graph.node.append(
+                helper.make_node(
+                    "Cast", last.output, [EMBEDDING], name=f"{EMBEDDING}_to_float32",
+                    to=TensorProto.FLOAT,
+                )
+            )  # fmt: skip
     if precision == "bf16":
         _axes_as_input(graph, half.opset_import[0].version)
         del half.opset_import[:]
@@ -111,7 +121,7 @@ def round_in_float32(proto: Any) -> Any:
     for node in nodes:
         if node.name == "to_half":
             source, name = node.input[0], node.output[0]
-        elif node.name == "to_float32":
+        elif node.name.endswith("to_float32"):
             graph.node.append(helper.make_node("Identity", node.input, node.output))
             continue
         elif node.op_type == "Softmax":

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET, GraphBuilder, Probabilities
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models import hgnetv2
 from hgnetv2_pipeline.models.fold import Clip, FoldedConv, reparameterize
 from hgnetv2_pipeline.variants import ImageSize, Lab
@@ -27,11 +28,19 @@ def hgnet_to_onnx(
     opset: int = OPSET,
     lab: Lab = "relu",
     probabilities: Probabilities = None,
+    embedding: bool = False,
 ) -> Any:
     """The ONNX ModelProto of an HGNetV2 or PPHGNet in inference mode: images to logits.
 
-    ``lab`` as in ``models.reparameterize``; ``probabilities`` adds an output of that name.
+    ``lab`` as in ``models.reparameterize``; ``probabilities`` and ``embedding`` add an output of
+    that name. Raises ParameterError for a network without classes or for other than RGB.
     """
+    if model.num_classes == 0 or model.in_chans != 3:
+        raise ParameterError(
+            f"a network of {model.num_classes} classes for {model.in_chans} channels is not "
+            "exported: classes and 3 channels are needed; export.embedding=true gives embeddings "
+            "beside the logits"
+        )
     folded = reparameterize(model, lab)
     graph = GraphBuilder(opset)
     x = _stem(graph, "images", folded.stem)
@@ -44,10 +53,21 @@ def hgnet_to_onnx(
     bias = None if head.bias is None else _array(head.bias)
     x = graph.linear(graph.pooled(x), "last_conv", weight, bias)
     x = _activation(graph, x, "head", folded.act)
-    x = graph.linear(x, "fc", _array(folded.fc.weight), _array(folded.fc.bias))
+    logits = graph.linear(x, "fc", _array(folded.fc.weight), _array(folded.fc.bias))
     return graph.finish(
-        x, image_size=image_size, classes=folded.fc.out_features, probabilities=probabilities
+        logits,
+        image_size=image_size,
+        classes=folded.fc.out_features,
+        probabilities=probabilities,
+        embedding=(_embedding(graph, x, model, lab), head.out_channels) if embedding else None,
     )
+
+
+def _embedding(graph: GraphBuilder, x: str, model: hgnetv2.Backbone, lab: Lab) -> str:
+    """What ``model.embed`` gives, of what goes into the folded ``fc``."""
+    if lab != "clip" and isinstance(model.lab, hgnetv2.LearnableAffine):
+        return graph.affine(x, "embedding", _array(model.lab.scale), _array(model.lab.bias))
+    return graph.copy(x)
 
 
 def _stem(graph: GraphBuilder, x: str, stem: nn.Module) -> str:

@@ -17,7 +17,7 @@ OPSET_OF_AXES = 18
 """ReduceMean takes its axes as an input from this opset on, as an attribute before."""
 FLOAT32_ENDS = {"lowest": np.finfo(np.float32).min, "highest": np.finfo(np.float32).max}
 """Names and values of the bounds that bound nothing."""
-BATCH = "batch"
+BATCH, EMBEDDING = "batch", "embedding"
 PRODUCER = "hgnetv2_pipeline"
 Probabilities = Literal["softmax", "sigmoid"] | None
 """How probabilities are made of logits: over the classes, or of each by itself."""
@@ -140,6 +140,10 @@ class GraphBuilder:
         inputs = [x, self.constant(f"{name}.weight", weight)]
         return inputs if bias is None else [*inputs, self.constant(f"{name}.bias", bias)]
 
+    def copy(self, x: str) -> str:
+        """The same values under a name of their own."""
+        return self._node("Identity", [x])
+
     def finish(
         self,
         output: str,
@@ -147,23 +151,28 @@ class GraphBuilder:
         image_size: ImageSize,
         classes: int,
         probabilities: Probabilities = None,
+        embedding: tuple[str, int] | None = None,
     ) -> Any:
         """The ModelProto: ``images`` [batch, 3, H, W] in, ``logits`` [batch, classes] out.
 
-        ``probabilities``: by what a second output of the same shape is made, if there is one.
+        ``probabilities``: by what a second output of the same shape is made, if there is one;
+        ``embedding``: what becomes the last output, ``embedding``, and its width.
         """
         from onnx import TensorProto, helper, numpy_helper
 
+        names = {output: "logits"} | ({embedding[0]: EMBEDDING} if embedding else {})
         for node in self._nodes:
-            node.output[:] = ["logits" if name == output else name for name in node.output]
-        outputs = ["logits"]
+            node.output[:] = [names.get(name, name) for name in node.output]
+        widths = {"logits": classes}
         if probabilities is not None:
             kind = probabilities.capitalize()
             axis = {"axis": 1} if probabilities == "softmax" else {}
             self._nodes.append(
                 helper.make_node(kind, ["logits"], ["probabilities"], name=probabilities, **axis)
             )
-            outputs.append("probabilities")
+            widths["probabilities"] = classes
+        if embedding is not None:
+            widths[EMBEDDING] = embedding[1]
         graph = helper.make_graph(
             self._nodes,
             "hgnet",
@@ -173,8 +182,8 @@ class GraphBuilder:
                 )
             ],
             [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, classes])
-                for name in outputs
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, width])
+                for name, width in widths.items()
             ],
             [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
         )

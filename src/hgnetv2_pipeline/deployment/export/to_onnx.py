@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ def export_onnx(
     *,
     opset: int = OPSET,
     softmax: bool = False,
+    embedding: bool = False,
     lab: Lab = "relu",
     validation: Validation | None = None,
     calibration: Calibration | None = None,
@@ -65,7 +66,8 @@ def export_onnx(
     changed.
 
     ``softmax`` adds the output ``probabilities``, by a sigmoid each where ``metadata`` has ``task:
-    multi_label``; ``lab`` as in ``models.reparameterize``.
+    multi_label``; ``embedding`` the output of that name, [batch, 2048], as ``model.embed`` gives
+    it; ``lab`` as in ``models.reparameterize``.
     ``precision``, ``validation`` and ``calibration``: the verified fp32 graph goes through
     ``precisions.convert_onnx``, which see.
 
@@ -83,7 +85,7 @@ def export_onnx(
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             exact = export_onnx(
                 model, Path(folder) / "model.onnx", image_size, class_names, "fp32", preprocess,
-                metadata, opset=opset, softmax=softmax, lab=lab,
+                metadata, opset=opset, softmax=softmax, embedding=embedding, lab=lab,
             )  # fmt: skip
             convert_onnx(exact, path, precision, validation=validation, calibration=calibration)
         return path
@@ -100,7 +102,7 @@ def export_onnx(
     kind: Probabilities = None
     if softmax:
         kind = "sigmoid" if more.get("task") == "multi_label" else "softmax"
-    proto = _graph(model, image_size, opset, probabilities=kind, lab=lab)
+    proto = _graph(model, image_size, opset, probabilities=kind, embedding=embedding, lab=lab)
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     cost = measure_cost(model, image_size)
     card = ModelCard(
@@ -152,23 +154,30 @@ def verify_onnx(
     shape = (max(batches), 3, *engine.preprocess.size)
     images = np.random.default_rng(seed).standard_normal(shape, np.float32)
     exact = copy.deepcopy(model).cpu().double().eval()
-    with torch.inference_mode():
-        # One image at a time: a float64 batch of the largest network would take gigabytes.
-        rows = [exact(torch.from_numpy(image[None]).double())[0] for image in images]
-    wanted = torch.stack(rows).numpy()
-    worst = 0.0
-    for batch in batches:
-        got = engine.logits(images[:batch])
-        error = np.abs(got - wanted[:batch]).max()
-        worst = max(worst, float(error)) if np.isfinite(error) else float("inf")
-    spread = float(wanted.std())
-    relative = worst / spread if spread > 0 else (0.0 if worst == 0 else float("inf"))
-    if not relative <= tolerance:
-        raise ExportError(
-            f"the exported graph strays from PyTorch: largest logit error {worst:.3g} at batch "
-            f"sizes {list(batches)}, {relative:.2g} of the logits' standard deviation "
-            f"{spread:.3g}; allowed {tolerance:.0e}. Nothing was written"
-        )
+    checked: dict[str, tuple[Any, Callable[[np.ndarray], np.ndarray]]]
+    checked = {"logit": (exact, engine.logits)}
+    if engine.embedding_size is not None:
+        checked["embedding"] = (exact.embed, lambda some: engine.logits_and_embeddings(some)[1])
+    found = {}
+    for what, (theirs, ours) in checked.items():
+        with torch.inference_mode():
+            # One image at a time: a float64 batch of the largest network would take gigabytes.
+            rows = [theirs(torch.from_numpy(image[None]).double())[0] for image in images]
+        wanted = torch.stack(rows).numpy()
+        worst = 0.0
+        for batch in batches:
+            error = np.abs(ours(images[:batch]) - wanted[:batch]).max()
+            worst = max(worst, float(error)) if np.isfinite(error) else float("inf")
+        spread = float(wanted.std())
+        relative = worst / spread if spread > 0 else (0.0 if worst == 0 else float("inf"))
+        if not relative <= tolerance:
+            raise ExportError(
+                f"the exported graph strays from PyTorch: largest {what} error {worst:.3g} at "
+                f"batch sizes {list(batches)}, {relative:.2g} of the {what}s' standard deviation "
+                f"{spread:.3g}; allowed {tolerance:.0e}. Nothing was written"
+            )
+        found[what] = worst, spread, relative
+    worst, spread, relative = found["logit"]
     return {
         "max_abs_error": worst,
         "logits_std": spread,
@@ -179,7 +188,13 @@ def verify_onnx(
 
 
 def _graph(
-    model: nn.Module, image_size: ImageSize, opset: int, *, probabilities: Probabilities, lab: Lab
+    model: nn.Module,
+    image_size: ImageSize,
+    opset: int,
+    *,
+    probabilities: Probabilities,
+    embedding: bool,
+    lab: Lab,
 ) -> Any:
     from hgnetv2_pipeline.models.hgnetv2 import Backbone
 
@@ -188,9 +203,13 @@ def _graph(
     if isinstance(model, Backbone):
         from hgnetv2_pipeline.deployment.export.hgnet_graph import hgnet_to_onnx
 
-        return hgnet_to_onnx(model, image_size, opset=opset, lab=lab, probabilities=probabilities)
-    if probabilities:
-        raise ParameterError("softmax is added to HGNetV2 and PPHGNet only (export.softmax)")
+        return hgnet_to_onnx(
+            model, image_size, opset=opset, lab=lab, probabilities=probabilities,
+            embedding=embedding,
+        )  # fmt: skip
+    for asked, name in ((probabilities, "softmax"), (embedding, "embedding")):
+        if asked:
+            raise ParameterError(f"{name} is added to HGNetV2 and PPHGNet only (export.{name})")
     return through_torch(model, image_size, opset)
 
 

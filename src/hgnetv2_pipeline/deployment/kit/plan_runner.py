@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +55,9 @@ class Device(Protocol):
 
 
 class PlanRunner:
-    """A plan ready to run: float32 images [N, 3, S, S] in, float32 logits [N, classes] out.
+    """A plan ready to run: float32 images [N, 3, H, W] in, float32 logits [N, classes] out.
+
+    ``widths``: of every output by name, logits among them.
 
     Batches beyond the profile are cut up, and smaller ones than its least filled with copies whose
     answers are dropped. With ``graphs`` a batch as large as the one before is run as a CUDA graph.
@@ -116,8 +118,10 @@ class PlanRunner:
         self._context.set_tensor_address(
             self.input, device.reserve(self.input, self.most * int(np.prod(self.image_shape)))
         )
-        for name in outputs:
-            width = int(np.prod(tuple(engine.get_tensor_shape(name))[1:]))
+        self.widths = {
+            name: int(np.prod(tuple(engine.get_tensor_shape(name))[1:])) for name in outputs
+        }
+        for name, width in self.widths.items():
             self._context.set_tensor_address(name, device.reserve(name, self.most * width))
 
     def _finishing_context(self, trt: Any, *, graphs: bool) -> Any:
@@ -148,17 +152,24 @@ class PlanRunner:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits of any number of images."""
-        parts = [images[at : at + self.most] for at in range(0, len(images), self.most)]
-        return np.concatenate([self._part(part) for part in parts])
+        return self.answers(images, [self.output])[0]
 
-    def _part(self, images: np.ndarray) -> np.ndarray:
+    def answers(self, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+        """The outputs of these names for any number of images, [N, width] each."""
+        parts = [images[at : at + self.most] for at in range(0, len(images), self.most)]
+        found = [self._part(part, outputs) for part in parts]
+        return [np.concatenate(of_one) for of_one in zip(*found, strict=True)]
+
+    def _part(self, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         count = len(images)
         if count < self.least:
             filler = np.repeat(images[-1:], self.least - count, axis=0)
             images = np.concatenate([images, filler])
         self.device.upload(self.input, np.ascontiguousarray(images))
         self.enqueue(len(images))
-        return self.device.download(self.output, (len(images), self.classes))[:count]
+        return [
+            self.device.download(name, (len(images), self.widths[name]))[:count] for name in outputs
+        ]
 
     def enqueue(self, batch: int) -> None:
         """Start one run of ``batch`` images that were uploaded before."""

@@ -137,7 +137,7 @@ class _Bench:
                 device=self.device,
                 root=self.root,
                 preprocess=self._preprocess(model) if on_weights else None,
-                **({} if precision == OWN else {"precision": precision}),
+                precision=None if precision == OWN else precision,
             )
         except EngineUnavailable as error:
             self.refuse(model, engine, precision, error)

@@ -23,6 +23,8 @@ def export_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
     from hgnetv2_pipeline.deployment.export.bundle import bundle_files
 
     decides = {"precisions", "opset", "softmax", "lab", "tensorrt"}
+    if params.embedding:  # without it a folder that was made before there was a choice stays valid
+        decides.add("embedding")
     images: dict[str, Path] = {}
     if _is_judged(params):
         images, decides = _images(lists, params), decides | {"gate", "calibration"}
@@ -38,7 +40,7 @@ def export_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
 
 def kit_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
     """The folder ``tensorrt-kit`` beside the model file."""
-    others = {"target", "gpus", "precisions", "softmax", "lab"}
+    others = {"target", "gpus", "precisions", "softmax", "embedding", "lab"}
     return ResultSpec(
         folder=run.folder("export"),
         name="tensorrt-kit",
@@ -136,6 +138,7 @@ def write_export(folder: Path, run: Run, params: ExportParams, lists: Lists) -> 
         metadata=_metadata(run, params, loaded),
         opset=params.opset,
         softmax=params.softmax,
+        embedding=params.embedding,
         lab=params.lab,
         validation=validation(identity, known, params.gate.images, loaded.preprocess)
         if known
