@@ -133,3 +133,14 @@ def test_stored_logits_of_before_are_known_by_the_same_description() -> None:
 def test_a_size_that_cannot_be_is_refused(size: Any) -> None:
     with pytest.raises(ParameterError, match="image_size"):
         make_augment({"name": "none", "image_size": size})
+
+
+def test_quarter_turns_are_for_square_views() -> None:
+    turned = {"name": "published", "quarter_turns": True, "vertical_flip": 1.0}
+    assert make_augment({**turned, "image_size": 32})
+    with pytest.raises(ParameterError, match=r"32x64 pixels.*quarter_turns to false"):
+        make_augment({**turned, "image_size": [32, 64]})
+    # Upside down is half a turn and a mirror, which keep the shape.
+    flipped = make_augment({"name": "published", "vertical_flip": 1.0, "image_size": [32, 64]})
+    picture = LazyImage.of(np.zeros((40, 80, 3), np.uint8))
+    assert flipped(picture, keyed_rng(0, 0, "a")).shape == (32, 64, 3)

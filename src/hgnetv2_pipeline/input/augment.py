@@ -25,7 +25,13 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.input.further_changes import OFF, FurtherChanges, further_changes
 from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, operate, parse_randaugment
-from hgnetv2_pipeline.variants import Fit, ImageSize, height_and_width, read_image_size
+from hgnetv2_pipeline.variants import (
+    Fit,
+    ImageSize,
+    height_and_width,
+    read_image_size,
+    size_in_words,
+)
 
 View = npt.NDArray[np.uint8]
 Augment = Callable[[LazyImage, np.random.Generator], View]
@@ -351,6 +357,12 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
     text = values["randaugment"]
     if values["box"] not in BOXES:
         raise unknown_name("way to draw a crop", values["box"], BOXES, "augment.box")
+    further = further_changes(values, fill)
+    if further is not None and further.quarter_turns and not isinstance(base.crop, int):
+        raise ParameterError(
+            f"quarter_turns of views of {size_in_words(base.crop)} pixels would have another shape; "
+            "set augment.quarter_turns to false, or image_size to one side"
+        )
     return PublishedView(
         image_size=base.crop,
         box=values["box"],
@@ -360,7 +372,7 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
         randaugment=None if text is None else parse_randaugment(text, fill),
         interpolation=values["interpolation"],
         fast=bool(values["fast"]),
-        further=further_changes(values, fill),
+        further=further,
         fit=base.fit,
         pad_colour=base.pad_colour,
     )
