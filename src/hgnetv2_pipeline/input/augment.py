@@ -360,7 +360,7 @@ def make_augment(config: Mapping[str, Any]) -> Augment:
     further = further_changes(values, fill)
     if further is not None and further.quarter_turns and not isinstance(base.crop, int):
         raise ParameterError(
-            f"quarter_turns of views of {size_in_words(base.crop)} pixels would have another shape; "
+            f"a quarter turn gives views of {size_in_words(base.crop)} pixels another shape; "
             "set augment.quarter_turns to false, or image_size to one side"
         )
     return PublishedView(
