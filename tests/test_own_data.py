@@ -531,6 +531,14 @@ def test_a_filled_line_keeps_its_comment_where_it_was() -> None:
     assert _filled("root: __ROOT__", {"ROOT": "a/__SIZE__"}) == "root: a/__SIZE__"
 
 
+@pytest.mark.parametrize("name", ["hgnetv2_b1", "PPHGNetV2_B1", "B1"])
+def test_init_takes_other_names_of_a_variant(bare: Path, name: str) -> None:
+    small_tree(bare / "two", a=3, b=3)
+    write_environment(bare, "mine", labelled=bare / "two", pool=None, test=None, variant=name)
+    text = (bare / "conf" / "mine" / "globals.yml").read_text(encoding="utf-8")
+    assert "variant: b1\n" in text
+
+
 def test_errors_carry_the_exit_codes(bare: Path) -> None:
     with pytest.raises(ParameterError, match="taken by this project"):
         write_environment(bare, "own", labelled=bare, pool=None, test=None, variant=None)

@@ -141,7 +141,8 @@ def test_inspect_shows_both_networks_of_a_distillation_and_a_detectors_backbone(
 
 
 def test_inspect_reads_training_states_and_strangers(here):
-    velocity = {"conv2d_0.w_0_velocity_0": ("conv2d_0.w_0_velocity_0", np.ones(4, np.float32))}
+    velocity = {"conv2d_0.w_0_velocity_0": ("conv2d_0.w_0_velocity_0", np.ones(4, np.float32)),
+                "StructuredToParameterName@@": {"conv.weight": "conv2d_0.w_0"}}  # fmt: skip
     Path("w.pdopt").write_bytes(pickle.dumps([velocity, {"LR_Scheduler": {"last_epoch": 2}}], 4))
     text = said("inspect", "w.pdopt", "--tensors")
     assert "format      Paddle optimiser state, pickle protocol 4\n" in text

@@ -95,6 +95,9 @@ def test_other_names_of_a_variant_lead_to_the_same_paths(name: str) -> None:
     assert conf["parameters"]["variant"] == "b4"
     assert conf["catalog"] == ours["catalog"]
     assert read_params(f"variant={name},seed=3") == {"variant": "b4", "seed": 3}
+    assert model_id(f"scratch:{name}") == "scratch/b4"
+    assert model_id("best.ckpt@key=ema@prefix=m.") == "file/best.ckpt_key=ema_prefix=m."
+    assert parameters(train_teacher={"arch": name})["train_teacher"]["arch"] == "b4"
 
 
 @pytest.mark.parametrize("variant", ["b0", "b4"])

@@ -9,6 +9,7 @@ import collections
 import datetime
 import os
 import pathlib
+import pickle
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models import create
 from hgnetv2_pipeline.weights import build, styles
+from hgnetv2_pipeline.weights.inspect import inspect_file
 from hgnetv2_pipeline.weights.load import (
     LoadReport,
     load_weights,
@@ -355,6 +357,16 @@ def test_a_classifier_of_transformers_gives_its_trunk(prefix, b0, tmp_path):
     assert report.fresh == ("last_conv", "lab", "fc")
     assert report.ignored == ("fc.weight", "fc.bias")
     assert torch.equal(model.stem.stem1.conv.weight, b0.stem.stem1.conv.weight)
+    [network] = inspect_file(path)["networks"]
+    assert (network["variant"], network["style"]) == ("b0", "transformers")
+    assert network["loads"].startswith("with head: reinit")
+
+
+@pytest.mark.parametrize("content", [np.ones(3, np.float32), ("fc.weight", np.ones(3))])
+def test_a_single_tensor_of_paddles_says_what_to_save(content, tmp_path):
+    (tmp_path / "w.pdparams").write_bytes(pickle.dumps(content, 4))
+    with pytest.raises(WeightsError, match=r"holds one tensor, .* paddle\.save\(layer\.state_dict"):
+        read_state(tmp_path / "w.pdparams")
 
 
 # --- what is said behind a file's name ------------------------------------------------------------

@@ -151,7 +151,7 @@ def model_id(model: str) -> str:
     kind, colon, name = model.partition(":")
     path = Path(split_spec(model)[0])
     if colon and kind in ("timm", "scratch"):
-        parts = [kind, _as_segment(name)]
+        parts = [kind, _as_segment(variant_name(name) if kind == "scratch" else name)]
     elif path.suffix in (*SUFFIXES, ".onnx") or path.is_absolute():
         parts = ["file", _as_segment(path.name + said_of(model))]
     else:

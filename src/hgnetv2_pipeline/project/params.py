@@ -47,7 +47,7 @@ from hgnetv2_pipeline.training.config import (
     Views,
     read_typed_numbers,
 )
-from hgnetv2_pipeline.variants import Lab, PoolPadding
+from hgnetv2_pipeline.variants import Lab, PoolPadding, variant_name
 from hgnetv2_pipeline.weights.places import Part, Wanted
 
 
@@ -247,7 +247,9 @@ class SelfTrainingParams(_Block):
 class TeacherParams(_Block):
     """What the teacher is, and how its members are trained."""
 
-    arch: str = Field(description="b0..b6, hgnet_tiny|small|base or timm:<name>")
+    arch: Annotated[str, AfterValidator(variant_name)] = Field(
+        description="b0..b6, hgnet_tiny|small|base or timm:<name>"
+    )
     members: Annotated[int, Field(ge=0, le=100)] = Field(
         description="networks of arch to train by recipe, where source is empty; 0: none"
     )

@@ -20,10 +20,10 @@ from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.weights import styles
 from hgnetv2_pipeline.weights.build import identify
-from hgnetv2_pipeline.weights.load import WeightFile, file_sha256, read_file
+from hgnetv2_pipeline.weights.load import WeightFile, file_sha256, foreign_head, read_file
 from hgnetv2_pipeline.weights.onnx_file import examine_onnx
 from hgnetv2_pipeline.weights.paddle.inference import is_archive, read_variables
-from hgnetv2_pipeline.weights.paddle.pdparams import read_object
+from hgnetv2_pipeline.weights.paddle.pdparams import NAMES_KEY, read_object
 from hgnetv2_pipeline.weights.pickle_machine import brief_value
 from hgnetv2_pipeline.weights.places import Wanted, choose_names, network_prefixes
 from hgnetv2_pipeline.weights.tensor_file import kind_of
@@ -124,6 +124,8 @@ def _networks(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         if style is None:
             continue
         state = styles.to_ours(raw, style)
+        foreign = foreign_head(state, style)
+        state = {key: value for key, value in state.items() if key not in foreign}
         variant = identify(state)
         found.append(
             {
@@ -174,6 +176,8 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, dict | list | tuple):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in pairs:
+            if key == NAMES_KEY:  # which framework name each of them has: nothing of its own
+                continue
             yield from _leaves(item, f"{name}.{key}" if name else str(key))
     else:
         yield name, value

@@ -150,7 +150,7 @@ def read_state(path: Path, wanted: Wanted | None = None) -> ReadState:
                     and not name.endswith(names.COUNTER))  # fmt: skip
     style = names.recognise(raw)
     state = names.to_ours(raw, style or _OURS)
-    foreign = _foreign_head(state, style)
+    foreign = foreign_head(state, style)
     state = {
         key: as_float32(key, value, path) for key, value in state.items() if key not in foreign
     }
@@ -180,7 +180,7 @@ def _usual_padding(state: State, style: names.Style | None) -> PoolPadding | Non
     return None if unsure else "exclude"
 
 
-def _foreign_head(state: State, style: names.Style | None) -> tuple[str, ...]:
+def foreign_head(state: State, style: names.Style | None) -> tuple[str, ...]:
     """Tensors behind the stages that belong to a classifier of another make.
 
     transformers puts ``fc`` on the last stage itself, where ours has ``last_conv`` between.

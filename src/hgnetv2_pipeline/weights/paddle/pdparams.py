@@ -96,7 +96,12 @@ def read_paddle_state(path: Path) -> PaddleState:
     """As ``read_pdparams``, with the names of the entries that are not tensors."""
     state = read_object(path)
     if not isinstance(state, dict):
-        raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict")
+        what = f"a {type(state).__name__}"
+        if isinstance(state, np.ndarray) or (isinstance(state, tuple) and len(state) == 2):
+            what = "one tensor"  # paddle.save(layer.weight) writes (name, array)
+        raise WeightsError(
+            f"{path} holds {what}, not a state dict: paddle.save(layer.state_dict(), FILE)"
+        )
     tensors: dict[str, np.ndarray] = {}
     leftovers: list[str] = []
     for name, value in _leaves(state, "", path):
