@@ -61,6 +61,19 @@ def evaluated(model: Any, samples: pd.DataFrame, root: Path, **changes: Any) -> 
     )
 
 
+def test_an_evaluation_of_before_is_told_with_what_it_has(caplog: pytest.LogCaptureFixture) -> None:
+    from hgnetv2_pipeline.project.evaluation import log_metrics
+
+    before = {"top1": 0.5, "top1_count": 3, "n_listed": 6}
+    with caplog.at_level("INFO"):
+        log_metrics("m", "val", before)
+        log_metrics("m", "val", before | {"balanced_accuracy": 0.25, "f1_macro": 0.4})
+    assert [record.message for record in caplog.records] == [
+        "m on val: top-1 50.00 % (3 of 6)",
+        "m on val: top-1 50.00 % (3 of 6), balanced 25.00 %, F1 macro 0.4000",
+    ]
+
+
 def test_module_and_engine_agree_with_each_image_on_its_own(
     folder: tuple[pd.DataFrame, Path],
 ) -> None:

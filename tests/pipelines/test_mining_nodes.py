@@ -267,6 +267,9 @@ def test_what_is_left_to_score_is_counted_before_it_is_scored(project: Project) 
     project.score(project.ingest())
     assert left() == left(shard_rows=40) == 0
     assert left(batch_size=8) == left(features=True) == WEB + 2
+    record = read_json(teacher.record)
+    write_json(teacher.record, record | {"val": "its images have changed"})
+    assert left() == 0, "what a teacher answers follows from its weights, not from its record"
     project.pool = ["web", "more"]
     picture(project.root / "web" / "zzz.png", 7001)
     assert left() == 21

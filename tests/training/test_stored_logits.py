@@ -30,7 +30,12 @@ from hgnetv2_pipeline.input import lazy_image, loader
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.batches import Answers
 from hgnetv2_pipeline.input.loader import train_batches
-from hgnetv2_pipeline.input.teacher_logits import ReplayedView, TeacherLogits, record_dtype
+from hgnetv2_pipeline.input.teacher_logits import (
+    ReplayedView,
+    TeacherLogits,
+    describe_view,
+    record_dtype,
+)
 from hgnetv2_pipeline.processes.specs import parse
 from hgnetv2_pipeline.training import losses as functions
 from hgnetv2_pipeline.training.config import RunSpec, StoreSpec
@@ -608,3 +613,20 @@ def test_answers_and_weights_are_of_the_background_of_the_lists(
     other = taught(job, "mixed", teacher, of[plain].folder, spec={**spec})
     with pytest.raises(DataError, match=r"does not fit this run.*background"):
         train_run(other)
+
+
+def test_stores_of_before_are_known_by_the_view_that_they_were_made_of() -> None:
+    """What ``store.json`` said of a view before there were further changes, written down here."""
+    view = make_augment({"name": "published", "image_size": 32, "box": "torchvision"})
+    operations = {
+        "magnitude": 7.0, "magnitude_std": 0.5, "layers": 2, "probability": 0.5,
+        "increasing": True, "fill": (124, 116, 104),
+    }  # fmt: skip
+    before = {
+        "name": "PublishedView", "image_size": 32, "box": "torchvision", "scale": (0.08, 1.0),
+        "ratio": (3 / 4, 4 / 3), "mirror": 0.5, "randaugment": operations,
+        "interpolation": "bicubic", "fast": False, "resized": None,
+    }  # fmt: skip
+    assert describe_view(view, resized=None) == before
+    more = make_augment({"name": "published", "image_size": 32, "box": "torchvision", "grey": 0.1})
+    assert describe_view(more, resized=None)["further"]["grey"] == 0.1

@@ -92,7 +92,15 @@ def log_metrics(model: str, split: str, metrics: Mapping[str, Any]) -> None:
         )  # fmt: skip
     else:
         _log.info(
-            "%s on %s: top-1 %.2f %% (%d of %d), balanced %.2f %%, F1 macro %.4f", model, split,
-            100 * metrics["top1"], metrics["top1_count"], metrics["n_listed"],
-            100 * metrics["balanced_accuracy"], metrics["f1_macro"],
+            "%s on %s: top-1 %.2f %% (%d of %d)%s", model, split, 100 * metrics["top1"],
+            metrics["top1_count"], metrics["n_listed"], _over_classes(metrics),
         )  # fmt: skip
+
+
+def _over_classes(metrics: Mapping[str, Any]) -> str:
+    """What an evaluation of before does not have."""
+    if metrics.get("balanced_accuracy") is None:
+        return ""
+    return (
+        f", balanced {100 * metrics['balanced_accuracy']:.2f} %, F1 macro {metrics['f1_macro']:.4f}"
+    )

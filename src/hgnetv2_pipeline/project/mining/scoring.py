@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -265,6 +266,8 @@ def _earlier_scores(run: Run) -> tuple[Path, ...]:
     """
     if {"mining", "all"} & {*run.redo}:
         return ()
-    plans = [*run.folder("scores").parent.rglob("plan.json")]
-    plans.sort(key=lambda plan: plan.stat().st_mtime_ns, reverse=True)
-    return tuple(plan.parent for plan in plans)
+    found = []
+    for plan in run.folder("scores").parent.rglob("plan.json"):
+        with suppress(FileNotFoundError):  # archived meanwhile by another run
+            found.append((plan.stat().st_mtime_ns, plan.parent))
+    return tuple(folder for _, folder in sorted(found, reverse=True))
