@@ -6,6 +6,7 @@ other one: the words in which it is refused. None is passed over in silence.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,31 +14,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner, Result
+from kedro.framework.startup import bootstrap_project
+from scipy.io import savemat
 
+from hgnetv2_pipeline.commands import checks
 from hgnetv2_pipeline.commands.main import main
-from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
+from hgnetv2_pipeline.data.lists.tables import Columns
+from hgnetv2_pipeline.data.scan.folders import scan_unlabelled
+from hgnetv2_pipeline.data.scan.layouts import Layout
+from hgnetv2_pipeline.deployment.inputs import expand_inputs
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.sets import decides_lists
 from hgnetv2_pipeline.project.ingestion.sources import labelled_place, layout_of
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
 from layout_cases import (
     as_json,
     class_tar,
+    content,
     lists,
+    members,
     put,
     shard,
     table,
     tree,
 )
-from project_copies import ROOT
-from run_params import loader
-from tiny_project import identity, run_of
+from project_copies import ROOT, copy_project, kedro, run_here
+from tiny_project import identity, parameters, run_of
 
 CATS = ["cat", "dog", "red panda"]
 XX = ["xx0", "xx1", "xx2"]
 NUMBERS = ["0", "1", "2"]
+JXL = b"\xff\x0a" + bytes(40)
 SPLIT = {"train__a": 6, "train__b": 6, "val__a": 3, "val__b": 3}
 
 
@@ -77,14 +91,32 @@ def _linked_files(root: Path) -> None:
 def _odd_formats(root: Path) -> None:
     tree(root / "data", a=12, b=12)
     for number in range(4):
-        (root / "data" / "a" / f"{number}.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+        (root / "data" / "a" / f"{number}.jxl").write_bytes(JXL)
 
 
-def _heic_alone(root: Path) -> None:
+def _jxl_alone(root: Path) -> None:
     for name in "ab":
         (root / "data" / name).mkdir(parents=True)
         for number in range(3):
-            (root / "data" / name / f"{number}.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+            (root / "data" / name / f"{number}.jxl").write_bytes(JXL)
+
+
+def _imagenet(root: Path, flat: bool = True) -> None:
+    synsets = ("n01440764", "n02100735", "n02119789")
+    tree(root / "data", **{f"train__{synset}": 5 for synset in synsets})
+    if flat:
+        kit = root / "data" / "ILSVRC2012_devkit_t12" / "data"
+        kit.mkdir(parents=True)
+        fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")]
+        rows = [(3 - at, synset, 0) for at, synset in enumerate(synsets)]
+        savemat(kit / "meta.mat", {"synsets": np.array(rows, dtype=fields).reshape(-1, 1)})
+        (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n3\n")
+        for number in range(4):
+            put(root / "data", f"val/ILSVRC2012_val_{number + 1:08d}.JPEG", style="JPEG")
+    else:
+        tree(root / "data", **{f"val__{synset}": 2 for synset in synsets})
+        text = "".join(f"{s} {name}\n" for s, name in zip(synsets, CATS, strict=True))
+        (root / "data" / "LOC_synset_mapping.txt").write_text(text)
 
 
 def _endings(root: Path) -> None:
@@ -310,8 +342,13 @@ TAKEN = {
         lambda root: _shards(root, "json", as_json), "webdataset", {"train": 15, "val": 6},
         ["cat", "dog", "fox"]),
     "every ending": Case(_endings, "folders", {"all": 17}),
-    "a few HEIC": Case(_odd_formats, "folders", {},
-                       said=("4 of 28 labelled images are HEIF, which is not read here: pip",
+    "ImageNet, development kit": Case(
+        _imagenet, "imagenet", {"train": 15, "val": 4}, ["n01440764", "n02100735", "n02119789"],
+        said=("train/ and val/ with the development kit", "not taken: .*layout split_folders")),
+    "ImageNet, names of synsets": Case(
+        lambda root: _imagenet(root, flat=False), "imagenet", {"train": 15, "val": 6}, CATS),
+    "a few JPEG XL": Case(_odd_formats, "folders", {},
+                       said=("4 of 28 labelled images are JPEG XL, which is not read here: convert",
                              "ingestion will stop: about 4 of 28 images cannot be used, 1 may")),
     "Cat and cat": Case(
         lambda root: tree(root / "data", Cat=5, cat=5), "folders", {"all": 10}, ["Cat", "cat"],
@@ -401,16 +438,24 @@ REFUSED = {
         "class_map.txt and labels.txt name other classes",)),
     "a label beyond the names": Case(lambda root: _paddlex(root, "cat\ndog\n"), refused=(
         "label 2 is outside the 2 classes 0-1",)),
-    "ids of Kaggle": Case(_kaggle, refused=("24 of 24 files cannot be used: .*",)),
+    "ids of Kaggle": Case(_kaggle, refused=(
+        "24 of 24 files cannot be used: .* below train/ with .png added 24 of 24 missing files "
+        "would be found: write the paths with their endings, and set data.root: data/train",)),
     "a CSV with two labels": Case(
         lambda root: table(root / "data", {"train": 4}, "path,label,class"), refused=(
             "columns label, class may each be the label; say which: data.columns.label",)),
     "flat pictures": Case(lambda root: [put(root / "data", f"{n}.png") for n in range(5)], refused=(
         "found 0: none; 5 images are outside any class folder; or a folder per class, train/",)),
     "links": Case(_links, refused=(
-        "a link to a folder; only links into data.trusted_roots are followed",)),
-    "HEIC alone": Case(_heic_alone, refused=(
-            "none of 6 labelled images looked at can be opened.*HEIF is not read here",)),
+        "found 0: none; 2 links lead out to .*elsewhere: hgnetv2 init --trust .*elsewhere;",)),
+    "a table of 0 and 1": Case(
+        lambda root: [put(root / "data", f"{n}.png") for n in range(4)] and (
+            root / "data" / "labels.csv").write_text("file,red,round\n0.png,1,0\n"), refused=(
+            "labels.csv: no column of the label; it has file, red, round; name it by",)),
+    "one folder within another": Case(lambda root: tree(root / "data", a=4, b=4), refused=(
+        "data/a is inside data; leave one",), words=("--labelled", "data/a")),
+    "JPEG XL alone": Case(_jxl_alone, refused=(
+        "none of 6 labelled images looked at can be opened.*JPEG XL is not read here",)),
 }  # fmt: skip
 
 
@@ -426,7 +471,9 @@ def init(project: Path, root: Path, case: Case, name: str = "mine") -> Result:
 
 def ingest(project: Path, **more: Any) -> tuple[Lists, DataParams, Identity]:
     """Ingestion of ``conf/mine`` in this process."""
-    values = loader("mine", project / "conf")["parameters"]["data"] | more
+    conf = [project / "conf" / name / "parameters.yml" for name in ("base", "mine")]
+    base, own = (yaml.safe_load(path.read_text(encoding="utf-8"))["data"] for path in conf)
+    values = base | own | {"split": base["split"] | own["split"], "workers": 1} | more
     data = DataParams.model_validate(values)
     run = run_of(identity(project))
     raw = provide_raw(run, data)
@@ -474,3 +521,146 @@ def test_what_is_none_or_one_of_two_is_refused_with_the_way_on(tmp_path: Path, n
         assert re.search(pattern, said), done.output
     assert len(said.strip().splitlines()[-1]) == len(said.strip().splitlines()[-1].strip())
     assert not (project / "conf" / "mine").exists()
+
+
+def test_auto_takes_what_init_would_and_asks_where_init_asks(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    assert init(project, tmp_path / "tree", TAKEN["train and val"]).exit_code == 0
+    by_name, _, who = ingest(project)
+    manifest = (by_name.folder / "manifest.json").read_bytes()
+    again, _, _ = ingest(project, layout="auto")
+    assert (again.folder / "manifest.json").read_bytes() == manifest
+    root = tree(tmp_path / "nested", a__x=4, a__y=4, b__z=4)
+    said = r"2 classes a, b, and .* \(data.class_from: first\) or 3 classes .*class_from: path"
+    with pytest.raises(DataError, match=said):
+        ingest(project, layout="auto", class_from="auto", root=str(root))
+    assert who.project == project
+
+
+def test_what_was_assumed_is_on_the_page_of_the_dataset(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    assert init(project, tmp_path / "tree", TAKEN["PaddleX"]).exit_code == 0
+    known, _, who = ingest(project, layout="auto")
+    page, *_ = report_lists(run_of(who), project / "data/01_raw/mine", known.folder)
+    text = page.with_name("dataset_report.html").read_text(encoding="utf-8")
+    assert "Layout lists (train_list.txt, val_list.txt, test_list.txt (one number behind a" in text
+    assert "sets train, val, test in it, as they were; train train_list.txt" in text
+    assert "test test_list.txt, class_map labels.txt; class by folder: first" in text
+
+
+def test_lists_made_before_layouts_were_known_are_the_same(tmp_path: Path) -> None:
+    """Their manifest has the parameters of then; other names, columns or folders are others."""
+    data = parameters()
+    assert decides_lists(data, Layout("folders")) == {
+        "layout": "folders", "min_per_class": 2, "duplicates": "refuse", "leaks": "refuse",
+        "split": data.split.model_dump(mode="json"),
+    }  # fmt: skip
+    usual = {split: f"{split}_list.txt" for split in ("train", "val")}
+    old = decides_lists(data, Layout("multi_label", lists=usual, class_map="class_map.txt"))
+    assert old == decides_lists(data, Layout("folders")) | {"layout": "multi_label"}
+    for other in (
+        Layout("lists", lists={"train": "a.csv"}), Layout("lists", class_map="labels.txt"),
+        Layout("lists", delimiter="tab"), Layout("lists", columns=Columns(label="y")),
+        Layout("lists", class_from="path"),
+    ):  # fmt: skip
+        assert decides_lists(data, other) != decides_lists(data, Layout("lists"))
+
+
+def test_one_folder_of_images_becomes_several_and_one_again(tmp_path: Path) -> None:
+    """The links are ours; what lies behind them, and links of the user's own, stay."""
+    project = tmp_path / "project"
+    assert init(project, tmp_path / "tree", TAKEN["two folders of class folders"]).exit_code == 0
+    both = [str(tmp_path / "tree" / name) for name in ("data", "more")]
+    for root, images in ((both, 20), (both[0], 12), (both, 20), ([both[0]], 12)):
+        known, _, _ = ingest(project, root=root)
+        assert sum(len(known.frame(name)) for name in known.sets) == images
+    own = project / "data/01_raw/other/images"
+    own.mkdir(parents=True)
+    for name in "ab":
+        (own / name).symlink_to(tmp_path / "tree" / "data" / name)
+    who = identity(project).model_copy(update={"dataset": "other"})
+    data = parameters(root=str(own), trusted_roots=[both[0]])
+    provide_raw(run_of(who), data)
+    assert sorted(path.name for path in own.iterdir()) == ["a", "b"]
+    assert len(list((tmp_path / "tree").rglob("*.png"))) == 20
+
+
+def test_the_checks_of_init_are_those_of_its_template() -> None:
+    text = (ROOT / "conf" / "own" / "parameters.yml").read_text(encoding="utf-8")
+    assert f"min_per_class: {checks.MIN_PER_CLASS}\n" in text
+    assert f"max_bad: {checks.MAX_BAD} " in text
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_training_and_prediction_take_the_same_files_for_pictures(
+    tmp_path: Path, kind: str
+) -> None:
+    """One table: endings, names without one, hidden files, and formats that are not read."""
+    names = ["a.jpg", "b.jfif", "c.jpe", "d.dib", "e.tif", "f.gif", "g.webp", "h.PNG", "i.avif",
+             "j.jp2", "k.jxl", "l.svg", "m.mpo", "n.txt", "o.csv", "._p.jpg", ".q.png",
+             "__MACOSX/r.png", "s/t.png", ".u/v.png"]  # fmt: skip
+    files = [(name, content()) for name in names]
+    if kind == "folder":
+        for name, data in [*files, ("w", content()), ("x", b"no picture")]:
+            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name).write_bytes(data)
+        given = tmp_path / "in"
+        below = given
+    else:
+        (tmp_path / "in").mkdir()
+        members(tmp_path / "in" / "x.tar", files)
+        given, below = tmp_path / "in", tmp_path / "in"
+    scan = scan_unlabelled(below, threads=1)
+    trained = {*scan.samples["key"], *scan.quarantined["key"]}
+    predicted = {Path(one.name).relative_to(given).as_posix() for one in expand_inputs([given])}
+    assert trained == predicted
+    assert len(trained) == 14 + (kind == "folder")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, case in TAKEN.items() if case.sets])
+def test_every_layout_trains_and_answers_a_new_picture(tmp_path: Path, name: str) -> None:
+    _train_and_predict(tmp_path, TAKEN[name])
+
+
+@pytest.mark.parametrize("name", ["train, valid and test", "WebDataset, names"])
+def test_a_layout_trains_and_answers_a_new_picture(tmp_path: Path, name: str) -> None:
+    _train_and_predict(tmp_path, TAKEN[name])
+
+
+STEPS = "train.epochs=null,train.steps=2,train.eval_every=1,train.warmup_epochs=0,mlflow=false"
+
+
+def _train_and_predict(base: Path, case: Case) -> None:
+    project = copy_project(base / "project")
+    assert init(project, base / "tree", case).exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        bootstrap_project(project)
+        code, said = run_here("--env", "mine", "--pipeline", "train", "--params", STEPS)
+    assert code == 0, said
+    put(base, "new.png")
+    model = project / "data/06_models/mine/train/b0/seed=0/student.safetensors"
+    done = CliRunner().invoke(main, ["predict", "--model", str(model), str(base / "new.png")])
+    assert done.exit_code == 0, done.output
+    assert any(name in done.output for name in case.classes), done.output
+
+
+def test_without_a_pool_the_chain_is_the_shorter_one(tmp_path: Path) -> None:
+    """D20: train, choose, evaluate, export, time, answer, report, by one command."""
+    project = copy_project(tmp_path / "project")
+    assert init(project, tmp_path / "tree", TAKEN["PaddleX"]).exit_code == 0
+    short = "latency.warmup=1,latency.runs=3,latency.turns=1,latency.cold_starts=1,latency.beside="
+    done = kedro(project, "run", "--env", "mine", "--params", f"{STEPS},{short}")
+    assert "there is no pool (data.pool), and so no mining and no SSLD" in done.stdout
+    made = project / "data"
+    evaluated = made / "08_reporting/mine/evaluation/best/b0/seed=0/test-torch-fp32.json"
+    assert json.loads(evaluated.read_text(encoding="utf-8"))["n_used"] == 6
+    bundle = made / "07_model_output/mine/best/b0/seed=0"
+    assert (bundle / "labels.txt").read_text(encoding="utf-8").splitlines() == CATS
+    assert (made / "08_reporting/mine/report/report.html").is_file()
+    assert not (made / "06_models/mine/ssld_stage1").exists()
+    # Our own names of classes are taken where a class map is.
+    words = ["--class-map", str(bundle / "labels.txt"), str(tmp_path / "tree/data/xx0/1.png")]
+    answer = CliRunner().invoke(main, ["predict", "--model", str(bundle / "model.onnx"), *words])
+    assert answer.exit_code == 0 and any(name in answer.output for name in CATS), answer.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,19 +79,15 @@ def _unread(listings: Mapping[str, Listing]) -> Iterator[str]:
 
 def _links(listings: Mapping[str, Listing]) -> Iterator[str]:
     """Links that lead out, and how to allow them."""
-    places = [
-        os.path.realpath(listing.root / key)
-        for listing in listings.values()
-        for key, reason, _ in listing.walk.bad
-        if reason.startswith("a link")
-    ]
-    places = [place for place in places if Path(place).exists()]
-    if places:
-        yield (
-            f"{len(places):,} links lead out of the folder and are not followed, first to "
-            f"{places[0]}: with --trust {os.path.commonpath([Path(p).parent for p in places])} "
-            "they are"
-        )
+    from hgnetv2_pipeline.data.scan.listing import links_out
+
+    for listing in listings.values():
+        count, target = links_out(listing.root, listing.walk)
+        if count:
+            yield (
+                f"{count:,} links lead out of the folder, to {target}, and are not followed: with "
+                f"--trust {target} they are"
+            )
 
 
 def _case(listing: Listing) -> Iterator[str]:

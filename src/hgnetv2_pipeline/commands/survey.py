@@ -57,6 +57,8 @@ class Survey:
     @property
     def labelled(self) -> int:
         """Labelled images, by file name."""
+        if self.sets:
+            return sum(self.sets.values())
         return sum(self.per_class.values()) if self.listed is None else self.listed
 
     @property
@@ -116,15 +118,19 @@ def survey(
     Raises ``DataError`` where the folders cannot make a data set: not there, fewer than two
     classes, none that opens, an empty pool, no layout or one of two.
     """
+    from hgnetv2_pipeline.data.scan.listing import walk_parts
+
     place = place_asked(labelled, asked)
     layout = layout_asked(place, asked)
     listings = _list(place, layout)
     sets = {split: len(listing.found) for split, listing in listings.items()}
+    if layout.name == "imagenet":
+        sets["val"] = len(walk_parts(place.root / "val", trusted=place.trusted).places)
     per_class: dict[str, int] = {}
     for listing in listings.values():
         for name, count in listing.per_class().items():
             per_class[name] = per_class.get(name, 0) + count
-    look = _look(place.root, _some(listings["train"]))
+    look = _look(listings["train"].root, _some(listings["train"]))
     checked = check_listings(listings, layout, look)
     images = archives = 0
     if pool is not None:
@@ -179,7 +185,7 @@ def layout_asked(place: Place, asked: Asked) -> Layout:
 
 
 def _list(place: Place, layout: Layout) -> dict[str, Listing]:
-    """The images of each set; of ImageNet's own val as many as there are, of no class."""
+    """The images of each set; of ImageNet's own layout those of train."""
     from hgnetv2_pipeline.data.scan.layout_sets import list_sets
     from hgnetv2_pipeline.data.scan.listing import list_class_folders, walk_parts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
@@ -37,7 +38,7 @@ def what_would_fit(path: Path, missing: Sequence[str], root: Path) -> str:
         path: the list, for the command that changes it.
         missing: paths below ``root`` of which no file is there.
     """
-    some = missing[:: max(1, len(missing) // _TRIED)][:_TRIED]
+    some = missing[:: max(1, len(missing) // _TRIED + 1)][:_TRIED]
     place = Path(os.path.realpath(root))
     best: tuple[int, str, str] | None = None
     for change in _changes(path, some, place):
@@ -45,6 +46,8 @@ def what_would_fit(path: Path, missing: Sequence[str], root: Path) -> str:
         fits = sum(name is not None and (place / name).is_file() for name in changed)
         if fits and (best is None or fits > best[0]):
             best = fits, change.words, change.remedy
+        if fits == len(some):
+            break
     if best is None:
         return ""
     fits, words, remedy = best
@@ -80,12 +83,18 @@ def _changes(path: Path, some: Sequence[str], root: Path) -> Iterator[_Change]:
             f"sed -i '{turned}' {listed}, and " * backslashes
             + _elsewhere(root / folder, path.parent),
         )
-    for ending in _ENDINGS:
-        yield _Change(
-            f"with .{ending} added",
-            lambda name, ending=ending: f"{name}.{ending}",  # type: ignore[misc]
-            "write the paths with their endings",
-        )
+    for folder in ("", *_subfolders(root)):
+        place = f", and {_elsewhere(root / folder, path.parent)}" if folder else ""
+        for ending in _ENDINGS:
+            yield _Change(
+                f"below {folder}/ with .{ending} added" if folder else f"with .{ending} added",
+                partial(_with_ending, folder, ending),
+                f"write the paths with their endings{place}",
+            )
+
+
+def _with_ending(folder: str, ending: str, name: str) -> str:
+    return f"{folder}/{name}.{ending}" if folder else f"{name}.{ending}"
 
 
 def _elsewhere(root: Path, lists: Path) -> str:

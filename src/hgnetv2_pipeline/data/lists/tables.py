@@ -46,6 +46,7 @@ class ImageTable:
     file: Path
     columns: Columns
     rows: pd.DataFrame
+    names: tuple[object, ...] = ()
 
     @property
     def splits(self) -> list[str]:
@@ -65,7 +66,7 @@ def read_table(path: Path, columns: Columns = Columns()) -> ImageTable:
         raise DataError(f"{path}: 0 rows; one row per image is needed")
     found = find_columns(path, frame, columns)
     if found.path is None:
-        raise _no_column(path, "path", frame)
+        raise no_column(path, "path", list(frame.columns))
     rows = pd.DataFrame({"path": frame[found.path]})
     rows["label"] = frame[found.label] if found.label else None
     if found.split:
@@ -84,7 +85,7 @@ def read_table(path: Path, columns: Columns = Columns()) -> ImageTable:
                 f"{path}:{_line(empty)}: no {name} ({int(empty.sum()):,} such rows); fill it in or "
                 "remove the row"
             )
-    return ImageTable(path, found, rows)
+    return ImageTable(path, found, rows, tuple(frame.columns))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -127,7 +128,7 @@ def find_columns(path: Path, frame: pd.DataFrame, given: Columns = Columns()) ->
         named = getattr(given, role)
         if named is not None:
             if named not in frame.columns:
-                raise _no_column(path, role, frame, named)
+                raise no_column(path, role, list(frame.columns), named)
             found[role] = named
             continue
         names = [name for name in frame.columns if _plain(name) in usual.split()]
@@ -145,8 +146,11 @@ def _plain(name: object) -> str:
     return re.sub(r"[^a-z0-9]+", "_", str(name).strip().lower()).strip("_")
 
 
-def _no_column(path: Path, role: str, frame: pd.DataFrame, named: str | None = None) -> DataError:
-    columns = ", ".join(map(str, frame.columns[:20]))
+def no_column(
+    path: Path, role: str, names: Sequence[object], named: str | None = None
+) -> DataError:
+    """The error of a table of the columns ``names`` that lacks the one of a role."""
+    columns = ", ".join(map(str, names[:20]))
     what = f"no column {named!r}" if named else f"no column of the {role}"
     return DataError(
         f"{path}: {what}; it has {columns}; name it by data.columns.{role} (hgnetv2 init "
@@ -170,7 +174,7 @@ def table_classes(
     known: set[str] = set()
     for table in tables:
         if table.columns.label is None:
-            raise _no_column(table.file, "label", _read(table.file))
+            raise no_column(table.file, "label", list(table.names))
         known |= set(table.rows["label"].str.strip())
     if class_map is not None:
         names = set(class_map)

@@ -15,8 +15,14 @@ from typing import Literal
 from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.formats import READABLE
 from hgnetv2_pipeline.data.lists.kinds import delimiter_of, kind_of_list
-from hgnetv2_pipeline.data.lists.tables import TABLES, Columns, read_table
-from hgnetv2_pipeline.data.scan.listing import ClassFrom, Walked, class_in, walk_parts
+from hgnetv2_pipeline.data.lists.tables import TABLES, Columns, no_column, read_table
+from hgnetv2_pipeline.data.scan.listing import (
+    ClassFrom,
+    Walked,
+    class_in,
+    links_out,
+    walk_parts,
+)
 from hgnetv2_pipeline.data.scan.shards import are_shards, find_shards, shards_by_split
 from hgnetv2_pipeline.data.scan.walk import SPLIT_FOLDERS, natural, split_of
 from hgnetv2_pipeline.errors import DataError
@@ -175,7 +181,13 @@ def recognise_layout(place: Place, given: Layout | None = None, class_from: str 
     listed = _listed(place, given)
     walked = walk_parts(place.root, place.parts, place.trusted, splits=True)
     if listed is None:
-        return _folders(place, given, walked, class_from)
+        try:
+            return _folders(place, given, walked, class_from)
+        except TwoReadingsError:
+            raise
+        except DataError as error:
+            tables = _why_no_tables(place, given.columns)
+            raise DataError(f"{error}{tables}") from error
     try:
         other = _folders(place, given, walked, class_from)
     except DataError:
@@ -281,6 +293,22 @@ def _is_list(path: Path, columns: Columns) -> bool:
             return "may each be" in _why_no_table(path, columns)
         return table.columns.label is not None
     return path.stem.endswith("_list") or kind_of_list(path) is not None
+
+
+def _why_no_tables(place: Place, columns: Columns) -> str:
+    """What is missing in the tables beside the images, for those who meant them."""
+    if place.lists is None:
+        return ""
+    said = []
+    for path in sorted(place.folder_of_lists.iterdir()):
+        if path.suffix.lower() in TABLES and path.is_file():
+            try:
+                table = read_table(path, columns)
+            except DataError as error:
+                said.append(str(error))
+            else:
+                said.append(str(no_column(path, "label", list(table.names))))
+    return "".join(f"; {each}" for each in said[:3])
 
 
 def _why_no_table(path: Path, columns: Columns) -> str:
@@ -405,6 +433,9 @@ def _no_classes(place: Place, walked: Walked, tops: list[str]) -> DataError:
     loose = sum(not folders for _, folders in walked.places)
     more = f"; {loose:,} images are outside any class folder" if loose else ""
     bad = f"; {walked.walk.bad[0][0]}: {walked.walk.bad[0][1]}" if walked.walk.bad else ""
+    count, target = links_out(place.root, walked.walk)
+    if count:
+        bad = f"; {count:,} links lead out to {target}: hgnetv2 init --trust {target}"
     below = {folders[1] for _, folders in walked.places if folders[1:]}
     if len(tops) == 1 and len(below) > 1 and place.parts == ("",):
         more += f"; its folders are called {', '.join(sorted(below, key=natural)[:3])}: name "

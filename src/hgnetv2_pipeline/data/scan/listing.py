@@ -6,6 +6,7 @@ same images.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,6 +180,23 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     plain: Callable[[str], str] = lambda text: "".join(text.split()).casefold()  # noqa: E731
     same = [known for known in names if plain(known) == plain(name)]
     return f"; is it {same[0]!r}?" if same else ""
+
+
+def links_out(root: Path, walk: Walk) -> tuple[int, str]:
+    """How many links lead out of ``root`` and are not followed, and the folder that holds all
+    their targets; 0 and nothing where none does.
+    """
+    places = [
+        Path(os.path.realpath(root / key))
+        for key, reason, _ in walk.bad
+        if reason.startswith(("a link to a folder", "a link leads"))
+    ]
+    folders = [place if place.is_dir() else place.parent for place in places if place.exists()]
+    if not folders:
+        return 0, ""
+    # Of several linked class folders the one they are in.
+    whole = os.path.commonpath(folders)
+    return len(folders), whole if len(set(folders)) > 1 else str(folders[0])
 
 
 def first_reason(walk: Walk) -> str:

@@ -9,6 +9,7 @@ from hgnetv2_pipeline.project.ingestion.pages import REPORT, write_report
 from hgnetv2_pipeline.project.ingestion.pool import pool_contents, scan_pool
 from hgnetv2_pipeline.project.ingestion.raw import link_images, write_sample_once
 from hgnetv2_pipeline.project.ingestion.sets import (
+    ARRANGEMENT,
     check_limit,
     decides_lists,
     list_files,
@@ -56,7 +57,7 @@ def make_lists(run: Run, data: DataParams, raw: Path) -> Path:
             inputs={**labelled_inputs(identity, data, raw, layout), **pool},
             params={**decides_lists(data, layout), "seed": identity.seed, "sets": sets},
             outputs=list_files(sets),
-            beside=[TRANSPARENCY],
+            beside=[TRANSPARENCY, ARRANGEMENT],
         ),
         make,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hgnetv2_pipeline.durable import write_json
+from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.ownership import scratch
 from hgnetv2_pipeline.printable import as_known, csv_value
 from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.sets import ARRANGEMENT
 from hgnetv2_pipeline.project.ingestion.transparency import read_transparency
 from hgnetv2_pipeline.project.lists import Lists
 
@@ -44,6 +45,8 @@ def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> No
     summary = report.summarise_sets(frames, known.classes, bad)
     summary |= _account(frames, left_out) | {"leaks": _leaks(leaks)}
     summary |= read_transparency(known.folder)
+    if (known.folder / ARRANGEMENT).is_file():  # older lists have none
+        summary["arrangement"] = read_json(known.folder / ARRANGEMENT)
     write_json(aside / "summary.json", {"dataset": identity.dataset, **summary})
 
     shown = _spread_over_classes(frames["train"])

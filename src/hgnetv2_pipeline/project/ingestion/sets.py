@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.project.identity import Identity
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.scan.layouts import Layout, Place
 
 _log = logging.getLogger(__name__)
+ARRANGEMENT = "layout.json"
 # Where the images are, and what changes how long a scan takes or whether it is refused.
 NOT_OF_THE_LISTS = {"root", "pool", "test", "trusted_roots", "workers", "max_bad", "list_root"}
 # What of them says how the images are arranged: what that comes to is in the layout.
@@ -45,6 +47,18 @@ def list_files(sets: list[str]) -> list[str]:
         *(f"{name}_list.txt" for name in sets),
         *(["pool_sources.json"] if "pool" in sets else []),
     ]
+
+
+def arrangement(data: DataParams, layout: Layout) -> dict[str, Any]:
+    """What was assumed of how the images are arranged, for people to read."""
+    return {
+        "layout": layout.name,
+        "why": layout.why if data.layout == "auto" else f"data.layout = {layout.name}",
+        "sets": list(layout.sets),
+        "divided": is_split(layout),
+        "lists": {**layout.lists, **({"class_map": layout.class_map} if layout.class_map else {})},
+        "class_from": layout.class_from,
+    }
 
 
 def decides_lists(data: DataParams, layout: Layout) -> dict[str, Any]:
@@ -139,6 +153,7 @@ def write_lists(
     background = background_of(data.alpha)
     frames = {name: index.with_background(frame, background) for name, frame in frames.items()}
     classmap.write_class_map(aside / "class_map.txt", classes)
+    write_json(aside / ARRANGEMENT, arrangement(data, layout))
     for name in sets:
         index.write_index(aside / f"index_{name}.parquet", frames[name])
         _write_list(aside / f"{name}_list.txt", frames[name])

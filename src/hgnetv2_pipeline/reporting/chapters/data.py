@@ -144,6 +144,9 @@ def dataset_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     if conflicts:
         said = f"{len(conflicts)} images have the bytes of another image under another label."
         blocks.append(Notice(said, kind="warning"))
+    arranged = summary.get("arrangement")
+    if isinstance(arranged, Mapping):
+        blocks.append(_arrangement(arranged))
     see_through = summary.get("transparency")
     if isinstance(see_through, Mapping):
         blocks.append(_transparency(see_through))
@@ -157,6 +160,20 @@ def dataset_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     if unreadable is not None:
         blocks.append(Fold("Images that could not be read", (unreadable,)))
     return blocks
+
+
+def _arrangement(known: Json) -> Block:
+    """How the images are arranged, and what that was taken from."""
+    files = known.get("lists") or {}
+    roles = ("train", "val", "test", "class_map")
+    named = ", ".join(f"{role} {files[role]}" for role in roles if role in files)
+    divided = "val (and test) split off from train" if known.get("divided") else "as they were"
+    return Text(
+        f"Layout {known.get('layout')} ({known.get('why')}): "
+        f"sets {', '.join(known.get('sets') or ())} in it, {divided}"
+        + (f"; {named}" if named else "")
+        + f"; class by folder: {known.get('class_from')}"
+    )
 
 
 def _transparency(known: Json) -> Block:
