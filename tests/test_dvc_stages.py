@@ -218,7 +218,7 @@ def test_stages_name_what_an_environment_has(
             "layout": layout, "root": str(tmp_path), "test": "x" if test == "folder" else None,
             "pool": [str(tmp_path / f"source {number}") for number in range(sources)],
             "min_per_class": 2, "max_bad": 0.0, "duplicates": "refuse", "leaks": "refuse",
-            "trusted_roots": [], "workers": 1, "alpha": "drop",
+            "trusted_roots": [], "workers": 1, "alpha": "drop", "depth": "auto",
             "split": {"val": 0.2, "test": 0.1 if test == "share" else 0.0, "group_pattern": None,
                       "groups": None, "near_duplicates": True},
         },

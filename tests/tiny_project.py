@@ -41,7 +41,7 @@ def parameters(**given: Any) -> DataParams:
     values: dict[str, Any] = {
         "layout": "folders", "root": "images", "pool": [], "test": None, "min_per_class": 2,
         "max_bad": 0.0, "duplicates": "refuse", "leaks": "refuse", "trusted_roots": [],
-        "workers": 1, "alpha": "drop",
+        "workers": 1, "alpha": "drop", "depth": "auto",
         "split": {"val": 0.2, "test": 0.0, "group_pattern": None, "groups": None,
                   "near_duplicates": True},
     }  # fmt: skip

@@ -116,7 +116,7 @@ def predict(
                 todo[: len(shown)],
                 shown,
                 multi_label=several,
-                background=loaded.preprocess.background,
+                decoding=loaded.preprocess.decoding,
             ).save(aside, "PNG")
     if out is not None:
         echo(f"{tally.total} rows in {out}, {tally.bad} of them bad", err=True)

@@ -203,7 +203,9 @@ def _look(images: list[Path]) -> _Look:
             content = read_regular_file(path)
             image = open_image(content)
             # Only these are decoded; of photographs the header is enough.
-            see_through = may_be_transparent(image) and decode_and_describe(content).transparent
+            see_through = (
+                may_be_transparent(image) and decode_and_describe(content).pixels.transparent
+            )
         except DataError:
             continue  # ingestion names it
         width, height = image.size

@@ -159,7 +159,7 @@ def score_pool(spec: ScoreSpec) -> dict[str, Any]:
         root=spec.weights_root,
         device=torch.device(spec.device),
         preprocess=None if how is None else Preprocess.from_dict(how),
-        background=index.decoding_in(spec.index).background,
+        decoding=index.decoding_in(spec.index),
     ).seeing(spec.fit)
     scorer = Scorer(
         teacher,

@@ -21,6 +21,7 @@ from hgnetv2_pipeline.data.decode import (
     DECODING,
     READABLE,
     Decoding,
+    PixelFacts,
     decode_and_describe,
 )
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
@@ -61,6 +62,8 @@ class Scan:
         phash: 64-bit perceptual hash (uint64) by key, if it was asked for.
         examined: images that were decoded, before any rule left some of them out; None: not known.
         transparent: those of them of which some pixel is transparent.
+        deep: those of them that have 16 bits a channel; ``levels`` are their lowest and highest.
+        flat: those of them that have one colour all over; ``black`` are those that are black.
         folders: the class folders by label (ImageNet's synsets), where labels come from folders.
     """
 
@@ -73,6 +76,10 @@ class Scan:
     folders: list[str] | None = None
     examined: int | None = None
     transparent: int = 0
+    deep: int = 0
+    levels: tuple[int, int] | None = None
+    flat: int = 0
+    black: int = 0
 
     def ledger(self, max_bad: float) -> Ledger:
         """The account of this scan; ``ledger.check()`` raises if too many images are bad."""
@@ -289,7 +296,8 @@ def examine(
     """Decode each found image once; what ``walk`` or the decoder refuses is quarantined."""
     rows: list[tuple[object, ...]] = []
     hashes: dict[str, int] = {}
-    transparent = 0
+    transparent = flat = black = 0
+    deep: list[tuple[int, int]] = []
     chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
     workers = threads or available_cpus()
     with Progress(len(found), "scan", "images") as progress:
@@ -298,8 +306,11 @@ def examine(
                 if isinstance(result, str):
                     walk.quarantine(item.key, result, item.line)
                 else:
-                    length, width, height, kind, digest, code, see_through = result
-                    transparent += see_through
+                    length, width, height, kind, digest, code, seen = result
+                    transparent += seen.transparent
+                    flat += seen.flat
+                    black += seen.black
+                    deep += [] if seen.levels is None else [seen.levels]
                     label = pd.NA if item.label is None else item.label
                     rows.append(
                         (item.key, item.path, item.offset, length, label)
@@ -324,10 +335,14 @@ def examine(
         phash=None if codes is None else pd.Series(codes, index=samples["key"], name="phash64"),
         examined=len(samples),
         transparent=transparent,
+        deep=len(deep),
+        levels=(min(low for low, _ in deep), max(high for _, high in deep)) if deep else None,
+        flat=flat,
+        black=black,
     )
 
 
-_Facts = tuple[int, int, int, str, str, int | None, bool]
+_Facts = tuple[int, int, int, str, str, int | None, PixelFacts]
 
 
 def _in_order(
@@ -350,8 +365,8 @@ def _in_order(
 
 
 def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _Facts | str:
-    """Length, width, height, format, SHA-256, perceptual hash and whether the image is transparent
-    somewhere; or why it cannot be used.
+    """Length, width, height, format, SHA-256, perceptual hash and what its pixels are like; or why
+    it cannot be used.
     """
     try:
         content = read_bytes((item.path, item.offset, item.length), root)
@@ -361,7 +376,7 @@ def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _
     digest = hashlib.sha256(content).hexdigest()
     image = found.image
     code = phash64(image) if phash else None
-    return len(content), image.width, image.height, found.format, digest, code, found.transparent
+    return len(content), image.width, image.height, found.format, digest, code, found.pixels
 
 
 def _with_enough(

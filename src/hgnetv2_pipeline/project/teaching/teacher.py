@@ -137,7 +137,7 @@ def _answers_to_val(
         root=run.identity.project,
         device=place,
         preprocess=Preprocess(),
-        background=decoding_of(samples).background,
+        decoding=decoding_of(samples),
         bn=teacher.bn,
     ).seeing(teacher.recipe.fit_of_others)
     answers = member_probabilities(loaded, samples, run.folder("raw"), device=place)
