@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from hgnetv2_pipeline.data import index
-from hgnetv2_pipeline.data.decode import decode_image
+from hgnetv2_pipeline.data.decode import Decoding, decode_image
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
@@ -88,7 +88,7 @@ def dropped(root: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def white(dropped: pd.DataFrame) -> pd.DataFrame:
-    return index.with_background(dropped, WHITE)
+    return index.with_decoding(dropped, Decoding(background=WHITE))
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_a_teacher_sees_the_background_of_the_data_whatever_its_weights_say(
     def background(value: tuple[int, int, int] | None) -> Any:
         teacher = load_teacher(
             ["net.safetensors"], classes=2, root=weights, device=torch.device("cpu"),
-            background=value,
+            decoding=Decoding(background=value),
         )  # fmt: skip
         return teacher.members[0].preprocess.background, teacher.identity
 
@@ -256,7 +256,11 @@ def test_stored_logits_are_of_one_background_and_older_ones_stay_what_they_are()
 
     def made(background: tuple[int, int, int] | None) -> dict[str, Any]:
         return describe_origin(
-            view, resized=None, background=background, teacher={}, classes=CLASSES
+            view,
+            resized=None,
+            decoding=Decoding(background=background),
+            teacher={},
+            classes=CLASSES,
         )
 
     assert "background" not in json.dumps(made(None))
@@ -289,7 +293,7 @@ def test_an_exported_model_answers_the_picture_on_its_background(
     with load_engine(tmp_path / "1" / "model.onnx", engine="ort") as engine:
         todo = expand_inputs(root / "a")
         records = predict_paths(engine, root / "a", topk=1)
-        sheet = prediction_sheet(todo, records, columns=4, background=engine.preprocess.background)
+        sheet = prediction_sheet(todo, records, columns=4, decoding=engine.preprocess.decoding)
     cells = np.asarray(sheet)[2:98].reshape(96, -1, 3)
     assert different([cells[:, 2 + 98 * at : 98 + 98 * at] for at in range(4)]) == 1
 
@@ -329,4 +333,9 @@ def test_indexes_of_two_settings_are_not_mixed(
     root: Path, white: pd.DataFrame, dropped: pd.DataFrame
 ) -> None:
     with pytest.raises(DataError, match="data.alpha"):
-        SampleReader(pd.concat([white[:2], index.with_background(dropped[2:], (0, 0, 0))]), root)
+        SampleReader(
+            pd.concat(
+                [white[:2], index.with_decoding(dropped[2:], Decoding(background=(0, 0, 0)))]
+            ),
+            root,
+        )

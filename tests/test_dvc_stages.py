@@ -221,7 +221,7 @@ def test_stages_name_what_an_environment_has(
             "layout": layout, "root": str(tmp_path), "test": "x" if test == "folder" else None,
             "pool": [str(tmp_path / f"source {number}") for number in range(sources)],
             "min_per_class": 2, "max_bad": 0.0, "duplicates": "refuse", "leaks": "refuse",
-            "trusted_roots": [], "workers": 1, "alpha": "drop", "list_root": None,
+            "trusted_roots": [], "workers": 1, "alpha": "drop", "depth": "auto", "list_root": None,
             "lists": {"train": None, "val": None, "test": None, "class_map": None},
             "delimiter": "auto", "columns": {"path": None, "label": None, "split": None},
             "class_from": "auto",

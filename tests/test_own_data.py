@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from hgnetv2_pipeline import processor
@@ -564,3 +567,58 @@ def test_init_proposes_a_background_where_images_are_transparent(bare: Path, hid
     text = (bare / "conf" / "cats" / "parameters.yml").read_text(encoding="utf-8")
     assert f"  alpha: {'white' if hidden else 'drop'}  " in text
     assert "__" not in text
+
+
+@pytest.mark.parametrize(
+    ("shapes", "short", "expected"),
+    [
+        ([(192, 64)] * 10, 64, {"SIZE": [64, 192], "RESIZE": 64, "FIT": "squash"}),
+        ([(1200, 400)] * 9 + [(400, 400)], 400, {"SIZE": [128, 384], "FIT": "squash"}),
+        ([(50, 300)] * 10, 50, {"SIZE": [288, 64], "FIT": "squash"}),
+        ([(192, 64), (64, 192)] * 5, 64, {"SIZE": 192, "RESIZE": 192, "FIT": "pad"}),
+        ([(900, 300)] * 3 + [(300, 300)] * 7, 300, {"SIZE": 224, "RESIZE": 224, "FIT": "pad"}),
+        ([(900, 300)] * 2 + [(300, 300)] * 8, 300, {"SIZE": 224, "RESIZE": 232, "FIT": "crop"}),
+        ([(1920, 1080)] * 10, 1080, {"SIZE": 224, "RESIZE": 232, "FIT": "crop"}),
+        ([(64, 64)] * 10, 64, {"SIZE": 64, "RESIZE": 64, "FIT": "crop"}),
+        ([], 224, {"SIZE": 224, "RESIZE": 232, "FIT": "crop"}),
+    ],
+)
+def test_what_of_an_image_is_seen_follows_from_the_shapes(
+    shapes: list[tuple[int, int]], short: int, expected: dict[str, Any]
+) -> None:
+    found = dataclasses.replace(sizes(100, 3, 0, side=short), shapes=tuple(shapes))
+    values = chosen(found, cuda=False)
+    assert {name: values[name] for name in expected} == expected
+    assert values["PAD_COLOUR"] == "null"
+    assert values["RESIZE"] >= min(np.atleast_1d(values["SIZE"])), "the recipe can be made"
+
+
+def test_bars_have_the_colour_of_the_background() -> None:
+    shapes = ((192, 64), (64, 192)) * 5
+    found = dataclasses.replace(
+        sizes(100, 3, 0, side=64), shapes=shapes, transparent=3, looked_at=10
+    )
+    assert chosen(found, cuda=False)["PAD_COLOUR"] == [255, 255, 255]
+
+
+def test_init_says_what_a_square_shows_and_writes_what_shows_all(bare: Path) -> None:
+    from PIL import Image
+
+    for name in "ab":
+        (bare / "wide" / name).mkdir(parents=True)
+        for number in range(4):
+            exif = Image.Exif()
+            exif[0x0112] = 6  # three times as high in the file, three times as wide to look at
+            image = Image.new("RGB", (40, 120), (number * 9, ord(name), 0))
+            image.save(bare / "wide" / name / f"{number}.jpg", exif=exif)
+    done = hgnetv2(bare, "init", "wide", "--labelled", "wide")
+    assert done.exit_code == 0, done.output
+    assert "width to height is 3.0:1 at the median" in done.output
+    assert "shows 33% of such an image at most" in done.output
+    assert "8 of 8 images looked at would lose over half" in done.output
+    assert (
+        "image_size is [32, 128], fit squash" in done.output and "at 32x128 pixels" in done.output
+    )
+    read = yaml.safe_load((bare / "conf" / "wide" / "parameters.yml").read_text("utf-8"))
+    recipe = read["train_teacher"]["recipe"]
+    assert (recipe["image_size"], recipe["fit"]) == ([32, 128], "squash")

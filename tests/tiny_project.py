@@ -41,7 +41,8 @@ def parameters(**given: Any) -> DataParams:
     values: dict[str, Any] = {
         "layout": "folders", "root": "images", "pool": [], "test": None, "min_per_class": 2,
         "max_bad": 0.0, "duplicates": "refuse", "leaks": "refuse", "trusted_roots": [],
-        "workers": 1, "alpha": "drop", "list_root": None, "delimiter": "auto", "class_from": "auto",
+        "workers": 1, "alpha": "drop", "depth": "auto", "list_root": None, "delimiter": "auto",
+        "class_from": "auto",
         "lists": {"train": None, "val": None, "test": None, "class_map": None},
         "columns": {"path": None, "label": None, "split": None},
         "split": {"val": 0.2, "test": 0.0, "group_pattern": None, "groups": None,

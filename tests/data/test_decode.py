@@ -26,7 +26,7 @@ def test_allowed_formats_are_known_by_content_not_by_name(tmp_path, kind):
     image = found.image
     assert (
         found.format == kind
-        and not found.transparent
+        and not found.pixels.transparent
         and image.mode == "RGB"
         and image.size == (40, 30)
     )

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from hgnetv2_pipeline.data import decode, index
-from hgnetv2_pipeline.data.decode import Decoding, background_of, decode_image
+from hgnetv2_pipeline.data.decode import DECODING, Decoding, background_of, decode_image
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.report import contact_sheet
 from hgnetv2_pipeline.data.resized import resized_copy
@@ -152,7 +152,7 @@ def test_a_file_is_laid_on_the_background_by_the_stated_rule(
     assert (alpha < 255).any()
     found = decode.decode_and_describe(content, Decoding(background=background))
     assert np.array_equal(np.asarray(found.image), composited(colours, alpha, background))
-    assert found.transparent
+    assert found.pixels.transparent
     # And dropped it is what it always was: the colours as they are.
     dropped = np.asarray(decode_image(content))
     assert np.array_equal(dropped, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
@@ -177,7 +177,7 @@ def test_an_image_of_pillow_follows_the_same_rule(mode: str) -> None:
     assert image.mode == mode
     plain = np.asarray(image.convert("LA" if mode == "La" else "RGBA").convert("RGBA"))
     expected = composited(plain[..., :3], plain[..., 3], ODD)
-    assert np.array_equal(np.asarray(decode.to_rgb(image, ODD)), expected)
+    assert np.array_equal(np.asarray(decode.to_rgb(image, Decoding(background=ODD))), expected)
     square = Preprocess(resize_short=SIDE, crop=SIDE, background=ODD)
     assert np.array_equal(square.image(image), expected)
 
@@ -188,7 +188,7 @@ def test_the_rounding_is_exact_for_every_alpha_and_every_colour() -> None:
     alpha = colours.T.copy()
     image = Image.fromarray(np.dstack([colours] * 3 + [alpha]))
     for background in zip(*np.arange(255).reshape(3, 85).tolist(), strict=True):
-        found = np.asarray(decode.to_rgb(image, background))
+        found = np.asarray(decode.to_rgb(image, Decoding(background=background)))
         wanted = np.rint(
             (alpha[..., None] / 255) * colours[..., None]
             + (1 - alpha[..., None] / 255) * np.array(background)
@@ -214,7 +214,7 @@ def test_an_image_without_transparency_has_the_same_pixels_on_any_background(
     content: bytes,
 ) -> None:
     found = decode.decode_and_describe(content, Decoding(background=ODD))
-    assert not found.transparent
+    assert not found.pixels.transparent
     assert np.array_equal(np.asarray(found.image), np.asarray(decode_image(content)))
 
 
@@ -231,7 +231,7 @@ def palette_png(transparency: bytes) -> bytes:
 def test_damaged_transparency_does_no_harm_where_it_is_dropped() -> None:
     content = palette_png(b"\5" * 300)
     found = decode.decode_and_describe(content)
-    assert found.transparent
+    assert found.pixels.transparent
     assert np.asarray(found.image)[0, :4].reshape(-1).tolist() == list(range(12))
     with pytest.raises(DataError, match="cannot be decoded"):
         decode.decode_and_describe(content, Decoding(background=WHITE))
@@ -334,12 +334,12 @@ def test_an_index_keeps_its_background_and_without_one_its_bytes(
     samples: pd.DataFrame, tmp_path: Path
 ) -> None:
     plain = index.write_index(tmp_path / "plain.parquet", samples)
-    again = index.write_index(tmp_path / "again.parquet", index.with_background(samples, None))
+    again = index.write_index(tmp_path / "again.parquet", index.with_decoding(samples, DECODING))
     assert plain.read_bytes() == again.read_bytes()
     assert list(index.read_index(plain).columns) == list(index.SCHEMA)
     assert index.decoding_in(plain) == index.decoding_of(index.read_index(plain)) == Decoding()
 
-    white = index.with_background(samples, WHITE)
+    white = index.with_decoding(samples, Decoding(background=WHITE))
     path = index.write_index(tmp_path / "white.parquet", white)
     read = index.read_index(path)
     assert index.decoding_in(path) == index.decoding_of(read) == Decoding(background=WHITE)
@@ -347,12 +347,15 @@ def test_an_index_keeps_its_background_and_without_one_its_bytes(
     for row in read.itertuples(index=False):
         expected = decode_image(tmp_path / row.path, Decoding(background=WHITE))
         assert np.array_equal(np.asarray(index.read_image(row, tmp_path)), np.asarray(expected))
-    assert index.with_background(white, None).equals(samples)
+    assert index.with_decoding(white, DECODING).equals(samples)
 
 
 def test_one_frame_has_one_background(samples: pd.DataFrame, tmp_path: Path) -> None:
     mixed = pd.concat(
-        [index.with_background(samples[:2], WHITE), index.with_background(samples[2:], ODD)]
+        [
+            index.with_decoding(samples[:2], Decoding(background=WHITE)),
+            index.with_decoding(samples[2:], Decoding(background=ODD)),
+        ]
     )
     with pytest.raises(DataError, match="data.alpha"):
         index.decoding_of(mixed)
@@ -365,7 +368,11 @@ def test_one_frame_has_one_background(samples: pd.DataFrame, tmp_path: Path) -> 
 def test_a_contact_sheet_shows_the_background(samples: pd.DataFrame, tmp_path: Path) -> None:
     icons = samples[samples["format"] == "PNG"]
     sheets = [
-        np.asarray(contact_sheet(index.with_background(icons.iloc[[at]], WHITE), tmp_path))
+        np.asarray(
+            contact_sheet(
+                index.with_decoding(icons.iloc[[at]], Decoding(background=WHITE)), tmp_path
+            )
+        )
         for at in range(len(HIDDEN))
     ]
     assert all(np.array_equal(sheet, sheets[0]) for sheet in sheets)
@@ -389,7 +396,12 @@ def test_a_resized_copy_is_laid_on_the_background_and_made_again_for_another(
 ) -> None:
     root = tmp_path / "large"
     icons = large_icons(root)
-    copy = resized_copy(index.with_background(icons, WHITE), root, tmp_path / "copy", short_side=32)
+    copy = resized_copy(
+        index.with_decoding(icons, Decoding(background=WHITE)),
+        root,
+        tmp_path / "copy",
+        short_side=32,
+    )
     rows = index.read_index(copy)
     files = {index.read_bytes(row, copy.parent) for _, row in rows.iterrows()}
     assert len(files) == 1, "four files of one picture"

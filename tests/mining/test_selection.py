@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hgnetv2_pipeline.data.decode import DECODING, Decoding
 from hgnetv2_pipeline.data.index import (
     decoding_in,
     read_index,
     samples_frame,
-    with_background,
+    with_decoding,
     write_index,
 )
 from hgnetv2_pipeline.data.lists.read import read_list
@@ -322,7 +323,8 @@ def test_the_list_has_the_background_of_both_indexes_and_refuses_two(tmp_path: P
     plain, labelled = indexes(tmp_path, pool)
     white = {
         path: write_index(
-            tmp_path / f"white {path.name}", with_background(read_index(path), (255, 255, 255))
+            tmp_path / f"white {path.name}",
+            with_decoding(read_index(path), Decoding(background=(255, 255, 255))),
         )
         for path in (plain, labelled)
     }
@@ -331,6 +333,6 @@ def test_the_list_has_the_background_of_both_indexes_and_refuses_two(tmp_path: P
     with_it = read_index(places["index"])
     write_merged(mined, pool=plain, labelled=labelled, **places)
     assert decoding_in(places["index"]).background is None
-    pd.testing.assert_frame_equal(read_index(places["index"]), with_background(with_it, None))
+    pd.testing.assert_frame_equal(read_index(places["index"]), with_decoding(with_it, DECODING))
     with pytest.raises(DataError, match="different values of data.alpha"):
         write_merged(mined, pool=white[plain], labelled=labelled, **places)

@@ -386,3 +386,60 @@ def test_a_pool_that_an_older_version_scanned_is_not_counted(icons: Path) -> Non
     old.write_text(json.dumps({"files": counts["files"]}))
     (before,) = read_pool(identity(icons), given, icons / "data" / "01_raw" / "mine").values()
     assert (before.examined, before.transparent) == (None, 0)
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Path:
+    """Two classes of six grey images of 12 bits in 16, a pool of two of 11 bits, a black image."""
+    import numpy as np
+    from PIL import Image
+
+    for seed, (place, count) in enumerate((("images/a", 6), ("images/b", 6), ("unlabelled", 2))):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(count):
+            levels = np.random.default_rng(100 * seed + number).integers(0, 2000, (40, 40))
+            levels[0, 0] = 4095 if (seed, number) == (0, 3) else 1999
+            Image.fromarray(levels.astype(np.uint16)).save(tmp_path / place / f"{number}.png")
+    Image.new("RGB", (40, 40)).save(tmp_path / "images" / "b" / "black.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("depth", "found", "said"),
+    [
+        ("auto", 12, "data.depth = auto is the upper 8 of 12 bits"),
+        (16, 16, "are 16 of the 256 that networks see: data.depth: [0, 4095]"),
+        ([0, 2047], (0, 2047), "levels beyond 0 to 2,047 become 0 or 255"),
+    ],
+)
+def test_one_depth_is_found_for_all_images_and_said(
+    deep: Path, depth: Any, found: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    given = parameters(depth=depth, pool=["unlabelled"], leaks="report")
+    lists, summary, page = ingest(deep, given)
+    assert said in caplog.text
+    assert summary["levels"] == {
+        "deep": 14, "lowest": 0, "highest": 4095, "flat": 1, "black": 1,
+        "depth": found if isinstance(found, int) else list(found),
+    }  # fmt: skip
+    text = page.read_text("utf-8")
+    assert "14 images have 16 bits a channel, with levels from 0 to 4,095" in text
+    assert "1 images have one colour all over, 1 of them are black" in text
+    for name in Lists(lists).sets:
+        assert decoding_in(Lists(lists).index(name)).depth == found
+    manifest = json.loads((lists / "manifest.json").read_text("utf-8"))
+    assert ("depth" in manifest["params"]) == (depth != "auto"), "older lists stand"
+
+
+def test_images_of_8_bits_leave_no_word_of_depth(folders: Path) -> None:
+    lists, summary, _ = ingest(folders, parameters(max_bad=0.1, leaks="report"))
+    assert "levels" not in summary and not (lists / "levels.json").exists()
+    assert "background" not in Lists(lists).frame("train")
+
+
+def test_the_page_says_what_a_square_view_shows(folders: Path) -> None:
+    _, summary, page = ingest(folders, parameters(max_bad=0.1, leaks="report"))
+    aspect = summary["sets"]["train"]["aspect"]
+    assert 0 < aspect["square_share"] <= 1 and aspect["n_below_half"] == 0
+    assert "images shown less than half" in page.read_text("utf-8")

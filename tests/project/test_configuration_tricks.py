@@ -223,3 +223,8 @@ def test_x02_a_hostile_name_makes_nothing_anywhere(
                 main([*conf, "--params", f"{key}={name}"])
             assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
     assert [path.name for path in tmp_path.rglob("*")] == ["work"]
+
+
+def test_a_list_may_be_typed_in_brackets_between_others() -> None:
+    given = read_params("train.image_size=[64, 192],train.fit=pad,seed=3")
+    assert given == {"train": {"image_size": [64, 192], "fit": "pad"}, "seed": 3}

@@ -20,6 +20,7 @@ from PIL import Image
 from train_recipes import CLASSES, LABELS, SSLD, recipe
 
 from hgnetv2_pipeline.data import index
+from hgnetv2_pipeline.data.decode import Decoding
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
@@ -581,7 +582,7 @@ def see_through(pictures: Path, folder: Path) -> tuple[Path, Path]:
         image.save(folder / path)
     (folder / "train_list.txt").write_bytes((pictures / "train_list.txt").read_bytes())
     scanned = folders.scan_list(folder / "train_list.txt", folder).samples
-    white = index.with_background(scanned, (255, 255, 255))
+    white = index.with_decoding(scanned, Decoding(background=(255, 255, 255)))
     return (
         index.write_index(folder / "train.parquet", scanned),
         index.write_index(folder / "white.parquet", white),

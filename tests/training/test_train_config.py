@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from train_recipes import ADAMW, ASL, BCE, FOCAL, LABELS, SGD, SSLD, recipe, values
 
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.differences import differences
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.processes.specs import parse
@@ -44,6 +45,13 @@ def spec_values(**changes: Any) -> dict[str, Any]:
         ({"epochs": None, "steps": None}, "exactly one of epochs and steps"),
         ({"epochs": 5.0, "warmup_epochs": 5.0}, r"warmup_epochs \(5\) must be less than epochs"),
         ({"resize_short": 32, "image_size": 64}, "at least image_size"),
+        ({"resize_short": 32, "image_size": [64, 192]}, r"at least image_size \(64x192\)"),
+        ({"image_size": 16}, "from 32 to 2048"),
+        ({"image_size": [64, 192, 3]}, r"one side in pixels, or \[height, width\]"),
+        ({"image_size": True}, "one side in pixels"),
+        ({"fit": "stretch"}, "'crop', 'squash' or 'pad'"),
+        ({"pad_colour": [1, 2, 3]}, "fit 'crop' pads nothing"),
+        ({"fit": "pad", "pad_colour": [1, 2]}, "red, green and blue are needed"),
         ({"stage_lr_mult": [1.0] * 4}, "needs 5 factors"),
         ({"optimizer": {**SGD, "momentum": None}}, "optimizer.momentum is null"),
         ({"optimizer": {**ADAMW, "betas": None}}, "optimizer.betas is null"),
@@ -109,6 +117,47 @@ def test_nothing_has_a_default(name: str) -> None:
 def test_job_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         parse(RunSpec, spec_values(**changes), where="spec")
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        (64, 64),
+        ([64, 64], 64),
+        ([64, 192], (64, 192)),
+        ((64, 192), (64, 192)),
+        ("64+192", (64, 192)),
+    ],
+)
+def test_a_size_is_one_side_or_height_and_width(given: Any, size: Any) -> None:
+    config = recipe(image_size=given, resize_short=64)
+    assert config.image_size == size
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+    assert config.preprocess.crop == size
+
+
+def test_the_defaults_of_fit_change_no_identity_and_no_view_of_before() -> None:
+    config = recipe()
+    assert not {"fit", "pad_colour"} & {*config.decides(), *config.view()}
+    assert config.preprocess.to_dict().keys() == Preprocess().to_dict().keys()
+    padded = recipe(fit="pad", pad_colour="9+8+7")
+    assert padded.decides() == config.decides() | {"fit": "pad", "pad_colour": [9, 8, 7]}
+    assert padded.view() == config.view() | {"fit": "pad", "pad_colour": (9, 8, 7)}
+    assert padded.preprocess.pad_colour == (9, 8, 7)
+    assert "workers" not in config.decides() and "max_bad" in config.decides({"workers"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fit"),
+    [
+        ({}, None), ({"fit": "pad"}, "pad"), ({"fit": "squash"}, "squash"),
+        ({"image_size": [32, 64]}, "squash"), ({"image_size": [32, 64], "fit": "pad"}, "pad"),
+    ],
+)  # fmt: skip
+def test_networks_with_squares_of_their_own_see_all_that_the_recipe_shows(
+    changes: dict[str, Any], fit: str | None
+) -> None:
+    assert recipe(**changes).fit_of_others == fit
 
 
 def test_job_survives_the_way_through_json() -> None:

@@ -430,3 +430,23 @@ def test_checkpoint_of_a_finished_run_holds_everything(straight: Path) -> None:
     loaded = load_checkpoint(straight / "checkpoints", identity=manifest["identity"])
     assert loaded is not None
     assert loaded["progress"]["step"] == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_size": [32, 64], "fit": "squash"}, {"crop": [32, 64], "fit": "squash"}),
+        ({"image_size": [64, 32], "augment": {"name": "published"}}, {"crop": [64, 32]}),
+        (
+            {"fit": "pad", "augment": {"name": "affine"}},
+            {"crop": 32, "fit": "pad", "pad_colour": [124, 116, 104]},
+        ),
+    ],
+)
+def test_a_run_trains_and_evaluates_what_its_weights_say(
+    job: Job, changes: dict[str, Any], said: dict[str, Any]
+) -> None:
+    made = train_run(job("fit", steps=2, eval_every=None, **{"resize_short": 64, **changes}))
+    preprocess = json.loads(read_metadata(made.student)["preprocess"])
+    assert {name: preprocess[name] for name in said} == said
+    assert ("fit" in preprocess) == ("fit" in said)

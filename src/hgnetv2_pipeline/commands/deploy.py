@@ -127,7 +127,7 @@ def predict(
                 todo[: len(shown)],
                 shown,
                 multi_label=several,
-                background=loaded.preprocess.background,
+                decoding=loaded.preprocess.decoding,
             ).save(aside, "PNG")
     for file in (out, features):
         if file is not None:

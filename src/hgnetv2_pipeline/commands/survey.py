@@ -246,7 +246,9 @@ def _look(root: Path, images: Sequence[UnopenedFile]) -> Look:
             content = read_bytes((item.path, item.offset, item.length), root)
             image = open_image(content)
             # Only these are decoded; of photographs the header is enough.
-            see_through = may_be_transparent(image) and decode_and_describe(content).transparent
+            see_through = (
+                may_be_transparent(image) and decode_and_describe(content).pixels.transparent
+            )
         except DataError as error:
             refused.append((item.key, str(error)))
             continue

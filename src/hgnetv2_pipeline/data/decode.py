@@ -14,8 +14,9 @@ The rules (all without torch):
   and the colours below it are kept, as OpenCV does; or, with a background (``data.alpha``), every
   pixel becomes round((alpha * colour + (255 - alpha) * background) / 255), exactly, before the
   image is turned or resized. That is what Pillow's ``paste`` with a mask computes.
-* Of 16 bits a channel the upper 8 are kept. Grey images of 16 bits have no transparency. Pixels of
-  32-bit integers or floats have no fixed range and are refused.
+* Of 16 bits a channel the upper 8 are kept, or what ``depth`` says. Grey images of 16 bits have no
+  transparency, of those with alpha the upper 8 are kept whatever it says. Pixels of 32-bit
+  integers or floats have no fixed range and are refused.
 * A file that ends early is refused, even if only the last bytes are missing: the end marks of JPEG,
   PNG, GIF and JPEG 2000 must be there, for Pillow decodes some files without. TIFF has none: of one
   with several pictures a cut behind the first is not noticed, and nothing behind it is read.
@@ -28,13 +29,14 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
+from hgnetv2_pipeline.data.depth import FULL, Depth, deep_levels, lower_bytes, narrow, used_depth
 from hgnetv2_pipeline.data.formats import FORMATS, HEAD, why_unread
 from hgnetv2_pipeline.data.regular import NOT_REGULAR, open_regular
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
@@ -85,13 +87,32 @@ class Decoding:
     Attributes:
         max_pixels: width times height allowed, checked from the header.
         background: the colour behind transparent pixels; None: transparency is dropped.
+        depth: which part of 16 bits a channel is seen, see ``depth``.
     """
 
     max_pixels: int = MAX_PIXELS
     background: Colour | None = None
+    depth: Depth = FULL
 
 
 DECODING = Decoding()
+
+
+@dataclass(frozen=True)
+class PixelFacts:
+    """What the pixels of a file are like.
+
+    Attributes:
+        transparent: whether some pixel is transparent, if only in part.
+        levels: the lowest and highest of 16 bits; None: it has 8.
+        flat: whether all are the same.
+        black: whether all are 0.
+    """
+
+    transparent: bool
+    levels: tuple[int, int] | None
+    flat: bool
+    black: bool
 
 
 @dataclass(frozen=True)
@@ -101,12 +122,12 @@ class DecodedImage:
     Attributes:
         image: mode RGB, upright.
         format: one of ``FORMATS``.
-        transparent: whether some pixel of the file is transparent, if only in part.
+        pixels: what they are like in the file.
     """
 
     image: Image.Image
     format: str
-    transparent: bool
+    pixels: PixelFacts
 
 
 def background_of(alpha: str | Sequence[int]) -> Colour | None:
@@ -174,11 +195,31 @@ def decode_image(source: Path | bytes, decoding: Decoding = DECODING) -> Image.I
 
 
 def decode_and_describe(content: bytes, decoding: Decoding = DECODING) -> DecodedImage:
-    """As ``decode_image``, and what else the file says."""
+    """As ``decode_image``, and what else the file says.
+
+    An image of 16 bits is shown by the bits that it uses itself, whatever ``decoding`` says: which
+    ones a data set uses is not known before all have been described.
+    """
     opened = open_image(content, decoding)
+    lower = lower_bytes(opened)
     # The picture as it was opened is loaded then, with its alpha still there.
     image = load_image(opened, decoding)
-    return DecodedImage(image, str(opened.format), is_transparent(opened))
+    try:
+        deep = deep_levels(opened, lower)
+        levels = None if deep is None else (int(deep.min()), int(deep.max()))
+        if levels is not None:
+            own = replace(decoding, depth=used_depth(levels[1]))
+            image = _upright(to_rgb(opened, own, lower), orientation(opened))
+    except Exception as error:  # of the lower bytes, as of the upper ones above
+        raise DataError(f"cannot be decoded: {_short(error)}") from error
+    edges: Any = [levels] if levels else image.getextrema()
+    pixels = PixelFacts(
+        is_transparent(opened),
+        levels,
+        flat=all(low == high for low, high in edges),
+        black=not any(high for _, high in edges),
+    )
+    return DecodedImage(image, str(opened.format), pixels)
 
 
 def open_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:
@@ -315,16 +356,25 @@ def load_image(image: Image.Image, decoding: Decoding = DECODING) -> Image.Image
         DataError: as ``decode_image``.
     """
     try:
+        lower = None if decoding.depth == FULL else lower_bytes(image)
         image.load()
-        return _upright(to_rgb(image, decoding.background), orientation(image))
+        return _upright(to_rgb(image, decoding, lower), orientation(image))
     except DataError:
         raise
     except Exception as error:  # a damaged body makes Pillow raise almost anything
         raise DataError(f"cannot be decoded: {_short(error)}") from error
 
 
-def to_rgb(image: Image.Image, background: Colour | None = None) -> Image.Image:
-    """``image`` in mode RGB by the rules above; DataError for 32-bit pixels."""
+def to_rgb(
+    image: Image.Image, decoding: Decoding = DECODING, lower: Image.Image | None = None
+) -> Image.Image:
+    """``image`` in mode RGB by the rules above; DataError for 32-bit pixels.
+
+    ``lower``: its ``depth.lower_bytes``, of a colour image of 16 bits.
+    """
+    background = decoding.background
+    if lower is not None:
+        image = _narrowed(image, lower, decoding.depth)
     if background is not None and may_be_transparent(image):
         coloured = _with_alpha(image)
         behind = Image.new("RGB", image.size, background)
@@ -333,11 +383,21 @@ def to_rgb(image: Image.Image, background: Colour | None = None) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):
-        upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(upper).convert("RGB")
+        levels = np.asarray(image).astype(np.uint16)
+        return Image.fromarray(narrow(levels, decoding.depth)).convert("RGB")
     if image.mode in ("I", "F"):
         raise DataError("32-bit pixels have no fixed range; save the image with 8 or 16 bits")
     return image.convert("RGB")
+
+
+def _narrowed(image: Image.Image, lower: Image.Image, depth: Depth) -> Image.Image:
+    """A colour image of 16 bits in 8, its alpha as Pillow has it."""
+    levels = deep_levels(image, lower)
+    assert levels is not None, "it has lower bytes"  # noqa: S101
+    narrowed = Image.fromarray(narrow(levels, depth))
+    if may_be_transparent(image):
+        narrowed.putalpha(_with_alpha(image).getchannel("A"))
+    return narrowed
 
 
 def is_transparent(image: Image.Image) -> bool:

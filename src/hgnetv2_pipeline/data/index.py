@@ -4,10 +4,11 @@ A row is an image: ``key`` (path below the root, or ``archive.tar!member``), ``p
 or the archive, below the root), ``offset`` (-1 for a plain file) and ``length`` in bytes, ``label``
 (NA if unlabelled), ``width`` and ``height`` (pixels, upright), ``format``, ``bytes_sha256``. Rows
 are sorted by key. Where images may belong to several classes there is one more column, ``labels``
-(Arrow fixed-size list of uint8, a 0 or 1 a class), and ``label`` is NA throughout. Where
-transparency is not dropped there is the column ``background``, the colour behind transparent pixels
-as ``#rrggbb``: whoever reads the images of an index decodes them by it, and whatever is made from
-an index depends on it.
+(Arrow fixed-size list of uint8, a 0 or 1 a class), and ``label`` is NA throughout. Where images are
+decoded otherwise than by default there is the column ``background``: the colour behind transparent
+pixels as ``#rrggbb``, ``depth=12`` or ``depth=100-4000`` for the part of 16 bits that is seen, or
+both with a space between. Whoever reads the images of an index decodes them by it, and whatever is
+made from an index depends on it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hgnetv2_pipeline.data.decode import Colour, Decoding, decode_image, read_regular_file
+from hgnetv2_pipeline.data.decode import Decoding, decode_image, read_regular_file
+from hgnetv2_pipeline.data.depth import FULL, check_depth
 from hgnetv2_pipeline.data.scan.archives import read_member
 from hgnetv2_pipeline.durable import write_aside
-from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,9 +44,11 @@ SCHEMA: dict[str, str] = {
     "bytes_sha256": "str",
 }
 LABELS = "labels"
-BACKGROUND = "background"
+DECODED_BY = "background"
+"""The column that says how images are decoded; named when there was nothing else to say."""
 ARCHIVE_MARK = ".tar!"
 _ROW_GROUP = 131_072
+_DECODED_BY = re.compile(r"(?:#([0-9a-f]{6}))?(?: ?depth=([0-9]{1,5})(?:-([0-9]{1,5}))?)?")
 # The columns by which an image, where it is and what it holds are known again.
 IDENTIFYING = ("key", "path", "offset", "length", "bytes_sha256")
 
@@ -72,7 +76,7 @@ def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in SCHEMA if name not in frame.columns]
     if missing:
         raise DataError(f"a frame of samples lacks the columns {', '.join(missing)}")
-    kept = [*SCHEMA, *(name for name in (LABELS, BACKGROUND) if name in frame.columns)]
+    kept = [*SCHEMA, *(name for name in (LABELS, DECODED_BY) if name in frame.columns)]
     typed = frame[kept].astype(SCHEMA)
     ordered = typed.sort_values("key", kind="stable", ignore_index=True)
     twice = ordered["key"].duplicated()
@@ -81,11 +85,11 @@ def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered
 
 
-def arrow_schema(classes: int | None = None, *, background: bool = False) -> pa.Schema:
+def arrow_schema(classes: int | None = None, *, decoded_by: bool = False) -> pa.Schema:
     """``SCHEMA`` as pyarrow has it: strings as text, labels and other numbers as integers.
 
-    ``classes``: their number where the rows have the column ``labels``. ``background``: whether
-    they have that column.
+    ``classes``: their number where the rows have the column ``labels``. ``decoded_by``: whether
+    they have the column of that constant.
     """
     import pyarrow as pa
 
@@ -93,8 +97,8 @@ def arrow_schema(classes: int | None = None, *, background: bool = False) -> pa.
     fields = [(name, kinds[kind]) for name, kind in SCHEMA.items()]
     if classes is not None:
         fields.append((LABELS, pa.list_(pa.uint8(), classes)))
-    if background:
-        fields.append((BACKGROUND, pa.string()))
+    if decoded_by:
+        fields.append((DECODED_BY, pa.string()))
     return pa.schema(fields)
 
 
@@ -151,7 +155,7 @@ def write_index(path: Path, samples: pd.DataFrame) -> Path:
     classes = None
     if LABELS in ordered.columns:
         classes = ordered[LABELS].array.__arrow_array__().type.list_size
-    schema = arrow_schema(classes, background=BACKGROUND in ordered.columns)
+    schema = arrow_schema(classes, decoded_by=DECODED_BY in ordered.columns)
     with index_writer(path, schema) as write:
         write(pa.Table.from_pandas(ordered, schema=schema, preserve_index=False))
     return Path(path)
@@ -186,31 +190,37 @@ def read_index(path: Path) -> pd.DataFrame:
 
 def images_hash(rows: pd.DataFrame) -> str:
     """SHA-256 over what identifies the images of ``rows``: key, place and bytes, row by row, and
-    the background where there is one.
+    how they are decoded where that is said.
     """
     digest = hashlib.sha256()
-    named = [*IDENTIFYING, *([BACKGROUND] if BACKGROUND in rows.columns else [])]
+    named = [*IDENTIFYING, *([DECODED_BY] if DECODED_BY in rows.columns else [])]
     for values in rows[named].itertuples(index=False):
         digest.update("\0".join(map(str, values)).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
 
 
-def with_background(samples: pd.DataFrame, background: Colour | None) -> pd.DataFrame:
-    """``samples`` whose images are decoded on ``background``; None: transparency is dropped."""
-    if background is None:
-        return samples.drop(columns=BACKGROUND, errors="ignore")
-    return samples.assign(**{BACKGROUND: "#" + bytes(background).hex()})
+def with_decoding(samples: pd.DataFrame, decoding: Decoding) -> pd.DataFrame:
+    """``samples`` whose images are decoded by background and depth of ``decoding``."""
+    words = []
+    if decoding.background is not None:
+        words.append("#" + bytes(decoding.background).hex())
+    if decoding.depth != FULL:
+        levels = decoding.depth if isinstance(decoding.depth, tuple) else (decoding.depth,)
+        words.append("depth=" + "-".join(map(str, levels)))
+    if not words:
+        return samples.drop(columns=DECODED_BY, errors="ignore")
+    return samples.assign(**{DECODED_BY: " ".join(words)})
 
 
 def decoding_of(samples: pd.DataFrame) -> Decoding:
     """How the images of ``samples`` are decoded, all of them alike.
 
     Raises:
-        DataError: some have another background than others.
+        DataError: some have another background or depth than others.
     """
-    if BACKGROUND not in samples.columns or not len(samples):
+    if DECODED_BY not in samples.columns or not len(samples):
         return Decoding()
-    return _the_one_decoding(samples[BACKGROUND].unique().tolist(), "a frame of samples")
+    return _the_one_decoding(samples[DECODED_BY].unique().tolist(), "a frame of samples")
 
 
 def decoding_in(path: Path) -> Decoding:
@@ -218,9 +228,9 @@ def decoding_in(path: Path) -> Decoding:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        if BACKGROUND not in file.schema_arrow.names:
+        if DECODED_BY not in file.schema_arrow.names:
             return Decoding()
-        column = file.read(columns=[BACKGROUND])[BACKGROUND]
+        column = file.read(columns=[DECODED_BY])[DECODED_BY]
     found = column.unique().to_pylist()
     return _the_one_decoding(found, str(path)) if found else Decoding()
 
@@ -228,23 +238,31 @@ def decoding_in(path: Path) -> Decoding:
 def _the_one_decoding(found: list[Any], where: str) -> Decoding:
     if len(found) > 1:
         raise DataError(
-            f"{where} has images on the backgrounds {found[0]} and {found[1]}: the lists were made "
-            "under different values of data.alpha; run the ingestion pipeline again"
+            f"{where} has images decoded by {found[0]} and by {found[1]}: the lists were made "
+            "under different values of data.alpha or data.depth; run the ingestion pipeline again"
         )
     return _decoding(found[0])
 
 
-def _decoding(background: Any) -> Decoding:
+def _decoding(said: Any) -> Decoding:
     """By a value of the column ``background``, or its absence."""
-    if background is None:
+    if said is None:
         return Decoding()
-    if not isinstance(background, str) or not re.fullmatch("#[0-9a-f]{6}", background):
+    found = _DECODED_BY.fullmatch(said) if said and isinstance(said, str) else None
+    try:
+        if found is None:
+            raise ParameterError("no background, no depth")
+        colour, low, high = found.groups()
+        depth = check_depth((int(low), int(high)) if high else int(low or 16), "data.depth")
+    except ParameterError as error:
         raise DataError(
-            f"background {background!r:.80} in an index, where #rrggbb is needed; run the "
+            f"background {said!r:.80} in an index, where #rrggbb or depth=BITS is needed; run the "
             "ingestion pipeline again"
-        )
-    red, green, blue = bytes.fromhex(background[1:])
-    return Decoding(background=(red, green, blue))
+        ) from error
+    background = bytes.fromhex(colour or "")
+    return Decoding(
+        background=(background[0], background[1], background[2]) if colour else None, depth=depth
+    )
 
 
 def read_image(row: Any, root: Path) -> Image.Image:
@@ -258,7 +276,7 @@ def read_image(row: Any, root: Path) -> Image.Image:
         DataError: as ``read_bytes`` and ``decode_image``.
     """
     known = row if isinstance(row, Mapping | pd.Series) else row._asdict()
-    return decode_image(read_bytes(row, root), _decoding(known.get(BACKGROUND)))
+    return decode_image(read_bytes(row, root), _decoding(known.get(DECODED_BY)))
 
 
 def read_bytes(row: Any, root: Path) -> bytes:

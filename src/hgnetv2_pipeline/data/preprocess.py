@@ -36,6 +36,7 @@ from hgnetv2_pipeline.data.decode import (
     decode_image,
     to_rgb,
 )
+from hgnetv2_pipeline.data.depth import FULL, Depth, check_depth
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.variants import (
@@ -77,6 +78,7 @@ class Preprocess:
             decoding; None: transparency is dropped, the colours below it are kept.
         fit: one of ``variants.FITS``.
         pad_colour: around the image with fit pad; None: ``mean`` as a colour. Of no other fit.
+        depth: which part of 16 bits a channel is seen (``data.depth``), see ``data.depth``.
     """
 
     resize_short: int = 232
@@ -88,6 +90,7 @@ class Preprocess:
     background: Colour | None = None
     fit: Fit = "crop"
     pad_colour: Colour | None = None
+    depth: Depth = FULL
 
     def __post_init__(self) -> None:
         if not isinstance(self.interpolation, str) or self.interpolation not in RESAMPLING:
@@ -114,6 +117,7 @@ class Preprocess:
             colour = check_colour(self.background, "preprocess.background, data.alpha")
             object.__setattr__(self, "background", colour)
         object.__setattr__(self, "pad_colour", self._colour_around())
+        object.__setattr__(self, "depth", check_depth(self.depth, "preprocess.depth, data.depth"))
 
     def _check_sizes(self) -> None:
         # Each limit says what may be, not what may not: NaN is on neither side of a bound.
@@ -152,7 +156,7 @@ class Preprocess:
     @property
     def decoding(self) -> Decoding:
         """How a file becomes the pixels that are resized and cut."""
-        return Decoding(self.max_pixels, self.background)
+        return Decoding(self.max_pixels, self.background, self.depth)
 
     def __call__(self, source: Path | str | bytes | Image.Image) -> npt.NDArray[np.float32]:
         """float32 [3, height, width] of a file, its bytes or a Pillow image.
@@ -169,7 +173,7 @@ class Preprocess:
         A Pillow image is taken as decoded already: its EXIF orientation is not looked at.
         """
         if isinstance(source, Image.Image):
-            decoded = to_rgb(source, self.background)
+            decoded = to_rgb(source, self.decoding)
         else:
             given = source if isinstance(source, bytes) else Path(source)
             decoded = decode_image(given, self.decoding)
@@ -259,8 +263,10 @@ class Preprocess:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; ``from_dict`` takes it back. What was made before there were backgrounds, or
-        other fits than crop, does not speak of them and keeps its fingerprint.
+        """JSON-able; ``from_dict`` takes it back.
+
+        What was made before there were backgrounds, other fits than crop and other depths than 16
+        bits does not speak of them and keeps its fingerprint.
         """
         values = asdict(self)
         if self.background is None:
@@ -269,6 +275,8 @@ class Preprocess:
             del values["fit"]
         if self.pad_colour is None:
             del values["pad_colour"]
+        if self.depth == FULL:
+            del values["depth"]
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @classmethod
@@ -299,6 +307,10 @@ class Preprocess:
             resize_short=round(short * cls.resize_short / min(height_and_width(cls.crop))),
             crop=crop,
         )
+
+    def reading(self, decoding: Decoding) -> Preprocess:
+        """The same for images whose transparency and depth are those of ``decoding``."""
+        return replace(self, background=decoding.background, depth=decoding.depth)
 
     def capped(self) -> Preprocess:
         """The same with at most the product's own number of pixels, ``MAX_PIXELS``."""

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hgnetv2_pipeline.data.decode import DECODING, Decoding
 from hgnetv2_pipeline.deployment.inputs import ImageInput, Span
 from hgnetv2_pipeline.deployment.predict import Record
 from hgnetv2_pipeline.durable import write_aside
@@ -19,7 +20,6 @@ from hgnetv2_pipeline.printable import csv_line, json_text, printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from hgnetv2_pipeline.data.decode import Colour
 
 _ROWS_A_GROUP = 4096
 _FEATURES_A_GROUP = 1024  # of 2048 numbers each: 8 MiB
@@ -171,16 +171,16 @@ def prediction_sheet(
     columns: int = 8,
     cell: int = 96,
     multi_label: bool = False,
-    background: Colour | None = None,
+    decoding: Decoding = DECODING,
 ) -> Image.Image:
     """The images in rows, below each its best class and score (``multi_label``: all its classes); a
-    bad one crossed out, with its reason. ``background`` is shown behind transparent pixels, as the
+    bad one crossed out, with its reason. ``decoding`` says how they are decoded, as the
     model sees them. Inputs that are no files, such as bytes, are left out;
     DataError when none is left.
     """
     import pandas as pd
 
-    from hgnetv2_pipeline.data.index import with_background
+    from hgnetv2_pipeline.data.index import with_decoding
     from hgnetv2_pipeline.data.report import contact_sheet
 
     places, captions = [], []
@@ -202,5 +202,5 @@ def prediction_sheet(
             captions.append("-")
     # As they are: pandas' strings are UTF-8, names of files need not be.
     frame = pd.DataFrame(places, columns=["path", "offset", "length"], dtype=object)
-    frame = with_background(frame, background)
+    frame = with_decoding(frame, decoding)
     return contact_sheet(frame, Path("/"), columns=columns, cell=cell, captions=captions)

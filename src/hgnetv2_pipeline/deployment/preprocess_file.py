@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hgnetv2_pipeline.data.depth import FULL, Depth
 from hgnetv2_pipeline.data.preprocess import Preprocess
 
 _TOLD = ("input", "steps", "transparency")
@@ -21,7 +22,7 @@ def preprocess_file(preprocess: Preprocess) -> dict[str, Any]:
         "steps": {
             "decode": "the first picture of a file as red, green and blue with 8 bits each; grey "
             "is repeated in all three, CMYK and YCbCr become RGB without colour profiles",
-            "depth": "of 16 bits a channel the upper 8 are kept: value // 256",
+            "depth": _depth(preprocess.depth),
             "transparency": _transparency(preprocess),
             "orientation": "turned upright by the EXIF orientation, where there is one",
             "resize": f"{_new_size(preprocess)}; by Pillow's {preprocess.interpolation} filter, "
@@ -35,6 +36,20 @@ def preprocess_file(preprocess: Preprocess) -> dict[str, Any]:
 def told_values(said: dict[str, Any]) -> dict[str, Any]:
     """The values alone of what a ``preprocess.json`` holds."""
     return {name: value for name, value in said.items() if name not in _TOLD}
+
+
+def _depth(depth: Depth) -> str:
+    if depth == FULL:
+        return "of 16 bits a channel the upper 8 are kept: value // 256"
+    if isinstance(depth, int):
+        return (
+            f"files of 16 bits a channel use {depth} of them: min(value // {2 ** (depth - 8)}, 255)"
+        )
+    low, high = depth
+    return (
+        f"of 16 bits a channel a value, limited to {low}..{high}, becomes 255 * (value - {low}) / "
+        f"{high - low}, a half rounded up"
+    )
 
 
 def _transparency(preprocess: Preprocess) -> str:

@@ -26,7 +26,8 @@ import pandas as pd
 import PIL
 from PIL import features
 
-from hgnetv2_pipeline.data.decode import Colour
+from hgnetv2_pipeline.data.decode import DECODING, Decoding
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.differences import differences
 from hgnetv2_pipeline.durable import read_json, sha256_file, sha256_json, write_aside, write_json
@@ -44,6 +45,7 @@ REMEDY = (
     "make them again (--params redo=teacher_logits), or let the teacher run along "
     "(--params teacher_logits.source=online)"
 )
+_READ = ("background", "depth")
 # By these an image is known again, wherever its file is.
 _IMAGE = ["key", "length", "bytes_sha256"]
 
@@ -62,25 +64,27 @@ def record_dtype(classes: int, topk: int) -> np.dtype[np.void]:
 
 
 def describe_view(
-    view: Augment, *, resized: int | None, background: Colour | None = None
+    view: Augment, *, resized: int | None, decoding: Decoding = DECODING
 ) -> dict[str, Any]:
     """A training view as plain values; another description means other pixels.
 
     ``resized`` is the short side of the copy that images are read from, None for the originals;
-    ``background`` the colour behind transparent pixels, None where transparency is dropped.
+    ``decoding`` how they are decoded.
     """
     values: dict[str, Any] = asdict(view)  # type: ignore[call-overload]
-    # Stores that were made before there were backgrounds do not speak of one; the evaluation view
-    # that some views start from cuts pixels that are decoded already.
+    # Stores that were made before there were backgrounds and depths do not speak of them; the
+    # evaluation view that some views start from cuts pixels that are decoded already.
     base = values.get("base", {})
-    base.pop("background", None)
+    for name in _READ:
+        base.pop(name, None)
     for part in (values, base):
         if part.get("fit") == "crop":  # nor of a fit those made before one could choose
             del part["fit"], part["pad_colour"]
     if values.get("further", ...) is None:  # nor of what a view does besides
         del values["further"]
-    behind = {} if background is None else {"background": list(background)}
-    return {"name": type(view).__name__, **values, "resized": resized, **behind}
+    read = Preprocess().reading(decoding).to_dict()
+    said: dict[str, Any] = {name: read[name] for name in _READ if name in read}
+    return {"name": type(view).__name__, **values, "resized": resized, **said}
 
 
 def decode_versions(view: Augment) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hgnetv2_pipeline.data.index import BACKGROUND, arrow_schema, index_writer
+from hgnetv2_pipeline.data.index import DECODED_BY, arrow_schema, index_writer
 from hgnetv2_pipeline.data.lists.read import list_writer
 from hgnetv2_pipeline.errors import DataError, unknown_name
 from hgnetv2_pipeline.mining.selection import Selection
@@ -74,13 +74,13 @@ def _schema(pool: Path, labelled: Path | None) -> pa.Schema:
     import pyarrow.parquet as pq
 
     indexes = [pool] if labelled is None else [pool, labelled]
-    with_background = {BACKGROUND in pq.read_schema(path).names for path in indexes}
-    if len(with_background) > 1:
+    said = {DECODED_BY in pq.read_schema(path).names for path in indexes}
+    if len(said) > 1:
         raise DataError(
-            f"{pool} and {labelled} were made under different values of data.alpha; run the "
-            "ingestion pipeline again"
+            f"{pool} and {labelled} were made under different values of data.alpha or data.depth; "
+            "run the ingestion pipeline again"
         )
-    return arrow_schema(background=with_background.pop())
+    return arrow_schema(decoded_by=said.pop())
 
 
 def _batches(index: Path, schema: pa.Schema) -> Iterator[pa.Table]:

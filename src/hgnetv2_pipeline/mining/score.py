@@ -200,7 +200,7 @@ def _scorer(spec: ScoreSpec) -> Scorer:
         root=spec.weights_root,
         device=torch.device(spec.device),
         preprocess=None if how is None else Preprocess.from_dict(how),
-        background=index.decoding_in(spec.index).background,
+        decoding=index.decoding_in(spec.index),
     ).seeing(spec.fit)
     return Scorer(
         teacher,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.data.index import BACKGROUND, IDENTIFYING
+from hgnetv2_pipeline.data.index import DECODED_BY, IDENTIFYING
 from hgnetv2_pipeline.data.quarantine import quarantine_frame
 from hgnetv2_pipeline.durable import read_json, sha256_json, update_json, write_json
 from hgnetv2_pipeline.errors import DataError
@@ -65,7 +65,7 @@ def pool_slices(index: Path, shard_rows: int, prefix: str = "") -> Iterator[pd.D
     waiting: list[pa.RecordBatch] = []
     held, last_key = 0, ""
     with pq.ParquetFile(index) as file:
-        known = [name for name in (*IDENTIFYING, BACKGROUND) if name in file.schema_arrow.names]
+        known = [name for name in (*IDENTIFYING, DECODED_BY) if name in file.schema_arrow.names]
         for batch in _of_source(file, known, prefix, shard_rows):
             keys = batch.column(0).to_pandas()
             if len(keys) and (keys.iloc[0] < last_key or not keys.is_monotonic_increasing):

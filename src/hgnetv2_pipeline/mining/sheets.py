@@ -12,12 +12,12 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from hgnetv2_pipeline.data import report
-from hgnetv2_pipeline.data.index import BACKGROUND
+from hgnetv2_pipeline.data.index import DECODED_BY
 from hgnetv2_pipeline.mining.duplicates.find import pool_places
 from hgnetv2_pipeline.mining.mined_list import read_batches
 
 SHEETS = ("top", "bottom", "removed", "review")
-_PLACE = ["key", "path", "offset", "length", BACKGROUND]
+_PLACE = ["key", "path", "offset", "length", DECODED_BY]
 _NOTHING = {
     "top": "no image was mined",
     "bottom": "no image was mined",
@@ -146,7 +146,7 @@ def _pairs(
             (twins[name].loc[pair["val_key"]], roots[name]),
         ):
             path = (where / place["path"]).relative_to(common).as_posix()
-            background = place.get(BACKGROUND)
+            background = place.get(DECODED_BY)
             cells.append((path, path, place["offset"], place["length"], background))
         bits = f" {pair['distance']} bits" if pair["distance"] >= 0 else ""
         inliers = f", {pair['inliers']} inliers" if pair["inliers"] else ""

@@ -180,7 +180,7 @@ def evaluate(
         task, thresholds = loaded_engine.card.more.get("task"), loaded_engine.card.thresholds
         preprocess = _resized_otherwise(preprocess, params.resize_short, model)
         place = "cpu"
-    _warn_of_another_background(model, preprocess, samples)
+    _warn_of_another_decoding(model, preprocess, samples)
     wanted = "multi_label" if lists.multi_label else "single_label"
     if task not in (None, wanted):
         raise WeightsError(
@@ -207,15 +207,21 @@ def evaluate(
     )
 
 
-def _warn_of_another_background(model: str, preprocess: Preprocess, samples: pd.DataFrame) -> None:
-    """Say that a model treats transparency otherwise than its data set does."""
+def _warn_of_another_decoding(model: str, preprocess: Preprocess, samples: pd.DataFrame) -> None:
+    """Say that a model treats transparency or 16 bits otherwise than its data set does."""
     from hgnetv2_pipeline.data.index import decoding_of
 
-    own, theirs = preprocess.background, decoding_of(samples).background
-    if own != theirs:
+    own, theirs = preprocess.decoding, decoding_of(samples)
+    if own.background != theirs.background:
         _log.warning(
             "%s is measured as its weights say, with transparency %s; the lists were made with "
-            "transparency %s (data.alpha)", model, *map(_in_words, (own, theirs)),
+            "transparency %s (data.alpha)",
+            model, *map(_in_words, (own.background, theirs.background)),
+        )  # fmt: skip
+    if own.depth != theirs.depth:
+        _log.warning(
+            "%s is measured as its weights say, with depth %s of 16 bits; the lists were made with "
+            "%s (data.depth)", model, own.depth, theirs.depth,
         )  # fmt: skip
 
 

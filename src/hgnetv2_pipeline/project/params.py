@@ -117,6 +117,16 @@ def _known_delimiter(value: str) -> str:
 
 
 Delimiter = Annotated[str, AfterValidator(_known_delimiter)]
+
+
+def _known_depth(value: Any) -> Any:
+    from hgnetv2_pipeline.data.depth import check_depth
+
+    return value if value == "auto" else check_depth(value, "data.depth; auto: as the files need")
+
+
+Depth = Annotated[Any, BeforeValidator(read_typed_numbers), AfterValidator(_known_depth)]
+"""``auto``, bits or two levels."""
 Alpha = Annotated[Any, BeforeValidator(read_typed_numbers), AfterValidator(_known_alpha)]
 """A name of ``decode.ALPHA`` or a colour."""
 
@@ -218,6 +228,11 @@ class DataParams(_Block):
     alpha: Alpha = Field(
         description="what becomes of transparent pixels: drop (their hidden colours are kept), or "
         "the colour behind them: white, black, grey or [red, green, blue]"
+    )
+    depth: Depth = Field(
+        description="what of files with 16 bits a channel the networks see: auto (the upper 8 of "
+        "the bits that the highest level of the set needs), bits from 8 to 16, or [lowest, "
+        "highest] level, scaled to 0 and 255"
     )
     trusted_roots: Names = Field(description="folders that symlinks may lead into")
     workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] = Field(

@@ -225,8 +225,8 @@ def unfitted_probe(
             "to null"
         )
     preprocess = dataclasses.replace(
-        own, resize_short=side, crop=side, background=decoding_of(samples).background,
-        fit=how.fit, pad_colour=how.pad_colour,
+        own.reading(decoding_of(samples)), resize_short=side, crop=side, fit=how.fit,
+        pad_colour=how.pad_colour,
     )  # fmt: skip
     probe = Probe(trunk, number, classes, size=side).eval().requires_grad_(False)
     probe.to(torch.device(device), memory_format=torch.channels_last)

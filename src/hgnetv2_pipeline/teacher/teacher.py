@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hgnetv2_pipeline.data.decode import Colour
+from hgnetv2_pipeline.data.decode import DECODING, Decoding
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.input.loader import View, memory_format, normalised_view
@@ -143,7 +143,7 @@ def load_teacher(
     root: Path,
     device: torch.device,
     preprocess: Preprocess | None = None,
-    background: Colour | None = None,
+    decoding: Decoding = DECODING,
     bn: BatchNorm = "eval",
     channels_last: bool = True,
 ) -> Teacher:
@@ -155,8 +155,8 @@ def load_teacher(
             or how many there are.
         root: what weight files are relative to.
         preprocess: of members whose weights do not say how their images are prepared.
-        background: behind transparent pixels, of the images that all members will see; whatever
-            their own weights say of it.
+        decoding: transparency and depth of the images that all members will see; whatever their
+            own weights say of them.
 
     Raises:
         WeightsError: weights that are missing, or of other classes.
@@ -178,7 +178,7 @@ def load_teacher(
             )
         digest = info["sha256"] or weights_hash(network)
         network.to(device, memory_format=layout)
-        how = replace(_prepared_by(spec, info, preprocess), background=background)
+        how = _prepared_by(spec, info, preprocess).reading(decoding)
         view = normalised_view(how, channels_last=channels_last)
         members.append(Member(network, view, how, spec, digest))
     return Teacher(members, bn)

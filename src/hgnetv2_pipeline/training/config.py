@@ -31,7 +31,6 @@ from hgnetv2_pipeline.variants import (
 from hgnetv2_pipeline.weights.styles import Head
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.data.decode import Colour
     from hgnetv2_pipeline.data.preprocess import Preprocess
 
 DistillationLoss = Literal["ce", "kl", "skl", "dist"]
@@ -497,14 +496,14 @@ class TrainConfig(ParameterModel):
             **fit,
         }
 
-    def preprocess(self, background: Colour | None = None) -> Preprocess:
-        """The evaluation view of images whose transparent pixels get ``background``."""
+    @property
+    def preprocess(self) -> Preprocess:
+        """The evaluation view; of images that are decoded by default."""
         from hgnetv2_pipeline.data.preprocess import Preprocess
 
         return Preprocess(
             resize_short=self.resize_short,
             crop=self.image_size,
-            background=background,
             fit=self.fit,
             pad_colour=self.pad_colour,
         )

@@ -111,7 +111,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
         ema=average_weights(student, config.ema_decay),
         columns=MULTI_LABEL_COLUMNS if config.loss.multi_label else COLUMNS,
     )
-    preprocess = config.preprocess(decoding_of(train).background)
+    preprocess = config.preprocess.reading(decoding_of(train))
     objective, teachers = _objective(spec, preprocess, train, device)
     transform = training_view(config, device)
     if isinstance(objective, DistillationObjective) and spec.teacher_logits is not None:
@@ -354,7 +354,7 @@ def build_teacher(
     """The teacher on ``device``, and SHA-256 of what its members are.
 
     ``preprocess`` is for members whose weights do not say how their images are prepared; its
-    background holds for all.
+    decoding holds for all.
     """
     teacher = load_teacher(
         config.members,
@@ -362,7 +362,7 @@ def build_teacher(
         root=root,
         device=device,
         preprocess=preprocess,
-        background=preprocess.background,
+        decoding=preprocess.decoding,
         bn=config.bn,
         channels_last=channels_last,
     ).folded()

@@ -18,7 +18,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from hgnetv2_pipeline.data.classmap import read_class_map
-from hgnetv2_pipeline.data.decode import DECODING, Decoding, decode_and_describe
+from hgnetv2_pipeline.data.decode import (
+    DECODING,
+    Decoding,
+    PixelFacts,
+    decode_and_describe,
+)
 from hgnetv2_pipeline.data.formats import READABLE
 from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.lists.files import Fence, split_key
@@ -66,6 +71,8 @@ class Scan:
         phash: 64-bit perceptual hash (uint64) by key, if it was asked for.
         examined: images that were decoded, before any rule left some of them out; None: not known.
         transparent: those of them of which some pixel is transparent.
+        deep: those of them that have 16 bits a channel; ``levels`` are their lowest and highest.
+        flat: those of them that have one colour all over; ``black`` are those that are black.
         folders: the class folders by label (ImageNet's synsets), where labels come from folders.
     """
 
@@ -78,6 +85,10 @@ class Scan:
     folders: list[str] | None = None
     examined: int | None = None
     transparent: int = 0
+    deep: int = 0
+    levels: tuple[int, int] | None = None
+    flat: int = 0
+    black: int = 0
 
     def ledger(self, max_bad: float) -> Ledger:
         """The account of this scan; ``ledger.check()`` raises if too many images are bad."""
@@ -291,7 +302,8 @@ def examine(
     """Decode each found image once; what ``walk`` or the decoder refuses is quarantined."""
     rows: list[tuple[object, ...]] = []
     hashes: dict[str, int] = {}
-    transparent = 0
+    transparent = flat = black = 0
+    deep: list[tuple[int, int]] = []
     chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
     workers = threads or available_cpus()
     with Progress(len(found), "scan", "images") as progress:
@@ -300,8 +312,11 @@ def examine(
                 if isinstance(result, str):
                     walk.quarantine(item.key, result, item.line)
                 else:
-                    length, width, height, kind, digest, code, see_through = result
-                    transparent += see_through
+                    length, width, height, kind, digest, code, seen = result
+                    transparent += seen.transparent
+                    flat += seen.flat
+                    black += seen.black
+                    deep += [] if seen.levels is None else [seen.levels]
                     label = pd.NA if item.label is None else item.label
                     rows.append(
                         (item.key, item.path, item.offset, length, label)
@@ -326,10 +341,14 @@ def examine(
         phash=None if codes is None else pd.Series(codes, index=samples["key"], name="phash64"),
         examined=len(samples),
         transparent=transparent,
+        deep=len(deep),
+        levels=(min(low for low, _ in deep), max(high for _, high in deep)) if deep else None,
+        flat=flat,
+        black=black,
     )
 
 
-_Facts = tuple[int, int, int, str, str, int | None, bool]
+_Facts = tuple[int, int, int, str, str, int | None, PixelFacts]
 
 
 def _in_order(
@@ -352,8 +371,8 @@ def _in_order(
 
 
 def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _Facts | str:
-    """Length, width, height, format, SHA-256, perceptual hash and whether the image is transparent
-    somewhere; or why it cannot be used.
+    """Length, width, height, format, SHA-256, perceptual hash and what its pixels are like; or why
+    it cannot be used.
     """
     try:
         content = read_bytes((item.path, item.offset, item.length), root)
@@ -363,7 +382,7 @@ def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _
     digest = hashlib.sha256(content).hexdigest()
     image = found.image
     code = phash64(image) if phash else None
-    return len(content), image.width, image.height, found.format, digest, code, found.transparent
+    return len(content), image.width, image.height, found.format, digest, code, found.pixels
 
 
 def with_enough(scan: Scan, listing: Listing, min_per_class: int, fixed: bool) -> Scan:

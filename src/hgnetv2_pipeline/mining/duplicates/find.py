@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.data.index import BACKGROUND
+from hgnetv2_pipeline.data.index import DECODED_BY
 from hgnetv2_pipeline.data.patterns import find_matches
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.mining.duplicates.compare import Evidence, Thresholds
@@ -260,7 +260,7 @@ def _by_features(
 
 def pool_places(samples: pd.DataFrame | Path, keys: NDArray[Any]) -> pd.DataFrame:
     """Path, offset and length (and background) of the pool images with these keys, by key."""
-    wanted = ["key", "path", "offset", "length", BACKGROUND]
+    wanted = ["key", "path", "offset", "length", DECODED_BY]
     if isinstance(samples, pd.DataFrame):
         columns = [name for name in wanted if name in samples.columns]
         rows = samples.loc[samples["key"].isin(keys), columns]

@@ -43,7 +43,7 @@ def gather_guarded_images(protected: Mapping[str, tuple[pd.DataFrame, Path]]) ->
     """The protected sets as one frame in the order given, every image with its bytes' hash."""
     frames = []
     for name, (samples, root) in protected.items():
-        known = [*index.IDENTIFYING, index.BACKGROUND]
+        known = [*index.IDENTIFYING, index.DECODED_BY]
         rows = samples[[name for name in known if name in samples.columns]].copy()
         unknown = ~rows["bytes_sha256"].map(lambda value: isinstance(value, str) and bool(value))
         rows.loc[unknown, "bytes_sha256"] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from hgnetv2_pipeline.project.ingestion.levels import LEVELS
 from hgnetv2_pipeline.project.ingestion.pages import REPORT, write_report
 from hgnetv2_pipeline.project.ingestion.pool import pool_contents, scan_pool
 from hgnetv2_pipeline.project.ingestion.raw import link_images, write_sample_once
@@ -57,7 +58,7 @@ def make_lists(run: Run, data: DataParams, raw: Path) -> Path:
             inputs={**labelled_inputs(identity, data, raw, layout), **pool},
             params={**decides_lists(data, layout), "seed": identity.seed, "sets": sets},
             outputs=list_files(sets),
-            beside=[TRANSPARENCY, ARRANGEMENT],
+            beside=[TRANSPARENCY, LEVELS, ARRANGEMENT],
         ),
         make,
     )

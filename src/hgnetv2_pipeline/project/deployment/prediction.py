@@ -92,7 +92,7 @@ def write_predictions(
         several = params.multi_label
         if several is None:
             several = engine.card.multi_label
-        background = engine.preprocess.background
+        decoding = engine.preprocess.decoding
         every = len(engine.classes)
         topk = min(params.topk or (every if several else 5), every)
         records = predict_paths(
@@ -122,6 +122,6 @@ def write_predictions(
         inputs[:_SHOWN],
         records[:_SHOWN],
         multi_label=several,
-        background=background,
+        decoding=decoding,
     )
     sheet.save(aside / "predictions.png")

@@ -9,6 +9,7 @@ from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.ownership import scratch
 from hgnetv2_pipeline.printable import as_known, csv_value
 from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.levels import read_levels
 from hgnetv2_pipeline.project.ingestion.sets import ARRANGEMENT
 from hgnetv2_pipeline.project.ingestion.transparency import read_transparency
 from hgnetv2_pipeline.project.lists import Lists
@@ -44,7 +45,7 @@ def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> No
     }
     summary = report.summarise_sets(frames, known.classes, bad)
     summary |= _account(frames, left_out) | {"leaks": _leaks(leaks)}
-    summary |= read_transparency(known.folder)
+    summary |= read_transparency(known.folder) | read_levels(known.folder)
     if (known.folder / ARRANGEMENT).is_file():  # older lists have none
         summary["arrangement"] = read_json(known.folder / ARRANGEMENT)
     write_json(aside / "summary.json", {"dataset": identity.dataset, **summary})
@@ -123,9 +124,9 @@ def _pairs(frames: dict[str, pd.DataFrame], pairs: pd.DataFrame, raw: Path) -> A
     import pandas as pd
 
     from hgnetv2_pipeline.data import report
-    from hgnetv2_pipeline.data.index import BACKGROUND, SCHEMA
+    from hgnetv2_pipeline.data.index import DECODED_BY, SCHEMA
 
-    known = [*SCHEMA, BACKGROUND]
+    known = [*SCHEMA, DECODED_BY]
     files = [frame[[name for name in known if name in frame]] for frame in frames.values()]
     everything = pd.concat(files).set_index("key", drop=False)
     rows, captions = [], []

@@ -93,7 +93,15 @@ def _write_scan(source: Source, data: DataParams, raw: Path, aside: Path) -> Non
     write_quarantine(refused, scan.refused)
     write_json(
         ignored,
-        {"files": scan.ignored, "examined": scan.examined, "transparent": scan.transparent},
+        {
+            "files": scan.ignored,
+            "examined": scan.examined,
+            "transparent": scan.transparent,
+            "deep": scan.deep,
+            "levels": scan.levels,
+            "flat": scan.flat,
+            "black": scan.black,
+        },
     )
 
 
@@ -119,6 +127,10 @@ def _read_scan(folder: Path) -> Scan:
         # A scan by an older version did not count these.
         examined=counts.get("examined"),
         transparent=int(counts.get("transparent", 0)),
+        deep=int(counts.get("deep", 0)),
+        levels=tuple(counts["levels"]) if counts.get("levels") else None,
+        flat=int(counts.get("flat", 0)),
+        black=int(counts.get("black", 0)),
     )
 
 

@@ -12,6 +12,7 @@ from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.levels import choose_depth
 from hgnetv2_pipeline.project.ingestion.places import name_parameter, relative_to_raw
 from hgnetv2_pipeline.project.ingestion.pool import merge_scans, read_pool, write_sources
 from hgnetv2_pipeline.project.ingestion.sources import is_split, labelled_place
@@ -83,6 +84,8 @@ def decides_lists(data: DataParams, layout: Layout) -> dict[str, Any]:
     if data.alpha == "drop":
         # Lists that were made before one could choose are still the same.
         del values["alpha"]
+    if data.depth == "auto":
+        del values["depth"]
     return values
 
 
@@ -101,13 +104,15 @@ def write_lists(
     import pandas as pd
 
     from hgnetv2_pipeline.data import classmap, index
-    from hgnetv2_pipeline.data.decode import background_of
+    from hgnetv2_pipeline.data.decode import Decoding, background_of
     from hgnetv2_pipeline.data.leaks import clean_sets, find_leaks, report_leaks
     from hgnetv2_pipeline.data.split import split_samples
 
     scans = _scan(identity, data, raw, layout)
     pool = read_pool(identity, data, raw)
-    note_transparency(aside, identity, data, [*scans.values(), *pool.values()])
+    every = [*scans.values(), *pool.values()]
+    note_transparency(aside, identity, data, every)
+    depth = choose_depth(aside, identity, data, every)
     if pool:
         scans["pool"] = merge_scans(list(pool.values()))
     ledgers = {name: scan.ledger(data.max_bad) for name, scan in scans.items()}
@@ -150,8 +155,8 @@ def write_lists(
         leaks = find_leaks(frames, hashes)
     else:
         report_leaks(leaks, refuse=data.leaks == "refuse")
-    background = background_of(data.alpha)
-    frames = {name: index.with_background(frame, background) for name, frame in frames.items()}
+    decoding = Decoding(background=background_of(data.alpha), depth=depth)
+    frames = {name: index.with_decoding(frame, decoding) for name, frame in frames.items()}
     classmap.write_class_map(aside / "class_map.txt", classes)
     write_json(aside / ARRANGEMENT, arrangement(data, layout))
     for name in sets:

@@ -73,7 +73,7 @@ def teacher_rate(
     from hgnetv2_pipeline.training.stored_logits.speed import BATCHES, pass_rate
 
     place, root = choose_device(run.device), run.folder("raw")
-    preprocess = recipe.preprocess()
+    preprocess = recipe.preprocess
     images = batch_size if views is None else max(1, batch_size // views)
     rows = _first_rows(index, images * (BATCHES + 1))
     ledger = Ledger(len(rows), 1.0)

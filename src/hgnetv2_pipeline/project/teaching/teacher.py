@@ -141,7 +141,7 @@ def teacher_answers(
         root=run.identity.project,
         device=place,
         preprocess=Preprocess(),
-        background=decoding_of(samples).background,
+        decoding=decoding_of(samples),
         bn=teacher.bn,
     ).seeing(teacher.recipe.fit_of_others)
     answers = member_probabilities(loaded, samples, run.folder("raw"), device=place)

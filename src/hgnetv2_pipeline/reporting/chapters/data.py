@@ -150,6 +150,9 @@ def dataset_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     see_through = summary.get("transparency")
     if isinstance(see_through, Mapping):
         blocks.append(_transparency(see_through))
+    levels = summary.get("levels")
+    if isinstance(levels, Mapping):
+        blocks += _levels(levels)
     train = class_counts(dataset_sets(summary).get("train", {}))
     if any(count for _, count in train):
         blocks.append(class_sizes([n for n, _ in train], [c for _, c in train], "train"))
@@ -190,6 +193,30 @@ def _transparency(known: Json) -> Block:
         "grey, [red, green, blue]) in the parameters of this environment.",
         kind="warning",
     )
+
+
+def _levels(known: Json) -> list[Block]:
+    """Which of 16 bits are seen, and images of one colour."""
+    found: list[Block] = []
+    if known.get("deep"):
+        depth = known.get("depth")
+        seen = f"the upper 8 of {depth} bits are" if isinstance(depth, int) else f"{depth} is"
+        found.append(
+            Text(
+                f"{formats.count(known['deep'])} images have 16 bits a channel, with levels from "
+                f"{formats.count(known.get('lowest'))} to {formats.count(known.get('highest'))}: "
+                f"{seen} what the networks see (data.depth)."
+            )
+        )
+    if known.get("flat"):
+        found.append(
+            Notice(
+                f"{formats.count(known['flat'])} images have one colour all over, "
+                f"{formats.count(known.get('black'))} of them are black.",
+                kind="warning",
+            )
+        )
+    return found
 
 
 def class_sizes(labels: Sequence[str], counts: Sequence[int], name: str) -> Block:

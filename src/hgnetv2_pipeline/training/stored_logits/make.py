@@ -157,19 +157,19 @@ def _bytes(spec: StoreSpec, images: int) -> int:
 
 def _teacher(spec: StoreSpec, device: torch.device) -> tuple[Teacher, dict[str, Any]]:
     """The teacher, and what its answers follow from."""
-    view, background = make_augment(spec.augment), decoding_in(spec.samples).background
+    view, decoding = make_augment(spec.augment), decoding_in(spec.samples)
     teacher, sources = build_teacher(
         spec.teacher,
         classes=spec.classes,
         root=spec.root,
-        preprocess=Preprocess(background=background),
+        preprocess=Preprocess().reading(decoding),
         channels_last=spec.channels_last,
         device=device,
     )
     made = describe_origin(
         view,
         resized=spec.resized,
-        background=background,
+        decoding=decoding,
         teacher=sources,
         classes=spec.classes,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hgnetv2_pipeline.data.decode import Colour
+from hgnetv2_pipeline.data.decode import Decoding
 from hgnetv2_pipeline.data.index import decoding_of
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.durable import sha256_json
@@ -46,13 +46,13 @@ def describe_origin(
     view: Augment,
     *,
     resized: int | None,
-    background: Colour | None,
+    decoding: Decoding,
     teacher: Mapping[str, str],
     classes: Sequence[str],
 ) -> dict[str, Any]:
     """What the answers of a store follow from, and what a run that takes them must agree with."""
     return {
-        "transform": describe_view(view, resized=resized, background=background),
+        "transform": describe_view(view, resized=resized, decoding=decoding),
         "decode": decode_versions(view),
         "teacher": dict(teacher),
         "classes": {"number": len(classes), "sha256": sha256_json(list(classes))},
@@ -76,10 +76,10 @@ def open_replay(
     assert spec.teacher_logits is not None, "asked for by the caller"  # noqa: S101
     store = TeacherLogits(spec.teacher_logits.folder)
     resized = spec.config.input.resized
-    background = decoding_of(train).background
+    decoding = decoding_of(train)
     store.refuse_others(
         describe_origin(
-            view, resized=resized, background=background, teacher=sources, classes=spec.classes
+            view, resized=resized, decoding=decoding, teacher=sources, classes=spec.classes
         )
     )
     replay = ReplayedView(view, store, store.rows_of(train))
