@@ -41,7 +41,7 @@ VARIANTS: dict[str, Variant] = {
     "b6": Variant((48, 96), (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3), 6, False),
 }
 
-_FOREIGN = re.compile(r"(?:pp[-_]?)?hgnet(?:[-_]?v2[-_])?(b[0-9]|[-_](?:tiny|small|base))", re.I)
+_FOREIGN = re.compile(r"(?:pp[-_]?)?hgnet(?:[-_]?v2[-_])?(b[0-6]|[-_](?:tiny|small|base))", re.I)
 
 
 def variant_name(name: str) -> str:
@@ -52,10 +52,11 @@ def variant_name(name: str) -> str:
     >>> variant_name("PPHGNet_small"), variant_name("resnet18")
     ('hgnet_small', 'resnet18')
     """
-    if found := _FOREIGN.fullmatch(name):
-        size = found[1].lower()
-        return size if size[0] == "b" else f"hgnet_{size[1:]}"
-    return name.lower() if name.lower() in VARIANTS else name
+    found = _FOREIGN.fullmatch(name)
+    size = (found[1] if found else name).lower()
+    if size in VARIANTS:
+        return size
+    return f"hgnet_{size[1:]}" if found and size[0] in "-_" else name
 
 
 Fit = Literal["crop", "squash", "pad"]

@@ -69,7 +69,7 @@ def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_again(
         labels = np.zeros(8, np.int64)
         return {name: np.eye(2)[[0] * 5 + [1] * 3] for name in candidates}, labels
 
-    monkeypatch.setattr(teacher_record, "_answers_to_val", same)
+    monkeypatch.setattr(teacher_record, "teacher_answers", same)
     files = {
         "a run": who.folder("train") / "student.safetensors",
         "a zoo name": zoo,
