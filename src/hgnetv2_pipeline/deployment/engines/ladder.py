@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.deployment.card import precision_file, precision_of
 from hgnetv2_pipeline.deployment.choices import (
@@ -17,12 +17,13 @@ from hgnetv2_pipeline.deployment.choices import (
     FILES,
     GPU_ENGINES,
     MODULES,
+    NAMED_ONLY,
     NEEDS,
     PRECISIONS,
-    TORCH_MODES,
 )
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
+    EngineState,
     EngineUnavailable,
     Wish,
     need,
@@ -64,7 +65,7 @@ def load_engine(
     it), a plan (``.engine``, ``.plan``), or anything that ``models.build_from`` takes: a weight
     file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
-    together with the reasons of those before it (never one of ``TORCH_MODES``, nor a precision that
+    together with the reasons of those before it (never one of ``NAMED_ONLY``, nor a precision that
     is slower here than fp32). ``threads``: CPU
     threads, 0 = the library's choice. ``precision``: None takes that of the file named, fp32 of a
     folder and of weights; ``fp16``, ``int8`` and TensorRT's ``bf16`` are
@@ -114,7 +115,7 @@ def load_engine(
         _log.info("engine %s on %s", loaded.name, loaded.device)
         return loaded
     refused: list[str] = []
-    for name in (name for name in ENGINES if name not in TORCH_MODES):
+    for name in (name for name in ENGINES if name not in NAMED_ONLY):
         try:
             loaded = _open(name, wish)
         except EngineUnavailable as error:
@@ -134,7 +135,7 @@ def _open(name: str, wish: Wish) -> Engine:
         raise EngineUnavailable(f"{name}: runs on {home}, and device={wish.device} was asked for")
     try:
         wish = _with_file(name, wish)  # what no file is there for needs no package
-        engine = _import_engine(name)(name, wish)
+        engine: Engine = _import_engine(name).open_engine(name, wish)
     except ImportError as error:
         # Installed, but a library of the system that it needs is not.
         reason = " ".join(str(error).split())
@@ -149,13 +150,24 @@ def _open(name: str, wish: Wish) -> Engine:
     return engine
 
 
-def _import_engine(name: str) -> Callable[[str, Wish], Engine]:
-    """``open_engine`` of the module that runs ``name``, once its packages are known to be there."""
+def find_engines() -> list[EngineState]:
+    """What every engine finds on this machine; their libraries are imported for it."""
+    found = []
+    for name in ENGINES:
+        try:
+            found.append(_import_engine(name).find_engine(name))
+        except (EngineUnavailable, ImportError, OSError) as error:
+            reason = " ".join(str(error).split())
+            words = reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
+            found.append(EngineState(name, missing=words))
+    return found
+
+
+def _import_engine(name: str) -> Any:
+    """The module that runs ``name``, once its packages are known to be there."""
     for package in NEEDS[name]:
         need(package, name)
-    module = importlib.import_module(f"hgnetv2_pipeline.deployment.engines.{MODULES[name]}")
-    opener: Callable[[str, Wish], Engine] = module.open_engine
-    return opener
+    return importlib.import_module(f"hgnetv2_pipeline.deployment.engines.{MODULES[name]}")
 
 
 def _refuse_slower_than_fp32(engine: Engine, wish: Wish) -> None:
