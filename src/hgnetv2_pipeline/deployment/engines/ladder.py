@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ def _open(name: str, wish: Wish) -> Engine:
         raise EngineUnavailable(f"{name}: runs on {home}, and device={wish.device} was asked for")
     try:
         wish = _with_file(name, wish)  # what no file is there for needs no package
-        engine: Engine = _import_engine(name).open_engine(name, wish)
+        engine = _import_engine(name)(name, wish)
     except ImportError as error:
         # Installed, but a library of the system that it needs is not.
         reason = " ".join(str(error).split())
@@ -155,7 +155,7 @@ def find_engines() -> list[EngineState]:
     found = []
     for name in ENGINES:
         try:
-            found.append(_import_engine(name).find_engine(name))
+            found.append(_engine_module(name).find_engine(name))
         except (EngineUnavailable, ImportError, OSError) as error:
             reason = " ".join(str(error).split())
             words = reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
@@ -163,7 +163,12 @@ def find_engines() -> list[EngineState]:
     return found
 
 
-def _import_engine(name: str) -> Any:
+def _import_engine(name: str) -> Callable[[str, Wish], Engine]:
+    opener: Callable[[str, Wish], Engine] = _engine_module(name).open_engine
+    return opener
+
+
+def _engine_module(name: str) -> Any:
     """The module that runs ``name``, once its packages are known to be there."""
     for package in NEEDS[name]:
         need(package, name)
