@@ -360,6 +360,7 @@ def test_a_runtime_cache_that_cannot_be_kept_stops_nothing(
     assert caplog.text.count("the next start compiles again") == 1
 
 
+# Rows O04 and O05 of docs/reliability.md.
 def test_a_plan_built_ahead_of_time_is_taken_if_it_is_of_this_file_and_runs_here(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -384,6 +385,7 @@ def test_a_plan_built_ahead_of_time_is_taken_if_it_is_of_this_file_and_runs_here
     assert f"{ahead} is not of {model} as it is; another plan is built" in caplog.text
 
 
+# Row O05 of docs/reliability.md.
 def test_the_plan_of_one_library_is_not_run_by_the_other(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

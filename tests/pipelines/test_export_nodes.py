@@ -253,7 +253,7 @@ def test_a_build_that_ends_early_leaves_no_plan(
     identity: Identity, monkeypatch: pytest.MonkeyPatch, error: BaseException,
     raised: type[BaseException],
 ) -> None:  # fmt: skip
-    """The library refuses, the disk is full, the user stops it: at the second of two plans."""
+    """O06: the library refuses, the disk is full, the user stops it, at the second of two plans."""
     whole = plans.write_whole
 
     def write(path: Path, data: bytes) -> None:
