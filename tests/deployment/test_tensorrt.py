@@ -532,9 +532,17 @@ def test_memory_events_and_graphs_on_a_real_gpu() -> None:
     device.close()
 
 
-@pytest.mark.tensorrt
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-def test_a_real_plan_gives_the_fp32_logits(b0_onnx: Path, precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("tensorrt", marks=pytest.mark.tensorrt),
+        pytest.param("tensorrt-rtx", marks=pytest.mark.gpu),
+    ],
+)
+def test_a_real_plan_gives_the_fp32_logits(
+    b0_onnx: Path, name: str, precision: str, tmp_path: Path
+) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b0_onnx.read_bytes())
     side = load_engine(path, "ort").preprocess.crop
@@ -542,7 +550,7 @@ def test_a_real_plan_gives_the_fp32_logits(b0_onnx: Path, precision: str, tmp_pa
     expected = load_engine(path, "ort").logits(images)
     if precision in ("fp16", "bf16"):
         convert_onnx(path, tmp_path / f"model.{precision}.onnx", precision)
-    engine = load_engine(path, "tensorrt", precision=precision)
+    engine = load_engine(path, name, precision=precision)
     bare = engine.resident(images)
     assert bare is not None
     assert all(engine.stopwatch().lap(bare).gpu > 0 for _ in range(3))
