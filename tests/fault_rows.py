@@ -84,6 +84,8 @@ ROWS = {
     "O02": ("ONNX cut short, empty, zeros", "refused"),
     "O03": ("unknown operators, other shapes, graphs that fail or do not end", "refused, or one line and exit code 4"),
     "O04": ("a TensorRT plan of another GPU or version", "not taken; built again"),
+    "O05": ("a TensorRT plan that is damaged, cut, of the other library, or without a driver", "one line; another is built where its ONNX file is beside it"),
+    "O06": ("a plan that cannot be built: an operator, a full disk, a stop", "one line; nothing under its name"),
     "C01": ("kill -9 at any moment of a training", "the newest whole checkpoint is loaded"),
     "C02": ("kill -9 between the files of a checkpoint", "a checkpoint without its manifest does not count"),
     "C03": ("a full disk while a checkpoint is saved", "the one before is kept; exit code 28"),

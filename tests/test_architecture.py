@@ -76,6 +76,7 @@ SHARED_NAMES = {
     "main": "the entry of a command or of a process",
     "create_pipeline": "Kedro's name for what a pipeline is made by",
     "open_engine": "what the ladder asks of the module of every engine",
+    "find_engine": "what the list of engines asks of the module of each",
     "audit": "a node and its work",
     "deduplicate": "a node and its work",
     "evaluate": "a node and its work",

@@ -15,6 +15,7 @@ from project_copies import ROOT
 MODULES = {
     "cuda-bindings": "cuda",
     "faiss-cpu": "faiss",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu12": "onnxruntime_ep_nv_tensorrt_rtx",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "protobuf": "google",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import csv
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.data.classmap import write_class_map
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import ENGINES
 from hgnetv2_pipeline.deployment.engines import ladder
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
+from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT_RTX
 from hgnetv2_pipeline.deployment.timing import benchmark
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models.create import create_model
@@ -254,3 +258,31 @@ def test_fresh_labs_are_moved_off_one_and_zero_for_a_fair_export() -> None:
     assert [benchmark.is_fresh(name) for name in ("scratch:b0", "timm:x", "timm:x:pretrained")] == [
         True, True, False,
     ]  # fmt: skip
+
+
+def test_engines_lists_all_with_version_place_or_what_is_missing() -> None:
+    lines = CliRunner().invoke(main, ["engines"]).stdout.splitlines()
+    rows = {line.split()[0]: line for line in lines}
+    assert list(rows) == list(ENGINES)
+    import onnxruntime
+
+    assert f" {onnxruntime.__version__} " in rows["ort"]
+    assert "not here" not in rows["ort"] + rows["torch"]
+    if importlib.util.find_spec("tensorrt_rtx_bindings"):
+        assert rows["tensorrt-rtx"].split()[1] == TENSORRT_RTX.load().__version__
+    for name, row in rows.items():
+        reason = row.partition("not here: ")[2]
+        assert not reason or re.search("install|driver|no NVIDIA GPU", reason), name
+
+
+def test_engines_names_what_a_library_of_the_system_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+    monkeypatch.setattr(ladder, "need", lambda module, engine: None)
+    said = CliRunner().invoke(main, ["engines"]).stdout
+    assert re.search(
+        "tensorrt-rtx +- +not here: TensorRT for RTX cannot be imported .*pip install "
+        "tensorrt-rtx-cu12-libs tensorrt-rtx-cu12-bindings",
+        said,
+    )

@@ -16,10 +16,10 @@ SIDE, CLASSES = 8, ("red", "green", "blue")
 class HostDevice:
     """A GPU's memory, events and graphs, on the host."""
 
-    stream, name = 7, "stand-in GPU (sm_00)"
+    stream = 7
 
-    def __init__(self, calls: list[str]) -> None:
-        self.calls = calls
+    def __init__(self, calls: list[str], name: str = "stand-in GPU (sm_00)") -> None:
+        self.calls, self.name = calls, name
         self.places: dict[str, np.ndarray] = {}
 
     def reserve(self, tensor: str, count: int) -> int:
@@ -119,6 +119,25 @@ class Config:
     def get_timing_cache(self) -> Any:
         return SimpleNamespace(serialize=lambda: bytearray(b"timings"))
 
+    def set_compute_capability(self, capability: str, index: int) -> bool:
+        self.calls.append(f"capability {capability} of {self.num_compute_capabilities}")
+        return index < self.num_compute_capabilities
+
+
+class RuntimeCache:
+    """Grows with every shape that is compiled."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls, self.held = calls, b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.calls.append(f"runtime cache of {len(blob)}")
+        self.held = blob
+        return True
+
+    def serialize(self) -> bytes:
+        return self.held + b"compiled"
+
 
 class Profile:
     def set_shape(self, name: str, *shapes: tuple[int, ...]) -> None:
@@ -134,6 +153,7 @@ def module(
     builds: bool = True,
     takes_cache: bool = True,
     version: str = "11.4",
+    invalid: int = 0,
 ) -> ModuleType:
     """``tensorrt`` as far as it is used; a plan is the JSON of its profile."""
     modes = {"images": "in", "logits": "out"}
@@ -144,13 +164,17 @@ def module(
         return (
             loads
             and SimpleNamespace(
+                create_runtime_config=lambda: SimpleNamespace(
+                    create_runtime_cache=lambda: RuntimeCache(calls),
+                    set_runtime_cache=lambda cache: calls.append("set runtime cache"),
+                ),
                 num_io_tensors=2,
                 get_tensor_name=lambda index: list(modes)[index],
                 get_tensor_mode=modes.__getitem__,
                 get_tensor_dtype=lambda name: dtype,
                 get_tensor_shape=lambda name: (-1, *shapes[0][1:]) if name == "images" else (-1, 3),
                 get_tensor_profile_shape=lambda name, index: shapes,
-                create_execution_context=lambda: Context(calls, shapes[2][0]),
+                create_execution_context=lambda *config: Context(calls, shapes[2][0]),
             )
             or None
         )
@@ -190,6 +214,12 @@ def module(
         def get_error(self, index: int) -> str:
             return "no such\noperator"
 
+    def runtime(logger: Any) -> Any:
+        found = (2 if invalid else 0, invalid)
+        return SimpleNamespace(
+            deserialize_cuda_engine=engine, get_engine_validity=lambda plan: found
+        )
+
     fake = ModuleType("tensorrt")
     fake.__dict__.update(
         __version__=version,
@@ -200,7 +230,18 @@ def module(
         MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
         BuilderFlag=SimpleNamespace(TF32="TF32"),
         ILogger=type("ILogger", (), {"WARNING": 2}),
-        Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=engine),
+        Runtime=runtime,
+        # What TensorRT for RTX has besides.
+        ComputeCapability=SimpleNamespace(SM89="SM89"),
+        CudaGraphStrategy=SimpleNamespace(DISABLED=0, WHOLE_GRAPH_CAPTURE=1),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER=1),
+        EngineValidity=SimpleNamespace(INVALID=2),
+        EngineInvalidityDiagnostics=SimpleNamespace(
+            __members__={
+                "VERSION_MISMATCH": SimpleNamespace(value=1),
+                "UNSUPPORTED_CC": SimpleNamespace(value=2),
+            }
+        ),
         Builder=Builder,
         OnnxParser=OnnxParser,
     )

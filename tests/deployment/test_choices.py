@@ -58,3 +58,4 @@ def test_the_sets_are_parts_of_each_other() -> None:
     assert {*LOWER, "fp32"} == set(FILE_PRECISIONS) == set(PRECISIONS) - {"tf32"}
     parts: list[Any] = [*choices.GPU_ENGINES, *choices.CPU_ENGINES, "torch", *TORCH_MODES]
     assert parts == list(ENGINES)
+    assert set(choices.NAMED_ONLY) < set(ENGINES)

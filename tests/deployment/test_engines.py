@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -23,12 +24,13 @@ from deployment_cases import CLASSES, SIDE
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
-from hgnetv2_pipeline.deployment.choices import ENGINES, TORCH_MODES
-from hgnetv2_pipeline.deployment.engines import base, ladder, with_ort
+from hgnetv2_pipeline.deployment.choices import ENGINES, NAMED_ONLY
+from hgnetv2_pipeline.deployment.engines import base, ladder, with_ort, with_ort_rtx
 from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
 from hgnetv2_pipeline.deployment.engines.with_torch import TorchEngine
+from hgnetv2_pipeline.deployment.kit import cuda_memory
 from hgnetv2_pipeline.deployment.self_test import ALLOWED, self_test_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
@@ -133,9 +135,39 @@ def test_unknown_names_and_missing_files_are_named(tmp_path: Path) -> None:
         load_engine(tmp_path / "model.onnx", batch_size=0)
     with pytest.raises(WeightsError, match="no such model file"):
         load_engine(tmp_path / "model.onnx")
-    assert [name for name in ENGINES if name not in TORCH_MODES] == [
+    assert [name for name in ENGINES if name not in NAMED_ONLY] == [
         "tensorrt", "tensorrt-rtx", "ort-cuda", "openvino", "ort", "torch",
     ]  # fmt: skip
+
+
+def test_the_plugin_of_tensorrt_for_rtx_says_what_keeps_it_from_loading(
+    b0_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(match: str) -> None:
+        with_ort_rtx._devices.cache_clear()
+        with pytest.raises(EngineUnavailable, match=f"^ort-tensorrt-rtx: {match}"):
+            load_engine(b0_onnx, "ort-tensorrt-rtx")
+
+    refused(r"onnxruntime_ep_nv_tensorrt_rtx is not installed \(pip install")
+    plugin = ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
+    plugin.__spec__ = ModuleSpec(plugin.__name__, None)
+    plugin.get_library_path = lambda: str(tmp_path / "libplugin.so")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, plugin.__name__, plugin)
+
+    def no_driver() -> None:
+        raise cuda_memory.CudaError("there is no NVIDIA driver on this machine")
+
+    monkeypatch.setattr(with_ort_rtx, "find_driver", no_driver)
+    refused("there is no NVIDIA driver on this machine$")
+    monkeypatch.setattr(with_ort_rtx, "find_driver", lambda: None)
+    refused(".*libplugin.so")  # ONNX Runtime's own words
+    given: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        "onnxruntime.register_execution_provider_library",
+        lambda name, path: given.append((name, path)),
+    )
+    refused("the plugin finds no RTX GPU")
+    assert given == [("NvTensorRTRTXExecutionProvider", str(tmp_path / "libplugin.so"))]
 
 
 def test_torch_and_onnx_runtime_give_the_same_logits(run_folder: Path, b0_onnx: Path) -> None:

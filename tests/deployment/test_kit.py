@@ -20,6 +20,7 @@ from hgnetv2_pipeline.deployment.export.gate import Validation
 from hgnetv2_pipeline.deployment.export.kit_folder import KitPlan, trtexec_lines, write_kit
 from hgnetv2_pipeline.deployment.export.precisions import Calibration
 from hgnetv2_pipeline.deployment.kit import run
+from hgnetv2_pipeline.deployment.kit.libraries import LIBRARIES
 from hgnetv2_pipeline.deployment.kit.plans import BatchProfile
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import ParameterError
@@ -102,6 +103,8 @@ def test_it_holds_graphs_images_logits_and_scripts(kit: Path) -> None:
         assert "hgnetv2_pipeline.deployment" not in path.read_text(encoding="utf-8")
     readme = (kit / "README.md").read_text(encoding="utf-8")
     assert "Not run yet" in readme
+    for name, package in (("", "tensorrt>=10"), ("-rtx", "tensorrt-rtx-cu12-libs>=1.7")):
+        assert package in (kit / f"requirements{name}.txt").read_text()
     assert all(line in readme for line in trtexec_lines(facts))
 
 
@@ -203,15 +206,16 @@ def test_networks_without_lab_have_one_form_and_bad_plans_are_refused(tmp_path: 
 
 
 def run_with(
-    kit: Path, monkeypatch: pytest.MonkeyPatch, open_graph: object, *arguments: str
-) -> tuple[int, list[Path]]:
+    kit: Path, monkeypatch: pytest.MonkeyPatch, open_graph: object, *arguments: str,
+    tensorrt_rtx_bindings: object = None,
+) -> tuple[int, list[Path]]:  # fmt: skip
     """The kit's ``run.py`` in ``kit`` with graphs opened by ``open_graph`` in place of TensorRT."""
     device = SimpleNamespace(name="no GPU", versions={})
     monkeypatch.setattr(run, "__file__", str(kit / "run.py"))
     monkeypatch.setattr(run, "CudaDevice", lambda: device)
     monkeypatch.setattr(run, "tensorrt_opener", lambda *_, **__: open_graph)
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4"))
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", tensorrt_rtx_bindings)
     code = run.main(arguments)
     return code, list((kit / "results").glob("*.json"))
 
@@ -246,6 +250,27 @@ def test_a_graph_that_fails_in_any_way_costs_the_others_nothing(
     assert code == 1
     assert rows["clip-int8"]["failed"] == "ValueError: pybind11 is displeased"
     assert [len(row.get("timings", [])) for row in rows.values()] == [2, 2, 0] * 2
+
+
+def test_each_library_that_is_installed_has_its_turn_and_its_file(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = shutil.copytree(kit, tmp_path / "kit")
+
+    def open_graph(path: Path, precision: str) -> run.Opened:
+        return load_engine(path, "ort").logits, lambda images: {
+            "batch_size": 1,
+            "gpu": {"p50_ms": 1},
+        }
+
+    both = {"tensorrt_rtx_bindings": SimpleNamespace(__version__="1.7")}
+    code, files = run_with(kit, monkeypatch, open_graph, "--graphs", "clip-fp32", **both)
+    found = {path.stem.partition("Z-")[2]: json.loads(path.read_text()) for path in files}
+    assert code == 0
+    assert {name: (each["engine"], each["versions"][name]) for name, each in found.items()} == {
+        "tensorrt": ("tensorrt", "11.4"), "tensorrt-rtx": ("tensorrt-rtx", "1.7"),
+    }  # fmt: skip
+    assert run.installed(["tensorrt-rtx"]) == [LIBRARIES["tensorrt-rtx"]]
 
 
 def test_top_1_and_the_set_of_top_5_are_judged_apart(kit: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.export.precisions import convert_onnx
 from hgnetv2_pipeline.deployment.kit import cuda_memory, libraries, plan_runner, plans
-from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT, PlanError
+from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT, TENSORRT_RTX, PlanError
 from hgnetv2_pipeline.deployment.kit.plan_runner import PlanRunner
 from hgnetv2_pipeline.deployment.kit.plans import BatchProfile, PlanSpec, provide_plan
 from hgnetv2_pipeline.deployment.kit.timing import time_plan
@@ -307,6 +308,120 @@ def test_a_plan_beside_text_files_is_loaded_as_it_is(
         load_engine(plan, "tensorrt")
 
 
+CARD = "NVIDIA GeForce RTX 4090 (sm_89)"
+
+
+def open_rtx(
+    path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str], **arguments: object
+) -> with_tensorrt.TensorRTEngine:
+    fake = fake_tensorrt.module(calls, version="1.7", **arguments)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", fake)
+    monkeypatch.setattr(with_tensorrt, "CudaDevice", lambda: HostDevice(calls, CARD))
+    return load_engine(path, "tensorrt-rtx")
+
+
+def test_rtx_takes_no_timing_cache_and_keeps_what_it_compiles(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    engine = open_rtx(model, monkeypatch, calls)
+    assert (engine.name, engine.place, engine.versions["tensorrt-rtx"]) == (
+        "tensorrt-rtx", "cuda", "1.7",
+    )  # fmt: skip
+    assert calls[: calls.index("deserialize")] == [
+        "network 2", "parse", "limit workspace", "clear TF32", "add profile",
+        "capability SM89 of 1", "build",
+    ]  # fmt: skip
+    for _ in range(3):
+        assert engine.logits(IMAGES[:3]) == pytest.approx(IMAGES[:3].mean((2, 3)), abs=1e-6)
+    assert "capture" not in calls  # it records its graphs itself
+    (plan,) = (model.parent / "plans").glob("*.plan")
+    cache = plan.with_suffix(".NVIDIA-GeForce-RTX-4090-sm-89.cache")
+    assert cache.read_bytes() == b"compiled"
+    engine.logits(IMAGES[:2])
+    calls.clear()
+    open_rtx(model, monkeypatch, calls).logits(IMAGES[:1])
+    assert "build" not in calls
+    assert "runtime cache of 8" in calls
+    assert cache.read_bytes() == b"compiled" * 2
+
+
+def test_a_runtime_cache_that_cannot_be_kept_stops_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = open_rtx(model, monkeypatch, [])
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plan_runner, "write_whole", full)
+    for count in (1, 2, 3):
+        assert engine.logits(IMAGES[:count]).shape == (count, 3)
+    assert caplog.text.count("the next start compiles again") == 1
+
+
+# Rows O04 and O05 of docs/reliability.md.
+def test_a_plan_built_ahead_of_time_is_taken_if_it_is_of_this_file_and_runs_here(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+    open_rtx(model, monkeypatch, calls)
+    (built,) = (model.parent / "plans").glob("*.plan")
+    ahead = with_tensorrt.plan_beside(model, TENSORRT_RTX)
+    for suffix in (".plan", ".json"):
+        built.with_suffix(suffix).rename(ahead.with_suffix(suffix))
+    calls.clear()
+    assert open_rtx(model, monkeypatch, calls).model == str(ahead)
+    assert "build" not in calls
+    # The library says that it does not run here: another is built; by its own name it is refused.
+    words = r"another version of it built the plan, the plan is not for this GPU"
+    with pytest.raises(EngineUnavailable, match=rf"1.7 cannot run this plan \({words}\); build it"):
+        open_rtx(model, monkeypatch, calls, invalid=3)
+    assert f"{ahead}: TensorRT for RTX 1.7 cannot run this plan ({words})" in caplog.text
+    # Of another file.
+    model.write_bytes(model.read_bytes() + b"\x12\x00")
+    caplog.clear()
+    assert "plans" in open_rtx(model, monkeypatch, calls).model
+    assert f"{ahead} is not of {model} as it is; another plan is built" in caplog.text
+
+
+# Row O05 of docs/reliability.md.
+def test_the_plan_of_one_library_is_not_run_by_the_other(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    open_rtx(model, monkeypatch, calls)
+    (plan,) = (model.parent / "plans").glob("*.plan")
+    (plan.parent / "labels.txt").write_text("\n".join(CLASSES) + "\n")
+    (plan.parent / "preprocess.json").write_text(json.dumps(Preprocess(SIDE, SIDE).to_dict()))
+    use(monkeypatch, calls)
+    with pytest.raises(EngineUnavailable, match=r"tensorrt: .*: engine tensorrt-rtx built it"):
+        load_engine(plan, "tensorrt")
+    assert load_engine(plan).name == "tensorrt-rtx"
+    plan.with_suffix(".json").write_text("[no note")
+    assert load_engine(plan, "tensorrt").precision == "fp32"
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / ".a.plan.1.tmp"
+    left.write_bytes(b"of a process that was killed")
+    os.utime(left, (0, 0))
+    (tmp_path / ".a.plan.2.tmp").write_bytes(b"of one that may still write")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            plans.write_whole(tmp_path / "a.plan", b"plan")
+    assert [path.name for path in tmp_path.iterdir()] == [".a.plan.2.tmp"]
+    plans.write_whole(tmp_path / "a.plan", b"plan")
+    assert (tmp_path / "a.plan").read_bytes() == b"plan"
+
+
 def test_the_protocol_counts_and_marks_as_it_says(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,9 +532,17 @@ def test_memory_events_and_graphs_on_a_real_gpu() -> None:
     device.close()
 
 
-@pytest.mark.tensorrt
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-def test_a_real_plan_gives_the_fp32_logits(b0_onnx: Path, precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("tensorrt", marks=pytest.mark.tensorrt),
+        pytest.param("tensorrt-rtx", marks=pytest.mark.gpu),
+    ],
+)
+def test_a_real_plan_gives_the_fp32_logits(
+    b0_onnx: Path, name: str, precision: str, tmp_path: Path
+) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b0_onnx.read_bytes())
     side = load_engine(path, "ort").preprocess.crop
@@ -427,7 +550,7 @@ def test_a_real_plan_gives_the_fp32_logits(b0_onnx: Path, precision: str, tmp_pa
     expected = load_engine(path, "ort").logits(images)
     if precision in ("fp16", "bf16"):
         convert_onnx(path, tmp_path / f"model.{precision}.onnx", precision)
-    engine = load_engine(path, "tensorrt", precision=precision)
+    engine = load_engine(path, name, precision=precision)
     bare = engine.resident(images)
     assert bare is not None
     assert all(engine.stopwatch().lap(bare).gpu > 0 for _ in range(3))

@@ -229,6 +229,7 @@ for name, attempt in attempts.items():
 """
 
 
+# Rows O05 and O06 of docs/reliability.md.
 def test_what_it_cannot_take_is_refused_in_one_line(first: Found, tmp_path: Path) -> None:
     file = FIRST[0].file(first[0], "fp32")
     done = subprocess.run(

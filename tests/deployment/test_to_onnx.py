@@ -22,7 +22,10 @@ from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.export import to_onnx
 from hgnetv2_pipeline.deployment.export.bundle import write_bundle
 from hgnetv2_pipeline.deployment.export.gate import ExportError
+from hgnetv2_pipeline.deployment.export.half import to_half
+from hgnetv2_pipeline.deployment.export.onnx_graph import FLOAT32_ENDS
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx, verify_onnx
+from hgnetv2_pipeline.deployment.onnx_session import session_logits
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models.cost import measure_cost
@@ -275,3 +278,21 @@ def test_a_class_name_of_two_lines_is_refused_before_anything_is_written(
     with pytest.raises(ParameterError, match="one line"):
         write_bundle(b0, tmp_path, image_size=SIDE, class_names=[*"abcdef", "g\nh"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_bound_that_bounds_nothing_changes_no_bit(b0_onnx: Path, precision: str) -> None:
+    """ONNX takes a missing bound of a Clip for the end of its type, which is what is written."""
+    written = onnx.load(b0_onnx)
+    if precision != "fp32":
+        written = to_half(written, precision)
+    left_out = onnx.ModelProto()
+    left_out.CopyFrom(written)
+    for node in left_out.graph.node:
+        if node.op_type == "Clip":
+            assert len(node.input) == 3
+            names = ["" if name in FLOAT32_ENDS else name for name in node.input]
+            node.input[:] = names if names[-1] else names[:-1]
+    images = np.random.default_rng(0).standard_normal((2, 3, SIDE, SIDE), np.float32)
+    answers = [session_logits(proto)(images) for proto in (written, left_out)]
+    assert np.array_equal(*answers)

@@ -207,7 +207,7 @@ def test_plans_are_built_without_a_gpu_for_the_gpus_that_are_named(
     manifest = json.loads((folder / "tensorrt-rtx.manifest.json").read_text())
     assert manifest["outputs"]["model.tensorrt-rtx.plan"] == note["plan_sha256"]
     caplog.clear()
-    run(identity, target="tensorrt-rtx", gpus=["sm89", "sm86"])
+    run(identity, target="tensorrt-rtx", gpus=["sm86", "sm89"])
     assert "tensorrt-rtx: reused" in caplog.text
     # Runtime caches and earlier plans beside them change nothing.
     (folder / "model.tensorrt-rtx.A-GPU-sm-89.cache").write_bytes(b"compiled")
@@ -256,7 +256,7 @@ def test_a_build_that_ends_early_leaves_no_plan(
     identity: Identity, monkeypatch: pytest.MonkeyPatch, error: BaseException,
     raised: type[BaseException],
 ) -> None:  # fmt: skip
-    """The library refuses, the disk is full, the user stops it: at the second of two plans."""
+    """O06: the library refuses, the disk is full, the user stops it, at the second of two plans."""
     whole = plans.write_whole
 
     def write(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hgnetv2_pipeline.deployment.choices import ENGINES, PRECISIONS, TORCH_MODES
+from hgnetv2_pipeline.deployment.choices import ENGINES, NAMED_ONLY, PRECISIONS
 from hgnetv2_pipeline.durable import require_writable
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.printable import echo, json_text
@@ -32,7 +32,7 @@ _PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
 @click.option("--model", type=click.Path(path_type=Path), required=True,
               help="model.onnx, its folder, an engine file, weights, a run's folder.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
-              help=f"auto, {', '.join(e for e in ENGINES if e not in TORCH_MODES)}.")  # fmt: skip
+              help=f"auto, {', '.join(e for e in ENGINES if e not in NAMED_ONLY)}.")  # fmt: skip
 @click.option("--device", type=click.Choice(list(_PLACES)), default="auto", show_default=True,
               help="auto takes a GPU where an engine can use one.")  # fmt: skip
 @click.option("--topk", type=int, help="Classes shown per image; 5, or all with several labels.")
@@ -133,6 +133,23 @@ def predict(
         if file is not None:
             echo(f"{tally.total} rows in {file}, {tally.bad} of them bad", err=True)
     tally.check(strict=strict)
+
+
+@click.command()
+def engines() -> None:
+    """List what can run a model here, in the order in which auto tries it, and what is missing.
+
+    \b
+    hgnetv2 engines
+    """
+    from hgnetv2_pipeline.deployment.engines.ladder import find_engines
+
+    for state in find_engines():
+        name = f"{state.engine:<17}"
+        if state.missing:
+            echo(f"{name}{state.version or '-':<16}not here: {state.missing.partition(': ')[2]}")
+        else:
+            echo(f"{name}{state.version:<16}{state.device}")
 
 
 def _style(given: str | None, out: Path | None) -> str:

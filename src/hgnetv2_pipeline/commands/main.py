@@ -252,6 +252,7 @@ def stages(name: str) -> None:
 for command in (
     deploy.predict,
     deploy.benchmark,
+    deploy.engines,
     weights.models,
     weights.inspect,
     weights.export_weights,

@@ -19,12 +19,12 @@ Precision = Literal["fp32", "tf32", LowerPrecision]
 PlanTarget = Literal["sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "all"]
 """Compute capabilities that TensorRT for RTX builds plans for, on any machine."""
 
-GpuEngine = Literal["tensorrt", "tensorrt-rtx", "ort-cuda"]
+GpuEngine = Literal["tensorrt", "tensorrt-rtx", "ort-cuda", "ort-tensorrt-rtx"]
 CpuEngine = Literal["openvino", "ort"]
 OnnxEngine = Literal[GpuEngine, CpuEngine]
 """Run exported files; the best first."""
 TorchMode = Literal["torch-compiled", "torch-cuda-graph"]
-"""Not taken by ``auto``: each new batch size costs them seconds."""
+"""Each new batch size costs them seconds."""
 EngineName = Literal[OnnxEngine, "torch", TorchMode]
 """In the order in which ``auto`` tries them."""
 
@@ -38,6 +38,9 @@ CPU_ENGINES: tuple[CpuEngine, ...] = get_args(CpuEngine)
 TORCH_MODES: tuple[TorchMode, ...] = get_args(TorchMode)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
+NAMED_ONLY: tuple[EngineName, ...] = ("ort-tensorrt-rtx", *TORCH_MODES)
+"""Not taken by ``auto``: they compile when they are opened, or at each new batch size."""
+
 # Which file each engine takes for a precision; what is not here it cannot do.
 FILES: dict[str, dict[str, str]] = {
     "tensorrt": {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"},
@@ -46,12 +49,13 @@ FILES: dict[str, dict[str, str]] = {
     "ort": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
     "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
 }
-FILES["tensorrt-rtx"] = FILES["tensorrt"]
+FILES["tensorrt-rtx"] = FILES["ort-tensorrt-rtx"] = FILES["tensorrt"]
 FILES["torch-compiled"] = FILES["torch-cuda-graph"] = FILES["torch"]
 MODULES: dict[str, str] = {
     "tensorrt": "with_tensorrt",
     "tensorrt-rtx": "with_tensorrt",
     "ort-cuda": "with_ort",
+    "ort-tensorrt-rtx": "with_ort_rtx",
     "openvino": "with_openvino",
     "ort": "with_ort",
     **dict.fromkeys(("torch", "torch-compiled", "torch-cuda-graph"), "with_torch"),
@@ -61,6 +65,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "cuda"),
     "tensorrt-rtx": ("tensorrt_rtx_bindings", "cuda"),
     "ort-cuda": ("onnxruntime",),
+    "ort-tensorrt-rtx": ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"),
     "openvino": ("openvino",),
     "ort": ("onnxruntime",),
     **dict.fromkeys(("torch", "torch-compiled", "torch-cuda-graph"), ("torch",)),

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from hgnetv2_pipeline.deployment.choices import (
+    PLAN_TARGETS,
     EngineName,
     FilePrecision,
     LowerPrecision,
@@ -522,10 +523,10 @@ class KitParams(_Block):
     images: Count = Field(description="validation images packed into it")
 
 
-def _all_alone(names: list[str]) -> list[str]:
+def _targets_in_order(names: list[PlanTarget]) -> list[PlanTarget]:
     if "all" in names and len(names) > 1:
         raise ValueError("all stands alone")
-    return names
+    return sorted(names, key=PLAN_TARGETS.index)
 
 
 class ExportParams(_Block):
@@ -536,7 +537,7 @@ class ExportParams(_Block):
         list[PlanTarget],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
-        AfterValidator(_all_alone),
+        AfterValidator(_targets_in_order),
     ] = Field(
         description="of target=tensorrt-rtx: compute capabilities of the GPUs that a plan is for; "
         "all; none: 8.0 and later"

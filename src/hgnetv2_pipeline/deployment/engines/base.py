@@ -28,6 +28,8 @@ HINTS = {
     "tensorrt_rtx_bindings": "pip install 'hgnetv2-pipeline[tensorrt-rtx]' or, for CUDA 13, "
     "'hgnetv2-pipeline[tensorrt-rtx-cu13]'",
     "cuda": "pip install 'cuda-bindings>=12.8' on a machine with an NVIDIA GPU",
+    "onnxruntime_ep_nv_tensorrt_rtx": "pip install 'hgnetv2-pipeline[ort-tensorrt-rtx]', or "
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13 for CUDA 13",
     "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
     "onnxruntime": "pip install onnxruntime",
     "torch": "pip install torch",
@@ -36,6 +38,16 @@ HINTS = {
 
 class EngineUnavailable(ParameterError):
     """An engine cannot run this model on this machine; the message is one line with the reason."""
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What an engine finds here: its library's version, the processor, and what is missing."""
+
+    engine: str
+    version: str = ""
+    device: str = ""
+    missing: str = ""
 
 
 @dataclass(frozen=True)

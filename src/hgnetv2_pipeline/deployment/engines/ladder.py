@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.deployment.card import precision_file, precision_of
 from hgnetv2_pipeline.deployment.choices import (
@@ -17,12 +17,13 @@ from hgnetv2_pipeline.deployment.choices import (
     FILES,
     GPU_ENGINES,
     MODULES,
+    NAMED_ONLY,
     NEEDS,
     PRECISIONS,
-    TORCH_MODES,
 )
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
+    EngineState,
     EngineUnavailable,
     Wish,
     need,
@@ -65,7 +66,7 @@ def load_engine(
     it), a plan (``.engine``, ``.plan``), or anything that ``models.build_from`` takes: a weight
     file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
-    together with the reasons of those before it (never one of ``TORCH_MODES``, nor a precision that
+    together with the reasons of those before it (never one of ``NAMED_ONLY``, nor a precision that
     is slower here than fp32). ``threads``: CPU
     threads, 0 = the library's choice. ``precision``: None takes that of the file named, fp32 of a
     folder and of weights; ``fp16``, ``int8`` and TensorRT's ``bf16`` are
@@ -117,7 +118,7 @@ def load_engine(
         _log.info("engine %s on %s", loaded.name, loaded.device)
         return loaded
     refused: list[str] = []
-    for name in (name for name in ENGINES if name not in TORCH_MODES):
+    for name in (name for name in ENGINES if name not in NAMED_ONLY):
         try:
             loaded = _open(name, wish)
         except EngineUnavailable as error:
@@ -154,13 +155,29 @@ def _open(name: str, wish: Wish) -> Engine:
     return engine
 
 
+def find_engines() -> list[EngineState]:
+    """What every engine finds on this machine; their libraries are imported for it."""
+    found = []
+    for name in ENGINES:
+        try:
+            found.append(_engine_module(name).find_engine(name))
+        except (EngineUnavailable, ImportError, OSError) as error:
+            reason = " ".join(str(error).split())
+            words = reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
+            found.append(EngineState(name, missing=words))
+    return found
+
+
 def _import_engine(name: str) -> Callable[[str, Wish], Engine]:
-    """``open_engine`` of the module that runs ``name``, once its packages are known to be there."""
+    opener: Callable[[str, Wish], Engine] = _engine_module(name).open_engine
+    return opener
+
+
+def _engine_module(name: str) -> Any:
+    """The module that runs ``name``, once its packages are known to be there."""
     for package in NEEDS[name]:
         need(package, name)
-    module = importlib.import_module(f"hgnetv2_pipeline.deployment.engines.{MODULES[name]}")
-    opener: Callable[[str, Wish], Engine] = module.open_engine
-    return opener
+    return importlib.import_module(f"hgnetv2_pipeline.deployment.engines.{MODULES[name]}")
 
 
 def _refuse_slower_than_fp32(engine: Engine, wish: Wish) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
+    EngineState,
     EngineUnavailable,
     Wish,
     check_classes,
@@ -23,7 +24,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
 from hgnetv2_pipeline.deployment.export.onnx_graph import EMBEDDING
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, reason
-from hgnetv2_pipeline.processor import computes_bf16, describe, sums_int8_exactly
+from hgnetv2_pipeline.processor import computes_bf16, cpu_name, describe, sums_int8_exactly
 from hgnetv2_pipeline.weights.onnx_file import read_onnx
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ def _import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def find_engine(name: str) -> EngineState:
+    """OpenVINO's version on this processor."""
+    return EngineState(name, str(_import_openvino().__version__).partition("-")[0], cpu_name())
 
 
 def open_engine(name: str, wish: Wish) -> Engine:

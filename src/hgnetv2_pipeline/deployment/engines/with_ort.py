@@ -13,6 +13,7 @@ import numpy as np
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
+    EngineState,
     EngineUnavailable,
     Wish,
     check_classes,
@@ -79,18 +80,28 @@ class OrtEngine(Engine):
     def _device(self) -> str:
         return cpu_name()
 
-    def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
+    def _providers(self) -> list[str | tuple[str, dict[str, str]]] | None:
         return [self._provider]
+
+    def _prepare(self, options: onnxruntime.SessionOptions) -> None:
+        """Set what the provider needs beyond its name."""
+
+    @classmethod
+    def need_provider(cls) -> None:
+        """Raise EngineUnavailable unless this ONNX Runtime has the engine's provider."""
+        import onnxruntime
+
+        if cls._provider not in onnxruntime.get_available_providers():
+            raise EngineUnavailable(
+                f"{cls.name}: this onnxruntime has no {cls._provider} (it has "
+                f"{', '.join(onnxruntime.get_available_providers())}); install onnxruntime-gpu in "
+                "place of onnxruntime"
+            )
 
     def _open(self, file: OnnxFile, threads: int) -> onnxruntime.InferenceSession:
         import onnxruntime
 
-        if self._provider not in onnxruntime.get_available_providers():
-            raise EngineUnavailable(
-                f"{self.name}: this onnxruntime has no {self._provider} (it has "
-                f"{', '.join(onnxruntime.get_available_providers())}); install onnxruntime-gpu in "
-                "place of onnxruntime"
-            )
+        self.need_provider()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -99,6 +110,7 @@ class OrtEngine(Engine):
         # Bytes may be taken for ONNX Runtime's own format by a mark in them; they were not checked
         # as that.
         options.add_session_config_entry("session.load_model_format", "ONNX")
+        self._prepare(options)
         try:
             session = onnxruntime.InferenceSession(
                 file.content,
@@ -169,12 +181,16 @@ class OrtCudaEngine(OrtEngine):
         if tf32:
             self.card = replace(self.card, precision="tf32")
 
-    def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
+    def _providers(self) -> list[str | tuple[str, dict[str, str]]] | None:
         return [(self._provider, {"use_tf32": str(int(self._tf32))}), "CPUExecutionProvider"]
 
     def _device(self) -> str:
-        # ONNX Runtime does not tell; a measurement without the GPU's name is worth nothing.
-        return clocks("cuda").get("name", "NVIDIA GPU of unknown name")
+        return _gpu_name()
+
+
+def _gpu_name() -> str:
+    # ONNX Runtime does not tell; a measurement without the GPU's name is worth nothing.
+    return clocks("cuda").get("name", "NVIDIA GPU of unknown name")
 
 
 def _check_signature(
@@ -196,6 +212,23 @@ def _check_signature(
     if len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
         raise WeightsError(f"{path} gives {outputs[0].shape}; expected logits [batch, classes]")
     check_classes(card, outputs[0].shape[1], str(path), named=named)
+
+
+def find_engine(name: str) -> EngineState:
+    """ONNX Runtime, and whether it has the provider of a GPU."""
+    return state_of(name, OrtEngine if name == "ort" else OrtCudaEngine)
+
+
+def state_of(name: str, kind: type[OrtEngine]) -> EngineState:
+    """ONNX Runtime's version, and what the provider of ``kind`` finds or is missing."""
+    import onnxruntime
+
+    try:
+        kind.need_provider()
+    except EngineUnavailable as error:
+        return EngineState(name, onnxruntime.__version__, missing=str(error))
+    place = cpu_name() if name == "ort" else _gpu_name()
+    return EngineState(name, onnxruntime.__version__, place)
 
 
 def open_engine(name: str, wish: Wish) -> Engine:

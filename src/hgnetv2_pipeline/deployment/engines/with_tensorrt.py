@@ -20,6 +20,7 @@ from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.choices import PRECISIONS
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
+    EngineState,
     EngineUnavailable,
     Wish,
     check_classes,
@@ -209,6 +210,22 @@ def from_onnx(
             "a folder that can be written"
         ) from error
     return TensorRTEngine(plan, library, card=card, device=place)
+
+
+def find_engine(name: str) -> EngineState:
+    """The library, which TensorRT for RTX needs alone to build plans, and the GPU."""
+    library = LIBRARIES[name]
+    try:
+        version = library.load().__version__
+    except PlanError as error:
+        return EngineState(name, missing=f"{name}: {error}")
+    try:
+        place = CudaDevice()
+    except PlanError as error:
+        builds = "; builds plans here (export.target=tensorrt-rtx)" if library.portable else ""
+        return EngineState(name, version, missing=f"{name}: {error}{builds}")
+    place.close()
+    return EngineState(name, version, place.name)
 
 
 def open_engine(name: str, wish: Wish) -> Engine:

@@ -19,6 +19,7 @@ from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard, task_entries
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
+    EngineState,
     EngineUnavailable,
     Wish,
     check_classes,
@@ -242,6 +243,14 @@ def load_torch_engine(
     if isinstance(module, Backbone):
         module = reparameterize(module.eval())
     return TorchEngine(module, card, model=spec, device=device, threads=threads, mode=mode)
+
+
+def find_engine(name: str) -> EngineState:
+    """PyTorch, and the GPU that it sees."""
+    if torch.cuda.is_available():
+        return EngineState(name, torch.__version__, torch.cuda.get_device_name())
+    missing = "" if name != NAMES["cuda-graph"] else f"{name}: PyTorch sees no NVIDIA GPU here"
+    return EngineState(name, torch.__version__, "" if missing else cpu_name(), missing)
 
 
 def open_engine(name: str, wish: Wish) -> Engine:

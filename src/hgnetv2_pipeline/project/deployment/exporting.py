@@ -97,7 +97,7 @@ def write_plans(folder: Path, run: Run, params: ExportParams) -> None:
     profile = BatchProfile(**params.tensorrt.model_dump())
     for precision in params.precisions:
         model = run.folder("export") / precision_file(precision)
-        known = capabilities_of(precision) if params.gpus == ["all"] else CAPABILITIES
+        known = capabilities_of(precision) if "all" in params.gpus else CAPABILITIES
         gpus = "+".join(name for name in known if name in params.gpus or "all" in params.gpus)
         plan = folder / plan_beside(model, TENSORRT_RTX).name
         try:
