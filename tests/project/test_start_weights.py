@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from hgnetv2_pipeline.project.identity import Identity, resolve
+from hgnetv2_pipeline.project.imported_weights import import_result
 from hgnetv2_pipeline.project.models import check_model, model_source, weights_input
+from hgnetv2_pipeline.project.params import ImportParams
 from hgnetv2_pipeline.project.training.runs import _found_start
 from hgnetv2_pipeline.training.config import TrainConfig
 from run_params import parameters
@@ -45,3 +49,18 @@ def test_a_run_is_found_with_what_is_said_behind_it(said, identity):
     for init in ("scratch", "b0.ssld_stage9"):
         kept = config.model_copy(update={"init": init})
         assert _found_start(identity, kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [({}, {}), ({"key": "ema", "pool_padding": "zero"}, {"key": "ema", "pool_padding": "zero"})],
+)
+def test_imported_weights_are_known_by_what_was_said_and_by_nothing_else(said, more, identity):
+    """What was imported before there was a key to say is not imported again."""
+    params = ImportParams.model_validate(parameters(import_weights=said)["import_weights"])
+    run: Any = SimpleNamespace(identity=identity, folder=identity.folder)
+    spec = import_result(run, params, "my/best.pth.tar", Path("best.pth.tar"), None)
+    assert spec.params == {
+        "variant": "b0", "weights": "my/best.pth.tar", "classes": None, "part": "student",
+        "sha256": None, **more,
+    }  # fmt: skip
