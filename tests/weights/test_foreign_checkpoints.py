@@ -35,7 +35,7 @@ from hgnetv2_pipeline.weights.load import (
     to_paddle,
     write_pdparams,
 )
-from hgnetv2_pipeline.weights.places import Wanted, said_of, split_spec
+from hgnetv2_pipeline.weights.places import Wanted, as_typed, said_of, split_spec
 
 State = dict[str, Tensor]
 
@@ -154,6 +154,29 @@ def test_a_network_is_found_wherever_training_programs_put_it(name, good, empty,
     assert (f"; from {place}" in str(report)) == bool(place)
 
 
+def test_what_timms_own_saver_writes_is_read(b0, good, tmp_path):
+    """``train.py`` keeps its arguments, an optimiser and averaged weights in one file."""
+    import timm
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    model = timm.create_model("hgnetv2_b0", num_classes=3)
+    ema = ModelEmaV3(model)
+    ema.module.load_state_dict({key: value.float() for key, value in good.items()})
+    saver = CheckpointSaver(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        args=argparse.Namespace(model="hgnetv2_b0", lr=0.1, output=Path("out"), amp=None),
+        model_ema=ema,
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+        max_history=1,
+    )
+    saver.save_checkpoint(epoch=3, metric=np.float64(71.2))
+    report = is_good(tmp_path / "model_best.pth.tar", b0)
+    assert report.below == "state_dict_ema, the averaged weights"
+    assert {"state_dict", "args", "metric", "optimizer"} <= set(report.ignored)
+
+
 def test_what_is_not_read_is_named(good, empty, b0, tmp_path):
     content = {"state_dict": below("model.", good) | {"criterion.weight": torch.ones(2)},
                "callbacks": {}, "total": 3}  # fmt: skip
@@ -205,6 +228,12 @@ def test_a_part_is_found_below_its_own_key(good, empty, b0, tmp_path):
     load_weights(model, tmp_path / "w.pth")
     assert not model.fc.bias.any()
     is_good(tmp_path / "w.pth", b0, key="teacher")
+    torch.save({"teacher": good}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="distillation checkpoint without a student"):
+        read_state(tmp_path / "w.pth")
+    torch.save({"state_dict": good}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds one network, so it has no teacher"):
+        read_state(tmp_path / "w.pth", Wanted("teacher"))
 
 
 def test_a_stray_tensor_beside_a_wrapper_is_refused_and_a_prefix_leaves_it(good, b0, tmp_path):
@@ -382,6 +411,14 @@ def test_what_is_said_behind_a_name_is_taken_off_in_any_order(name, key, prefix)
         assert split_spec(spec) == (name, Wanted(key=key, prefix=prefix))
         assert name + said_of(spec) == spec
     assert split_spec(name) == (name, Wanted())
+
+
+def test_a_path_is_relative_to_where_it_was_typed_and_other_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").touch()
+    assert as_typed("w.pth@key=ema") == f"{tmp_path / 'w.pth'}@key=ema"
+    for name in ("b4.ssld_stage1", "timm:resnet18@w.pth", "absent.pth@key=a", "scratch:b0"):
+        assert as_typed(name) == name
 
 
 @pytest.mark.parametrize(

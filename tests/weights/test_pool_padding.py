@@ -19,6 +19,7 @@ from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.models import create
 from hgnetv2_pipeline.weights import build, styles
 from hgnetv2_pipeline.weights.convert import convert
+from hgnetv2_pipeline.weights.inspect import inspect_file
 from hgnetv2_pipeline.weights.load import (
     export_weights,
     load_weights,
@@ -109,6 +110,16 @@ def test_only_where_the_two_differ_is_anything_asked(variant, style, asked, fill
     if asked:
         zero = create.create_model(variant, 3, pool_padding="zero")
         assert "pool_padding" not in str(load_weights(zero, tmp_path / f"w{suffix}", "reinit"))
+
+
+def test_inspect_says_that_it_is_asked_for_where_the_file_does_not_say(theirs, lively, tmp_path):
+    [network] = inspect_file(theirs)["networks"]
+    assert network["loads"].startswith("yes; how its stem pads is asked for: @pool_padding=zero")
+    export_weights(lively, tmp_path / "t.safetensors", "timm")  # with the answer in its metadata
+    [network] = inspect_file(tmp_path / "t.safetensors")["networks"]
+    assert network["loads"] == "yes"
+    model, _ = build.build_from("t.safetensors", num_classes=None, root=tmp_path)
+    assert padding_of(model) == "zero"
 
 
 def test_what_was_said_at_the_import_is_kept_by_everything_made_of_it(

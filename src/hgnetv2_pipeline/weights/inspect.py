@@ -20,7 +20,14 @@ from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.weights import styles
 from hgnetv2_pipeline.weights.build import identify
-from hgnetv2_pipeline.weights.load import WeightFile, file_sha256, foreign_head, read_file
+from hgnetv2_pipeline.weights.load import (
+    WeightFile,
+    file_sha256,
+    foreign_head,
+    read_file,
+    usual_padding,
+)
+from hgnetv2_pipeline.weights.metadata import POOL_PADDING
 from hgnetv2_pipeline.weights.onnx_file import examine_onnx
 from hgnetv2_pipeline.weights.paddle.inference import is_archive, read_variables
 from hgnetv2_pipeline.weights.paddle.pdparams import NAMES_KEY, read_object
@@ -38,6 +45,7 @@ _NAMED = {  # formats that their first bytes do not tell
     ".pdstates": "Paddle training state",
     ".onnx": "ONNX",
 }
+_ASKED = "; how its stem pads is asked for: @pool_padding=zero or exclude (docs/weights.md)"
 _MAX_NETWORKS = 16  # what a person reads; a hostile file may claim thousands
 _NOT_LOADED = (".pdopt", ".pdstates", ".onnx")  # looked into, never loaded
 
@@ -85,7 +93,7 @@ def inspect_file(path: Path, wanted: Wanted | None = None) -> dict[str, Any]:
             }
             for key, value in file.tensors.items()
         ],
-        "networks": _networks(file.tensors),
+        "networks": _networks(file),
         "may_load": path.suffix not in _NOT_LOADED,
         "below": file.below,
         "places": list(file.places),
@@ -109,9 +117,11 @@ def _nonfinite(value: Tensor) -> int:
     return int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
 
 
-def _networks(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+def _networks(file: WeightFile) -> list[dict[str, Any]]:
     """Every network of ours in a file, below its prefix."""
+    tensors = file.tensors
     found = []
+    said = POOL_PADDING in file.metadata
     inside: dict[str, dict[str, Tensor]] = {p: {} for p in network_prefixes(tensors)}
     for key, value in tensors.items():
         starts = [key[: dot.end()] for dot in re.finditer(r"\.", key)]
@@ -136,7 +146,8 @@ def _networks(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
                 "n_tensors": len(state),
                 "parameters": sum(v.numel() for k, v in state.items() if "running_" not in k),
                 "num_classes": state["fc.bias"].numel() if "fc.bias" in state else None,
-                "loads": _loads(state, variant),
+                "loads": _loads(state, variant)
+                + ("" if said or usual_padding(state, style) else _ASKED),
             }
         )
     return found

@@ -161,7 +161,7 @@ def read_state(path: Path, wanted: Wanted | None = None) -> ReadState:
         (*foreign, *counted, *chosen.rest, *file.left_aside),
         file.metadata,
         _place(file, chosen),
-        padding_said(file.metadata, path) or _usual_padding(state, style),
+        padding_said(file.metadata, path) or usual_padding(state, style),
     )
 
 
@@ -173,7 +173,7 @@ def _place(file: WeightFile, chosen: Chosen) -> str:
     return f"{place}, the averaged weights" if file.averaged or chosen.averaged else place
 
 
-def _usual_padding(state: State, style: names.Style | None) -> PoolPadding | None:
+def usual_padding(state: State, style: names.Style | None) -> PoolPadding | None:
     """As the program of that style pads. None: it pads with zeros, and has Paddle's weights too,
     and in a network with learnable affines the two differ."""
     unsure = style is not None and style.zero_pad and any(".lab." in key for key in state)

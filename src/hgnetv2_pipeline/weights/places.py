@@ -203,6 +203,8 @@ def _best_place(
 ) -> tuple[tuple[Any, ...], bool]:
     """The keys of the network to read, and whether it was chosen for being averaged."""
     fitting = [place for place in found if (_role(f"{place}.") or "student") == part]
+    if not fitting and any(_role(f"{place}.") for place in found):
+        raise WeightsError(f"{source} is a distillation checkpoint without a {part}")
     fitting = fitting or list(found)  # whether it has such a part, its names will say
     known = {".".join(layout): number for number, layout in enumerate(LAYOUTS)}
 
