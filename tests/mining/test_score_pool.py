@@ -28,7 +28,7 @@ from hgnetv2_pipeline.mining.candidates import Candidates
 from hgnetv2_pipeline.mining.duplicates.find import DuplicateSearch, deduplicate
 from hgnetv2_pipeline.mining.earlier_scores import EarlierScores
 from hgnetv2_pipeline.mining.score import score_pool
-from hgnetv2_pipeline.mining.score_shards import read_quarantined
+from hgnetv2_pipeline.mining.score_shards import read_quarantined, write_scores
 from hgnetv2_pipeline.mining.score_spec import ScoreSpec
 from hgnetv2_pipeline.mining.selection import select
 from hgnetv2_pipeline.mining.sheets import contact_sheets
@@ -332,11 +332,18 @@ def test_one_half_of_a_hash_is_not_the_same_image(
     samples = folders.scan_unlabelled(pool).samples.assign(bytes_sha256="")
     score(samples, out=tmp_path / "before")
     hashes = rows_of(tmp_path / "before")["bytes_sha256"]
-    alike = EarlierScores(
-        [tmp_path / "before"], read_json(tmp_path / "before" / "shard=00000.json")["identity"]
-    )
+    kind = read_json(tmp_path / "before" / "shard=00000.json")["identity"]
+    alike = EarlierScores([tmp_path / "before"], kind)
     asked = pd.DataFrame({"key": samples["key"], "bytes_sha256": hashes})
     assert alike.take(asked)[0].tolist() == list(range(31))
+    write_scores(
+        tmp_path / "odd", 0,
+        {"key": ["a"], "top_ids": [[0]], "top_logits": [[0.5]], "lse": [0.5], "score_q": [1],
+         "phash64": [1], "bytes_sha256": ["no hash"]},
+        read_json(tmp_path / "before" / "shard=00000.json"),
+    )  # fmt: skip
+    odd = EarlierScores([tmp_path / "odd", tmp_path / "before"], kind)
+    assert len(odd.take(asked)[0]) == 31, "a shard without hashes gives nothing"
     asked["bytes_sha256"] = hashes.str[:16] + "0" * 48
     assert not len(alike.take(asked)[0])
     assert score(samples, earlier=(tmp_path / "before",))["taken_over"] == 0, "no hash is known"

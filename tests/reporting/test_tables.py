@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from synthetic_inputs import (
     CLASSES,
@@ -15,9 +18,12 @@ from synthetic_inputs import (
 )
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.reporting import tables
+from hgnetv2_pipeline.evaluation.metrics import summarise
+from hgnetv2_pipeline.reporting import formats, tables
 from hgnetv2_pipeline.reporting.chapters import data, mining, published, speed
+from hgnetv2_pipeline.reporting.chapters.curves import curve_blocks
 from hgnetv2_pipeline.reporting.chapters.speed import measurements
+from hgnetv2_pipeline.reporting.inputs import FileLedger
 
 
 def test_accuracy_is_computed_from_counts_not_copied() -> None:
@@ -65,6 +71,38 @@ def test_per_class_counts_of_the_evaluation_room_are_read() -> None:
     assert table is not None
     assert [row[2] for row in table.rows] == ["0"] * 5
     assert table.caption == "The 5 weakest classes of 200, weakest first"
+
+
+def test_what_rare_classes_count_is_shown_where_it_was_measured() -> None:
+    logits = np.eye(3)[[0, 0, 0, 0, 1, 0]]
+    found = summarise(logits, np.array([0, 0, 0, 0, 1, 2]), ["a", "b", "c"])
+    before = evaluation("before", 500)
+    table = tables.evaluation_table([evaluation("m", 500, **found), before])
+    ours = next(row for row in table.records() if row["model"] == "m")
+    assert ours["balanced %"].startswith("66.") and ours["F1 macro %"].startswith("63.")
+    assert ours["ROC-AUC %"] == formats.percent(found["roc_auc"], 1000)
+    old = next(row for row in table.records() if row["model"] == "before")
+    assert (old["balanced %"], old["F1 macro %"], old["ROC-AUC %"]) == ("–", "–", "–")
+    assert not {"balanced %", "F1 macro %", "ROC-AUC %"} & set(
+        tables.evaluation_table([before]).columns
+    )
+    worst = tables.worst_classes_table(evaluation("m", 5, **found))
+    assert worst is not None
+    rows = {row["class"]: row for row in worst.records()}
+    assert (rows["b"]["precision %"], rows["b"]["F1 %"]) == ("100.0", "100.0")
+    assert (rows["c"]["precision %"], rows["c"]["F1 %"]) == ("–", "0.0")
+    assert "AUC %" not in tables.worst_classes_table(before).columns
+
+
+def test_the_loss_on_val_is_drawn_dashed_beside_that_of_training(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    for column, dashes in (("val_loss", 1), ("something", 0)):
+        path.write_text(f"epoch,step,loss,{column}\n1,5,2.0,2.2\n2,10,1.0,\n3,15,0.5,1.9\n")
+        inputs = SimpleNamespace(histories={"train/b0/seed=0": path})
+        [figure] = curve_blocks(inputs, FileLedger())
+        [loss] = figure.drawings
+        assert loss.count("stroke-dasharray") == dashes
+        assert "dashed the cross-entropy against the labels on val" in figure.caption
 
 
 def test_many_classes_show_their_most_frequent_mistakes() -> None:

@@ -705,6 +705,16 @@ def test_processes_exchange_gradients_with_the_last_part_alone() -> None:
         distributed.destroy_process_group()
 
 
+def test_fp16_begins_at_the_scale_of_its_recipe(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda *a, **more: given.append(more) or scaler(*a, **more)
+    )
+    run.prepare(job("run", fp16_scale=7.0), device=torch.device("cpu"), world_size=1)
+    assert given == [{"init_scale": 7.0, "enabled": False}]
+
+
 def test_fp16_that_overflows_at_every_scale_ends_the_run() -> None:
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1, fused=True)

@@ -201,7 +201,17 @@ def test_a_training_batch_shows_the_stored_views_byte_for_byte(
     assert len(seen) == 12 * VIEWS
 
 
-def test_the_pass_decodes_once_and_shows_what_the_loader_shows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"vertical_flip": 0.5, "quarter_turns": True, "rotation": 9.0, "jitter": 0.4, "grey": 0.5},
+    ],
+    ids=["published", "more"],
+)
+def test_the_pass_decodes_once_and_shows_what_the_loader_shows(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
     """A photograph as JPEG: the views of the pass are cut from one decode, the loader's are not."""
     rng = np.random.default_rng(1)
     small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
@@ -209,7 +219,7 @@ def test_the_pass_decodes_once_and_shows_what_the_loader_shows(tmp_path: Path) -
         name = tmp_path / f"{number}.jpg"
         small.resize((90 + number, 70), Image.Resampling.BICUBIC).save(name, quality=80)
     samples = folders.scan_unlabelled(tmp_path).samples
-    view = make_augment({"name": "published", "image_size": 32})
+    view = make_augment({"name": "published", "image_size": 32, **more})
     shown = list(
         loader.view_batches(
             samples, tmp_path, view=view, seed=2, views=3, images=3, workers=0,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hgnetv2_pipeline.durable import read_json, sha256_file
+from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.mining.score_shards import column_names, content_bits
 
 if TYPE_CHECKING:
@@ -126,11 +127,12 @@ def _made_alike(folders: Iterable[Path], identity: Mapping[str, Any]) -> Iterato
             try:
                 manifest = read_json(beside)
                 other, sha256 = dict(manifest["identity"]), str(manifest["parquet_sha256"])
+                enough = bool(other.get("features")) >= identity["features"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 _log.warning("%s: %s; nothing is taken over from it", beside, error)
                 continue
             how = {name: value for name, value in other.items() if name not in _NEW_EACH_TIME}
-            if how == wanted and other.get("features", False) >= identity["features"]:
+            if how == wanted and enough:
                 yield beside.with_suffix(".parquet"), sha256
 
 
@@ -140,7 +142,7 @@ def _contents(path: Path) -> NDArray[np.uint64] | None:
 
     try:
         column = pq.ParquetFile(path).read(["bytes_sha256"])["bytes_sha256"]
-    except (OSError, pa.ArrowException) as error:
+        return content_bits(column.combine_chunks().cast(pa.large_string()))
+    except (OSError, pa.ArrowException, DataError) as error:
         _log.warning("%s: %s; nothing is taken over from it", path, error)
         return None
-    return content_bits(column.combine_chunks().cast(pa.large_string()))
