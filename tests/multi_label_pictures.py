@@ -7,6 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hgnetv2_pipeline.data.decode import DECODING
+from hgnetv2_pipeline.data.scan.folders import Scan, scan_listing
+from hgnetv2_pipeline.data.scan.layout_sets import list_sets
+from hgnetv2_pipeline.data.scan.layouts import Layout, Place, layout_as
+
 CLASSES = ["red square", "green square", "blue square"]
 
 
@@ -28,3 +33,10 @@ def draw(folder: Path, split: str, count: int, *, seed: int, side: int = 32) -> 
     (folder / "class_map.txt").write_text(
         "".join(f"{at} {name}\n" for at, name in enumerate(CLASSES))
     )
+
+
+def scan_multi_label(root: Path, split: str) -> Scan:
+    """A set of ``path<TAB>0,1,0`` lists in ``root``, as ingestion reads it."""
+    place = Place(root, root)
+    listings = list_sets(place, layout_as("multi_label", place, Layout("multi_label")))
+    return scan_listing(listings[split], DECODING, 1, phash=False)

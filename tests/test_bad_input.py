@@ -90,7 +90,7 @@ LISTED = ("--env", "listed", "--pipeline", "ingestion")
         (["--pipeline", "trian"], 2, "unknown pipeline 'trian' .did you mean 'train'"),
         (["--env", "mien"], 2, "unknown environment 'mien' .did you mean 'mine'.*hgnetv2 init"),
         (["--env", "own"], 2, "unknown environment 'own'"),
-        (["--env", "mine"], 3, "mines a pool and data.pool is empty.*conf/mine/parameters.yml"),
+        ([*MINE, "__default__"], 3, "mines a pool and data.pool is empty.*conf/mine/param"),
         ([*MINE, "ssld_stage1"], 3, "pipeline ssld_stage1 mines a pool and data.pool is empty"),
         ([*MINE, "evaluation"], 3, "data.pool is empty.*--params model=train/b0/seed=0"),
         ([*MINE, "finetune", "--params", "finetune.init=ssld_stage1/b0/seed=0"], 3, "data.pool is"),

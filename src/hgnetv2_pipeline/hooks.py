@@ -88,7 +88,8 @@ class ProjectHooks:
             raise DataError(
                 f"pipeline {names} mines a pool and data.pool is empty: name folders of unlabelled "
                 f"images (data.pool in conf/{identity['environment']}/parameters.yml or --params "
-                "data.pool=DIR); without a pool: --pipeline train, then evaluation or export with "
+                "data.pool=DIR); without a pool: kedro run without --pipeline, which trains, "
+                "evaluates and exports, or --pipeline train, then evaluation or export with "
                 f"--params model=train/{identity['variant']}/{identity['run']}"
             )
         self._refuse_missing_models(tags)

@@ -5,9 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
+from hgnetv2_pipeline.data import formats
 from hgnetv2_pipeline.data.decode import decode_and_describe, decode_image
+from hgnetv2_pipeline.data.formats import FORMATS
 from hgnetv2_pipeline.errors import DataError
 from image_files import encoded, huge_png
 
@@ -223,3 +225,48 @@ def test_of_a_tiff_with_several_pictures_the_first_must_be_whole():
     assert np.array_equal(np.asarray(decode_image(whole[:-10])), first)
     with pytest.raises(DataError):
         decode_image(whole[: len(whole) // 4])
+
+
+@pytest.mark.parametrize(("style", "check"), [("AVIF", "avif"), ("JPEG2000", "jpg_2000")])
+def test_newer_formats_are_read_turned_and_refused_when_cut(style, check):
+    """D16: by their content, whatever the name; the codecs are this Pillow's."""
+    if not features.check(check):
+        assert style not in FORMATS
+        return
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    content = encoded(scene(80, 64), style, **({"exif": turned} if style == "AVIF" else {}))
+    assert decode_image(content).size == ((64, 80) if style == "AVIF" else (80, 64))
+    for cut in (1, 2, 10, len(content) // 2):
+        with pytest.raises(DataError):
+            decode_image(content[:-cut])
+
+
+def test_heif_is_read_where_its_package_is_and_else_named():
+    """D16: with how to convert it."""
+    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+    if "HEIF" not in FORMATS:
+        with pytest.raises(DataError, match=r"HEIF is not read here: pip install .*\[heif\]"):
+            decode_image(head)
+        return
+    from pillow_heif import from_pillow
+
+    out = io.BytesIO()
+    from_pillow(scene(80, 64)).save(out)
+    assert decode_image(out.getvalue()).size == (80, 64)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decode_image(out.getvalue()[:-2])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in formats.READ + formats.UNREAD if kind.starts])
+def test_every_format_of_the_table_is_known_by_its_name_and_by_its_beginning(kind):
+    place, sign = kind.starts[0]
+    head = (b"\0" * place + sign).ljust(formats.HEAD, b"\1")
+    for ending in kind.endings.split():
+        assert formats.claims_picture(f"a.{ending.upper()}", lambda: b"")
+        read = kind in formats.READ
+        assert (formats.unread_format(f"a.{ending}") is None) == read
+    assert formats.claims_picture("no_ending", lambda: head)
+    if kind not in formats.READ:
+        assert kind.advice and kind.name in str(formats.why_unread(head))
+    assert not formats.claims_picture("a.txt", lambda: head)

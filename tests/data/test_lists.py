@@ -1,6 +1,7 @@
 """Lists: rows L01-L20 of the matrix of bad input, and the parser against its own grammar."""
 
 import os
+import re
 import tarfile
 
 import pandas as pd
@@ -9,8 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hgnetv2_pipeline.data.classmap import read_class_map, write_class_map
+from hgnetv2_pipeline.data.lists.kinds import ListKind, delimiter_of, kind_of_list
 from hgnetv2_pipeline.data.lists.read import read_list, write_list
-from hgnetv2_pipeline.data.lists.syntax import Grammar, parse_line, parse_list, why_unlistable
+from hgnetv2_pipeline.data.lists.syntax import (
+    DELIMITERS,
+    Grammar,
+    parse_line,
+    parse_list,
+    why_unlistable,
+)
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 
@@ -131,16 +139,20 @@ LINE = st.one_of(
 
 
 @settings(max_examples=400)
-@given(st.lists(LINE, max_size=6), st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.booleans())
-@example([b"a/.. 3"], b"\n", True, False)
-@example([b""], b"\r\n", True, False)
-def test_the_quick_parser_agrees_with_the_grammar(tmp_path_factory, lines, end, labelled, final):
+@given(st.lists(LINE, max_size=6), st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.booleans(),
+       st.sampled_from([b" ", b"\t", b",", b"|", b"1"]))  # fmt: skip
+@example([b"a/.. 3"], b"\n", True, False, b" ")
+@example([b""], b"\r\n", True, False, b" ")
+@example([b"a b.jpg\t3", b"c, 4"], b"\r\n", True, False, b"\t")
+def test_the_quick_parser_agrees_with_the_grammar(
+    tmp_path_factory, lines, end, labelled, final, mark
+):
     path = tmp_path_factory.getbasetemp() / "hypothesis.txt"
     path.write_bytes(end.join(lines) + (end if final else b""))
     expected, failed = [], None
     for number, line in enumerate(lines, start=1):
         try:
-            found = parse_line(line, Grammar(labelled))
+            found = parse_line(line, Grammar(labelled, mark))
         except DataError as error:
             failed = f"{path}:{number}: {error}"
             break
@@ -148,10 +160,10 @@ def test_the_quick_parser_agrees_with_the_grammar(tmp_path_factory, lines, end, 
             expected.append((*found, number))
     if failed is not None:
         with pytest.raises(DataError) as caught:
-            parse_list(path, labelled=labelled)
+            parse_list(path, labelled=labelled, delimiter=mark)
         assert str(caught.value) == failed
         return
-    parsed = parse_list(path, labelled=labelled)
+    parsed = parse_list(path, labelled=labelled, delimiter=mark)
     got = zip(parsed.paths.to_pylist(), parsed.labels.tolist(), parsed.lines.tolist(), strict=True)
     assert list(got) == expected
 
@@ -241,3 +253,115 @@ def test_bad_class_maps_are_refused(tmp_path, content, reason):
         read_class_map(tmp_path / "map.txt")
     with pytest.raises(DataError):
         write_class_map(tmp_path / "other.txt", ["a ", "b"])
+
+
+NAMES = st.text("ab é.,|/1 0", min_size=1, max_size=8).map(str.strip).filter(bool)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(NAMES, st.integers(0, 12)), min_size=2, max_size=6),
+    st.sampled_from(["space", "tab", "comma", "pipe"]),
+)
+@example([("0_0", 0), ("1_0", 1)], "tab")  # D3: two classes behind a TAB
+def test_one_number_per_line_is_one_label_whatever_is_before_it(tmp_path_factory, rows, name):
+    """Of pictures by their endings: the delimiter is found, and no list becomes several labels."""
+    path = tmp_path_factory.getbasetemp() / "kinds.txt"
+    mark = DELIMITERS[name]
+    lines = [f"{at}{text}.jpg".encode() + mark + str(label).encode()
+             for at, (text, label) in enumerate(rows)]  # fmt: skip
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    assert kind_of_list(path) == ListKind(mark, several=False)
+    found = read_list(path)
+    assert found["label"].tolist() == [label for _, label in rows]
+    assert found["path"].str.endswith(".jpg").all()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"a.png\t0\nb.png\t1\n", ListKind(b"\t", False)),
+        (b"a.png\t0,1\nb.png\t1,0\n", ListKind(b"\t", True)),
+        (b"a.png 0,1\n", ListKind(b" ", True)),
+        (b"my a.png,0\n", ListKind(b",", False)),
+        (b"# a remark\n\n\xef\xbb\xbfa.png|7\r\n", ListKind(b"|", False)),
+        (b"a.png;0\n", None),
+        (b"a.png 0\nb.png\t1\n", None),
+        (b"# nothing\n", None),
+        (b"", None),
+    ],
+)
+def test_what_a_list_is_is_told_by_all_of_its_lines(tmp_path, content, kind):
+    (tmp_path / "list.txt").write_bytes(content)
+    assert kind_of_list(tmp_path / "list.txt") == kind
+
+
+@pytest.mark.parametrize("value", ["", "ab", "\n", "#", "semicolon"])
+def test_a_delimiter_is_a_name_or_one_character(value):
+    with pytest.raises(ParameterError, match="data.delimiter"):
+        delimiter_of(value)
+    assert delimiter_of("auto") is None
+    assert (delimiter_of("tab"), delimiter_of(";")) == (b"\t", b";")
+
+
+def test_absolute_paths_below_the_root_are_taken_through_links_too(tmp_path):
+    root = tmp_path / "real"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "1.png").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(root)
+    path = tmp_path / "list.txt"
+    for written in (root, tmp_path / "link"):
+        path.write_text(f"{written}/a/1.png 0\n")
+        for place in (root, tmp_path / "link"):
+            assert read_list(path, place)["path"].tolist() == ["a/1.png"]
+    for line in (f"{tmp_path}/elsewhere/1.png 0", f"{root}/../real/a/1.png 0", f"{root} 0"):
+        path.write_text(f"{line}\n")
+        with pytest.raises(DataError, match="absolute path|leads out"):
+            read_list(path, root)
+    path.write_text(f"{root}/a/1.png 0\n")
+    with pytest.raises(DataError, match="absolute path .* write it relative"):
+        read_list(path)
+
+
+@pytest.mark.parametrize(
+    ("spelt", "words"),
+    [
+        (lambda name: name.replace("/", "\\"), r"with / for \\ 4 of 4 missing files"),
+        (lambda name: f"root/{name}", "without the leading root/ 4 of 4"),
+        (lambda name: f"old/{name}", "without the leading old/ 4 of 4 .*sed -i 's#.old/##'"),
+        (lambda name: f"old\\{name}".replace("/", "\\"), r"with / for \\ without the leading old/"),
+        (lambda name: name.partition("/")[2], "below x/ 2 of 4"),
+        (lambda name: name.removesuffix(".png"), "with .png added 4 of 4"),
+        (lambda name: f"nowhere/{name}x", None),
+    ],
+)
+def test_a_refusal_of_missing_files_says_what_would_find_them(tmp_path, spelt, words):
+    root = tmp_path / "root"
+    names = ["x/1.png", "x/2.png", "y/3.png", "y/4.png"]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    path = root / "train_list.txt"
+    path.write_text("".join(f"{spelt(name)} 0\n" for name in names))
+    with pytest.raises(DataError, match="4 of 4 files cannot be used") as caught:
+        read_list(path, root)
+    said = str(caught.value)
+    if words is None:
+        assert said.endswith("; restore the files or remove the lines")
+    else:
+        assert re.search(words, said), said
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"cat\ndog\nred panda\n", ["cat", "dog", "red panda"]),
+        (b"\xef\xbb\xbfcat\r\ndog\r\n\r\n", ["cat", "dog"]),
+        (b"0\tcat\n1\tdog\n", ["cat", "dog"]),
+        (b"1\n0\n", ["1", "0"]),
+        (b"1 b\n0 a\n", ["a", "b"]),
+    ],
+)
+def test_a_class_map_may_be_one_name_per_line(tmp_path, content, names):
+    (tmp_path / "labels.txt").write_bytes(content)
+    assert read_class_map(tmp_path / "labels.txt") == names

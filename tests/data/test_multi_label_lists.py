@@ -26,10 +26,10 @@ from hgnetv2_pipeline.data.lists.syntax import why_unlistable
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.report import summarise_sets
-from hgnetv2_pipeline.data.scan.folders import scan_multi_label
 from hgnetv2_pipeline.data.split import conflicting_copies, split_samples
 from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.input.loader import eval_batches
+from multi_label_pictures import scan_multi_label
 
 
 def test_labels_become_a_matrix_row_by_row(tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from hgnetv2_pipeline.data.index import read_index, write_index
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
-from hgnetv2_pipeline.data.scan.folders import scan_multi_label
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError, Interrupted
 from hgnetv2_pipeline.evaluation.evaluate import predict_logits
@@ -48,7 +47,7 @@ from hgnetv2_pipeline.training.step import Step
 from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights.build import build_from
 from multi_label_pictures import CLASSES as SQUARES
-from multi_label_pictures import draw
+from multi_label_pictures import draw, scan_multi_label
 
 Job = Callable[..., RunSpec]
 STEPS = 5

@@ -18,7 +18,6 @@ from hgnetv2_pipeline.data.index import write_index
 from hgnetv2_pipeline.data.lists.multi_label import label_matrix
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
-from hgnetv2_pipeline.data.scan.folders import scan_multi_label
 from hgnetv2_pipeline.errors import DataError, Interrupted, ParameterError
 from hgnetv2_pipeline.evaluation.evaluate import predict_logits
 from hgnetv2_pipeline.evaluation.metrics import best_thresholds
@@ -28,7 +27,7 @@ from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.run import _multi_label_score, train_run
 from hgnetv2_pipeline.weights.build import build_from
 from hgnetv2_pipeline.weights.load import read_state
-from multi_label_pictures import CLASSES, draw
+from multi_label_pictures import CLASSES, draw, scan_multi_label
 
 SPEC = {"num_classes": 3, "classes": CLASSES}
 FAST = {"optimizer": ADAMW, "lr": 0.01, "batch_size": 16, "steps": 8, "eval_every": 2.0}

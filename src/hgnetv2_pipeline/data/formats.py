@@ -82,7 +82,10 @@ READ: tuple[PictureFormat, ...] = (
     *_ALWAYS,
     *(kind for kind, there in _OPTIONAL if there()),
 )
-_UNREAD = (*(kind for kind, there in _OPTIONAL if not there()), *_NOT_READ)
+UNREAD: tuple[PictureFormat, ...] = (
+    *(kind for kind, there in _OPTIONAL if not there()),
+    *_NOT_READ,
+)
 
 FORMATS: tuple[str, ...] = tuple(kind.name for kind in READ)
 """The formats that are decoded here, by Pillow's names."""
@@ -95,7 +98,7 @@ def _endings(kinds: tuple[PictureFormat, ...]) -> dict[str, PictureFormat]:
 
 
 _READ_ENDINGS = _endings(READ)
-_UNREAD_ENDINGS = _endings(_UNREAD)
+_UNREAD_ENDINGS = _endings(UNREAD)
 # mpo: phones' JPEG with several pictures.
 _PICTURE_ENDINGS = frozenset((*_READ_ENDINGS, *_UNREAD_ENDINGS, ".mpo"))
 HEAD = 16
@@ -115,7 +118,7 @@ def claims_picture(name: str, head: Callable[[], bytes]) -> bool:
 
 def looks_like_picture(head: bytes) -> bool:
     """Whether a file that starts so is of a format in the table."""
-    return _known_by_start(head, READ + _UNREAD) is not None
+    return _known_by_start(head, READ + UNREAD) is not None
 
 
 def head_of(path: Path) -> bytes:
@@ -139,7 +142,7 @@ def unread_format(name: str) -> PictureFormat | None:
 
 def why_unread(head: bytes) -> str | None:
     """What a file that starts so is and how to convert it, where its format is not read here."""
-    kind = _known_by_start(head, _UNREAD)
+    kind = _known_by_start(head, UNREAD)
     return f"{kind.name} is not read here: {kind.advice}" if kind else None
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.decode import (
     DECODING,
     Decoding,
@@ -29,7 +28,6 @@ from hgnetv2_pipeline.data.index import read_bytes, samples_frame
 from hgnetv2_pipeline.data.lists.files import Fence, split_key
 from hgnetv2_pipeline.data.lists.multi_label import (
     label_column,
-    label_matrix,
     read_parsed_multi_label_list,
 )
 from hgnetv2_pipeline.data.lists.read import read_parsed_list
@@ -250,44 +248,6 @@ def scan_listing(listing: Listing, decoding: Decoding, threads: int | None, phas
         unknown = pd.Series(pd.NA, samples.index, dtype="Int64")
         samples = samples.assign(label=unknown, labels=sets)
     return replace(scan, samples=samples, refused=quarantine_frame(again), folders=listing.folders)
-
-
-def scan_multi_label(
-    root: Path,
-    split: str,
-    *,
-    classes: Sequence[str] | None = None,
-    duplicates: str = "refuse",
-    trusted_roots: Sequence[Path] = (),
-    decoding: Decoding = DECODING,
-    threads: int | None = None,
-    phash: bool = False,
-) -> Scan:
-    """Scan ``<split>_list.txt`` of ``path<TAB>0,1,0`` lines in ``root``.
-
-    Class names come from ``class_map.txt`` beside it (``id name``), else they are the columns'
-    numbers.
-
-    Args:
-        classes: the names found in ``train`` (``Scan.classes``).
-
-    Raises:
-        DataError: anything ``scan_list`` refuses; another number of labels than of classes.
-    """
-    root = Path(root)
-    named = root / "class_map.txt"
-    if classes is None and named.is_file():
-        classes = read_class_map(named)
-    scan = scan_list(
-        root / f"{split}_list.txt", root, classes=classes, multi_label=True,
-        duplicates=duplicates, trusted_roots=trusted_roots, decoding=decoding, threads=threads,
-        phash=phash,
-    )  # fmt: skip
-    if classes is None:
-        _log.warning(UNNAMED_CLASSES, root)
-        width = label_matrix(scan.samples).shape[1]
-        scan = replace(scan, classes=[str(number) for number in range(width)])
-    return scan
 
 
 def examine(
