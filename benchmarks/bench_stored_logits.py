@@ -21,12 +21,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hgnetv2_pipeline.models import fast_training
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.fold import reparameterize
 from hgnetv2_pipeline.processor import describe
@@ -93,9 +95,10 @@ class Arm:
         )
 
     def step(self) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss, _ = self.objective(self.called, self.images, self.labels, self.answers)
-        loss.backward()
+        with fast_training(self.student) if self.called is self.student else nullcontext():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss, _ = self.objective(self.called, self.images, self.labels, self.answers)
+            loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -160,8 +163,9 @@ def curve(device: torch.device, steps: int = 20, batch: int = 32, size: int = 64
         losses[name] = []
         for views in images:
             answers = None if online else best(teacher(views), way)
-            loss, _ = objective(student, views, labels, answers)
-            loss.backward()
+            with fast_training(student):
+                loss, _ = objective(student, views, labels, answers)
+                loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses[name].append(loss.item())

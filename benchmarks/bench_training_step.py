@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.input.batches import Batch
 from hgnetv2_pipeline.input.loader import normalise
-from hgnetv2_pipeline.models.create import create_model
+from hgnetv2_pipeline.models import create_model, fast_training
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.processor import describe
 from hgnetv2_pipeline.stopping import StopRequest
@@ -100,10 +100,11 @@ def bare_step(variant: str, images: Tensor, labels: Tensor, amp: str) -> Run:
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            with torch.autocast("cpu", AMP[amp], enabled=amp != "off"):
-                logits = model(view(images))
-                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-            loss.backward()
+            with fast_training(model):
+                with torch.autocast("cpu", AMP[amp], enabled=amp != "off"):
+                    logits = model(view(images))
+                    loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+                loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             loss.item()

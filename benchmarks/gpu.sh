@@ -31,7 +31,7 @@ part() {
 }
 
 part tests 12 "$python" -m pytest -q -o addopts= -m gpu -p no:cacheprovider \
-    tests/models/test_passes.py tests/input/test_device_views.py tests/training tests/deployment
+    tests/models/test_fast_layers.py tests/input/test_device_views.py tests/training tests/deployment
 part training 38 "$python" benchmarks/bench_gpu_training.py --out "$out" --budget SECONDS --seconds 4
 part latency 30 "$python" benchmarks/bench_gpu_latency.py --out "$out" --budget SECONDS
 part input 10 "$python" benchmarks/bench_device.py --images 192 --batch 256 --workers 8 14 \

@@ -384,11 +384,11 @@ def squared_error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_fast_gradients_are_as_near_to_float64s_as_plain_ones(variant, layout, filled):
-    """Over seeds: where some ReLU's input rounds to the other side of 0, either of both may lose
-    what the rest of the pass has in common (W14). That is why the worst seeds say nothing.
+    """Over seeds, each with both: where some ReLU's input rounds to the other side of 0 in one of
+    the two alone, that one loses what they have in common (W14), and it may be either.
     """
-    errors: dict[bool, list[float]] = {True: [], False: []}
-    for seed in range(6):
+    worse = []
+    for seed in range(5):
         network = filled(variant)
         with torch.no_grad():
             for parameter in network.parameters():
@@ -398,8 +398,9 @@ def test_fast_gradients_are_as_near_to_float64s_as_plain_ones(variant, layout, f
         parameters = dict(network.named_parameters())
         exact = everything(copy.deepcopy(network).double(), x.double())
         exact = {name: exact[name] for name in parameters}
-        for fast, found in errors.items():
-            found.append(squared_error(everything(network, x, fast=fast), exact) ** 0.5)
-    fast, plain = (sorted(errors[each]) for each in (True, False))
-    assert fast[0] < 1.5 * plain[0] and fast[1] < 2 * plain[1], (fast, plain)
-    assert fast[-1] < 0.5, "of any seed it points where it should"
+        fast, plain = (
+            squared_error(everything(network, x, fast=fast), exact) ** 0.5 for fast in (True, False)
+        )
+        assert fast < 0.5, "of any seed it points where it should"
+        worse.append(fast / plain)
+    assert sorted(worse)[2] < 1.5, worse
