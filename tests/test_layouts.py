@@ -234,7 +234,7 @@ TAKEN = {
     "train alone": Case(
         lambda root: tree(root / "data", train__a=10, train__b=10), "split_folders", {"all": 20}),
     "splits beside a pool": Case(_extra, "split_folders", {"train": 12, "val": 6},
-                                 said=("unlabelled/ is no split and is left out",)),
+                                 said=("unlabelled/ with 5 images is no split and is left out",)),
     "a class called train": Case(
         lambda root: tree(root / "data", bus=6, car=6, train=6), "folders", {"all": 18},
         ["bus", "car", "train"], said=("'train' is taken as a class, not as a split",)),
@@ -256,6 +256,14 @@ TAKEN = {
         lambda root: [tree(root / "data", a=6, b=6),
                       class_tar(root / "more.tar", {"a": 4, "b": 4})],
         "folders", {"all": 20}, words=("--labelled", "more.tar")),
+    "a folder of splits and a tar of one": Case(
+        lambda root: [tree(root / "data", **SPLIT),
+                      class_tar(root / "more.tar", {"train/a": 4, "train/b": 4})],
+        "split_folders", {"train": 20, "val": 6}, words=("--labelled", "more.tar")),
+    "a tar per split, each in its folder": Case(
+        lambda root: [class_tar(root / "data" / f"{split}.tar", {"a": 5, "b": 5}, f"{split}/")
+                      for split in ("train", "valid")],
+        "split_folders", {"train": 10, "val": 10}),
     "two folders of splits": Case(
         lambda root: [tree(root / name, **SPLIT) for name in ("data", "more")], "split_folders",
         {"train": 24, "val": 12}, words=("--labelled", "more")),
