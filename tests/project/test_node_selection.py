@@ -10,7 +10,7 @@ import pytest
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.project import logs
 from hgnetv2_pipeline.project.identity import Identity
-from hgnetv2_pipeline.project.node_selection import needed_tags
+from hgnetv2_pipeline.project.node_selection import chain_of, needed_tags
 
 PIPELINES = register_pipelines()
 STAGE1 = {"ingestion", "train_teacher", "mining", "ssld_stage1"}
@@ -84,3 +84,28 @@ def test_logging_is_the_projects_own_wherever_a_run_starts(
     monkeypatch.setattr(logs, "LOGGING", {})
     logs.use_project_logging()
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "meant"),
+    [
+        ({"pool": [], "layout": "folders"}, {}, ["__supervised__"]),
+        ({"pool": [], "layout": "multi_label"}, {}, ["__supervised__"]),
+        ({"pool": ["/pool"], "layout": "folders"}, {}, []),
+        ({"pool": [], "layout": "sample"}, {}, []),
+        ({"pool": [], "layout": "folders"}, {"pipelines": ["mining"]}, ["mining"]),
+        ({"pool": [], "layout": "folders"}, {"tags": ["mining"]}, []),
+        ({"pool": [], "layout": "folders"}, {"from_nodes": ["train.train"]}, []),
+    ],
+)
+def test_without_a_pool_the_whole_chain_is_that_of_labelled_images(
+    data: dict[str, Any], options: dict[str, Any], meant: list[str]
+) -> None:
+    """D20. What was named stays what was named."""
+    names = ("pipelines", "tags", "node_names", "from_nodes", "to_nodes", "from_inputs",
+             "to_outputs", "namespaces")  # fmt: skip
+    given = dict.fromkeys(names) | options
+    assert chain_of(given, lambda: {"parameters": {"data": data}}) == meant
+    own = {name for node in PIPELINES["__supervised__"].nodes for name in node.tags}
+    assert own == {"ingestion", "train", "best", "evaluation", "export", "latency", "prediction",
+                   "reporting"}  # fmt: skip

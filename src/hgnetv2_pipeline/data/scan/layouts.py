@@ -336,12 +336,15 @@ def _folders(place: Place, given: Layout, walked: Walked, class_from: str) -> La
         others = [top for top in tops if split_of(top) is None]
         instead = [f"{len(tops)} classes called {', '.join(tops[:4])}: layout folders"]
         instead += [f"{split}/ has no class folders and is left out" for split in flat]
-        instead += [f"{top}/ is no split and is left out" for top in others]
+        held = {top: sum(folders[0] == top for folders in inside) for top in others}
+        instead += [
+            f"{top}/ with {held[top]:,} images is no split and is left out" for top in others
+        ]
         sets = tuple(split for split in splits if split not in flat)
         below = [folders[1:] for folders in inside if split_of(folders[0])]
         said = _class_folder(root, _loose(walked, below, 1), below, class_from)
-        held = "/, ".join(top for split in sets for top in named[split])
-        why = f"{held}/ with the same class folders below"
+        tops = [top for split in sets for top in named[split]]
+        why = f"{'/, '.join(tops)}/ with the same class folders below"
         return replace(
             given, name="split_folders", sets=sets, class_from=said, why=why, instead=tuple(instead)
         )

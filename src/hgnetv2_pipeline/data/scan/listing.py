@@ -6,6 +6,7 @@ same images.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from hgnetv2_pipeline.data.formats import READABLE
 from hgnetv2_pipeline.data.lists.files import Fence
 from hgnetv2_pipeline.data.scan.walk import UnopenedFile, Walk, folders_of, natural, split_of
 from hgnetv2_pipeline.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 ClassFrom = Literal["first", "last", "path"]
 """Which of the folders that an image is in names its class: the first below the root, the last one,
@@ -128,13 +131,15 @@ def list_class_folders(
     walk.ignored = walked.walk.ignored if split in (None, "train") else 0
     walk.bad = [row for row in walked.walk.bad if _belongs(row[0], split)]
     named: dict[str, list[UnopenedFile]] = {}
+    beside: dict[str, int] = {}
     for item, folders in walked.places:
         if split is not None:
             here = split_of(folders[0]) if folders else None
             if not folders and split == "train":
                 walk.quarantine(item.key, "is in no folder of a split (train, val, test)")
             if here != split:
-                walk.ignored += bool(folders) and here is None and split == "train"
+                if folders and here is None and split == "train":
+                    beside[folders[0]] = beside.get(folders[0], 0) + 1
                 continue
             folders = folders[1:]
         name = class_in(folders, class_from)
@@ -146,6 +151,9 @@ def list_class_folders(
             )
         else:
             named.setdefault(name, []).append(item)
+    for folder, count in beside.items():
+        _log.warning("%s: %d images of %s/ are in no split and are left out", root, count, folder)
+    walk.ignored += sum(beside.values())
     if not named:
         where = f" of {split}" if split else ""
         raise DataError(

@@ -162,10 +162,13 @@ def folders_of(found: UnopenedFile, wrapped: set[str], *, splits: bool = False) 
         return tuple(outer)
     # Of a tar within the tar the name counts as a folder's does.
     inside = found.key[len(found.path) + 1 :].replace(".tar!", "/").split("/")[:-1]
-    if found.path in wrapped:
-        inside = inside[1:]
     stem = name[: -len(".tar")]
-    own = [stem] if not inside or splits and split_of(stem) and not outer else []
+    around = inside[0] if inside else ""
+    named = split_of(stem) if splits and not outer else None
+    # A folder around everything that is called as a split is that split's, unless the tar says so.
+    if found.path in wrapped and (not (splits and split_of(around)) or named == split_of(around)):
+        inside = inside[1:]
+    own = [stem] if not inside or named else []
     return (*outer, *own, *inside)
 
 
