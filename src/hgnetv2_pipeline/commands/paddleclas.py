@@ -244,6 +244,18 @@ def _optimizer(value: Any, source: PaddleConfig) -> Answer:
     return Answer("set", values={"@.optimizer": how, "@.lr_batch": None})
 
 
+def _setting_of(optimizer: str) -> Rule:
+    """A setting that one of the two optimisers has, read together with its name."""
+
+    def rule(value: Any, source: PaddleConfig) -> Answer:
+        name = source.values["Optimizer.name"]
+        if name == optimizer:
+            return Answer("same", "with Optimizer.name")
+        return Answer("refused", f"a setting of {optimizer}, and the optimizer is {name}")
+
+    return rule
+
+
 def _small(share: float, why: str) -> Rule:
     """A rate that is next to nothing beside the peak, where here it is 0."""
 
@@ -273,6 +285,11 @@ def _loss(name: str) -> Rule:
             loss |= {"name": "asymmetric", "asymmetric": powers}
         if not _equal(value, 1.0):
             return Answer("refused", f"a weight of {value}: multiply the learning rate by it")
+        others = {key.split(".")[2] for key in values if key.startswith("Loss.Train.")} - {name}
+        if others:
+            return Answer(
+                "refused", f"beside {', '.join(sorted(others))}: here one loss is minimised"
+            )
         return Answer("set", values={f"@.loss.{key}": one for key, one in loss.items()})
 
     return rule
@@ -417,7 +434,8 @@ def _rules() -> dict[str, Rule]:
         "Arch.models.Teacher.class_num": _classes,
         "Arch.models.Teacher.pretrained": _teacher_start,
         "Arch.models.Teacher.use_ssld": _of("Arch.models.Teacher.name"),
-        "Arch.models.Student.name": lambda v, s: Answer("set", values={"variant": s.variant}),
+        "Arch.models.Student.name": lambda v, s: Answer("set", values={"variant": s.variant})
+        if s.variant in VARIANTS else Answer("refused", f"{v} is no student here: B0 to B6 are"),
         "Arch.models.Student.class_num": _classes,
         "Arch.models.Student.pretrained": _start,
         "Arch.models.Student.use_ssld": _of("Arch.models.Student.pretrained"),
@@ -493,8 +511,10 @@ def _rules() -> dict[str, Rule]:
         rules[f"Loss.Train.{name}.weight"] = _loss(name)
     for name in ("gamma_pos", "gamma_neg", "clip"):
         rules[f"Loss.Train.MultiLabelAsymmetricLoss.{name}"] = _of("its weight")
-    for name in ("momentum", "beta1", "beta2", "weight_decay", "regularizer.coeff"):
-        rules[f"Optimizer.{name}"] = _of("Optimizer.name")
+    for name in ("momentum", "regularizer.coeff"):
+        rules[f"Optimizer.{name}"] = _setting_of("Momentum")
+    for name in ("beta1", "beta2", "weight_decay"):
+        rules[f"Optimizer.{name}"] = _setting_of("AdamW")
     for name in ("MixupOperator", "CutmixOperator"):
         rules[f"{TRAIN}.batch_transform_ops.OpSampler.{name}.prob"] = _of("its alpha")
     for view in (OPS, SHOWN):
@@ -513,6 +533,7 @@ def _rules() -> dict[str, Rule]:
     for at, workers in (("Train", "@.workers"), ("Eval", "evaluation.workers")):
         batch = "@.batch_size" if at == "Train" else "evaluation.batch_size"
         rules |= {
+            f"DataLoader.{at}.dataset.delimiter": same("path and label, a space between", " "),
             f"DataLoader.{at}.sampler.name": same(
                 "an image once an epoch, shared by the processes", "DistributedBatchSampler"),
             f"DataLoader.{at}.sampler.batch_size": to(batch),

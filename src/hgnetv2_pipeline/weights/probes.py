@@ -22,6 +22,7 @@ from hgnetv2_pipeline.weights.foreign_network import (
     parse_timm,
 )
 from hgnetv2_pipeline.weights.load import as_float32, read_file, read_metadata
+from hgnetv2_pipeline.weights.tensor_file import kind_of
 from hgnetv2_pipeline.weights.writing import save_weights
 
 PREFIX = "probe:"
@@ -114,7 +115,7 @@ def fresh_probe(name: str, num_classes: int) -> tuple[Probe, Preprocess]:
 
 def is_probe(path: Path) -> bool:
     """Whether a file says that it is a probe's; reads its header alone."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not path.is_file() or kind_of(path) != "safetensors":
         return False
     return read_metadata(path).get("variant", "").startswith(PREFIX)
 

@@ -28,8 +28,8 @@ POOL_REMARK = (
     "so its outputs for b0 to b3 differ slightly; create_model(pool_padding='zero') gives its own"
 )
 _OTHER_REMARK = (
-    "this network pads the 2x2 max-pool of its stem with zeros (pool_padding=zero), and {home} "
-    "leaves the border out, so outputs there differ slightly"
+    "this network pads the 2x2 max-pool of its stem with zeros (pool_padding=zero), and Paddle "
+    "leaves the border out, so its outputs differ slightly"
 )
 
 
@@ -101,7 +101,7 @@ def export_weights(
         if target.zero_pad and not zero:
             remarks.append(POOL_REMARK)
         elif zero and not target.zero_pad and style != "ours":
-            remarks.append(_OTHER_REMARK.format(home=target.home))
+            remarks.append(_OTHER_REMARK)
     left_out = tuple(dict.fromkeys(key.partition(".")[0] for key in left))
     return ExportReport(
         path, style, len(styles.drop_counters(tensors)), sha256_file(path), left_out, tuple(remarks)
