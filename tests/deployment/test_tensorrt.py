@@ -382,7 +382,7 @@ def test_a_plan_built_ahead_of_time_is_taken_if_it_is_of_this_file_and_runs_here
     model.write_bytes(model.read_bytes() + b"\x12\x00")
     caplog.clear()
     assert "plans" in open_rtx(model, monkeypatch, calls).model
-    assert f"{ahead} is not of {model} as it is; another plan is built" in caplog.text
+    assert f"{ahead} is not of {model} as it is, in fp32; another plan is built" in caplog.text
 
 
 # Row O05 of docs/reliability.md.

@@ -197,7 +197,9 @@ def from_onnx(
             facts = {"onnx_sha256": sha256_file(path), "library": name, "precision": precision}
             try:
                 if not is_plan_of(ahead, facts):
-                    raise EngineUnavailable(f"{name}: {ahead} is not of {path} as it is")
+                    raise EngineUnavailable(
+                        f"{name}: {ahead} is not of {path} as it is, in {precision}"
+                    )
                 return TensorRTEngine(ahead, library, card=card, device=place)
             except EngineUnavailable as error:
                 _log.warning("%s; another plan is built", error)
