@@ -14,7 +14,7 @@ from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import VARIANTS, variant_name
 from hgnetv2_pipeline.weights import imagenet
 from hgnetv2_pipeline.weights.foreign_network import check_timm, load_timm, parse_timm
 from hgnetv2_pipeline.weights.load import (
@@ -98,7 +98,7 @@ def build_from(
         )
     if kind == "scratch":
         model = create_model(name, num_classes or 1000)
-        return model, _info(spec, variant=name, num_classes=model.num_classes)
+        return model, _info(spec, variant=model.variant, num_classes=model.num_classes)
     if kind == "timm":
         return _from_timm(name, root, num_classes=num_classes, head=head)
     if spec in ZOO:
@@ -125,7 +125,8 @@ def check_name(spec: str, root: Path) -> None:
     """
     kind, _, name = spec.partition(":")
     if kind == "scratch":
-        if name not in [*VARIANTS, *HGNET_SIZES] and not name.startswith(PREFIX):
+        known = variant_name(name) in [*VARIANTS, *HGNET_SIZES]
+        if not known and not name.startswith(PREFIX):
             raise unknown_name("variant", name, [*VARIANTS, *HGNET_SIZES], "scratch:VARIANT")
     elif kind == "timm":
         check_timm(name, root)
