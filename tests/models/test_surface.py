@@ -14,6 +14,7 @@ from hgnetv2_pipeline.models import cost, create_model, fast_training, fold, inp
 from hgnetv2_pipeline.training.optim import param_groups
 from hgnetv2_pipeline.variants import VARIANTS, variant_name
 from hgnetv2_pipeline.weights import load
+from hgnetv2_pipeline.weights.build import build_from
 
 THREE = ["b0", "b4", "hgnet_tiny"]
 
@@ -154,6 +155,7 @@ def test_a_variant_is_known_under_the_names_of_others(given):
     assert variant_name(given) == "b4"
     with torch.device("meta"):
         assert create_model(given, 2).variant == "b4"
+        assert build_from(f"scratch:{given}", num_classes=2, root=Path())[1]["variant"] == "b4"
 
 
 def test_names_that_are_no_variants_stay_what_they_are():

@@ -132,6 +132,21 @@ def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
     assert packed["labels"].tolist() == [number % 3 for number in (0, 3, 5, 8)]
 
 
+def test_embeddings_are_exported_on_request(identity: Identity) -> None:
+    run(identity, embedding=True)
+    folder = identity.folder("export")
+    outputs = [output.name for output in onnx.load(folder / "model.onnx").graph.output]
+    assert outputs == ["logits", "embedding"]
+    assert json.loads((folder / "export.manifest.json").read_text())["params"]["embedding"] is True
+    assert json.loads((folder / "manifest.json").read_text())["embedding"].endswith("2048]")
+
+
+def test_a_run_is_that_of_its_variant_under_whatever_name(identity: Identity) -> None:
+    """W12: names of timm and PaddleClas give no folders of their own."""
+    same = Identity(**{**identity.model_dump(), "variant": "PPHGNetV2_B0"})
+    assert same == identity and same.folder("export") == identity.folder("export")
+
+
 def test_precisions_are_calibrated_judged_and_then_evaluated_by_the_engine_that_runs_them(
     identity: Identity,
 ) -> None:
