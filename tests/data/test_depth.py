@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hgnetv2_pipeline.data import index
+from hgnetv2_pipeline.data import decode, index
 from hgnetv2_pipeline.data.decode import DECODING, Decoding, decode_and_describe, decode_image
 from hgnetv2_pipeline.data.depth import check_depth, narrow, used_depth
 from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -219,6 +219,21 @@ def test_a_models_preprocessing_carries_the_depth() -> None:
     assert np.array_equal(how.image(png(levels)), Preprocess(32, 32).image(encoded(grey)))
     opened = Image.open(io.BytesIO(png(levels)))
     assert np.array_equal(how.image(opened), how.image(png(levels)))
+
+
+def test_a_nearly_black_file_is_said_where_no_depth_is_known(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decode._warn_once.cache_clear()
+    dark, bright = png(noise(4096, 1, (40, 40))), png(noise(60000, 1, (40, 40)))
+    Preprocess(32, 32, depth=12).image(dark)
+    Preprocess(32, 32).image(bright)
+    decode_and_describe(dark)
+    assert not caplog.records
+    for _ in range(2):
+        Preprocess(32, 32).image(dark)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "nearly black" in said and "data.depth" in said
 
 
 def test_a_damaged_deep_file_is_named() -> None:

@@ -46,3 +46,11 @@ def test_dicts_and_lists_become_words_in_a_fixed_order() -> None:
     assert formats.words({"PNG": 2, "JPEG": 1}) == formats.words({"JPEG": 1, "PNG": 2})
     assert formats.words([1, 3, 8]) == "1, 3, 8"
     assert formats.words(True) == "yes"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(224, "224"), ([64, 192], "64x192"), ([64, 64], "64"), (None, "–"), ("224", "–"), ([], "–")],
+)
+def test_the_size_of_an_input_is_a_side_or_height_by_width(size: object, text: str) -> None:
+    assert formats.pixels(size) == text

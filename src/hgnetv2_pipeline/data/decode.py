@@ -61,6 +61,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Palette images with Transparency", module="PIL")
 
 _ORIENTATION_TAG = 0x0112
+_DARK = 2**12
 _JPEG_SCAN, _JPEG_END = b"\xda", b"\xff\xd9"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _TRANSPOSE = {
@@ -191,7 +192,11 @@ def decode_image(source: Path | bytes, decoding: Decoding = DECODING) -> Image.I
         DataError: with a plain reason, free of the path, if the rules above refuse the file.
     """
     content = source if isinstance(source, bytes) else read_regular_file(Path(source))
-    return load_image(open_image(content, decoding), decoding)
+    opened = open_image(content, decoding)
+    image = load_image(opened, decoding)
+    if decoding.depth == FULL and opened.mode.startswith("I;16"):
+        _warn_of_darkness(opened)
+    return image
 
 
 def decode_and_describe(content: bytes, decoding: Decoding = DECODING) -> DecodedImage:
@@ -388,6 +393,16 @@ def to_rgb(
     if image.mode in ("I", "F"):
         raise DataError("32-bit pixels have no fixed range; save the image with 8 or 16 bits")
     return image.convert("RGB")
+
+
+def _warn_of_darkness(image: Image.Image) -> None:
+    """Say once that a file of 16 bits is nearly black, for want of a depth that would show it."""
+    highest = int(np.asarray(image).max())
+    if highest < _DARK:
+        _warn_once(
+            "a grey file of 16 bits uses the lower 12 of them alone and is nearly black to a model "
+            "or list that was made without a depth (data.depth)"
+        )
 
 
 def _narrowed(image: Image.Image, lower: Image.Image, depth: Depth) -> Image.Image:

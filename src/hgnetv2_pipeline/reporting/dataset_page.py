@@ -125,7 +125,7 @@ def _shapes(summary: Json) -> Table | None:
     if not rows:
         return None
     return Table(
-        ("set", "width over height", "shown of an image", "images shown less than half"),
+        ("set", "width over height", "% shown of an image", "images shown less than half"),
         rows,
         caption="Shapes, the first two columns of numbers at the median. Shown is what the largest "
         "square in the middle has of an image's area: the most that evaluation and the exported "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from hgnetv2_pipeline.variants import read_image_size, size_in_words
+
 NOTHING = "–"
 
 
@@ -23,6 +25,12 @@ def count(value: Any) -> str:
     """12345 -> '12,345'."""
     given = number(value)
     return NOTHING if given is None else f"{round(given):,}"
+
+
+def pixels(size: Any) -> str:
+    """The size of a network's input: 224 -> '224', [64, 192] -> '64x192'."""
+    known = read_image_size(size, 1, 10**6)
+    return NOTHING if known is None else size_in_words(known)
 
 
 def decimals_for(images: int) -> int:

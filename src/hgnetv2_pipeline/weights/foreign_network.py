@@ -148,10 +148,10 @@ def _preprocess(model: nn.Module) -> dict[str, Any]:
     import timm
 
     data = timm.data.resolve_data_config({}, model=model)
-    crop = data["input_size"][-1]
+    height, width = data["input_size"][1:]
     return {
-        "resize_short": int(crop / data["crop_pct"]),
-        "crop": crop,
+        "resize_short": int(min(height, width) / data["crop_pct"]),
+        "crop": width if height == width else [height, width],
         "mean": list(data["mean"]),
         "std": list(data["std"]),
         "interpolation": data["interpolation"],

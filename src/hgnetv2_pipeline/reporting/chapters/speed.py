@@ -167,8 +167,8 @@ def _scatters(
             continue
         hits, n = counted
         low, high = intervals.wilson_interval(hits, n)
-        side = formats.number(row.get("image_size"))
-        pixels = f", {side:.0f} px" if side else ""
+        size = formats.pixels(row.get("image_size"))
+        pixels = "" if size == formats.NOTHING else f", {size} px"
         place = (str(row.get("device")), int(formats.number(row.get("batch_size")) or 1), pixels)
         groups.setdefault(place, []).append(
             figures.Mark(
@@ -223,7 +223,7 @@ def export_table(manifests: Sequence[Json]) -> Table:
             "file": formats.words(entry.get("file", "model.onnx")),
             "precision": formats.words(entry.get("precision")),
             "opset": formats.words(entry.get("opset")),
-            "px": formats.count(entry.get("image_size")),
+            "px": formats.pixels(entry.get("image_size")),
             "classes": formats.count(entry.get("num_classes")),
             "GMACs": _giga(entry.get("macs")),
             "nodes": formats.count(entry.get("nodes", entry.get("n_nodes"))),
@@ -330,7 +330,7 @@ def latency_table(
             "engine": formats.words(row.get("engine")),
             "precision": formats.words(row.get("precision")),
             "batch": formats.count(row.get("batch_size")),
-            "px": formats.count(row.get("image_size")),
+            "px": formats.pixels(row.get("image_size")),
             "threads": formats.count(row.get("threads")),
             "top-1 %": _accuracy_cell(
                 accuracy.get((str(row.get("model")), str(row.get("precision"))))
