@@ -359,10 +359,11 @@ def _shape(value: Any, source: PaddleConfig) -> Answer:
 
 
 def _squash(value: Any, source: PaddleConfig) -> Answer:
+    whole = {"@.augment.box": "torchvision", "@.augment.scale": [1, 1], "@.augment.ratio": [1, 1]}
+    size = as_number(value)
     return Answer(
-        "differs", "the whole picture squashed to a square: here a random crop in training, and "
-        "the short side with the centre cut out in evaluation",
-        {"@.image_size": as_number(value), "@.resize_short": as_number(value)},
+        "set", "the whole picture squashed to a square",
+        {"@.image_size": size, "@.resize_short": size, "@.fit": "squash", **whole},
     )  # fmt: skip
 
 
@@ -418,7 +419,7 @@ def _rules() -> dict[str, Rule]:
         "AMP.level": _level,
         "AMP.use_fp16_test": either(False, "evaluation is in fp32", "evaluation is in fp32"),
         "AMP.use_promote": either(False, "torch's autocast decides", "torch's autocast decides"),
-        "AMP.scale_loss": differs("torch's GradScaler starts at 65536 and finds its own value"),
+        "AMP.scale_loss": to("@.fp16_scale"),
         "AMP.use_dynamic_loss_scaling": either(True, "dynamic", "the scale is always dynamic"),
         "Arch.name": _name,
         "Arch.class_num": _classes,
