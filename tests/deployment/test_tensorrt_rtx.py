@@ -102,8 +102,10 @@ def check_answers(found: Found, case: Case) -> None:
     int8 = session_logits(onnx.load(case.file(folder, "int8")))(images())
     assert np.abs(int8 - wanted).max() > 1e-3 * wanted.std()  # it is rounded
     # A value between two levels goes to either, as the last bit of a sum decides, and takes others
-    # with it; an image of which no value does has the same logits.
-    assert off("int8", int8).min() < TOLERANCE
+    # with it; an image of which no value does has the same logits. The larger the network, the
+    # fewer are such images.
+    if case in FIRST:
+        assert off("int8", int8).min() < TOLERANCE
     assert off("int8", int8).max() < 0.5
 
 
