@@ -234,8 +234,9 @@ def _dead_worker(error: RuntimeError) -> DataError | DiskFullError | None:
 
 
 def _death(keys: list[str], reason: str) -> DataError:
+    images = ", ".join(dict.fromkeys(keys))
     return DataError(
-        f"a loader process died, often by the out-of-memory killer, at image {', '.join(keys)}: "
+        f"a loader process died, often by the out-of-memory killer, at image {images}: "
         f"lower the number of workers, or see whether that file kills it again ({reason})"
     )
 

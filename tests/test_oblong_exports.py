@@ -185,7 +185,9 @@ def test_a_kit_is_made_and_checked_at_the_models_own_size(
 
         return lambda given: session.run(None, {"images": given})[0], time
 
-    found = kit_run.measure_kit(tmp_path, opened, device="d", versions={}, batch_sizes=[1, 2])
+    found = kit_run.measure_kit(
+        tmp_path, opened, engine="tensorrt", device="d", versions={}, batch_sizes=[1, 2]
+    )
     assert found["rows"][0]["check"]["same_top1"] == len(images)
     assert timed == [(1, 3, height, width), (2, 3, height, width)]
     packed = np.load(tmp_path / "validation.npz")["images"]
