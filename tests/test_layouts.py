@@ -214,6 +214,12 @@ def _vector(line: str) -> Callable[[Path], Path]:
 TAKEN = {
     "class folders": Case(lambda root: tree(root / "data", a=10, b=10), "folders", {"all": 20},
                           said=("layout folders: one folder per class",)),
+    "a class folder without images": Case(
+        lambda root: (tree(root / "data", a=10, b=10) / "none").mkdir(), "folders", {"all": 20},
+        said=(r"folders without an image, which are no classes: 1 \('none'\)",)),
+    "val without a class": Case(
+        lambda root: tree(root / "data", train__a=6, train__b=6, val__a=3), "split_folders",
+        {"train": 12, "val": 3}, said=("val has no image of 1 of 2 classes: 'b'",)),
     "class folders, numbered": Case(
         lambda root: tree(root / "data", **{str(n): 5 for n in (1, 2, 10)}), "folders",
         {"all": 15}, ["1", "2", "10"]),
@@ -424,7 +430,7 @@ REFUSED = {
             "absolute path in '/home/x/jpg/0_1.png 0' that is not below the root",)),
     "lists, labels from 1": Case(
         lambda root: lists(root / "data", lambda n, k: f"{n} {k + 1}"), refused=(
-            "1 of 4 classes have no image: 0; number the classes from 0",)),
+            "1 of 4 classes have no image: 0; the labels begin at 1: subtract 1",)),
     "lists, names as labels": Case(
         lambda root: lists(root / "data", lambda n, k: f"{n} {CATS[k][:3]}"), refused=(
             "label 'cat' is not a class number; .* CSV with the columns path and label",)),

@@ -57,6 +57,9 @@ class HostDevice:
     def between(self, first: int, last: int) -> float:
         return float(last - first)
 
+    def close(self) -> None:
+        self.calls.append("device closed")
+
     def forget(self, *events: int) -> None:
         pass
 
@@ -151,6 +154,7 @@ def module(
     loads: bool = True,
     dtype: str = "float32",
     builds: bool = True,
+    context: bool = True,
     takes_cache: bool = True,
     version: str = "11.4",
     invalid: int = 0,
@@ -174,7 +178,9 @@ def module(
                 get_tensor_dtype=lambda name: dtype,
                 get_tensor_shape=lambda name: (-1, *shapes[0][1:]) if name == "images" else (-1, 3),
                 get_tensor_profile_shape=lambda name, index: shapes,
-                create_execution_context=lambda *config: Context(calls, shapes[2][0]),
+                create_execution_context=lambda *config: (
+                    Context(calls, shapes[2][0]) if context else None
+                ),
             )
             or None
         )

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -344,6 +345,70 @@ def test_rtx_takes_no_timing_cache_and_keeps_what_it_compiles(
     assert "build" not in calls
     assert "runtime cache of 8" in calls
     assert cache.read_bytes() == b"compiled" * 2
+
+
+def test_what_was_compiled_is_written_once_for_each_batch_size(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_rtx(model, monkeypatch, [])
+    written: list[Path] = []
+    monkeypatch.setattr(plan_runner, "write_whole", lambda path, data: written.append(path))
+    for count in (2, 3, 2, 3, 2):
+        engine.logits(IMAGES[:count])
+    assert len(written) == 2
+
+
+def test_without_a_context_or_a_runtime_the_reason_is_one_line(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    with pytest.raises(EngineUnavailable, match="cannot run this plan now.*GPU memory"):
+        open_rtx(model, monkeypatch, calls, context=False)
+    assert calls[-1] == "device closed"
+    fake = fake_tensorrt.module([], version="1.7")
+
+    def runtime(logger: object) -> None:
+        raise TypeError("factory function returned nullptr")
+
+    monkeypatch.setattr(fake, "Runtime", runtime)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", fake)
+    with pytest.raises(EngineUnavailable, match="TensorRT for RTX cannot start"):
+        load_engine(model, "tensorrt-rtx")
+
+
+def test_ctrl_c_during_a_build_is_raised_when_the_library_is_done(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def interrupted(builder: object, network: object, config: object) -> bytes:
+        signal.raise_signal(signal.SIGINT)
+        calls.append("built all the same")
+        return b"plan"
+
+    use(monkeypatch, calls)
+    monkeypatch.setattr(sys.modules["tensorrt"].Builder, "build_serialized_network", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        provide(model)
+    assert calls[-1] == "built all the same"
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not [*model.parent.rglob("*.plan")]
+
+
+def test_a_plan_that_is_not_what_was_asked_or_noted_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_rtx(model, monkeypatch, [])
+    (plan,) = (model.parent / "plans").glob("*.plan")
+    (plan.parent / "labels.txt").write_text("\n".join(CLASSES) + "\n")
+    (plan.parent / "preprocess.json").write_text(json.dumps(Preprocess(SIDE, SIDE).to_dict()))
+    assert load_engine(plan, "tensorrt-rtx").precision == "fp32"
+    with pytest.raises(EngineUnavailable, match="is fp32, not int8"):
+        load_engine(plan, "tensorrt-rtx", precision="int8")
+    plan.write_bytes(plan.read_bytes() + b" ")
+    with pytest.raises(EngineUnavailable, match="not the plan that its note speaks of"):
+        load_engine(plan, "tensorrt-rtx")
 
 
 def test_a_runtime_cache_that_cannot_be_kept_stops_nothing(

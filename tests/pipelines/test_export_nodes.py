@@ -20,7 +20,7 @@ from hgnetv2_pipeline.data.index import samples_frame, write_index
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.kit import plans
 from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT_RTX, PlanError
-from hgnetv2_pipeline.deployment.kit.plans import AMPERE_ON, read_note
+from hgnetv2_pipeline.deployment.kit.plans import AMPERE_ON, capabilities_of, read_note
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.exits import explain
@@ -228,21 +228,33 @@ def test_plans_are_built_without_a_gpu_for_the_gpus_that_are_named(
     (folder / "model.tensorrt-rtx.A-GPU-sm-89.cache").write_bytes(b"compiled")
     run(identity, target="tensorrt-rtx", gpus="all")
     assert read_note(plan)["gpu"] == "sm80+sm86+sm89+sm120+sm121"  # Turing has fp16 alone
-    with pytest.raises(WeightsError, match=r"model\.onnx: .*builds fp32 for no sm75 \(Turing\)"):
-        run(identity, target="tensorrt-rtx", gpus="sm75+sm86")
-    assert read_note(plan)["gpu"] == "sm80+sm86+sm89+sm120+sm121"
     run(identity, target="tensorrt-rtx")
     assert read_note(plan)["gpu"] == AMPERE_ON
     clear_plans(identity)
 
 
 @pytest.mark.parametrize(
-    ("gpus", "said"),
-    [("sm90", "'sm90'|Input should be 'sm75'"), ("all+sm86", "all stands alone")],
+    ("given", "said"),
+    [
+        ({"gpus": "sm90"}, "'sm90'|Input should be 'sm75'"),
+        ({"gpus": "all+sm86"}, "all stands alone"),
+        ({"gpus": "sm75+sm86"}, r"builds fp32 for no sm75: Turing \(sm75\) has fp16 alone"),
+        ({"gpus": "sm75", "precisions": "fp16", "embedding": True}, "fp16 with embeddings for no"),
+        (
+            {"gpus": "sm86", "target": "onnx"},
+            "gpus are for target tensorrt-rtx, and target is",
+        ),
+    ],
 )
-def test_gpus_that_no_plan_is_for_are_refused(gpus: str, said: str) -> None:
+def test_gpus_that_no_plan_is_for_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        params(target="tensorrt-rtx", gpus=gpus)
+        params(**{"target": "tensorrt-rtx", **given})
+
+
+def test_turing_takes_fp16() -> None:
+    assert params(target="tensorrt-rtx", gpus="sm75+sm86", precisions="fp16").gpus[0] == "sm75"
+    assert capabilities_of("fp16")[0] == "sm75"
+    assert "sm75" not in capabilities_of("fp16", embedding=True)
 
 
 def test_without_the_library_nothing_is_made(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ def check_listings(listings: Mapping[str, Listing], layout: Layout, look: Look) 
     train = listings["train"]
     said = [*_unread(listings), *_links(listings), *_case(train), *_looked_at(look)]
     usable = _usable(train)
+    said += _empty(train, layout)
+    said += _without(listings)
     if layout.name == "folders":
         said += _few(train, usable)
     said += _bad_share(listings, look)
@@ -107,6 +110,29 @@ def _looked_at(look: Look) -> Iterator[str]:
         count = len(look.refused)
         total = look.opened + count
         yield f"{count:,} of {total:,} images looked at cannot be used; {key}: {reason}"
+
+
+def _empty(listing: Listing, layout: Layout) -> Iterator[str]:
+    """Folders beside those of the classes that hold no image."""
+    if layout.name != "folders" or not listing.root.is_dir():
+        return
+    folders = (entry for entry in os.scandir(listing.root) if entry.is_dir())
+    known = {*(listing.classes or ()), *_lost(listing)}
+    names = sorted(e.name for e in folders if e.name not in known and e.name[0] not in "._")
+    if names:
+        shown = ", ".join(map(repr, names[:_SHOWN])) + (" ..." if len(names) > _SHOWN else "")
+        yield f"folders without an image, which are no classes: {len(names)} ({shown})"
+
+
+def _without(listings: Mapping[str, Listing]) -> Iterator[str]:
+    """Classes that the user's own val or test has no image of."""
+    names = list(listings["train"].per_class())
+    for split, listing in listings.items():
+        counts = listing.per_class()
+        absent = [name for name in names if not counts.get(name)]
+        if split != "train" and listing.found and absent:
+            shown = ", ".join(map(repr, absent[:_SHOWN])) + (" ..." if len(absent) > _SHOWN else "")
+            yield f"{split} has no image of {len(absent)} of {len(names)} classes: {shown}"
 
 
 def _few(listing: Listing, usable: Mapping[str, int]) -> list[str]:

@@ -565,6 +565,22 @@ class ExportParams(_Block):
     tensorrt: PlanProfileParams
     kit: KitParams
 
+    @model_validator(mode="after")
+    def _gpus_have_the_precisions(self) -> ExportParams:
+        from hgnetv2_pipeline.deployment.kit.plans import capabilities_of
+
+        if self.gpus and self.target != "tensorrt-rtx":
+            raise ValueError(f"gpus are for target tensorrt-rtx, and target is {self.target}")
+        for precision in self.precisions if "all" not in self.gpus else ():
+            known = capabilities_of(precision, embedding=self.embedding)
+            if refused := [gpu for gpu in self.gpus if gpu not in known]:
+                what = f"{precision} with embeddings" if self.embedding else precision
+                raise ValueError(
+                    f"TensorRT for RTX builds {what} for no {', '.join(refused)}: Turing (sm75) "
+                    "has fp16 alone, without embeddings; change gpus, precisions or embedding"
+                )
+        return self
+
 
 class LatencyParams(_Block):
     """The seed's protocol: batch 1, 2100 runs, the first 100 dropped."""

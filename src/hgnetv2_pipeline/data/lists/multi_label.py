@@ -98,7 +98,7 @@ def read_parsed_multi_label_list(
         if len(labels) != wanted:
             raise DataError(
                 f"{path}:{number}: {len(labels)} labels where {wanted} are expected; write one "
-                "for every class in every line, or correct num_classes"
+                "for every class in every line, as many as there are class names"
             )
         names.append(name)
         lines.append(number)

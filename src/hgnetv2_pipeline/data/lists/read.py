@@ -145,7 +145,8 @@ def check_labels(
             line, label = parsed.lines[above[0]], parsed.labels[above[0]]
             raise DataError(
                 f"{path}:{line}: label {label} is outside the {num_classes} classes "
-                f"0-{num_classes - 1} ({len(above):,} such lines); correct it or set num_classes"
+                f"0-{num_classes - 1} ({len(above):,} such lines): correct it, or the class names "
+                "(data.lists.class_map)"
             )
     if every_class:
         wanted = num_classes if num_classes is not None else int(parsed.labels.max()) + 1
@@ -154,9 +155,17 @@ def check_labels(
             some = ", ".join(str(label) for label in absent[:5])
             raise DataError(
                 f"{path}: {len(absent):,} of {wanted:,} classes have no image: "
-                f"{some}{' ...' if len(absent) > 5 else ''}; number the classes from 0 without a "
-                "gap, or correct num_classes"
+                f"{some}{' ...' if len(absent) > 5 else ''}{_why_absent(absent, wanted)}"
             )
+
+
+def _why_absent(absent: np.ndarray, wanted: int) -> str:
+    if absent.tolist() == [0] and wanted > 1:
+        return "; the labels begin at 1: subtract 1 from each"
+    return (
+        "; number the classes from 0 without a gap, as many as there are class names "
+        "(data.lists.class_map)"
+    )
 
 
 def list_frame(parsed: ParsedList, labelled: bool) -> pd.DataFrame:

@@ -82,12 +82,18 @@ class TensorRTEngine(Engine):
             return replace(found, precision=own if own in PRECISIONS else found.precision)
 
         card = choose_card(read, preprocess, classes)
+        place = device
         try:
             if note.get("library", library.engine) != library.engine:
                 raise PlanError(f"engine {note['library']} built it")
-            self._place = CudaDevice() if device is None else device
-            self._runner = PlanRunner(path, self._place, library=library)
+            if note.get("plan_sha256", sha := sha256_file(path)) != sha:
+                raise PlanError("it is not the plan that its note speaks of; build it again")
+            place = CudaDevice() if place is None else place
+            self._place = place
+            self._runner = PlanRunner(path, place, library=library)
         except PlanError as error:
+            if device is None and place is not None:
+                place.close()
             raise EngineUnavailable(f"{self.name}: {path}: {error}") from error
         height, width = card.preprocess.size
         if self._runner.image_shape != (3, height, width):
@@ -127,8 +133,7 @@ class TensorRTEngine(Engine):
     def close(self) -> None:
         """Give the GPU's memory back."""
         self._runner.close()
-        if isinstance(self._place, CudaDevice):
-            self._place.close()
+        self._place.close()
 
 
 class DeviceStopwatch:
@@ -181,6 +186,23 @@ def from_onnx(
         place = CudaDevice() if device is None else device
     except PlanError as error:
         raise EngineUnavailable(f"{name}: {error}") from error
+    try:
+        return _from_onnx(path, library, place, precision, preprocess, classes)
+    except BaseException:
+        if device is None:
+            place.close()
+        raise
+
+
+def _from_onnx(
+    path: Path,
+    library: Library,
+    place: Device,
+    precision: str,
+    preprocess: Preprocess | None,
+    classes: Sequence[str] | None,
+) -> TensorRTEngine:
+    name = library.engine
     file = read_onnx(path)
     path = file.path
     card = choose_card(lambda: ModelCard.from_props(file.props, path), preprocess, classes)
@@ -235,6 +257,9 @@ def open_engine(name: str, wish: Wish) -> Engine:
     library = LIBRARIES[name]
     # A plan beside an ONNX file without a note is TensorRT's own (``model.engine``).
     if wish.plan is not None and (wish.onnx is None or not library.portable):
+        own = read_note(wish.plan).get("precision")
+        if None not in (own, wish.precision) and own != wish.precision:
+            raise EngineUnavailable(f"{name}: {wish.plan} is {own}, not {wish.precision}")
         return TensorRTEngine(wish.plan, library, preprocess=wish.preprocess, classes=wish.classes)
     return from_onnx(
         need_onnx(wish, name),

@@ -53,6 +53,9 @@ class Device(Protocol):
     def forget(self, *events: Any) -> None:
         """Give events back."""
 
+    def close(self) -> None:
+        """Give memory and stream back."""
+
 
 class PlanRunner:
     """A plan ready to run: float32 images [N, 3, H, W] in, float32 logits [N, classes] out.
@@ -81,7 +84,10 @@ class PlanRunner:
         logger, self._heard = listener(trt)
         self._heard.clear()
         # The runtime has to outlive the engine, and the engine its context.
-        self._runtime = trt.Runtime(logger)
+        try:
+            self._runtime = trt.Runtime(logger)
+        except TypeError as error:  # how the binding says that there is none
+            raise PlanError(f"{library.title} cannot start{gravest(self._heard)}") from error
         if library.portable:
             refuse_invalid(trt, self._runtime, plan, self._heard)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -112,7 +118,13 @@ class PlanRunner:
             if library.portable
             else engine.create_execution_context()
         )
+        if self._context is None:
+            raise PlanError(
+                f"{library.title} cannot run this plan now, often for want of GPU memory"
+                f"{gravest(self._heard)}"
+            )
         self._shape: tuple[int, ...] = ()
+        self._compiled: set[int] = set()
         self._graph: Callable[[], None] | None = None
         # Room for the largest batch, once: a CUDA graph keeps the addresses it was recorded with.
         self._context.set_tensor_address(
@@ -182,7 +194,9 @@ class PlanRunner:
             if unresolved:
                 raise PlanError(f"shapes of {unresolved} stay unknown for {shape}")
             self._execute()
-            self._keep_compiled()
+            if batch not in self._compiled:
+                self._compiled.add(batch)
+                self._keep_compiled()
         elif not self._graphs_wanted:
             self._execute()
         else:

@@ -18,7 +18,11 @@ import json
 import logging
 import os
 import re
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,13 +100,13 @@ class PlanSpec:
         }
 
 
-def capabilities_of(precision: str) -> tuple[str, ...]:
+def capabilities_of(precision: str, *, embedding: bool = False) -> tuple[str, ...]:
     """Those that TensorRT for RTX builds a network of this precision for.
 
     For Turing (sm75) version 1.7 has no matrix product in float32, which fp32 and int8 files end
-    with, and no bf16.
+    with, and no bf16; nor has it the fp16 one of a file that gives embeddings too.
     """
-    return CAPABILITIES if precision == "fp16" else CAPABILITIES[1:]
+    return CAPABILITIES if precision == "fp16" and not embedding else CAPABILITIES[1:]
 
 
 def capability(gpu: str) -> str:
@@ -140,7 +144,7 @@ def read_note(plan: Path) -> dict[str, Any]:
     """What the note beside a plan says; empty where there is none, or none of ours."""
     try:
         note = json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return note if isinstance(note, dict) else {}
 
@@ -222,11 +226,32 @@ def build_plan(
         # A cache of another GPU or version is refused, and then an empty one is filled.
         if not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
-    plan = builder.build_serialized_network(network, config)
+    with _interrupts_later():
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise PlanError(f"{library.title} could not build a plan{gravest(heard)}")
     timings = b"" if library.portable else bytes(config.get_timing_cache().serialize())
     return BuiltPlan(bytes(plan), timings, [message for _, message in heard])
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Raise what Ctrl-C asks for once the library is done.
+
+    Raised before, it would reach the logger, which the library calls while it builds, and whose
+    exceptions it drops.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def parse_network(trt: Any, builder: Any, onnx: bytes, logger: Any, title: str) -> Any:

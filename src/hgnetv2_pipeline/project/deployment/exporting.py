@@ -87,7 +87,6 @@ def write_plans(folder: Path, run: Run, params: ExportParams) -> None:
     from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT_RTX, PlanError
     from hgnetv2_pipeline.deployment.kit.plans import (
         AMPERE_ON,
-        CAPABILITIES,
         BatchProfile,
         PlanSpec,
         capabilities_of,
@@ -97,7 +96,7 @@ def write_plans(folder: Path, run: Run, params: ExportParams) -> None:
     profile = BatchProfile(**params.tensorrt.model_dump())
     for precision in params.precisions:
         model = run.folder("export") / precision_file(precision)
-        known = capabilities_of(precision) if "all" in params.gpus else CAPABILITIES
+        known = capabilities_of(precision, embedding=params.embedding)
         gpus = "+".join(name for name in known if name in params.gpus or "all" in params.gpus)
         plan = folder / plan_beside(model, TENSORRT_RTX).name
         try:
