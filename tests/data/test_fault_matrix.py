@@ -27,7 +27,7 @@ REFUSED = {
     "L05": [
         (b"a.jpg 0\nb.jpg -1\n", "2:.*whole number from 0"),
         (b"a.jpg -100\n", "1:.*whole number from 0"),
-        (b"a.jpg 99999\n", "1:.*outside the 5 classes 0-4.*num_classes"),
+        (b"a.jpg 99999\n", "1:.*outside the 5 classes 0-4.*class names"),
     ],
     "L06": [
         (f"a.jpg {label}\n".encode(), "1:.*is not a class number; write a whole number")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import multiprocessing
 import os
 import time
@@ -215,3 +216,25 @@ def test_a_shortage_is_warned_of_once(
     for _ in range(2):
         seen(Maker(nothing, 300), 1)
     assert [r.levelname for r in caplog.records if "shared memory" in r.message] == ["WARNING"]
+
+
+class Discarded:
+    """What nobody uses any more; its end in another process than it began in leaves a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.pid, self.itself = folder, os.getpid(), self
+
+    def __del__(self) -> None:
+        if os.getpid() != self.pid:
+            (self.folder / f"ended in {os.getpid()}").touch()
+
+
+def test_what_the_run_has_discarded_does_not_end_in_a_worker(tmp_path: Path) -> None:
+    gc.disable()
+    try:
+        Discarded(tmp_path)
+        made = list(iterate_batches(Maker(lambda: gc.collect() and None), 0, 4, 2, Ledger(1, 0)))
+    finally:
+        gc.enable()
+    assert len(made) == 4
+    assert not [*tmp_path.iterdir()]

@@ -9,6 +9,7 @@ remedies. None of them outlives the process that started it.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import re
@@ -320,6 +321,9 @@ def _beside_the_step(worker: int) -> None:
     A terminal, or what ends a job, sends its signal to every process of the group: the run decides
     what a stop means, and needs its workers until then. torch's own shutdown asks twice.
     """
+    # What the run no longer uses and has not collected yet, such as an engine with threads of its
+    # own, must not be destroyed here: its threads are not, and it would wait for them or crash.
+    gc.freeze()
     if hasattr(os, "nice"):
         os.nice(_NICE)
     torch.set_num_threads(1)
