@@ -45,6 +45,15 @@ def test_what_the_library_saves_is_read_as_the_library_reads_it(shapes, dtypes, 
     assert read.metadata == read_metadata(path) == (metadata or {})
 
 
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x10280, 0x4B50])
+def test_a_header_is_read_whatever_its_length_begins_like(length, tmp_path):
+    """640 is 80 02 in the file, as a pickle of protocol 2 begins."""
+    path = tmp_path / "w.safetensors"
+    header = json.dumps({"w": F32}).encode().ljust(length)
+    path.write_bytes(struct.pack("<Q", length) + header + struct.pack("<f", 0.5))
+    assert read_file(path).tensors["w"].tolist() == [0.5] == load_file(path)["w"].tolist()
+
+
 @pytest.mark.parametrize("length", [0, 7, 2**31, 2**63, 2**64 - 1])
 def test_a_header_of_another_length_than_it_says_is_refused(length, tmp_path):
     """W10."""

@@ -54,6 +54,9 @@ def kind_of(path: Path) -> Kind:
             start = file.read(512)
     if start.startswith((_ZIP, _LEGACY)):
         return "torch"
+    # The length of a header can begin as a pickle does (640 is 80 02); no pickle is zero there.
+    if start[8:9] == b"{" and not any(start[4:8]):
+        return "safetensors"
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04"):
         return "pickle"
     if start[8:9] == b"{":
