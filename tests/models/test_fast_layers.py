@@ -304,16 +304,11 @@ def averaged(network: nn.Module, folder: Path) -> nn.Module:
     return copied.module
 
 
-def saved_and_loaded(network: nn.Module, folder: Path) -> nn.Module:
-    torch.save(network, folder / "network.pth")
-    return torch.load(folder / "network.pth", weights_only=False)
-
-
 def pickled(network: nn.Module, folder: Path) -> nn.Module:
     return pickle.loads(pickle.dumps(network))  # noqa: S301 - made here
 
 
-@pytest.mark.parametrize("copied", [averaged, saved_and_loaded, pickled])
+@pytest.mark.parametrize("copied", [averaged, pickled])
 def test_a_copy_made_inside_is_plain_for_good(copied, filled, tmp_path):
     network = filled("b0").train()
     before = kinds(network)

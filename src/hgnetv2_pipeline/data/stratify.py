@@ -3,13 +3,17 @@
 Iterative stratification (Sechidis, Tsoumakas, Vlahavas, ECML 2011): the rarest class is dealt out
 first, each of its images to the side that lacks most of that class, and so on to the next rarest of
 what is left. Here what is dealt out are groups of images that stay together, a plain image being a
-group of one.
+group of one. Where a frequent class is then far from its shares, because its images had gone with
+the rarer classes that they also show, groups are moved until it is not.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
+_FAR = 0.02
+"""The share of a class's images by which a side may miss what it should have, beside two images."""
 
 
 def quota(count: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -71,4 +75,39 @@ def stratify(
             deal(group, room[:, rarest])
     for group in order[side_of[order] < 0].tolist():
         deal(group, total)
+    counts = np.column_stack([images, sizes])[order]
+    lacking = np.column_stack([room, total])
+    side_of[order] = _move_what_helps(side_of[order], counts, lacking, np.flatnonzero(used))
     return side_of[unit]
+
+
+def _move_what_helps(
+    side_of: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+    lacking: npt.NDArray[np.float64],
+    sides: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """``side_of``, [groups], after moves that each help most, made while a class is far off.
+
+    Args:
+        counts: [group, classes + 1], its images of each class, and in all.
+        lacking: [side, classes + 1], what each side lacks of them; changed in place.
+        sides: that there are.
+    """
+    side_of = side_of.copy()
+    squares = (counts**2).sum(axis=1)
+    far = 2 + _FAR * counts.sum(axis=0)
+    while (np.abs(lacking) > far).any():
+        held = np.stack([counts[side_of == side].sum(axis=0) for side in range(len(lacking))])
+        last = ((counts > 0) & (counts == held[side_of])).any(axis=1)  # of a class on its side
+        # By how much a move lessens half the sum of squares of what is lacking.
+        gains = np.stack([((lacking[to] - lacking[side_of]) * counts).sum(axis=1) for to in sides])
+        gains -= squares
+        gains[(sides[:, None] == side_of) | last] = -np.inf
+        to, group = np.unravel_index(np.argmax(gains), gains.shape)
+        if gains[to, group] <= 0:
+            break
+        lacking[side_of[group]] += counts[group]
+        lacking[sides[to]] -= counts[group]
+        side_of[group] = sides[to]
+    return side_of

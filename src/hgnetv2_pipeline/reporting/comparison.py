@@ -18,7 +18,7 @@ ARMS = {
     "stage1_unmined": "SSLD stage 1, whole pool unmined",
     "stage1": "SSLD stage 1, mined",
     "stage2": "SSLD stage 2",
-    "teacher": "teacher",
+    "teacher": "teacher (mean of its members)",
 }
 UNTRAINED = ("reference", "teacher")
 """Rows that are no training of the student's network."""

@@ -142,8 +142,8 @@ class Engine(ABC):
         """Logits of a non-empty, contiguous float32 batch of the right shape."""
 
     def _run_both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and embeddings, of a batch as for ``_run``; where there is an embedding_size."""
-        raise NotImplementedError
+        """Logits and embeddings, of a batch as for ``_run``; of engines with an embedding_size."""
+        raise self._no_embeddings()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits, float32 [N, classes], of preprocessed images, float32 [N, 3, height, width]."""
@@ -169,10 +169,13 @@ class Engine(ABC):
     def require_embeddings(self) -> None:
         """Raise EngineUnavailable unless this model gives embeddings on this engine."""
         if self.embedding_size is None:
-            raise EngineUnavailable(
-                f"{self.name}: {self.model} gives no embeddings; export it again with "
-                "export.embedding=true, or name its weights"
-            )
+            raise self._no_embeddings()
+
+    def _no_embeddings(self) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"{self.name}: {self.model} gives no embeddings; export it again with "
+            "export.embedding=true, or name its weights"
+        )
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         height, width = self.preprocess.size

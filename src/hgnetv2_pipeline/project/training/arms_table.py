@@ -26,22 +26,13 @@ from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.probes import SIMPLE_PROBE
 from hgnetv2_pipeline.project.teaching.teacher import RECORD, teacher_answers
 from hgnetv2_pipeline.project.training.arms import arm_folders
+from hgnetv2_pipeline.reporting.comparison import ARMS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _log = logging.getLogger(__name__)
-
-LABELS = {
-    "supervised": "supervised only",
-    "supervised_equal_steps": "supervised, as many steps as all of SSLD",
-    "stage1_unmined": "SSLD stage 1, whole pool unmined",
-    "stage1": "SSLD stage 1, mined",
-    "stage2": "SSLD stage 2",
-    "teacher": "teacher (mean of its members)",
-}
-
 
 @dataclass(frozen=True)
 class MeasuredArm:
@@ -94,7 +85,7 @@ def measure_arms(
             if its_arm == arm and not its.is_relative_to(members)
         ]
         if folder.is_relative_to(members) and recipes[folder] not in (others or [recipes[folder]]):
-            _log.info("%s has a recipe of its own and is not counted as %s", name, LABELS[arm])
+            _log.info("%s has a recipe of its own and is not counted as %s", name, ARMS[arm])
             continue
         try:
             _, rows = measure_run(run, params, name, split, lists)
@@ -199,11 +190,9 @@ def _untrained(
 
 
 def _counted(arm: str, split: str, name: str, right: NDArray[np.bool_]) -> dict[str, Any]:
-    from hgnetv2_pipeline.reporting.comparison import ARMS
-
     return {
         "arm": arm,
-        "label": LABELS.get(arm, ARMS[arm]),
+        "label": ARMS[arm],
         "seed": None,
         "steps": None,
         "images_seen": None,

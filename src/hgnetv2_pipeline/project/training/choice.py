@@ -29,7 +29,8 @@ from hgnetv2_pipeline.project.params import (
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.teacher import RECORD
-from hgnetv2_pipeline.project.training.arms_table import LABELS, list_trainings
+from hgnetv2_pipeline.project.training.arms_table import list_trainings
+from hgnetv2_pipeline.reporting.comparison import ARMS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,13 +44,13 @@ _STUDENT = "student.safetensors"
 # In the order of preference: what the product is about, the last stage first; then the trainings
 # that it has to beat. The labels of the others are the comparison's.
 _PREFERRED = {
-    "stage2": LABELS["stage2"],
-    "stage1": LABELS["stage1"],
+    "stage2": ARMS["stage2"],
+    "stage1": ARMS["stage1"],
     "finetune": "fine-tuning",
     "train": "supervised training",
-    "supervised": LABELS["supervised"],
-    "supervised_equal_steps": LABELS["supervised_equal_steps"],
-    "stage1_unmined": LABELS["stage1_unmined"],
+    "supervised": ARMS["supervised"],
+    "supervised_equal_steps": ARMS["supervised_equal_steps"],
+    "stage1_unmined": ARMS["stage1_unmined"],
 }
 
 
