@@ -29,9 +29,7 @@ run: install  ## the whole chain on the embedded sample: images, SSLD, export, l
 	$(BIN)/kedro run
 
 test: install lint  ## lint and all tests but the slow ones
-	@# Engines leave threads in a process; loader processes forked from it later have crashed.
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --no-loadscope-reorder --ignore tests/deployment
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --no-loadscope-reorder tests/deployment
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --no-loadscope-reorder
 
 test-long: install  ## the slow tests too: larger counts, more kills; then test-avx2
 	$(BIN)/python -m pytest -m 'not gpu and not tensorrt and not triton'

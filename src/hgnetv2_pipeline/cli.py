@@ -28,6 +28,7 @@ from hgnetv2_pipeline.project.node_selection import (
     chain_of,
     check_names,
     needed_tags,
+    upstream,
 )
 
 _log = logging.getLogger(__name__)
@@ -70,14 +71,16 @@ def _run(debug: bool, **options: Any) -> Any:
         )
 
     use_project_logging(str(conf_source))
+    check_names(options, pipelines)
+    named = options["pipelines"]
     options["pipelines"] = chain_of(options, load)
     if options["pipelines"] == [SUPERVISED]:
         _log.info(
-            "there is no pool (data.pool), and so no mining and no SSLD: train, best, evaluation, "
-            "export, latency, prediction and reporting"
+            "there is no pool (data.pool), and so no mining and no SSLD: labelled images alone"
         )
-    check_names(options, pipelines)
-    if options["pipelines"] and not options["tags"]:
+        if named:
+            options["tags"] = sorted(upstream(pipelines[SUPERVISED], named))
+    elif options["pipelines"] and not options["tags"]:
         options["tags"] = needed_tags(options["pipelines"], pipelines, options["params"], load)
     with _report_once(debug):
         return kedro_run.callback(**options)  # type: ignore[misc]

@@ -85,15 +85,11 @@ class ProjectHooks:
                 )
         if "mining" in tags and not data["pool"]:
             names = "+".join(run_params.get("pipeline_names") or ["__default__"])
-            model = f"{identity['variant']}/{identity['run']}"
-            made = f"data/06_models/{identity['dataset']}/best/{model}/student.safetensors"
-            best = (Path(identity["project"]) / made).is_file()
             raise DataError(
                 f"pipeline {names} mines a pool and data.pool is empty: name folders of unlabelled "
                 f"images (data.pool in conf/{identity['environment']}/parameters.yml or --params "
-                "data.pool=DIR); without a pool: kedro run without --pipeline, which trains, "
-                "evaluates and exports, or --pipeline train, then evaluation or export with "
-                f"--params model={'best' if best else 'train'}/{model}"
+                "data.pool=DIR); of labelled images alone: kedro run without --pipeline, or "
+                "--pipeline train, best, evaluation, export, latency, prediction, reporting"
             )
         self._refuse_missing_models(tags)
         if "ingestion" in tags:

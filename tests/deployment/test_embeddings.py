@@ -26,10 +26,6 @@ from hgnetv2_pipeline.models import create_model
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
 from hgnetv2_pipeline.weights.load import save_weights
 
-# OpenVINO's engines, left to the garbage collector by a refusal, took later tests of the same
-# process down; until that is understood these tests have processes without such tests after them.
-pytestmark = pytest.mark.slow
-
 NOISE = np.random.default_rng(3).standard_normal((3, 3, SIDE, SIDE), np.float32)
 
 

@@ -94,6 +94,14 @@ def test_logging_is_the_projects_own_wherever_a_run_starts(
         ({"pool": ["/pool"], "layout": "folders"}, {}, []),
         ({"pool": [], "layout": "sample"}, {}, []),
         ({"pool": [], "layout": "folders"}, {"pipelines": ["mining"]}, ["mining"]),
+        ({"pool": [], "layout": "folders"}, {"pipelines": ["evaluation"]}, ["__supervised__"]),
+        ({"pool": [], "layout": "folders"}, {"pipelines": ["train"]}, ["train"]),
+        ({"pool": ["/pool"], "layout": "folders"}, {"pipelines": ["export"]}, ["export"]),
+        (
+            {"pool": [], "layout": "folders"},
+            {"pipelines": ["export"], "params": {"model": "train/b0/seed=0"}},
+            ["export"],
+        ),
         ({"pool": [], "layout": "folders"}, {"tags": ["mining"]}, []),
         ({"pool": [], "layout": "folders"}, {"from_nodes": ["train.train"]}, []),
     ],
@@ -101,9 +109,9 @@ def test_logging_is_the_projects_own_wherever_a_run_starts(
 def test_without_a_pool_the_whole_chain_is_that_of_labelled_images(
     data: dict[str, Any], options: dict[str, Any], meant: list[str]
 ) -> None:
-    """D20. What was named stays what was named."""
+    """D20. What was named stays what was named, unless it can be had without a pool."""
     names = ("pipelines", "tags", "node_names", "from_nodes", "to_nodes", "from_inputs",
-             "to_outputs", "namespaces")  # fmt: skip
+             "to_outputs", "namespaces", "params")  # fmt: skip
     given = dict.fromkeys(names) | options
     assert chain_of(given, lambda: {"parameters": {"data": data}}) == meant
     own = {name for node in PIPELINES["__supervised__"].nodes for name in node.tags}

@@ -273,7 +273,7 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
     _end_workers_at_exit()
     batches: Any = None
     try:
-        with watch_workers():
+        with watch_workers(), _nothing_collected_by_children():
             batches = iter(loader)
         for step in range(start, start + count):
             try:
@@ -312,6 +312,20 @@ def from_workers(maker: Maker[M], start: int, count: int, workers: int) -> Itera
         batches = loader = None
 
 
+@contextmanager
+def _nothing_collected_by_children() -> Iterator[None]:
+    """What is here now is never collected in a process forked within.
+
+    What the run no longer uses and has not collected yet may be an engine with threads of its own.
+    They do not live on in a child, where destroying it would wait for them or crash.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _beside_the_step(worker: int) -> None:
     """Workers share the CPUs among themselves, one thread each, and give way to the training.
 
@@ -321,9 +335,6 @@ def _beside_the_step(worker: int) -> None:
     A terminal, or what ends a job, sends its signal to every process of the group: the run decides
     what a stop means, and needs its workers until then. torch's own shutdown asks twice.
     """
-    # What the run no longer uses and has not collected yet, such as an engine with threads of its
-    # own, must not be destroyed here: its threads are not, and it would wait for them or crash.
-    gc.freeze()
     if hasattr(os, "nice"):
         os.nice(_NICE)
     torch.set_num_threads(1)

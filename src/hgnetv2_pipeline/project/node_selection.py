@@ -24,21 +24,26 @@ SUPERVISED = "__supervised__"
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
 
 
-# What chooses nodes by itself: the whole chain is not meant then.
+# What chooses nodes by itself, beside the names of pipelines: no whole chain is meant then.
 _CHOOSES = (
-    "pipelines", "tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs",
+    "tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs",
     "namespaces",
 )  # fmt: skip
 
 
 def chain_of(options: Mapping[str, Any], load: Any) -> list[str]:
     """The pipelines that ``kedro run`` with these options means: without a pool, and where nothing
-    else was named, the chain without mining and SSLD. ``load`` makes the ``ProjectConfigLoader``.
+    that mines one was named, the chain without mining and SSLD. ``load`` makes the
+    ``ProjectConfigLoader``.
     """
-    if any(options[key] for key in _CHOOSES):
-        return list(options["pipelines"] or [])
+    named = list(options["pipelines"] or [])
+    model = (options["params"] or {}).get("model", BEST)
+    if any(options[key] for key in _CHOOSES) or (named and model != BEST):
+        return named
+    if not set(named) <= TAKES_MODEL | {"best", "reporting"}:
+        return named
     data = load()["parameters"]["data"]
-    return [] if data["pool"] or data["layout"] == "sample" else [SUPERVISED]
+    return named if data["pool"] or data["layout"] == "sample" else [SUPERVISED]
 
 
 def check_names(options: Mapping[str, Any], pipelines: Mapping[str, Pipeline]) -> None:
@@ -115,10 +120,10 @@ def needed_tags(
     else:
         return []
     whole = sum((pipelines[name] for name in wanted), pipelines["ingestion"])
-    return sorted(_upstream(whole, wanted, given))
+    return sorted(upstream(whole, wanted, given))
 
 
-def _upstream(pipeline: Pipeline, wanted: Collection[str], given: Collection[str]) -> set[str]:
+def upstream(pipeline: Pipeline, wanted: Collection[str], given: Collection[str] = ()) -> set[str]:
     """The tags ``wanted``, and those of whatever makes their inputs that are not ``given``."""
     makers = {output: node for node in pipeline.nodes for output in node.outputs}
     waiting = [node for node in pipeline.nodes if node.tags & set(wanted)]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class MeasuredArm:
     """One training of the table: its arm and seed, its folder, and its answers as parquet."""

@@ -103,8 +103,7 @@ def find_candidates(
         raise DataError(
             f"no finished training of {run.identity.variant}, run {run.identity.run}, of dataset "
             f"{run.identity.dataset} to choose the best model from: {run.identity.run_command} "
-            "--pipeline best trains what it needs; without a pool --pipeline train, then "
-            f"--pipeline best --tags best{others}"
+            f"--pipeline best trains what it needs{others}"
         )
     return [found[arm] for arm in _PREFERRED if arm in found], left_out
 
