@@ -1,4 +1,6 @@
-"""What a training starts from, named by ``init``: a run, a file, and what is said behind it."""
+"""What a training starts from, named by ``init``: a run, a file, and what is said behind it; and
+what is refused before it starts.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.project.identity import Identity, resolve
 from hgnetv2_pipeline.project.imported_weights import import_result
 from hgnetv2_pipeline.project.models import check_model, model_source, weights_input
 from hgnetv2_pipeline.project.params import ImportParams
-from hgnetv2_pipeline.project.training.runs import _found_start
-from hgnetv2_pipeline.training.config import TrainConfig
+from hgnetv2_pipeline.project.training.runs import _found_start, train_missing, train_student
+from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from run_params import parameters
 
 
@@ -64,3 +69,27 @@ def test_imported_weights_are_known_by_what_was_said_and_by_nothing_else(said, m
         "variant": "b0", "weights": "my/best.pth.tar", "classes": None, "part": "student",
         "sha256": None, **more,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"amp": "fp16"}, "training.amp 'fp16' needs a GPU"),
+        ({"steps": 10, "epochs": None, "warmup_epochs": 2.0, "batch_size": 8}, "the whole run has"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_an_earlier_result_is_touched(
+    changed, said, tmp_path
+):
+    """It went to the archive first, and its successor was refused then."""
+    index = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"key": [str(n) for n in range(80)]}), index)
+    config = TrainConfig.model_validate(parameters()["train"]).model_copy(update=changed)
+    spec = RunSpec.model_construct(config=config, device="cpu", train=index)
+    untouched: Any = SimpleNamespace(
+        distributed=SimpleNamespace(processes=lambda device: 1), device="cpu", reuse=None
+    )
+    with pytest.raises(ParameterError, match=said):
+        train_student(untouched, spec, None)
+    with pytest.raises(ParameterError, match=said):
+        train_missing(untouched, [(spec, None)], jobs=1, folder=tmp_path, announce=len)

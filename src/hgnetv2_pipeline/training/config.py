@@ -471,6 +471,11 @@ class TrainConfig(ParameterModel):
             on_device(view, self.input.device, "cuda")
         return self
 
+    def check_device(self, device: str) -> None:
+        """Raise ``ParameterError`` unless ``amp`` can be had on ``device`` (cpu, cuda, cuda:N)."""
+        if self.amp == "fp16" and not device.startswith("cuda"):
+            raise ParameterError("training.amp 'fp16' needs a GPU; use 'bf16' or 'off' on a CPU")
+
     def decisive(self, exclude: set[str] = FREE) -> dict[str, Any]:
         """What decides the result, as JSON values, for manifests and checkpoints."""
         values = self.model_dump(mode="json", exclude=exclude)

@@ -79,8 +79,7 @@ class PreparedRun:
 def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> PreparedRun:
     """Read the samples, build student, teacher and optimiser on ``device``."""
     config = spec.config
-    if config.amp == "fp16" and device.type != "cuda":
-        raise ParameterError("training.amp 'fp16' needs a GPU; use 'bf16' or 'off' on a CPU")
+    config.check_device(device.type)
     train = read_samples(spec.train, num_classes=spec.num_classes)
     val = read_samples(spec.val, num_classes=spec.num_classes)
     _check_task(spec, train, val)

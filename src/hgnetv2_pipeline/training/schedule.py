@@ -59,8 +59,11 @@ class Schedule:
         return 1 if self.eval_steps is None else -(-self.total_steps // self.eval_steps)
 
 
-def plan_schedule(config: TrainConfig, *, images: int, world_size: int) -> Schedule:
-    """The run in steps for a training list of ``images``; batches are full and cross epochs."""
+def count_steps(config: TrainConfig, *, images: int, world_size: int) -> tuple[int, int]:
+    """Steps of the whole run and of its warm-up, for a training list of ``images``.
+
+    Raises ``ParameterError`` where the warm-up would not end before the run does.
+    """
     global_batch = config.batch_size * world_size
     steps_per_epoch = images / global_batch
     if config.steps is not None:
@@ -75,6 +78,14 @@ def plan_schedule(config: TrainConfig, *, images: int, world_size: int) -> Sched
             f"{global_batch} images, but the whole run has {total}; lower it, or raise "
             "training.epochs or training.steps"
         )
+    return total, warmup
+
+
+def plan_schedule(config: TrainConfig, *, images: int, world_size: int) -> Schedule:
+    """The run in steps for a training list of ``images``; batches are full and cross epochs."""
+    total, warmup = count_steps(config, images=images, world_size=world_size)
+    global_batch = config.batch_size * world_size
+    steps_per_epoch = images / global_batch
     evaluate = config.eval_every
     lr = config.lr
     if config.lr_batch is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hgnetv2_pipeline.project.identity import Identity
-from hgnetv2_pipeline.project.lists import Lists
+from hgnetv2_pipeline.project.lists import Lists, count_rows
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse, Work
 from hgnetv2_pipeline.project.run import Run
@@ -20,6 +20,7 @@ from hgnetv2_pipeline.training.config import (
     StoredLogits,
     TrainConfig,
 )
+from hgnetv2_pipeline.training.schedule import count_steps
 from hgnetv2_pipeline.weights.places import said_of, split_spec
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
@@ -127,6 +128,7 @@ def begin_run(
 def train_student(run: Run, spec: RunSpec, teacher: TeacherRecord | None) -> None:
     """Train the run of ``spec`` in all the processes of this command, unless it is finished."""
     processes = run.distributed.processes(run.device)
+    _refuse_untrainable(spec, processes)
     spec, work = begin_run(run.reuse, spec, teacher, processes=processes)
     if isinstance(work, Result):
         return
@@ -146,6 +148,14 @@ def train_student(run: Run, spec: RunSpec, teacher: TeacherRecord | None) -> Non
     work.finish()
 
 
+def _refuse_untrainable(spec: RunSpec, processes: int) -> None:
+    """Raise ``ParameterError`` of what its parameters rule out, before an earlier result is moved
+    to make room for it.
+    """
+    spec.config.check_device(spec.device)
+    count_steps(spec.config, images=count_rows(spec.train), world_size=processes)
+
+
 def train_missing(
     run: Run,
     trainings: Iterable[Training],
@@ -157,6 +167,9 @@ def train_missing(
     """Train those that are not finished, ``jobs`` at once, after ``announce`` of them."""
     specs, works = [], []
     processes = processes_of_each(run.distributed, run.device, jobs=jobs)
+    trainings = list(trainings)
+    for spec, _ in trainings:
+        _refuse_untrainable(spec, processes)
     for training in trainings:
         spec, work = begin_run(run.reuse, *training, processes=processes)
         if isinstance(work, Work):
