@@ -678,6 +678,8 @@ def test_without_a_pool_the_chain_is_the_shorter_one(tmp_path: Path) -> None:
     assert (bundle / "labels.txt").read_text(encoding="utf-8").splitlines() == CATS
     assert (made / "08_reporting/mine/report/report.html").is_file()
     assert not (made / "06_models/mine/ssld_stage1").exists()
+    # One pipeline of it by its name, which mines nothing either.
+    _run(project, "--env", "mine", "--pipeline", "evaluation", "--params", f"{STEPS},{short}")
     # Our own names of classes are taken where a class map is.
     words = ["--class-map", str(bundle / "labels.txt"), str(tmp_path / "tree/data/xx0/1.png")]
     answer = CliRunner().invoke(main, ["predict", "--model", str(bundle / "model.onnx"), *words])
