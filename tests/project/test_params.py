@@ -29,6 +29,8 @@ def test_every_variant_validates_in_every_environment(env: str, variant: str) ->
     ("given", "named"),
     [
         ({"varient": "b4"}, "'varient' .did you mean 'variant'"),
+        ({"fit": "pad"}, r"'fit'; choose one of training.fit .for all trainings., ssld_stage1.fit"),
+        ({"root": "x"}, r"unknown parameter 'root'; choose one of data.root .--params data.root="),
         ({"ssld_stage1": {"lrr": 1}}, "ssld_stage1: 'lrr'|parameter of ssld_stage1 'lrr'"),
         ({"variant": "b7"}, "variant 'b7'.*b0, b1, b2, b3, b4, b5, b6"),
         ({"ssld_stage1": {"lr": "fast"}}, "ssld_stage1.lr = 'fast'"),

@@ -212,7 +212,7 @@ def init(
         echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
     taught = (
         f"{chosen['EPOCHS']} epochs"
-        if found.several
+        if pool is None
         else f"teacher {chosen['TEACHER']} ({_effort(chosen)}), stage 1 "
         f"{chosen['STAGE1_EPOCHS']} epochs, stage 2 {chosen['STAGE2_EPOCHS']}"
     )

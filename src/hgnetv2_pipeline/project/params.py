@@ -736,6 +736,15 @@ def _in_words(error: ValidationError, environment: str) -> ParameterError:
     if first["type"] == "extra_forbidden":
         allowed = _fields_of(path[:-1])
         owner = f" of {'.'.join(path[:-1])}" if path[:-1] else ""
+        owners = [name for name in RunParams.model_fields if key in _fields_of([name])]
+        if "training" in owners:
+            owners.insert(0, owners.pop(owners.index("training")))  # which holds for all of them
+        if owners:
+            known = ", ".join(f"{name}.{key}" for name in owners)
+            known = known.replace(f"training.{key}", f"training.{key} (for all trainings)")
+            return ParameterError(
+                f"unknown parameter '{key}'; choose one of {known} (--params {owners[0]}.{key}=...)"
+            )
         return unknown_name(f"parameter{owner}", path[-1], allowed, where)
     if first["type"] == "missing":
         return ParameterError(f"parameter {key} is missing (set it by {where})")
