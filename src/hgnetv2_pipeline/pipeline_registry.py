@@ -11,6 +11,7 @@ from hgnetv2_pipeline.pipelines.evaluation import pipeline as evaluation
 from hgnetv2_pipeline.pipelines.export import pipeline as export
 from hgnetv2_pipeline.pipelines.import_weights import pipeline as import_weights
 from hgnetv2_pipeline.pipelines.ingestion import pipeline as ingestion
+from hgnetv2_pipeline.pipelines.label_next import pipeline as label_next
 from hgnetv2_pipeline.pipelines.latency import pipeline as latency
 from hgnetv2_pipeline.pipelines.mining import pipeline as mining
 from hgnetv2_pipeline.pipelines.prediction import pipeline as prediction
@@ -49,6 +50,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "import_weights": imported,
         "train_teacher": teacher,
         "mining": mined,
+        "label_next": mined + label_next.create_pipeline(),
         "ssld_stage1": stage1,
         "ssld_stage2": stage2,
         "train": trained,

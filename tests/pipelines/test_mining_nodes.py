@@ -5,6 +5,7 @@ One small project is mined by a random B0 of 32 pixels; what is asked is which i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from hgnetv2_pipeline.data import index
 from hgnetv2_pipeline.data.index import read_index
@@ -29,6 +31,7 @@ from hgnetv2_pipeline.mining import score_processes
 from hgnetv2_pipeline.mining.selection import default_target
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw
+from hgnetv2_pipeline.pipelines.label_next.nodes import propose_images
 from hgnetv2_pipeline.pipelines.mining.nodes import (
     audit,
     deduplicate,
@@ -40,7 +43,7 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
 from hgnetv2_pipeline.processes import specs
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.mining.scoring import images_to_score
-from hgnetv2_pipeline.project.params import MiningParams
+from hgnetv2_pipeline.project.params import LabelNextParams, MiningParams
 from hgnetv2_pipeline.project.results import Reuse
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.teacher import read_teacher
@@ -553,3 +556,34 @@ def test_by_typicality_all_that_is_like_the_labelled_images_is_mined(project: Pr
 def test_typicality_has_no_second_classes() -> None:
     with pytest.raises(ValueError, match=r"top_p 2 asks for second classes.*rank_by: confidence"):
         mining(rank_by="typicality", top_p=2)
+
+
+def test_images_to_label_next_are_listed_and_their_files_put_by_guess(usual: Project) -> None:
+    mined = usual.mine()
+    run, teacher = usual.run, usual.run.folder("train_teacher")
+    pairs = run.folder("mining")
+
+    def choose(images: int) -> Path:
+        params = LabelNextParams(images=images)
+        return propose_images(run, params, mining(), teacher, mined.scores, pairs)
+
+    folder = choose(8)
+    listed = pd.read_csv(folder / "label_next.csv")
+    assert listed.columns.tolist() == ["key", "guess", "probability", "doubt", "stands_for"]
+    assert len(listed) == 8 and listed["key"].is_unique and not mined.barred & set(listed["key"])
+    assert listed["stands_for"].sum() == mined.raw["bytes_sha256"].nunique() - len(mined.barred)
+    index = mined.lists.frame("pool").set_index("key")
+    copies = sorted((folder / "images").glob("*/*"))
+    assert len(copies) == 8
+    for copy in copies:
+        row = listed.iloc[int(copy.name[:4]) - 1]
+        assert copy.parent.name == row["guess"]
+        assert (
+            hashlib.sha256(copy.read_bytes()).hexdigest() == index.loc[row["key"], "bytes_sha256"]
+        )
+    with Image.open(folder / "label_next.png") as sheet:
+        assert sheet.width > sheet.height
+    # What a person moves is not the result's, and asking for more makes another.
+    copies[0].unlink()
+    assert choose(8) == folder and len([*(folder / "images").glob("*/*")]) == 7
+    assert len(pd.read_csv(choose(9) / "label_next.csv")) == 9

@@ -69,9 +69,9 @@ def _unique(value: list[Any]) -> list[Any]:
 
 # What makes results, each of which can be asked for again.
 REDOABLE = (
-    "ingestion", "import_weights", "train_teacher", "mining", "teacher_logits", "ssld_stage1",
-    "ssld_stage2", "train", "finetune", "comparison", "best", "evaluation", "export", "latency",
-    "prediction", "reporting", "all",
+    "ingestion", "import_weights", "train_teacher", "mining", "label_next", "teacher_logits",
+    "ssld_stage1", "ssld_stage2", "train", "finetune", "comparison", "best", "evaluation", "export",
+    "latency", "prediction", "reporting", "all",
 )  # fmt: skip
 
 
@@ -341,6 +341,12 @@ class PurityParams(_Block):
         "which makes them look purer than they are"
     )
     images: Count = Field(description="at most so many of them")
+
+
+class LabelNextParams(_Block):
+    """Which images of the pool a person should label next."""
+
+    images: Annotated[int, Field(gt=0, le=5000)] = Field(description="how many are proposed")
 
 
 class MiningParams(_Block):
@@ -671,6 +677,7 @@ class RunParams(_Block):
     import_weights: ImportParams
     train_teacher: TeacherParams
     mining: MiningParams
+    label_next: LabelNextParams
     teacher_logits: TeacherLogitsParams
     training: TrainConfig = Field(description="what all trainings have in common")
     ssld_stage1: TrainConfig
