@@ -45,6 +45,12 @@ lint: install  ## ruff, mypy
 
 install: $(STAMP)  ## the locked packages and this one, in .venv
 
+cpp: install  ## the C++ engine in build/cpp, its tests, and itself against Python
+	cmake -S deploy/cpp -B build/cpp -DOpenVINO_DIR="$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("openvino").submodule_search_locations[0])')/cmake"
+	cmake --build build/cpp -j $(TEST_JOBS)
+	ctest --test-dir build/cpp --output-on-failure
+	HGNETV2_CPP=build/cpp $(BIN)/python -m pytest -m slow tests/deployment/test_cpp.py
+
 viz: install  ## Kedro-Viz in the browser
 	$(BIN)/kedro viz
 
@@ -76,4 +82,4 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@test -e .git || for folder in . weights; do (cd $$folder && $(CURDIR)/$(BIN)/dvc config --local core.no_scm true); done
 	@touch $@
 
-.PHONY: help run test test-long test-avx2 lint install viz bench bench-emoji bench-gpu clean lock
+.PHONY: help run test test-long test-avx2 lint install viz bench bench-emoji bench-gpu clean cpp lock

@@ -59,6 +59,39 @@ fs::path model_file(const fs::path& path, const std::string& engine) {
     return file;
 }
 
+/// Raises unless the fields of an ONNX file lead to its end, with a graph among them: of a file that
+/// is cut or none at all runtimes print pages, and some stop the program.
+void require_whole_onnx(const fs::path& path) {
+    constexpr std::uint64_t varint = 0, bytes = 2, graph = 7;
+    std::ifstream file(path, std::ios::binary);
+    const std::uint64_t size = fs::file_size(path);
+    const auto number = [&file] {
+        std::uint64_t value = 0;
+        for (int shift = 0; shift < 64; shift += 7) {
+            const int byte = file.get();
+            if (byte < 0) break;
+            value |= std::uint64_t{byte & 0x7fu} << shift;
+            if (byte < 0x80) return value;
+        }
+        file.setstate(std::ios::failbit);
+        return value;
+    };
+    bool has_graph = false;
+    std::uint64_t place = 0;
+    while (file && place < size) {
+        const std::uint64_t key = number(), value = number();
+        place = file ? static_cast<std::uint64_t>(file.tellg()) : 0;
+        if (key % 8 != varint && key % 8 != bytes) break;
+        if (key % 8 == varint) continue;
+        if (value > size - place) break;
+        has_graph = has_graph || key / 8 == graph;
+        place += value;
+        file.seekg(static_cast<std::streamoff>(place));
+    }
+    if (!file || place != size || !has_graph)
+        throw WeightsError(path.u8string() + ": no ONNX file, or not all of one");
+}
+
 std::vector<std::string> lines_of(const std::string& text) {
     std::vector<std::string> lines;
     std::istringstream stream(text);
@@ -188,6 +221,7 @@ Model::Model(const fs::path& path, EngineOptions options)
                                 (folder / "manifest.json").u8string());
     options.height = preprocess.height();
     options.width = preprocess.width();
+    if (file.extension() == ".onnx") require_whole_onnx(file);
     engine_ = open_engine(file.u8string(), options);
     if (static_cast<std::size_t>(engine_->classes) != labels.size())
         throw WeightsError(file.u8string() + " has " + std::to_string(engine_->classes) +
