@@ -52,7 +52,7 @@ fs::path model_file(const fs::path& path, const std::string& engine) {
             throw WeightsError(path.u8string() + ": no such file or folder (--model)");
         return path;
     }
-    const fs::path file = path / (engine == "tensorrt" ? "model.plan" : "model.onnx");
+    const fs::path file = path / (engine == "tensorrt" ? "model.engine" : "model.onnx");
     if (!fs::is_regular_file(file, error))
         throw WeightsError(path.u8string() + " has no " + file.filename().u8string() +
                            "; export with write_bundle, or name a model file (--model)");
@@ -239,10 +239,9 @@ Model::Model(const fs::path& path, EngineOptions options)
                                "to 1 is needed for each class");
         thresholds_ = list.get<std::vector<double>>();
     }
-    // A file of lower precision has answers of its own; those of the manifest are of model.onnx.
     auto& notes = engine_->notes;
-    if (notes.empty() && file.filename() == "model.onnx")
-        notes["probes"] = text_entry(manifest, "probes");
+    if (file.extension() != ".onnx")  // a plan does not say what it computes in: the widest limit
+        notes = {{"probes", text_entry(manifest, "probes")}, {"precision", "bf16"}};
     if (!notes["probes"].empty())
         check_answers(notes["probes"], notes["precision"].empty() ? "fp32" : notes["precision"]);
 }
