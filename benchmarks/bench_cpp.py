@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from cpp_library import Library
 from PIL import Image
 
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
@@ -29,10 +30,6 @@ from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.processor import describe
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "deploy" / "cpp" / "tests"))
-
-from cpp_library import Library  # noqa: E402
-
 SIZE = (500, 375)
 
 

@@ -33,7 +33,7 @@ from hgnetv2_pipeline.models.hgnetv2 import Backbone
 pytestmark = pytest.mark.slow
 
 SOURCE = Path(__file__).parents[2] / "deploy" / "cpp"
-sys.path.insert(0, str(SOURCE / "tests"))
+sys.path.insert(0, str(SOURCE.parents[1] / "benchmarks"))
 
 from cpp_library import Library, Model, Refused  # noqa: E402
 
