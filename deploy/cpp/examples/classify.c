@@ -10,13 +10,13 @@
 enum { TOPK = 5 };
 
 /* The bytes of a file, to be freed; no bytes where it cannot be read. */
-static hgnetv2_image read_image(const char *path) {
+static hgnetv2_image read_image(const char* path) {
     hgnetv2_image image = {NULL, 0};
-    FILE *file = fopen(path, "rb");
+    FILE* file = fopen(path, "rb");
     if (file == NULL) return image;
     if (fseek(file, 0, SEEK_END) == 0) {
         const long size = ftell(file);
-        char *bytes = size > 0 ? malloc((size_t)size) : NULL;
+        char* bytes = size > 0 ? malloc((size_t)size) : NULL;
         rewind(file);
         if (bytes != NULL) {
             image.bytes = bytes;
@@ -27,12 +27,12 @@ static hgnetv2_image read_image(const char *path) {
     return image;
 }
 
-int main(int count, char **values) {
+int main(int count, char** values) {
     if (count < 3) {
         fprintf(stderr, "usage: %s FOLDER PICTURE...\n", values[0]);
         return HGNETV2_PARAMETER;
     }
-    hgnetv2_model *model;
+    hgnetv2_model* model;
     const hgnetv2_status opened = hgnetv2_open(values[1], NULL, &model);
     if (opened != HGNETV2_OK) {
         fprintf(stderr, "%s\n", hgnetv2_error());
@@ -44,7 +44,7 @@ int main(int count, char **values) {
         hgnetv2_answer answers[TOPK];
         hgnetv2_result result = {.answers = answers};
         const hgnetv2_status status = hgnetv2_classify(model, &image, 1, TOPK, &result);
-        free((void *)image.bytes);
+        free((void*)image.bytes);
         if (status != HGNETV2_OK) {
             fprintf(stderr, "%s\n", hgnetv2_error());
             worst = status;

@@ -75,9 +75,11 @@ hgnetv2_status hgnetv2_open(const char* path, const hgnetv2_options* options,
             wish.threads = options->threads;
             wish.batch_size = options->batch_size == 0 ? 1 : options->batch_size;
         }
-        if (wish.threads < 0 || wish.threads > 1024 || wish.batch_size < 1 || wish.batch_size > 65536)
-            throw hgnetv2::ParameterError("threads from 0 to 1024 and batch_size from 1 to 65536 "
-                                          "are needed (hgnetv2_options)");
+        if (wish.threads < 0 || wish.threads > 1024 || wish.batch_size < 1 ||
+            wish.batch_size > 65536)
+            throw hgnetv2::ParameterError(
+                "threads from 0 to 1024 and batch_size from 1 to 65536 "
+                "are needed (hgnetv2_options)");
         auto made = std::make_unique<hgnetv2_model>(
             hgnetv2_model{hgnetv2::Model(std::filesystem::u8path(path), wish), nullptr});
         made->preprocess = new hgnetv2_preprocess{made->model.preprocess};

@@ -117,10 +117,10 @@ bool has_end(Bytes file) {
     const std::uint8_t* data = file.data;
     std::size_t place = 2;
     while (place + 1 < file.size && data[place] == mark && data[place + 1] != start_of_scan) {
-        const std::size_t length =
-            place + 3 < file.size ? std::size_t{data[place + 2]} << 8 | data[place + 3]
-            : place + 2 < file.size ? data[place + 2]
-                                    : 0;
+        const std::size_t length = place + 3 < file.size
+                                       ? std::size_t{data[place + 2]} << 8 | data[place + 3]
+                                   : place + 2 < file.size ? data[place + 2]
+                                                           : 0;
         place += 2 + length;
     }
     for (std::size_t at = file.size; at >= place + 2; --at)
@@ -146,7 +146,8 @@ int orientation(const jpeg_decompress_struct& jpeg) {
 
 Picture decode_jpeg(Bytes file, const Decoding& decoding, int* turned) {
     const auto reader = std::make_unique<Reader>(file);
-    if (!reader->read_header()) throw DataError("damaged header: " + std::string(reader->errors.text));
+    if (!reader->read_header())
+        throw DataError("damaged header: " + std::string(reader->errors.text));
     const auto& jpeg = reader->jpeg;
     check_pixels(jpeg.image_width, jpeg.image_height, decoding);
     if (!has_end(file))

@@ -8,9 +8,9 @@
 namespace hgnetv2 {
 
 struct EngineOptions {
-    std::string engine;      // empty: the first compiled in
-    std::string device;      // "cpu", "gpu"; empty: what the engine prefers
-    int threads = 0;         // 0: the engine's choice
+    std::string engine;  // empty: the first compiled in
+    std::string device;  // "cpu", "gpu"; empty: what the engine prefers
+    int threads = 0;     // 0: the engine's choice
     int batch_size = 1;
     int height = 0, width = 0;  // of the input
 };

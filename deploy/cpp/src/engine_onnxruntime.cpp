@@ -38,9 +38,10 @@ template <typename Thing, typename Make> Owned<Thing> owned(void (*release)(Thin
 class OnnxRuntime : public Engine {
   public:
     OnnxRuntime(const std::string& path, const EngineOptions& options)
-        : env_(owned<OrtEnv>(api().ReleaseEnv, [](OrtEnv** made) {
-              return api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "hgnetv2", made);
-          })),
+        : env_(owned<OrtEnv>(api().ReleaseEnv,
+                             [](OrtEnv** made) {
+                                 return api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "hgnetv2", made);
+                             })),
           session_(nullptr, api().ReleaseSession) {
         name = "onnxruntime";
         device = options.device == "gpu" ? "CUDA" : "CPU";
@@ -134,8 +135,8 @@ class OnnxRuntime : public Engine {
     void read_notes() {
         OrtAllocator* allocator = nullptr;
         check(api().GetAllocatorWithDefaultOptions(&allocator));
-        const auto card = owned<OrtModelMetadata>(
-            api().ReleaseModelMetadata, [&](OrtModelMetadata** made) {
+        const auto card =
+            owned<OrtModelMetadata>(api().ReleaseModelMetadata, [&](OrtModelMetadata** made) {
                 return api().SessionGetModelMetadata(session_.get(), made);
             });
         for (const std::string& key : noted) {

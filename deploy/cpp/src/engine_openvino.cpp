@@ -17,8 +17,8 @@ class OpenVino : public Engine {
         try {
             device = core_.get_property(plugin, ov::device::full_name);
         } catch (const std::exception& error) {
-            throw ParameterError("openvino: no device " + plugin + " here (--device): " +
-                                 one_line(error.what()));
+            throw ParameterError("openvino: no device " + plugin +
+                                 " here (--device): " + one_line(error.what()));
         }
         // Left alone, OpenVINO takes bf16 or f16 where the device has it.
         ov::AnyMap config = {ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),

@@ -93,8 +93,8 @@ class TensorRt : public Engine {
         const nvinfer1::Dims4 shape(options.batch_size, 3, options.height, options.width);
         if (!context_->setInputShape(in, shape))
             throw std::runtime_error("it was not built for batches of " +
-                                     std::to_string(options.batch_size) + " (--batch-size): " +
-                                     log_.last);
+                                     std::to_string(options.batch_size) +
+                                     " (--batch-size): " + log_.last);
         const auto answers = context_->getTensorShape(out);
         if (answers.nbDims != 2) throw std::runtime_error("it gives no logits [batch, classes]");
         classes = static_cast<int>(answers.d[1]);

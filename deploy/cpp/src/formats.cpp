@@ -22,7 +22,7 @@ struct Format {
     std::string_view name;
     std::string_view endings;  // each with a space before and behind it
     std::vector<Start> starts;
-    std::string_view advice;  // empty: it is read
+    std::string_view example;  // of names, for the advice to convert it; empty: it is read
 };
 
 constexpr auto convert = "convert it, as by: magick mogrify -format png "sv;
@@ -36,16 +36,25 @@ const std::vector<Format>& formats() {
         {"TIFF", " tif tiff ", {{0, "II*\0"sv}, {0, "MM\0*"sv}}, "*.tif"},
         {"GIF", " gif ", {{0, "GIF87a"sv}, {0, "GIF89a"sv}}, "*.gif"},
         {"AVIF", " avif ", {{4, "ftypavif"sv}, {4, "ftypavis"sv}}, "*.avif"},
-        {"JPEG2000", " jp2 j2k j2c jpf jpx ",
-         {{0, "\0\0\0\x0cjP  "sv}, {0, "\xff\x4f\xff\x51"sv}}, "*.jp2"},
-        {"HEIF", " heic heif hif ",
-         {{4, "ftypheic"sv}, {4, "ftypheix"sv}, {4, "ftypheim"sv}, {4, "ftypheis"sv},
-          {4, "ftyphevc"sv}, {4, "ftypmif1"sv}}, "*.heic"},
+        {"JPEG2000",
+         " jp2 j2k j2c jpf jpx ",
+         {{0, "\0\0\0\x0cjP  "sv}, {0, "\xff\x4f\xff\x51"sv}},
+         "*.jp2"},
+        {"HEIF",
+         " heic heif hif ",
+         {{4, "ftypheic"sv},
+          {4, "ftypheix"sv},
+          {4, "ftypheim"sv},
+          {4, "ftypheis"sv},
+          {4, "ftyphevc"sv},
+          {4, "ftypmif1"sv}},
+         "*.heic"},
         {"JPEG XL", " jxl ", {{0, "\xff\x0a"sv}, {0, "\0\0\0\x0cJXL "sv}}, "*.jxl"},
         {"SVG", " svg ", {}, "*.svg"},
-        {"netpbm", " ppm pgm pbm pnm ",
-         {{0, "P1\n"sv}, {0, "P2\n"sv}, {0, "P3\n"sv}, {0, "P4\n"sv}, {0, "P5\n"sv},
-          {0, "P6\n"sv}}, "*.ppm"},
+        {"netpbm",
+         " ppm pgm pbm pnm ",
+         {{0, "P1\n"sv}, {0, "P2\n"sv}, {0, "P3\n"sv}, {0, "P4\n"sv}, {0, "P5\n"sv}, {0, "P6\n"sv}},
+         "*.ppm"},
         {"Photoshop", " psd ", {{0, "8BPS"sv}}, "*.psd"},
         {"PostScript (EPS)", " eps ", {{0, "%!PS"sv}}, "*.eps"},
         {"icon", " ico ", {{0, "\0\0\1\0"sv}}, "*.ico"},
@@ -69,8 +78,10 @@ std::string why_unidentified(std::string_view head) {
     const auto allowed = "; allowed are JPEG and PNG"s;
     if (const auto text = head.find_first_not_of(" \t\r\n"); text != head.npos && head[text] == '<')
         return "a web page or XML text, not an image" + allowed;
-    for (const auto& [sign, what] : {std::pair{"%PDF"sv, "a PDF"}, {"PK\x03\x04"sv, "a zip archive"},
-                                     {"\x1f\x8b"sv, "a gzip file"}, {"SIMPLE"sv, "a FITS file"}})
+    for (const auto& [sign, what] : {std::pair{"%PDF"sv, "a PDF"},
+                                     {"PK\x03\x04"sv, "a zip archive"},
+                                     {"\x1f\x8b"sv, "a gzip file"},
+                                     {"SIMPLE"sv, "a FITS file"}})
         if (head.substr(0, sign.size()) == sign)
             return what + ", not an image of an allowed format"s + allowed;
     return "not an image of an allowed format" + allowed;
@@ -100,9 +111,9 @@ Picture decode(Bytes file, const Decoding& decoding) {
                                 std::min<std::size_t>(file.size, 512));
     const Format* format = known_by_start(head);
     if (format == nullptr) throw DataError(why_unidentified(head));
-    if (!format->advice.empty())
+    if (!format->example.empty())
         throw DataError(std::string(format->name) + " is not read here: " + std::string(convert) +
-                        std::string(format->advice) + "; allowed are JPEG and PNG");
+                        std::string(format->example) + "; allowed are JPEG and PNG");
     int orientation = 1;
     Picture picture = format->name == "JPEG" ? decode_jpeg(file, decoding, &orientation)
                                              : decode_png(file, decoding, &orientation);

@@ -37,8 +37,8 @@ void walk(const fs::path& folder, std::vector<fs::path>* files, std::vector<Inpu
     std::error_code error;
     fs::directory_iterator entries(folder, error);
     if (error)
-        refused->push_back({as_utf8(folder.u8string()), "",
-                            "the folder cannot be read: " + error.message()});
+        refused->push_back(
+            {as_utf8(folder.u8string()), "", "the folder cannot be read: " + error.message()});
     for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
         if (passed_over(entries->path().filename().u8string())) continue;
         std::error_code ignored;
@@ -65,7 +65,8 @@ std::vector<Input> expand_input(const std::string& given) {
     std::sort(files.begin(), files.end());
     for (const fs::path& file : files) {
         const std::string ending = ending_of(file);
-        const std::string own = folder == "." ? file.lexically_relative(folder).u8string() : file.u8string();
+        const std::string own =
+            folder == "." ? file.lexically_relative(folder).u8string() : file.u8string();
         if (claims_picture(ending, ending.empty() ? head_of(file) : ""))
             found.push_back({as_utf8(own), file.u8string(), ""});
         else if (ending == "tar")

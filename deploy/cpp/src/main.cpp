@@ -104,17 +104,28 @@ Arguments parse(const std::vector<std::string>& given) {
                 throw ParameterError("option " + printable(name) + " needs a value (--help)");
             }
             constexpr int most = 1 << 16;
-            if (name == "--model") made.model = value;
-            else if (name == "--engine") made.engine.engine = value == "auto" ? "" : value;
-            else if (name == "--device") made.engine.device = value == "auto" ? "" : value;
-            else if (name == "--topk") made.topk = number<std::size_t>(name, value, 1, most);
-            else if (name == "--threshold") made.threshold = number<double>(name, value, 0, 1);
-            else if (name == "--class-map") made.class_map = value;
-            else if (name == "--batch-size") made.engine.batch_size = number(name, value, 1, most);
-            else if (name == "--threads") made.engine.threads = number(name, value, 0, 1024);
-            else if (name == "--format") made.format = value;
-            else if (name == "--out") made.out = value;
-            else throw ParameterError("no such option: " + printable(name) + " (--help lists them)");
+            if (name == "--model")
+                made.model = value;
+            else if (name == "--engine")
+                made.engine.engine = value == "auto" ? "" : value;
+            else if (name == "--device")
+                made.engine.device = value == "auto" ? "" : value;
+            else if (name == "--topk")
+                made.topk = number<std::size_t>(name, value, 1, most);
+            else if (name == "--threshold")
+                made.threshold = number<double>(name, value, 0, 1);
+            else if (name == "--class-map")
+                made.class_map = value;
+            else if (name == "--batch-size")
+                made.engine.batch_size = number(name, value, 1, most);
+            else if (name == "--threads")
+                made.engine.threads = number(name, value, 0, 1024);
+            else if (name == "--format")
+                made.format = value;
+            else if (name == "--out")
+                made.out = value;
+            else
+                throw ParameterError("no such option: " + printable(name) + " (--help lists them)");
         }
     }
     if (made.model.empty()) throw ParameterError("--model is needed (--help)");
@@ -153,9 +164,11 @@ class Writer {
             }
         } else if (format_ == "infer") {
             out_ << (first_ ? "" : ", ") << "{'class_ids': [" << ids(outcome) << "], 'scores': ["
-                 << joined(outcome, [](const Answer& a) { return repr(std::stod(fixed(a.score, 5))); })
+                 << joined(outcome,
+                           [](const Answer& a) { return repr(std::stod(fixed(a.score, 5))); })
                  << "], 'file_name': " << repr(name) << ", 'label_names': ["
-                 << joined(outcome, [&](const Answer& a) { return repr(names_[a.class_id]); }) << "]";
+                 << joined(outcome, [&](const Answer& a) { return repr(names_[a.class_id]); })
+                 << "]";
             if (!outcome.error.empty()) out_ << ", 'error': " << repr(outcome.error);
             out_ << "}";
         } else {
@@ -173,7 +186,8 @@ class Writer {
     void end() {
         if (format_ == "infer") out_ << "]\n";
         out_.flush();
-        if (!out_) throw ParameterError("the answers cannot be written (--out, or standard output)");
+        if (!out_)
+            throw ParameterError("the answers cannot be written (--out, or standard output)");
     }
 
   private:
@@ -185,7 +199,8 @@ class Writer {
 
     template <typename Show> static std::string joined(const Outcome& outcome, Show show) {
         std::string made;
-        for (const Answer& answer : outcome.answers) made += (made.empty() ? "" : ", ") + show(answer);
+        for (const Answer& answer : outcome.answers)
+            made += (made.empty() ? "" : ", ") + show(answer);
         return made;
     }
 
@@ -236,7 +251,8 @@ int predict(const Arguments& given) {
                 input.refused = error.what();
             }
             const auto& content = contents[i - begin];
-            files.push_back({reinterpret_cast<const std::uint8_t*>(content.data()), content.size()});
+            files.push_back(
+                {reinterpret_cast<const std::uint8_t*>(content.data()), content.size()});
         }
         const auto outcomes = model.classify(files, choice, decoding_threads);
         for (std::size_t i = begin; i < end; ++i) {

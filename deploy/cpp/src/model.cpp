@@ -20,6 +20,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::uintmax_t most_json = 8 << 20;
+constexpr std::uintmax_t most_bytes = 1 << 30;
 constexpr double neutral_threshold = 0.5;
 
 /// Root mean square of the logits' distance over their standard deviation, by precision, that an
@@ -59,8 +60,8 @@ fs::path model_file(const fs::path& path, const std::string& engine) {
     return file;
 }
 
-/// Raises unless the fields of an ONNX file lead to its end, with a graph among them: of a file that
-/// is cut or none at all runtimes print pages, and some stop the program.
+/// Raises unless the fields of an ONNX file lead to its end, with a graph among them: of a file
+/// that is cut or none at all runtimes print pages, and some stop the program.
 void require_whole_onnx(const fs::path& path) {
     constexpr std::uint64_t varint = 0, bytes = 2, graph = 7;
     std::ifstream file(path, std::ios::binary);
@@ -157,7 +158,10 @@ std::string read_file(const fs::path& path) {
     if (!fs::is_regular_file(status)) throw DataError("not a regular file");
     std::ifstream file(path, std::ios::binary);
     if (!file) throw DataError("no permission to read the file");
-    std::string content(fs::file_size(path, error), '\0');
+    const auto size = fs::file_size(path, error);
+    if (!error && size > most_bytes)
+        throw DataError("larger than any picture that is allowed (1 GiB)");
+    std::string content(error ? 0 : size, '\0');
     file.read(content.data(), static_cast<std::streamsize>(content.size()));
     if (error || static_cast<std::size_t>(file.gcount()) != content.size())
         throw DataError("cannot be read to its end");
@@ -187,8 +191,10 @@ std::vector<std::string> read_class_map(const fs::path& path) {
         if (digits == 0 || digits == line.npos || digits > 9) continue;
         const auto rest = line.find_first_not_of(" \t", digits);
         if (rest != digits + 1) continue;
-        if (!numbered.emplace(std::stoul(line.substr(0, digits)),
-                              line.substr(rest, line.find_last_not_of(" \t") + 1 - rest)).second)
+        if (!numbered
+                 .emplace(std::stoul(line.substr(0, digits)),
+                          line.substr(rest, line.find_last_not_of(" \t") + 1 - rest))
+                 .second)
             throw DataError(where + ": class " + line.substr(0, digits) +
                             " is named twice; keep one line");
     }
@@ -210,7 +216,8 @@ Preprocess open_preprocess(const fs::path& path) {
 }
 
 Model::Model(const fs::path& path, EngineOptions options)
-    : file(model_file(path, options.engine)), preprocess(open_preprocess(folder_of(path))),
+    : file(model_file(path, options.engine)),
+      preprocess(open_preprocess(folder_of(path))),
       batch_size_(static_cast<std::size_t>(options.batch_size)) {
     const fs::path folder = folder_of(path);
     labels = lines_of(read_text(folder / "labels.txt"));
@@ -235,7 +242,8 @@ Model::Model(const fs::path& path, EngineOptions options)
                               return value.is_number() && value >= 0.0 && value <= 1.0;
                           });
         if (!good)
-            throw WeightsError(folder.u8string() + ": damaged card, 'thresholds': a number from 0 "
+            throw WeightsError(folder.u8string() +
+                               ": damaged card, 'thresholds': a number from 0 "
                                "to 1 is needed for each class");
         thresholds_ = list.get<std::vector<double>>();
     }
@@ -248,7 +256,8 @@ Model::Model(const fs::path& path, EngineOptions options)
 
 void Model::check_answers(const std::string& test, const std::string& precision) {
     const auto damaged = [&]() -> WeightsError {
-        return WeightsError(file.u8string() + ": damaged card, its self-test (probes) is no table "
+        return WeightsError(file.u8string() +
+                            ": damaged card, its self-test (probes) is no table "
                             "of logits");
     };
     const auto said = parse_object(test, file.u8string());
@@ -284,8 +293,10 @@ void Model::check_answers(const std::string& test, const std::string& precision)
     if (!(off <= allowed))  // nor for NaN
         throw WeightsError(engine_->name + ": computes " + file.u8string() + " wrongly on " +
                            engine_->device + ": its " + precision + " logits of the " +
-                           std::to_string(count) + " images that the file has answers for are off "
-                           "by " + two_digits(off) + " of their standard deviation (allowed " +
+                           std::to_string(count) +
+                           " images that the file has answers for are off "
+                           "by " +
+                           two_digits(off) + " of their standard deviation (allowed " +
                            two_digits(allowed) + "); take another engine or precision");
 }
 

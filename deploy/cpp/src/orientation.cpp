@@ -61,7 +61,8 @@ class Exif {
         if (place > block_.size() || block_.size() - place < size) return std::nullopt;
         std::uint64_t value = 0;
         for (unsigned i = 0; i < size; ++i)
-            value = value << 8 | static_cast<std::uint8_t>(block_[place + (big_ ? i : size - 1 - i)]);
+            value =
+                value << 8 | static_cast<std::uint8_t>(block_[place + (big_ ? i : size - 1 - i)]);
         return value;
     }
 
@@ -105,10 +106,10 @@ Picture upright(Picture picture, int orientation) {
     Picture turned(sideways ? height : width, sideways ? width : height);
     // Where the pixel at x, y comes from: 2, 3, 6 and 7 mirror one edge of the file, 3, 4, 7 and 8
     // the other.
-    const bool from_right = orientation == 2 || orientation == 3 || orientation == 7 ||
-                            orientation == 8;
-    const bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 ||
-                             orientation == 7;
+    const bool from_right =
+        orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    const bool from_bottom =
+        orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
     for (int y = 0; y < turned.height; ++y) {
         std::uint8_t* out = turned.row(y);
         for (int x = 0; x < turned.width; ++x, out += 3) {

@@ -21,7 +21,8 @@ int round_even(double value) { return static_cast<int>(std::nearbyint(value)); }
 class Value {
   public:
     Value(const nlohmann::json& said, const std::string& where, std::string name)
-        : value_(said.contains(name) ? &said.at(name) : nullptr), where_(where),
+        : value_(said.contains(name) ? &said.at(name) : nullptr),
+          where_(where),
           name_(std::move(name)) {}
 
     explicit operator bool() const { return value_ != nullptr && !value_->is_null(); }
@@ -31,9 +32,11 @@ class Value {
         throw WeightsError(where_ + ": preprocess." + name_ + ": " + needed);
     }
 
-    std::int64_t whole(std::int64_t least, std::int64_t most, const nlohmann::json* one = nullptr) const {
+    std::int64_t whole(std::int64_t least, std::int64_t most,
+                       const nlohmann::json* one = nullptr) const {
         const auto& value = one != nullptr ? *one : *value_;
-        if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX) ||
+        if (!value.is_number_integer() ||
+            (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX) ||
             value.get<std::int64_t>() < least || value.get<std::int64_t>() > most)
             refuse("a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
                    " is needed");
@@ -101,8 +104,9 @@ std::pair<int, int> scaled(std::int64_t width, std::int64_t height, std::int64_t
 Preprocess::Preprocess(const std::string& json, const std::string& where) {
     const auto said = parse_object(json, where);
     static const std::vector<std::string> known = {
-        "resize_short", "crop", "mean", "std", "interpolation", "max_pixels", "background", "fit",
-        "pad_colour", "depth", "input", "steps", "transparency"};
+        "resize_short", "crop",       "mean",        "std",        "interpolation",
+        "max_pixels",   "background", "fit",         "pad_colour", "depth",
+        "input",        "steps",      "transparency"};
     for (const auto& [name, unused] : said.items())
         if (std::find(known.begin(), known.end(), name) == known.end())
             throw WeightsError(where + ": unknown preprocessing parameter " + json_text(name) +
@@ -157,8 +161,16 @@ Preprocess::Preprocess(const std::string& json, const std::string& where) {
 Picture Preprocess::pixels(Bytes file) const { return cut(decode(file, decoding_)); }
 
 Picture Preprocess::cut(const Picture& decoded) const {
-    Resize wanted{0, 0, static_cast<float>(decoded.width), static_cast<float>(decoded.height),
-                  width_, height_, 0, 0, width_, height_};
+    Resize wanted{0,
+                  0,
+                  static_cast<float>(decoded.width),
+                  static_cast<float>(decoded.height),
+                  width_,
+                  height_,
+                  0,
+                  0,
+                  width_,
+                  height_};
     if (fit_ == Fit::squash) return resize(decoded, wanted, filter_);
     const bool cover = fit_ == Fit::crop;
     std::tie(wanted.width, wanted.height) =
@@ -178,14 +190,20 @@ Picture Preprocess::cut(const Picture& decoded) const {
         wanted.crop_left = left, wanted.crop_top = top;
         return resize(decoded, wanted, filter_);
     }
-    // Python resizes of a sliver only what the crop needs, from a box that Pillow rounds to float32.
+    // Python resizes of a sliver only what the crop needs, from a box that Pillow rounds to
+    // float32.
     const double across = static_cast<double>(decoded.width) / wanted.width;
     const double down = static_cast<double>(decoded.height) / wanted.height;
     const Resize part{static_cast<float>(left * across),
                       static_cast<float>(top * down),
                       static_cast<float>(std::min<double>((left + width_) * across, decoded.width)),
                       static_cast<float>(std::min<double>((top + height_) * down, decoded.height)),
-                      width_, height_, 0, 0, width_, height_};
+                      width_,
+                      height_,
+                      0,
+                      0,
+                      width_,
+                      height_};
     return resize(decoded, part, filter_);
 }
 

@@ -2,8 +2,8 @@
 //
 // A filter of radius r is drawn out by the reduction s = old / new, so that every old pixel counts:
 // the new pixel at i takes the old ones within r * max(s, 1) of (i + 1/2) * s, each weighted by the
-// filter at its distance over max(s, 1). Weights are divided by their sum, rounded to 22 bits behind
-// the point, and summed in whole numbers; levels are rounded to 0..255 after each direction.
+// filter at its distance over max(s, 1). Weights are divided by their sum, rounded to 22 bits
+// behind the point, and summed in whole numbers; levels are rounded to 0..255 after each direction.
 
 #include "resize.h"
 
@@ -45,7 +45,7 @@ struct Plan {
 /// For new pixels ``from`` to ``from + count`` of an edge of ``size`` that becomes of old ones from
 /// ``low`` to ``high`` of an edge of ``old_size``.
 Plan plan_edge(int old_size, float low, float high, int size, int from, int count, Filter filter) {
-    const auto curve = filter == Filter::bilinear ? triangle
+    const auto curve = filter == Filter::bilinear  ? triangle
                        : filter == Filter::bicubic ? cubic
                                                    : windowed_sinc;
     const double radius = filter == Filter::bilinear ? 1 : filter == Filter::bicubic ? 2 : 3;

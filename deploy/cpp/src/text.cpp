@@ -40,13 +40,13 @@ struct Range {
 // Unicode's categories Cc, Cf, Cs, Co, Zl, Zp and Zs without the space, and what is never assigned.
 // A sign that Unicode has not assigned yet is not here: which those are depends on its version.
 constexpr Range not_printable[] = {
-    {0x0, 0x1f},         {0x7f, 0xa0},        {0xad, 0xad},        {0x600, 0x605},
-    {0x61c, 0x61c},      {0x6dd, 0x6dd},      {0x70f, 0x70f},      {0x890, 0x891},
-    {0x8e2, 0x8e2},      {0x1680, 0x1680},    {0x180e, 0x180e},    {0x2000, 0x200f},
-    {0x2028, 0x202f},    {0x205f, 0x206f},    {0x3000, 0x3000},    {0xd800, 0xf8ff},
-    {0xfdd0, 0xfdef},    {0xfeff, 0xfeff},    {0xfff0, 0xfffb},    {0xfffe, 0xffff},
-    {0x110bd, 0x110bd},  {0x110cd, 0x110cd},  {0x13430, 0x1343f},  {0x1bca0, 0x1bca3},
-    {0x1d173, 0x1d17a},  {0x1fffe, 0x1ffff},  {0x2fffe, 0x2ffff},  {0x3fffe, 0xe00ff},
+    {0x0, 0x1f},         {0x7f, 0xa0},       {0xad, 0xad},       {0x600, 0x605},
+    {0x61c, 0x61c},      {0x6dd, 0x6dd},     {0x70f, 0x70f},     {0x890, 0x891},
+    {0x8e2, 0x8e2},      {0x1680, 0x1680},   {0x180e, 0x180e},   {0x2000, 0x200f},
+    {0x2028, 0x202f},    {0x205f, 0x206f},   {0x3000, 0x3000},   {0xd800, 0xf8ff},
+    {0xfdd0, 0xfdef},    {0xfeff, 0xfeff},   {0xfff0, 0xfffb},   {0xfffe, 0xffff},
+    {0x110bd, 0x110bd},  {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3},
+    {0x1d173, 0x1d17a},  {0x1fffe, 0x1ffff}, {0x2fffe, 0x2ffff}, {0x3fffe, 0xe00ff},
     {0xe01f0, 0x10ffff},
 };
 
@@ -142,7 +142,8 @@ std::string json_text(std::string_view text) {
             made += escaped(sign.code);
         } else if (sign.code >= 0x10000) {
             const char32_t above = sign.code - 0x10000;
-            made += hex("\\u%04x", 0xd800 + (above >> 10)) + hex("\\u%04x", 0xdc00 + (above & 0x3ff));
+            made +=
+                hex("\\u%04x", 0xd800 + (above >> 10)) + hex("\\u%04x", 0xdc00 + (above & 0x3ff));
         } else {
             made += hex("\\u%04x", sign.code);
         }
@@ -154,8 +155,9 @@ std::string repr(double value) {
     if (!std::isfinite(value)) return std::isnan(value) ? "nan" : value < 0 ? "-inf" : "inf";
     // The shortest digits that give the number back; where the point goes is Python's rule.
     std::array<char, 40> text{};
-    const auto end = std::to_chars(text.data(), text.data() + text.size(), value,
-                                   std::chars_format::scientific).ptr;
+    const auto end =
+        std::to_chars(text.data(), text.data() + text.size(), value, std::chars_format::scientific)
+            .ptr;
     const std::string whole(text.data(), end);
     const std::string sign = whole[0] == '-' ? "-" : "";
     const auto e = whole.find('e');

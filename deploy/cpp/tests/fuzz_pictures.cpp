@@ -20,15 +20,28 @@ std::string damaged(std::string file, const std::string& other, Random& random) 
     for (std::size_t left = 1 + below(random, 8); left > 0 && file.size() > 16; --left) {
         // Headers are short and decide much: half of the changes are among the first bytes.
         const bool early = below(random, 2) == 0;
-        const std::size_t place = below(random, early ? std::min<std::size_t>(file.size(), 200) : file.size());
+        const std::size_t place =
+            below(random, early ? std::min<std::size_t>(file.size(), 200) : file.size());
         const std::size_t run = std::min(below(random, 40), file.size() - place);
         switch (below(random, 6)) {
-            case 0: file[place] = static_cast<char>(random()); break;
-            case 1: file[place] ^= static_cast<char>(1 << below(random, 8)); break;
-            case 2: file.erase(place, run); break;
-            case 3: file.insert(place, file.substr(place, run)); break;
-            case 4: file.replace(place, run, other.substr(below(random, other.size()), run)); break;
-            default: file[place] = static_cast<char>(below(random, 2) == 0 ? 0xff : 0); break;
+            case 0:
+                file[place] = static_cast<char>(random());
+                break;
+            case 1:
+                file[place] ^= static_cast<char>(1 << below(random, 8));
+                break;
+            case 2:
+                file.erase(place, run);
+                break;
+            case 3:
+                file.insert(place, file.substr(place, run));
+                break;
+            case 4:
+                file.replace(place, run, other.substr(below(random, other.size()), run));
+                break;
+            default:
+                file[place] = static_cast<char>(below(random, 2) == 0 ? 0xff : 0);
+                break;
         }
     }
     if (below(random, 8) == 0) file.resize(below(random, file.size()) + 1);
@@ -47,17 +60,19 @@ int main(int count, char** values) {
     const hgnetv2::Preprocess views[] = {
         {R"({"crop": 32, "resize_short": 36, "max_pixels": 300000})", "view"},
         {R"({"crop": [24, 48], "fit": "squash", "max_pixels": 300000, "background": [255, 255, 255],
-             "depth": 12})", "view"},
+             "depth": 12})",
+         "view"},
         {R"({"crop": 32, "fit": "pad", "max_pixels": 300000, "interpolation": "lanczos",
-             "depth": [100, 3000]})", "view"},
+             "depth": [100, 3000]})",
+         "view"},
         {R"({"crop": 32, "resize_short": 32, "max_pixels": 300000, "interpolation": "nearest"})",
          "view"}};
     const auto seeds = make_pictures();
     std::vector<float> tensor(3 * 32 * 48);
     long read = 0;
     for (long i = 0; i < wanted; ++i) {
-        const std::string file = damaged(seeds[below(random, seeds.size())],
-                                         seeds[below(random, seeds.size())], random);
+        const std::string file =
+            damaged(seeds[below(random, seeds.size())], seeds[below(random, seeds.size())], random);
         const auto& view = views[i % 4];
         try {
             const auto picture =

@@ -60,8 +60,8 @@ std::string make_jpeg(int components, bool progressive, int sampling, bool held_
 
 std::string png_chunk(const std::string& name, const std::string& body) {
     const std::string whole = name + body;
-    const auto sum = crc32(0, reinterpret_cast<const Bytef*>(whole.data()),
-                           static_cast<uInt>(whole.size()));
+    const auto sum =
+        crc32(0, reinterpret_cast<const Bytef*>(whole.data()), static_cast<uInt>(whole.size()));
     return number(static_cast<std::uint32_t>(body.size())) + whole +
            number(static_cast<std::uint32_t>(sum));
 }
@@ -97,9 +97,9 @@ std::vector<std::string> make_pictures() {
             for (const int sampling : {1, 2})
                 files.push_back(make_jpeg(components, progressive, sampling, sampling == 2));
     constexpr int width = 19, height = 13;
-    const int kinds[][3] = {{1, 0, 1},  {2, 0, 1},  {4, 0, 1}, {8, 0, 1},  {16, 0, 1},
-                            {8, 2, 3},  {16, 2, 3}, {1, 3, 1}, {4, 3, 1},  {8, 3, 1},
-                            {8, 4, 2},  {16, 4, 2}, {8, 6, 4}, {16, 6, 4}};
+    const int kinds[][3] = {{1, 0, 1}, {2, 0, 1},  {4, 0, 1}, {8, 0, 1}, {16, 0, 1},
+                            {8, 2, 3}, {16, 2, 3}, {1, 3, 1}, {4, 3, 1}, {8, 3, 1},
+                            {8, 4, 2}, {16, 4, 2}, {8, 6, 4}, {16, 6, 4}};
     for (const auto& [depth, colour, channels] : kinds) {
         std::string rows;
         for (int y = 0; y < height; ++y) {
@@ -110,7 +110,8 @@ std::vector<std::string> make_pictures() {
         std::string extra;
         if (colour == 3) {
             std::string palette;
-            for (int i = 0; i < std::min(1 << depth, 12); ++i) palette += {char(i * 20), char(i), 7};
+            for (int i = 0; i < std::min(1 << depth, 12); ++i)
+                palette += {char(i * 20), char(i), 7};
             extra = png_chunk("PLTE", palette) + png_chunk("tRNS", "\0\x40"s);
         } else if (colour == 0 || colour == 2) {
             extra = png_chunk("tRNS", "\0\1\0\2\0\3"s.substr(0, colour == 0 ? 2 : 6));

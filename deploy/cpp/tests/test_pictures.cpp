@@ -17,12 +17,12 @@ using namespace hgnetv2;
 
 int failures = 0;
 
-#define CHECK(condition)                                                    \
-    do {                                                                    \
-        if (!(condition)) {                                                 \
-            std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);     \
-            ++failures;                                                     \
-        }                                                                   \
+#define CHECK(condition)                                                \
+    do {                                                                \
+        if (!(condition)) {                                             \
+            std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            ++failures;                                                 \
+        }                                                               \
     } while (false)
 
 Bytes bytes(const std::string& text) {
@@ -38,7 +38,9 @@ std::string reason(const std::function<void()>& work) {
     return "";
 }
 
-bool holds(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+bool holds(const std::string& text, const std::string& part) {
+    return text.find(part) != text.npos;
+}
 
 std::string grey_png(int depth, const std::string& row, const std::string& extra = "") {
     return make_png(2, 1, depth, 0, std::string(1, '\0') + row, extra);
@@ -57,7 +59,8 @@ void grey_of_16_bits_follows_the_depth() {
     Decoding decoding;
     CHECK(decode(bytes(file), decoding).rgb == (std::vector<std::uint8_t>{15, 15, 15, 1, 1, 1}));
     decoding.depth = 12;
-    CHECK(decode(bytes(file), decoding).rgb[0] == 255 && decode(bytes(file), decoding).rgb[3] == 16);
+    CHECK(decode(bytes(file), decoding).rgb[0] == 255 &&
+          decode(bytes(file), decoding).rgb[3] == 16);
     decoding.depth = std::pair(0, 4095);
     CHECK(decode(bytes(file), decoding).rgb[3] == 16);  // 255 * 256 / 4095 is 15.94
 }
@@ -118,13 +121,27 @@ void values_of_preprocess_json_are_checked() {
         return !reason([&] { Preprocess(json, "preprocess.json"); }).empty();
     };
     CHECK(!refused("{}"));
-    for (const char* json :
-         {"", "[]", "{", R"({"crop": 0})", R"({"crop": 5000})", R"({"crop": [3]})",
-          R"({"crop": 224.5})", R"({"crop": true})", R"({"crop": 300})", R"({"resize_short": 1})",
-          R"({"mean": [0, 0]})", R"({"std": [0, 1, 1]})", R"({"std": ["a", 1, 1]})",
-          R"({"fit": "stretch"})", R"({"interpolation": "box"})", R"({"background": [0, 0, 256]})",
-          R"({"depth": 7})", R"({"depth": [9, 9]})", R"({"max_pixels": 0})",
-          R"({"max_pixels": 18446744073709551615})", R"({"new": 1})"})
+    for (const char* json : {"",
+                             "[]",
+                             "{",
+                             R"({"crop": 0})",
+                             R"({"crop": 5000})",
+                             R"({"crop": [3]})",
+                             R"({"crop": 224.5})",
+                             R"({"crop": true})",
+                             R"({"crop": 300})",
+                             R"({"resize_short": 1})",
+                             R"({"mean": [0, 0]})",
+                             R"({"std": [0, 1, 1]})",
+                             R"({"std": ["a", 1, 1]})",
+                             R"({"fit": "stretch"})",
+                             R"({"interpolation": "box"})",
+                             R"({"background": [0, 0, 256]})",
+                             R"({"depth": 7})",
+                             R"({"depth": [9, 9]})",
+                             R"({"max_pixels": 0})",
+                             R"({"max_pixels": 18446744073709551615})",
+                             R"({"new": 1})"})
         CHECK(refused(json));
 }
 
