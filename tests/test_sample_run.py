@@ -105,6 +105,22 @@ def test_the_sums_are_in_mlflow_for_every_step(sample_run: SampleRun) -> None:
         assert logged[f"{name}.n_listed"] == sum(logged[part] for part in parts), name
 
 
+def test_the_export_is_a_model_of_mlflow_that_answers_as_ours(sample_run: SampleRun) -> None:
+    import mlflow
+    import pandas as pd
+
+    from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+
+    (folder,) = sample_run.project.glob("mlartifacts/models/*/artifacts")
+    pictures = sorted(sample_run.data("01_raw/sample").rglob("*.png"))[::400]
+    given = pd.DataFrame({"image": [path.read_bytes() for path in pictures]})
+    answers = mlflow.pyfunc.load_model(str(folder)).predict(given)
+    (export,) = sample_run.data("07_model_output/sample/best/b0").glob("*/model.onnx")
+    with load_engine(export, "ort") as engine:
+        for record, row in zip(engine.predict(pictures), answers.to_dict("records"), strict=True):
+            assert row == {**{name: record[name] for name in list(row)[:3]}, "error": ""}  # type: ignore[literal-required]
+
+
 def test_the_exported_model_answers_as_torch_does_on_every_validation_image(
     sample_run: SampleRun,
 ) -> None:

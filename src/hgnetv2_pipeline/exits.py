@@ -109,6 +109,14 @@ def explain(error: BaseException, *, debug: str, place: Path | None = None) -> t
         # click's errors carry a code too, which says nothing of what they came from.
         if isinstance(code, int) and not hasattr(cause, "format_message"):
             return code, _with_notes(cause, str(cause))
+    for cause in causes(error):
+        if isinstance(cause, ModuleNotFoundError) and cause.name:
+            needed = cause.name.partition(".")[0]
+            missing = (
+                f"{needed} is not installed here, which this needs: pip install {needed}, or "
+                "hgnetv2-pipeline with all that it depends on"
+            )
+            return ParameterError.exit_code, _with_notes(error, missing)
     meaning = full_disk(error, place)
     if meaning is not None:
         named = next(filter(None, (getattr(c, "filename", None) for c in causes(error))), None)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -16,8 +17,9 @@ _log = logging.getLogger(__name__)
 class Progress:
     """Counts work done; use ``track`` for plain loops.
 
-    On a terminal it is a tqdm bar, of many processes of one run (RANK) the first one's. Elsewhere
-    it logs one line at most every ``log_seconds``, and nothing for work that ends sooner.
+    On a terminal it is a tqdm bar, of many processes of one run (RANK) the first one's. Elsewhere,
+    and where tqdm is not installed, it logs one line at most every ``log_seconds``, and nothing
+    for work that ends sooner.
     """
 
     def __init__(
@@ -28,7 +30,8 @@ class Progress:
         self._log_seconds = log_seconds
         self._began = self._logged = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        first = os.environ.get("RANK", "0") == "0"
+        if sys.stderr.isatty() and first and find_spec("tqdm"):
             from tqdm.auto import tqdm
 
             self._bar = tqdm(

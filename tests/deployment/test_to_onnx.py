@@ -258,12 +258,13 @@ def test_a_bundle_holds_model_labels_preprocessing_and_hashes(
         b0, folder, image_size=SIDE, class_names=CLASSES, metadata={"git": "abc"}
     )
     assert {path.name for path in folder.iterdir()} == {
-        "model.onnx", "labels.txt", "preprocess.json", "manifest.json",
+        "model.onnx", "labels.txt", "preprocess.json", "predict.py", "manifest.json",
     }  # fmt: skip
     assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == list(CLASSES)
     assert read_json(folder / "manifest.json") == manifest
     assert manifest["files"] == {
-        name: sha256_file(folder / name) for name in ("model.onnx", "labels.txt", "preprocess.json")
+        name: sha256_file(folder / name)
+        for name in ("model.onnx", "labels.txt", "preprocess.json", "predict.py")
     }
     assert (manifest["git"], manifest["variant"], manifest["opset"]) == ("abc", "b0", 18)
     from_files = ModelCard.from_folder(folder)

@@ -105,7 +105,10 @@ def run(identity: Identity, **changes: Any) -> set[str]:
     return {path.name for path in folder.iterdir() if "made_by" not in path.name}
 
 
-BASE = {"model.onnx", "labels.txt", "preprocess.json", "manifest.json", "export.manifest.json"}
+BASE = {
+    "model.onnx", "labels.txt", "preprocess.json", "predict.py", "manifest.json",
+    "export.manifest.json",
+}  # fmt: skip
 
 
 def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(

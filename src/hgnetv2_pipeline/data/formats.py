@@ -55,7 +55,7 @@ _JPEG_2000 = PictureFormat(
 _HEIF = PictureFormat(
     "HEIF", "heic heif hif",
     tuple((4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")),
-    "pip install 'hgnetv2-pipeline[heif]' reads it; or " + _CONVERT + "*.heic",
+    "pip install pillow-heif reads it; or " + _CONVERT + "*.heic",
 )  # fmt: skip
 # Each with what has to be there for it.
 _OPTIONAL: tuple[tuple[PictureFormat, Callable[[], bool]], ...] = (

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.choices import PRECISIONS
 from hgnetv2_pipeline.deployment.preprocess_file import told_values
-from hgnetv2_pipeline.deployment.self_test import SelfTest
+from hgnetv2_pipeline.deployment.self_test import ALLOWED, SelfTest, self_test_images
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.foreign import foreign_file, parse_json
 from hgnetv2_pipeline.weights.metadata import (
@@ -28,10 +28,14 @@ from hgnetv2_pipeline.weights.metadata import (
 )
 from hgnetv2_pipeline.weights.pickle_machine import brief_value
 
+if TYPE_CHECKING:
+    import numpy as np
+
 FORMAT = "hgnetv2_pipeline.onnx/1"
 TASK = ("task", "thresholds")
 """Entries of a model of several labels per image."""
 LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
+SCRIPT = "predict.py"
 
 
 def precision_file(precision: str) -> str:
@@ -78,6 +82,23 @@ class ModelCard:
         Raises WeightsError for an entry ``thresholds`` that is no number from 0 to 1 a class.
         """
         return thresholds_of(self.more, "the model's card", len(self.classes))
+
+    def wrong_answers(
+        self, logits: Callable[[np.ndarray], np.ndarray], precision: str | None = None
+    ) -> str | None:
+        """What is wrong with an engine's ``logits`` by the self-test; None: nothing, or no test."""
+        test = self.self_test
+        if test is None:
+            return None
+        pixels = self_test_images(len(test.logits), self.preprocess.crop)
+        off = test.distance(logits(self.preprocess.normalize(pixels)))
+        allowed = max(test.allowed, ALLOWED[precision or self.precision])
+        if off <= allowed:  # not so for NaN
+            return None
+        return (
+            f"logits of the {len(pixels)} images that the file has answers for are off by "
+            f"{off:.2g} of their standard deviation (allowed {allowed:.2g})"
+        )
 
     def to_props(self) -> dict[str, str]:
         """As text entries for ``metadata_props``; ``from_props`` reads them back."""

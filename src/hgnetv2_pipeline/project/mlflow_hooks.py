@@ -56,6 +56,8 @@ class MLflowHooks:
             if isinstance(dataset, ResultPath):
                 if is_newly_made(dataset.file):
                     _record_file(name, dataset)
+                    if name == "export.bundle":
+                        tracker.model(dataset.path)
                 if is_newly_made(dataset.path) and (dataset.path / "manifest.json").is_file():
                     _record_folder(name, dataset.path)
 

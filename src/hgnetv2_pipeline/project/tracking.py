@@ -176,6 +176,14 @@ class Tracker:
         if self.enabled:
             self._mlflow().log_artifact(str(file), name)
 
+    def model(self, folder: Path) -> None:
+        """Keep the exported model in ``folder`` as one that ``mlflow.pyfunc.load_model`` loads."""
+        if self.enabled:
+            from hgnetv2_pipeline.project.deployment.logged_model import log_exported_model
+
+            self._mlflow()
+            _log.info("MLflow model %s", log_exported_model(folder))
+
     def hashes(self, name: str, manifest: Path) -> None:
         """Log what went into a result and what came out, by SHA-256."""
         if not self.enabled:

@@ -14,7 +14,6 @@ import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
 from hgnetv2_pipeline.deployment.choices import GPU_ENGINES
-from hgnetv2_pipeline.deployment.self_test import ALLOWED, self_test_images
 from hgnetv2_pipeline.deployment.timing.stopwatch import Call, HostStopwatch, Stopwatch
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 
@@ -30,7 +29,7 @@ HINTS = {
     "cuda": "pip install 'cuda-bindings>=12.8' on a machine with an NVIDIA GPU",
     "onnxruntime_ep_nv_tensorrt_rtx": "pip install 'hgnetv2-pipeline[ort-tensorrt-rtx]', or "
     "onnxruntime-ep-nv-tensorrt-rtx-cu13 for CUDA 13",
-    "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
+    "openvino": "pip install openvino",
     "onnxruntime": "pip install onnxruntime",
     "torch": "pip install torch",
 }
@@ -213,18 +212,11 @@ class Engine(ABC):
         Raises EngineUnavailable when the logits are further off than the engine's precision
         explains: it computes this file wrongly on this machine.
         """
-        test = self.card.self_test
-        if test is None:
-            return
-        pixels = self_test_images(len(test.logits), self.preprocess.crop)
-        off = test.distance(self.logits(self.preprocess.normalize(pixels)))
-        allowed = max(test.allowed, ALLOWED[self.precision])
-        if not off <= allowed:  # nor for NaN
+        wrong = self.card.wrong_answers(self.logits, self.precision)
+        if wrong:
             raise EngineUnavailable(
                 f"{self.name}: computes {self.model} wrongly on {self.device}: its "
-                f"{self.precision} logits of the {len(pixels)} images that the file has answers "
-                f"for are off by {off:.2g} of their standard deviation (allowed {allowed:.2g}); "
-                "take another engine or precision"
+                f"{self.precision} {wrong}; take another engine or precision"
             )
 
     def close(self) -> None:  # noqa: B027 - most engines hold nothing

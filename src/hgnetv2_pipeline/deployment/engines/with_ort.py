@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     need_onnx,
 )
 from hgnetv2_pipeline.deployment.export.onnx_graph import EMBEDDING
-from hgnetv2_pipeline.deployment.onnx_session import WHOLE_BIASES
+from hgnetv2_pipeline.deployment.onnx_session import LEFT_OUT, session_options
 from hgnetv2_pipeline.deployment.time_limit import A_CALL, AN_IMAGE, time_limit
 from hgnetv2_pipeline.deployment.timing.machine import clocks
 from hgnetv2_pipeline.errors import WeightsError
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
     from hgnetv2_pipeline.data.preprocess import Preprocess
-
-# On x86 a graph with int8 activations is computed as written, in float32, so that rounded biases
-# cost accuracy and bring nothing. ARM's integer kernels need them.
-_WITHOUT = [WHOLE_BIASES] if platform.machine() in ("x86_64", "AMD64") else []
 
 
 class OrtEngine(Engine):
@@ -102,21 +97,14 @@ class OrtEngine(Engine):
         import onnxruntime
 
         self.need_provider()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # What goes wrong is raised; its own log would write the file's names to the terminal raw.
-        options.log_severity_level = 4
-        # Bytes may be taken for ONNX Runtime's own format by a mark in them; they were not checked
-        # as that.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
+        options = session_options(threads)
         self._prepare(options)
         try:
             session = onnxruntime.InferenceSession(
                 file.content,
                 sess_options=options,
                 providers=self._providers(),
-                disabled_optimizers=_WITHOUT,
+                disabled_optimizers=LEFT_OUT,
             )
         except Exception as error:  # the binding's own exception types have no common base
             message = reason(error)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hgnetv2_pipeline.deployment import predict_script
 from hgnetv2_pipeline.deployment.card import (
     FORMAT,
     LABELS,
     MANIFEST,
     PREPROCESS,
+    SCRIPT,
     ModelCard,
     precision_file,
 )
@@ -18,6 +20,7 @@ from hgnetv2_pipeline.deployment.choices import FILE_PRECISIONS, LOWER
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
 from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
+from hgnetv2_pipeline.deployment.export.single_file import single_file
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.deployment.preprocess_file import preprocess_file
 from hgnetv2_pipeline.durable import sha256_file, write_json, write_text
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 def bundle_files(precisions: Sequence[str]) -> list[str]:
     """Names of the files that ``write_bundle`` makes; model.onnx, the fp32 file, always."""
     models = [precision_file(name) for name in FILE_PRECISIONS if name in {"fp32", *precisions}]
-    return [*models, LABELS, PREPROCESS, MANIFEST]
+    return [*models, LABELS, PREPROCESS, SCRIPT, MANIFEST]
 
 
 def write_bundle(
@@ -59,7 +62,8 @@ def write_bundle(
 
     ``model.onnx`` as ``export_onnx`` makes it; beside it ``model.<precision>.onnx`` for every other
     one of ``precisions``, as ``convert_onnx`` makes it; ``labels.txt``, one class name per line in
-    the order of the logits; ``preprocess.json``; and last ``manifest.json``: the SHA-256 of the
+    the order of the logits; ``preprocess.json``; ``predict.py``, which needs nothing of ours
+    (``predict_script``); and last ``manifest.json``: the SHA-256 of the
     others, variant, opset, MACs, parity error, self-test, the gate's findings per precision and the
     entries of ``metadata``. Raises what these raise, and ParameterError for a class name that does
     not fit on a line.
@@ -90,6 +94,7 @@ def write_bundle(
     engine = OrtEngine(path)
     card = engine.card
     write_labels_and_preprocessing(folder, card)
+    write_text(folder / SCRIPT, single_file(predict_script.__name__))
     manifest = {
         **card.more,
         "format": FORMAT,
