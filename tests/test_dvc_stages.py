@@ -78,7 +78,8 @@ def test_every_exported_precision_is_stored_and_what_is_no_result_is_not(tmp_pat
     shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
     results = {
         "model.onnx", "model.fp16.onnx", "model.int8.onnx", "labels.txt", "manifest.json",
-        "predict.py", "export.manifest.json", "tensorrt-kit/run.py", "model.fp16.tensorrt-rtx.plan",
+        "predict.py", "export.manifest.json", "tensorrt-kit/run.py", "triton/b0/1/model.onnx",
+        "model.fp16.tensorrt-rtx.plan",
         "model.fp16.tensorrt-rtx.json",
     }  # fmt: skip
     others = {

@@ -135,6 +135,23 @@ def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
     assert packed["labels"].tolist() == [number % 3 for number in (0, 3, 5, 8)]
 
 
+def test_a_model_repository_is_made_beside_the_export_and_again_when_a_plan_comes(
+    identity: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = {"b0", "b0_images", "b0_preprocess"}
+    folder = identity.folder("export")
+    assert {"triton", "triton.manifest.json"} <= run(identity, target="triton")
+    assert {path.name for path in (folder / "triton").iterdir()} == models
+    caplog.set_level("INFO")
+    run(identity, target="triton")
+    assert "train/b0/seed=0/triton: reused" in caplog.text
+    (folder / "model.plan").write_bytes(b"a plan")
+    run(identity, target="triton")
+    (folder / "model.plan").unlink()
+    more = {"b0_tensorrt", "b0_tensorrt_images"}
+    assert {path.name for path in (folder / "triton").iterdir()} == models | more
+
+
 def test_embeddings_are_exported_on_request(identity: Identity) -> None:
     run(identity, embedding=True)
     folder = identity.folder("export")

@@ -538,7 +538,7 @@ def _targets_in_order(names: list[PlanTarget]) -> list[PlanTarget]:
 class ExportParams(_Block):
     """What is exported."""
 
-    target: Literal["onnx", "tensorrt-kit", "tensorrt-rtx"]
+    target: Literal["onnx", "tensorrt-kit", "tensorrt-rtx", "triton"]
     gpus: Annotated[
         list[PlanTarget],
         BeforeValidator(_split_plus),

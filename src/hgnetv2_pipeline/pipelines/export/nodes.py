@@ -11,9 +11,11 @@ from hgnetv2_pipeline.project.deployment.exporting import (
     export_result,
     kit_result,
     plans_result,
+    triton_result,
     write_export,
     write_plans,
     write_tensorrt_kit,
+    write_triton,
 )
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import ExportParams
@@ -23,7 +25,7 @@ from hgnetv2_pipeline.project.run import Run
 def export(
     run: Run, params: ExportParams, lists: Path, *trained: Path
 ) -> tuple[Path, dict[str, Any]]:
-    """Export ``model`` to ONNX, checked before it lands under its name; kit or plans if asked.
+    """Export ``model`` to ONNX, checked before it lands under its name; and what ``target`` adds.
 
     ``lists``: the images that lower precisions are calibrated on and judged by; an fp32 export
     needs none. ``trained`` are the models that need no name; they order the nodes.
@@ -38,6 +40,8 @@ def export(
             kit_result(run, params, known),
             lambda aside: write_tensorrt_kit(aside, run, params, known),
         )
+    if params.target == "triton":
+        run.produce(triton_result(run, params), lambda aside: write_triton(aside, run, params))
     if plans:
         run.produce(plans, lambda aside: write_plans(aside, run, params))
     return made.folder, new_record(made, read_json(made.folder / "manifest.json"))

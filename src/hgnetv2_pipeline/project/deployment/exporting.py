@@ -1,11 +1,11 @@
-"""An export as a result: the folder with the model file; beside it the TensorRT kit, or plans."""
+"""An export as a result: the folder with the model file; beside it what ``export.target`` adds."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-from hgnetv2_pipeline.deployment.card import precision_file
+from hgnetv2_pipeline.deployment.card import LABELS, PREPROCESS, precision_file
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.project.deployment.calibration_images import calibration, validation
 from hgnetv2_pipeline.project.lists import Lists
@@ -110,6 +110,37 @@ def write_plans(folder: Path, run: Run, params: ExportParams) -> None:
             plan.name, note["gpu"], note["bytes"] / 1e6, len(note["warnings"]), TENSORRT_RTX.title,
             note["version"],
         )  # fmt: skip
+
+
+def triton_result(run: Run, params: ExportParams) -> ResultSpec:
+    """The folder ``triton`` beside the model file: a model repository."""
+    from hgnetv2_pipeline.deployment.triton.repository import ON_ORT, PLANS
+
+    folder = run.folder("export")
+    wanted = [name for name in ON_ORT if name in {"fp32", *params.precisions}]
+    files = [*(precision_file(name) for name in wanted), LABELS, PREPROCESS]
+    files += [name for name in PLANS if (folder / name).is_file()]
+    return ResultSpec(
+        folder=folder,
+        name="triton",
+        pipeline="export",
+        inputs={name: folder / name for name in files},
+        params={"max_batch": params.tensorrt.most, "model": run.identity.model},
+        outputs=["triton"],
+    )
+
+
+def write_triton(folder: Path, run: Run, params: ExportParams) -> None:
+    """Write ``triton`` from the export of ``run``."""
+    from hgnetv2_pipeline.deployment.triton.repository import write_repository
+
+    names = write_repository(
+        run.folder("export"),
+        folder / "triton",
+        precisions=params.precisions,
+        max_batch=params.tensorrt.most,
+    )
+    _log.info("wrote the model repository triton: %s", ", ".join(names))
 
 
 def _is_judged(params: ExportParams) -> bool:
