@@ -66,9 +66,11 @@ bench-emoji: install  ## teachers of every kind on emoji of two vendors, which n
 clean:  ## the environment and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-lock:  ## compile requirements.lock from requirements.in (needs uv)
+lock:  ## compile requirements.lock from requirements.in, and the server image's (needs uv)
 	uv pip compile requirements.in --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header -q -o requirements.lock
+	uv pip compile deploy/docker/requirements-serve.in -c requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate -q -o deploy/docker/requirements-serve.txt
 
 $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 2; }
