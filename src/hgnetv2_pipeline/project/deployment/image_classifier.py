@@ -6,7 +6,6 @@ loads then needs mlflow, onnxruntime, numpy and pillow, and nothing of ours.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,22 @@ from hgnetv2_pipeline.deployment.inputs import ImageInput
 from hgnetv2_pipeline.deployment.predict import iter_predictions
 from hgnetv2_pipeline.deployment.predict_script import ExportedModel
 
-# MLflow would infer a signature from type hints; the one that it is given is better.
-warnings.filterwarnings("ignore", message=".*[Tt]ype hint")
-
 COLUMNS = ("class_ids", "scores", "label_names", "error")
 
 
 class ImageClassifier(PythonModel):
     """The bytes of image files in a column ``image``; a good one has an empty ``error``."""
 
+    # A signature comes with the model: MLflow is not to look for one in type hints, nor to ask for
+    # any.
+    _skip_type_hint_validation = True
+
     def load_context(self, context: Any) -> None:
         """Load the model file."""
         path = Path(context.artifacts["model"])
         self._model = ExportedModel(path.parent, path.name)
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """A frame of ``COLUMNS``; ``params``: ``topk``, the classes shown at most."""
         import pandas as pd
 

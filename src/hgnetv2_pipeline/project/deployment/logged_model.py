@@ -23,6 +23,7 @@ def log_exported_model(folder: Path) -> str:
     """
     import mlflow
     import pandas as pd
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -39,6 +40,7 @@ def log_exported_model(folder: Path) -> str:
         outputs=Schema([ColSpec(kind, name) for kind, name in answers]),
         params=ParamSchema([ParamSpec("topk", "long", topk)]),
     )
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     with tempfile.TemporaryDirectory() as place:
         source = Path(place) / f"{_MODULE.rpartition('.')[2]}.py"
         source.write_text(single_file(_MODULE), encoding="utf-8")
