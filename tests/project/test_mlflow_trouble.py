@@ -17,12 +17,13 @@ from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.project import mlflow_hooks, tracking
 from hgnetv2_pipeline.project import results as reuse
+from hgnetv2_pipeline.project.deployment import logged_model
 from hgnetv2_pipeline.project.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project.tracking import RUN_FILE, Tracker
 from own_tree import write_classes
 from project_copies import copy_project
 
-METHODS = ("metrics", "artifact", "hashes", "history", "tag", "end", "_mlflow")
+METHODS = ("metrics", "artifact", "hashes", "history", "tag", "model", "end", "_mlflow")
 
 
 def prepared(project: Path, **params: Any) -> Tracker:
@@ -44,6 +45,7 @@ def results(project: Path) -> dict[str, Any]:
         "train.run": (CurveFile(filepath=str(run), shows="history.csv", x="step"), run),
         "report.html": (PageFile(filepath=str(run / "report.html")), run / "report.html"),
         "result": (JsonFile(filepath=str(run / "result.json")), run / "result.json"),
+        "export.bundle": (JsonFile(filepath=str(run), shows="result.json"), run),
     }  # fmt: skip
 
 
@@ -51,6 +53,7 @@ def work(tracker: Tracker, project: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """What a run does with the tracker: before, during and after a training, and at its end."""
     made = results(project)
     monkeypatch.setattr(mlflow_hooks, "tracker", tracker)
+    monkeypatch.setattr(logged_model, "log_exported_model", lambda folder: f"models:/{folder.name}")
     monkeypatch.setattr(reuse, "_made", {path for _, path in made.values()})
     told = MLflowHooks()
     told._catalog = SimpleNamespace(get=lambda name: made[name][0])

@@ -21,7 +21,9 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         OSError: as ``open`` does; for what is neither file nor folder with ``NOT_REGULAR``.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    # Windows has no pipes among its files, and reads bytes only where it is asked to.
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, os.O_RDONLY | flags)
     try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):

@@ -138,15 +138,21 @@ def _written(root: _Module, order: list[_Module]) -> str:
     several = {
         name for name, n in Counter(name for own in names.values() for name in own).items() if n > 1
     }
-    imports, parts = set[str](), list[str]()
+    imports, parts = dict[str, str](), list[str]()
     for module in order:
         text = "\n\n\n".join(module.texts[place] for place in sorted(module.wanted))
         for name in several & (names[module.name] | module.ours.keys()):
             home = module.ours.get(name, module.name).rpartition(".")[2]
             text = re.sub(rf"\b{name}\b", f"{name}_of_{home}", text)
         used = {name for place in module.wanted for name in module.uses[place]}
-        imports |= {line for name, line in module.others.items() if name in used}
+        for name in used & module.others.keys():
+            line = imports.setdefault(name, module.others[name])
+            assert line == module.others[name], f"{name} is two things: {line}, in {module.name}"
         where = module.name.removeprefix(f"{PACKAGE}.").replace(".", "/")
         parts.append(f"# --- {where}.py\n\n{text}")
-    head = f'"""{root.docstring}"""\n\nfrom __future__ import annotations\n'
-    return "\n\n".join([head + "\n" + "\n".join(sorted(imports)), *parts]) + "\n"
+    both = imports.keys() & set[str]().union(*names.values())
+    assert not both, f"{both} are imported by one module and defined in another"
+    head = f'"""{root.docstring}"""\n\nfrom __future__ import annotations\n\n'
+    # As ruff sorts them: import before from.
+    listed = sorted(imports.values(), key=lambda line: (line.startswith("from"), line))
+    return "\n\n".join([head + "\n".join(listed), *parts]) + "\n"
