@@ -21,6 +21,8 @@ from doc_pages import blocks, fenced
 from hgnetv2_pipeline.cli import cli as kedro_cli
 from hgnetv2_pipeline.commands import init
 from hgnetv2_pipeline.commands.main import main as hgnetv2
+from hgnetv2_pipeline.deployment.card import SCRIPT
+from hgnetv2_pipeline.deployment.predict_script import script_parser
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.project.given import read_params
@@ -35,7 +37,10 @@ PAGES = [
     ROOT / "conf" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PROGRAMS = ("make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest", "python")
+PROGRAMS = (
+    "make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest", "python", "pip",
+    "tritonserver",
+)  # fmt: skip
 TOP = ("benchmarks", "conf", "data", "deploy", "docs", "notebooks", "src", "tests", "weights")
 
 
@@ -185,10 +190,21 @@ def test_other_programs_are_asked_for_what_exists() -> None:
             if words[0] == "dvc":
                 known = {"repro": stages, "status": stages, "update": dvc_files}[words[1]]
                 assert set(words[2:]) <= known, words
-            elif words[0] == "python" and words[1] != "-m":
+            elif words[0] == "python" and Path(words[1]).name == SCRIPT:
+                script_parser().parse_args(words[2 : words.index(">") if ">" in words else None])
+            elif words[0] == "python" and words[1][0] != "-":
                 assert (ROOT / words[1]).is_file(), words
+            elif words[:2] == ["mlflow", "models"]:
+                from mlflow.models.cli import commands as models
+
+                if len(words) > 3:  # `mlflow models serve` in a sentence names the command
+                    models.commands[words[2]].make_context(words[2], words[3:])
             elif words[0] == "mlflow":
                 assert " ".join(words) in tracking
+            elif words[0] == "pip":
+                assert words[1] == "install", words
+            elif words[0] == "tritonserver":
+                assert _result(words[1].partition("=")[2]), words
             elif words[0] == "torchrun":
                 module = words[words.index("-m") + 1]
                 assert importlib.util.find_spec(module) is not None, module

@@ -94,8 +94,8 @@ _FORMATS: dict[str, Callable[[Iterable[Record], int], Iterator[str]]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 2 parameters, 3 images, 4 the model."""
+def script_parser() -> argparse.ArgumentParser:
+    """What the script may be given."""
     parser = argparse.ArgumentParser(description="Classify images with the model beside this file.")
     parser.add_argument(
         "images", nargs="+", help="files, folders, tars, list files, globs; - for standard input"
@@ -107,7 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=0, help="0: ONNX Runtime's choice")
     parser.add_argument("--strict", action="store_true", help="exit 3 when any image is bad")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 2 parameters, 3 images, 4 the model."""
+    given = script_parser().parse_args(arguments)
     show_logs()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
