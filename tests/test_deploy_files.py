@@ -30,6 +30,12 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+def services() -> list[Any]:
+    """The examples for KServe: Triton's repository, and our own server."""
+    text = (ROOT / "deploy" / "kserve" / "inference_service.yaml").read_text(encoding="utf-8")
+    return list(yaml.safe_load_all(text))
+
+
 def locked(path: Path) -> dict[str, set[str]]:
     """Versions by package."""
     found: dict[str, set[str]] = {}
@@ -104,6 +110,11 @@ def test_the_server_that_is_started_knows_the_options() -> None:
         given = serve.make_context("serve", list(words)).params
         assert given["models"] == ("model=/models",) and given["host"] == "0.0.0.0"  # noqa: S104
         assert (given["port"], given["grpc_port"]) == (8000, 8001)
+    (container,) = services()[1]["spec"]["predictor"]["containers"]
+    given = serve.make_context("serve", list(container["args"])).params
+    assert [given["port"]] == [port["containerPort"] for port in container["ports"]]
+    probe = container["readinessProbe"]["httpGet"]
+    assert (probe["port"], probe["path"]) == (given["port"], "/v2/health/ready")
 
 
 def test_the_training_image_runs_a_pipeline_that_there_is() -> None:
@@ -116,10 +127,10 @@ def test_the_training_image_runs_a_pipeline_that_there_is() -> None:
 
 
 def test_the_inference_service_asks_for_the_repository_that_is_exported() -> None:
-    service = load(ROOT / "deploy" / "kserve" / "inference_service.yaml")
-    assert (service["apiVersion"], service["kind"]) == (
-        "serving.kserve.io/v1beta1", "InferenceService",
-    )  # fmt: skip
+    service, own = services()
+    for each in (service, own):
+        assert each["apiVersion"] == "serving.kserve.io/v1beta1"
+        assert each["kind"] == "InferenceService"
     model = service["spec"]["predictor"]["model"]
     assert (model["modelFormat"]["name"], model["protocolVersion"]) == ("triton", "v2")
     (base,) = steps(DOCKER / "Dockerfile.triton", "FROM")
