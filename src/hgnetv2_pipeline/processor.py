@@ -17,8 +17,19 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from hgnetv2_pipeline.errors import ParameterError
+
 MOST_THREADS = 1024
 """More threads of one process, or processes side by side, are a slip of the finger."""
+
+
+def check_threads(threads: int) -> None:
+    """ParameterError unless ``threads`` is a count, or 0 for the choice of a library."""
+    if not 0 <= threads <= MOST_THREADS:
+        raise ParameterError(
+            f"threads={threads}; give a count up to {MOST_THREADS:,}, or 0 for the library's choice"
+        )
+
 
 _CPUINFO = Path("/proc/cpuinfo")
 # Our name -> what Linux calls it on x86 ("flags") and on ARM ("Features").

@@ -172,6 +172,12 @@ def test_what_cannot_be_is_said_in_one_line_with_the_codes_of_the_command(
     assert alone(precisions, name, "--topk", "-1", code=2)[1] == ["topk=-1; it must be at least 1"]
     (missing,) = alone(precisions, name, "--file", "model.bf16.onnx", code=4)[1]
     assert missing.endswith("model.bf16.onnx cannot be loaded: No such file or directory")
+    (many,) = alone(precisions, name, "--threads", "2000", code=2)[1]
+    assert many.startswith("threads=2000; give a count up to 1,024")
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-I", "-c", ALONE, str(precisions / "predict.py"), name]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 28 and b"disk full: " in done.stderr.splitlines()[-1]
     wrong = json.dumps({"allowed": 1e-3, "logits": [[float(n) for n in range(len(CLASSES))]] * 5})
     folder = with_card(b0_onnx, tmp_path / "wrong", probes=wrong)
     (line,) = alone(folder, name, code=4)[1]

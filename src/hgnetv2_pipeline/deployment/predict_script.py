@@ -28,10 +28,11 @@ from hgnetv2_pipeline.deployment.prediction_formats import (
     format_predict_cls,
     jsonl_lines,
 )
-from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
+from hgnetv2_pipeline.exits import explain, leave_standard_output
 from hgnetv2_pipeline.foreign import foreign_file
 from hgnetv2_pipeline.printable import printable, show_logs
-from hgnetv2_pipeline.processor import restricted_cpus
+from hgnetv2_pipeline.processor import check_threads, restricted_cpus
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -47,6 +48,7 @@ class ExportedModel:
     def __init__(self, folder: Path, file: str = "model.onnx", *, threads: int = 0) -> None:
         import onnxruntime
 
+        check_threads(threads)
         path = Path(folder) / file
         with foreign_file(path, WeightsError, "cannot be loaded"):
             self._session = onnxruntime.InferenceSession(
@@ -129,10 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         every = len(model.classes)
         for line in _FORMATS[given.format](tally.watch(records), min(topk or every, every)):
             sys.stdout.write(f"{printable(line)}\n")
+            sys.stdout.flush()
         tally.check(strict=given.strict)
-    except (DataError, ParameterError, WeightsError) as error:
-        sys.stderr.write(f"{printable(error)}\n")
-        return error.exit_code
+    except BrokenPipeError:  # whoever read has read enough
+        leave_standard_output()
+        return 1
+    except Exception as error:
+        code, message = explain(error, debug="python -m pdb predict.py ...")
+        leave_standard_output()
+        sys.stderr.write(f"{message}\n")
+        return code
     return 0
 
 

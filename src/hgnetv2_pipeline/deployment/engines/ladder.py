@@ -30,10 +30,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
 )
 from hgnetv2_pipeline.deployment.self_test import self_test_images
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
-from hgnetv2_pipeline.processor import (
-    MOST_THREADS,
-    restricted_cpus,
-)
+from hgnetv2_pipeline.processor import check_threads, restricted_cpus
 from hgnetv2_pipeline.weights.onnx_file import onnx_props
 
 if TYPE_CHECKING:
@@ -90,10 +87,7 @@ def load_engine(
         raise unknown_name("precision", precision, PRECISIONS, "precision=...")
     if device not in DEVICES:
         raise unknown_name("device", device, ("cpu", "cuda"), "device=...")
-    if not 0 <= threads <= MOST_THREADS:
-        raise ParameterError(
-            f"threads={threads}; give a count up to {MOST_THREADS:,}, or 0 for the library's choice"
-        )
+    check_threads(threads)
     if batch_size is not None and batch_size < 1:
         raise ParameterError(f"batch_size={batch_size}; it must be at least 1")
     onnx, plan = _files(str(path))
