@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.deployment.card import precision_file
+from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.card import ModelCard, precision_file
 from hgnetv2_pipeline.deployment.export.single_file import single_file
 
 _MODULE = "hgnetv2_pipeline.project.deployment.image_classifier"
@@ -27,10 +28,8 @@ def log_exported_model(folder: Path) -> str:
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, ParamSchema, ParamSpec, Schema
 
-    from hgnetv2_pipeline.deployment.predict_script import ExportedModel
-
-    model = ExportedModel(folder)
-    topk = len(model.classes) if model.card.multi_label else min(5, len(model.classes))
+    card = ModelCard.from_folder(folder)
+    topk = len(card.classes) if card.multi_label else min(5, len(card.classes))
     answers: list[tuple[Any, str]] = [
         (Array("long"), "class_ids"), (Array("double"), "scores"),
         (Array("string"), "label_names"), ("string", "error"),
@@ -49,18 +48,19 @@ def log_exported_model(folder: Path) -> str:
             python_model=str(source),
             artifacts={"model": str(folder / precision_file("fp32"))},
             signature=signature,
-            input_example=pd.DataFrame({"image": [_example(*model.preprocess.size)]}),
+            input_example=pd.DataFrame({"image": [_example(card.preprocess)]}),
             # Without them MLflow loads the model in a process of its own to find out.
             pip_requirements=[f"{name}=={version(name)}" for name in _PACKAGES],
         )
     return str(info.model_uri)
 
 
-def _example(height: int, width: int) -> bytes:
+def _example(preprocess: Preprocess) -> bytes:
+    """A picture by formula, as a file."""
     from PIL import Image
 
     from hgnetv2_pipeline.deployment.self_test import self_test_images
 
     buffer = io.BytesIO()
-    Image.fromarray(self_test_images(1, (height, width))[0]).save(buffer, "PNG")
+    Image.fromarray(self_test_images(1, preprocess.crop)[0]).save(buffer, "PNG")
     return buffer.getvalue()
