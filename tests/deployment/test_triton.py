@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from triton_server import PACKAGES, Running, on_python, site_of, tritonserver
 
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.triton.repository import write_repository
-from project_copies import ROOT
+from project_copies import ROOT, environment_python
 
 SERVING = ROOT / "tests" / "serving"
 
@@ -63,10 +62,7 @@ def test_other_precisions_and_a_plan_are_models_of_their_own(
 @pytest.fixture(scope="session")
 def python() -> Path:
     """The environment of the server and its clients: its packages conflict with ours."""
-    sys.path.insert(0, str(SERVING))
-    from client_environment import client_python
-
-    return client_python(*PACKAGES)
+    return environment_python(*PACKAGES)
 
 
 @pytest.fixture(scope="session")
