@@ -37,7 +37,7 @@ def copy_project(target: Path) -> Path:
 
 
 def environment_python(*packages: str) -> Path:
-    """The interpreter of an environment with ``packages``, which conflict with ours or are large."""
+    """The Python of an environment with ``packages``, which conflict with ours or are large."""
     script = ROOT / "tests" / "serving" / "client_environment.py"
     done = subprocess.run(
         [sys.executable, str(script), *packages], capture_output=True, text=True, check=True
