@@ -143,6 +143,19 @@ def test_the_script_runs_every_file_of_its_folder(
         assert lines == list(jsonl_lines(iter_predictions(engine, picture)))
 
 
+def test_a_file_of_one_batch_size_answers_any_number_of_images(
+    b0_onnx: Path, kinds: Path, tmp_path: Path
+) -> None:
+    folder = with_card(b0_onnx, tmp_path / "export")
+    pictures = [str(kinds / name) for name in ("alpha.png", "cmyk.jpg", "wide.bmp")]
+    free, _ = alone(folder, *pictures)
+    proto = onnx.load(folder / "model.onnx")
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(proto, folder / "model.onnx")
+    assert alone(folder, *pictures)[0] == free
+
+
 def test_formats_standard_input_and_limits_are_those_of_the_command(
     precisions: Path, kinds: Path
 ) -> None:

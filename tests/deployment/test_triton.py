@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from deployment_cases import CLASSES
 from triton_server import PACKAGES, Running, on_python, site_of, tritonserver
 
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.triton.repository import write_repository
+from hgnetv2_pipeline.errors import ParameterError
 from project_copies import ROOT, environment_python
 
 SERVING = ROOT / "tests" / "serving"
@@ -57,6 +59,15 @@ def test_other_precisions_and_a_plan_are_models_of_their_own(
     config = (tmp_path / "out/b0_tensorrt/config.pbtxt").read_text()
     assert 'backend: "tensorrt"' in config and "max_batch_size: 2" in config
     assert (tmp_path / "out/b0_tensorrt/1/model.plan").read_bytes() == b"a plan"
+
+
+def test_a_file_of_one_batch_size_is_refused(precisions: Path, tmp_path: Path) -> None:
+    proto = onnx.load(precisions / "model.onnx")
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(ParameterError, match="takes batches of 1 alone"):
+        write_repository(tmp_path, tmp_path / "out", precisions=("fp32",), max_batch=2)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="session")

@@ -74,10 +74,17 @@ class ExportedModel:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits, float32 [N, classes], of preprocessed images, float32 [N, 3, height, width]."""
-        given = self._session.get_inputs()[0].name
+        given = self._session.get_inputs()[0]
+        fixed = isinstance(given.shape[0], int)  # the only batch size that the file takes
+        size = given.shape[0] if fixed else max(len(images), 1)
+        rest = np.zeros((-len(images) % size, *images.shape[1:]), np.float32)
+        filled = np.concatenate([images, rest])
         with foreign_file(self.model, WeightsError, f"cannot answer {len(images)} images"):
-            logits: np.ndarray = self._session.run(None, {given: images})[0]
-        return logits
+            parts = [
+                self._session.run(None, {given.name: filled[at : at + size]})[0]
+                for at in range(0, len(filled), size)
+            ]
+        return np.concatenate(parts)[: len(images)]
 
     def require_embeddings(self) -> None:
         """Refuse: hgnetv2 predict --features has embeddings."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from hgnetv2_pipeline.deployment.card import LABELS, PREPROCESS, ModelCard, precision_file
 from hgnetv2_pipeline.deployment.export.single_file import single_file
 from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.errors import ParameterError
 
 PLANS = ("model.plan", "model.engine")
 """A plan of TensorRT in an export folder: that of the fp32 file, built on the GPU that runs it."""
@@ -28,6 +29,7 @@ def write_repository(
     NAME, the variant, is the fp32 network; NAME_fp16 and NAME_tensorrt (a plan, where ``export``
     has one) are others. NAME_preprocess makes their input of image files, and each network has an
     ensemble NETWORK_images of both. ``max_batch``: images that are computed together at most.
+    Raises ParameterError for a file of one batch size.
     """
     card, outputs = _read(export / precision_file("fp32"))
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", card.variant or "model")
@@ -73,6 +75,11 @@ def _read(onnx: Path) -> tuple[ModelCard, list[tuple[str, str, int]]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    if isinstance(size := session.get_inputs()[0].shape[0], int):
+        raise ParameterError(
+            f"{onnx} takes batches of {size} alone, and Triton puts together batches of any size: "
+            "export it with a free one (export.batch)"
+        )
     outputs = [(each.name, "FP32", each.shape[1]) for each in session.get_outputs()]
     return ModelCard.from_props(session.get_modelmeta().custom_metadata_map, onnx), outputs
 

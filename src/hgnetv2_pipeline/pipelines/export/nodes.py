@@ -36,10 +36,8 @@ def export(
         export_result(run, params, known), lambda aside: write_export(aside, run, params, known)
     )
     if params.target == "tensorrt-kit":
-        run.produce(
-            kit_result(run, params, known),
-            lambda aside: write_tensorrt_kit(aside, run, params, known),
-        )
+        kit = kit_result(run, params, known)
+        run.produce(kit, lambda aside: write_tensorrt_kit(aside, run, params, known))
     if params.target == "triton":
         run.produce(triton_result(run, params), lambda aside: write_triton(aside, run, params))
     if plans:
