@@ -1,0 +1,166 @@
+"""uvicorn's HTTP protocol with bounds on what a connection may cost before it has been answered.
+
+uvicorn hands a body on in pieces of 64 KiB, and has no bound on the length of a head, on bodies, or
+on the time that a client takes to send them. Here a body is handed on once, whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hgnetv2_pipeline.serving.limits import Limits, Overloaded
+
+_LINGER = 1.0  # seconds that a refused client is listened to, so that it can read why
+_PIECES = 256  # of a body that are kept as they came
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. ``bounded_protocol`` makes the class that uvicorn takes."""
+
+    limits: ClassVar[Limits]
+    held: ClassVar[int]  # bytes of bodies, of all connections
+
+    def connection_made(self, transport: Any) -> None:
+        """Refuse one connection too many; listen to others for as long as may be."""
+        super().connection_made(transport)
+        self._refused = self._in_body = False
+        self._head = self._raw = self._own = 0
+        self._pieces: list[bytes] = []
+        self._merged = bytearray()
+        self._timer: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.limits.connections:
+            self._refuse(503, f"{self.limits.connections} connections are open; try again")
+        else:
+            self._listen()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget what was read."""
+        self._settle()
+        self._release()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, within the bounds of a head and of what a body may take with its framing."""
+        if self._refused:
+            return
+        self._heard = self.loop.time()
+        if self._in_body:
+            self._raw += len(data)
+        else:
+            self._head += len(data)
+        super().data_received(data)
+        if self._in_body and self._raw > 2 * self.limits.body:
+            self._refuse(413, self._too_large())
+        elif not self._in_body and self._head > self.limits.head:
+            self._refuse(431, f"the head is longer than {self.limits.head:,} bytes")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        if self._timer is None:
+            self._listen()
+
+    def on_headers_complete(self) -> None:
+        """Refuse a body that is announced to be too large, before it comes."""
+        self._head, self._raw, self._in_body = 0, 0, True
+        for name, value in self.headers:
+            # llhttp has made sure that it is a number, and that there is one.
+            if name == b"content-length" and int(value) > self.limits.body:
+                self._refuse(413, self._too_large())
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                self._refuse(415, "Content-Encoding is not supported; send the body as it is")
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body."""
+        if self._refused or self.cycle.response_complete:
+            return
+        self._own += len(body)
+        type(self).held += len(body)
+        self._pieces.append(body)
+        if len(self._pieces) == _PIECES:  # of a few bytes each they would cost far more than these
+            self._merged += b"".join(self._pieces)
+            self._pieces.clear()
+        if self._own > self.limits.body:
+            self._refuse(413, self._too_large())
+        elif self.held > self.limits.bodies:
+            self._refuse(503, "too many bodies at once; try again")
+
+    def on_message_complete(self) -> None:
+        """Hand the body on."""
+        self._settle()
+        self._in_body = False
+        self._head = 0
+        if self._refused:
+            return
+        if not self.cycle.response_complete:
+            # Of bytes, uvicorn makes no copy when it hands them on.
+            self.cycle.body = b"".join([self._merged, *self._pieces])  # type: ignore[assignment]
+        self._pieces, self._merged = [], bytearray()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The request is answered."""
+        self._release()
+        super().on_response_complete()
+
+    def _too_large(self) -> str:
+        return f"the body is larger than {self.limits.body:,} bytes"
+
+    def _listen(self) -> None:
+        self._heard = self.loop.time()
+        self._timer = self.loop.call_later(self.limits.read_seconds, self._late)
+
+    def _settle(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        left = self._heard + self.limits.read_seconds - self.loop.time()
+        if self._in_body and left > 0:
+            self._timer = self.loop.call_later(left, self._late)
+            return
+        seconds = f"{self.limits.read_seconds:g}"
+        self._refuse(408, f"no whole request within {seconds} seconds, or none of its body in them")
+
+    def _release(self) -> None:
+        type(self).held -= self._own
+        self._own = 0
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer here, past the application, and close."""
+        if self._refused:
+            return
+        self._refused = True
+        self._settle()
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        begun = cycle is not None and not cycle.response_complete
+        if begun:  # the application learns that its client has gone
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if begun and cycle.response_started:
+            self.transport.abort()
+            return
+        text = json.dumps({"error": message}).encode()
+        more = f"retry-after: {Overloaded.retry_after}\r\n" if status == 503 else ""
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(text)}\r\n{more}connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + text)
+        # Closed with bytes unread, the kernel would throw away what the client has not read yet.
+        self.loop.call_later(_LINGER, self.transport.close)
+
+
+def bounded_protocol(limits: Limits) -> type[BoundedProtocol]:
+    """The class of the connections of one server."""
+    return type("Connection", (BoundedProtocol,), {"limits": limits, "held": 0})
