@@ -42,13 +42,12 @@ def export_b0(folder: Path) -> Path:
 @contextlib.contextmanager
 def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str, str, float]]:
     """A server: (process, HTTP address, gRPC address, seconds until it was ready)."""
-    command = [sys.executable, "-m", "hgnetv2_pipeline.commands.main"]
     command = [str(Path(sys.executable).with_name("hgnetv2")), "serve", f"m={folder}"]
+    command += ["--port", "0", "--grpc-port", "0", "--engine", "ort", "--threads", "1", *options]
     began = time.monotonic()
     process = subprocess.Popen(
-        [*command, "--port", "0", "--grpc-port", "0", "--engine", "ort", "--threads", "1", *options],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
         assert process.stdout is not None
         words = process.stdout.readline().split()

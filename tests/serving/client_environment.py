@@ -1,6 +1,6 @@
 """Environments of their own for clients whose packages conflict with the locked ones.
 
-    python tests/serving/client_environment.py 'tritonclient[http,grpc]'     prints its python
+python tests/serving/client_environment.py 'tritonclient[http,grpc]'     prints its python
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _LEAST_TOKEN = 16
 @click.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True,
-              help="Where to listen; elsewhere than on this machine only with a token.")  # fmt: skip
+              help="Where to listen; beyond this machine only with a token.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
               help="Of HTTP; 0: any free one.")  # fmt: skip
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
@@ -35,19 +35,19 @@ _LEAST_TOKEN = 16
               "GPU.")  # fmt: skip
 @click.option("--batch-delay", type=click.FloatRange(0, 1000), default=2.0, show_default=True,
               help="Milliseconds that the first image of a batch waits for others.")  # fmt: skip
-@click.option("--queue", type=click.IntRange(1, 10**6), default=16, show_default=True,
-              help="Images of a model that wait or are at work, from which on requests get "
-              "503.")  # fmt: skip
+@click.option("--queue", type=click.IntRange(1, 10**6),
+              help="Images of a model that wait or are at work, from which on requests get 503; "
+              "10, or four batches.")  # fmt: skip
 @click.option("--token-file", type=click.Path(path_type=Path),
               help=f"A file that holds the token; else the environment's {TOKEN}.")  # fmt: skip
 @click.option("--allowed-host", multiple=True,
-              help="A name by which clients call this server; may be given more than once.")  # fmt: skip
+              help="A name by which clients call it; may be given more than once.")  # fmt: skip
 @click.option("--i-know", is_flag=True, help="Listen elsewhere without a token.")
 @click.option("--log-requests", is_flag=True, help="A line for each request, not only for others "
               "than 200.")  # fmt: skip
 def serve(
     models: tuple[str, ...], host: str, port: int, grpc_port: int, no_grpc: bool, engine: str,
-    device: str, threads: int, batch_size: int | None, batch_delay: float, queue: int,
+    device: str, threads: int, batch_size: int | None, batch_delay: float, queue: int | None,
     token_file: Path | None, allowed_host: tuple[str, ...], i_know: bool, log_requests: bool,
 ) -> None:  # fmt: skip
     """Answer requests to MODELS, each a path or NAME=PATH: an exported folder, a folder of

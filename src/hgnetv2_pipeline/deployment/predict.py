@@ -72,7 +72,7 @@ class Record(TypedDict):
 
 
 @dataclass(frozen=True)
-class Choice:
+class Ranking:
     """Which classes of an image are reported; ``thresholds``: one per class."""
 
     topk: int
@@ -87,7 +87,7 @@ class Choice:
         topk: int | None,
         threshold: float | None = None,
         multi_label: bool | None = None,
-    ) -> Choice:
+    ) -> Ranking:
         """The ``topk`` best (None: all) from ``threshold`` on; None: as ``iter_predictions`` says.
 
         ParameterError for a ``topk`` below 1 or a threshold outside 0..1.
@@ -144,9 +144,7 @@ def iter_predictions(
     ParameterError for a ``topk``, ``batch_size`` or ``workers`` below 1, a threshold outside 0..1
     or a wrong number of names.
     """
-    choice = Choice.for_card(
-        engine.card, topk=topk, threshold=threshold, multi_label=multi_label
-    )
+    ranking = Ranking.for_card(engine.card, topk=topk, threshold=threshold, multi_label=multi_label)
     for what, value, most in (
         ("batch_size", batch_size, 2**16),
         ("workers", workers, MOST_THREADS),
@@ -163,14 +161,14 @@ def iter_predictions(
     if embeddings:
         engine.require_embeddings()
     todo = expand_inputs(inputs, root=root)
-    return _stream(engine, todo, names, choice, batch_size, workers, embeddings=embeddings)
+    return _stream(engine, todo, names, ranking, batch_size, workers, embeddings=embeddings)
 
 
 def _stream(
     engine: Predictor,
     todo: list[ImageInput],
     names: list[str],
-    choice: Choice,
+    ranking: Ranking,
     batch_size: int,
     workers: int,
     *,
@@ -185,7 +183,7 @@ def _stream(
             decoded = [(entry, future.result()) for entry, future in batch]
             arrays = [image for _, image in decoded if isinstance(image, np.ndarray)]
             # One bad image must not cost the others of its batch, nor a batch of bad ones a call.
-            rows = _answers(engine, arrays, choice, embeddings=embeddings)
+            rows = _answers(engine, arrays, ranking, embeddings=embeddings)
             for entry, image in decoded:
                 answer, embedding = (image, None) if isinstance(image, str) else next(rows)
                 if isinstance(answer, str):
@@ -200,16 +198,16 @@ def _stream(
 
 
 def _answers(
-    engine: Predictor, arrays: list[np.ndarray], choice: Choice, *, embeddings: bool
+    engine: Predictor, arrays: list[np.ndarray], ranking: Ranking, *, embeddings: bool
 ) -> Iterator[tuple[tuple[list[int], list[float]] | str, np.ndarray | None]]:
-    """What ``choice`` makes of every image, and its embedding where it is asked for."""
+    """What ``ranking`` makes of every image, and its embedding where it is asked for."""
     if not arrays:
         return iter(())
     images = np.stack(arrays)
     if not embeddings:
-        return zip(choice.of(engine.logits(images)), repeat(None))
+        return zip(ranking.of(engine.logits(images)), repeat(None))
     logits, found = engine.logits_and_embeddings(images)
-    return zip(choice.of(logits), found, strict=True)
+    return zip(ranking.of(logits), found, strict=True)
 
 
 def _ahead(

@@ -1,4 +1,4 @@
-"""Micro-batching: requests of one model wait in a bounded queue for the one thread of its engine."""
+"""Micro-batching: requests of a model wait in a bounded queue for the one thread of its engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hgnetv2_pipeline.deployment.engines.base import Engine
 from hgnetv2_pipeline.serving.limits import Overloaded
 
 
-class Answer(NamedTuple):
+class Outputs(NamedTuple):
     """Logits, float32 [N, classes], and embeddings, float32 [N, width], if they were asked for."""
 
     logits: np.ndarray
@@ -30,7 +30,7 @@ class BatchSpec:
 
     size: int = 1
     delay: float = 0.002
-    waiting: int = 16
+    waiting: int = 10
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Statistics:
 class _Job:
     images: np.ndarray
     embeddings: bool
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[Outputs]
     came: int  # nanoseconds
 
 
@@ -108,7 +108,7 @@ class Batcher:
         if self.depth >= self.spec.waiting:
             raise Overloaded(f"{self.depth} images are waiting")
 
-    async def answer(self, images: np.ndarray, *, embeddings: bool = False) -> Answer:
+    async def answer(self, images: np.ndarray, *, embeddings: bool = False) -> Outputs:
         """The engine's answer to float32 [N, 3, H, W]; Overloaded where the queue is full."""
         self.require_room()
         job = _Job(images, embeddings, self._loop.create_future(), time.monotonic_ns())
@@ -131,7 +131,7 @@ class Batcher:
         while batch := self._gather():
             began = time.monotonic_ns()
             wanted = [job for job in batch if not job.future.cancelled()]
-            result: list[Answer] | Exception
+            result: list[Outputs] | Exception
             try:
                 result, times = self._compute(wanted)
             except Exception as error:  # whatever an engine raises is the answer to its batch
@@ -161,7 +161,7 @@ class Batcher:
             count += len(job.images)
         return batch
 
-    def _compute(self, jobs: list[_Job]) -> tuple[list[Answer], tuple[int, int, int, int] | None]:
+    def _compute(self, jobs: list[_Job]) -> tuple[list[Outputs], tuple[int, int, int, int] | None]:
         """Each job's answer, and the times at which the batch was begun, made, computed, cut."""
         if not jobs:
             return [], None
@@ -178,14 +178,14 @@ class Batcher:
         for job in jobs:
             rows = slice(start, start := start + len(job.images))
             width = embeddings[rows] if embeddings is not None and job.embeddings else None
-            answers.append(Answer(logits[rows], width))
+            answers.append(Outputs(logits[rows], width))
         return answers, (begun, made, computed, time.monotonic_ns())
 
     def _settle(
         self,
         batch: list[_Job],
         wanted: list[_Job],
-        result: list[Answer] | Exception,
+        result: list[Outputs] | Exception,
         times: tuple[int, int, int, int] | None,
         began: int,
     ) -> None:

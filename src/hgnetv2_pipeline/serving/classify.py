@@ -1,10 +1,7 @@
-"""``POST /v1/classify``: pictures in, classes out, as ``hgnetv2 predict --format jsonl`` has them."""
+"""``POST /v1/classify``: pictures in, rows as ``hgnetv2 predict --format jsonl`` has them out."""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,56 +9,15 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 
-from hgnetv2_pipeline.deployment.predict import Choice, make_record
-from hgnetv2_pipeline.errors import DataError, ParameterError
-from hgnetv2_pipeline.processor import available_cpus
-from hgnetv2_pipeline.serving.limits import Limits, Overloaded, RefusedRequest
-from hgnetv2_pipeline.serving.rest import service_of
+from hgnetv2_pipeline.deployment.predict import Ranking, make_record
+from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.serving.limits import Limits, RefusedRequest
+from hgnetv2_pipeline.serving.service import service_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from hgnetv2_pipeline.data.preprocess import Preprocess
-
 _YES = {"true": True, "1": True, "false": False, "0": False}
-
-
-class Decoders:
-    """Threads that turn the bytes of pictures into the input of a network, few at a time."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits, self._busy = limits, 0
-        self._pool = ThreadPoolExecutor(min(available_cpus(), 4), thread_name_prefix="decode")
-
-    def require_room(self) -> None:
-        """Raise Overloaded where as many images are being decoded as may be."""
-        if self._busy >= self._limits.decoding:
-            raise Overloaded(f"{self._busy} images are being decoded")
-
-    async def decode(self, preprocess: Preprocess, files: list[bytes]) -> list[np.ndarray | str]:
-        """float32 [3, H, W] of each file, or the reason why there is none."""
-        self.require_room()
-        preprocess = replace(
-            preprocess, max_pixels=min(preprocess.max_pixels, self._limits.pixels)
-        )
-        self._busy += len(files)
-        try:
-            loop = asyncio.get_running_loop()
-            made = [loop.run_in_executor(self._pool, _load, preprocess, file) for file in files]
-            return await asyncio.gather(*made)
-        finally:
-            self._busy -= len(files)
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _load(preprocess: Preprocess, content: bytes) -> np.ndarray | str:
-    try:
-        return preprocess(content)
-    except DataError as error:
-        return " ".join(str(error).split())
 
 
 async def classify(request: Request) -> Response:
@@ -74,7 +30,7 @@ async def classify(request: Request) -> Response:
     name = request.query_params.get("model") or next(iter(service.repository.models))
     async with service.repository.using(name, request.query_params.get("version", "")) as model:
         engine = model.engine
-        choice = _choice(request, engine)
+        ranking = _ranking(request, engine)
         embeddings = _embeddings(request)
         if embeddings and engine.embedding_size is None:
             raise RefusedRequest(
@@ -88,16 +44,19 @@ async def classify(request: Request) -> Response:
         rows: Any = iter(())
         if arrays:
             answer = await model.batcher.answer(np.stack(arrays), embeddings=embeddings)
-            found = [None] * len(arrays) if answer.embeddings is None else answer.embeddings
-            rows = zip(choice.of(answer.logits), found, strict=True)
+            wide = [None] * len(arrays) if answer.embeddings is None else answer.embeddings
+            rows = zip(ranking.of(answer.logits), wide, strict=True)
     results = []
     for (file, _), image in zip(files, decoded, strict=True):
-        answered, embedding = (image, None) if isinstance(image, str) else next(rows)
-        if isinstance(answered, str):
-            results.append({**make_record(file, [], [], engine.classes), "error": answered})
-            continue
-        record: dict[str, Any] = {**make_record(file, *answered, engine.classes)}
-        if embedding is not None:
+        found: Any = image
+        embedding = None
+        if not isinstance(image, str):
+            found, embedding = next(rows)
+        ids, scores = ([], []) if isinstance(found, str) else found
+        record: dict[str, Any] = {**make_record(file, ids, scores, engine.classes)}
+        if isinstance(found, str):
+            record["error"] = found
+        elif embedding is not None:
             record["embedding"] = embedding.tolist()
         results.append(record)
     said = {"model": model.name, "version": model.version, "results": results}
@@ -107,13 +66,13 @@ async def classify(request: Request) -> Response:
     return JSONResponse(said)
 
 
-def _choice(request: Request, engine: Any) -> Choice:
+def _ranking(request: Request, engine: Any) -> Ranking:
     asked = request.query_params
     try:
         several = engine.card.multi_label
         topk = int(asked["topk"]) if "topk" in asked else (None if several else 5)
         threshold = float(asked["threshold"]) if "threshold" in asked else None
-        return Choice.for_card(engine.card, topk=topk, threshold=threshold)
+        return Ranking.for_card(engine.card, topk=topk, threshold=threshold)
     except ParameterError as error:
         raise RefusedRequest(400, str(error)) from None
     except ValueError:

@@ -14,9 +14,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from hgnetv2_pipeline.serving import rest, tensors
-from hgnetv2_pipeline.serving.http_app import Service
 from hgnetv2_pipeline.serving.limits import Overloaded, RefusedRequest
 from hgnetv2_pipeline.serving.proto_messages import CALLS, MESSAGES, SERVICE
+from hgnetv2_pipeline.serving.service import Service
 
 _log = logging.getLogger(__name__)
 _CODES = {
@@ -115,8 +115,9 @@ async def _server_ready(service: Service, request: Any) -> Any:
 
 
 async def _model_ready(service: Service, request: Any) -> Any:
-    service.repository.find(request.name, request.version)
-    return MESSAGES["ModelReadyResponse"](ready=not service.stopping)
+    versions = service.repository.models.get(request.name, {})
+    here = bool(versions) and request.version in ("", *versions)
+    return MESSAGES["ModelReadyResponse"](ready=here and not service.stopping)
 
 
 async def _server_metadata(service: Service, request: Any) -> Any:
@@ -165,7 +166,8 @@ async def _model_infer(service: Service, request: Any) -> Any:
         )
         for wish in wishes:
             rows = tensors.wanted_rows(answer, wish.name)
-            datatype, shape, part = "FP32", list(rows.shape), rows.astype("<f4", copy=False).tobytes()
+            datatype, shape = "FP32", list(rows.shape)
+            part = rows.astype("<f4", copy=False).tobytes()
             if wish.classes:
                 datatype, shape, part = tensors.classification(rows, wish, model)
             response.outputs.add(name=wish.name, datatype=datatype, shape=shape)

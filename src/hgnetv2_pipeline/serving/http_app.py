@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import re
 import secrets
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,17 +16,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hgnetv2_pipeline.printable import json_text, shorten
+from hgnetv2_pipeline.printable import shorten
 from hgnetv2_pipeline.serving import rest
-from hgnetv2_pipeline.serving.classify import Decoders, classify
+from hgnetv2_pipeline.serving.classify import classify
 from hgnetv2_pipeline.serving.limits import Limits, Overloaded, RefusedRequest
-from hgnetv2_pipeline.serving.metrics import CONTENT_TYPE, Metrics
+from hgnetv2_pipeline.serving.metrics import CONTENT_TYPE
+from hgnetv2_pipeline.serving.service import Service, service_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from hgnetv2_pipeline.serving.repository import Repository
 
 _log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
@@ -48,39 +45,6 @@ _POLICY = {
 # No secret is behind these, and probes have no token.
 _OPEN = frozenset(("/v2/health/live", "/v2/health/ready", *_ASSETS))
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-@dataclass
-class Service:
-    """What HTTP and gRPC answer with."""
-
-    repository: Repository
-    limits: Limits
-    decoders: Decoders
-    metrics: Metrics
-    token: str = ""
-    hosts: frozenset[str] = frozenset()
-    """Names that the Host header may have; none: any."""
-    log_requests: bool = False
-    stopping: bool = False
-
-    def knows(self, authorization: str) -> bool:
-        """Whether this header, or gRPC's entry, brings the token; always where there is none."""
-        given = authorization.encode(errors="surrogateescape")
-        return not self.token or hmac.compare_digest(given, f"Bearer {self.token}".encode())
-
-    def record(
-        self, door: str, status: str, seconds: float, request_id: str, **facts: object
-    ) -> None:
-        """Count a request, and write its line where it is asked for or was no success."""
-        self.metrics.count(door, status, seconds)
-        good = status in ("200", "OK")
-        if self.log_requests or not good:
-            _log.log(
-                logging.INFO if good else logging.WARNING, "%s",
-                json_text({"request": request_id, "door": door, "status": status,
-                           "ms": round(1e3 * seconds, 1), **facts}),
-            )  # fmt: skip
 
 
 def http_app(service: Service) -> ASGIApp:
@@ -107,7 +71,7 @@ def http_app(service: Service) -> ASGIApp:
 
 
 async def _metrics(request: Request) -> Response:
-    return Response(rest.service_of(request).metrics.text(), media_type=CONTENT_TYPE)
+    return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
 async def _asset(request: Request) -> Response:

@@ -66,9 +66,10 @@ class _Models(Collector):
             "hgnetv2_compute_seconds", "Taken by calls of the engine.", labels=_MODEL
         )
         for model in self._repository:
-            own, done, card = (model.name, model.version), model.batcher.statistics, model.engine.card
+            own, done, engine = (model.name, model.version), model.batcher.statistics, model.engine
+            card = engine.card
             about.add_metric(
-                [*own, card.variant, card.precision, model.engine.name, card.source_sha256], 1
+                [*own, card.variant, card.precision, engine.name, card.source_sha256], 1
             )
             waiting.add_metric(own, model.batcher.depth)
             images.add_metric(own, done.images)

@@ -25,15 +25,15 @@ _SCALARS = {
 def read_proto(text: str) -> tuple[descriptor_pb2.FileDescriptorProto, dict[str, tuple[str, str]]]:
     """The file's descriptor, and each call of its service with its request and response."""
     file = descriptor_pb2.FileDescriptorProto(name="open_inference.proto", syntax="proto3")
-    tokens = (token for token in _TOKEN.findall(text) if not token.startswith("//"))
+    tokens = (word for word in _TOKEN.findall(text) if not word.startswith("//"))
     calls: dict[str, tuple[str, str]] = {}
-    for token in tokens:
-        if token == "package":
+    for word in tokens:
+        if word == "package":
             file.package = next(tokens)
-        elif token == "rpc":
+        elif word == "rpc":
             name, _, request, _, _, _, response = (next(tokens) for _ in range(7))
             calls[name] = request, response
-        elif token == "message":
+        elif word == "message":
             _read_message(tokens, file.message_type.add(), f".{file.package}")
     return file, calls
 
@@ -42,23 +42,23 @@ def _read_message(tokens: Iterator[str], message: Any, scope: str) -> None:
     message.name = next(tokens)
     own = f"{scope}.{message.name}"
     assert next(tokens) == "{"  # noqa: S101 - our own file
-    for token in tokens:
-        if token == "}":
+    for word in tokens:
+        if word == "}":
             return
-        if token == "message":
+        if word == "message":
             _read_message(tokens, message.nested_type.add(), own)
-        elif token == "oneof":
+        elif word == "oneof":
             message.oneof_decl.add(name=next(tokens))
             next(tokens)
             while (kind := next(tokens)) != "}":
                 _read_field(tokens, message, own, kind).oneof_index = len(message.oneof_decl) - 1
-        elif token == "map":
+        elif word == "map":
             _, key, _, value, _ = (next(tokens) for _ in range(5))
             _read_map(tokens, message, own, (key, value))
-        elif token == "repeated":
+        elif word == "repeated":
             _read_field(tokens, message, own, next(tokens)).label = 3
         else:
-            _read_field(tokens, message, own, token)
+            _read_field(tokens, message, own, word)
 
 
 def _read_field(tokens: Iterator[str], message: Any, own: str, kind: str) -> Any:

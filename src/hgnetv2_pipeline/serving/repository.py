@@ -140,7 +140,8 @@ class Repository:
             for version, folder in found.items():
                 here = self.models[name].get(version)
                 now = _fingerprint(folder)
-                if not now or now in (here and here.fingerprint, self._refused.get((name, version))):
+                known = here and here.fingerprint, self._refused.get((name, version))
+                if not now or now in known:
                     continue
                 try:
                     engine = await asyncio.to_thread(self._open, str(folder), now)

@@ -15,12 +15,13 @@ from hgnetv2_pipeline.foreign import parse_json, reason
 from hgnetv2_pipeline.serving import tensors
 from hgnetv2_pipeline.serving.batching import Spent, Statistics
 from hgnetv2_pipeline.serving.limits import RefusedRequest
+from hgnetv2_pipeline.serving.service import service_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from hgnetv2_pipeline.serving.http_app import Service
     from hgnetv2_pipeline.serving.repository import ServedModel
+    from hgnetv2_pipeline.serving.service import Service
 
 HEAD_LENGTH = "inference-header-content-length"
 
@@ -43,12 +44,6 @@ def routes() -> list[Route]:
             for end, answer in (("", metadata), ("/ready", model_ready), ("/stats", statistics))
         ),
     ]
-
-
-def service_of(request: Request) -> Service:
-    """The service that a request reached."""
-    service: Service = request.app.state.service
-    return service
 
 
 def _asked(request: Request) -> tuple[str, str]:
@@ -181,7 +176,9 @@ def _split(body: bytes, head_length: str | None) -> tuple[Mapping[str, Any], mem
     try:
         asked = parse_json(str(whole[:end], "utf-8"), longest=end)
     except (ValueError, RecursionError) as error:
-        raise RefusedRequest(400, f"the request is no JSON of this protocol: {reason(error)}") from None
+        raise RefusedRequest(
+            400, f"the request is no JSON of this protocol: {reason(error)}"
+        ) from None
     if not isinstance(asked, dict):
         raise RefusedRequest(400, "the request is no JSON object")
     return asked, whole[end:]
@@ -219,7 +216,8 @@ def _images(
         if len(binary):
             raise RefusedRequest(400, f"{len(binary)} bytes behind the JSON belong to no input")
         try:
-            values = np.array(first.get("data"), np.float32)
+            with np.errstate(over="ignore"):  # looked for below
+                values = np.array(first.get("data"), np.float32)
         except (ValueError, TypeError, OverflowError) as error:
             raise RefusedRequest(
                 400, f"input {tensors.INPUT!r}: its data are no numbers: {reason(error)}"

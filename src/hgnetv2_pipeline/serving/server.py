@@ -20,16 +20,18 @@ from hgnetv2_pipeline.deployment.engines.base import Engine
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.serving.batching import BatchSpec
-from hgnetv2_pipeline.serving.classify import Decoders
-from hgnetv2_pipeline.serving.http_app import Service, http_app
+from hgnetv2_pipeline.serving.decoding import Decoders
+from hgnetv2_pipeline.serving.http_app import http_app
 from hgnetv2_pipeline.serving.http_protocol import bounded_protocol
 from hgnetv2_pipeline.serving.limits import Limits
 from hgnetv2_pipeline.serving.metrics import Metrics
 from hgnetv2_pipeline.serving.repository import Repository
+from hgnetv2_pipeline.serving.service import Service
 
 _log = logging.getLogger(__name__)
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _GPU_BATCH = 16
+_WAITING = 10  # eight clients who ask one after the other are never refused
 _KEEP_ALIVE = 75  # seconds that an idle connection is kept; clients keep theirs for a minute or so
 _GRACE = 0.5  # seconds in which requests on kept connections are still taken, each the last of its
 
@@ -40,7 +42,8 @@ class ServerSpec:
 
     ``sources``: (name or nothing, path). ``port`` and ``grpc_port`` 0: any free one; ``grpc_port``
     None: no gRPC. ``batch_size`` None: 1 on a CPU, where batches do not make an image cheaper, and
-    16 on a GPU. ``delay``: seconds. ``hosts``: names by which clients may call the server besides.
+    16 on a GPU. ``waiting`` None: 10 images, or four batches. ``delay``: seconds. ``hosts``: names
+    by which clients may call the server besides.
     """
 
     sources: list[tuple[str, str]]
@@ -52,7 +55,7 @@ class ServerSpec:
     threads: int = 0
     batch_size: int | None = None
     delay: float = 0.002
-    waiting: int = 16
+    waiting: int | None = None
     token: str = ""
     hosts: tuple[str, ...] = ()
     log_requests: bool = False
@@ -60,8 +63,8 @@ class ServerSpec:
 
     def batching(self, engine: Engine) -> BatchSpec:
         """How the requests of an engine become batches."""
-        own = _GPU_BATCH if engine.place == "cuda" else 1
-        return BatchSpec(self.batch_size or own, self.delay, self.waiting)
+        size = self.batch_size or (_GPU_BATCH if engine.place == "cuda" else 1)
+        return BatchSpec(size, self.delay, self.waiting or max(_WAITING, 4 * size))
 
     @property
     def known_hosts(self) -> frozenset[str]:
@@ -115,6 +118,8 @@ async def _serve(spec: ServerSpec, listener: socket.socket, ready: Callable[[str
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(by_http.serve(sockets=[listener]))
     watching = asyncio.create_task(repository.watch())
+    while not by_http.started:
+        await asyncio.sleep(0.01)
     models = ", ".join(f"{model.name} {model.version}" for model in repository)
     ready(f"ready: {' '.join(places)} ({models})")
     await asyncio.wait(

@@ -30,8 +30,9 @@ class StructuredFormatter(logging.Formatter):
 
 
 def write_structured_logs() -> None:
-    """All logs to standard error in this form; of uvicorn's only errors, for requests have theirs."""
+    """All logs to standard error in this form; of uvicorn's the errors alone."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(StructuredFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

@@ -6,13 +6,14 @@ with the same words: what was expected, and what came.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hgnetv2_pipeline.deployment.engines.base import Engine
-from hgnetv2_pipeline.serving.batching import Answer
+from hgnetv2_pipeline.serving.batching import Outputs
 from hgnetv2_pipeline.serving.limits import Limits, RefusedRequest
 from hgnetv2_pipeline.serving.repository import ServedModel
 
@@ -82,7 +83,7 @@ def images_of(data: bytes | memoryview | np.ndarray, shape: Sequence[int]) -> np
     numbers; RefusedRequest (400) where there are too few or too many.
     """
     values = data if isinstance(data, np.ndarray) else None
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     if values is None:
         if len(data) != 4 * count:
             raise RefusedRequest(
@@ -109,7 +110,7 @@ def check_outputs(model: ServedModel, wishes: Sequence[OutputWish]) -> list[Outp
     return list(wishes) or [OutputWish(name) for name in known]
 
 
-def wanted_rows(answer: Answer, name: str) -> np.ndarray:
+def wanted_rows(answer: Outputs, name: str) -> np.ndarray:
     """The output ``name`` of an answer, float32 [N, width]."""
     rows = answer.embeddings if name == EMBEDDING else answer.logits
     assert rows is not None, "embeddings were asked for"  # noqa: S101
