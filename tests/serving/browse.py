@@ -75,7 +75,7 @@ def main() -> None:
             page.locator("#file").set_input_files(folder / "chosen.jpg")
             print(first_answer(page, "chosen.jpg"))
             give(page, "drop", Path(__file__))  # no picture: its reason is shown
-            page.wait_for_selector("#status.bad")
+            page.wait_for_selector("figure .bad")
             page.screenshot(path=folder / f"{screen}_refused.png", full_page=True)
             errors = [text for text in errors if "400 (Bad Request)" not in text]
             assert not errors, errors

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from serving_cases import HGNETV2, Running, infer_body, logits_of, running, tensor
+from serving_cases import HGNETV2, Running, infer_body, logits_of, picture, running, tensor
 
 from hang_guard import HANG, wait_until
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
@@ -297,3 +297,34 @@ def test_the_log_is_one_json_object_per_line(exported: Path, tmp_path: Path) -> 
     assert rows[-1]["message"] == "stopped"
     assert [row["status"] for row in rows if "request" in row] == ["404"]
     assert str(exported) not in json.dumps(rows)
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_a_hundred_thousand_requests(exported: Path, tmp_path: Path) -> None:
+    images, content = tensor(), picture()
+    body, headers = infer_body(images)
+    made = MESSAGES["ModelInferRequest"](model_name="m")
+    made.inputs.add(name="images", datatype="FP32", shape=images.shape)
+    made.raw_input_contents.append(images.tobytes())
+    with (
+        running(tmp_path, f"m={exported}", waiting=10) as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        connection = http.client.HTTPConnection(server.http, timeout=HANG)
+        resident = []
+        for number in range(100_000):
+            if number % 10 == 0:
+                assert call(made.SerializeToString(), timeout=HANG)
+                continue
+            if number % 10 == 1:
+                connection.request("POST", "/v1/classify", content)
+            else:
+                connection.request("POST", INFER, body, headers)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            answer.read()
+            if number % 10_000 == 9_999:
+                resident.append(server.resident() >> 10)
+        print("KiB resident after every 10,000:", resident)  # noqa: T201 - with -s
+        assert resident[-1] - resident[0] < 4 << 10
