@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from hgnetv2_pipeline.deployment.predict import Ranking, make_record
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.serving.limits import Limits, RefusedRequest
-from hgnetv2_pipeline.serving.service import service_of
+from hgnetv2_pipeline.serving.service import body_of, service_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -95,20 +96,27 @@ class _InMemory(MultiPartParser):
 async def _files(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
     """Names and contents of the pictures of a request."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
-            raise RefusedRequest(
-                415,
-                f"content type {kind!r:.60}: a picture's own (image/jpeg ...), "
-                "application/octet-stream, or multipart/form-data with one file or more",
-            )
-        content = await request.body()
-        if not content:
-            raise RefusedRequest(400, "the body is empty; it is to be a picture")
-        return [("-", content)]
+    if kind == "multipart/form-data":
+        return await _form(request, limits)
+    if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
+        raise RefusedRequest(
+            415,
+            f"content type {kind!r:.60}: a picture's own (image/jpeg ...), "
+            "application/octet-stream, or multipart/form-data with one file or more",
+        )
+    content = bytes(await body_of(request))
+    if not content:
+        raise RefusedRequest(400, "the body is empty; it is to be a picture")
+    return [("-", content)]
+
+
+async def _form(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield bytes(await body_of(request))
+
     try:
         form = await _InMemory(
-            request.headers, request.stream(), max_files=limits.images, max_fields=limits.images
+            request.headers, stream(), max_files=limits.images, max_fields=limits.images
         ).parse()
     except (MultiPartException, UnicodeDecodeError, ValueError) as error:
         said = getattr(error, "message", "it is damaged")

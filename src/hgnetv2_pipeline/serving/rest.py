@@ -15,15 +15,13 @@ from hgnetv2_pipeline.foreign import parse_json, reason
 from hgnetv2_pipeline.serving import tensors
 from hgnetv2_pipeline.serving.batching import Spent, Statistics
 from hgnetv2_pipeline.serving.limits import RefusedRequest
-from hgnetv2_pipeline.serving.service import service_of
+from hgnetv2_pipeline.serving.service import HEAD_LENGTH, body_of, service_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from hgnetv2_pipeline.serving.repository import ServedModel
     from hgnetv2_pipeline.serving.service import Service
-
-HEAD_LENGTH = "inference-header-content-length"
 
 
 def routes() -> list[Route]:
@@ -147,7 +145,7 @@ async def infer(request: Request) -> Response:
     service = service_of(request)
     async with service.repository.using(*_asked(request)) as model:
         model.batcher.require_room()  # before the body is read
-        asked, binary = _split(await request.body(), request.headers.get(HEAD_LENGTH))
+        asked, binary = _split(await body_of(request), request.headers.get(HEAD_LENGTH))
         images = _images(model, service, asked, binary)
         wishes = tensors.check_outputs(model, _wishes(asked))
         embeddings = any(wish.name == tensors.EMBEDDING for wish in wishes)
@@ -163,9 +161,8 @@ async def infer(request: Request) -> Response:
         return _response(head, parts)
 
 
-def _split(body: bytes, head_length: str | None) -> tuple[Mapping[str, Any], memoryview]:
+def _split(whole: memoryview, head_length: str | None) -> tuple[Mapping[str, Any], memoryview]:
     """The request's JSON and the raw bytes behind it."""
-    whole = memoryview(body)
     end = len(whole)
     if head_length is not None:
         if not head_length.isascii() or not head_length.isdecimal() or int(head_length) > end:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.serving.metrics import Metrics
     from hgnetv2_pipeline.serving.repository import Repository
 
+HEAD_LENGTH = "inference-header-content-length"
+"""The header that says how long the JSON before raw tensors is."""
+BODY = "hgnetv2.body"
+"""Where the HTTP protocol leaves a whole body in the scope of its request."""
 _log = logging.getLogger(__name__)
 _QUIET = ("200", "503", "OK", "RESOURCE_EXHAUSTED")
 
@@ -61,3 +65,14 @@ def service_of(request: Request) -> Service:
     """The service that an HTTP request reached."""
     service: Service = request.app.state.service
     return service
+
+
+async def body_of(request: Request) -> memoryview:
+    """The whole body of a request, once it is there. Raises ClientDisconnect."""
+    from starlette.requests import ClientDisconnect
+
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    body: memoryview = request.scope[BODY]
+    return body
