@@ -235,7 +235,7 @@ def test_s05_a_full_queue_refuses_with_retry_after_and_answers_what_it_took(
             if status == 200:
                 assert np.array_equal(logits_of(headers, content), expected)
             else:
-                assert headers["retry-after"] == "1" and b"waiting" in content
+                assert headers["retry-after"] == "1" and b"again" in content
             return status
 
         with ThreadPoolExecutor(8) as pool:

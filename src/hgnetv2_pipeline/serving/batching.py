@@ -103,9 +103,14 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is taken at the moment."""
+        return self.depth >= self.spec.waiting
+
     def require_room(self) -> None:
         """Raise Overloaded where the queue is full."""
-        if self.depth >= self.spec.waiting:
+        if self.full:
             raise Overloaded(f"{self.depth} images are waiting")
 
     async def answer(self, images: np.ndarray, *, embeddings: bool = False) -> Outputs:

@@ -71,6 +71,8 @@ def _guarded(
 
     async def handle(content: bytes, context: Any) -> Any:
         began, code = time.monotonic(), grpc.StatusCode.OK
+        if service.closed:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         try:
             if name not in _OPEN and not service.knows(_authorization(context)):
                 raise RefusedRequest(401, "a token is needed: authorization: Bearer TOKEN")

@@ -16,22 +16,36 @@ import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hgnetv2_pipeline.serving.limits import Limits, Overloaded
-from hgnetv2_pipeline.serving.service import BODY, HEAD_LENGTH
+from hgnetv2_pipeline.serving.service import BODY, HEAD_LENGTH, Service
 
 _LINGER = 1.0  # seconds that a refused client is listened to, so that it can read why
 _ALIGNMENT = 16  # bytes, of what NumPy allocates
+
+
+def _answer(status: int, message: str, more: str = "") -> bytes:
+    text = json.dumps({"error": message})
+    if status == 503:
+        more += f"retry-after: {Overloaded.retry_after}\r\n"
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(text)}\r\n{more}\r\n{text}"
+    ).encode()
+
+
+_FULL = _answer(503, str(Overloaded("the queue is full")))
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. ``bounded_protocol`` makes the class that uvicorn takes."""
 
     limits: ClassVar[Limits]
+    service: ClassVar[Service]
     held: ClassVar[int]  # bytes of bodies, of all connections
 
     def connection_made(self, transport: Any) -> None:
         """Refuse one connection too many; listen to others for as long as may be."""
         super().connection_made(transport)
-        self._refused = self._in_body = False
+        self._refused = self._in_body = self._turned_away = False
         self._head = self._raw = self._own = self._end = 0
         self._body: memoryview | bytearray = bytearray()
         self._timer: asyncio.TimerHandle | None = None
@@ -71,11 +85,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse a body that is announced to be too large, before it comes."""
         self._head, self._raw, self._end, self._in_body = 0, 0, 0, True
         length = tensor_at = None
+        authorization = b""
         for name, value in self.headers:
             if name == b"content-length":  # llhttp has made sure that it is a number, and one
                 length = int(value)
             elif name == HEAD_LENGTH.encode() and value.isdigit():
                 tensor_at = int(value[:9])
+            elif name == b"authorization":
+                authorization = value
             elif name == b"content-encoding" and value.lower() != b"identity":
                 self._refuse(415, "Content-Encoding is not supported; send the body as it is")
         if length is None:
@@ -85,12 +102,17 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             before = -(tensor_at or 0) % _ALIGNMENT
             self._body = memoryview(np.empty(before + length, np.uint8))[before:]
-        if not self._refused:
+        if self._refused:
+            return
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered and self.service.is_full(self.url, authorization.decode("latin-1")):
+            self._turn_away()
+        else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body."""
-        if self._refused or self.cycle.response_complete:
+        if self._refused or self._turned_away or self.cycle.response_complete:
             return
         start, self._end = self._end, self._end + len(body)
         self._own += len(body)
@@ -109,7 +131,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._settle()
         self._in_body = False
         self._head = 0
-        if not self._refused:
+        if self._turned_away:
+            self._turned_away = False
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif not self._refused:
             self.scope[BODY] = memoryview(self._body)  # type: ignore[typeddict-unknown-key]
             self._body = bytearray()
             super().on_message_complete()
@@ -143,6 +170,12 @@ class BoundedProtocol(HttpToolsProtocol):
         type(self).held -= self._own
         self._own = 0
 
+    def _turn_away(self) -> None:
+        """Say that the queue is full, past the application: under load most requests end here."""
+        self._turned_away = True
+        self.transport.write(_FULL)
+        self.service.metrics.count("infer", "503", 0.0)
+
     def _refuse(self, status: int, message: str) -> None:
         """Answer here, past the application, and close."""
         if self._refused:
@@ -159,17 +192,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if begun and cycle.response_started:
             self.transport.abort()
             return
-        text = json.dumps({"error": message}).encode()
-        more = f"retry-after: {Overloaded.retry_after}\r\n" if status == 503 else ""
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(text)}\r\n{more}connection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + text)
+        self.transport.write(_answer(status, message, "connection: close\r\n"))
         # Closed with bytes unread, the kernel would throw away what the client has not read yet.
         self.loop.call_later(_LINGER, self.transport.close)
 
 
-def bounded_protocol(limits: Limits) -> type[BoundedProtocol]:
+def bounded_protocol(service: Service) -> type[BoundedProtocol]:
     """The class of the connections of one server."""
-    return type("Connection", (BoundedProtocol,), {"limits": limits, "held": 0})
+    own = {"limits": service.limits, "service": service, "held": 0}
+    return type("Connection", (BoundedProtocol,), own)

@@ -34,6 +34,7 @@ _GPU_BATCH = 16
 _WAITING = 10  # eight clients who ask one after the other are never refused
 _KEEP_ALIVE = 75  # seconds that an idle connection is kept; clients keep theirs for a minute or so
 _GRACE = 0.5  # seconds in which requests on kept connections are still taken, each the last of its
+_LAST_CALLS = 0.2  # seconds in which calls are answered with UNAVAILABLE
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,10 @@ async def _serve(spec: ServerSpec, listener: socket.socket, ready: Callable[[str
     await asyncio.sleep(_GRACE)
     watching.cancel()
     if by_grpc is not None:
+        # gRPC cancels calls that it has not begun when it is stopped: until none come they are told
+        # to go elsewhere.
+        service.closed = True
+        await asyncio.sleep(_LAST_CALLS)
         await by_grpc.stop(spec.limits.total_seconds)
     by_http.should_exit = True
     await serving
@@ -150,7 +155,7 @@ class _Uvicorn(uvicorn.Server):
 def _uvicorn_config(service: Service) -> uvicorn.Config:
     return uvicorn.Config(
         http_app(service),
-        http=bounded_protocol(service.limits),
+        http=bounded_protocol(service),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -38,11 +38,22 @@ class Service:
     """Names that the Host header may have; none: any."""
     log_requests: bool = False
     stopping: bool = False
+    """Not ready any more; what comes is still answered."""
+    closed: bool = False
+    """gRPC calls that begin now are refused."""
 
     def knows(self, authorization: str) -> bool:
         """Whether this header, or gRPC's entry, brings the token; always where there is none."""
         given = authorization.encode(errors="surrogateescape")
         return not self.token or hmac.compare_digest(given, f"Bearer {self.token}".encode())
+
+    def is_full(self, url: bytes, authorization: str) -> bool:
+        """Whether a request to infer, with the token where one is needed, finds no room."""
+        parts = url.split(b"/", 4)
+        if len(parts) < 5 or not parts[4].endswith(b"infer") or not self.knows(authorization):
+            return False
+        versions = self.repository.models.get(parts[3].decode("latin-1"))
+        return bool(versions) and all(model.batcher.full for model in versions.values())
 
     def record(
         self, door: str, status: str, seconds: float, request_id: str, **facts: object
