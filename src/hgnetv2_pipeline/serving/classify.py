@@ -1,4 +1,4 @@
-"""``POST /v1/classify``: pictures in, rows as ``hgnetv2 predict --format jsonl`` has them out."""
+"""``POST /v1/classify``: pictures in, and out what ``hgnetv2 predict`` writes in JSON lines."""
 
 from __future__ import annotations
 
