@@ -18,11 +18,12 @@ from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 HERE = Path(__file__).parent
 
 
-def run_client(python: Path, *arguments: object) -> str:
-    """What a client prints; it must end with 0."""
+def run_client(folder: Path, program: Path, *arguments: object) -> str:
+    """What a client prints, run in ``folder``; it must end with 0."""
     done = subprocess.run(
-        [python, *map(str, arguments)], capture_output=True, text=True, timeout=2 * HANG
-    )
+        [program, *map(str, arguments)], cwd=folder, capture_output=True, text=True,
+        timeout=2 * HANG,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -34,18 +35,20 @@ def test_tritonclient_asks_in_every_way(server: Running, engine: OrtEngine, tmp_
     np.savez(tmp_path / "expected.npz", images=images, logits=logits)
     python = client_python("tritonclient[http,grpc]==2.73.0")
     said = run_client(
-        python, HERE / "conformance.py", "--http", server.http, "--grpc", server.grpc,
+        tmp_path, python, HERE / "conformance.py", "--http", server.http, "--grpc", server.grpc,
         "--model", "m", "--expect", tmp_path / "expected.npz", "--size", SIDE, SIDE,
     )  # fmt: skip
     assert said.count("\nok ") > 30 and "FAILED" not in said
 
 
 @pytest.mark.clients
-def test_schemathesis_finds_the_server_as_its_document_says(server: Running) -> None:
+def test_schemathesis_finds_the_server_as_its_document_says(
+    server: Running, tmp_path: Path
+) -> None:
     python = client_python("schemathesis>=4")
     address = f"http://{server.http}"
     said = run_client(
-        python.with_name("st"), "run", f"{address}/openapi.json", "--url", address,
+        tmp_path, python.with_name("st"), "run", f"{address}/openapi.json", "--url", address,
         "--max-examples", 30, "--seed", 7, "--checks",
         "not_a_server_error,status_code_conformance,content_type_conformance,"
         "response_schema_conformance,response_headers_conformance",
@@ -66,7 +69,7 @@ def test_a_browser_drops_pastes_and_chooses_pictures(
         (tmp_path / name).write_bytes(picture(seed, kind, (200, 150)))
     python = client_python("playwright==1.64.*")
     said = run_client(
-        python, HERE / "browse.py", browser, f"http://{server.http}/", tmp_path
+        tmp_path, python, HERE / "browse.py", browser, f"http://{server.http}/", tmp_path
     ).splitlines()
     for line, name in zip(said, ("dropped.png", "pasted.png", "chosen.jpg") * 2, strict=True):
         (row,) = engine.predict((tmp_path / name).read_bytes())

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from serving_cases import HGNETV2, Running, infer_body, logits_of, picture, running, tensor
 
+from filled_networks import Filled, filled  # noqa: F401 - a fixture
 from hang_guard import HANG, wait_until
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.serving.proto_messages import MESSAGES, SERVICE
@@ -267,6 +268,30 @@ def _stopped_under_load(exported: Path, folder: Path) -> None:
     assert begun <= answered, {name: failed.get(name) for name in begun - answered}
     # A call that gRPC has not begun is one that its client may send again.
     assert set(codes) <= {grpc.StatusCode.UNAVAILABLE}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_other_engines_of_the_ladder_serve(
+    exported: Path,
+    filled: Filled,  # noqa: F811
+    tmp_path: Path,
+    engine: str,
+) -> None:
+    from hgnetv2_pipeline.deployment.engines.ladder import load_engine
+    from hgnetv2_pipeline.weights.writing import save_weights
+
+    source = exported
+    if engine == "torch":
+        source = tmp_path / "student.safetensors"
+        save_weights(source, filled("b0", 5), {"variant": "b0"})
+    with (
+        running(tmp_path, f"m={source}", engine=engine) as server,
+        load_engine(source, engine=engine, threads=1) as own,
+    ):
+        images = tensor(side=own.preprocess.size[0])
+        status, headers, content = server.ask("POST", INFER, *infer_body(images))
+        assert status == 200 and np.array_equal(logits_of(headers, content), own.logits(images))
 
 
 def test_readiness_ends_before_the_server_does(exported: Path, tmp_path: Path) -> None:
