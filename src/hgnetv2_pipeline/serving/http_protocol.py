@@ -101,7 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(413, self._too_large())
         else:
             before = -(tensor_at or 0) % _ALIGNMENT
-            self._body = memoryview(np.empty(before + length, np.uint8))[before:]
+            self._body = np.empty(before + length, np.uint8).data[before:]
         if self._refused:
             return
         answered = self.cycle is None or self.cycle.response_complete
@@ -137,7 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
         elif not self._refused:
-            self.scope[BODY] = memoryview(self._body)  # type: ignore[typeddict-unknown-key]
+            self.scope[BODY] = memoryview(self._body)  # type: ignore[literal-required]
             self._body = bytearray()
             super().on_message_complete()
 

@@ -94,8 +94,8 @@ def run_server(spec: ServerSpec, ready: Callable[[str], object]) -> None:
         import uvloop
 
         new_loop = uvloop.new_event_loop
-    # The engine's thread waits for the event loop's at most so long. With Python's own 5 ms a server
-    # that refuses hundreds of requests a second answered half as many of those that it took.
+    # So long the engine's thread waits for the event loop's at most. With Python's own 5 ms a
+    # server that refused hundreds of requests a second took longer for those that it accepted.
     sys.setswitchinterval(0.0005)
     listener = _bound(spec.host, spec.port)
     with listener, asyncio.Runner(loop_factory=new_loop) as runner:

@@ -52,7 +52,7 @@ class Service:
         parts = url.split(b"/", 4)
         if len(parts) < 5 or not parts[4].endswith(b"infer") or not self.knows(authorization):
             return False
-        versions = self.repository.models.get(parts[3].decode("latin-1"))
+        versions = self.repository.models.get(parts[3].decode("latin-1"), {})
         return bool(versions) and all(model.batcher.full for model in versions.values())
 
     def record(
