@@ -33,7 +33,6 @@ BEHIND = {
     "onnxscript": "torch.onnx.export needs it",
     "pandas-stubs": "mypy reads it",
     "ipykernel": "nbclient starts it",
-    "httptools": "uvicorn's protocol parses with it",
     "python-multipart": "starlette reads forms with it",
     "tensorrt-rtx-cu12-libs": "its bindings load it",
     "tensorrt-rtx-cu13-libs": "its bindings load it",

@@ -12,6 +12,7 @@ import json
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+import httptools
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -46,7 +47,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse one connection too many; listen to others for as long as may be."""
         super().connection_made(transport)
         self._refused = self._in_body = self._turned_away = False
-        self._head = self._raw = self._own = self._end = 0
+        self._head = self._raw = self._own = self._end = self._left = 0
+        self._length: int | None = None
         self._body: memoryview | bytearray = bytearray()
         self._timer: asyncio.TimerHandle | None = None
         if len(self.connections) > self.limits.connections:
@@ -69,11 +71,30 @@ class BoundedProtocol(HttpToolsProtocol):
             self._raw += len(data)
         else:
             self._head += len(data)
+        if self._left and not (data := self._take(data)):
+            return
         super().data_received(data)
+        if self._in_body and self._length is not None:
+            self._left = self._length - self._end
         if self._in_body and self._raw > 2 * self.limits.body:
             self._refuse(413, self._too_large())
         elif not self._in_body and self._head > self.limits.head:
             self._refuse(431, f"the head is longer than {self.limits.head:,} bytes")
+
+    def _take(self, data: bytes) -> bytes:
+        """Take what is left of an announced body past the parser, which would copy it once more.
+
+        What comes after it is given back.
+        """
+        piece, rest = (data, b"") if len(data) <= self._left else (
+            data[: self._left], data[self._left :]
+        )  # fmt: skip
+        self._left -= len(piece)
+        self.on_body(piece)
+        if not self._left:
+            self.parser = httptools.HttpRequestParser(self)  # the old one waits for these bytes
+            self.on_message_complete()
+        return rest
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -84,24 +105,24 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Refuse a body that is announced to be too large, before it comes."""
         self._head, self._raw, self._end, self._in_body = 0, 0, 0, True
-        length = tensor_at = None
+        self._length = tensor_at = None
         authorization = b""
         for name, value in self.headers:
             if name == b"content-length":  # llhttp has made sure that it is a number, and one
-                length = int(value)
+                self._length = int(value)
             elif name == HEAD_LENGTH.encode() and value.isdigit():
                 tensor_at = int(value[:9])
             elif name == b"authorization":
                 authorization = value
             elif name == b"content-encoding" and value.lower() != b"identity":
                 self._refuse(415, "Content-Encoding is not supported; send the body as it is")
-        if length is None:
+        if self._length is None:
             self._body = bytearray()
-        elif length > self.limits.body:
+        elif self._length > self.limits.body:
             self._refuse(413, self._too_large())
         else:
             before = -(tensor_at or 0) % _ALIGNMENT
-            self._body = np.empty(before + length, np.uint8).data[before:]
+            self._body = np.empty(before + self._length, np.uint8).data[before:]
         if self._refused:
             return
         answered = self.cycle is None or self.cycle.response_complete
@@ -112,9 +133,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body."""
+        start, self._end = self._end, self._end + len(body)
         if self._refused or self._turned_away or self.cycle.response_complete:
             return
-        start, self._end = self._end, self._end + len(body)
         self._own += len(body)
         type(self).held += len(body)
         if self._end > self.limits.body:
