@@ -105,6 +105,19 @@ def test_s07_it_does_not_listen_elsewhere_without_a_token(exported: Path, tmp_pa
         assert done.exit_code == 2 and words in done.output, done.output
 
 
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from hgnetv2_pipeline.commands import serve
+    from hgnetv2_pipeline.commands.main import main
+
+    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "grpc" else name)
+    done = CliRunner().invoke(main, ["serve", str(exported)])
+    assert done.exit_code == 2 and "needs grpc" in done.output and "[serve]" in done.output
+
+
 def test_s08_it_listens_on_this_machine_alone(server: Running) -> None:
     listening = set()
     for table in ("tcp", "tcp6"):
