@@ -28,10 +28,10 @@ CHAPTERS = {
     "G": "Configuration",
     "M": "Mining",
     "X": "Network, tools and rights",
+    "S": "The server",
 }
 OPEN: dict[str, str] = {}
 """Promises that no test holds, and what happens today."""
-SERVER = "S01 to S11 are promises of a server; there is none yet."
 ROWS = {
     "L01": ("a line leads out of the root by `..`", "refused with file and line"),
     "L02": ("an absolute path", "refused with file and line"),
@@ -123,8 +123,19 @@ ROWS = {
     "X03": ("a DVC object with other bytes", "found by what reads it"),
     "X04": ("a dependency with another hash", "not installed"),
     "X05": ("an umask that lets everyone write", "nothing that is made can be changed by everyone"),
+    "S01": ("a body over 10 MiB, announced or in chunks", "413 before it is read; memory stays flat"),
+    "S02": ("clients that stop half-way through a head or a body", "408 after 10 seconds; others are answered meanwhile"),
+    "S03": ("a picture that is none, is cut short or too large", "400 with the reason, 415 for another content type"),
+    "S04": ("a wrong path, method, name, type, shape, number of images; deep JSON", "404, 405, 400: what was expected and what came"),
+    "S05": ("more requests than can be answered", "503 and RESOURCE_EXHAUSTED with Retry-After; what is taken is answered"),
+    "S06": ("SIGTERM under load", "readiness ends at once, what was begun is answered, exit code 0"),
+    "S07": ("no token, or a wrong one", "no start beyond this machine without one; 401 and UNAUTHENTICATED"),
+    "S08": ("how it starts", "on this machine alone; a foreign Host is refused; no CORS"),
+    "S09": ("a path or address in place of a picture", "refused; nothing is read or fetched"),
+    "S10": ("the model's folder is replaced", "one that is whole takes over, no request lost; else the old one stays"),
+    "S11": ("what clients send reaches the log", "one JSON object per line, control signs escaped, no token, no body"),
 }  # fmt: skip
-_ID = re.compile(r"\b[LIWOCPGMX][0-9]{2}\b")
+_ID = re.compile(r"\b[LIWOCPGMXS][0-9]{2}\b")
 
 
 @dataclass(frozen=True)
@@ -198,7 +209,7 @@ def page() -> str:
                 )
                 parts.append(f"| {row} | {fault} | {promise} | {names or OPEN[row]} |")
         parts[-1] += "\n"
-    return "\n".join([*parts, SERVER, ""])
+    return "\n".join(parts)
 
 
 def main() -> None:

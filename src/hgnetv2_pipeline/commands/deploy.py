@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _STYLES = ("predict_cls", "infer", "jsonl", "csv", "parquet")
 _BY_SUFFIX = {".txt": "predict_cls", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 MOST_AT_ONCE = 2**16
-_PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
+PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
 
 
 @click.command()
@@ -33,7 +33,7 @@ _PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
               help="model.onnx, its folder, an engine file, weights, a run's folder.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
               help=f"auto, {', '.join(e for e in ENGINES if e not in NAMED_ONLY)}.")  # fmt: skip
-@click.option("--device", type=click.Choice(list(_PLACES)), default="auto", show_default=True,
+@click.option("--device", type=click.Choice(list(PLACES)), default="auto", show_default=True,
               help="auto takes a GPU where an engine can use one.")  # fmt: skip
 @click.option("--topk", type=int, help="Classes shown per image; 5, or all with several labels.")
 @click.option("--threshold", type=float,
@@ -102,7 +102,7 @@ def predict(
     tally = Tally()
     shown: list[Record] = []
     with ladder.load_engine(
-        model, engine=engine, device=_PLACES[device], threads=threads,
+        model, engine=engine, device=PLACES[device], threads=threads,
         batch_size=min(batch_size, max(len(todo), 1)), embeddings=features is not None,
     ) as loaded:  # fmt: skip
         several = loaded.card.multi_label if multi_label is None else multi_label
@@ -274,7 +274,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 @click.option(
     "--threads", default=1, show_default=True, help="CPU threads; 0: the engine's choice."
 )
-@click.option("--device", type=click.Choice(list(_PLACES)), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(list(PLACES)), default="auto", show_default=True)
 @click.option("--image-size", default=224, type=click.IntRange(1, 4096), show_default=True,
               help="Of models that bring no preprocessing.")  # fmt: skip
 @click.option(
@@ -325,7 +325,7 @@ def benchmark(
 
     result = room.run_benchmark(
         list(models), engines=engines, precisions=precisions, batch_sizes=batch_sizes,
-        threads=threads, device=_PLACES[device], image_size=image_size, warmup=warmup, runs=runs,
+        threads=threads, device=PLACES[device], image_size=image_size, warmup=warmup, runs=runs,
         turns=turns, root=weights_root(),
     )  # fmt: skip
     echo(room.as_table(result))

@@ -16,6 +16,7 @@ import click
 from hgnetv2_pipeline.commands import deploy, weights
 from hgnetv2_pipeline.commands.migrate import migrate
 from hgnetv2_pipeline.commands.recipe import recipe
+from hgnetv2_pipeline.commands.serve import serve
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
 from hgnetv2_pipeline.printable import echo, printable, show_logs, show_tracebacks
@@ -252,6 +253,7 @@ def stages(name: str) -> None:
 for command in (
     deploy.predict,
     deploy.benchmark,
+    serve,
     deploy.engines,
     weights.models,
     weights.inspect,

@@ -72,12 +72,35 @@ class Record(TypedDict):
 
 
 @dataclass(frozen=True)
-class _Choice:
+class Ranking:
     """Which classes of an image are reported; ``thresholds``: one per class."""
 
     topk: int
     thresholds: np.ndarray
     multi_label: bool
+
+    @classmethod
+    def for_card(
+        cls,
+        card: ModelCard,
+        *,
+        topk: int | None,
+        threshold: float | None = None,
+        multi_label: bool | None = None,
+    ) -> Ranking:
+        """The ``topk`` best (None: all) from ``threshold`` on; None: as ``iter_predictions`` says.
+
+        ParameterError for a ``topk`` below 1 or a threshold outside 0..1.
+        """
+        several = card.multi_label if multi_label is None else multi_label
+        if topk is not None and topk < 1:
+            raise ParameterError(f"topk={topk}; it must be at least 1")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ParameterError(f"threshold={threshold}; a score is between 0 and 1")
+        least = np.full(len(card.classes), 0.0 if threshold is None else threshold)
+        if threshold is None and several:
+            least[:] = card.thresholds or NEUTRAL_THRESHOLD
+        return cls(len(card.classes) if topk is None else topk, least, several)
 
     def of(self, logits: np.ndarray) -> Iterator[tuple[list[int], list[float]] | str]:
         """(class ids, scores) of each row, best first; of equal ones the lower class id first.
@@ -121,20 +144,14 @@ def iter_predictions(
     ParameterError for a ``topk``, ``batch_size`` or ``workers`` below 1, a threshold outside 0..1
     or a wrong number of names.
     """
-    several = engine.card.multi_label if multi_label is None else multi_label
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ParameterError(f"threshold={threshold}; a score is between 0 and 1")
-    least = np.full(len(engine.classes), 0.0 if threshold is None else threshold)
-    if threshold is None and several:
-        least[:] = engine.card.thresholds or NEUTRAL_THRESHOLD
+    ranking = Ranking.for_card(engine.card, topk=topk, threshold=threshold, multi_label=multi_label)
     for what, value, most in (
-        ("topk", topk, None),
         ("batch_size", batch_size, 2**16),
         ("workers", workers, MOST_THREADS),
     ):
-        if value is not None and value < 1:
+        if value < 1:
             raise ParameterError(f"{what}={value}; it must be at least 1")
-        if value is not None and most is not None and value > most:
+        if value > most:
             raise ParameterError(f"{what}={value}; it must be at most {most:,}")
     names = list(engine.classes if label_names is None else label_names)
     if len(names) != len(engine.classes):
@@ -144,15 +161,14 @@ def iter_predictions(
     if embeddings:
         engine.require_embeddings()
     todo = expand_inputs(inputs, root=root)
-    choice = _Choice(len(names) if topk is None else topk, least, several)
-    return _stream(engine, todo, names, choice, batch_size, workers, embeddings=embeddings)
+    return _stream(engine, todo, names, ranking, batch_size, workers, embeddings=embeddings)
 
 
 def _stream(
     engine: Predictor,
     todo: list[ImageInput],
     names: list[str],
-    choice: _Choice,
+    ranking: Ranking,
     batch_size: int,
     workers: int,
     *,
@@ -167,14 +183,14 @@ def _stream(
             decoded = [(entry, future.result()) for entry, future in batch]
             arrays = [image for _, image in decoded if isinstance(image, np.ndarray)]
             # One bad image must not cost the others of its batch, nor a batch of bad ones a call.
-            rows = _answers(engine, arrays, choice, embeddings=embeddings)
+            rows = _answers(engine, arrays, ranking, embeddings=embeddings)
             for entry, image in decoded:
                 answer, embedding = (image, None) if isinstance(image, str) else next(rows)
                 if isinstance(answer, str):
                     _log.warning("%s: %s", entry.name, answer)
-                    yield _record(entry.name, [], [], names) | {"error": answer}  # type: ignore[misc]
+                    yield make_record(entry.name, [], [], names) | {"error": answer}  # type: ignore[misc]
                     continue
-                record = _record(entry.name, *answer, names)
+                record = make_record(entry.name, *answer, names)
                 if embedding is not None:
                     record["embedding"] = embedding
                 yield record
@@ -182,16 +198,16 @@ def _stream(
 
 
 def _answers(
-    engine: Predictor, arrays: list[np.ndarray], choice: _Choice, *, embeddings: bool
+    engine: Predictor, arrays: list[np.ndarray], ranking: Ranking, *, embeddings: bool
 ) -> Iterator[tuple[tuple[list[int], list[float]] | str, np.ndarray | None]]:
-    """What ``choice`` makes of every image, and its embedding where it is asked for."""
+    """What ``ranking`` makes of every image, and its embedding where it is asked for."""
     if not arrays:
         return iter(())
     images = np.stack(arrays)
     if not embeddings:
-        return zip(choice.of(engine.logits(images)), repeat(None))
+        return zip(ranking.of(engine.logits(images)), repeat(None))
     logits, found = engine.logits_and_embeddings(images)
-    return zip(choice.of(logits), found, strict=True)
+    return zip(ranking.of(logits), found, strict=True)
 
 
 def _ahead(
@@ -224,7 +240,8 @@ def _load(engine: Predictor, entry: ImageInput) -> np.ndarray | str:
         return " ".join(str(error).split()) or type(error).__name__
 
 
-def _record(name: str, ids: list[int], scores: list[float], names: list[str]) -> Record:
+def make_record(name: str, ids: list[int], scores: list[float], names: list[str]) -> Record:
+    """The answer for the input ``name``; ``names`` are those of all classes."""
     return Record(
         class_ids=ids, scores=scores, file_name=name, label_names=[names[index] for index in ids]
     )

@@ -1,0 +1,86 @@
+"""A headless browser on the page: drop a picture, paste one, choose one, on a desktop and a phone.
+
+    python browse.py CHROMIUM URL FOLDER
+
+FOLDER has dropped.png, pasted.png, chosen.jpg and gets the screenshots. Prints the first answer to
+each, for each of the two screens; fails where the page or its policy reports an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+SCREENS: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark",
+              "has_touch": True, "is_mobile": True, "device_scale_factor": 2},
+}  # fmt: skip
+# What a browser does when a file is dropped on the page, or pasted into it.
+_GIVE = """([how, name, content]) => {
+  const bytes = Uint8Array.from(atob(content), (char) => char.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, { type: "image/png" }));
+  const event = how === "drop"
+    ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+    : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+  document.getElementById("drop").dispatchEvent(event);
+}"""
+
+
+def give(page: Page, how: str, file: Path) -> None:
+    content = base64.b64encode(file.read_bytes()).decode()
+    page.evaluate(_GIVE, [how, file.name, content])
+
+
+def first_answer(page: Page, name: str) -> str:
+    """The best class and its share, once the answer to ``name`` is shown."""
+    page.wait_for_function(
+        "name => document.querySelector('figcaption')?.textContent === name", arg=name
+    )
+    best = page.locator("li").first.locator("span").all_inner_texts()
+    assert page.locator("li").count() == 5
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    return f"{name}: {' '.join(best)}"
+
+
+def _is_foreign(asked: str, own: str) -> bool:
+    return not asked.startswith((own, "blob:", "data:"))
+
+
+def main() -> None:
+    browser, url, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    with sync_playwright() as kit:
+        window = kit.chromium.launch(executable_path=browser, args=FLAGS, chromium_sandbox=False)
+        for screen, options in SCREENS.items():
+            page = window.new_context(**options).new_page()
+            errors: list[str] = []
+            page.on("pageerror", lambda error, e=errors: e.append(str(error)))
+            page.on("console", lambda m, e=errors: e.append(m.text) if m.type == "error" else None)
+            page.on(
+                "request", lambda r, e=errors: e.append(r.url) if _is_foreign(r.url, url) else None
+            )
+            page.goto(url)
+            give(page, "drop", folder / "dropped.png")
+            print(first_answer(page, "dropped.png"))
+            page.screenshot(path=folder / f"{screen}.png", full_page=True)
+            give(page, "paste", folder / "pasted.png")
+            print(first_answer(page, "pasted.png"))
+            page.locator("#file").set_input_files(folder / "chosen.jpg")
+            print(first_answer(page, "chosen.jpg"))
+            give(page, "drop", Path(__file__))  # no picture: its reason is shown
+            page.wait_for_selector("figure .bad")
+            page.screenshot(path=folder / f"{screen}_refused.png", full_page=True)
+            errors = [text for text in errors if "400 (Bad Request)" not in text]
+            assert not errors, errors
+        window.close()
+
+
+if __name__ == "__main__":
+    main()
