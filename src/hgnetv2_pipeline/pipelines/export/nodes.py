@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.datasets import new_record
+from hgnetv2_pipeline.deployment.choices import DEVICE_ENGINES
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.project.deployment.exporting import (
+    device_result,
     export_result,
     kit_result,
     plans_result,
+    write_device_export,
     write_export,
     write_plans,
     write_tensorrt_kit,
@@ -30,6 +33,7 @@ def export(
     """
     known = Lists(lists)
     plans = plans_result(run, params) if params.target == "tensorrt-rtx" else None
+    device = device_result(run, params, known) if params.target in DEVICE_ENGINES else None
     made = run.produce(
         export_result(run, params, known), lambda aside: write_export(aside, run, params, known)
     )
@@ -40,4 +44,6 @@ def export(
         )
     if plans:
         run.produce(plans, lambda aside: write_plans(aside, run, params))
+    if device:
+        run.produce(device, lambda aside: write_device_export(aside, run, params, known))
     return made.folder, new_record(made, read_json(made.folder / "manifest.json"))
