@@ -33,6 +33,7 @@ HINTS = {
     "openvino": "pip install 'hgnetv2-pipeline[openvino]'",
     "onnxruntime": "pip install onnxruntime",
     "executorch": "pip install 'hgnetv2-pipeline[executorch]'",
+    "torchao": "pip install 'hgnetv2-pipeline[executorch]'",
     "ncnn": "pip install 'hgnetv2-pipeline[ncnn]'",
     "pnnx": "pip install 'hgnetv2-pipeline[ncnn]'",
     "torch": "pip install torch",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.card import ModelCard, precision_file
 from hgnetv2_pipeline.deployment.engines.base import Wish, choose_card
 from hgnetv2_pipeline.durable import sha256_file
 from hgnetv2_pipeline.errors import WeightsError
@@ -35,12 +35,13 @@ def open_device_file(wish: Wish) -> tuple[Path, ModelCard]:
     path, note = wish.plan, note_of(wish.plan)
     with foreign_file(note, WeightsError):
         said = parse_json(note.read_text(encoding="utf-8"))
-        hashes = said.get("files") if isinstance(said, dict) else None
-    for file in files_of(path):
-        if not isinstance(hashes, dict) or hashes.get(file.name) != sha256_file(file):
-            raise WeightsError(
-                f"{file} is not the file that {note.name} speaks of; export it again"
-            )
+        hashes = dict(said["files"])
+        onnx = path.with_name(precision_file("fp32"))
+        if onnx.is_file():
+            hashes[onnx.name] = said["onnx_sha256"]
+    for file in (*files_of(path), *([onnx] if onnx.is_file() else [])):
+        if hashes.get(file.name) != sha256_file(file):
+            raise WeightsError(f"{note} speaks of another {file.name}; export it again")
     return path, choose_card(
         lambda: ModelCard.from_folder(path.parent, note.name), wish.preprocess, wish.classes
     )

@@ -7,6 +7,7 @@ int8 between the two would end where the convolution does and not at the bound.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from hgnetv2_pipeline.variants import ImageSize, height_and_width
 if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.export.calibration import Batches
 
+_log = logging.getLogger(__name__)
 _OPS = torch.ops.aten
 _BOUNDS = (_OPS.relu.default, _OPS.relu_.default, _OPS.hardtanh.default)
 
@@ -57,6 +59,10 @@ def lower(module: nn.Module, image_size: ImageSize, batch: int) -> bytes:
     sample = torch.zeros(batch, 3, *height_and_width(image_size))
     program = torch.export.export(module, (sample,))
     edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    calls = [str(node.target) for node in edge.exported_program().graph.nodes if node.args]
+    parts = sum("executorch_call_delegate" in call for call in calls)
+    if parts != 1:
+        _log.warning("XNNPACK takes the network in %d parts: the program is slower for it", parts)
     return bytes(edge.to_executorch().buffer)
 
 
@@ -76,8 +82,8 @@ def quantize_for_xnnpack(
     """
     sample = torch.zeros(2, 3, *height_and_width(image_size))
     program = torch.export.export(folded, (sample,), dynamic_shapes=({0: torch.export.Dim(BATCH)},))
-    observer = MinMaxObserver if method == "max" else _Percentile.with_args(percentile=percentile)
-    prepared: Any = prepare_pt2e(program.module(), _quantizer(observer))
+    share = 100.0 if method == "max" else percentile
+    prepared: Any = prepare_pt2e(program.module(), _quantizer(share))
     count = 0
     with torch.inference_mode():
         for images in few(batches):
@@ -100,7 +106,7 @@ def module_logits(module: nn.Module) -> Any:
 
 
 class _Percentile(MinMaxObserver):
-    """The range without the largest of the absolute values."""
+    """The range without the largest absolute values; 100: all of it."""
 
     def __init__(self, *, percentile: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -135,14 +141,16 @@ class _FusedBounds(XNNPACKQuantizer):
         return super().annotate(model)
 
 
-def _quantizer(observer: Any) -> XNNPACKQuantizer:
+def _quantizer(percentile: float) -> XNNPACKQuantizer:
     default = get_symmetric_quantization_config(is_per_channel=True)
     activation = QuantizationSpec(
         dtype=torch.int8,
         quant_min=-128,
         quant_max=127,
         qscheme=torch.per_tensor_affine,
-        observer_or_fake_quant_ctr=observer.with_args(eps=2**-12),
+        observer_or_fake_quant_ctr=_Percentile.with_args(percentile=percentile, eps=2**-12),
     )
     config = QuantizationConfig(activation, activation, default.weight, default.bias, False)
-    return _FusedBounds().set_global(config)
+    # The classifier's input is rounded image by image, so that its logits need not be.
+    dynamic = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
+    return _FusedBounds().set_global(config).set_operator_type(_OPS.linear.default, dynamic)
