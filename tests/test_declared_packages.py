@@ -112,4 +112,5 @@ def test_what_is_locked_is_what_is_declared() -> None:
     packages = declared()
     # NVIDIA's parser and builder for the tests; cuda-bindings come with torch.
     built = {name for name in packages["tensorrt-rtx"] if name != "cuda-bindings"}
-    assert set(locked) == packages[""] | packages["openvino"] | packages["dev"] | built
+    devices = packages["executorch"] | packages["ncnn"]
+    assert set(locked) == packages[""] | packages["openvino"] | packages["dev"] | built | devices

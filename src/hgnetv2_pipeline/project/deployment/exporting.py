@@ -109,7 +109,9 @@ def write_device_export(folder: Path, run: Run, params: ExportParams, lists: Lis
     from hgnetv2_pipeline.deployment.export.on_device import write_device_files
 
     identity = run.identity
-    loaded = load_model(identity, identity.model, classes=lists.classes)
+    # As model.onnx was loaded, so that it is the same network.
+    classes = lists.classes if _is_judged(params) else None
+    loaded = load_model(identity, identity.model, classes=classes)
     write_device_files(
         _device_plan(params),
         run.folder("export") / precision_file("fp32"),
