@@ -190,7 +190,7 @@ class Engine(ABC):
         if self.batch not in (None, batch_size):
             raise EngineUnavailable(
                 f"{self.name}: {self.model} takes batches of {self.batch} alone, and batch size "
-                f"{batch_size} was asked for; export it again with export.batch"
+                f"{batch_size} was asked for (export.batch)"
             )
 
     def _checked(self, images: np.ndarray) -> np.ndarray:

@@ -246,7 +246,7 @@ def export_table(manifests: Sequence[Json]) -> Table:
         records,
         list(records[0]) if records else ["model"],
         caption="Exported models; parity error = largest logit difference from torch (of a lower "
-        "precision: from fp32), in standard deviations of the logits",
+        "precision, or for devices: from model.onnx), in standard deviations of the logits",
         left=("model", "file", "precision"),
         drop_empty=(
             "opset",
