@@ -338,6 +338,18 @@ def test_a_fixed_batch_answers_any_number_of_images_as_the_free_file_does(
         loaded.require_batch(8)
 
 
+@pytest.mark.parametrize("size", [0, 2**31])
+@pytest.mark.parametrize("engine", FIXED)
+def test_a_fixed_batch_that_no_memory_holds_is_refused(
+    engine: str, size: int, exported: Path, tmp_path: Path
+) -> None:
+    proto = onnx.load(exported / "model.onnx")
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    onnx.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(WeightsError, match="1 to 1024|OpenVINO cannot read"):
+        load_engine(tmp_path / "model.onnx", engine, threads=1)
+
+
 @needs["ncnn"]
 def test_what_a_note_says_is_what_was_found(made: dict[str, Path]) -> None:
     folder = made["ncnn"]

@@ -260,7 +260,7 @@ def test_gpus_that_no_plan_is_for_are_refused(given: dict[str, Any], said: str) 
         ({"target": "ncnn", "embedding": True}, "ncnn gives logits alone; leave embedding=false"),
         ({"target": "ncnn", "batch": 2}, "ncnn takes one image at a time; batch=2 is no 1"),
         ({"target": "tensorrt-kit", "batch": 2}, "takes the batch sizes of tensorrt, not batch"),
-        ({"batch": 0}, "should be greater than 0"),
+        ({"batch": 0}, "greater than or equal to 1"),
     ],
 )
 def test_what_a_target_has_not_is_refused(given: dict[str, Any], said: str) -> None:

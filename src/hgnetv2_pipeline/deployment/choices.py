@@ -30,6 +30,9 @@ TorchMode = Literal["torch-compiled", "torch-cuda-graph"]
 EngineName = Literal[OnnxEngine, "torch", TorchMode]
 """In the order in which ``auto`` tries them."""
 
+MOST_BATCH = 1024
+"""Of a file for one batch size: what is filled up to it must fit into memory."""
+
 PLAN_TARGETS: tuple[PlanTarget, ...] = get_args(PlanTarget)
 HALVES: tuple[HalfPrecision, ...] = get_args(HalfPrecision)
 LOWER: tuple[LowerPrecision, ...] = get_args(LowerPrecision)

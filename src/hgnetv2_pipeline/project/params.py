@@ -25,6 +25,7 @@ from hgnetv2_pipeline.deployment.choices import (
     DEVICE_ENGINES,
     FILE_PRECISIONS,
     FILES,
+    MOST_BATCH,
     PLAN_TARGETS,
     DeviceEngine,
     EngineName,
@@ -559,7 +560,7 @@ class ExportParams(_Block):
         Field(min_length=1),
     ] = Field(description="model.onnx is fp32 and always made; the others beside it")
     opset: Annotated[int, Field(ge=13, le=20)]
-    batch: BatchSize | None = Field(
+    batch: Annotated[int, Field(ge=1, le=MOST_BATCH)] | None = Field(
         description="the only batch size of the files, for compilers that ask for one (RKNN, other "
         "NPUs); null: any, and 1 of the files for devices"
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import MOST_BATCH
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineState,
@@ -73,6 +74,8 @@ class OpenVinoEngine(Engine):
             given = model.input(0).get_partial_shape()[0]
             if given.is_static:
                 self.batch = batch_size = given.get_length()
+                if not 0 < batch_size <= MOST_BATCH:
+                    raise ValueError(f"it takes batches of {batch_size}, not of 1 to {MOST_BATCH}")
             elif batch_size is not None:
                 model.reshape([batch_size, *model.input(0).get_partial_shape()[1:]])
             compiled = core.compile_model(model, "CPU", config)

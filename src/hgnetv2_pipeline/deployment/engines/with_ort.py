@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import MOST_BATCH
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineState,
@@ -204,12 +205,14 @@ def _check_signature(
     size = card.preprocess.size
     shape = inputs[0].shape
     fits = len(inputs) == 1 and len(shape) == 4 and shape[1] == 3
+    fits = fits and (not isinstance(shape[0], int) or 0 < shape[0] <= MOST_BATCH)
     edges = zip(shape[2:], size, strict=False)
     fits = fits and all(not isinstance(edge, int) or edge == own for edge, own in edges)
     if not fits:
         raise WeightsError(
             f"{path} takes {[(entry.name, entry.shape) for entry in inputs]}; expected one input "
-            f"[batch, 3, {size[0]}, {size[1]}], as its preprocessing gives it"
+            f"[batch, 3, {size[0]}, {size[1]}], as its preprocessing gives it, the batch free or 1 "
+            f"to {MOST_BATCH}"
         )
     if len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
         raise WeightsError(f"{path} gives {outputs[0].shape}; expected logits [batch, classes]")
