@@ -31,7 +31,9 @@ def read_exports(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], 
             troubles.append(Notice(str(error), kind="warning"))
             continue
         model = path.parent / str(manifest.get("file", "model.onnx"))
-        source = manifest.get("onnx_sha256") or (manifest.get("files") or {}).get("model.onnx")
+        files = manifest.get("files")
+        own = files.get("model.onnx") if isinstance(files, Mapping) else None
+        source = manifest.get("onnx_sha256", own)
         if exported.setdefault(path.parent, source) != source:
             text = f"{model.name} was made from another model.onnx than the one exported last"
             troubles.append(Notice(text, kind="warning"))
