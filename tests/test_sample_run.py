@@ -210,7 +210,7 @@ def test_a_stage_2_that_makes_it_worse_is_not_used_and_is_named(
 def test_files_for_devices_answer_val_as_the_network_does(
     sample_run: SampleRun, target: str, ending: str, lower: str, allowed: float, ratio: float
 ) -> None:
-    model = "ssld_stage1/b0/seed=0"
+    model = "ssld_stage2/b0/seed=0"
     more = f"export.target={target},export.precisions=fp32+{lower},model={model}"
     kedro(sample_run.project, "run", "--pipeline", "export", "--params", more)
     folder = sample_run.data("07_model_output/sample", model)
