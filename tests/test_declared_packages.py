@@ -117,5 +117,5 @@ def test_what_is_locked_is_what_is_declared() -> None:
     packages = declared()
     # NVIDIA's parser and builder for the tests; cuda-bindings come with torch.
     built = {name for name in packages["tensorrt-rtx"] if name != "cuda-bindings"}
-    extras = packages["openvino"] | packages["serve"] | packages["dev"]
-    assert set(locked) == packages[""] | extras | built
+    extras = ("openvino", "serve", "dev", "executorch", "ncnn")
+    assert set(locked) == packages[""].union(built, *(packages[extra] for extra in extras))

@@ -237,6 +237,25 @@ def test_a_stage_2_that_makes_it_worse_is_not_used_and_is_named(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "ending", "lower", "allowed", "ratio"),
+    [("executorch", ".pte", "int8", 1e-5, 0.3), ("ncnn", ".ncnn", "fp16", 1e-5, 0.51)],
+)
+def test_files_for_devices_answer_val_as_the_network_does(
+    sample_run: SampleRun, target: str, ending: str, lower: str, allowed: float, ratio: float
+) -> None:
+    model = "ssld_stage2/b0/seed=0"
+    more = f"export.target={target},export.precisions=fp32+{lower},model={model}"
+    kedro(sample_run.project, "run", "--pipeline", "export", "--params", more)
+    folder = sample_run.data("07_model_output/sample", model)
+    exact = read(folder / f"model{ending}.json")
+    rough = read(folder / f"model.{lower}{ending}.json")
+    assert exact["parity_error"] <= allowed and exact["gate"]["same_answer"] == 700
+    assert rough["gate"]["same_answer"] >= 693, "99 % of val"
+    assert rough["size_bytes"] / exact["size_bytes"] <= ratio
+
+
+@pytest.mark.slow
 def test_a_run_beside_with_another_learning_rate_leaves_both_readable(
     sample_run: SampleRun,
 ) -> None:

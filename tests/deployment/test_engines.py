@@ -469,7 +469,8 @@ class FakeOpenVino(ModuleType):
         return self
 
     def input(self, index: int) -> SimpleNamespace:
-        return SimpleNamespace(get_partial_shape=lambda: [-1, 3, SIDE, SIDE])
+        free = SimpleNamespace(is_static=False)
+        return SimpleNamespace(get_partial_shape=lambda: [free, 3, SIDE, SIDE])
 
     def reshape(self, shape: list[int]) -> None:
         self.shape = shape

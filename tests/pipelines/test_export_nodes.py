@@ -39,6 +39,7 @@ GIVEN: dict[str, Any] = {
     "target": "onnx",
     "precisions": ["fp32"],
     "opset": 18,
+    "batch": None,
     "softmax": False,
     "embedding": False,
     "lab": "relu",
@@ -269,6 +270,62 @@ def test_plans_are_built_without_a_gpu_for_the_gpus_that_are_named(
 def test_gpus_that_no_plan_is_for_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         params(**{"target": "tensorrt-rtx", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"target": "executorch", "precisions": "fp16"}, "executorch has fp32, int8, no fp16"),
+        ({"target": "ncnn", "precisions": "fp32+int8"}, "ncnn has fp32, fp16, no int8"),
+        ({"target": "ncnn", "embedding": True}, "ncnn gives logits alone; leave embedding=false"),
+        ({"target": "ncnn", "batch": 2}, "ncnn takes one image at a time; batch=2 is no 1"),
+        ({"target": "tensorrt-kit", "batch": 2}, "takes the batch sizes of tensorrt, not batch"),
+        ({"batch": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_what_a_target_has_not_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        params(**given)
+
+
+@pytest.mark.parametrize("target", ["executorch", "ncnn"])
+def test_without_the_packages_of_a_device_engine_nothing_is_made(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    run(identity)
+    monkeypatch.setitem(sys.modules, {"executorch": "torchao", "ncnn": "pnnx"}[target], None)
+    before = {path.name for path in identity.folder("export").iterdir()}
+    with pytest.raises(ParameterError) as caught:
+        run(identity, target=target, opset=17)
+    line = str(caught.value)
+    assert line.startswith(f"export.target={target}: ")
+    assert line.endswith(f"is not installed (pip install 'hgnetv2-pipeline[{target}]')")
+    assert {path.name for path in identity.folder("export").iterdir()} == before
+
+
+def test_files_for_devices_are_made_beside_the_export_and_again_when_it_changes(
+    identity: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pnnx", reason="pip install 'hgnetv2-pipeline[ncnn]'")
+    caplog.set_level("INFO")
+    made = run(identity, target="ncnn")
+    files = {"model.ncnn.param", "model.ncnn.bin", "model.ncnn.json", "ncnn.manifest.json"}
+    assert made >= BASE | files
+    folder = identity.folder("export")
+    first = json.loads((folder / "model.ncnn.json").read_text())
+    assert first["onnx_sha256"] == sha256_file(folder / "model.onnx")
+    assert (first["gate"]["n"], first["gate"]["same_answer"]) == (9, 9)
+    caplog.clear()
+    run(identity, target="ncnn")
+    assert "ncnn: reused" in caplog.text
+    run(identity, target="ncnn", batch=1, opset=13)
+    again = json.loads((folder / "model.ncnn.json").read_text())
+    assert again["onnx_sha256"] == sha256_file(folder / "model.onnx") != first["onnx_sha256"]
+    inputs = models.model_inputs(identity, "ncnn", "fp32")
+    assert inputs == {"model": folder / "model.ncnn.bin"}
+    for path in folder.glob("*ncnn*"):
+        path.unlink()
+    run(identity)
 
 
 def test_turing_takes_fp16() -> None:

@@ -318,6 +318,29 @@ def test_the_size_of_a_model_comes_from_the_file_beside_its_manifest(
     assert "ssld_stage1/b0/seed=0" in cells
 
 
+def test_files_for_devices_are_rows_and_those_of_an_earlier_export_are_named(
+    report_inputs: ReportInputs, tmp_path: Path
+) -> None:
+    folder = report_inputs.exports[0].parent
+    gate = {"top1_fp32": 627, "top1": 626, "n": 700}
+    files: dict[str, dict[str, Any]] = {
+        "manifest.json": {"precision": "fp32", "files": {"model.onnx": "new"}},
+        "model.int8.pte.json": {
+            "file": "model.int8.pte", "precision": "int8", "files": {"model.int8.pte": "x"},
+            "onnx_sha256": "new", "size_bytes": 4_116_008, "parity_error": 0.24, "gate": gate,
+        },
+        "model.ncnn.json": {"file": "model.ncnn.bin", "precision": "fp32", "onnx_sha256": "old"},
+    }  # fmt: skip
+    for name, said in files.items():
+        (folder / name).write_text(json.dumps(said), encoding="utf-8")
+    inputs = dataclasses.replace(report_inputs, exports=tuple(folder / name for name in files))
+    text = html(inputs, tmp_path / "out")
+    cells = read(text).cells
+    assert {"model.int8.pte", "4.1 MB", "0.24", "627 -> 626 of 700"} <= set(cells)
+    assert "model.ncnn.bin" not in cells
+    assert "model.ncnn.bin was made from another model.onnx than the one exported last" in text
+
+
 def test_many_classes_become_a_curve_and_a_list_of_mistakes(
     report_inputs: ReportInputs, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hgnetv2_pipeline.deployment.choices import ENGINES, NAMED_ONLY, PRECISIONS
+from hgnetv2_pipeline.deployment.choices import DEVICE_ENGINES, ENGINES, NAMED_ONLY, PRECISIONS
 from hgnetv2_pipeline.durable import require_writable
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.printable import echo, json_text
@@ -32,7 +32,8 @@ PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
 @click.option("--model", type=click.Path(path_type=Path), required=True,
               help="model.onnx, its folder, an engine file, weights, a run's folder.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
-              help=f"auto, {', '.join(e for e in ENGINES if e not in NAMED_ONLY)}.")  # fmt: skip
+              help=f"auto, {', '.join(e for e in ENGINES if e not in NAMED_ONLY)}; for their own "
+              f"files {', '.join(DEVICE_ENGINES)}.")  # fmt: skip
 @click.option("--device", type=click.Choice(list(PLACES)), default="auto", show_default=True,
               help="auto takes a GPU where an engine can use one.")  # fmt: skip
 @click.option("--topk", type=int, help="Classes shown per image; 5, or all with several labels.")

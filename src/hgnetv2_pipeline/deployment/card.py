@@ -38,13 +38,13 @@ LABELS, PREPROCESS, MANIFEST = "labels.txt", "preprocess.json", "manifest.json"
 SCRIPT = "predict.py"
 
 
-def precision_file(precision: str) -> str:
+def precision_file(precision: str, ending: str = ".onnx") -> str:
     """Name of the file of one precision in an export folder.
 
-    >>> precision_file("fp32"), precision_file("int8")
-    ('model.onnx', 'model.int8.onnx')
+    >>> precision_file("fp32"), precision_file("int8"), precision_file("int8", ".pte")
+    ('model.onnx', 'model.int8.onnx', 'model.int8.pte')
     """
-    return "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+    return f"model{ending}" if precision == "fp32" else f"model.{precision}{ending}"
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,11 @@ class ModelCard:
         )
 
     @classmethod
-    def from_folder(cls, folder: Path) -> ModelCard:
-        """Read the card from the text files of an export folder (``write_bundle`` makes them)."""
+    def from_folder(cls, folder: Path, note: str = MANIFEST) -> ModelCard:
+        """Read the card from the text files of an export folder (``write_bundle`` makes them).
+
+        ``note``: the file that says what a manifest says, of one model file alone.
+        """
         missing = [name for name in (LABELS, PREPROCESS) if not (folder / name).is_file()]
         if missing:
             raise WeightsError(
@@ -155,12 +158,12 @@ class ModelCard:
             said = parse_json((folder / PREPROCESS).read_text(encoding="utf-8"))
             labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
             manifest = {}
-            if (folder / MANIFEST).is_file():
-                manifest = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+            if (folder / note).is_file():
+                manifest = parse_json((folder / note).read_text(encoding="utf-8"))
             if isinstance(said, dict):
                 said = told_values(said)
             if not isinstance(manifest, dict):
-                raise ValueError(f"{MANIFEST} is no object")
+                raise ValueError(f"{note} is no object")
         return cls(
             preprocess=as_preprocess(said, folder),
             classes=tuple(labels),

@@ -20,7 +20,9 @@ PlanTarget = Literal["sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "all"]
 """Compute capabilities that TensorRT for RTX builds plans for, on any machine."""
 
 GpuEngine = Literal["tensorrt", "tensorrt-rtx", "ort-cuda", "ort-tensorrt-rtx"]
-CpuEngine = Literal["openvino", "ort"]
+DeviceEngine = Literal["executorch", "ncnn"]
+"""Each runs files of its own on phones and boards; here, on the processor of this machine."""
+CpuEngine = Literal["openvino", "ort", DeviceEngine]
 OnnxEngine = Literal[GpuEngine, CpuEngine]
 """Run exported files; the best first."""
 TorchMode = Literal["torch-compiled", "torch-cuda-graph"]
@@ -28,18 +30,23 @@ TorchMode = Literal["torch-compiled", "torch-cuda-graph"]
 EngineName = Literal[OnnxEngine, "torch", TorchMode]
 """In the order in which ``auto`` tries them."""
 
+MOST_BATCH = 1024
+"""Of a file for one batch size: what is filled up to it must fit into memory."""
+
 PLAN_TARGETS: tuple[PlanTarget, ...] = get_args(PlanTarget)
 HALVES: tuple[HalfPrecision, ...] = get_args(HalfPrecision)
 LOWER: tuple[LowerPrecision, ...] = get_args(LowerPrecision)
 FILE_PRECISIONS: tuple[FilePrecision, ...] = get_args(FilePrecision)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 GPU_ENGINES: tuple[GpuEngine, ...] = get_args(GpuEngine)
+DEVICE_ENGINES: tuple[DeviceEngine, ...] = get_args(DeviceEngine)
 CPU_ENGINES: tuple[CpuEngine, ...] = get_args(CpuEngine)
 TORCH_MODES: tuple[TorchMode, ...] = get_args(TorchMode)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
-NAMED_ONLY: tuple[EngineName, ...] = ("ort-tensorrt-rtx", *TORCH_MODES)
-"""Not taken by ``auto``: they compile when they are opened, or at each new batch size."""
+NAMED_ONLY: tuple[EngineName, ...] = ("ort-tensorrt-rtx", *DEVICE_ENGINES, *TORCH_MODES)
+"""Not taken by ``auto``: they compile when they are opened, or at each new batch size, or are for
+other machines; ``auto`` takes the latter for their own files."""
 
 # Which file each engine takes for a precision; what is not here it cannot do.
 FILES: dict[str, dict[str, str]] = {
@@ -49,8 +56,11 @@ FILES: dict[str, dict[str, str]] = {
     "ort": {"fp32": "fp32", "fp16": "fp16", "int8": "int8"},
     "torch": dict.fromkeys(("fp32", "tf32", "fp16", "bf16"), ""),
 }
+FILES |= {"executorch": {"fp32": "fp32", "int8": "int8"}, "ncnn": {"fp32": "fp32", "fp16": "fp16"}}
 FILES["tensorrt-rtx"] = FILES["ort-tensorrt-rtx"] = FILES["tensorrt"]
 FILES["torch-compiled"] = FILES["torch-cuda-graph"] = FILES["torch"]
+ENDINGS: dict[str, str] = {"executorch": ".pte", "ncnn": ".ncnn.bin"}
+"""Device engine -> the end of its files' names, ``model.pte`` beside ``model.onnx``."""
 MODULES: dict[str, str] = {
     "tensorrt": "with_tensorrt",
     "tensorrt-rtx": "with_tensorrt",
@@ -58,6 +68,8 @@ MODULES: dict[str, str] = {
     "ort-tensorrt-rtx": "with_ort_rtx",
     "openvino": "with_openvino",
     "ort": "with_ort",
+    "executorch": "with_executorch",
+    "ncnn": "with_ncnn",
     **dict.fromkeys(("torch", "torch-compiled", "torch-cuda-graph"), "with_torch"),
 }
 """Engine -> its module in ``engines``, whose ``open_engine`` makes it of a wish."""
@@ -68,6 +80,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "ort-tensorrt-rtx": ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"),
     "openvino": ("openvino",),
     "ort": ("onnxruntime",),
+    "executorch": ("executorch", "torch"),
+    "ncnn": ("ncnn",),
     **dict.fromkeys(("torch", "torch-compiled", "torch-cuda-graph"), ("torch",)),
 }
 """Engine -> the modules of others that it imports, asked for before it is loaded."""

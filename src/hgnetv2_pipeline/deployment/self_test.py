@@ -25,7 +25,8 @@ ALLOWED = {"fp32": 1e-3, "tf32": 0.02, "fp16": 0.05, "bf16": 0.2, "int8": 0.05}
 """Root mean square of the logits' distance over their standard deviation, by the precision that an
 engine computes in. Right engines have at most 1e-5 in fp32; a Q/DQ graph brings its own limit where
 its rounding moves it further, see ``make_self_test``."""
-_ROUNDINGS = 3
+ROUNDINGS = 3
+"""Times what rounding an int8 graph otherwise changes, an engine may be off."""
 _GRID = 8
 _MOST = 8  # images
 _LARGEST = 1e30  # of a logit
@@ -122,14 +123,19 @@ def make_self_test(proto: Any, preprocess: Preprocess, precision: str) -> SelfTe
     images = preprocess.normalize(self_test_images(self_test_count(classes), preprocess.crop))
     exact = session_logits(round_in_float32(proto) if precision == "bf16" else proto)(images)
     exact = exact.astype(np.float64)
-    if not np.isfinite(exact).all() or exact.std() == 0:
-        return None
     allowed = ALLOWED[precision]
     if precision == "int8":
         rounded = session_logits(proto, whole_biases=True)(images)
-        allowed = max(allowed, _ROUNDINGS * _distance(rounded, exact))
+        allowed = max(allowed, ROUNDINGS * _distance(rounded, exact))
+    return self_test_of(exact, allowed)
+
+
+def self_test_of(exact: np.ndarray, allowed: float) -> SelfTest | None:
+    """The self-test of logits [N, classes]; None where they show nothing: all the same, or NaN."""
+    if not np.isfinite(exact).all() or exact.std() == 0:
+        return None
     return SelfTest(
-        tuple(tuple(float(f"{value:.6g}") for value in row) for row in exact),
+        tuple(tuple(float(f"{value:.6g}") for value in row) for row in exact.astype(np.float64)),
         float(f"{allowed:.3g}"),
     )
 
@@ -143,5 +149,6 @@ def _numbers(values: Any) -> bool:
 
 
 def _distance(logits: np.ndarray, exact: np.ndarray) -> float:
+    spread = exact.std()
     error = np.asarray(logits, np.float64) - exact
-    return float(np.sqrt(np.square(error).mean()) / exact.std())
+    return float(np.sqrt(np.square(error).mean()) / spread) if spread else np.nan

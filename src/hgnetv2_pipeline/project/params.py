@@ -22,7 +22,12 @@ from pydantic import (
 )
 
 from hgnetv2_pipeline.deployment.choices import (
+    DEVICE_ENGINES,
+    FILE_PRECISIONS,
+    FILES,
+    MOST_BATCH,
     PLAN_TARGETS,
+    DeviceEngine,
     EngineName,
     FilePrecision,
     LowerPrecision,
@@ -538,7 +543,7 @@ def _targets_in_order(names: list[PlanTarget]) -> list[PlanTarget]:
 class ExportParams(_Block):
     """What is exported."""
 
-    target: Literal["onnx", "tensorrt-kit", "tensorrt-rtx", "triton"]
+    target: Literal["onnx", "tensorrt-kit", "tensorrt-rtx", "triton", DeviceEngine]
     gpus: Annotated[
         list[PlanTarget],
         BeforeValidator(_split_plus),
@@ -555,6 +560,10 @@ class ExportParams(_Block):
         Field(min_length=1),
     ] = Field(description="model.onnx is fp32 and always made; the others beside it")
     opset: Annotated[int, Field(ge=13, le=20)]
+    batch: Annotated[int, Field(ge=1, le=MOST_BATCH)] | None = Field(
+        description="the only batch size of the files, for compilers that ask for one (RKNN, other "
+        "NPUs); null: any, and 1 of the files for devices"
+    )
     softmax: bool = Field(
         description="a second output, probabilities (several labels: a sigmoid each)"
     )
@@ -570,6 +579,21 @@ class ExportParams(_Block):
     calibration: CalibrationParams
     tensorrt: PlanProfileParams
     kit: KitParams
+
+    @model_validator(mode="after")
+    def _devices_have_the_precisions(self) -> ExportParams:
+        known = FILES[self.target] if self.target in DEVICE_ENGINES else FILE_PRECISIONS
+        if lacking := [name for name in self.precisions if name not in known]:
+            raise ValueError(
+                f"target {self.target} has {', '.join(known)}, no {', '.join(lacking)} (precisions)"
+            )
+        if self.embedding and self.target in DEVICE_ENGINES:
+            raise ValueError(f"target {self.target} gives logits alone; leave embedding=false")
+        if self.batch and self.target.startswith("tensorrt"):
+            raise ValueError(f"target {self.target} takes the batch sizes of tensorrt, not batch")
+        if self.target == "ncnn" and self.batch not in (None, 1):
+            raise ValueError(f"target ncnn takes one image at a time; batch={self.batch} is no 1")
+        return self
 
     @model_validator(mode="after")
     def _gpus_have_the_precisions(self) -> ExportParams:

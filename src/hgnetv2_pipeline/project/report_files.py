@@ -53,7 +53,9 @@ def report_inputs(identity: Identity) -> ReportInputs:
         },
         evaluations=_jsons(base / "evaluation", identity),
         exports=tuple(
-            path for path in [identity.folder("export") / "manifest.json"] if path.is_file()
+            path
+            for name in ("manifest.json", "model*.pte.json", "model*.ncnn.json")
+            for path in sorted(identity.folder("export").glob(name))
         ),
         latencies=_jsons(base / "latency", identity),
         tensorrt=tuple(

@@ -31,6 +31,10 @@ HINTS = {
     "onnxruntime-ep-nv-tensorrt-rtx-cu13 for CUDA 13",
     "openvino": "pip install openvino",
     "onnxruntime": "pip install onnxruntime",
+    "executorch": "pip install 'hgnetv2-pipeline[executorch]'",
+    "torchao": "pip install 'hgnetv2-pipeline[executorch]'",
+    "ncnn": "pip install 'hgnetv2-pipeline[ncnn]'",
+    "pnnx": "pip install 'hgnetv2-pipeline[ncnn]'",
     "torch": "pip install torch",
 }
 
@@ -55,7 +59,7 @@ class Wish:
 
     spec: str
     onnx: Path | None
-    plan: Path | None
+    plan: Path | None  # or a file of a device engine
     own: str  # precision of the ONNX file
     auto: bool
     threads: int
@@ -93,6 +97,9 @@ class Engine(ABC):
     name: str
     embedding_size: int | None = None
     """How wide the embeddings are that it gives; None: it gives none."""
+    batch: int | None = None
+    """The only batch size that its file takes; other numbers of images are run in such batches, the
+    last one filled up. None: any."""
 
     def __init__(
         self,
@@ -149,7 +156,8 @@ class Engine(ABC):
         images = self._checked(images)
         if len(images) == 0:
             return np.empty((0, len(self.card.classes)), np.float32)
-        return self._checked_logits(self._run(images), len(images))
+        (logits,) = in_batches(lambda batch: [self._run(batch)], images, self.batch)
+        return self._checked_logits(logits, len(images))
 
     def logits_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``logits``, and float32 [N, embedding_size]; ``require_embeddings`` says who has them."""
@@ -157,7 +165,7 @@ class Engine(ABC):
         images = self._checked(images)
         if len(images) == 0:
             return self.logits(images), np.empty((0, self.embedding_size or 0), np.float32)
-        logits, embeddings = self._run_both(images)
+        logits, embeddings = in_batches(self._run_both, images, self.batch)
         if embeddings.shape != (len(images), self.embedding_size):
             raise WeightsError(
                 f"{self.model} gave {list(embeddings.shape)} for {len(images)} images; expected "
@@ -175,6 +183,14 @@ class Engine(ABC):
             f"{self.name}: {self.model} gives no embeddings; export it again with "
             "export.embedding=true, or name its weights"
         )
+
+    def require_batch(self, batch_size: int) -> None:
+        """Raise EngineUnavailable where batches of that size would run as batches of another."""
+        if self.batch not in (None, batch_size):
+            raise EngineUnavailable(
+                f"{self.name}: {self.model} takes batches of {self.batch} alone, and batch size "
+                f"{batch_size} was asked for (export.batch)"
+            )
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         height, width = self.preprocess.size
@@ -227,6 +243,21 @@ class Engine(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def in_batches(
+    run: Callable[[np.ndarray], Sequence[np.ndarray]], images: np.ndarray, size: int | None
+) -> list[np.ndarray]:
+    """The outputs of ``run`` for all ``images``, given to it ``size`` at a time (None: at once).
+
+    The last batch is filled up with zeros, whose outputs are left out.
+    """
+    if size in (None, len(images)):
+        return list(run(images))
+    rest = -len(images) % size
+    filled = np.concatenate([images, np.zeros((rest, *images.shape[1:]), np.float32)])
+    parts = [run(filled[at : at + size]) for at in range(0, len(filled), size)]
+    return [np.concatenate(of_one)[: len(images)] for of_one in zip(*parts, strict=True)]
 
 
 def check_classes(card: ModelCard, outputs: int, model: str, *, named: bool) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.deployment.card import precision_file, precision_of
 from hgnetv2_pipeline.deployment.choices import (
     CPU_ENGINES,
+    ENDINGS,
     ENGINES,
     FILES,
     GPU_ENGINES,
@@ -59,9 +60,10 @@ def load_engine(
 ) -> Engine:
     """Load a model for inference.
 
-    ``path``: an ``.onnx`` file, an export folder (``model.onnx`` inside, a TensorRT plan beside
-    it), a plan (``.engine``, ``.plan``), or anything that ``models.build_from`` takes: a weight
-    file, a run folder, a zoo name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
+    ``path``: an ``.onnx`` file, an export folder (``model.onnx`` inside, a TensorRT plan or files
+    for devices beside it), a plan (``.engine``, ``.plan``), a file for devices (``.pte``,
+    ``.ncnn.bin``), or anything that ``models.build_from`` takes: a weight file, a run folder, a zoo
+    name, ``timm:<name>`` (relative to ``root``). ``engine``: one of
     ``ENGINES``, or ``auto``: the first of them that can run this model here, which is logged
     together with the reasons of those before it (never one of ``NAMED_ONLY``, nor a precision that
     is slower here than fp32). ``threads``: CPU
@@ -70,7 +72,8 @@ def load_engine(
     ``model.<precision>.onnx`` beside ``model.onnx``, OpenVINO's ``bf16`` and a GPU's ``tf32``
     compute so with the fp32 file, PyTorch with the weights. Without a plan TensorRT builds one,
     into ``plans/`` beside the file. ``batch_size``: how many images a call will bring as a rule;
-    OpenVINO is faster when it knows, the others take any number alike. ``device``: ``cpu`` or
+    OpenVINO is faster when it knows, the others take any number alike; a file for one batch size
+    answers any number of images in batches of that. ``device``: ``cpu`` or
     ``cuda`` leaves out the engines of the other; None takes a GPU where there is one.
     ``preprocess`` and ``classes`` replace, or stand in for, what the file says. ``embeddings``
     leaves out what cannot give any beside the logits.
@@ -91,6 +94,8 @@ def load_engine(
     if batch_size is not None and batch_size < 1:
         raise ParameterError(f"batch_size={batch_size}; it must be at least 1")
     onnx, plan = _files(str(path))
+    if engine == "auto" and plan is not None:
+        engine = next((name for name, end in ENDINGS.items() if plan.name.endswith(end)), engine)
     wish = Wish(
         spec=str(path),
         onnx=onnx,
@@ -210,7 +215,8 @@ def model_file(onnx: Path, engine: str, precision: str) -> Path:
 
     ``onnx`` itself where that is not there, or the engine can run none.
     """
-    beside = onnx.with_name(precision_file(FILES.get(engine, {}).get(precision) or "fp32"))
+    needed = FILES.get(engine, {}).get(precision) or "fp32"
+    beside = onnx.with_name(precision_file(needed, ENDINGS.get(engine, ".onnx")))
     return beside if beside.is_file() else onnx
 
 
@@ -218,7 +224,7 @@ def _files(spec: str) -> tuple[Path | None, Path | None]:
     """(ONNX file, TensorRT plan) that ``spec`` stands for; both None for weights and names."""
     path = Path(spec)
     suffix = path.suffix.lower()
-    if suffix in (".onnx", *_PLAN_SUFFIXES):
+    if suffix in (".onnx", *_PLAN_SUFFIXES) or path.name.endswith(tuple(ENDINGS.values())):
         if not path.is_file():
             raise WeightsError(f"no such model file: {path}")
         return (path, None) if suffix == ".onnx" else (None, path)
@@ -230,6 +236,8 @@ def _files(spec: str) -> tuple[Path | None, Path | None]:
 
 def _with_file(engine: str, wish: Wish) -> Wish:
     """The wish with its precision settled and, for that precision, the right file."""
+    if engine in ENDINGS:
+        return _with_device_file(engine, wish)
     own = "fp32" if wish.onnx is None else wish.own
     if wish.precision is None and wish.onnx is None:
         return wish  # a plan brings its own, weights are fp32
@@ -250,3 +258,23 @@ def _with_file(engine: str, wish: Wish) -> Wish:
             f"export it (kedro run --pipeline export --params export.precisions=fp32+{needed})"
         )
     return replace(wish, precision=precision, onnx=beside, plan=plan)
+
+
+def _with_device_file(engine: str, wish: Wish) -> Wish:
+    """The wish with the file of ``engine`` in place of a plan: the one named, or that beside it."""
+    ending = ENDINGS[engine]
+    given = wish.plan if wish.onnx is None else wish.onnx
+    if given is None or (wish.onnx is None and not given.name.endswith(ending)):
+        raise EngineUnavailable(f"{engine}: runs {ending} files, and {wish.spec} is none")
+    precision = wish.precision or (None if wish.onnx is None else wish.own)
+    if precision is None:
+        return wish
+    if precision not in FILES[engine]:
+        raise EngineUnavailable(f"{engine}: no {precision} on this engine")
+    beside = given.with_name(precision_file(precision, ending))
+    if not beside.is_file():
+        raise EngineUnavailable(
+            f"{engine}: {precision} needs {beside.name} beside {given.name}; export it (kedro run "
+            f"--pipeline export --params export.target={engine},export.precisions=fp32+{precision})"
+        )
+    return replace(wish, precision=precision, plan=beside)

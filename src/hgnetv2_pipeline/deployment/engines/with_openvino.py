@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import MOST_BATCH
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineState,
@@ -19,6 +20,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     Wish,
     check_classes,
     choose_card,
+    in_batches,
     need_onnx,
 )
 from hgnetv2_pipeline.deployment.export.onnx_graph import EMBEDDING
@@ -69,7 +71,12 @@ class OpenVinoEngine(Engine):
             config["INFERENCE_NUM_THREADS"] = threads
         try:
             model = core.read_model(io.BytesIO(file.content))
-            if batch_size is not None:
+            given = model.input(0).get_partial_shape()[0]
+            if given.is_static:
+                self.batch = batch_size = given.get_length()
+                if not 0 < batch_size <= MOST_BATCH:
+                    raise ValueError(f"it takes batches of {batch_size}, not of 1 to {MOST_BATCH}")
+            elif batch_size is not None:
                 model.reshape([batch_size, *model.input(0).get_partial_shape()[1:]])
             compiled = core.compile_model(model, "CPU", config)
         except Exception as error:
@@ -91,7 +98,7 @@ class OpenVinoEngine(Engine):
             self._embedding = names.index(EMBEDDING)
             width = compiled.output(self._embedding).get_partial_shape()[1]
             self.embedding_size = width.get_length()
-        self._request, self._batch_size = compiled.create_infer_request(), batch_size
+        self._request, self._compiled_for = compiled.create_infer_request(), batch_size
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         return self._outputs(images, (0,))[0]
@@ -101,13 +108,7 @@ class OpenVinoEngine(Engine):
         return logits, embeddings
 
     def _outputs(self, images: np.ndarray, numbers: Sequence[int]) -> list[np.ndarray]:
-        size = self._batch_size or len(images)
-        if len(images) == size:
-            return self._infer(images, numbers)
-        rest = -len(images) % size
-        filled = np.concatenate([images, np.zeros((rest, *images.shape[1:]), np.float32)])
-        parts = [self._infer(filled[at : at + size], numbers) for at in range(0, len(filled), size)]
-        return [np.concatenate(of_one)[: len(images)] for of_one in zip(*parts, strict=True)]
+        return in_batches(lambda batch: self._infer(batch, numbers), images, self._compiled_for)
 
     def _infer(self, images: np.ndarray, numbers: Sequence[int]) -> list[np.ndarray]:
         with foreign_file(self.model, WeightsError, f"cannot answer {len(images)} images"):

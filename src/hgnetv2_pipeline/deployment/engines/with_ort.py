@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hgnetv2_pipeline.deployment.card import ModelCard
+from hgnetv2_pipeline.deployment.choices import MOST_BATCH
 from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineState,
@@ -62,7 +63,7 @@ class OrtEngine(Engine):
             versions={"onnxruntime": onnxruntime.__version__},
         )
         with foreign_file(path, WeightsError, "has unreadable inputs and outputs"):
-            _check_signature(session, card, path, named=classes is not None)
+            self.batch = _check_signature(session, card, path, named=classes is not None)
             self._input = session.get_inputs()[0].name
             given = {output.name: output.shape for output in session.get_outputs()}
             if EMBEDDING in given:
@@ -183,23 +184,28 @@ def _gpu_name() -> str:
 
 def _check_signature(
     session: onnxruntime.InferenceSession, card: ModelCard, path: Path, *, named: bool
-) -> None:
-    """The graph must take and give what the card says: one image input, one logits output."""
+) -> int | None:
+    """The graph must take and give what the card says: one image input, one logits output.
+
+    Returns the only batch size that it takes, None for any.
+    """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     size = card.preprocess.size
     shape = inputs[0].shape
-    fits = len(inputs) == 1 and len(shape) == 4 and shape[1] == 3 and not isinstance(shape[0], int)
+    fits = len(inputs) == 1 and len(shape) == 4 and shape[1] == 3
+    fits = fits and (not isinstance(shape[0], int) or 0 < shape[0] <= MOST_BATCH)
     edges = zip(shape[2:], size, strict=False)
     fits = fits and all(not isinstance(edge, int) or edge == own for edge, own in edges)
     if not fits:
         raise WeightsError(
             f"{path} takes {[(entry.name, entry.shape) for entry in inputs]}; expected one input "
-            f"[batch, 3, {size[0]}, {size[1]}] with a free batch size, as its preprocessing gives "
-            "it"
+            f"[batch, 3, {size[0]}, {size[1]}], as its preprocessing gives it, the batch free or 1 "
+            f"to {MOST_BATCH}"
         )
     if len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
         raise WeightsError(f"{path} gives {outputs[0].shape}; expected logits [batch, classes]")
     check_classes(card, outputs[0].shape[1], str(path), named=named)
+    return shape[0] if isinstance(shape[0], int) else None
 
 
 def find_engine(name: str) -> EngineState:

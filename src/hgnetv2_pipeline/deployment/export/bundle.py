@@ -19,7 +19,7 @@ from hgnetv2_pipeline.deployment.card import (
 from hgnetv2_pipeline.deployment.choices import FILE_PRECISIONS, LOWER
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
 from hgnetv2_pipeline.deployment.export.onnx_graph import OPSET
-from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx
+from hgnetv2_pipeline.deployment.export.precisions import Calibration, convert_onnx, fix_batch
 from hgnetv2_pipeline.deployment.export.single_file import single_file
 from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
 from hgnetv2_pipeline.deployment.preprocess_file import preprocess_file
@@ -54,6 +54,7 @@ def write_bundle(
     softmax: bool = False,
     embedding: bool = False,
     lab: Lab = "relu",
+    batch: int | None = None,
     validation: Validation | None = None,
     calibration: Calibration | None = None,
     max_drop: Mapping[str, float] | None = None,
@@ -61,9 +62,10 @@ def write_bundle(
     """Export ``model`` into ``folder`` and return the manifest.
 
     ``model.onnx`` as ``export_onnx`` makes it; beside it ``model.<precision>.onnx`` for every other
-    one of ``precisions``, as ``convert_onnx`` makes it; ``labels.txt``, one class name per line in
-    the order of the logits; ``preprocess.json``; ``predict.py``, which needs nothing of ours
-    (``predict_script``); and last ``manifest.json``: the SHA-256 of the
+    one of ``precisions``, as ``convert_onnx`` makes it, all of them for batches of ``batch`` images
+    alone where it is given; ``labels.txt``, one class name per line in the order of the logits;
+    ``preprocess.json``; ``predict.py``, which needs nothing of ours (``predict_script``); and last
+    ``manifest.json``: the SHA-256 of the
     others, variant, opset, MACs, parity error, self-test, the gate's findings per precision and the
     entries of ``metadata``. Raises what these raise, and ParameterError for a class name that does
     not fit on a line.
@@ -91,7 +93,10 @@ def write_bundle(
         for precision in LOWER
         if precision in precisions
     }
+    for name in (file for file in bundle_files(precisions) if file.endswith(".onnx") and batch):
+        fix_batch(folder / name, batch or 0)
     engine = OrtEngine(path)
+    engine.check_answers()
     card = engine.card
     write_labels_and_preprocessing(folder, card)
     write_text(folder / SCRIPT, single_file(predict_script.__name__))
@@ -115,8 +120,9 @@ def write_bundle(
         "activations": card.activations,
         "parity_error": card.parity_error,
         **({"probes": card.self_test.to_text()} if card.self_test else {}),
-        "input": "images float32 [batch, 3, H, W]",
-        "output": "logits float32 [batch, classes]",
+        **({"batch": batch} if batch else {}),
+        "input": f"images float32 [{batch or 'batch'}, 3, H, W]",
+        "output": f"logits float32 [{batch or 'batch'}, classes]",
         **({"embedding": f"float32 [batch, {engine.embedding_size}]"} if embedding else {}),
     }
     write_json(folder / MANIFEST, manifest)

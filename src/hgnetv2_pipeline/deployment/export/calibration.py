@@ -10,7 +10,7 @@ import numpy as np
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 METHODS = ("max", "percentile")
-_BINS = 2048
+BINS = 2048
 _IMAGES = 8  # at a time: every activation of B6 is held, 0.14 GB per image
 
 Batches = Callable[[], Iterable[np.ndarray]]
@@ -33,7 +33,7 @@ def activation_ranges(
     session = _watching(proto, names)
     largest = dict.fromkeys(names, 0.0)
     count = 0
-    for images in _few(batches):
+    for images in few(batches):
         count += len(images)
         for name, value in zip(names, _values(session, names, images), strict=True):
             largest[name] = max(largest[name], float(np.abs(value).max()))
@@ -41,19 +41,20 @@ def activation_ranges(
         raise DataError("INT8 needs images to calibrate on, and none was given")
     if method == "max":
         return largest
-    histograms = {name: np.zeros(_BINS, np.int64) for name in names}
-    for images in _few(batches):
+    histograms = {name: np.zeros(BINS, np.int64) for name in names}
+    for images in few(batches):
         for name, value in zip(names, _values(session, names, images), strict=True):
             if largest[name]:
-                found, _ = np.histogram(np.abs(value), _BINS, (0, largest[name]))
+                found, _ = np.histogram(np.abs(value), BINS, (0, largest[name]))
                 histograms[name] += found
     return {
-        name: largest[name] * _percentile_end(counts, percentile)
+        name: largest[name] * percentile_end(counts, percentile)
         for name, counts in histograms.items()
     }
 
 
-def _few(batches: Batches) -> Iterator[np.ndarray]:
+def few(batches: Batches) -> Iterator[np.ndarray]:
+    """The same images, so few at a time that all activations of the largest network fit."""
     for images in batches():
         for at in range(0, len(images), _IMAGES):
             yield images[at : at + _IMAGES]
@@ -84,7 +85,7 @@ def _values(session: Any, names: Sequence[str], images: np.ndarray) -> list[np.n
     return [images if name == given else next(found) for name in names]
 
 
-def _percentile_end(counts: np.ndarray, percentile: float) -> float:
+def percentile_end(counts: np.ndarray, percentile: float) -> float:
     """The end, as a share of the largest value, below which ``percentile`` percent are."""
     total = counts.sum()
     if not total:

@@ -15,11 +15,12 @@ from hgnetv2_pipeline.variants import ImageSize, height_and_width
 if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
 
-MAX_DROP = {"fp16": 0.2, "bf16": 0.2, "int8": 1.0}
+MAX_DROP = {"fp32": 0.2, "fp16": 0.2, "bf16": 0.2, "int8": 1.0}
 """Points of top-1 accuracy, or mAP, that a precision may lose, unless set otherwise."""
-MAX_RMS = {"fp16": 0.05, "bf16": 0.2, "int8": 0.5}
+MAX_RMS = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.2, "int8": 0.5}
 """Root mean square of the logits' error over their standard deviation. A trained B0 has 0.001, 0.01
-and 0.04; a graph that lost its bounds has more than 1. In between accuracy decides."""
+and 0.04; a graph that lost its bounds has more than 1. In between accuracy decides. fp32: of the
+same network as a file for devices."""
 
 Logits = Callable[[np.ndarray], np.ndarray]
 

@@ -16,7 +16,7 @@ from hgnetv2_pipeline.deployment.choices import LOWER
 from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
 from hgnetv2_pipeline.deployment.export.gate import MAX_DROP, Validation, check_precision, noise
 from hgnetv2_pipeline.deployment.export.half import round_in_float32, to_half
-from hgnetv2_pipeline.deployment.export.onnx_graph import PRODUCER
+from hgnetv2_pipeline.deployment.export.onnx_graph import BATCH, PRODUCER
 from hgnetv2_pipeline.deployment.export.quantize import quantize_graph, scale_groups
 from hgnetv2_pipeline.deployment.onnx_session import session_logits
 from hgnetv2_pipeline.deployment.self_test import make_self_test
@@ -121,6 +121,20 @@ def convert_onnx(
         path.name, precision, found["rms_error"], found["images"], change,
     )  # fmt: skip
     return found
+
+
+def fix_batch(path: Path, size: int) -> None:
+    """Let an exported file take batches of ``size`` alone, as the compilers of some chips ask."""
+    import onnx
+
+    file = read_onnx(path)
+    proto = onnx.load_from_string(file.content)
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for edge in value.type.tensor_type.shape.dim:
+            if edge.dim_param == BATCH:
+                edge.dim_value = size
+    with write_aside(path) as aside:
+        save_onnx(proto, ModelCard.from_props(file.props, path), aside)
 
 
 def save_onnx(proto: Any, card: ModelCard, path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.choices import ENDINGS
 from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.timing.latency import compare_latency, measure_latency
@@ -19,7 +20,7 @@ from hgnetv2_pipeline.printable import Lines, lines, printable
 from hgnetv2_pipeline.weights.places import as_typed
 
 _log = logging.getLogger(__name__)
-_EXPORTED = (".onnx", ".engine", ".plan")
+_EXPORTED = (".onnx", ".engine", ".plan", *ENDINGS.values())
 OWN = "own"
 """The precision of the file itself; fp32 for weights."""
 
@@ -129,7 +130,7 @@ class _Bench:
             return None
         on_weights = engine.startswith("torch") or engine == "auto"
         try:
-            return load_engine(
+            loaded = load_engine(
                 as_typed(model) if on_weights else self._onnx(model),
                 engine=engine,
                 threads=self.threads,
@@ -139,6 +140,8 @@ class _Bench:
                 preprocess=self._preprocess(model) if on_weights else None,
                 precision=None if precision == OWN else precision,
             )
+            loaded.require_batch(batch_size)
+            return loaded
         except EngineUnavailable as error:
             self.refuse(model, engine, precision, error)
             return None
@@ -156,7 +159,7 @@ class _Bench:
 
     def _onnx(self, model: str) -> str:
         path = Path(model)
-        if path.suffix.lower() in _EXPORTED or (path / "model.onnx").is_file():
+        if path.name.lower().endswith(_EXPORTED) or (path / "model.onnx").is_file():
             return model
         if model not in self._files:
             from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx

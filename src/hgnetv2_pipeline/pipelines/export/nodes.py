@@ -9,13 +9,8 @@ from hgnetv2_pipeline.datasets import new_record
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.project.deployment.exporting import (
     export_result,
-    kit_result,
-    plans_result,
-    triton_result,
+    target_result,
     write_export,
-    write_plans,
-    write_tensorrt_kit,
-    write_triton,
 )
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import ExportParams
@@ -31,15 +26,10 @@ def export(
     needs none. ``trained`` are the models that need no name; they order the nodes.
     """
     known = Lists(lists)
-    plans = plans_result(run, params) if params.target == "tensorrt-rtx" else None
+    target_result(run, params, known)  # what it needs and is missing is said before anything is made
     made = run.produce(
         export_result(run, params, known), lambda aside: write_export(aside, run, params, known)
     )
-    if params.target == "tensorrt-kit":
-        kit = kit_result(run, params, known)
-        run.produce(kit, lambda aside: write_tensorrt_kit(aside, run, params, known))
-    if params.target == "triton":
-        run.produce(triton_result(run, params), lambda aside: write_triton(aside, run, params))
-    if plans:
-        run.produce(plans, lambda aside: write_plans(aside, run, params))
+    if added := target_result(run, params, known):
+        run.produce(*added)
     return made.folder, new_record(made, read_json(made.folder / "manifest.json"))

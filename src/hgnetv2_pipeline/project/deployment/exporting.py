@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.deployment.card import LABELS, PREPROCESS, precision_file
 from hgnetv2_pipeline.errors import ParameterError
@@ -15,6 +17,9 @@ from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.training.choice import chosen_run
 
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.deployment.export.on_device import DevicePlan
+
 _log = logging.getLogger(__name__)
 
 
@@ -23,8 +28,8 @@ def export_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
     from hgnetv2_pipeline.deployment.export.bundle import bundle_files
 
     decides = {"precisions", "opset", "softmax", "lab", "tensorrt"}
-    if params.embedding:  # without it a folder that was made before there was a choice stays valid
-        decides.add("embedding")
+    # Without them a folder that was made before there was a choice stays valid.
+    decides |= {name for name in ("embedding", "batch") if getattr(params, name)}
     images: dict[str, Path] = {}
     if _is_judged(params):
         images, decides = _images(lists, params), decides | {"gate", "calibration"}
@@ -38,9 +43,32 @@ def export_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
     )
 
 
+def target_result(
+    run: Run, params: ExportParams, lists: Lists
+) -> tuple[ResultSpec, Callable[[Path], None]] | None:
+    """What ``export.target`` adds to the ONNX files, and who writes it; None: nothing.
+
+    Raises ParameterError or EngineUnavailable where it needs what is not installed.
+    """
+    match params.target:
+        case "onnx":
+            return None
+        case "tensorrt-kit":
+            return kit_result(run, params, lists), lambda aside: write_tensorrt_kit(
+                aside, run, params, lists
+            )
+        case "tensorrt-rtx":
+            return plans_result(run, params), lambda aside: write_plans(aside, run, params)
+        case "triton":
+            return triton_result(run, params), lambda aside: write_triton(aside, run, params)
+    return device_result(run, params, lists), lambda aside: write_device_export(
+        aside, run, params, lists
+    )
+
+
 def kit_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
     """The folder ``tensorrt-kit`` beside the model file."""
-    others = {"target", "gpus", "precisions", "softmax", "embedding", "lab"}
+    others = {"target", "gpus", "precisions", "batch", "softmax", "embedding", "lab"}
     return ResultSpec(
         folder=run.folder("export"),
         name="tensorrt-kit",
@@ -77,6 +105,55 @@ def plans_result(run: Run, params: ExportParams) -> ResultSpec:
             "model": run.identity.model,
         },
         outputs=[path.name for plan in plans for path in (plan, plan.with_suffix(".json"))],
+    )
+
+
+def device_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
+    """The files of a device engine, each with its note, beside the model file.
+
+    Raises EngineUnavailable where what converts or runs them is not installed.
+    """
+    from hgnetv2_pipeline.deployment.export.on_device import need_converters
+
+    plan = _device_plan(params)
+    need_converters(plan.engine)
+    decides = {"precisions", "batch", "gate", "calibration"}
+    return ResultSpec(
+        folder=run.folder("export"),
+        name=plan.engine,
+        pipeline="export",
+        inputs={"model.onnx": run.folder("export") / "model.onnx", **_images(lists, params)},
+        params={**params.model_dump(mode="json", include=decides), "model": run.identity.model},
+        outputs=plan.outputs,
+    )
+
+
+def write_device_export(folder: Path, run: Run, params: ExportParams, lists: Lists) -> None:
+    """Write the files of a device engine, each held to its gate."""
+    from hgnetv2_pipeline.deployment.export.on_device import write_device_files
+
+    identity = run.identity
+    # As model.onnx was loaded, so that it is the same network.
+    classes = lists.classes if _is_judged(params) else None
+    loaded = load_model(identity, identity.model, classes=classes)
+    write_device_files(
+        _device_plan(params),
+        run.folder("export") / precision_file("fp32"),
+        folder,
+        loaded.network.eval(),
+        validation=validation(identity, lists, params.gate.images, loaded.preprocess),
+        calibration=calibration(identity, lists, params, loaded.preprocess),
+    )
+
+
+def _device_plan(params: ExportParams) -> DevicePlan:
+    from hgnetv2_pipeline.deployment.export.on_device import DevicePlan
+
+    return DevicePlan(
+        engine=params.target,  # type: ignore[arg-type]
+        precisions=["fp32", *(name for name in params.precisions if name != "fp32")],
+        batch=params.batch or 1,
+        max_drop={str(name): drop for name, drop in params.gate.max_drop.items()},
     )
 
 
@@ -170,6 +247,7 @@ def write_export(folder: Path, run: Run, params: ExportParams, lists: Lists) -> 
         softmax=params.softmax,
         embedding=params.embedding,
         lab=params.lab,
+        batch=params.batch,
         validation=validation(identity, known, params.gate.images, loaded.preprocess)
         if known
         else None,

@@ -88,7 +88,7 @@ class Sweep:
         from hgnetv2_pipeline.project.models import model_source
 
         on_weights = engine.startswith("torch")
-        return load_engine(
+        loaded = load_engine(
             model_source(self.identity, model) if on_weights else self._exported(model),
             engine=engine,
             precision=precision,
@@ -100,6 +100,8 @@ class Sweep:
             if on_weights and has_no_preprocess(model)
             else None,
         )
+        loaded.require_batch(batch_size)
+        return loaded
 
     def _device(self) -> str:
         """Where PyTorch computes: a CPU's latency says nothing of a GPU's."""

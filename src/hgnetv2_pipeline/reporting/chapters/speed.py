@@ -23,13 +23,21 @@ def read_exports(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], 
         raise AbsentError("export: no manifest was given to the report")
     found: list[Json] = []
     troubles: list[Block] = []
-    for path in sorted(inputs.exports):
+    exported: dict[Path, Any] = {}
+    for path in sorted(inputs.exports):  # the manifest of a folder before the notes of its files
         try:
             manifest = ledger.read_json(path, "export manifest")
         except AbsentError as error:
             troubles.append(Notice(str(error), kind="warning"))
             continue
         model = path.parent / str(manifest.get("file", "model.onnx"))
+        files = manifest.get("files")
+        own = files.get("model.onnx") if isinstance(files, Mapping) else None
+        source = manifest.get("onnx_sha256", own)
+        if exported.setdefault(path.parent, source) != source:
+            text = f"{model.name} was made from another model.onnx than the one exported last"
+            troubles.append(Notice(text, kind="warning"))
+            continue
         known: dict[str, Any] = {"model": "/".join(path.parent.parts[-3:]), "file": model.name}
         if model.is_file():
             known["size_bytes"] = model.stat().st_size
@@ -240,7 +248,7 @@ def export_table(manifests: Sequence[Json]) -> Table:
         records,
         list(records[0]) if records else ["model"],
         caption="Exported models; parity error = largest logit difference from torch (of a lower "
-        "precision: from fp32), in standard deviations of the logits",
+        "precision, or for devices: from model.onnx), in standard deviations of the logits",
         left=("model", "file", "precision"),
         drop_empty=(
             "opset",
