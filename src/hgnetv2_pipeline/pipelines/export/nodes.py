@@ -26,7 +26,9 @@ def export(
     needs none. ``trained`` are the models that need no name; they order the nodes.
     """
     known = Lists(lists)
-    target_result(run, params, known)  # what it needs and is missing is said before anything is made
+    target_result(
+        run, params, known
+    )  # what it needs and is missing is said before anything is made
     made = run.produce(
         export_result(run, params, known), lambda aside: write_export(aside, run, params, known)
     )
