@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import itertools
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -20,7 +22,10 @@ from serving_cases import HGNETV2, Running, infer_body, logits_of, picture, runn
 from filled_networks import Filled, filled  # noqa: F401 - a fixture
 from hang_guard import HANG, wait_until
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
+from hgnetv2_pipeline.serving import repository
+from hgnetv2_pipeline.serving.batching import BatchSpec
 from hgnetv2_pipeline.serving.proto_messages import MESSAGES, SERVICE
+from hgnetv2_pipeline.serving.repository import Repository
 
 INFER = "/v2/models/m/infer"
 
@@ -366,3 +371,39 @@ def test_memory_is_flat_over_a_hundred_thousand_requests(exported: Path, tmp_pat
                 resident.append(server.resident() >> 10)
         print("KiB resident after every 10,000:", resident)  # noqa: T201 - with -s
         assert resident[-1] - resident[0] < 4 << 10
+
+
+@pytest.mark.parametrize("wrong", [RuntimeError("no driver"), MemoryError(), None])
+def test_whatever_is_wrong_with_a_new_version_the_old_one_goes_on_and_it_is_said_once(
+    exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: Exception | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An error that nobody had thought of ended the watch, and with it the server."""
+    served, broken = tmp_path / "m", False
+    shutil.copytree(exported, served)
+
+    def load(path: str) -> OrtEngine:
+        if broken:
+            raise wrong or AssertionError
+        return OrtEngine(Path(path) / "model.onnx")
+
+    def unreadable(path: Path) -> dict[str, Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    async def turn() -> None:
+        nonlocal broken
+        models = Repository([("m", str(served))], load, lambda engine: BatchSpec())
+        await models.load_all()
+        first = models.find("m")
+        broken = True
+        if wrong is None:
+            monkeypatch.setattr(repository, "_versions", unreadable)
+        else:
+            os.utime(served / "labels.txt")
+        for _ in range(3):
+            await models.look()
+        assert models.find("m") is first
+        await models.close()
+
+    asyncio.run(turn())
+    assert sum("stays as it is" in record.getMessage() for record in caplog.records) == 1

@@ -79,7 +79,7 @@ class Repository:
         """
         self._sources, self._load, self._batching = sources, load, batching
         self.models: dict[str, dict[str, ServedModel]] = {}
-        self._refused: dict[tuple[str, str], Fingerprint] = {}
+        self._refused: dict[tuple[str, str], Fingerprint | str] = {}
         self._retiring: set[asyncio.Task[None]] = set()
 
     def find(self, name: str, version: str = "") -> ServedModel:
@@ -136,7 +136,13 @@ class Repository:
     async def look(self) -> None:
         """Take what has changed since: new, replaced and removed versions."""
         for name, path in self._sources:
-            found = _versions(Path(path))
+            try:
+                found = _versions(Path(path))
+            except OSError as error:  # its versions stay; what stays so is said once
+                if self._refused.get((name, "")) != str(error):
+                    _log.warning("model %s stays as it is: %s", name, error)
+                self._refused[name, ""] = str(error)
+                continue
             for version, folder in found.items():
                 here = self.models[name].get(version)
                 now = _fingerprint(folder)
@@ -145,7 +151,7 @@ class Repository:
                     continue
                 try:
                     engine = await asyncio.to_thread(self._open, str(folder), now)
-                except (WeightsError, ParameterError, OSError) as error:
+                except Exception as error:  # whatever it is, what answers now goes on
                     # Files may still be coming; what stays so is said once.
                     self._refused[name, version] = now
                     _log.warning("model %s version %s stays as it is: %s", name, version, error)
