@@ -591,3 +591,21 @@ def test_a_gpus_logits_are_the_cpus(engine: str, precision: str, run_folder: Pat
         bare = loaded.resident(IMAGES)
         assert bare is not None
         assert loaded.stopwatch().lap(bare).gpu > 0
+
+
+@needs_openvino
+def test_a_signal_is_survived_after_an_engine_ended_in_another_thread(b0_onnx: Path) -> None:
+    """Its library left the main thread with a stack for signal handlers that was unmapped."""
+    program = """
+import gc, pathlib, signal, sys, threading
+from hgnetv2_pipeline.deployment.engines.with_openvino import OpenVinoEngine
+held = [OpenVinoEngine(pathlib.Path(sys.argv[1]))]
+ending = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+ending.start()
+ending.join()
+signal.signal(signal.SIGINT, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    command = [sys.executable, "-c", program, str(b0_onnx)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

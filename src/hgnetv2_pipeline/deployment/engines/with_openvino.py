@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,17 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.data.preprocess import Preprocess
 
 
+@functools.cache
+def _core() -> Any:
+    """OpenVINO, once for the whole process: it must never be destroyed.
+
+    Its CPU plugin gives the thread that loads it a stack for signal handlers of its own, and when
+    it is destroyed in another thread unmaps that stack and leaves it registered: the next signal
+    that the first thread handles ends the process.
+    """
+    return _import_openvino().Core()
+
+
 class OpenVinoEngine(Engine):
     """OpenVINO's CPU plugin on an ONNX file: fp32, the same file in bf16, or an int8 file.
 
@@ -56,7 +68,7 @@ class OpenVinoEngine(Engine):
         file = read_onnx(path)
         path = file.path
         card = choose_card(lambda: ModelCard.from_props(file.props, path), preprocess, classes)
-        core = openvino.Core()
+        core = _core()
         able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in able:
             raise EngineUnavailable(
