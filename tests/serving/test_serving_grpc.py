@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def request(images: np.ndarray, **changes: Any) -> Any:
     entry = {"name": "images", "datatype": "FP32", "shape": images.shape} | changes
     made.inputs.add(**entry)
     made.raw_input_contents.append(images.tobytes())
+    return made
+
+
+def changed(change: Callable[[Any], object]) -> Any:
+    """A request that is good but for the change."""
+    made = request(tensor())
+    change(made)
     return made
 
 
@@ -75,6 +83,38 @@ def test_the_server_and_its_models_say_what_they_are(server: Running) -> None:
         (request(tensor(side=31)), "INVALID_ARGUMENT", "[-1,3,32,32], got [1,3,31,31]"),
         (request(tensor(), shape=[2, 3, 32, 32]), "INVALID_ARGUMENT", "24576 bytes"),
         (request(tensor(17)), "INVALID_ARGUMENT", "1 to 16 images, got 17"),
+        (
+            changed(lambda r: r.inputs[0].contents.int_contents.append(1)),
+            "INVALID_ARGUMENT",
+            "both",
+        ),
+        (
+            changed(lambda r: r.outputs.extend([r.outputs.add(name="logits")])),
+            "INVALID_ARGUMENT",
+            "twice",
+        ),
+        (
+            changed(
+                lambda r: (
+                    r.outputs.add(name="logits")
+                    .parameters["classification"]
+                    .MergeFrom(MESSAGES["InferParameter"](string_param="3"))
+                )
+            ),
+            "INVALID_ARGUMENT",
+            "no count",
+        ),
+        (
+            changed(
+                lambda r: (
+                    r.inputs[0]
+                    .parameters["shared_memory_region"]
+                    .MergeFrom(MESSAGES["InferParameter"](string_param="x"))
+                )
+            ),
+            "INVALID_ARGUMENT",
+            "shared memory",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_with_what_was_expected(

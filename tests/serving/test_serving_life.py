@@ -44,6 +44,10 @@ SPOILED = {
     "a cut model": (_spoiled("model.onnx", lambda b: b[:-1]), "SHA-256 differs"),
     "other labels": (_spoiled("labels.txt", lambda b: b + b"x\n"), "SHA-256 differs"),
     "a manifest of nothing": (_spoiled("manifest.json", lambda b: b"[]"), "manifest.json"),
+    "a manifest that lists nothing": (
+        lambda folder: (folder / "manifest.json").write_text('{"files": {}}') and None,
+        "does not list labels.txt, model.onnx, preprocess.json",
+    ),
     "no manifest at all": (_spoiled("manifest.json", lambda b: b"\xff{"), "manifest.json"),
 }
 
@@ -84,6 +88,12 @@ def test_the_command_ends_with_a_line_and_the_codes_of_all_commands(
     assert "unknown engine" in refused(str(exported), "--engine", "x", code=2)
     same = refused(f"m={exported}", f"m={exported}", "--engine", "ort", code=2)
     assert "two models are called m" in same
+    for place, version in ("one", "1"), ("two", "2"):
+        shutil.copytree(exported, tmp_path / place / version)
+    several = [f"m={tmp_path / place}" for place in ("one", "two")]
+    assert "two models are called m" in refused(*several, "--engine", "ort", code=2)
+    one_port = ("--port", "8114", "--grpc-port", "8114")
+    assert "both 8114" in refused(str(exported), *one_port, code=2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert port in refused(str(exported), "--port", port, code=2)

@@ -91,6 +91,10 @@ def _embeddings(request: Request) -> bool:
 
 class _InMemory(MultiPartParser):
     spool_max_size = 1 << 30  # the body has its own bound, and is in memory already
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 async def _files(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
@@ -101,7 +105,7 @@ async def _files(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
     if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
         raise RefusedRequest(
             415,
-            f"content type {kind!r:.60}: a picture's own (image/jpeg ...), "
+            f"content type {kind!r:.60}: a picture's own (-H 'Content-Type: image/jpeg'), "
             "application/octet-stream, or multipart/form-data with one file or more",
         )
     content = bytes(await body_of(request))
@@ -115,12 +119,15 @@ async def _form(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
         yield bytes(await body_of(request))
 
     try:
-        form = await _InMemory(
+        parser = _InMemory(
             request.headers, stream(), max_files=limits.images, max_fields=limits.images
-        ).parse()
+        )
+        form = await parser.parse()
     except (MultiPartException, UnicodeDecodeError, ValueError) as error:
         said = getattr(error, "message", "it is damaged")
         raise RefusedRequest(400, f"the form cannot be read: {said}") from None
+    if not parser.ended:
+        raise RefusedRequest(400, "the form is cut off: its closing boundary is missing")
     parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
     if not parts:
         raise RefusedRequest(400, "the form has no file; each picture is a part with a file name")

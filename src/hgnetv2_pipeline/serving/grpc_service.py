@@ -179,16 +179,23 @@ async def _model_infer(service: Service, request: Any) -> Any:
 
 def _data(request: Any) -> bytes | np.ndarray:
     """The input's data: raw bytes, or numbers."""
-    raw, contents = request.raw_input_contents, request.inputs[0].contents
-    if len(raw) > 1 or (raw and contents.fp32_contents):
+    raw, first = request.raw_input_contents, request.inputs[0]
+    contents = first.contents
+    if "shared_memory_region" in first.parameters:
+        raise RefusedRequest(400, tensors.NO_SHARED_MEMORY)
+    if len(raw) > 1:
         raise RefusedRequest(400, f"{len(raw)} raw_input_contents for one input")
+    if raw and contents.ByteSize():
+        raise RefusedRequest(400, "the input has both raw_input_contents and contents; send one")
     return raw[0] if raw else np.array(contents.fp32_contents, np.float32)
 
 
 def _wish(output: Any) -> tensors.OutputWish:
-    classes = 0
-    if "classification" in output.parameters:
-        classes = output.parameters["classification"].int64_param
+    if "shared_memory_region" in output.parameters:
+        raise RefusedRequest(400, tensors.NO_SHARED_MEMORY)
+    classes, given = 0, output.parameters.get("classification")
+    if given is not None:
+        classes = given.int64_param if given.HasField("int64_param") else -1
     if not 0 <= classes <= 1 << 31:
         raise RefusedRequest(400, "'classification' is no count of classes")
     return tensors.OutputWish(output.name, classes=classes)

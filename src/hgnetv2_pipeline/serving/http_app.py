@@ -143,6 +143,8 @@ class _Guard:
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         service = self._service
         host = headers.get(b"host", b"").decode("latin-1").lower()
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            return JSONResponse({"error": "more than one Host header"}, 400)
         # A page of a stranger may have its own name lead here: its requests bear that name.
         if service.hosts and _without_port(host) not in service.hosts:
             return JSONResponse({"error": f"unknown host {shorten(host, 60)!r}"}, 400)

@@ -71,15 +71,30 @@ class BoundedProtocol(HttpToolsProtocol):
             self._raw += len(data)
         else:
             self._head += len(data)
-        if self._left and not (data := self._take(data)):
-            return
-        super().data_received(data)
-        if self._in_body and self._length is not None:
-            self._left = self._length - self._end
+        while data and not self._refused:
+            data = self._take(data) if self._left else self._feed(data)
         if self._in_body and self._raw > 2 * self.limits.body:
             self._refuse(413, self._too_large())
         elif not self._in_body and self._head > self.limits.head:
             self._refuse(431, f"the head is longer than {self.limits.head:,} bytes")
+
+    def _feed(self, data: bytes) -> bytes:
+        """Give data to the parser; what it has left, behind the head of a request that asks for
+        another protocol, is given back. Such a request is answered in this one, as if it had not
+        asked: clients who can speak HTTP/2 do, with a body behind it.
+        """
+        self._unset_keepalive_if_required()
+        rest = b""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as asked:
+            rest = data[asked.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+        except httptools.HttpParserError:
+            self._refuse(400, "this is no HTTP request")
+        if self._in_body and self._length is not None:
+            self._left = self._length - self._end
+        return rest
 
     def _take(self, data: bytes) -> bytes:
         """Take what is left of an announced body past the parser, which would copy it once more.
@@ -114,6 +129,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 tensor_at = int(value[:9])
             elif name == b"authorization":
                 authorization = value
+            elif name == b"transfer-encoding" and self.parser.should_upgrade():
+                self._refuse(400, "a request for another protocol needs a Content-Length")
             elif name == b"content-encoding" and value.lower() != b"identity":
                 self._refuse(415, "Content-Encoding is not supported; send the body as it is")
         if self._length is None:
@@ -149,6 +166,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Hand the body on."""
+        if self.parser.should_upgrade() and self._end < (self._length or 0):
+            return  # the parser takes the body for the other protocol's; it is still to come
+        if self._length is not None and self._end != self._length:
+            # Never more than has come: the memory of a body is not cleared beforehand.
+            self._refuse(400, "the body is not whole")
         self._settle()
         self._in_body = False
         self._head = 0

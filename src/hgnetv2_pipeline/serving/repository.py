@@ -112,18 +112,18 @@ class Repository:
     async def load_all(self) -> None:
         """Load every version of every source. Raises what its files or engine raise."""
         for place, (name, path) in enumerate(self._sources):
-            found = _versions(Path(path))
+            others, found = set(self.models), _versions(Path(path))
             if not found:
                 raise WeightsError(f"{path} has no numbered folders with a model.onnx in them")
             for version, folder in found.items():
                 before = _fingerprint(folder)
                 engine = await asyncio.to_thread(self._open, str(folder), before)
                 name = name or _name_of(engine, folder)
-                self.models.setdefault(name, {})
-                if version in self.models[name]:
+                if name in others:
                     raise ParameterError(
                         f"two models are called {name}: name them apart, as NAME={path}"
                     )
+                self.models.setdefault(name, {})
                 self._put(name, version, engine, before)
             self._sources[place] = name, path
 
@@ -203,6 +203,8 @@ def verify_export(folder: Path) -> None:
         )
     with foreign_file(folder / MANIFEST, WeightsError):
         listed = dict(read_json(folder / MANIFEST)["files"])
+        if unlisted := {precision_file("fp32"), LABELS, PREPROCESS} - set(listed):
+            raise WeightsError(f"{folder / MANIFEST} does not list {', '.join(sorted(unlisted))}")
         for name, digest in listed.items():
             if Path(name).name != name or not (folder / name).is_file():
                 raise WeightsError(f"{folder} has no {name!r:.200}, which its {MANIFEST} lists")

@@ -208,13 +208,18 @@ def _images(
         model, service.limits, [str(one.get("name")) for one in given],
         str(first.get("datatype")), shape if isinstance(shape, list) else [],
     )  # fmt: skip
+    if "shared_memory_region" in _parameters(first):
+        raise RefusedRequest(400, tensors.NO_SHARED_MEMORY)
     size = _parameters(first).get("binary_data_size")
     if size is None:
         if len(binary):
             raise RefusedRequest(400, f"{len(binary)} bytes behind the JSON belong to no input")
         try:
+            given_values = np.array(first.get("data"))
+            if given_values.dtype.kind not in "iuf":
+                raise ValueError("numbers alone, as many in each list")
             with np.errstate(over="ignore"):  # looked for below
-                values = np.array(first.get("data"), np.float32)
+                values = given_values.astype(np.float32)
         except (ValueError, TypeError, OverflowError) as error:
             raise RefusedRequest(
                 400, f"input {tensors.INPUT!r}: its data are no numbers: {reason(error)}"

@@ -97,6 +97,8 @@ def run_server(spec: ServerSpec, ready: Callable[[str], object]) -> None:
     # So long the engine's thread waits for the event loop's at most. With Python's own 5 ms a
     # server that refused hundreds of requests a second took longer for those that it accepted.
     sys.setswitchinterval(0.0005)
+    if spec.port and spec.port == spec.grpc_port:
+        raise ParameterError(f"--port and --grpc-port are both {spec.port}; give gRPC another")
     listener = _bound(spec.host, spec.port)
     with listener, asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(_serve(spec, listener, ready))

@@ -17,6 +17,7 @@ from hgnetv2_pipeline.serving.batching import Outputs
 from hgnetv2_pipeline.serving.limits import Limits, RefusedRequest
 from hgnetv2_pipeline.serving.repository import ServedModel
 
+NO_SHARED_MEMORY = "tensors in shared memory are not supported; send their bytes"
 INPUT, LOGITS, EMBEDDING = "images", "logits", "embedding"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "statistics")
 """Extensions of the protocol, of Triton's, that are there."""
@@ -100,6 +101,8 @@ def images_of(data: bytes | memoryview | np.ndarray, shape: Sequence[int]) -> np
 def check_outputs(model: ServedModel, wishes: Sequence[OutputWish]) -> list[OutputWish]:
     """The wishes, or all outputs where there are none; RefusedRequest (400) for unknown names."""
     known = [str(output["name"]) for output in tensors_of(model.engine)[1]]
+    if len({wish.name for wish in wishes}) < len(wishes):
+        raise RefusedRequest(400, "an output is asked for twice")
     for wish in wishes:
         if wish.name not in known:
             raise RefusedRequest(

@@ -15,7 +15,10 @@ function say(text, bad = false) {
 // The answer as an object; throws what the server says is wrong.
 async function ask(path, options = {}) {
   const response = await fetch(path, { ...options, headers: headers() });
-  if (response.status === 401) byId("token-row").hidden = false;
+  if (response.status === 401) {
+    byId("token-row").hidden = false;
+    throw new Error("Enter the server's token.");
+  }
   const said = await response.json();
   if (!response.ok && !said.results) throw new Error(said.error || response.statusText);
   return said;
@@ -64,9 +67,13 @@ function picture(file) {
   return image;
 }
 
+let shown = [];  // the pictures that were asked about last
+
 async function classify(files) {
   const pictures = [...files];
+  byId("results").replaceChildren();
   if (!pictures.length) return say("There is no picture in what was given.", true);
+  shown = pictures;
   const form = new FormData();
   for (const file of pictures) form.append("image", file, file.name || "picture");
   const query = new URLSearchParams({ model: byId("model").value, topk: byId("topk").value || 5 });
@@ -102,6 +109,12 @@ document.addEventListener("paste", (event) => {
 });
 byId("file").addEventListener("change", (event) => {
   classify(event.target.files);
+  event.target.value = "";  // or the same file could not be chosen again
 });
+for (const id of ["model", "topk"]) {
+  byId(id).addEventListener("change", () => {
+    if (shown.length) classify(shown);
+  });
+}
 byId("token").addEventListener("change", listModels);
 listModels();
