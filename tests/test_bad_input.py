@@ -92,7 +92,6 @@ LISTED = ("--env", "listed", "--pipeline", "ingestion")
         (["--env", "own"], 2, "unknown environment 'own'"),
         ([*MINE, "__default__"], 3, "mines a pool and data.pool is empty.*conf/mine/param"),
         ([*MINE, "ssld_stage1"], 3, "pipeline ssld_stage1 mines a pool and data.pool is empty"),
-        ([*MINE, "evaluation"], 3, "data.pool is empty.*--params model=train/b0/seed=0"),
         ([*MINE, "finetune", "--params", "finetune.init=ssld_stage1/b0/seed=0"], 3, "data.pool is"),
         ([*MINE, "train", "--params", "data.root=nowhere"], 3,
          "data.root: nowhere does not exist .conf/mine/parameters.yml or --params data.root"),

@@ -148,7 +148,7 @@ def test_the_server_answers_with_the_exported_model(sample_run: SampleRun, tmp_p
     """The command of section 3.4 in docs/seed_map.md."""
     with subprocess.Popen(
         [Path(sys.executable).with_name("hgnetv2"), "serve", "--port", "0", "--no-grpc",
-         sample_run.data("07_model_output", "sample", "ssld_stage2", "b0", "seed=0")],
+         sample_run.data("07_model_output", "sample", "best", "b0", "seed=0")],
         stdout=subprocess.PIPE, text=True,
     ) as server:  # fmt: skip
         try:

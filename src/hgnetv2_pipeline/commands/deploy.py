@@ -315,7 +315,7 @@ def benchmark(
     engines that run ONNX. Prints a table, and JSON as the last line.
 
     \b
-    hgnetv2 benchmark data/07_model_output/sample/ssld_stage2/b0/seed=0/model.onnx
+    hgnetv2 benchmark data/07_model_output/sample/best/b0/seed=0/model.onnx
     hgnetv2 benchmark scratch:b0 timm:resnet18 timm:mobilenetv3_large_100 --engines ort --runs 200
     hgnetv2 benchmark scratch:b0 timm:hgnetv2_b0 --engines ort --batch-sizes 1,16 --turns 10
     hgnetv2 benchmark scratch:b4 --engines torch,torch-cuda-graph --precisions fp32,tf32,fp16

@@ -54,7 +54,7 @@ def serve(
     numbered versions (1/, 2/ ...), a model file, weights.
 
     \b
-    hgnetv2 serve data/07_model_output/sample/ssld_stage2/b0/seed=0
+    hgnetv2 serve data/07_model_output/sample/best/b0/seed=0
     hgnetv2 serve cats=exported/cats dogs=exported/dogs --port 9000
     curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' localhost:8000/v1/classify
 

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _core() -> Any:
-    """OpenVINO, once for the whole process: it must never be destroyed.
+def _core(openvino: Any) -> Any:
+    """The library at work, once for the whole process: it must never be destroyed.
 
     Its CPU plugin gives the thread that loads it a stack for signal handlers of its own, and when
     it is destroyed in another thread unmaps that stack and leaves it registered: the next signal
     that the first thread handles ends the process.
     """
-    return _import_openvino().Core()
+    return openvino.Core()
 
 
 class OpenVinoEngine(Engine):
@@ -68,7 +68,7 @@ class OpenVinoEngine(Engine):
         file = read_onnx(path)
         path = file.path
         card = choose_card(lambda: ModelCard.from_props(file.props, path), preprocess, classes)
-        core = _core()
+        core = _core(openvino)
         able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in able:
             raise EngineUnavailable(
