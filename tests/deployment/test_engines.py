@@ -83,7 +83,7 @@ def test_auto_takes_torch_for_weights(run_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "hint"), [("tensorrt", "'hgnetv2-pipeline"), ("openvino", "openvino")]
+    ("engine", "hint"), [("tensorrt", "'tensorrt>=10"), ("openvino", "openvino")]
 )
 def test_a_named_engine_that_is_not_installed_fails_in_one_line_with_the_hint(
     engine: str, hint: str, b0_onnx: Path, monkeypatch: pytest.MonkeyPatch

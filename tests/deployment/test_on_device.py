@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from hgnetv2_pipeline.commands.main import main
-from hgnetv2_pipeline.deployment.engines.base import Engine, EngineUnavailable
+from hgnetv2_pipeline.deployment.engines.base import HINTS, Engine, EngineUnavailable
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine, model_file
 from hgnetv2_pipeline.deployment.export import on_device
 from hgnetv2_pipeline.deployment.export.bundle import write_bundle
@@ -35,7 +35,7 @@ from hgnetv2_pipeline.variants import Variant
 needs = {
     name: pytest.mark.skipif(
         any(importlib.util.find_spec(module) is None for module in modules),
-        reason=f"pip install 'hgnetv2-pipeline[{name}]'",
+        reason=HINTS[name],
     )
     for name, modules in on_device.CONVERTERS.items()
 }
@@ -199,14 +199,14 @@ def test_a_file_that_is_not_what_its_note_says_is_refused(
     shutil.copytree(made[engine], folder)
     path = model_file(folder / "model.onnx", engine, "fp32")
     (folder / "model.onnx").write_bytes(b"of other weights")
-    with pytest.raises(WeightsError, match=r"speaks of another model\.onnx; export it again"):
+    with pytest.raises(WeightsError, match=r"is of another model\.onnx than the one beside it"):
         load_engine(path)
     (folder / "model.onnx").unlink()  # a device has it not
     assert load_engine(path, threads=1).name == engine
     whole = path.read_bytes()
     for damaged in (whole[:-100], b"", bytes([whole[40] ^ 1]).join([whole[:40], whole[41:]])):
         path.write_bytes(damaged)
-        with pytest.raises(WeightsError, match=f"speaks of another {path.name}"):
+        with pytest.raises(WeightsError, match=f"is of another {path.name}"):
             load_engine(path)
     path.write_bytes(whole)
     for note in ("{}", "[]", '{"files": 3}', "no json"):

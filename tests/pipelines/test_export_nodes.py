@@ -18,6 +18,7 @@ from PIL import Image
 from hgnetv2_pipeline.data.classmap import write_class_map
 from hgnetv2_pipeline.data.index import samples_frame, write_index
 from hgnetv2_pipeline.data.preprocess import Preprocess
+from hgnetv2_pipeline.deployment.engines.base import HINTS
 from hgnetv2_pipeline.deployment.kit import plans
 from hgnetv2_pipeline.deployment.kit.libraries import TENSORRT_RTX, PlanError
 from hgnetv2_pipeline.deployment.kit.plans import AMPERE_ON, capabilities_of, read_note
@@ -299,14 +300,14 @@ def test_without_the_packages_of_a_device_engine_nothing_is_made(
         run(identity, target=target, opset=17)
     line = str(caught.value)
     assert line.startswith(f"export.target={target}: ")
-    assert line.endswith(f"is not installed (pip install 'hgnetv2-pipeline[{target}]')")
+    assert line.endswith(f"is not installed ({HINTS[target]})")
     assert {path.name for path in identity.folder("export").iterdir()} == before
 
 
 def test_files_for_devices_are_made_beside_the_export_and_again_when_it_changes(
     identity: Identity, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("pnnx", reason="pip install 'hgnetv2-pipeline[ncnn]'")
+    pytest.importorskip("pnnx", reason=HINTS["ncnn"])
     caplog.set_level("INFO")
     made = run(identity, target="ncnn")
     files = {"model.ncnn.param", "model.ncnn.bin", "model.ncnn.json", "ncnn.manifest.json"}

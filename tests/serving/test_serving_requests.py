@@ -198,6 +198,11 @@ def test_s03_s04_s09_what_is_wrong_is_refused_with_what_was_expected(
     assert status == expected, content
     said = json.loads(content)["error"]
     assert all(word in said for word in words), said
+    if path == INFER and "x-request-id" in found:  # the log says why
+        wait_until(lambda: any(row.get("request") == found["x-request-id"] for row in server.log()),
+                   "its line is written")  # fmt: skip
+        (line,) = [row for row in server.log() if row.get("request") == found["x-request-id"]]
+        assert line["reason"][:40] == said[:40]
     assert "x-request-id" in found or status == 415  # refused before it reached the application
 
 

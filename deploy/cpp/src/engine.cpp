@@ -40,7 +40,9 @@ std::unique_ptr<Engine> open_engine(const std::string& path, const EngineOptions
         names += (names.empty() ? "" : ", ") + name;
     }
     throw ParameterError("unknown engine '" + printable(options.engine) + "'; this build has " +
-                         (names.empty() ? "none" : names) + " (cmake -DHGNETV2_...=ON)");
+                         (names.empty() ? "none" : names) +
+                         " (cmake -DHGNETV2_OPENVINO=ON, -DHGNETV2_ONNXRUNTIME=ON or "
+                         "-DHGNETV2_TENSORRT=ON adds another)");
 }
 
 std::string one_line(const std::string& message) {

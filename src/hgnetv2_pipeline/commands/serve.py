@@ -89,7 +89,7 @@ def _need(package: str) -> None:
     if find_spec(package) is None:
         raise ParameterError(
             f"hgnetv2 serve needs {package}, which is not installed here "
-            "(pip install 'hgnetv2-pipeline[serve]')"
+            "(in a clone of the project: pip install '.[serve]')"
         )
 
 

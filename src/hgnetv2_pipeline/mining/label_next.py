@@ -32,6 +32,8 @@ def draw_doubtful(candidates: Candidates, count: int, seed: int) -> pd.DataFrame
         DataError: there is no image to doubt.
     """
     pool, free = candidates.pool, candidates.free()
+    if pool.kept < 2:
+        raise DataError("there is no image to label next: the pool is empty, or has one class")
     candidates.order(free)  # of equal bytes one stays free
     labels, _ = pool.best(1)
     probability, margin = _answers(pool)
@@ -66,6 +68,8 @@ def choose_to_label(doubtful: pd.DataFrame, scores: Path, count: int, seed: int)
     pool = ScoredPool(scores)
     read = pool.keys(np.ones(pool.rows, bool)).to_pandas()
     doubtful = doubtful[doubtful["key"].isin(read)].reset_index(drop=True)
+    if doubtful.empty:
+        raise DataError("none of the images that were to be labelled can be read")
     features = features_of(scores, doubtful["key"]).astype(np.float32)
     weights = doubtful["doubt"].to_numpy()
     clusters = KMeans(min(count, len(doubtful)), n_init=1, random_state=seed)

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from hgnetv2_pipeline.printable import shorten
 from hgnetv2_pipeline.serving import rest, tensors
 from hgnetv2_pipeline.serving.limits import Overloaded, RefusedRequest
 from hgnetv2_pipeline.serving.proto_messages import CALLS, MESSAGES, SERVICE
@@ -70,7 +71,7 @@ def _guarded(
     request_class = MESSAGES[CALLS[name][0]]
 
     async def handle(content: bytes, context: Any) -> Any:
-        began, code = time.monotonic(), grpc.StatusCode.OK
+        began, code, facts = time.monotonic(), grpc.StatusCode.OK, {"call": name}
         if service.closed:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         try:
@@ -83,7 +84,7 @@ def _guarded(
             async with asyncio.timeout(service.limits.total_seconds):
                 return await answer(service, request)
         except RefusedRequest as error:
-            code = _CODES[error.status]
+            code, facts["reason"] = _CODES[error.status], shorten(str(error), 200)
             if isinstance(error, Overloaded):
                 context.set_trailing_metadata((("retry-after", error.retry_after),))
             await context.abort(code, str(error))
@@ -96,7 +97,7 @@ def _guarded(
             _log.exception("request %s", request_id, exc_info=error)
             await context.abort(code, f"an error of the server, request {request_id}")
         finally:
-            service.record("grpc", code.name, time.monotonic() - began, "-", call=name)
+            service.record("grpc", code.name, time.monotonic() - began, "-", **facts)
 
     return handle
 

@@ -44,6 +44,7 @@ _POLICY = {
 }
 # No secret is behind these, and probes have no token.
 _OPEN = frozenset(("/v2/health/live", "/v2/health/ready", *_ASSETS))
+_REASON = "hgnetv2.reason"  # of a refusal, for the log
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -81,6 +82,7 @@ async def _asset(request: Request) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedRequest)  # noqa: S101 - registered for it
+    request.scope[_REASON] = shorten(str(error), 200)
     headers = {"retry-after": error.retry_after} if isinstance(error, Overloaded) else None
     return JSONResponse({"error": str(error)}, error.status, headers)
 
@@ -138,6 +140,7 @@ class _Guard:
         service.record(
             _door(path), str(status or "gone"), time.monotonic() - began, request_id,
             method=scope["method"], path=shorten(path), client=(scope["client"] or [""])[0],
+            **({"reason": scope[_REASON]} if _REASON in scope else {}),
         )  # fmt: skip
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:

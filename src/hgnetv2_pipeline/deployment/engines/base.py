@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 
 
 HINTS = {
-    "tensorrt": "pip install 'hgnetv2-pipeline[tensorrt]' on a machine with an NVIDIA GPU",
-    "tensorrt_rtx_bindings": "pip install 'hgnetv2-pipeline[tensorrt-rtx]' or, for CUDA 13, "
-    "'hgnetv2-pipeline[tensorrt-rtx-cu13]'",
+    "tensorrt": "pip install 'tensorrt>=10.3,<12' 'cuda-bindings>=12.8' on a machine with an "
+    "NVIDIA GPU",
+    "tensorrt_rtx_bindings": "pip install tensorrt-rtx-cu12-bindings tensorrt-rtx-cu12-libs "
+    "'cuda-bindings>=12.8'; for CUDA 13 the same with cu13",
     "cuda": "pip install 'cuda-bindings>=12.8' on a machine with an NVIDIA GPU",
-    "onnxruntime_ep_nv_tensorrt_rtx": "pip install 'hgnetv2-pipeline[ort-tensorrt-rtx]', or "
+    "onnxruntime_ep_nv_tensorrt_rtx": "pip install onnxruntime-ep-nv-tensorrt-rtx-cu12, or "
     "onnxruntime-ep-nv-tensorrt-rtx-cu13 for CUDA 13",
     "openvino": "pip install openvino",
     "onnxruntime": "pip install onnxruntime",
-    "executorch": "pip install 'hgnetv2-pipeline[executorch]'",
-    "torchao": "pip install 'hgnetv2-pipeline[executorch]'",
-    "ncnn": "pip install 'hgnetv2-pipeline[ncnn]'",
-    "pnnx": "pip install 'hgnetv2-pipeline[ncnn]'",
+    "executorch": "pip install 'executorch>=1.5,<2' torchao",
+    "torchao": "pip install 'executorch>=1.5,<2' torchao",
+    "ncnn": "pip install ncnn pnnx",
+    "pnnx": "pip install ncnn pnnx",
     "torch": "pip install torch",
 }
 

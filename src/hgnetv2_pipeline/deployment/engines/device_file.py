@@ -41,7 +41,10 @@ def open_device_file(wish: Wish) -> tuple[Path, ModelCard]:
             hashes[onnx.name] = said["onnx_sha256"]
     for file in (*files_of(path), *([onnx] if onnx.is_file() else [])):
         if hashes.get(file.name) != sha256_file(file):
-            raise WeightsError(f"{note} speaks of another {file.name}; export it again")
+            raise WeightsError(
+                f"{note} is of another {file.name} than the one beside it; export both by one "
+                "command (kedro run --pipeline export --params export.target=...)"
+            )
     return path, choose_card(
         lambda: ModelCard.from_folder(path.parent, note.name), wish.preprocess, wish.classes
     )

@@ -89,6 +89,12 @@ def _copy_files(folder: Path, rows: pd.DataFrame, raw: Path, guesses: list[str])
     row: Any
     for place, (row, guess) in enumerate(zip(rows.itertuples(index=False), guesses, strict=True)):
         name = re.sub(r"[^\w.-]+", "_", PurePosixPath(row.key).name)[-80:]
-        path = folder / re.sub(r"[/\\\0]", "_", guess) / f"{place + 1:04d}_{name}"
+        path = folder / _folder_of(guess) / f"{place + 1:04d}_{name}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(read_bytes(row, raw))
+
+
+def _folder_of(guess: str) -> str:
+    """The class as the name of a folder: as it is, where it can be one."""
+    name = re.sub(r"[/\\\0]", "_", guess)[:80]
+    return "_" if name.strip(".") == "" else name
