@@ -14,7 +14,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -86,13 +86,13 @@ class ExportedModel:
             ]
         return np.concatenate(parts)[: len(images)]
 
-    def require_embeddings(self) -> None:
-        """Refuse: hgnetv2 predict --features has embeddings."""
+    def require_embeddings(self) -> NoReturn:
+        """Raise ParameterError: hgnetv2 predict --features has embeddings."""
         raise ParameterError("embeddings are not given here; hgnetv2 predict --features does")
 
     def logits_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Never called: see ``require_embeddings``."""
-        raise NotImplementedError
+        """Refused as by ``require_embeddings``."""
+        self.require_embeddings()
 
 
 _FORMATS: dict[str, Callable[[Iterable[Record], int], Iterator[str]]] = {
