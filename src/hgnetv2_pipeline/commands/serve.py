@@ -22,9 +22,9 @@ _LEAST_TOKEN = 16
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Where to listen; beyond this machine only with a token.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
-              help="Of HTTP; 0: any free one.")  # fmt: skip
+              help="Port for HTTP; 0 takes any free one.")  # fmt: skip
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
-@click.option("--no-grpc", is_flag=True, help="HTTP alone.")
+@click.option("--no-grpc", is_flag=True, help="Serve HTTP only.")
 @click.option("--engine", default="auto", show_default=True, help=f"auto, {', '.join(ENGINES)}.")
 @click.option("--device", type=click.Choice(list(PLACES)), default="auto", show_default=True)
 @click.option(
