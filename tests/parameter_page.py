@@ -94,7 +94,8 @@ def _row(parameter: Parameter, base: Any, others: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"([|<>*_])", r"\\\1", text).replace("``", "`")
+    text = text.replace("<", "&lt;").replace(">", "&gt;").replace("``", "`")
+    return re.sub(r"([|*_])", r"\\\1", text)
 
 
 def _recipes(base: Any) -> str:
