@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from hgnetv2_pipeline.commands.recipe import flow
-from hgnetv2_pipeline.project.parameter_reference import Parameter, parameters, value_of
+from hgnetv2_pipeline.project.parameter_reference import Parameter, list_parameters, value_of
 from hgnetv2_pipeline.project.params import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -23,20 +23,20 @@ CHOSEN_BY_INIT = "chosen by init"
 
 HEAD = """# Parameters
 
-All parameters of `kedro run --params NAME=VALUE,...` and of the files in `conf/`
-([how they are laid over one another](../conf/README.md)), {count} of them. `hgnetv2 parameters TEXT
+All parameters, as the option `--params` takes them and the files in `conf/` set them
+([how they are laid over one another](../conf/README.md)): {count} of them. `hgnetv2 parameters TEXT
 --env NAME` prints those with TEXT in their names with the values that a run would have.
 
-*Value* is that of `conf/base`. Below it is what `conf/imagenet`, `conf/sample` and `conf/own` (your own
-images; *init*: `hgnetv2 init` chooses it) set instead. In a list on the command line, `+` joins:
-`redo=mining+ssld_stage1`.
+*Value* is that of `conf/base`. Below it is what `conf/imagenet`, `conf/sample` and `conf/own` (your
+own images; *init*: `hgnetv2 init` chooses it) set instead. In a list on the command line, `+`
+joins: `redo=mining+ssld_stage1`.
 
 This page is made from the models that check the parameters: `python tests/parameter_page.py`.
 """
 RECIPES_HEAD = """## The recipes
 
 Each training has all parameters of `training`, by its own name: `ssld_stage1.lr=0.1`. What
-`conf/base` sets otherwise than `training` is this; `hgnetv2 recipe NAME --env NAME` prints the whole.
+`conf/base` sets otherwise than `training` is this; `hgnetv2 recipe NAME --env NAME` prints all.
 
 | parameter | training | {names} |
 |---|---|{rules}|
@@ -99,7 +99,7 @@ def _plain(text: str) -> str:
 
 
 def _recipes(base: Any) -> str:
-    names = [each.name for each in parameters() if each.name.startswith("training.")]
+    names = [each.name for each in list_parameters() if each.name.startswith("training.")]
     rows = []
     for name in names:
         key = name.removeprefix("training.")
@@ -115,7 +115,7 @@ def _recipes(base: Any) -> str:
 
 def page() -> str:
     """The page as it is now."""
-    found = parameters()
+    found = list_parameters()
     base = _read("base")
     others = {name: _read(name) for name in ENVIRONMENTS}
     parts = [HEAD.format(count=len(found))]
@@ -125,7 +125,9 @@ def page() -> str:
         title = f"`{first}`" if rest else "The run"
         if title != block:
             block = title
-            parts.append(f"\n## {title}\n\n| name | value | may be | meaning |\n|---|---|---|---|\n")
+            parts.append(
+                f"\n## {title}\n\n| name | value | may be | meaning |\n|---|---|---|---|\n"
+            )
         parts.append(_row(each, base, others) + "\n")
     return "".join(parts) + "\n" + _recipes(base)
 

@@ -1,6 +1,6 @@
 """MkDocs hooks: pages that the repository has outside docs/, and links to what has no page.
 
-README.md is the first page of the site and conf/README.md another, so that each text is in one place.
+README.md is the first page of the site and conf/README.md another: each text is in one place.
 Links between the pages are rewritten; of a link to a source file the text alone is left.
 """
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.commands.recipe import read_parameters
-from hgnetv2_pipeline.project.parameter_reference import parameters, value_of
+from hgnetv2_pipeline.project.parameter_reference import list_parameters, value_of
 from hgnetv2_pipeline.project.params import RECIPES
 from parameter_page import PAGE, page
 
@@ -29,11 +29,11 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def test_every_value_of_a_run_is_in_it_and_each_has_a_meaning() -> None:
     values = read_parameters("sample")
-    names = [each.name for each in parameters()]
+    names = [each.name for each in list_parameters()]
     assert len(set(names)) == len(names)
     within_null = {name for name in names if name.startswith("training.loss.asymmetric.")}
     assert set(leaves(values)) == set(names) - within_null
-    assert [each.name for each in parameters() if not each.meaning] == []
+    assert [each.name for each in list_parameters() if not each.meaning] == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_every_value_of_a_run_is_in_it_and_each_has_a_meaning() -> None:
     ],
 )
 def test_what_a_parameter_may_be_in_words(name: str, kind: str) -> None:
-    assert next(each.kind for each in parameters() if each.name == name) == kind
+    assert next(each.kind for each in list_parameters() if each.name == name) == kind
 
 
 def test_the_page_of_the_documentation_is_as_it_would_be_made() -> None:

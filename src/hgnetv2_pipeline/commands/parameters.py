@@ -34,7 +34,7 @@ def parameters(text: str, environment: str, as_json: bool) -> None:
     from hgnetv2_pipeline.errors import ParameterError
     from hgnetv2_pipeline.project import parameter_reference as reference
 
-    found = [each for each in reference.parameters() if text in each.name]
+    found = [each for each in reference.list_parameters() if text in each.name]
     if not found:
         raise ParameterError(
             f"no parameter has '{text}' in its name; hgnetv2 parameters lists all of them"
@@ -55,4 +55,3 @@ def _entry(parameter: Parameter, value: Any) -> Lines:
     about = f"{parameter.meaning} ({parameter.kind})"
     below = click.wrap_text(about, width, "    ", "    ").split("\n")
     return lines(f"{parameter.name} = {flow(value)}", *below)
-

@@ -34,7 +34,7 @@ class Parameter:
     meaning: str
 
 
-def parameters() -> list[Parameter]:
+def list_parameters() -> list[Parameter]:
     """All parameters in the order of the models.
 
     A recipe has those of ``training``, which are listed once, there.
@@ -49,7 +49,7 @@ def parameters() -> list[Parameter]:
 
 
 def value_of(values: Any, name: str) -> Any:
-    """The value of the dotted ``name`` among nested ``values``; None within a block that is null."""
+    """The value of the dotted ``name`` in nested ``values``; None within a block that is null."""
     for part in name.split("."):
         if values is None:
             return None
