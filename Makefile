@@ -51,6 +51,12 @@ cpp: install  ## the C++ engine in build/cpp, its tests, and itself against Pyth
 	ctest --test-dir build/cpp --output-on-failure
 	HGNETV2_CPP=build/cpp $(BIN)/python -m pytest -m slow tests/deployment/test_cpp.py
 
+docs: install  ## the documentation as a site, in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-serve: install  ## the same on http://127.0.0.1:8000, with search
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+
 viz: install  ## Kedro-Viz in the browser
 	$(BIN)/kedro viz
 
@@ -84,4 +90,4 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@test -e .git || for folder in . weights; do (cd $$folder && $(CURDIR)/$(BIN)/dvc config --local core.no_scm true); done
 	@touch $@
 
-.PHONY: help run test test-long test-avx2 lint install viz bench bench-emoji bench-gpu clean cpp lock
+.PHONY: help run test test-long test-avx2 lint install docs docs-serve viz bench bench-emoji bench-gpu clean cpp lock

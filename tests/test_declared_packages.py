@@ -28,7 +28,7 @@ MODULES = {
     "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
 }
 # Used without being imported by us.
-COMMANDS = {"dvc", "ruff", "mypy"}
+COMMANDS = {"dvc", "ruff", "mypy", "mkdocs-material"}
 BEHIND = {
     "onnxscript": "torch.onnx.export needs it",
     "pandas-stubs": "mypy reads it",

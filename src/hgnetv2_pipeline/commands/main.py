@@ -15,15 +15,13 @@ import click
 
 from hgnetv2_pipeline.commands import deploy, weights
 from hgnetv2_pipeline.commands.migrate import migrate
+from hgnetv2_pipeline.commands.parameters import parameters
 from hgnetv2_pipeline.commands.recipe import recipe
 from hgnetv2_pipeline.commands.serve import serve
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
 from hgnetv2_pipeline.printable import echo, printable, show_logs, show_tracebacks
 from hgnetv2_pipeline.variants import size_in_words
-
-if TYPE_CHECKING:
-    from hgnetv2_pipeline.commands.survey import Survey
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.commands.survey import Survey
@@ -260,5 +258,6 @@ for command in (
     weights.export_weights,
     recipe,
     migrate,
+    parameters,
 ):
     main.add_command(command)

@@ -161,7 +161,7 @@ class ListParams(_Block):
 
     train: str | None = Field(description="train_list.txt, train.csv, ...; or the only table")
     val: str | None = Field(description="null and not there: split says what val is")
-    test: str | None
+    test: str | None = Field(description="null and not there: split.test says what test is")
     class_map: str | None = Field(
         description="class_map.txt, label_list.txt, labels.txt: 'id name' lines, or one name per "
         "line"
@@ -171,8 +171,8 @@ class ListParams(_Block):
 class ColumnParams(_Block):
     """The columns of a table of images; null: by their usual names."""
 
-    path: str | None
-    label: str | None
+    path: str | None = Field(description="path of each image, below list_root")
+    label: str | None = Field(description="class of each image: its name or number")
     split: str | None = Field(description="train, val or test of each row")
 
 
@@ -249,7 +249,9 @@ class DataParams(_Block):
 class GateParams(_Block):
     """The teacher must be better than what it teaches."""
 
-    action: Literal["stop", "warn", "off"]
+    action: Literal["stop", "warn", "off"] = Field(
+        description="where the teacher is no better than the baseline"
+    )
     baseline: str = Field(
         description="members (mean of the members' accuracies), a run id, or an accuracy like 0.83"
     )
@@ -357,9 +359,9 @@ class LabelNextParams(_Block):
 class MiningParams(_Block):
     """From the pool to the images that the students train on."""
 
-    batch_size: BatchSize
+    batch_size: BatchSize = Field(description="images of the pool that are scored at once")
     shard_rows: Count = Field(description="images per shard of scores, what a stop can lose")
-    workers: Loaders
+    workers: Loaders = Field(description="loader processes of each scoring process")
     processes: Processes = Field(
         description="that share the scoring, on a GPU each if there are any"
     )
@@ -419,14 +421,16 @@ class TeacherLogitsParams(_Block):
     shard_images: Count = Field(
         description="images per shard, the unit of work that a stop can lose"
     )
-    workers: Loaders
-    max_bad: Share
+    workers: Loaders = Field(description="loader processes")
+    max_bad: Share = Field(description="share of unreadable images above which the pass stops")
 
 
 class ComparisonParams(_Block):
     """The honest table: which arms are trained besides the chain itself, with which seeds."""
 
-    supervised_seeds: Numbers
+    supervised_seeds: Numbers = Field(
+        description="training on the labels alone, besides members of the teacher that are that"
+    )
     equal_steps_seeds: Numbers = Field(
         description="supervised at the number of steps of the whole SSLD run"
     )
@@ -448,10 +452,12 @@ class BestParams(_Block):
 class EvaluationParams(_Block):
     """How a model is measured."""
 
-    engine: Literal["torch", OnnxEngine]
-    precision: FilePrecision
-    batch_size: BatchSize
-    workers: Loaders
+    engine: Literal["torch", OnnxEngine] = Field(
+        description="torch: the weights; another: the exported file, as it will be deployed"
+    )
+    precision: FilePrecision = Field(description="which exported file, where engine takes one")
+    batch_size: BatchSize = Field(description="images answered at once")
+    workers: Loaders = Field(description="loader processes")
     max_bad: Share = Field(description="0: one unreadable image fails the evaluation")
     resize_short: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         description="short side before the crop; null: as the weights say (236 for SSLD's); timm "
@@ -478,8 +484,10 @@ class PredictionParams(_Block):
     class_map: str | None = Field(
         description="file of 'id name' lines in place of the model's own class names"
     )
-    batch_size: BatchSize
-    engine: Literal["auto", OnnxEngine]
+    batch_size: BatchSize = Field(description="images answered at once")
+    engine: Literal["auto", OnnxEngine] = Field(
+        description="what runs the exported file; auto: the fastest that is installed and right"
+    )
 
 
 class ExportGateParams(_Block):
@@ -496,18 +504,22 @@ class ExportGateParams(_Block):
 class CalibrationParams(_Block):
     """What the ranges of INT8 are taken from."""
 
-    split: Literal["train", "val"]
+    split: Literal["train", "val"] = Field(description="whose images are looked at")
     images: Count = Field(description="evenly spaced in the list; fewer where it is shorter")
-    method: Literal["max", "percentile"]
-    percentile: Annotated[float, Field(gt=90, le=100)]
+    method: Literal["max", "percentile"] = Field(
+        description="range of an activation: its largest value, or one that percentile leaves out"
+    )
+    percentile: Annotated[float, Field(gt=90, le=100)] = Field(
+        description="share in % of the values that the range holds, with method percentile"
+    )
 
 
 class PlanProfileParams(_Block):
     """Batch sizes a TensorRT plan is built for."""
 
-    least: BatchSize
-    best: BatchSize
-    most: BatchSize
+    least: BatchSize = Field(description="smallest batch that the plan takes")
+    best: BatchSize = Field(description="batch that it is tuned for")
+    most: BatchSize = Field(description="largest batch that it takes")
 
     @model_validator(mode="after")
     def _in_order(self) -> PlanProfileParams:
@@ -524,13 +536,13 @@ class KitParams(_Block):
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
-    ]
+    ] = Field(description="of the plans that it builds")
     labs: Annotated[
         list[Lab],
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
     ] = Field(description="forms of LAB beside clip, for B0-B3")
-    batch_sizes: Counts
+    batch_sizes: Counts = Field(description="that it measures")
     images: Count = Field(description="validation images packed into it")
 
 
@@ -543,7 +555,11 @@ def _targets_in_order(names: list[PlanTarget]) -> list[PlanTarget]:
 class ExportParams(_Block):
     """What is exported."""
 
-    target: Literal["onnx", "tensorrt-kit", "tensorrt-rtx", "triton", DeviceEngine]
+    target: Literal["onnx", "tensorrt-kit", "tensorrt-rtx", "triton", DeviceEngine] = Field(
+        description="what is made of it beside the ONNX files: a kit that builds and measures "
+        "TensorRT plans on another machine, plans of TensorRT for RTX, a model repository, or a "
+        "file for phones and boards"
+    )
     gpus: Annotated[
         list[PlanTarget],
         BeforeValidator(_split_plus),
@@ -559,7 +575,9 @@ class ExportParams(_Block):
         AfterValidator(_unique),
         Field(min_length=1),
     ] = Field(description="model.onnx is fp32 and always made; the others beside it")
-    opset: Annotated[int, Field(ge=13, le=20)]
+    opset: Annotated[int, Field(ge=13, le=20)] = Field(
+        description="version of ONNX's operators; lower ones for older runtimes"
+    )
     batch: Annotated[int, Field(ge=1, le=MOST_BATCH)] | None = Field(
         description="the only batch size of the files, for compilers that ask for one (RKNN, other "
         "NPUs); null: any, and 1 of the files for devices"
@@ -620,7 +638,7 @@ class LatencyParams(_Block):
         BeforeValidator(_split_plus),
         AfterValidator(_unique),
         Field(min_length=1),
-    ]
+    ] = Field(description="what runs the model, one row each; what is not installed is left out")
     precisions: Annotated[
         list[Precision],
         BeforeValidator(_split_plus),
@@ -631,10 +649,12 @@ class LatencyParams(_Block):
         "exported model are files (export.precisions); what an engine lacks is reported and left "
         "out"
     )
-    batch_sizes: Counts
-    warmup: Annotated[int, Field(ge=0, le=10**6)]
-    runs: Annotated[int, Field(ge=1, le=10**6)]
-    threads: Threads
+    batch_sizes: Counts = Field(description="images answered at once, one row each")
+    warmup: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        description="first runs of each row, which do not count"
+    )
+    runs: Annotated[int, Field(ge=1, le=10**6)] = Field(description="runs of each row that count")
+    threads: Threads = Field(description="of an engine on a CPU")
     beside: Names = Field(
         description="models measured beside ours: timm:resnet18, scratch:b4, a run, a zoo name"
     )
@@ -676,18 +696,21 @@ _Split = Literal["train", "val", "test"]
 class RunParams(_Block):
     """All top-level parameters."""
 
-    variant: str
-    dataset: str
-    run: str
-    seed: int
+    variant: str = Field(description="the student's network: b0 to b6")
+    dataset: str = Field(description="name of the data, by which the folders of results are named")
+    run: str = Field(description="name of the trainings of this command, by default seed=SEED")
+    seed: int = Field(description="of weights, order and augmentation")
     recipe: str = Field(description="published, or a recipe_<name>.yml merged over it: fast, short")
-    teacher: str
+    teacher: str = Field(description="name of the teacher, by which its folders are named")
     download: bool = Field(description="whether published weights that are missing are fetched")
-    model: str | None
+    model: str | None = Field(
+        description="what is evaluated, exported, timed and asked: a run (train/b0/seed=0), a "
+        "published name, a weight file, timm:NAME:pretrained; null: the best of this variant"
+    )
     split: _Split = Field(description="what evaluation measures on")
     weights: str = Field(description="what import_weights takes: ssld_stage1, ..., or a file")
     images: Names = Field(description="what prediction answers: files, folders, lists; empty: val")
-    device: Device
+    device: Device = Field(description="auto: a GPU if there is one; cpu, cuda, or one: cuda:1")
     distributed: DistributedConfig
     redo: Annotated[Names, AfterValidator(_redoable)] = Field(
         description="pipelines, and teacher_logits, whose results are made again; or all"
@@ -696,7 +719,7 @@ class RunParams(_Block):
     resume: Resume = Field(
         description="force: an unfinished training goes on under changed parameters, on record"
     )
-    mlflow: bool
+    mlflow: bool = Field(description="whether MLflow records the run")
     data: DataParams
     import_weights: ImportParams
     train_teacher: TeacherParams
