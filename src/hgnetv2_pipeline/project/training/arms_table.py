@@ -26,6 +26,7 @@ from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.probes import SIMPLE_PROBE
 from hgnetv2_pipeline.project.teaching.teacher import RECORD, teacher_answers
 from hgnetv2_pipeline.project.training.arms import arm_folders
+from hgnetv2_pipeline.project.training.members import member_seed
 from hgnetv2_pipeline.reporting.comparison import ARMS
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def list_trainings(
     plain = teacher.arch == run.identity.variant and teacher.recipe.init == "scratch"
     if plain and not teacher.source:
         runs += [
-            ("supervised", seed + number, run.folder("train_teacher") / f"member={number}")
+            (
+                "supervised",
+                member_seed(seed, number),
+                run.folder("train_teacher") / f"member={number}",
+            )
             for number in range(teacher.members)
         ]
     return runs + arm_folders(run, comparison)
@@ -208,7 +213,10 @@ def _row(models: Path, each: MeasuredArm, split: str, right: NDArray[np.bool_]) 
     result = read_json(each.folder / "result.json")
     counted = _counted(each.arm, split, each.folder.relative_to(models).as_posix(), right)
     trained = {name: result[name] for name in ("steps", "images_seen")}
-    return {**counted, "seed": each.seed, **trained}
+    # The seed of a member is derived, a number of ten digits that nobody typed.
+    member = each.folder.name.startswith("member=")
+    seed = each.folder.name.replace("=", " ") if member else each.seed
+    return {**counted, "seed": seed, **trained}
 
 
 def log_table(file: Path, model: str) -> None:

@@ -52,7 +52,7 @@ def _dots(arms: Sequence[compare.ArmSummary]) -> str:
             figures.Dots(
                 label=arm.label,
                 values=tuple(100 * value for value in arm.top1),
-                names=tuple(f"seed {seed}" for seed in arm.seeds),
+                names=tuple(f"seed {seed}" if seed.isdigit() else seed for seed in arm.seeds),
             )
             for arm in arms
         ],
