@@ -16,7 +16,12 @@ from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import ComparisonParams, EvaluationParams, TeacherParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.training.arms import arm_folders, at_equal_steps
-from hgnetv2_pipeline.project.training.arms_table import list_trainings, measure_arms
+from hgnetv2_pipeline.project.training.arms_table import (
+    above_last,
+    list_trainings,
+    measure_arms,
+    training_cost,
+)
 from hgnetv2_pipeline.project.training.members import member_spec
 from hgnetv2_pipeline.project.training.runs import make_run_spec
 from hgnetv2_pipeline.training.config import TrainConfig
@@ -148,6 +153,38 @@ def test_each_seed_of_an_arm_counts_once(tmp_path: Path, monkeypatch: pytest.Mon
     again = made.train("supervised", 1, "comparison/b0/seed=0/supervised,seed=1", epochs=30)
     other = made.train("supervised", 2, "comparison/b0/seed=0/supervised,seed=2", epochs=30)
     assert made.measured(member, again, other) == [("supervised", 1), ("supervised", 2)]
+
+
+@pytest.mark.parametrize(
+    ("segments", "known"),
+    [
+        ([{"processor": "CPU", "processor_seconds": 10.0}, {"processor": "CPU",
+          "processor_seconds": 5.5}], (15.5, "CPU")),
+        ([{"processor": "GPU", "processor_seconds": 10.0}, {"training": 3.0}], (None, None)),
+        ([], (None, None)),
+        (None, (None, None)),
+    ],
+)  # fmt: skip
+def test_a_training_says_what_its_processor_spent_where_all_its_segments_do(
+    tmp_path: Path, segments: Any, known: tuple[float | None, str | None]
+) -> None:
+    write_json(tmp_path / "result.json", {"steps": 30, "images_seen": 1920})
+    if segments is not None:
+        write_json(tmp_path / "timing.json", {"segments": segments})
+    found = training_cost(tmp_path)
+    assert (found["steps"], found["seconds"], found["processor"]) == (30, *known)
+
+
+def test_the_best_evaluation_is_measured_against_the_last(tmp_path: Path) -> None:
+    rows = {"step": [1, 2, 3], "val_top1": [0.5, 0.9, 0.8], "val_top1_ema": [None, 0.7, 0.85]}
+    pd.DataFrame(rows).to_csv(tmp_path / "history.csv", index=False)
+    found = above_last(tmp_path)
+    assert found["evaluations"] == 3 and found["above_last"] == pytest.approx(0.05)
+    # Rows between evaluations have no score.
+    pd.DataFrame({"step": [1, 2], "val_top1": [None, 0.5]}).to_csv(
+        tmp_path / "history.csv", index=False
+    )
+    assert above_last(tmp_path) == {"evaluations": 1, "above_last": 0.0}
 
 
 def test_a_training_that_gives_no_answers_is_left_out_with_a_warning(
