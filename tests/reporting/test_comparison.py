@@ -190,6 +190,7 @@ def test_by_how_much_val_flatters_what_it_chose_is_said(evaluations: int, said_s
 
 def test_runs_of_other_recipes_are_not_averaged() -> None:
     rows = arm("supervised", [601], steps=150) + arm("supervised", [577], steps=15)
+    rows[1]["seed"] = 1
     with pytest.raises(DataError, match=r"different numbers of steps \(15, 150\)"):
         summarise_arms(rows)
 
@@ -268,6 +269,7 @@ def test_overlapping_runs_are_not_hidden_behind_a_clear_mean() -> None:
         (arm("stage1", [0], n=0), "of 0 images"),
         ([{"arm": "stage1", "split": "val", "n": 10}], "no top1_count"),
         (arm("stage1", [5], n=10) + arm("stage1", [5], n=11), "different numbers of images"),
+        (arm("stage1", [5, 6], n=10) + arm("stage1", [5], n=10), "seed 0 of 'stage1' on val is"),
     ],
 )
 def test_rows_that_cannot_be_compared_are_refused(rows: list[dict[str, Any]], words: str) -> None:

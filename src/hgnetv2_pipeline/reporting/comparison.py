@@ -106,9 +106,9 @@ def summarise_arms(
     there, the error of the images is that of two binomials, which is on the careful side.
 
     Raises:
-        DataError: a row lacks a field, a count exceeds its n, or runs of one arm were counted on
-            different numbers of images or made different numbers of steps, so that their mean would
-            mean nothing.
+        DataError: a row lacks a field, a count exceeds its n, a seed of an arm is there twice, or
+            runs of one arm were counted on different numbers of images or made different numbers of
+            steps, so that their mean would mean nothing.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for place, row in enumerate(rows, start=1):
@@ -170,6 +170,10 @@ def _summary(
             f"runs of '{arm}' made different numbers of steps ({', '.join(map(str, steps))}); they "
             "are not one arm: train them by one recipe"
         )
+    seeds = [row["seed"] for row in rows if row.get("seed") is not None]
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise DataError(f"seed {twice} of '{arm}' on {split} is there twice; each counts once")
     ordered = sorted(rows, key=lambda row: (str(row.get("seed")), str(row.get("run"))))
     labels = sorted({str(row["label"]) for row in rows if row.get("label")})
     return ArmSummary(
