@@ -281,7 +281,7 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
     elif any(len(summary.top1) < 2 for summary in trained):
         said.append(
             "Some rows are of a single run: what another seed would change is taken from the "
-            "spread of those with several, as if it were the same for all."
+            "spread of those with several, as if seeds moved all trainings alike."
         )
     flattered = [summary for summary in trained if summary.above_last is not None]
     if flattered:
