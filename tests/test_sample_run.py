@@ -135,13 +135,13 @@ def test_the_exported_model_answers_as_torch_does_on_every_validation_image(
 
     rows = pd.read_parquet(
         sample_run.data("08_reporting/sample/evaluation/best/b0/seed=0/"
-                        "val-torch-fp32.parquet")
+                        "test-torch-fp32.parquet")
     ).set_index("key")  # fmt: skip
-    val = read_index(sample_run.data("02_intermediate/sample/index_val.parquet"))
+    test = read_index(sample_run.data("02_intermediate/sample/index_test.parquet"))
     raw = sample_run.data("01_raw/sample")
-    images = np.stack([engine.preprocess(raw / path) for path in val["path"]])
+    images = np.stack([engine.preprocess(raw / path) for path in test["path"]])
     predicted = engine.logits(images).argmax(axis=1)
-    assert (predicted == rows.loc[val["key"], "pred"].to_numpy()).all()
+    assert (predicted == rows.loc[test["key"], "pred"].to_numpy()).all()
 
 
 def test_the_server_answers_with_the_exported_model(sample_run: SampleRun, tmp_path: Path) -> None:
