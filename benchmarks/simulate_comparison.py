@@ -88,7 +88,7 @@ def clear_share(setting: Setting, draws: int, seed: int = 0, images: int = IMAGE
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument("--draws", type=int, default=4000)
     draws = parser.parse_args().draws
     names = list(settings((1, 1)))
     print(f"{draws:,} draws of {IMAGES} images each; called clear, %")
