@@ -243,6 +243,9 @@ def test_stages_name_what_an_environment_has(
     # Lists bring their own val here, so a share of the labelled images is no test set.
     held_out = test == "folder" or (test == "share" and layout == "folders")
     assert any(name.endswith("index_test.parquet") for name in outs) == held_out
+    if chain:  # test images are kept out of the mined list
+        watched_lists = made["stages"]["mining"]["deps"]
+        assert any(name.endswith("index_test.parquet") for name in watched_lists) == held_out
     assert any(name.endswith("index_pool.parquet") for name in outs) == (sources > 0)
     # DVC refuses to watch a parameter that a file does not have.
     watched = {

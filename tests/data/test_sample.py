@@ -1,6 +1,7 @@
 """The embedded sample, the summary of data sets, contact sheets and the ledger."""
 
 import hashlib
+import json
 import shutil
 import sys
 
@@ -13,12 +14,14 @@ from hgnetv2_pipeline.data.classmap import read_class_map
 from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.data.report import contact_sheet, summarise_sets
-from hgnetv2_pipeline.data.sample import CLASSES, tree_sha256, write_sample
+from hgnetv2_pipeline.data.sample import CLASSES, is_outdated, tree_sha256, write_sample
+from hgnetv2_pipeline.data.sample import _load as load_sample
+from hgnetv2_pipeline.data.sample_rng import epoch_order
 from hgnetv2_pipeline.data.scan.folders import scan_unlabelled
 from hgnetv2_pipeline.data.scan.imagenet import scan_imagenet
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
-PINNED_LABELLED = "6906f9fd3719a748"
+PINNED_LABELLED = "020d521c604e546b"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,7 @@ def scans(sample):
     return {
         "train": train,
         "val": scan_imagenet(sample, "val", classes=train.classes),
+        "test": scan_imagenet(sample, "test", classes=train.classes),
         "pool": scan_unlabelled(sample / "pool"),
     }
 
@@ -43,11 +47,13 @@ def test_the_sample_has_the_stated_counts(sample, scans):
     train = read_list(sample / "train_list.txt", sample, 10, every_class=True)
     val = read_list(sample / "val_list.txt", sample, 10, every_class=True)
     assert train["label"].value_counts().to_dict() == dict.fromkeys(range(10), 4)
-    assert val["label"].value_counts().to_dict() == dict.fromkeys(range(10), 70)
+    assert val["label"].value_counts().to_dict() == dict.fromkeys(range(10), 50)
+    test = read_list(sample / "test_list.txt", sample, 10, every_class=True)
+    assert test["label"].value_counts().to_dict() == dict.fromkeys(range(10), 40)
     for path, label in train.itertuples(index=False):
         assert path.startswith(f"train/{CLASSES[label]}/")
     truth = pd.read_csv(sample / "pool_truth.csv", dtype=str)
-    assert len(truth) == 1057 + 400 + 60 == len(scans["pool"].samples)
+    assert len(truth) == 857 + 400 + 60 == len(scans["pool"].samples)
     assert (truth["truth"] == "distractor").sum() == 400
     assert sorted(truth["key"]) == sorted("pool/" + scans["pool"].samples["key"])
     for scan in scans.values():
@@ -64,10 +70,16 @@ def test_the_same_seed_gives_the_same_bytes(sample, tmp_path):
 
 def test_the_labelled_files_are_the_same_on_every_machine(sample):
     digest = hashlib.sha256()
-    for folder in ("train", "val"):
+    for folder in ("train", "val", "test"):
         for file in sorted((sample / folder).rglob("*.png")):
             digest.update(file.read_bytes())
-    for name in ("train_list.txt", "val_list.txt", "planted.csv", "pool_truth.csv"):
+    for name in (
+        "train_list.txt",
+        "val_list.txt",
+        "test_list.txt",
+        "planted.csv",
+        "pool_truth.csv",
+    ):
         digest.update((sample / name).read_bytes())
     assert digest.hexdigest()[:16] == PINNED_LABELLED
 
@@ -91,9 +103,12 @@ def test_planted_images_are_what_they_claim(sample):
 def test_no_digit_is_in_two_sets(scans):
     report = summarise_sets({name: scan.samples for name, scan in scans.items()}, CLASSES)
     shared = {(row["first"], row["second"]): row["n_images"] for row in report["shared"]}
-    assert shared == {("train", "val"): 0, ("train", "pool"): 0, ("val", "pool"): 20}
+    assert shared == {
+        ("train", "val"): 0, ("train", "test"): 0, ("train", "pool"): 0, ("val", "test"): 0,
+        ("val", "pool"): 20, ("test", "pool"): 0,
+    }  # fmt: skip
     pool = report["sets"]["pool"]
-    assert pool["formats"] == {"JPEG": 20, "PNG": 1497} and pool["n_labelled"] == 0
+    assert pool["formats"] == {"JPEG": 20, "PNG": 1297} and pool["n_labelled"] == 0
     assert report["sets"]["val"]["imbalance"] == 1.0
     assert report["sets"]["train"]["class_counts"][3] == {"label": 3, "name": "three", "n": 4}
     assert report["conflicting_labels"] == []
@@ -110,6 +125,28 @@ def test_an_intact_sample_is_kept_and_a_damaged_one_is_written_again(sample, tmp
     write_sample(root)
     assert tree_sha256(root) == tree_sha256(sample)
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_no_test_image_was_labelled_before_there_was_a_test_set(sample):
+    """Until edition 2 the first 4 and the next 70 of each class were train and val."""
+    digits, labels, _ = load_sample()
+    order = epoch_order(len(labels), 0, 0)
+    before = {
+        digits[row].tobytes() for label in range(10) for row in order[labels[order] == label][:74]
+    }
+    now = {np.asarray(Image.open(file)).tobytes() for file in (sample / "test").iterdir()}
+    assert len(now) == 400 and not now & before
+
+
+def test_a_sample_of_an_earlier_edition_is_written_again(sample, tmp_path):
+    root = shutil.copytree(sample, tmp_path / "s")
+    assert not is_outdated(root) and not is_outdated(tmp_path)
+    marker = json.loads((root / "sample.json").read_text())
+    del marker["edition"]
+    (root / "sample.json").write_text(json.dumps(marker))
+    assert is_outdated(root)
+    write_sample(root)
+    assert json.loads((root / "sample.json").read_text())["edition"] == 2
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):

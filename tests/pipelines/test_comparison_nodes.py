@@ -13,10 +13,17 @@ from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.project import evaluation
 from hgnetv2_pipeline.project.lists import Lists
-from hgnetv2_pipeline.project.params import ComparisonParams, EvaluationParams
+from hgnetv2_pipeline.project.params import ComparisonParams, EvaluationParams, TeacherParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.training.arms import arm_folders, at_equal_steps
-from hgnetv2_pipeline.project.training.arms_table import measure_arms
+from hgnetv2_pipeline.project.training.arms_table import (
+    above_last,
+    list_trainings,
+    measure_arms,
+    training_cost,
+)
+from hgnetv2_pipeline.project.training.members import member_spec
+from hgnetv2_pipeline.project.training.runs import make_run_spec
 from hgnetv2_pipeline.training.config import TrainConfig
 from hgnetv2_pipeline.training.schedule import plan_schedule
 from run_params import parameters
@@ -55,6 +62,39 @@ def test_stages_of_the_runs_own_seed_are_not_trained_again(tmp_path: Path, seed:
     whole = [("supervised", 1), ("supervised", 2), *(("stage1", one) for one in range(3)),
              ("stage2", 0), ("stage2", 1)]  # fmt: skip
     assert names == [each for each in whole if each not in again]
+
+
+@pytest.mark.parametrize(
+    # Of b2sum -l 32 over "<seed>/teacher member <number>".
+    ("seed", "number", "digest"),
+    [(0, 0, "48c2241e"), (0, 1, "01fd2508"), (1, 0, "eb97a8f5")],
+)
+def test_a_member_shares_its_seed_with_no_student(
+    tmp_path: Path, seed: int, number: int, digest: str
+) -> None:
+    who = identity(tmp_path).model_copy(update={"seed": seed})
+    who.folder("lists").mkdir(parents=True)
+    (who.folder("lists") / "class_map.txt").write_text("0 ant\n1 bee\n")
+    for name in ("train", "val"):
+        pd.DataFrame({"key": ["a"]}).to_parquet(who.folder("lists") / f"index_{name}.parquet")
+    teacher = TeacherParams.model_validate(parameters()["train_teacher"])
+    spec = member_spec(run_of(who), teacher, number)
+    assert spec.seed == int.from_bytes(bytes.fromhex(digest), "little")
+    student = make_run_spec(run_of(who), teacher.recipe, pipeline="train", train=spec.train)
+    assert student.seed == seed
+
+
+def test_members_are_listed_by_number_and_arms_by_seed(tmp_path: Path) -> None:
+    given = parameters("sample")
+    who = identity(tmp_path)
+    teacher = TeacherParams.model_validate(given["train_teacher"])
+    asked = ComparisonParams.model_validate(given["comparison"] | {"supervised_seeds": [0, 1]})
+    trainings = list_trainings(run_of(who), asked, teacher)
+    found = [(seed, folder.name) for arm, seed, folder in trainings if arm == "supervised"]
+    assert [name for _, name in found] == [
+        "member=0", "member=1", "supervised,seed=0", "supervised,seed=1"
+    ]  # fmt: skip
+    assert len({seed for seed, _ in found}) == 4
 
 
 class Arms:
@@ -113,6 +153,38 @@ def test_each_seed_of_an_arm_counts_once(tmp_path: Path, monkeypatch: pytest.Mon
     again = made.train("supervised", 1, "comparison/b0/seed=0/supervised,seed=1", epochs=30)
     other = made.train("supervised", 2, "comparison/b0/seed=0/supervised,seed=2", epochs=30)
     assert made.measured(member, again, other) == [("supervised", 1), ("supervised", 2)]
+
+
+@pytest.mark.parametrize(
+    ("segments", "known"),
+    [
+        ([{"processor": "CPU", "processor_seconds": 10.0}, {"processor": "CPU",
+          "processor_seconds": 5.5}], (15.5, "CPU")),
+        ([{"processor": "GPU", "processor_seconds": 10.0}, {"training": 3.0}], (None, None)),
+        ([], (None, None)),
+        (None, (None, None)),
+    ],
+)  # fmt: skip
+def test_a_training_says_what_its_processor_spent_where_all_its_segments_do(
+    tmp_path: Path, segments: Any, known: tuple[float | None, str | None]
+) -> None:
+    write_json(tmp_path / "result.json", {"steps": 30, "images_seen": 1920})
+    if segments is not None:
+        write_json(tmp_path / "timing.json", {"segments": segments})
+    found = training_cost(tmp_path)
+    assert (found["steps"], found["seconds"], found["processor"]) == (30, *known)
+
+
+def test_the_best_evaluation_is_measured_against_the_last(tmp_path: Path) -> None:
+    rows = {"step": [1, 2, 3], "val_top1": [0.5, 0.9, 0.8], "val_top1_ema": [None, 0.7, 0.85]}
+    pd.DataFrame(rows).to_csv(tmp_path / "history.csv", index=False)
+    found = above_last(tmp_path)
+    assert found["evaluations"] == 3 and found["above_last"] == pytest.approx(0.05)
+    # Rows between evaluations have no score.
+    pd.DataFrame({"step": [1, 2], "val_top1": [None, 0.5]}).to_csv(
+        tmp_path / "history.csv", index=False
+    )
+    assert above_last(tmp_path) == {"evaluations": 1, "above_last": 0.0}
 
 
 def test_a_training_that_gives_no_answers_is_left_out_with_a_warning(

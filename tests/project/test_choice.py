@@ -212,6 +212,10 @@ def test_a_way_of_training_stands_for_the_runs_own_seed_or_else_the_lowest(
         project.train(name)
         project.answers[name] = single(first(50))
     runs = {each["arm"]: each["run"] for each in project.choose()["candidates"]}
+    assert runs == {"stage2": STAGE2, "stage1": STAGE1, "supervised": others[1]}
+    # A member of the teacher has a seed of its own, far above those that are asked for.
+    project.comparison = project.comparison.model_copy(update={"supervised_seeds": []})
+    runs = {each["arm"]: each["run"] for each in project.choose()["candidates"]}
     assert runs == {"stage2": STAGE2, "stage1": STAGE1, "supervised": MEMBER}
 
 

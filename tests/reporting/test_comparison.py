@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from synthetic_inputs import N, comparison_rows
 
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.intervals import mean_difference
 from hgnetv2_pipeline.reporting import tables
 from hgnetv2_pipeline.reporting.comparison import (
     better_training,
@@ -25,6 +30,16 @@ def arm(name: str, hits: list[int], n: int = 1000, **more: Any) -> list[dict[str
         {"arm": name, "seed": seed, "split": "val", "top1_count": value, "n": n, **more}
         for seed, value in enumerate(hits)
     ]
+
+
+def load_simulation() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "simulate_comparison.py"
+    spec = importlib.util.spec_from_file_location("simulate_comparison", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def said(*rows: list[dict[str, Any]]) -> str:
@@ -119,8 +134,63 @@ def test_no_gain_is_called_clear_in_five_of_a_hundred_draws_at_most(
     assert (clear == 0) is (runs == (1, 1))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", itertools.product((1, 2, 3), repeat=2), ids=str)
+def test_answers_drawn_without_a_gain_are_called_clear_in_five_of_a_hundred_at_most(
+    mix: tuple[int, int],
+) -> None:
+    """All the way from right and wrong answers; where seeds move every arm as much as any other."""
+    bench, draws = load_simulation(), 2500
+    *alike, unlike = bench.settings(mix).items()
+    assert "arms of" in unlike[0]
+    for name, setting in alike:
+        share = bench.clear_share(setting, draws)
+        assert share <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / draws), name
+
+
+def test_drawn_answers_favour_no_arm_and_have_the_errors_that_the_sample_has() -> None:
+    bench = load_simulation()
+    setting = bench.settings((3, 3))["seeds of 0.5 points"]
+    answers = bench.draw_answers(setting, np.random.default_rng(0), 40_000)
+    first, second = (runs.mean(axis=0) for runs in answers.values())
+    error = mean_difference(first, second).error
+    assert abs(first.mean() - second.mean()) < 0.008  # the seeds of three runs each: 0.4 points
+    assert first.mean() == pytest.approx(0.857, abs=0.015)
+    assert error * 10 == pytest.approx(0.0107, abs=0.0006)  # of 400 images
+
+
+def test_what_trainings_took_is_beside_the_steps_where_it_is_known() -> None:
+    spent = {"seconds": 90.0, "processor": "CPU"}
+    rows = [
+        *arm("supervised_equal_steps", [850, 860], steps=480, **spent),
+        *arm("stage1", [880, 890], steps=150, **spent),
+        *arm("stage2", [885], steps=30, seconds=10.0, processor="CPU"),
+        *arm("teacher", [870], steps=300, seconds=60.4, processor="CPU"),
+    ]
+    text = " ".join(explain_arms(summarise_arms(rows)))
+    assert "(480 steps, 90 CPU s; teacher and both stages 480 steps, 160 CPU s)" in text
+    table = tables.comparison_table(summarise_arms(rows)).records()
+    assert [row["CPU s"] for row in table] == ["90", "90", "10", "60"]
+    short = summary_rows(summarise_arms(rows))
+    assert [(row["steps"], row["CPU s"]) for row in short][-1] == ("300", "60")
+    unknown = [{**row, "seconds": None, "processor": None} for row in rows]
+    text = " ".join(explain_arms(summarise_arms(unknown)))
+    assert "(480 steps; teacher and both stages 480 steps)" in text
+    # One training without its times leaves the mean of its arm unknown.
+    rows[0] = unknown[0]
+    assert summarise_arms(rows)[0].seconds is None
+
+
+@pytest.mark.parametrize(("evaluations", "said_so"), [(1, False), (24, True)])
+def test_by_how_much_val_flatters_what_it_chose_is_said(evaluations: int, said_so: bool) -> None:
+    chosen = {"evaluations": evaluations, "above_last": 0.012}
+    text = said(arm("stage1", [881, 883], **chosen), arm("supervised", [850, 851], **chosen))
+    assert ("up to 1.2 points above the last" in text) is said_so
+
+
 def test_runs_of_other_recipes_are_not_averaged() -> None:
     rows = arm("supervised", [601], steps=150) + arm("supervised", [577], steps=15)
+    rows[1]["seed"] = 1
     with pytest.raises(DataError, match=r"different numbers of steps \(15, 150\)"):
         summarise_arms(rows)
 
@@ -199,6 +269,7 @@ def test_overlapping_runs_are_not_hidden_behind_a_clear_mean() -> None:
         (arm("stage1", [0], n=0), "of 0 images"),
         ([{"arm": "stage1", "split": "val", "n": 10}], "no top1_count"),
         (arm("stage1", [5], n=10) + arm("stage1", [5], n=11), "different numbers of images"),
+        (arm("stage1", [5, 6], n=10) + arm("stage1", [5], n=10), "seed 0 of 'stage1' on val is"),
     ],
 )
 def test_rows_that_cannot_be_compared_are_refused(rows: list[dict[str, Any]], words: str) -> None:
@@ -228,7 +299,7 @@ def test_every_run_is_listed_behind_the_table() -> None:
 
 
 @pytest.mark.parametrize(("right", "below"), [(500, False), (690, True)])
-def test_the_first_sentence_compares_with_what_takes_seconds(right: int, below: bool) -> None:
+def test_a_sentence_compares_with_what_takes_seconds(right: int, below: bool) -> None:
     row = {
         "arm": "reference", "label": "logistic regression on simple features", "seed": None,
         "steps": None, "images_seen": None, "split": "val", "top1_count": right, "n": N,
@@ -237,7 +308,8 @@ def test_the_first_sentence_compares_with_what_takes_seconds(right: int, below: 
     rows = [*comparison_rows(), row]
     summaries = summarise_arms(rows)
     assert summaries[0].arm == "reference"
-    first = explain_arms(summaries)[0]
+    said_first, first = explain_arms(summaries)[:2]
+    assert "as many steps as the whole SSLD run (450 steps" in said_first
     share = f"{100 * right / N:.1f}".rstrip("0").rstrip(".")
     assert first.startswith(f"Logistic regression on simple features reaches {share}")
     assert ("not worth its time" in first) is below

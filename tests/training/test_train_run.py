@@ -236,6 +236,8 @@ def test_sigterm_of_the_process_exits_75_and_the_next_process_resumes(
         train_run(spec)
     timing = json.loads((spec.out / "timing.json").read_text())
     assert [segment["from_step"] for segment in timing["segments"]] == [0, steps[0]]
+    assert {segment["processor"] for segment in timing["segments"]} == {"CPU"}
+    assert all(segment["processor_seconds"] > 0 for segment in timing["segments"])
 
 
 @pytest.mark.slow

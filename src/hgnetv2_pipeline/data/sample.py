@@ -1,10 +1,10 @@
 """The embedded sample: real images from inside scikit-learn, written in the ILSVRC2012 layout.
 
-1,797 handwritten digits (8x8, made 32x32): 40 labelled for training (4 per class), 700 for
-validation (70 per class), the other 1,057 an unlabelled pool. The pool also has 400 patches of two
-photographs (distractors) and 60 near-duplicates of validation images. Files are grey PNGs without
-compression, whose bytes do not depend on the machine's zlib; re-encoded plants are JPEGs of quality
-75.
+1,797 handwritten digits (8x8, made 32x32): 40 labelled for training (4 per class), 500 for
+validation (50 per class), 400 for the final test (40 per class), the other 857 an unlabelled pool.
+The pool also has 400 patches of two photographs (distractors) and 60 near-duplicates of validation
+images. Files are grey PNGs without compression, whose bytes do not depend on the machine's zlib;
+re-encoded plants are JPEGs of quality 75.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ from hgnetv2_pipeline.errors import DataError
 _log = logging.getLogger(__name__)
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TRAIN_PER_CLASS, VAL_PER_CLASS = 4, 70
+TRAIN_PER_CLASS, VAL_PER_CLASS, TEST_PER_CLASS = 4, 50, 40
+EDITION = 2
+"""Counts up when other images are written; a sample of an earlier edition is written again."""
 DISTRACTORS = 400
 PLANTS = {"exact": 20, "jpeg75": 20, "mirror": 20}
 SIDE = 32
 MARKER = "sample.json"
 
+# Recipes, mining.k and the thresholds for small pictures were chosen while the first 74 of a class
+# were train and val. The test images come after them, so that no figure was ever tuned on one.
+_TUNED_PER_CLASS = 74
 _PATCH = 48
 # A patch of plain sky, stretched to full contrast, would be noise.
 _LEAST_CONTRAST = 16
@@ -44,10 +49,10 @@ Grey = npt.NDArray[np.uint8]
 def write_sample(root: Path, seed: int = 0) -> None:
     """Write the sample below ``root``; an intact sample of the same seed is left as it is.
 
-    Writes ``train/<class>/*.png``, ``val/*.png``, ``pool/*``, ``train_list.txt``, ``val_list.txt``,
-    ``class_map.txt``; beside them, for audits and tests alone, ``planted.csv`` (pool_key, val_key,
-    kind) and ``pool_truth.csv`` (key, truth: a digit or ``distractor``); last, ``sample.json`` with
-    the counts and the hash of the tree. Needs no network.
+    Writes ``train/<class>/*.png``, ``val/*.png``, ``test/*.png``, ``pool/*``, a list of each of the
+    first three, ``class_map.txt``; beside them, for audits and tests alone, ``planted.csv``
+    (pool_key, val_key, kind) and ``pool_truth.csv`` (key, truth: a digit or ``distractor``); last,
+    ``sample.json`` with edition, counts and the hash of the tree. Needs no network.
 
     Raises:
         DataError: ``root`` holds something else.
@@ -59,19 +64,28 @@ def write_sample(root: Path, seed: int = 0) -> None:
         if not (root / MARKER).is_file():
             raise DataError(f"{root}: holds other files; name an empty folder for the sample")
         marker = read_json(root / MARKER)
-        if marker.get("seed") == seed and marker.get("tree_sha256") == tree_sha256(root):
+        same = (marker.get("seed"), marker.get("edition")) == (seed, EDITION)
+        if same and marker.get("tree_sha256") == tree_sha256(root):
             return
-        _log.warning("%s: the sample is changed or of another seed; it is written again", root)
+        _log.warning(
+            "%s: the sample is changed, of another seed or of another edition than %d; it is "
+            "written again", root, EDITION,
+        )  # fmt: skip
     with ownership.make_aside(root) as folder:
         aside = folder / "new"
         aside.mkdir()
         counts = _write_tree(aside, seed)
-        write_json(
-            aside / MARKER, {"seed": seed, "counts": counts, "tree_sha256": tree_sha256(aside)}
-        )
+        marker = {"seed": seed, "edition": EDITION, "counts": counts}
+        write_json(aside / MARKER, {**marker, "tree_sha256": tree_sha256(aside)})
         if root.is_dir():
             root.rename(folder / "old")
         aside.rename(root)
+
+
+def is_outdated(root: Path) -> bool:
+    """Whether ``root`` holds a sample of another edition; what has no marker is no sample."""
+    marker = root / MARKER
+    return marker.is_file() and read_json(marker).get("edition") != EDITION
 
 
 def tree_sha256(root: Path) -> str:
@@ -87,7 +101,7 @@ def tree_sha256(root: Path) -> str:
 
 def _write_tree(root: Path, seed: int) -> dict[str, int]:
     digits, labels, photographs = _load()
-    train, val, rest = _choose(labels, seed)
+    train, val, test, rest = _choose(labels, seed)
 
     rows = []
     for label, name in enumerate(CLASSES):
@@ -98,11 +112,8 @@ def _write_tree(root: Path, seed: int) -> dict[str, int]:
             rows.append((key, label))
     _write_labels(root / "train_list.txt", rows)
 
-    (root / "val").mkdir()
-    val_keys = [f"val/val_{number:08d}.png" for number in range(1, len(val) + 1)]
-    for key, index in zip(val_keys, val, strict=True):
-        (root / key).write_bytes(_png(digits[index]))
-    _write_labels(root / "val_list.txt", list(zip(val_keys, labels[val].tolist(), strict=True)))
+    val_keys = _write_flat(root, "val", digits[val], labels[val])
+    _write_flat(root, "test", digits[test], labels[test])
     write_class_map(root / "class_map.txt", CLASSES)
 
     # (content, ending, truth, val key, kind), shuffled, so that names tell nothing.
@@ -124,11 +135,22 @@ def _write_tree(root: Path, seed: int) -> dict[str, int]:
     return {
         "train": len(train),
         "val": len(val),
+        "test": len(test),
         "pool": len(pool),
         "pool_digits": len(rest),
         "pool_distractors": len(patches),
         "pool_planted": len(planted),
     }
+
+
+def _write_flat(root: Path, name: str, images: Grey, labels: npt.NDArray[np.int64]) -> list[str]:
+    """Write ``<name>/<name>_<number>.png`` and the list of them; return their keys."""
+    (root / name).mkdir()
+    keys = [f"{name}/{name}_{number:08d}.png" for number in range(1, len(images) + 1)]
+    for key, image in zip(keys, images, strict=True):
+        (root / key).write_bytes(_png(image))
+    _write_labels(root / f"{name}_list.txt", list(zip(keys, labels.tolist(), strict=True)))
+    return keys
 
 
 def _load() -> tuple[Grey, npt.NDArray[np.int64], list[Grey]]:
@@ -154,18 +176,23 @@ def _enlarge(small: Grey) -> Grey:
 
 
 def _choose(labels: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """Rows of train, val and pool: the first 4 and the next 70 of each class in a random order."""
+    """Rows of train, val, test and pool: of each class, in a random order, so many of each."""
     order = epoch_order(len(labels), seed, 0)
-    train, val, rest = [], [], []
+    ends = np.cumsum([TRAIN_PER_CLASS, VAL_PER_CLASS])
+    tested = slice(_TUNED_PER_CLASS, _TUNED_PER_CLASS + TEST_PER_CLASS)
+    train, val, test, rest = [], [], [], []
     for label in range(len(CLASSES)):
         rows = order[labels[order] == label]
-        train.append(rows[:TRAIN_PER_CLASS])
-        val.append(rows[TRAIN_PER_CLASS : TRAIN_PER_CLASS + VAL_PER_CLASS])
-        rest.append(rows[TRAIN_PER_CLASS + VAL_PER_CLASS :])
+        train.append(rows[: ends[0]])
+        val.append(rows[ends[0] : ends[1]])
+        test.append(rows[tested])
+        rest += [rows[ends[1] : tested.start], rows[tested.stop :]]
     mixed = np.concatenate(val)
+    held_out = np.concatenate(test)
     return (
         np.concatenate(train),
         mixed[epoch_order(len(mixed), seed, 1)],
+        held_out[epoch_order(len(held_out), seed, 4)],
         np.concatenate(rest),
     )
 

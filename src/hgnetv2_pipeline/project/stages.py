@@ -79,11 +79,12 @@ def stages_for(
     ingested = [name for out in stages["ingestion"]["outs"] for name in out]
     raw = "data/01_raw/${dataset}"
     sets = labelled_sets(data, layout)
-    if "pool" not in sets:
-        ingested = [name for name in ingested if "pool" not in Path(name).name]
-    if "test" in sets:
-        lists = "data/02_intermediate/${dataset}"
-        ingested += [f"{lists}/index_test.parquet", f"{lists}/test_list.txt"]
+    if "test" not in sets and "mining" in stages:
+        stages["mining"]["deps"] = [
+            dep for dep in stages["mining"]["deps"] if "index_test" not in dep
+        ]
+    for absent in {"pool", "test"}.difference(sets):
+        ingested = [name for name in ingested if absent not in Path(name).name]
     images = [f"{raw}/{place}" for place in raw_places(params) if place != "images"]
     stages["ingestion"]["outs"] = [
         {name: {"cache": False, "persist": True} if name.startswith(raw) else {"persist": True}}

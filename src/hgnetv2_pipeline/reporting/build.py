@@ -84,7 +84,10 @@ def terminal_summary(inputs: ReportInputs) -> Lines:
 def _legend(summaries: Sequence[ArmSummary]) -> str:
     base = compared_with(summaries)
     over = f"gain: points over {base.label}; " if base else ""
-    return f"{over}+/-: half its 95 % interval (images and seeds); ?: one run of each training"
+    return (
+        f"{over}+/-: half its 95 % interval (images and seeds); ?: one run of each training; steps "
+        "and seconds: of one run, of a teacher all its members"
+    )
 
 
 def _explain_choice(inputs: ReportInputs) -> list[str]:

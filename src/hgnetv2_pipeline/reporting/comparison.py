@@ -36,6 +36,12 @@ class ArmSummary:
     seeds: tuple[str, ...]
     steps: tuple[int, ...]
     images_seen: tuple[int, ...]
+    seconds: float | None
+    """Of its processor, the mean of the runs; of a teacher those of all its members together."""
+    processor: str | None  # CPU or GPU
+    above_last: float | None
+    """Share by which the best evaluation on val is above the last, the mean of the runs; None where
+    val did not choose among several, or is not the split."""
     image_errors: Mapping[str, float]
     """Of the difference to another arm, paired over the images; by that arm."""
     spread: tuple[float, int] | None
@@ -92,16 +98,17 @@ class Difference:
 def summarise_arms(
     rows: Iterable[Mapping[str, Any]], pairs: Iterable[Mapping[str, Any]] = ()
 ) -> list[ArmSummary]:
-    """Rows of the comparison JSON (arm, label, seed, steps, images_seen, split, top1_count, n, run)
-    as one summary per arm and split, in the order of ``ARMS``.
+    """Rows of the comparison JSON (arm, label, seed, steps, images_seen, split, top1_count, n, run;
+    seconds and processor where they are known; on val evaluations and above_last) as one summary
+    per arm and split, in the order of ``ARMS``.
 
     ``pairs`` are those of the same JSON (arms, split, image_error). Of arms that are not paired
     there, the error of the images is that of two binomials, which is on the careful side.
 
     Raises:
-        DataError: a row lacks a field, a count exceeds its n, or runs of one arm were counted on
-            different numbers of images or made different numbers of steps, so that their mean would
-            mean nothing.
+        DataError: a row lacks a field, a count exceeds its n, a seed of an arm is there twice, or
+            runs of one arm were counted on different numbers of images or made different numbers of
+            steps, so that their mean would mean nothing.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for place, row in enumerate(rows, start=1):
@@ -163,6 +170,10 @@ def _summary(
             f"runs of '{arm}' made different numbers of steps ({', '.join(map(str, steps))}); they "
             "are not one arm: train them by one recipe"
         )
+    seeds = [row["seed"] for row in rows if row.get("seed") is not None]
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise DataError(f"seed {twice} of '{arm}' on {split} is there twice; each counts once")
     ordered = sorted(rows, key=lambda row: (str(row.get("seed")), str(row.get("run"))))
     labels = sorted({str(row["label"]) for row in rows if row.get("label")})
     return ArmSummary(
@@ -174,9 +185,21 @@ def _summary(
         seeds=tuple(formats.words(row.get("seed")) for row in ordered),
         steps=steps,
         images_seen=_distinct(ordered, "images_seen"),
+        seconds=_mean_of(row.get("seconds") for row in ordered),
+        processor=next((row["processor"] for row in ordered if row.get("processor")), None),
+        above_last=_mean_of(
+            row.get("above_last") if row.get("evaluations", 1) > 1 else None for row in ordered
+        ),
         image_errors=image_errors,
         spread=spread,
     )
+
+
+def _mean_of(values: Iterable[float | None]) -> float | None:
+    """Their mean; None where one of them is not known."""
+    known = list(values)
+    numbers = [value for value in known if value is not None]
+    return math.fsum(numbers) / len(numbers) if len(numbers) == len(known) else None
 
 
 def _distinct(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[int, ...]:
@@ -236,10 +259,10 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
     student = arms.get("stage1")
     last = arms.get("stage2") or student
     said = []
+    if student and "supervised_equal_steps" in arms:
+        said.append(_equal_steps(student, arms["supervised_equal_steps"], _chain_cost(arms)))
     if last and "reference" in arms:
         said.append(_reference(last, arms["reference"]))
-    if student and "supervised_equal_steps" in arms:
-        said.append(_equal_steps(student, arms["supervised_equal_steps"]))
     if student and "supervised" in arms:
         said.append(_gain(student, arms["supervised"]))
     if student and "stage1_unmined" in arms:
@@ -258,7 +281,15 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
     elif any(len(summary.top1) < 2 for summary in trained):
         said.append(
             "Some rows are of a single run: what another seed would change is taken from the "
-            "spread of those with several."
+            "spread of those with several, as if seeds moved all trainings alike."
+        )
+    flattered = [summary for summary in trained if summary.above_last is not None]
+    if flattered:
+        most = max(flattered, key=lambda summary: summary.above_last or 0)
+        said.append(
+            "Val chose the epoch of these trainings and measures them as well, which flatters: the "
+            f"best evaluation is up to {formats.percent(most.above_last, most.n)} points above the "
+            f"last ({most.label}). A test set does not (data.test, data.split.test)."
         )
     return said
 
@@ -313,7 +344,25 @@ def _gain(student: ArmSummary, plain: ArmSummary) -> str:
     return text + " The two groups of runs overlap, so a single run may show the opposite."
 
 
-def _equal_steps(student: ArmSummary, longer: ArmSummary) -> str:
+def cost(arms: Sequence[ArmSummary]) -> str:
+    """Steps of one training of each arm, with the seconds of their processor where known: '480
+    steps, 95 CPU s'.
+    """
+    said = f"{formats.count(sum(max(arm.steps, default=0) for arm in arms))} steps"
+    seconds = [arm.seconds for arm in arms if arm.seconds is not None]
+    if not seconds or len(seconds) < len(arms) or len({arm.processor for arm in arms}) > 1:
+        return said
+    return f"{said}, {formats.count(math.fsum(seconds))} {arms[0].processor} s"
+
+
+def _chain_cost(arms: Mapping[str, ArmSummary]) -> str | None:
+    """What the chain's own trainings took; None where its teacher was ready or a stage lacks."""
+    parts = [arms.get(name) for name in ("teacher", "stage1", "stage2")]
+    known = [part for part in parts if part is not None and part.steps]
+    return cost(known) if len(known) == len(parts) else None
+
+
+def _equal_steps(student: ArmSummary, longer: ArmSummary, chain: str | None) -> str:
     given = difference(student, longer)
     if given.clear and given.gain > 0:
         lead = "Training longer does not explain it"
@@ -322,7 +371,8 @@ def _equal_steps(student: ArmSummary, longer: ArmSummary) -> str:
     else:
         lead = "Training longer may explain it"
     return (
-        f"{lead}: plain training with as many steps as the whole SSLD run reaches {_mean(longer)}; "
+        f"{lead}: plain training with as many steps as the whole SSLD run ({cost([longer])}"
+        f"{f'; teacher and both stages {chain}' if chain else ''}) reaches {_mean(longer)}; "
         f"stage 1 against it {sized(given, student.n)}."
     )
 

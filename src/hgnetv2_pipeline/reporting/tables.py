@@ -22,6 +22,7 @@ def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
     """The honest table of one split: a row per arm, its gain over supervised training, errors."""
     plain = compared_with(summaries)
     records = []
+    processor = next((arm.processor for arm in summaries if arm.processor), "CPU")
     for arm in summaries:
         gain = difference(arm, plain) if plain is not None and arm is not plain else None
         seeds = gain.seed_error if gain else None
@@ -35,6 +36,7 @@ def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
                 "runs": str(len(arm.top1)),
                 "steps": " / ".join(map(formats.count, arm.steps)) or "–",
                 "images seen": " / ".join(map(formats.count, arm.images_seen)) or "–",
+                f"{processor} s": formats.count(arm.seconds),
                 "top-1 %, mean": formats.percent(arm.mean, arm.n),
                 "min – max": spread,
                 "SD of seeds": formats.percent(arm.deviation, arm.n),
@@ -50,7 +52,7 @@ def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
         list(records[0]),
         caption=f"Top-1 on {summaries[0].split} ({formats.count(summaries[0].n)} images){over}",
         left=("training",),
-        drop_empty=("images seen", "steps"),
+        drop_empty=("images seen", "steps", f"{processor} s"),
     )
 
 

@@ -29,6 +29,8 @@ def banner_text(*, is_sample: bool) -> str | None:
 def summary_rows(summaries: Sequence[ArmSummary]) -> list[dict[str, str]]:
     """The honest table as short rows for a terminal."""
     splits = {arm.split for arm in summaries}
+    accuracy = "top-1 %" if len(splits) > 1 else f"top-1 %, {min(splits)}"
+    processor = next((arm.processor for arm in summaries if arm.processor), None)
     bases = {
         split: compared_with([arm for arm in summaries if arm.split == split]) for split in splits
     }
@@ -40,9 +42,11 @@ def summary_rows(summaries: Sequence[ArmSummary]) -> list[dict[str, str]]:
         rows.append(
             {
                 "training": arm.label,
-                "split": arm.split,
+                **({"split": arm.split} if len(splits) > 1 else {}),
                 "runs": str(len(arm.top1)),
-                "top-1 %": formats.percent(arm.mean, arm.n),
+                "steps": " / ".join(map(formats.count, arm.steps)) or "-",
+                **({f"{processor} s": formats.count(arm.seconds)} if processor else {}),
+                accuracy: formats.percent(arm.mean, arm.n),
                 "min - max": f"{low} - {high}" if len(arm.top1) > 1 else "-",
                 "gain": formats.points(gain.gain, arm.n) if gain else "-",
                 "+/-": _margin(gain, arm.n) if gain else "-",

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -176,7 +177,7 @@ def _train(
             if report is not None:
                 report(dict(row))
 
-    timing = Timing()
+    timing, computed = Timing(), time.process_time()
     # Of many processes the first is looked at; the others wait for it.
     profile = config.profile if world.first else NOTHING
     try:
@@ -198,7 +199,8 @@ def _train(
             )
     finally:
         if world.first:
-            _write_timing(spec.out / TIMING, timing, began_at, device)
+            computed = time.process_time() - computed
+            _write_timing(spec.out / TIMING, timing, began_at, device, world.size, computed)
     _share(ledger, world)
     ledger.check()
     return _finish(spec, run, ledger, world)
@@ -385,8 +387,15 @@ def _write_history(path: Path, state: State) -> None:
     write_text(path, csv_frame(rows).to_csv(index=False))
 
 
-def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.device) -> None:
-    """Append this process's times: a resumed run has a segment for each process."""
+def _write_timing(
+    path: Path, timing: Timing, began_at: int, device: torch.device, processes: int, cpu: float
+) -> None:
+    """Append this process's times: a resumed run has a segment for each process.
+
+    What the run cost is in ``processor_seconds``: of a CPU those that the threads of all
+    ``processes`` computed for (``cpu`` of the first one, loader processes left out), of a GPU those
+    that it was held for.
+    """
     earlier: list[Any] = []
     if path.is_file() and began_at:
         try:
@@ -394,10 +403,13 @@ def _write_timing(path: Path, timing: Timing, began_at: int, device: torch.devic
         except (ValueError, KeyError, TypeError):
             _log.warning("%s is damaged: the times before step %d are lost", path, began_at)
     on_gpu = device.type == "cuda"
+    used = timing.training + timing.waiting + timing.evaluating if on_gpu else cpu
     segment = {
         "from_step": began_at,
         **{key: round(value, 3) for key, value in asdict(timing).items()},
         "images_per_second": round(timing.images / max(timing.training + timing.waiting, 1e-9), 1),
+        "processor": "GPU" if on_gpu else "CPU",
+        "processor_seconds": round(used * processes, 1),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
         "torch": torch.__version__,

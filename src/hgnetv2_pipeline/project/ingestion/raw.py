@@ -17,11 +17,12 @@ _log = logging.getLogger(__name__)
 
 
 def write_sample_once(identity: Identity) -> None:
-    """Write the embedded sample, unless it is there."""
+    """Write the embedded sample, unless it is there in today's edition."""
+    from hgnetv2_pipeline.data.sample import is_outdated, write_sample
+
     raw = identity.folder("raw")
-    if (raw / "images").is_dir():
+    if (raw / "images").is_dir() and not is_outdated(raw / "images"):
         return
-    from hgnetv2_pipeline.data.sample import write_sample
 
     claims.before_making()
     with ownership.sole(raw):

@@ -26,6 +26,7 @@ from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.probes import SIMPLE_PROBE
 from hgnetv2_pipeline.project.teaching.teacher import RECORD, teacher_answers
 from hgnetv2_pipeline.project.training.arms import arm_folders
+from hgnetv2_pipeline.project.training.members import member_seed
 from hgnetv2_pipeline.reporting.comparison import ARMS
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _log = logging.getLogger(__name__)
+
+TIMING = "timing.json"
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ def list_trainings(
     plain = teacher.arch == run.identity.variant and teacher.recipe.init == "scratch"
     if plain and not teacher.source:
         runs += [
-            ("supervised", seed + number, run.folder("train_teacher") / f"member={number}")
+            (
+                "supervised",
+                member_seed(seed, number),
+                run.folder("train_teacher") / f"member={number}",
+            )
             for number in range(teacher.members)
         ]
     return runs + arm_folders(run, comparison)
@@ -146,7 +153,8 @@ def write_table(
         rows.append(_row(models, each, split, right))
     for arm, name, right in _untrained(run, *teacher, split, lists):
         answers[arm] = [right]
-        rows.append(_counted(arm, split, name, right))
+        cost = _members_cost(*teacher) if arm == "teacher" else {}
+        rows.append(_counted(arm, split, name, right) | cost)
     pairs = [
         {"arms": [one, other], "split": split, "image_error": _paired(answers[one], answers[other])}
         for one, other in combinations(answers, 2)
@@ -190,6 +198,46 @@ def _untrained(
     return rows
 
 
+def _members_cost(params: TeacherParams, folder: Path) -> dict[str, Any]:
+    """What training the members of a teacher took, all of them together; none is trained of ready
+    weights and probes.
+    """
+    members = [] if params.source else [folder / f"member={n}" for n in range(params.members)]
+    costs = [training_cost(member) for member in members]
+    if not costs:
+        return {}
+    summed = {name: sum(cost[name] for cost in costs) for name in ("steps", "images_seen")}
+    seconds = [cost["seconds"] for cost in costs]
+    known = None not in seconds
+    processor = costs[0]["processor"] if known else None
+    return {**summed, "seconds": sum(seconds) if known else None, "processor": processor}
+
+
+def training_cost(folder: Path) -> dict[str, Any]:
+    """Steps and images of a training, and the seconds of its processor where they are known."""
+    result = read_json(folder / "result.json")
+    found = {name: result[name] for name in ("steps", "images_seen")}
+    try:
+        segments = read_json(folder / TIMING)["segments"]
+        seconds = round(sum(segment["processor_seconds"] for segment in segments), 1)
+        return {**found, "seconds": seconds, "processor": segments[-1]["processor"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        # Its times are no part of a result: they may be damaged, gone or of an earlier version.
+        return {**found, "seconds": None, "processor": None}
+
+
+def above_last(folder: Path) -> dict[str, Any]:
+    """How many times a training was evaluated on val, and by how much (a share) the best of them,
+    which gave its weights, is above the last.
+    """
+    import pandas as pd
+
+    history = pd.read_csv(folder / "history.csv")
+    scores = history[[name for name in ("val_top1", "val_top1_ema") if name in history]]
+    best = scores.dropna(how="all").max(axis=1).to_numpy(float)
+    return {"evaluations": len(best), "above_last": float(best.max() - best[-1])}
+
+
 def _counted(arm: str, split: str, name: str, right: NDArray[np.bool_]) -> dict[str, Any]:
     return {
         "arm": arm,
@@ -197,6 +245,8 @@ def _counted(arm: str, split: str, name: str, right: NDArray[np.bool_]) -> dict[
         "seed": None,
         "steps": None,
         "images_seen": None,
+        "seconds": None,
+        "processor": None,
         "split": split,
         "top1_count": int(right.sum()),
         "n": len(right),
@@ -205,10 +255,12 @@ def _counted(arm: str, split: str, name: str, right: NDArray[np.bool_]) -> dict[
 
 
 def _row(models: Path, each: MeasuredArm, split: str, right: NDArray[np.bool_]) -> dict[str, Any]:
-    result = read_json(each.folder / "result.json")
     counted = _counted(each.arm, split, each.folder.relative_to(models).as_posix(), right)
-    trained = {name: result[name] for name in ("steps", "images_seen")}
-    return {**counted, "seed": each.seed, **trained}
+    trained = training_cost(each.folder) | (above_last(each.folder) if split == "val" else {})
+    # The seed of a member is derived, a number of ten digits that nobody typed.
+    member = each.folder.name.startswith("member=")
+    seed = each.folder.name.replace("=", " ") if member else each.seed
+    return {**counted, "seed": seed, **trained}
 
 
 def log_table(file: Path, model: str) -> None:

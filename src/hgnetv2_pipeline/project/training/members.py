@@ -7,10 +7,20 @@ import logging
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import TeacherParams
 from hgnetv2_pipeline.project.run import Run
-from hgnetv2_pipeline.project.training.runs import make_run_spec, processes_of_each, train_missing
+from hgnetv2_pipeline.project.training.runs import (
+    derive_seed,
+    make_run_spec,
+    processes_of_each,
+    train_missing,
+)
 from hgnetv2_pipeline.training.config import RunSpec
 
 _log = logging.getLogger(__name__)
+
+
+def member_seed(seed: int, number: int) -> int:
+    """The seed of member ``number`` in a run of ``seed``."""
+    return derive_seed(seed, f"teacher member {number}")
 
 
 def member_spec(run: Run, teacher: TeacherParams, number: int) -> RunSpec:
@@ -21,7 +31,7 @@ def member_spec(run: Run, teacher: TeacherParams, number: int) -> RunSpec:
         pipeline="train_teacher",
         out=run.folder("train_teacher") / f"member={number}",
         train=Lists(run.folder("lists")).index("train"),
-        seed=run.identity.seed + number,
+        seed=member_seed(run.identity.seed, number),
     )
     return spec.model_copy(update={"variant": teacher.arch})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,6 +32,17 @@ OUTPUTS = ("student.safetensors", "history.csv", "result.json")
 
 Training = tuple[RunSpec, TeacherRecord | None]
 """A training and the teacher whose record it depends on."""
+
+
+def derive_seed(seed: int, role: str) -> int:
+    """The seed of a training that has another ``role`` in a run than its students: 32 bits.
+
+    The students of a run, whatever they learn from, have its ``seed`` itself: arms of one seed
+    start from the same weights, so that the start is no part of their difference. Who teaches them
+    must share neither start nor views nor order with them, and has a seed of its own.
+    """
+    digest = hashlib.blake2b(f"{seed}/{role}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little")
 
 
 def make_run_spec(

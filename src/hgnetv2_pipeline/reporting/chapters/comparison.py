@@ -23,7 +23,9 @@ _READING = (
     "trainings answered the same; more seeds do not shrink it. SE, seeds is what other seeds would "
     "change: the spread of the runs, pooled over the trainings that have several; with none, it is "
     "unknown and nothing is called clear. A gain counts as clear where 0 lies outside its 95 % "
-    "interval, by Student's t, with both errors taken together. A teacher is taken as given."
+    "interval, by Student's t, with both errors taken together. A teacher is taken as given; its "
+    "steps are those of all its members. Seconds are those that the processor spent on one "
+    "training, without loader processes, mining and stored answers."
 )
 
 
@@ -52,7 +54,7 @@ def _dots(arms: Sequence[compare.ArmSummary]) -> str:
             figures.Dots(
                 label=arm.label,
                 values=tuple(100 * value for value in arm.top1),
-                names=tuple(f"seed {seed}" for seed in arm.seeds),
+                names=tuple(f"seed {seed}" if seed.isdigit() else seed for seed in arm.seeds),
             )
             for arm in arms
         ],
