@@ -36,8 +36,8 @@ class Project:
     def analysed(self, **changes: Any) -> tuple[Path, dict[str, Any]]:
         params = EvaluationParams.model_validate(run_parameters()["evaluation"] | changes)
         measured = evaluate(self.run, params, "val", self.lists)[0]
-        folder = analyse_errors(self.run, params, "val", self.lists, measured)
-        return folder, json.loads((folder / "val-torch-fp32.json").read_text())
+        folder = analyse_errors(self.run, params, "val", self.lists, measured) / "val-torch-fp32"
+        return folder, json.loads((folder / "analysis.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def test_every_mistake_has_its_pictures_and_a_training_image(project: Project) -
         assert mistake["nearest"]["key"] in train.index
         assert set(mistake["files"]) == {"picture", "map", "nearest"}
         for file in mistake["files"].values():
-            assert (folder / "val-torch-fp32" / file).is_file()
+            assert (folder / "mistakes" / file).is_file()
     assert analysis["map"] == {"method": "Grad-CAM", "layer": "stages.3", "rows": 7, "columns": 7}
     assert sum(analysis["reliability"]["images"]) == len(rows)
     assert sum(analysis["reliability"]["right"]) == int(rows["correct"].sum())
-    table = pd.read_csv(folder / "val-torch-fp32.csv")
+    table = pd.read_csv(folder / "mistakes.csv")
     assert table["image"].tolist() == wrong["key"].tolist()
 
 
@@ -89,7 +89,7 @@ def test_an_exported_model_is_analysed_without_maps(
     measured = project.who.folder("evaluation") / "val-torch-fp32.json"
     known = evaluation.Lists(project.lists)
     evaluation.write_error_analysis(tmp_path, project.run, params, "val", known, measured)
-    found = json.loads((tmp_path / "val-ort-fp32.json").read_text())
+    found = json.loads((tmp_path / "analysis.json").read_text())
     assert found["map"] is None and found["compared"] == 0
     assert found["risk_coverage"] == analysis["risk_coverage"]
     assert {name for each in found["mistakes"] for name in each["files"]} == {"picture"}

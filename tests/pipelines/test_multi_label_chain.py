@@ -121,10 +121,9 @@ def test_one_list_becomes_a_model_far_above_chance_and_map_is_scikit_learns(chai
 def test_the_errors_are_those_of_the_rows(chain: Chain) -> None:
     found, rows = chain.evaluated()
     params = chain.given(EvaluationParams, "evaluation")
-    folder = analyse_errors(
-        chain.told, params, "val", chain.lists, chain.who.folder("evaluation")
-    )  # fmt: skip
-    analysis = json.loads((folder / "val-torch-fp32.json").read_text())
+    measured = chain.who.folder("evaluation")
+    folder = analyse_errors(chain.told, params, "val", chain.lists, measured) / "val-torch-fp32"
+    analysis = json.loads((folder / "analysis.json").read_text())
     assert analysis["wrong"] == 50 - found["exact_count"] == int((~rows["correct"]).sum())
     whole = analysis["threshold_curves"][0]
     scores = np.stack(rows["probs"].to_list())
@@ -137,7 +136,7 @@ def test_the_errors_are_those_of_the_rows(chain: Chain) -> None:
         assert (mistake["about"] in true) is not mistake["said"], "the answer was wrong"
         assert mistake["nearest"]["path"].startswith("images/")
         for file in mistake["files"].values():
-            assert (folder / "val-torch-fp32" / file).is_file()
+            assert (folder / "mistakes" / file).is_file()
     assert len(analysis["mistakes"]) == min(24, analysis["wrong"]) > 0
 
 

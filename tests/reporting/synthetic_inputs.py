@@ -140,7 +140,7 @@ def write_error_analysis(path: Path, value: dict[str, Any]) -> Path:
     """It as a file, with the pictures it names beside it."""
     from PIL import Image
 
-    folder = path.with_suffix("")
+    folder = path.parent / "mistakes"
     folder.mkdir(parents=True)
     for record in value["mistakes"]:
         for place, file in enumerate(record["files"].values()):
@@ -452,7 +452,8 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
         ),
         error_analyses=(
             write_error_analysis(
-                report / "error_analysis" / "val-torch-fp32.json", error_analysis(stage1)
+                report / "error_analysis" / "val-torch-fp32" / "analysis.json",
+                error_analysis(stage1),
             ),
         ),
         exports=(

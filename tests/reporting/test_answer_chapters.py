@@ -174,7 +174,7 @@ def test_a_mistake_is_shown_with_its_pictures_truth_and_answer(report_inputs: Re
     assert texts.count("none") == 2, "no map and no nearest image"
     said = words(blocks)
     assert "The 2 wrong answers that ssld_stage1/b0/seed=0 was surest of, of 89" in said
-    assert "08_reporting/error_analysis/val-torch-fp32/" in said, "where the pictures are"
+    assert "08_reporting/error_analysis/val-torch-fp32/mistakes/" in said, "where the pictures are"
     assert "Grad-CAM on the feature map stages.1 (4 x 4 positions)" in said
     assert "among 40 labelled training images" in said
     fold = blocks[-1]
@@ -184,7 +184,7 @@ def test_a_mistake_is_shown_with_its_pictures_truth_and_answer(report_inputs: Re
 
 
 def test_a_picture_that_is_gone_leaves_its_place_empty(report_inputs: ReportInputs) -> None:
-    folder = report_inputs.error_analyses[0].with_suffix("")
+    folder = report_inputs.error_analyses[0].parent / "mistakes"
     (folder / "01-map.jpg").unlink()
     (folder / "01-nearest.jpg").write_text("no picture")
     card = figure(mistake_blocks(report_inputs, FileLedger())).drawings[0]
@@ -193,7 +193,7 @@ def test_a_picture_that_is_gone_leaves_its_place_empty(report_inputs: ReportInpu
 
 def test_a_model_without_a_mistake_is_said_to_be_right(tmp_path: Path) -> None:
     path = write_error_analysis(
-        tmp_path / "val-torch-fp32.json", error_analysis(MODEL, mistakes=[], wrong=0)
+        tmp_path / "analysis.json", error_analysis(MODEL, mistakes=[], wrong=0)
     )
     inputs = ReportInputs(dataset="m", model=MODEL, error_analyses=(path,))
     (block,) = mistake_blocks(inputs, FileLedger())
@@ -209,7 +209,7 @@ def test_with_several_labels_the_curves_are_those_of_the_classes(tmp_path: Path)
     value: dict[str, Any] = error_analysis(
         MODEL, task="multi_label", threshold_curves=curves, mistakes=[]
     )
-    path = write_error_analysis(tmp_path / "val-torch-fp32.json", value)
+    path = write_error_analysis(tmp_path / "analysis.json", value)
     inputs = ReportInputs(dataset="m", model=MODEL, error_analyses=(path,))
     blocks = confidence_blocks(inputs, FileLedger())
     recall, f1 = map(drawn, figure(blocks).drawings)

@@ -59,7 +59,7 @@ MADE_BY: Mapping[str, tuple[_Made, ...]] = {
     "comparison.tabulate": (_Made("comparison_report"),),
     "best.choose": (_Made("best"),),
     "evaluation.evaluate": (_Made("evaluation", "*", "*.manifest.json"),),
-    "evaluation.analyse_errors": (_Made("error_analysis", "*", "*.manifest.json"),),
+    "evaluation.analyse_errors": (_Made("error_analysis", "*", "*/manifest.json"),),
     "export.export": (_Made("export", sign="export.manifest.json"),),
     "latency.measure_latency": (_Made("latency", sign="latency.json"),),
     "prediction.predict": (_Made("prediction"),),
@@ -135,7 +135,7 @@ def _results(node: str, params: Mapping[str, Any]) -> Collection[_Made]:
         params["split"], own["engine"], own["precision"],
         resize_short=own["resize_short"], fast=own["fast"],
     )  # fmt: skip
-    return [_Made(made.folder, name, f"{name}.manifest.json") for made in MADE_BY[node]]
+    return [_Made(made.folder, name, made.sign.replace("*", name)) for made in MADE_BY[node]]
 
 
 def _places(node: str, identity: Identity, params: Mapping[str, Any]) -> list[tuple[Path, str]]:

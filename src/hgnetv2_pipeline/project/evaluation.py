@@ -87,12 +87,13 @@ def error_analysis_result(
     run: Run, params: EvaluationParams, split: str, lists: Lists, rows: Path
 ) -> ResultSpec:
     """JSON with curves and mistakes, the mistakes as CSV, and a folder with their pictures."""
-    known, name = evaluation_result(run, params, split, lists), _name(params, split)
+    known = evaluation_result(run, params, split, lists)
     return replace(
         known,
-        folder=run.folder("error_analysis"),
+        folder=run.folder("error_analysis") / known.name,
+        name="",
         inputs={**known.inputs, "train": lists.index("train"), "rows": rows},
-        outputs=[f"{name}.json", f"{name}.csv", name],
+        outputs=["analysis.json", "mistakes.csv", "mistakes"],
     )
 
 
@@ -109,7 +110,7 @@ def write_error_analysis(
 
     from hgnetv2_pipeline.evaluation import mistake_files, mistakes
 
-    name, classes, root = _name(params, split), lists.classes, run.folder("raw")
+    classes, root = lists.classes, run.folder("raw")
     rows, counts = pd.read_parquet(measured.with_suffix(".parquet")), read_json(measured)
     found = mistakes.confident_mistakes(rows)
     samples, train = (lists.frame(each).set_index("key", drop=False) for each in (split, "train"))
@@ -128,11 +129,11 @@ def write_error_analysis(
         explained = None if maps is None else (seen, maps)
     records = mistake_files.mistake_records(found, classes, samples, train, near)
     digest = mistake_files.write_mistake_pictures(
-        aside / name, records, samples, train, root, explained
+        aside / "mistakes", records, samples, train, root, explained
     )
-    mistake_files.write_mistake_table(aside / f"{name}.csv", records)
+    mistake_files.write_mistake_table(aside / "mistakes.csv", records)
     write_json(
-        aside / f"{name}.json",
+        aside / "analysis.json",
         {
             **{key: counts[key] for key in ("model", "split", "engine", "precision")},
             "images": len(rows),

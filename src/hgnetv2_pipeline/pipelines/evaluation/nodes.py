@@ -49,4 +49,4 @@ def analyse_errors(
             aside, run, params, split, known, rows.with_suffix(".json")
         ),
     )
-    return made.folder
+    return made.folder.parent

@@ -31,13 +31,13 @@ def mistake_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         for path in sorted(inputs.error_analyses)
         if ledger.read_json(path, "error analysis") == analysis
     )
-    folder = file.with_suffix("")
+    folder = file.parent / "mistakes"
     cards = tuple(mistake_card(record, _pictures(record, folder, ledger)) for record in records)
     shown = ledger.shown(folder)
     caption = (
         f"The {len(records)} wrong answers that {model} was surest of, of "
         f"{formats.count(analysis['wrong'])} images on which it is wrong, of {images} of {split} "
-        f"({file.stem}). The pictures are in {shown}/, the table is {shown}.csv."
+        f"({file.parent.name}). The pictures are in {shown}/, the table is {shown}.csv."
     )
     return [
         Text(" ".join([*_explanation(analysis), _ADVICE])),
