@@ -92,8 +92,9 @@ def test_the_weakest_classes_come_first_and_only_thirty_are_drawn(tmp_path: Path
     path.write_text(json.dumps(many))
     inputs = ReportInputs(dataset="m", model=MODEL, evaluations=(path,))
     blocks = class_blocks(inputs, FileLedger())
-    bars = coloured(drawn(figure(blocks).drawings[0]), "rect", "f0")
-    assert len(bars) == 30
+    drawings = [coloured(drawn(each), "rect", "f0") for each in figure(blocks).drawings]
+    assert [len(bars) for bars in drawings] == [10, 10, 10]
+    bars = drawings[0]
     assert (bars[0].find(f"{SVG}title").text or "").startswith("class 0039: 11 of 50")  # type: ignore[union-attr]
     assert figure(blocks).caption.startswith("The 30 weakest of 1000 classes")
     table = blocks[1]
@@ -115,7 +116,7 @@ def test_with_several_labels_a_bar_is_what_was_found_of_a_class() -> None:
 def test_dots_of_the_reliability_diagram_are_confidence_and_accuracy() -> None:
     bins = filled_bins({"images": [0, 4, 16], "confidence": [0.0, 2.0, 15.2], "right": [0, 1, 12]})
     root = drawn(figures.reliability_diagram(bins))
-    frame = svg.Frame(52, 44, figures.PANEL - 22, 284, (0, 100), (0, 100))
+    frame = svg.Frame(44, 44, figures.NARROW - 14, 284, (0, 100), (0, 100))
     dots = [numbers(each, "cx", "cy") for each in coloured(root, "circle", "f0")]
     expected = [(50, 25), (95, 75)]
     assert dots == [pytest.approx([frame.x(x), frame.y(y)], abs=0.01) for x, y in expected]
@@ -124,6 +125,7 @@ def test_dots_of_the_reliability_diagram_are_confidence_and_accuracy() -> None:
     assert whiskers == [pytest.approx(each, abs=0.01) for each in ends]
     heights = [numbers(each, "height")[0] for each in coloured(root, "rect", "f6")]
     assert heights == [10, 40], "4 and 16 images"
+    assert numbers(root, "width") == [figures.NARROW]
 
 
 def test_the_sentences_say_what_the_counts_say(report_inputs: ReportInputs) -> None:
@@ -170,7 +172,7 @@ def test_a_mistake_is_shown_with_its_pictures_truth_and_answer(report_inputs: Re
     assert all((each.get("href") or "").startswith("data:image/jpeg;base64,") for each in images)
     assert len({each.get("href") for each in images}) == 3
     texts = [each.text or "" for each in second.iter(f"{SVG}text")]
-    assert texts[:3] == ["2. not six", "0.040", "in truth one, two"]
+    assert texts[:3] == ["2. answered not six", "0.040", "in truth one, two"]
     assert texts.count("none") == 2, "no map and no nearest image"
     said = words(blocks)
     assert "The 2 wrong answers that ssld_stage1/b0/seed=0 was surest of, of 89" in said

@@ -13,7 +13,7 @@ from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.sections import preferred
 
 Json = Mapping[str, Any]
-_SHOWN = 30
+_SHOWN, _IN_A_DRAWING = 30, 10
 
 
 def class_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
@@ -23,14 +23,17 @@ def class_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     rows = class_shares(result)
     if not rows:
         return []
-    drawing = figures.share_bars(rows[:_SHOWN], x_label=_measure(result))
+    drawings = tuple(
+        figures.share_bars(rows[first : first + _IN_A_DRAWING], x_label=_measure(result))
+        for first in range(0, min(len(rows), _SHOWN), _IN_A_DRAWING)
+    )
     some = "All" if len(rows) <= _SHOWN else f"The {_SHOWN} weakest of"
     caption = (
         f"{some} {len(rows)} classes of {result.get('model')} on {result.get('split')}, the "
         "weakest first: the bar is the share of the images of a class that are right, the line "
         "below it its 95 % interval (Wilson's)."
     )
-    blocks: list[Block] = [Figure((drawing,), caption)]
+    blocks: list[Block] = [Figure(drawings, caption)]
     confused = tables.confused_table(result)
     return blocks if confused is None else [*blocks, confused]
 

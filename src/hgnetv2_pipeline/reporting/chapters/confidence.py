@@ -23,9 +23,9 @@ from hgnetv2_pipeline.reporting.sections import preferred, read_all
 
 Json = Mapping[str, Any]
 _RELIABILITY = (
-    "Left: answers are put into 15 bins by their confidence; a dot is the share of a bin that is "
-    "right, with its 95 % interval (Wilson's). Below the dashed diagonal the model is surer than "
-    "it is right. Right: if only the surest answers are taken, the share of wrong ones among them."
+    "In the first drawing answers are in 15 bins by their confidence; a dot is the share of a bin "
+    "that is right, with its 95 % interval (Wilson's). Below the dashed diagonal the model is "
+    "surer than it is right. The second is the share of wrong answers if only the surest are taken."
 )
 _THRESHOLDS = (
     "Solid: all classes together; dashed: classes with the lowest and the highest average "
@@ -52,7 +52,7 @@ def confidence_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     risk = figures.line_chart(
         [figures.Series("wrong answers", points, legend=False)],
         title="Wrong among the surest answers", x_label="images answered (coverage), %",
-        y_label="wrong answers (risk), %",
+        y_label="wrong answers (risk), %", width=figures.NARROW,
     )  # fmt: skip
     return [
         Bullets(

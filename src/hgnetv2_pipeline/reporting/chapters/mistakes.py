@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hgnetv2_pipeline.reporting import formats, svg
+from hgnetv2_pipeline.reporting import figures, formats, svg
 from hgnetv2_pipeline.reporting.blocks import Block, Figure, Fold, Table, Text, table_of
 from hgnetv2_pipeline.reporting.chapters.confidence import read_error_analysis
 from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.pictures import data_uri
 
 Json = Mapping[str, Any]
-_SIDE, _GAP = 102.0, 8.0
-_WIDTH = 3 * _SIDE + 2 * _GAP
+_SIDE, _GAP = 102.0, 10.0
+_WIDTH = figures.NARROW
 _BELOW = {"picture": "image", "map": "evidence", "nearest": "nearest in train"}
 
 
@@ -96,14 +96,14 @@ def mistake_card(record: Json, pictures: Mapping[str, str]) -> str:
     """One mistake as a drawing: its answer and its truth above, three pictures, captions below."""
     true = ", ".join(record["true"]) or "no class"
     score = f"{record['score']:.3f}"
-    head = f"{record['number']}. {answer_of(record)}"
+    head = f"{record['number']}. answered {answer_of(record)}"
     parts = [
         svg.text(0, 14, svg.clip_text(head, _WIDTH - 46, 13), size=13, bold=True),
         svg.text(_WIDTH, 14, score, anchor="end", size=13),
         svg.text(0, 32, svg.clip_text(f"in truth {true}", _WIDTH)),
     ]
     top = 40.0
-    below = _BELOW | {"map": f"evidence: {record['about']}"}
+    below = _BELOW | {"map": f"for {record['about']}"}
     other = record["nearest"]
     near = ""
     if other:
