@@ -93,3 +93,26 @@ def test_an_exported_model_is_analysed_without_maps(
     assert found["map"] is None and found["compared"] == 0
     assert found["risk_coverage"] == analysis["risk_coverage"]
     assert {name for each in found["mistakes"] for name in each["files"]} == {"picture"}
+
+
+def test_a_model_without_a_mistake_is_not_asked_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    project.analysed(workers=0)
+    measured = project.who.folder("evaluation") / "val-torch-fp32.json"
+    rows = pd.read_parquet(measured.with_suffix(".parquet"))
+    rows["correct"] = True
+    rows.to_parquet(tmp_path / "val-torch-fp32.parquet")
+    (tmp_path / "val-torch-fp32.json").write_text(measured.read_text())
+    monkeypatch.setattr(evaluation, "_explainer", lambda *_: pytest.fail("the network was asked"))
+    params = EvaluationParams.model_validate(run_parameters()["evaluation"])
+    known, out = evaluation.Lists(project.lists), tmp_path / "out"
+    out.mkdir()
+    evaluation.write_error_analysis(
+        out, project.run, params, "val", known, tmp_path / "val-torch-fp32.json"
+    )
+    found = json.loads((out / "analysis.json").read_text())
+    assert (found["wrong"], found["mistakes"], found["compared"]) == (0, [], 0)
+    assert found["risk_coverage"]["points"][-1] == [1.0, 0.0]
+    assert (out / "mistakes.csv").read_text().count("\n") == 1, "the head alone"
+    assert list((out / "mistakes").iterdir()) == []
