@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -202,6 +203,14 @@ def test_a_model_without_a_mistake_is_said_to_be_right(tmp_path: Path) -> None:
     assert block == Text(f"{MODEL} is right on all {N} images of val.")
 
 
+def ranges(curves: list[dict[str, Any]], columns: tuple[int, int]) -> list[tuple[float, float]]:
+    """What the axes of a chart of these columns span, in per cent."""
+    every = 100 * np.concatenate([curve["points"] for curve in curves])[:, columns]
+    return [
+        svg.pad_range(every[:, 0].tolist(), 0, 0.5), svg.pad_range(every[:, 1].tolist(), least=1e-3)
+    ]  # fmt: skip
+
+
 def test_with_several_labels_the_curves_are_those_of_the_classes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     truth = (rng.random((80, 12)) < 0.4).astype(np.int64)
@@ -221,6 +230,10 @@ def test_with_several_labels_the_curves_are_those_of_the_classes(tmp_path: Path)
         assert [bool(each.get("stroke-dasharray")) for each in paths] == [False] + [True] * 6
         assert len({each.get("stroke") for each in paths}) == 7
         assert "#56b4e9" not in {each.get("stroke") for each in paths}, "too pale for a line"
+    frame = svg.Frame(52, 44, figures.NARROW - 22, 214, *ranges(curves, (0, 3)))
+    _, *points = re.split(r"[ML]", list(f1.iter(f"{SVG}path"))[1].get("d") or "")
+    expected = [[frame.x(100 * t), frame.y(100 * f)] for t, _, _, f in curves[1]["points"]]
+    np.testing.assert_allclose([list(map(float, at.split())) for at in points], expected, atol=0.01)
     table = blocks[1]
     assert isinstance(table, Table)
     for record, curve in zip(table.records(), curves, strict=True):

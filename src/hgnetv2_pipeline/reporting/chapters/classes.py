@@ -23,14 +23,17 @@ def class_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     rows = class_shares(result)
     if not rows:
         return []
+    what = "found" if is_of_several_labels(result) else "right"
     drawings = tuple(
-        figures.share_bars(rows[first : first + _IN_A_DRAWING], x_label=_measure(result))
+        figures.share_bars(
+            rows[first : first + _IN_A_DRAWING], x_label=f"images of the class that are {what}, %"
+        )
         for first in range(0, min(len(rows), _SHOWN), _IN_A_DRAWING)
     )
     some = "All" if len(rows) <= _SHOWN else f"The {_SHOWN} weakest of"
     caption = (
         f"{some} {len(rows)} classes of {result.get('model')} on {result.get('split')}, the "
-        "weakest first: the bar is the share of the images of a class that are right, the line "
+        f"weakest first: the bar is the share of the images of a class that are {what}, the line "
         "below it its 95 % interval (Wilson's)."
     )
     blocks: list[Block] = [Figure(drawings, caption)]
@@ -55,8 +58,3 @@ def class_shares(result: Json) -> list[figures.CountedShare]:
         if n > 0
     ]
     return sorted(rows, key=lambda row: (row.hits / row.n, -row.n, row.label))
-
-
-def _measure(result: Json) -> str:
-    what = "found" if is_of_several_labels(result) else "right"
-    return f"images of the class that are {what}, %"

@@ -155,13 +155,15 @@ def _threshold_blocks(curves: Sequence[Json]) -> list[Block]:
         recall.append(
             figures.Series(name, tuple((100 * r, 100 * p) for _, p, r, _ in points), **look)
         )
-        f1.append(figures.Series(name, tuple((t, 100 * f) for t, _, _, f in points), **look))
+        f1.append(figures.Series(name, tuple((100 * t, 100 * f) for t, _, _, f in points), **look))
     drawings = (
         figures.line_chart(
-            recall, title="Precision by recall", x_label="recall, %", y_label="precision, %"
+            recall, title="Precision by recall", x_label="recall, %", y_label="precision, %",
+            width=figures.NARROW,
         ),
         figures.line_chart(
             f1, title="F1 by threshold", x_label="threshold (probability), %", y_label="F1, %",
+            width=figures.NARROW,
         ),
     )  # fmt: skip
     return [Figure(drawings, _THRESHOLDS), _thresholds_table(curves)]
