@@ -116,11 +116,15 @@ def test_the_map_is_the_deepest_that_is_no_blot(
     ("name", "mapped"), [("resnet10t", True), ("mobilenetv3_small_050", True),
                          ("vit_tiny_patch16_224", False)]
 )  # fmt: skip
-def test_networks_of_timm_are_explained_as_far_as_they_can_be(name: str, mapped: bool) -> None:
-    network = timm.create_model(name, num_classes=4).eval()
-    with torch.inference_mode():
-        found = grad_cam(network, torch.rand(1, 3, 224, 224), [3])
-    assert (found is not None) == mapped
+def test_networks_of_timm_are_explained_as_far_as_they_can_be(
+    name: str, mapped: bool, folder: tuple[pd.DataFrame, Path]
+) -> None:
+    network = timm.create_model(name, num_classes=4)
+    explainer = Explainer(network, Preprocess(), device="cpu", workers=0)
+    seen = explainer.look(*folder, 3, views=True)
+    assert seen.embeddings is not None
+    assert seen.embeddings.shape == (3, network.head_hidden_size)
+    assert (explainer.maps(seen.views, [3, 0, 1]) is not None) == mapped
 
 
 def test_the_overlay_is_grey_without_evidence_and_orange_with_it() -> None:
