@@ -118,7 +118,7 @@ def _save(image: Image.Image, folder: Path, number: int, name: str) -> str:
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     file = f"{number:02d}-{name}.jpg"
-    small.save(folder / file, "JPEG", quality=88, subsampling=0)
+    small.save(folder / file, "JPEG", quality=80)
     return file
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hgnetv2_pipeline.evaluation.mistakes import Explainer
 
-_LEAST_COMPARED = 500  # training images among which the nearest is sought, where a tenth is less
+_LEAST_COMPARED = 200  # training images among which the nearest is sought, where a tenth is less
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def write_error_analysis(
     """Write the files of ``error_analysis_result`` from an evaluation's JSON, ``measured``, and the
     rows beside it: how sure the answers are, by which thresholds, and the surest wrong ones.
 
-    Only these images and at most a tenth as many training images as were evaluated (or 500) are
+    Only these images and at most a tenth as many training images as were evaluated (or 200) are
     shown to the model again, and only with engine torch: it alone has embeddings and gradients.
     """
     import pandas as pd
