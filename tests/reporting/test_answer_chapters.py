@@ -194,6 +194,15 @@ def test_a_picture_that_is_gone_leaves_its_place_empty(report_inputs: ReportInpu
     assert card.count("<image") == 1 and card.count(">none<") == 2
 
 
+def test_another_file_that_is_broken_is_passed_over(report_inputs: ReportInputs) -> None:
+    broken = report_inputs.error_analyses[0].with_name("broken.json")
+    broken.write_text("{")
+    inputs = dataclasses.replace(
+        report_inputs, error_analyses=(broken, *report_inputs.error_analyses)
+    )
+    assert len(figure(mistake_blocks(inputs, FileLedger())).drawings) == 2
+
+
 def test_a_model_without_a_mistake_is_said_to_be_right(tmp_path: Path) -> None:
     path = write_error_analysis(
         tmp_path / "analysis.json", error_analysis(MODEL, mistakes=[], wrong=0)

@@ -125,7 +125,7 @@ def write_error_analysis(
         compared = _candidates(train, found, max(_LEAST_COMPARED, len(rows) // 10), run)
         if seen.embeddings is not None and len(compared):
             near = mistakes.nearest_images(seen, explainer.look(compared, root, size, views=False))
-        maps = explainer.maps(seen.views, found["about"].tolist())
+        maps = explainer.maps(seen.views, found["about"].tolist()) if len(found) else None
         explained = None if maps is None else (seen, maps)
     records = mistake_files.mistake_records(found, classes, samples, train, near)
     digest = mistake_files.write_mistake_pictures(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,7 @@ def mistake_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     images = formats.count(analysis["images"])
     if not records:
         return [Text(f"{model} is right on all {images} images of {split}.")]
-    file = next(
-        path
-        for path in sorted(inputs.error_analyses)
-        if ledger.read_json(path, "error analysis") == analysis
-    )
+    file = _file_of(analysis, inputs, ledger)
     folder = file.parent / "mistakes"
     cards = tuple(mistake_card(record, _pictures(record, folder, ledger)) for record in records)
     shown = ledger.shown(folder)
@@ -44,6 +41,14 @@ def mistake_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         Figure(cards, caption),
         Fold("The files of these mistakes", (_table(records),)),
     ]
+
+
+def _file_of(analysis: Json, inputs: ReportInputs, ledger: FileLedger) -> Path:
+    for path in inputs.error_analyses:
+        with suppress(AbsentError):
+            if ledger.read_json(path, "error analysis") == analysis:
+                return path
+    raise AbsentError("error analysis: its file has changed since it was read")
 
 
 _ADVICE = (
