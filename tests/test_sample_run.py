@@ -148,8 +148,8 @@ def test_a_wrong_answer_is_found_with_its_picture_and_why(sample_run: SampleRun)
     import pandas as pd
 
     evaluated = sample_run.data("08_reporting/sample/evaluation/best/b0/seed=0")
-    rows = pd.read_parquet(evaluated / "val-torch-fp32.parquet").set_index("key")
-    folder = sample_run.data("08_reporting/sample/error_analysis/best/b0/seed=0/val-torch-fp32")
+    rows = pd.read_parquet(evaluated / "test-torch-fp32.parquet").set_index("key")
+    folder = sample_run.data("08_reporting/sample/error_analysis/best/b0/seed=0/test-torch-fp32")
     table = pd.read_csv(folder / "mistakes.csv")
     wrong = rows[~rows["correct"]]["top1_prob"].sort_values(ascending=False)
     assert table["probability"].tolist() == pytest.approx(wrong[: len(table)].tolist(), abs=1e-6)

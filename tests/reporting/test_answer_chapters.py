@@ -143,6 +143,16 @@ def test_the_sentences_say_what_the_counts_say(report_inputs: ReportInputs) -> N
     assert curve is not None and (curve.get("d") or "").count("L") == 2
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_temperature_to_be_used_is_fitted_on_val(report_inputs: ReportInputs, split: str) -> None:
+    for path in (*report_inputs.evaluations, *report_inputs.error_analyses):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(value | {"split": split}))
+    said = words(confidence_blocks(report_inputs, FileLedger()))
+    assert f"fitted on these same images ({split})" in said
+    assert ("One to be used is fitted on val (kedro run" in said) == (split == "test")
+
+
 def test_an_evaluation_of_before_is_to_be_made_again(report_inputs: ReportInputs) -> None:
     for path in report_inputs.evaluations:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -116,13 +116,20 @@ def _temperature_blocks(inputs: ReportInputs, ledger: FileLedger, analysis: Json
     if found is None:
         return [Text("No temperature can be fitted: too few answers are wrong.")]
     images = analysis["images"]
+    # What is used may not have been fitted on the images that judge it.
+    to_use = (
+        ""
+        if analysis["split"] == "val"
+        else f" One to be used is fitted on val ({inputs.run_command} --pipeline evaluation "
+        "--params split=val)."
+    )
     before, after = (formats.percent(found[name], images) for name in ("ece", "ece_scaled"))
     return [
         Text(
             f"Dividing the logits by a temperature of {found['temperature']:.2f} changes no answer "
             f"and takes the ECE from {before} to {after} points. It was fitted on these same "
             f"images ({analysis['split']}); the {after} are those of each half of them under the "
-            "temperature of the other half. The exported model is not changed by it."
+            f"temperature of the other half. The exported model is not changed by it.{to_use}"
         )
     ]
 
