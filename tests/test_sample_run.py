@@ -144,6 +144,27 @@ def test_the_exported_model_answers_as_torch_does_on_every_validation_image(
     assert (predicted == rows.loc[test["key"], "pred"].to_numpy()).all()
 
 
+def test_a_wrong_answer_is_found_with_its_picture_and_why(sample_run: SampleRun) -> None:
+    import pandas as pd
+
+    evaluated = sample_run.data("08_reporting/sample/evaluation/best/b0/seed=0")
+    rows = pd.read_parquet(evaluated / "test-torch-fp32.parquet").set_index("key")
+    folder = sample_run.data("08_reporting/sample/error_analysis/best/b0/seed=0/test-torch-fp32")
+    table = pd.read_csv(folder / "mistakes.csv")
+    wrong = rows[~rows["correct"]]["top1_prob"].sort_values(ascending=False)
+    assert table["probability"].tolist() == pytest.approx(wrong[: len(table)].tolist(), abs=1e-6)
+    assert len(table) == min(24, len(wrong))
+    raw = sample_run.data("01_raw/sample")
+    for row in table.to_dict("records"):
+        assert (raw / row["file"]).is_file() and (raw / row["nearest_file"]).is_file()
+        assert all((folder / "mistakes" / name).is_file() for name in row["pictures"].split())
+        assert row["true"] != row["answer"]
+    page = sample_run.data("08_reporting/sample/report/report.html").read_text(encoding="utf-8")
+    chapter = page[page.index('<section id="mistakes">') : page.index('<section id="published">')]
+    assert chapter.count("<image ") == 3 * len(table)
+    assert "mistakes.csv" in chapter
+
+
 def test_the_server_answers_with_the_exported_model(sample_run: SampleRun, tmp_path: Path) -> None:
     """The command of section 3.4 in docs/seed_map.md."""
     with subprocess.Popen(

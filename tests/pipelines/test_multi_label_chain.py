@@ -23,7 +23,7 @@ from hgnetv2_pipeline.evaluation import metrics
 from hgnetv2_pipeline.hooks import ProjectHooks
 from hgnetv2_pipeline.pipeline_registry import register_pipelines
 from hgnetv2_pipeline.pipelines.best.nodes import choose_best
-from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
+from hgnetv2_pipeline.pipelines.evaluation.nodes import analyse_errors, evaluate
 from hgnetv2_pipeline.pipelines.export.nodes import export
 from hgnetv2_pipeline.pipelines.ingestion.nodes import make_lists, provide_raw, report_lists
 from hgnetv2_pipeline.pipelines.prediction.nodes import predict
@@ -116,6 +116,28 @@ def test_one_list_becomes_a_model_far_above_chance_and_map_is_scikit_learns(chai
     told = probabilities >= least
     assert found["f1_macro"] == pytest.approx(f1_score(chain.truth, told, average="macro"))
     assert found["f1_macro"] > f1_score(chain.truth, probabilities >= 0.9, average="macro")
+
+
+def test_the_errors_are_those_of_the_rows(chain: Chain) -> None:
+    found, rows = chain.evaluated()
+    params = chain.given(EvaluationParams, "evaluation")
+    measured = chain.who.folder("evaluation")
+    folder = analyse_errors(chain.told, params, "val", chain.lists, measured) / "val-torch-fp32"
+    analysis = json.loads((folder / "analysis.json").read_text())
+    assert analysis["wrong"] == 50 - found["exact_count"] == int((~rows["correct"]).sum())
+    whole = analysis["threshold_curves"][0]
+    scores = np.stack(rows["probs"].to_list())
+    expected = average_precision_score(chain.truth.ravel(), scores.ravel())
+    assert whole["ap"] == pytest.approx(expected, abs=1e-9)
+    labels = {key: list(names) for key, names in zip(rows["key"], rows["labels"], strict=True)}
+    for mistake in analysis["mistakes"]:
+        true = [CLASSES[label] for label in labels[mistake["key"]]]
+        assert mistake["true"] == true
+        assert (mistake["about"] in true) is not mistake["said"], "the answer was wrong"
+        assert mistake["nearest"]["path"].startswith("images/")
+        for file in mistake["files"].values():
+            assert (folder / "mistakes" / file).is_file()
+    assert len(analysis["mistakes"]) == min(24, analysis["wrong"]) > 0
 
 
 def test_the_exported_model_and_its_lower_precisions_say_the_same(chain: Chain) -> None:

@@ -94,6 +94,60 @@ def evaluation(model: str, hits: int, **changes: Any) -> dict[str, Any]:
     }
 
 
+def error_analysis(model: str, **changes: Any) -> dict[str, Any]:
+    """The error analysis of a model with 89 wrong answers of N: two of them shown."""
+    counts = {"images": [0] * 13 + [100, N - 100], "right": [0] * 13 + [60, 551]}
+    return {
+        "model": model,
+        "split": "val",
+        "engine": "torch",
+        "precision": "fp32",
+        "images": N,
+        "wrong": 89,
+        "reliability": {**counts, "confidence": [0.0] * 13 + [90.0, 594.0]},
+        "risk_coverage": {
+            "points": [[0.25, 0.0], [0.5, 0.02], [1.0, 89 / N]],
+            "at": [
+                {"coverage": share, "threshold": least, "answered": answered, "right": right}
+                for share, least, answered, right in (
+                    (0.8, 0.95, 560, 541), (0.9, 0.9, 630, 590), (0.95, 0.85, 665, 600),
+                )
+            ],
+        },
+        "map": {"method": "Grad-CAM", "layer": "stages.1", "rows": 4, "columns": 4},
+        "compared": 40,
+        "pictures": "0" * 64,
+        "mistakes": [
+            {
+                "number": 1, "key": "val/7.png", "path": "val/7.png", "true": [HOSTILE],
+                "about": "eight", "said": True, "score": 0.98,
+                "nearest": {
+                    "key": "train/3.png", "path": "train/3.png", "true": ["四"], "cosine": 0.91
+                },
+                "files": {name: f"01-{name}.jpg" for name in ("picture", "map", "nearest")},
+            },
+            {
+                "number": 2, "key": "val/9.png", "path": "val/9.png", "true": ["one", "two"],
+                "about": "six", "said": False, "score": 0.04, "nearest": None,
+                "files": {"picture": "02-picture.jpg"},
+            },
+        ],
+        **changes,
+    }  # fmt: skip
+
+
+def write_error_analysis(path: Path, value: dict[str, Any]) -> Path:
+    """It as a file, with the pictures it names beside it."""
+    from PIL import Image
+
+    folder = path.parent / "mistakes"
+    folder.mkdir(parents=True)
+    for record in value["mistakes"]:
+        for place, file in enumerate(record["files"].values()):
+            Image.new("RGB", (40, 30), (60 * place, 90, 120)).save(folder / file)
+    return _json(path, value)
+
+
 def latency(model: str, p50: float, **changes: Any) -> dict[str, Any]:
     """One latency JSON."""
     return {
@@ -352,7 +406,18 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
     stage1, stage2 = "ssld_stage1/b0/seed=0", "ssld_stage2/b0/seed=0"
     evaluations = [
         evaluation(stage1, 611),
-        evaluation(stage1, 611, engine="torch"),
+        evaluation(
+            stage1,
+            611,
+            engine="torch",
+            temperature_scaling={
+                "temperature": 1.31,
+                "ece": 0.0412,
+                "nll": 0.44,
+                "ece_scaled": 0.0123,
+                "nll_scaled": 0.4,
+            },
+        ),
         evaluation(stage1, 606, precision="int8"),
         evaluation(stage2, 610),
         evaluation("timm:resnet18", 590),
@@ -366,6 +431,7 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
     ]
     return ReportInputs(
         dataset=dataset,
+        model=stage1,
         is_sample=is_sample,
         root=folder,
         revision="4f2a9c1",
@@ -383,6 +449,12 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
         evaluations=tuple(
             _json(report / "evaluation" / f"{place}.json", value)
             for place, value in enumerate(evaluations)
+        ),
+        error_analyses=(
+            write_error_analysis(
+                report / "error_analysis" / "val-torch-fp32" / "analysis.json",
+                error_analysis(stage1),
+            ),
         ),
         exports=(
             _json(

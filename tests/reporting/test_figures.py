@@ -47,7 +47,15 @@ def _scatter() -> str:
     return figures.scatter(marks, x_label="ms", y_label="%")
 
 
-ALL = pytest.mark.parametrize("draw", [_dots, _lines, _heat, _bars, _scatter])
+def _shares() -> str:
+    rows = [
+        figures.CountedShare(HOSTILE, 3, 4, (0.3, 0.95)),
+        figures.CountedShare("b", 0, 2, (0, 1)),
+    ]
+    return figures.share_bars(rows, x_label="right, %")
+
+
+ALL = pytest.mark.parametrize("draw", [_dots, _lines, _heat, _bars, _scatter, _shares])
 
 
 @ALL

@@ -35,11 +35,12 @@ def test_the_page_is_whole_small_and_offline(report_inputs: ReportInputs, tmp_pa
     assert text.count('class="warning"') == 1  # measured and published cannot be compared
     for title in (
         "What SSLD gained", "The data", "What was mined", "Learning curves", "Accuracy",
+        "Class by class", "How sure the answers are", "Mistakes",
         "Beside the published figures", "Exported models", "Latency", "Predictions",
         "Where each number came from",
     ):  # fmt: skip
         assert f"<h2>{title}</h2>" in text
-    assert text.count("<svg") == 17
+    assert text.count("<svg") == 22
     assert text.count("<img") == 4
     assert HOSTILE in reader.cells
 
@@ -90,7 +91,7 @@ def test_without_any_file_every_chapter_names_its_command(tmp_path: Path) -> Non
         "export", "latency", "prediction",
     ):  # fmt: skip
         assert f"<code>kedro run --env birds --pipeline {pipeline}</code>" in text
-    assert text.count('class="missing"') == 11
+    assert text.count('class="missing"') == 14
     assert "PP-HGNetV2-B6" in text
 
 
@@ -429,7 +430,7 @@ def test_no_spoilt_json_takes_the_page_down(report_inputs: ReportInputs) -> None
         report_inputs.dataset_summary, report_inputs.own["teacher"],
         report_inputs.mining_audit, report_inputs.comparison,
         report_inputs.evaluations[0], report_inputs.exports[0], report_inputs.latencies[0],
-        report_inputs.predictions,
+        report_inputs.predictions, report_inputs.error_analyses[0],
     ]  # fmt: skip
     for path in files:
         assert path is not None
@@ -438,5 +439,5 @@ def test_no_spoilt_json_takes_the_page_down(report_inputs: ReportInputs) -> None
             spoilt = _spoil(json.loads(sound.splitlines()[0]), generator)
             path.write_text(json.dumps(spoilt), encoding="utf-8")
             text = to_html(compose(report_inputs, PUBLISHED))
-            assert text.count("<h2>") == 11
+            assert text.count("<h2>") == 14
         path.write_text(sound, encoding="utf-8")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hgnetv2_pipeline.errors import DataError, WeightsError
 from hgnetv2_pipeline.evaluation import metrics
+from hgnetv2_pipeline.evaluation.calibration import temperature_scaling
 from hgnetv2_pipeline.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def _of_one_label(
         count = found[f"{name}_count"]
         found[name] = None if count is None else count / listed
     found["top1_interval"] = list(wilson_interval(found["top1_count"], listed))
+    found["temperature_scaling"] = temperature_scaling(logits, labels)
     probabilities = metrics.softmax(logits)
     predicted = logits.argmax(axis=1)
     rows = pd.DataFrame(

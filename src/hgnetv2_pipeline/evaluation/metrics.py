@@ -55,13 +55,27 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -> float:
-    """Mean gap between confidence and accuracy over 15 equal bins (Guo et al., 1706.04599)."""
+def calibration_bins(
+    confidence: Floats, correct: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Images, sum of their confidences and right answers in each of 15 equal bins of confidence.
+
+    Bins are open on the left, as in Guo et al. (arXiv:1706.04599): a confidence of exactly 1/15
+    belongs to the first.
+    """
     confidence = np.asarray(confidence, dtype=np.float64)
-    # Bins are open on the left: a confidence of exactly 1/15 belongs to the first.
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
     trusted = np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
-    right = np.bincount(bins, weights=correct, minlength=CALIBRATION_BINS)
+    images, right = (
+        np.bincount(each, minlength=CALIBRATION_BINS).astype(np.int64)
+        for each in (bins, bins[np.asarray(correct, dtype=bool)])
+    )
+    return images, trusted.astype(np.float64), right
+
+
+def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_]) -> float:
+    """Mean gap between confidence and accuracy over 15 equal bins (Guo et al., 1706.04599)."""
+    _, trusted, right = calibration_bins(confidence, correct)
     return float(np.abs(trusted - right).sum() / len(confidence))
 
 
@@ -83,7 +97,7 @@ def average_precision(scores: Floats, truth: Ints, missed: int = 0) -> float | N
     positives = int(np.sum(truth)) + missed
     if not positives:
         return None
-    precision, gained = _operating_points(scores, truth)[1:3]
+    precision, gained = operating_points(scores, truth)[1:3]
     return float((precision * gained).sum() / positives)
 
 
@@ -147,7 +161,7 @@ def best_thresholds(logits: Floats, labels: Ints) -> NDArray[np.float64]:
     probabilities = sigmoid(logits)
     chosen = np.full(truth.shape[1], NEUTRAL_THRESHOLD)
     for at in np.flatnonzero(truth.any(axis=0)).tolist():
-        scores, precision, _, predicted = _operating_points(probabilities[:, at], truth[:, at])
+        scores, precision, _, predicted = operating_points(probabilities[:, at], truth[:, at])
         f1 = 2 * precision * predicted / (predicted + truth[:, at].sum())
         best = int(np.argmax(f1))
         below = scores[best + 1] if best + 1 < len(scores) else 0.0
@@ -233,9 +247,9 @@ def _f1(true_positives: int, false_positives: int, false_negatives: int) -> floa
     return 2 * true_positives / total if total else None
 
 
-def _operating_points(scores: Floats, truth: Ints) -> tuple[Floats, Floats, Floats, Floats]:
-    """The distinct scores from high to low; from each on down to it: precision, the positives it
-    alone adds, and how many images are above it.
+def operating_points(scores: Floats, truth: Ints) -> tuple[Floats, Floats, Floats, Floats]:
+    """The distinct scores [K] of ``scores`` [N], from high to low; with each as the threshold:
+    precision, the positives that it alone adds, and how many images have that score or a higher.
     """
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     ordered, hits = np.asarray(scores)[order], np.asarray(truth, dtype=np.int64)[order]

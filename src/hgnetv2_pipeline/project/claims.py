@@ -59,6 +59,7 @@ MADE_BY: Mapping[str, tuple[_Made, ...]] = {
     "comparison.tabulate": (_Made("comparison_report"),),
     "best.choose": (_Made("best"),),
     "evaluation.evaluate": (_Made("evaluation", "*", "*.manifest.json"),),
+    "evaluation.analyse_errors": (_Made("error_analysis", "*", "*/manifest.json"),),
     "export.export": (_Made("export", sign="export.manifest.json"),),
     "latency.measure_latency": (_Made("latency", sign="latency.json"),),
     "prediction.predict": (_Made("prediction"),),
@@ -126,15 +127,15 @@ class Claims:
 
 
 def _results(node: str, params: Mapping[str, Any]) -> Collection[_Made]:
-    """The results of a node, evaluation's under the name that its parameters give it."""
-    if node != "evaluation.evaluate":
+    """The results of a node, evaluation's under the name that its parameters give them."""
+    if not node.startswith("evaluation."):
         return MADE_BY[node]
     own = params["evaluation"]
     name = result_name(
         params["split"], own["engine"], own["precision"],
         resize_short=own["resize_short"], fast=own["fast"],
     )  # fmt: skip
-    return [_Made("evaluation", name, f"{name}.manifest.json")]
+    return [_Made(made.folder, name, made.sign.replace("*", name)) for made in MADE_BY[node]]
 
 
 def _places(node: str, identity: Identity, params: Mapping[str, Any]) -> list[tuple[Path, str]]:

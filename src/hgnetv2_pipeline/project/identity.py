@@ -41,6 +41,7 @@ FOLDERS: Mapping[str, str] = {
     "comparison": "data/06_models/{dataset}/comparison/{variant}/{run}",
     "best": "data/06_models/{dataset}/best/{variant}/{run}",
     "evaluation": "data/08_reporting/{dataset}/evaluation/{model}",
+    "error_analysis": "data/08_reporting/{dataset}/error_analysis/{model}",
     "export": "data/07_model_output/{dataset}/{model}",
     "latency": "data/08_reporting/{dataset}/latency/{model}",
     "prediction": "data/08_reporting/{dataset}/prediction/{model}",

@@ -54,7 +54,8 @@ class MLflowHooks:
         for name, value in outputs.items():
             dataset = self._catalog.get(name) if isinstance(value, Path) else None
             if isinstance(dataset, ResultPath):
-                if is_newly_made(dataset.file):
+                # A model without a mistake has no sheet of them.
+                if is_newly_made(dataset.file) and dataset.file.is_file():
                     _record_file(name, dataset)
                     if name == "export.bundle":
                         tracker.model(dataset.path)

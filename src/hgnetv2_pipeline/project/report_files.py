@@ -52,6 +52,7 @@ def report_inputs(identity: Identity) -> ReportInputs:
             if (path := folder / "history.csv").is_file()
         },
         evaluations=_jsons(base / "evaluation", identity),
+        error_analyses=_jsons(base / "error_analysis", identity),
         exports=tuple(
             path
             for name in ("manifest.json", "model*.pte.json", "model*.ncnn.json")

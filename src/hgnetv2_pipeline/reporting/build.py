@@ -12,10 +12,13 @@ from hgnetv2_pipeline.reporting import formats, sections, tables
 from hgnetv2_pipeline.reporting.blocks import Block, Cards, Report
 from hgnetv2_pipeline.reporting.chapters import (
     accuracy,
+    classes,
     comparison,
+    confidence,
     curves,
     data,
     mining,
+    mistakes,
     speed,
     teacher,
 )
@@ -134,6 +137,18 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
             lambda: accuracy.evaluation_blocks(inputs, ledger),
         ),
         sections.section(
+            "Class by class", "classes", f"{run} --pipeline evaluation",
+            lambda: classes.class_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "How sure the answers are", "confidence", f"{run} --pipeline evaluation",
+            lambda: confidence.confidence_blocks(inputs, ledger),
+        ),
+        sections.section(
+            "Mistakes", "mistakes", f"{run} --pipeline evaluation",
+            lambda: mistakes.mistake_blocks(inputs, ledger),
+        ),
+        sections.section(
             "Beside the published figures", "published", None,
             lambda: accuracy.published_blocks(inputs, ledger, published),
         ),
@@ -180,13 +195,9 @@ def _cards(inputs: ReportInputs) -> list[tuple[str, str, str]]:
 def _accuracy_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
     """The model that is exported, on the final test where there is one: no other's figure."""
     found, _ = accuracy.read_evaluations(inputs, ledger)
-    ours = [result for result in found if result.get("model") == inputs.model]
-    # In PyTorch and float32 first: the others differ by what an engine rounds.
-    ours.sort(key=lambda one: (one["split"] != "test", one["engine"] != "torch"))
-    if not ours:
-        return []
-    used, right, _ = tables.evaluation_counts(ours[0])
-    behind = f"{ours[0]['split']}, {formats.count(used)} images"
+    ours = sections.preferred(found, inputs.model, "evaluation")
+    used, right, _ = tables.evaluation_counts(ours)
+    behind = f"{ours['split']}, {formats.count(used)} images"
     choice = read_choice(inputs, ledger)
     what = f"{choice['used']}, chosen on val" if choice else inputs.model
     return [(f"{formats.percent(right / used, used)} %", f"top-1 of {what}", behind)]

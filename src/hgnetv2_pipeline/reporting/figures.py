@@ -14,6 +14,8 @@ from hgnetv2_pipeline.reporting import figures, svg
 WIDTH = 860.0
 _NEAR = 6  # places for a label right at its point
 PANEL = 500.0  # two of them fill a line of the page
+NARROW = 326.0  # three of them fill a line, and one a telephone
+CALIBRATION_BINS = 15  # of an evaluation
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,83 @@ def bars(rows: Sequence[tuple[str, float]], *, x_label: str, colour: int = 0) ->
     parts.append(svg.line(frame.left, frame.top, frame.left, frame.bottom, css="axis"))
     parts.append(svg.text(frame.left, frame.bottom + 17, x_label, css="faint"))
     return svg.drawing(WIDTH, frame.bottom + 26, x_label, parts)
+
+
+@dataclass(frozen=True)
+class CountedShare:
+    """A row of bars: ``hits`` of ``n``, and the ends of its interval, shares."""
+
+    label: str
+    hits: int
+    n: int
+    interval: tuple[float, float]
+
+
+def share_bars(rows: Sequence[CountedShare], *, x_label: str) -> str:
+    """Bars of shares in per cent: above each its name and counts, below it its interval."""
+    height, x_range = 36.0, (0.0, 100.0)
+    frame = svg.Frame(6, 4, NARROW - 14, 4 + height * len(rows), x_range, (0.0, 1.0))
+    parts = []
+    for value in svg.ticks(*x_range):
+        at = frame.x(value)
+        parts.append(svg.line(at, frame.top, at, frame.bottom))
+        label = svg.tick_label(value)
+        parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, css="faint"))
+    for place, row in enumerate(rows):
+        y, share = frame.top + height * place, 100 * row.hits / row.n
+        said = f"{row.hits} of {row.n} ({share:.0f} %)"
+        room = frame.right - frame.left - svg.text_width(said, 11) - 10
+        parts.append(svg.text(frame.left, y + 13, svg.clip_text(row.label, room)))
+        parts.append(svg.text(frame.right, y + 13, said, anchor="end", size=11))
+        title, wide = f"{row.label}: {said}", frame.x(share) - frame.left
+        parts.append(svg.bar(frame.left, y + 17, wide, 8, 0, title=title))
+        low, high = (frame.x(100 * bound) for bound in row.interval)
+        parts.append(svg.line(low, y + 29, high, y + 29, css="axis"))
+        parts += [svg.line(end, y + 26, end, y + 32, css="axis") for end in (low, high)]
+    middle = (frame.left + frame.right) / 2
+    parts.append(svg.text(middle, frame.bottom + 32, x_label, anchor="middle", css="faint"))
+    return svg.drawing(NARROW, frame.bottom + 40, x_label, parts)
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Answers of similar confidence: how many, their mean confidence, how many are right."""
+
+    images: int
+    confidence: float
+    right: int
+    interval: tuple[float, float]
+
+
+def reliability_diagram(bins: Sequence[CalibrationBin]) -> str:
+    """Accuracy by confidence, in per cent, with intervals, beside the diagonal of a model that is
+    as sure as it is right; below, how many images are in each bin.
+    """
+    frame = svg.Frame(44, 44, NARROW - 14, 284, (0.0, 100.0), (0.0, 100.0))
+    parts = [svg.text(8, 16, "Is it as sure as it is right?", bold=True)]
+    parts += frame.grid("confidence of the answer, %", "right answers, %", 5)
+    most = max(each.images for each in bins)
+    wide, foot = (frame.right - frame.left) / CALIBRATION_BINS, frame.bottom + 106
+    for each in bins:
+        place = min(CALIBRATION_BINS, max(1, math.ceil(each.confidence * CALIBRATION_BINS)))
+        left, high = frame.left + wide * (place - 1), 40 * each.images / most
+        title = f"{each.images} images"
+        parts.append(svg.bar(left + 1, foot - high, wide - 2, high, 6, title=title))
+    parts.append(svg.line(frame.left, foot, frame.right, foot, css="axis"))
+    below = f"images by confidence, at most {most:,}"
+    parts.append(svg.text(frame.left, foot - 48, below, size=11, css="faint"))
+    ends = frame.x(0), frame.y(0), frame.x(100), frame.y(100)
+    parts.append(svg.line(*ends, css="axis", dash="4 3"))
+    points = [
+        (frame.x(100 * each.confidence), frame.y(100 * each.right / each.images)) for each in bins
+    ]
+    parts.append(svg.path(points, 0))
+    for each, (x, y) in zip(bins, points, strict=True):
+        low, high = (frame.y(100 * bound) for bound in each.interval)
+        parts.append(svg.line(x, low, x, high, css="s0"))
+        said = f"confidence {100 * each.confidence:.1f} %: {each.right} of {each.images} right"
+        parts.append(svg.dot(x, y, 0, title=said))
+    return svg.drawing(NARROW, foot + 8, "Reliability diagram: right answers by confidence", parts)
 
 
 def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:

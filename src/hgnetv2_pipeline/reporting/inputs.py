@@ -52,6 +52,7 @@ class ReportInputs:
     comparison: Path | None = None
     histories: Mapping[str, Path] = field(default_factory=dict)  # run id -> history.csv
     evaluations: tuple[Path, ...] = ()
+    error_analyses: tuple[Path, ...] = ()
     exports: tuple[Path, ...] = ()
     latencies: tuple[Path, ...] = ()
     tensorrt: tuple[Path, ...] = ()  # results that a kit's run.py wrote on a target machine

@@ -14,6 +14,30 @@ BUDGET = 1_200_000  # bytes of all pictures of a report together, before base64
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
+def data_uri(path: Path, what: str, ledger: FileLedger) -> str:
+    """A small PNG or JPEG as it is, not noted as a source: the file that names it is.
+
+    Raises:
+        AbsentError: it is not there, or is neither.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise AbsentError(f"{what}: {ledger.shown(path)} cannot be read: {error}") from error
+    return _uri(raw, _kind(raw, f"{what}: {ledger.shown(path)}"))
+
+
+def _kind(raw: bytes, what: str) -> str:
+    kind = next((kind for magic, kind in _MAGIC.items() if raw.startswith(magic)), None)
+    if kind is None:
+        raise AbsentError(f"{what} is neither PNG nor JPEG")
+    return kind
+
+
+def _uri(raw: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(raw).decode()}"
+
+
 def embed(
     paths: Sequence[Path], what: str, ledger: FileLedger, *, budget: int = BUDGET
 ) -> list[Picture | Notice]:
@@ -30,15 +54,13 @@ def embed(
 
 def _picture(path: Path, what: str, share: int, shown: str) -> Picture:
     raw = path.read_bytes()
-    kind = next((kind for magic, kind in _MAGIC.items() if raw.startswith(magic)), None)
-    if kind is None:
-        raise AbsentError(f"{what}: {shown} is neither PNG nor JPEG")
+    kind = _kind(raw, f"{what}: {shown}")
     title = path.stem.replace("_", " ").replace("-", " ")
     caption = f"{what}: {title}"
     if len(raw) > share:
         raw, kind = _smaller(raw, share, what, shown), "image/jpeg"
         caption += f" (made smaller for this page; in full: {shown})"
-    return Picture(f"data:{kind};base64,{base64.b64encode(raw).decode()}", caption, shown)
+    return Picture(_uri(raw, kind), caption, shown)
 
 
 def _smaller(raw: bytes, share: int, what: str, shown: str) -> bytes:

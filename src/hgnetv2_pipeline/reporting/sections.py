@@ -72,6 +72,19 @@ def read_all(
     return found, troubles
 
 
+def preferred(results: Sequence[Json], model: str, what: str) -> Json:
+    """Of several results about ``model`` the one to show: of the final test where there is one, in
+    PyTorch and float32, since others differ by what an engine rounds.
+
+    Raises:
+        AbsentError: there is none about this model.
+    """
+    ours = [result for result in results if result.get("model") == model]
+    if not ours:
+        raise AbsentError(f"{what} of {model}: not made yet")
+    return min(ours, key=lambda one: (one["split"] != "test", one["engine"] != "torch"))
+
+
 def read_comparison(
     inputs: ReportInputs, ledger: FileLedger
 ) -> tuple[list[Json], list[compare.ArmSummary]]:

@@ -114,6 +114,15 @@ def bar(
     )
 
 
+def image(x: float, y: float, side: float, uri: str, *, pixels: bool = False) -> str:
+    """A picture, as a data URI, as large as fits into a square; ``pixels``: not smoothed."""
+    how = ' image-rendering="pixelated"' if pixels else ""
+    return (
+        f'<image x="{n(x)}" y="{n(y)}" width="{n(side)}" height="{n(side)}" '
+        f'href="{escape(uri)}"{how}/>'
+    )
+
+
 def drawing(width: float, height: float, label: str, parts: Sequence[str]) -> str:
     """The whole SVG; ``label`` is what a screen reader says."""
     return (

@@ -252,23 +252,29 @@ def worst_classes_table(result: Json, most: int = 10) -> Table | None:
 
 
 def confused_table(result: Json, most: int = 15) -> Table | None:
-    """The most frequent mistakes, where there are too many classes to draw a matrix."""
+    """The most frequent mistakes, each also as a share of the images of its class."""
     entries = result.get("most_confused")
     if not isinstance(entries, list) or not entries:
         return None
-    records = [
-        {
-            "true class": formats.words(entry.get("true")),
-            "taken for": formats.words(entry.get("predicted")),
-            "images": formats.count(entry.get("count")),
-        }
-        for entry in entries[:most]
-    ]
+    images = {name: n for name, n, _ in per_class(result)}
+    records = []
+    for entry in entries[:most]:
+        n = images.get(str(entry.get("true")))
+        share = formats.percent(entry["count"] / n) if n else formats.NOTHING
+        records.append(
+            {
+                "true class": formats.words(entry.get("true")),
+                "taken for": formats.words(entry.get("predicted")),
+                "images": formats.count(entry.get("count")),
+                "% of the class": share,
+            }
+        )
     return table_of(
         records,
         list(records[0]),
         caption="The most frequent mistakes",
         left=("true class", "taken for"),
+        drop_empty=("% of the class",),
     )
 
 

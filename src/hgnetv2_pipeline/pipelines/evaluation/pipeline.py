@@ -1,14 +1,15 @@
-"""evaluation: a model's accuracy on val, or once on test."""
+"""evaluation: a model's accuracy on val, or once on test, and its mistakes."""
 
 from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node
 
-from hgnetv2_pipeline.pipelines.evaluation.nodes import evaluate
+from hgnetv2_pipeline.pipelines.evaluation.nodes import analyse_errors, evaluate
 
 
 def create_pipeline(last: str = "ssld_stage2.run") -> Pipeline:
-    """One node, after the best model and the ``last`` training of the chain."""
+    """The measurement, after the best model and the ``last`` training of the chain, and what can be
+    learnt of its wrong answers."""
     return Pipeline(
         [
             node(
@@ -28,6 +29,18 @@ def create_pipeline(last: str = "ssld_stage2.run") -> Pipeline:
                     "evaluation.metrics_history",
                 ],
                 name="evaluate",
+            ),
+            node(
+                analyse_errors,
+                inputs=[
+                    "params:this_run",
+                    "params:evaluation",
+                    "params:split",
+                    "ingestion.lists",
+                    "evaluation.results",
+                ],
+                outputs="evaluation.error_analysis",
+                name="analyse_errors",
             ),
         ],
         tags="evaluation",

@@ -19,6 +19,7 @@ def create_pipeline(*ssld: str) -> Pipeline:
                     "params:this_run",
                     "ingestion.lists",
                     "evaluation.results",
+                    "evaluation.error_analysis",
                     "export.bundle",
                     "latency.results",
                     "prediction.answers",

@@ -30,11 +30,12 @@ def read_evaluations(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Jso
     """Evaluations of one label per image whose counts add up, in a fixed order, and a warning for
     each other.
     """
-    found, troubles = _read_sound(inputs, ledger)
+    found, troubles = read_sound(inputs, ledger)
     return [result for result in found if not is_of_several_labels(result)], troubles
 
 
-def _read_sound(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], list[Block]]:
+def read_sound(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], list[Block]]:
+    """Evaluations whose counts add up, in a fixed order, and a warning for each other."""
     found, troubles = read_all(inputs.evaluations, "evaluation", ledger)
     sound = []
     for result in found:
@@ -55,7 +56,7 @@ def _read_sound(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], l
 
 def evaluation_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """Accuracy of every model, engine and precision; classes and confusions of each model."""
-    found, troubles = _read_sound(inputs, ledger)
+    found, troubles = read_sound(inputs, ledger)
     several = [result for result in found if is_of_several_labels(result)]
     results = [result for result in found if not is_of_several_labels(result)]
     troubles += map_blocks(several)
