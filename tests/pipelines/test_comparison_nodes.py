@@ -9,13 +9,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from hgnetv2_pipeline.data import index
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.project import evaluation
 from hgnetv2_pipeline.project.lists import Lists
-from hgnetv2_pipeline.project.params import ComparisonParams, EvaluationParams, TeacherParams
+from hgnetv2_pipeline.project.params import (
+    ComparisonParams,
+    EvaluationParams,
+    MiningParams,
+    TeacherParams,
+)
 from hgnetv2_pipeline.project.results import ResultSpec
-from hgnetv2_pipeline.project.training.arms import arm_folders, at_equal_steps
+from hgnetv2_pipeline.project.training.arms import arm_folders, at_equal_steps, make_unmined_list
 from hgnetv2_pipeline.project.training.arms_table import (
     above_last,
     list_trainings,
@@ -95,6 +101,31 @@ def test_members_are_listed_by_number_and_arms_by_seed(tmp_path: Path) -> None:
         "member=0", "member=1", "supervised,seed=0", "supervised,seed=1"
     ]  # fmt: skip
     assert len({seed for seed, _ in found}) == 4
+
+
+@pytest.mark.parametrize(
+    ("strict", "left"), [(True, ["kept", "ok"]), (False, ["doubt", "kept", "ok"])]
+)
+def test_the_whole_pool_unmined_lacks_what_may_not_be_mined(
+    tmp_path: Path, strict: bool, left: list[str]
+) -> None:
+    run = run_of(identity(tmp_path))
+    lists, mined = run.folder("lists"), run.folder("mining")
+    lists.mkdir(parents=True)
+    mined.mkdir(parents=True)
+    for name, keys in {"train": ["a"], "pool": ["copy", "doubt", "gone", "kept", "ok"]}.items():
+        rows = [(key, key, -1, -1, 0, 8, 8, "PNG", "") for key in keys]
+        index.write_index(lists / f"index_{name}.parquet", index.samples_frame(rows))
+    pairs = pd.DataFrame({"key": ["copy", "doubt", "gone", "kept"], "channel": "phash"})
+    pairs["decision"] = ["remove", "review", "review", "review"]
+    pairs.to_parquet(mined / "dedup.parquet")
+    # What a person decided, as mining obeys it.
+    (mined / "review.csv").write_text("key,decision\ngone,remove\nkept,keep\n")
+    given = parameters("sample")["mining"]
+    strictly = given["deduplicate"] | {"strict": strict}
+    params = MiningParams.model_validate(given | {"deduplicate": strictly})
+    made = index.read_index(make_unmined_list(run, params, mined))
+    assert made["key"].tolist() == ["a", *left]
 
 
 class Arms:

@@ -168,7 +168,12 @@ def test_a_finished_arm_of_the_comparison_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from hgnetv2_pipeline.pipelines.comparison.nodes import train_arms
-    from hgnetv2_pipeline.project.params import ComparisonParams, TeacherLogitsParams, TeacherParams
+    from hgnetv2_pipeline.project.params import (
+        ComparisonParams,
+        MiningParams,
+        TeacherLogitsParams,
+        TeacherParams,
+    )
     from hgnetv2_pipeline.project.run import Run
     from hgnetv2_pipeline.project.training import runs
     from hgnetv2_pipeline.training.config import TrainConfig
@@ -208,6 +213,7 @@ def test_a_finished_arm_of_the_comparison_costs_nothing(
         ComparisonParams.model_validate(project["comparison"]),
         TeacherParams.model_validate(project["train_teacher"]), *recipes,
         TeacherLogitsParams.model_validate(project["teacher_logits"]),
+        MiningParams.model_validate(project["mining"]),
         identity.folder("train_teacher"), mining, Path(),
     )  # fmt: skip
     assert rows(plan_chain(project, {"comparison"}))["comparison"] == "comparison finished"

@@ -8,6 +8,7 @@ from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import (
     ComparisonParams,
     EvaluationParams,
+    MiningParams,
     TeacherLogitsParams,
     TeacherParams,
 )
@@ -26,8 +27,8 @@ from hgnetv2_pipeline.training.config import TrainConfig
 
 def train_arms(
     run: Run, comparison: ComparisonParams, teacher: TeacherParams, train: TrainConfig,
-    stage1: TrainConfig, stage2: TrainConfig, logits: TeacherLogitsParams, members: Path,
-    mined: Path, stage2_run: Path,
+    stage1: TrainConfig, stage2: TrainConfig, logits: TeacherLogitsParams, mining: MiningParams,
+    members: Path, mined: Path, stage2_run: Path,
 ) -> Path:  # fmt: skip
     """Train what the table needs and does not have yet; return the folder with the arms.
 
@@ -36,7 +37,7 @@ def train_arms(
     recipes = Recipes(comparison, teacher, train, stage1, stage2, logits)
     folder = run.folder("comparison")
     folder.mkdir(parents=True, exist_ok=True)
-    unmined = make_unmined_list(run, mined) if comparison.unmined_seeds else None
+    unmined = make_unmined_list(run, mining, mined) if comparison.unmined_seeds else None
     train_missing_arms(run, recipes, read_teacher(members, run.identity), unmined)
     return folder
 

@@ -21,6 +21,7 @@ def create_pipeline() -> Pipeline:
                     "params:ssld_stage1",
                     "params:ssld_stage2",
                     "params:teacher_logits",
+                    "params:mining",
                     "train_teacher.teacher",
                     "mining.result",
                     "ssld_stage2.run",

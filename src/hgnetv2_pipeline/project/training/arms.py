@@ -14,7 +14,18 @@ from pathlib import Path
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists, count_rows
-from hgnetv2_pipeline.project.params import ComparisonParams, TeacherLogitsParams, TeacherParams
+from hgnetv2_pipeline.project.mining.selecting import (
+    candidates,
+    decided_pairs,
+    exclusions,
+    person_edits,
+)
+from hgnetv2_pipeline.project.params import (
+    ComparisonParams,
+    MiningParams,
+    TeacherLogitsParams,
+    TeacherParams,
+)
 from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord, read_teacher
@@ -204,8 +215,10 @@ def finished_arms(
     return finished
 
 
-def make_unmined_list(run: Run, mined: Path) -> Path:
-    """Labelled images and the whole pool, less what is too like validation or test images."""
+def make_unmined_list(run: Run, mining: MiningParams, mined: Path) -> Path:
+    """Labelled images and the whole pool, less what may not be mined: images too like those of
+    validation or test, doubtful ones as mining takes them, and those left out by name.
+    """
     known = Lists(run.folder("lists"))
 
     def make(aside: Path) -> None:
@@ -213,8 +226,7 @@ def make_unmined_list(run: Run, mined: Path) -> Path:
 
         from hgnetv2_pipeline.data import index
 
-        pairs = pd.read_parquet(mined / "dedup.parquet")
-        barred = pairs.loc[pairs["decision"] == "remove", "key"]
+        barred = candidates(run, mining, run.folder("scores"), decided_pairs(mined)).barred
         pool = known.frame("pool")
         # The loss asks the teacher, not the label; some label must be there all the same.
         pool = pool[~pool["key"].isin(barred)].assign(label=0)
@@ -230,7 +242,10 @@ def make_unmined_list(run: Run, mined: Path) -> Path:
                 "train": known.index("train"),
                 "pool": known.index("pool"),
                 "dedup": mined / "dedup.parquet",
+                "review": person_edits(mined / "review.csv"),
+                **exclusions(run, mining),
             },
+            params={"strict": mining.deduplicate.strict},
             outputs=["train_unmined.parquet"],
         ),
         make,

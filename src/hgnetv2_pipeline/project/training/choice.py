@@ -88,9 +88,16 @@ def find_candidates(
     models, seed = run.folder("models"), run.identity.seed
     trainings = list_trainings(run, comparison, teacher)
     trainings += [(name, seed, run.folder(name)) for name in ("finetune", "train")]
+
+    def place(training: tuple[str, int, Path]) -> tuple[bool, bool, int]:
+        """The run's own seed, then others; members of the teacher last, by their numbers."""
+        _, its_seed, folder = training
+        member = folder.name.startswith("member=")
+        return its_seed != seed, member, 0 if member else its_seed
+
     found: dict[str, Candidate] = {}
     left_out: dict[str, str] = {}
-    for arm, its_seed, folder in sorted(trainings, key=lambda one: (one[1] != seed, one[1])):
+    for arm, its_seed, folder in sorted(trainings, key=place):
         if arm in found or not (folder / _STUDENT).is_file():
             continue
         name = folder.relative_to(models).as_posix()
