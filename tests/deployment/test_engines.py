@@ -72,10 +72,12 @@ def test_auto_takes_onnx_runtime_and_names_the_reasons_against_the_others(
     with caplog.at_level(logging.INFO):
         engine = load_engine(b0_onnx)
     assert engine.name == "ort"
-    (line,) = [record.message for record in caplog.records if "engine ort" in record.message]
-    assert "tensorrt: tensorrt is not installed" in line
-    assert "ort-cuda: this onnxruntime has no CUDAExecutionProvider" in line
-    assert "openvino: openvino is not installed" in line
+    said = [record.message for record in caplog.records if record.name == ladder.__name__]
+    assert said[0].startswith("engine ort on ")
+    assert "not tensorrt: tensorrt is not installed" in said[1]
+    text = "\n".join(said[1:])
+    assert "not ort-cuda: this onnxruntime has no CUDAExecutionProvider" in text
+    assert "not openvino: openvino is not installed" in text
 
 
 def test_auto_takes_torch_for_weights(run_folder: Path) -> None:
