@@ -46,12 +46,13 @@ def _run(debug: bool, verbose: bool, **options: Any) -> Any:
     """Run a pipeline.
 
     \b
-    kedro run                                                the whole chain on the sample
-    kedro run --pipeline ssld_stage1 --params variant=b4     one pipeline and what it needs
-    kedro run --env NAME                                     your own images (hgnetv2 init NAME)
+    kedro run                                      the whole chain on the sample
+    kedro run --env NAME                           your own (hgnetv2 init NAME)
+    kedro run --params plan_only=true              what it will cost
+    kedro run --pipeline train --params variant=b4      a pipeline and its needs
     kedro run --pipeline evaluation --params model=train/b0/seed=0,split=test
-    kedro run --params ssld_stage1.lr=0.1,run=lr01           another recipe beside the first
-    kedro run --params redo=mining                           make finished results again
+    kedro run --params ssld_stage1.lr=0.1,run=lr01      a run beside the first
+    kedro run --params redo=mining                 make finished results again
     """
     show_tracebacks()
     from hgnetv2_pipeline.project.given import read_params

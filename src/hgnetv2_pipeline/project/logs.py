@@ -107,7 +107,7 @@ class RunLog(MemoryHandler):
         if new:
             self.setTarget(_File(self._path))
         super().flush()
-        if new:
+        if new and self._path.is_file():
             _log.log(SHOWN, "details: %s", self._path.relative_to(self._project))
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ class TerminalHooks:
         self._seconds: dict[str, float] = defaultdict(float)
         self._made: Counter[str] = Counter()
         self._reused: list[str] = []
-        self._began = self._before = 0.0
+        self._began, self._before = 0.0, 0
         self._file: RunLog | None = None
 
     @property
