@@ -62,10 +62,10 @@ def variant_name(name: str) -> str:
 def meant_variant(name: str) -> str | None:
     """The variant that a name that is none most likely means, by the number at its end.
 
-    >>> meant_variant("hgnetv2_b9"), meant_variant("hgnetv22-b4"), meant_variant("resnet18")
+    >>> meant_variant("hgnetv2_b9"), meant_variant("hgnetv22-b4"), meant_variant("b9")
     ('b6', 'b4', None)
     """
-    found = re.search(r"b(\d+)$", name.lower())
+    found = re.search(r"[-_]b(\d+)$", name.lower())
     return f"b{min(int(found[1]), len(VARIANTS) - 1)}" if found else None
 
 

@@ -215,7 +215,7 @@ def test_inspect_lists_the_keys_of_networks_and_looks_below_the_one_that_is_said
     assert "also holds  loss.weight, state_dict_ema, epoch\n" in text
     done = hgnetv2("inspect", "last.ckpt", "--key", "ema")
     assert done.exit_code == 4
-    assert "no dict below the key 'ema'; networks lie below state_dict, " in done.output
+    assert "no dict below the key 'ema'; networks are below state_dict, " in done.output
     said("export-weights", "last.ckpt@key=state_dict@prefix=model.", "--style", "paddle",
          "--out", "w.pdparams")  # fmt: skip
     assert read_state(Path("w.pdparams")).tensors["fc.bias"].shape == (12,)

@@ -245,7 +245,7 @@ def stages(name: str) -> None:
 
     \b
     hgnetv2 stages cats
-    dvc repro conf/cats/dvc.yaml          the chain of conf/cats, as far as it has to be made
+    dvc repro conf/cats/dvc.yaml          the chain of conf/cats, what of it is not finished
     dvc status conf/cats/dvc.yaml         what has changed since
     """
     from hgnetv2_pipeline.project.stages import write_stages

@@ -92,11 +92,13 @@ def run_side_by_side(
             for job in running:
                 job.process.wait()
     if stopped:
-        raise Interrupted("stopped; the runs in progress are saved and the same command goes on")
+        raise Interrupted(
+            "stopped; the runs in progress are saved, and the same command resumes them"
+        )
     if failed is not None:
         raise _failure(failed)
     if interrupted:
-        raise Interrupted("a run was stopped from outside and saved; the same command goes on")
+        raise Interrupted("a run was stopped from outside and saved; the same command resumes it")
 
 
 def _work_of(module: str) -> str:

@@ -308,12 +308,16 @@ class Reuse:
             else:
                 if other["fingerprint"] == planned.fingerprint:
                     if others:
-                        _log.log(SHOWN, "%s: unfinished work found, it goes on", planned.title)
+                        _log.log(
+                            SHOWN, "%s: unfinished work was found and is resumed", planned.title
+                        )
                     return
                 known = "params" in other  # which an older version did not keep
                 changed = "; ".join(changes(other, record)) if known else "its parameters changed"
                 if planned.adopt:
-                    _log.warning("%s: unfinished work goes on although %s", planned.title, changed)
+                    _log.warning(
+                        "%s: unfinished work is resumed although %s", planned.title, changed
+                    )
                 else:
                     hint = (
                         ""
