@@ -192,8 +192,8 @@ class DataParams(_Block):
         description="auto: recognised, or refused where it may be two; folders: a folder per "
         "class; split_folders: train/, val/ and test/ of such folders; lists: train_list.txt of "
         "'path label' or a table, with or without others; imagenet: ILSVRC2012 as PaddleClas "
-        "has it, with train_list.txt and val_list.txt or with train/ and val/; multi_label: several "
-        "labels per image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, "
+        "has it, with train_list.txt and val_list.txt or with train/ and val/; multi_label: "
+        "several labels per image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, "
         "val_list.txt; "
         "webdataset: tars of pictures with a .cls or .json beside them"
     )
