@@ -611,3 +611,8 @@ signal.raise_signal(signal.SIGINT)
     command = [sys.executable, "-c", program, str(b0_onnx)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.parametrize(("wanted", "named"), [("fp32", "fp32"), ("int8", "fp32+int8")])
+def test_a_missing_file_is_advised_to_be_exported_once(wanted: str, named: str) -> None:
+    assert ladder._precisions(wanted) == f"export.precisions={named}"

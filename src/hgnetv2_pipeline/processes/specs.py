@@ -121,10 +121,12 @@ def run_from_file(
     show_tracebacks()
     never_for_everyone()
     logging.basicConfig(
-        level=logging.INFO,
+        level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
         handlers=_handlers(options.spec),
     )
+    for ours in ("hgnetv2_pipeline", "__main__"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     try:
         run(options.spec)
     except Exception as error:
