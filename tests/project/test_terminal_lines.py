@@ -209,6 +209,19 @@ def test_a_stage_is_shown_after_its_last_node_and_reused_ones_share_a_line(
     assert len(lines) == 3
 
 
+def test_a_stage_says_that_an_earlier_result_of_its_was_archived(
+    shown: tuple[hooks.TerminalHooks, list[str]],
+) -> None:
+    made, said = shown
+    made.before_pipeline_run(SimpleNamespace(nodes=[node("export")]))
+    made.before_node_run()
+    results.note_made(Path("export"))
+    results._archived.append(Path("archive"))
+    made.after_node_run(node("export"))
+    (line,) = list(said)
+    assert line.endswith(" s   1 earlier result archived")
+
+
 def test_many_results_of_other_code_are_one_line_with_their_number(
     shown: tuple[hooks.TerminalHooks, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

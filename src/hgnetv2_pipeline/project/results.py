@@ -100,11 +100,13 @@ class _Planned(ResultSpec):
 
 @dataclass(frozen=True)
 class _Old:
-    """An earlier result in the place of a new one, and why it is not reused."""
+    """An earlier result in the place of a new one, and why it is not reused; whether that is as it
+    should be: other inputs or parameters, or ``redo``."""
 
     reason: str
     fingerprint: str
     outputs: Sequence[str]
+    expected: bool = False
 
 
 class Reuse:
@@ -226,7 +228,8 @@ class Reuse:
             return _Old(str(error), _UNKNOWN, planned.outputs)
         reason = self._why_not(planned, old)
         if reason is not None:
-            return _Old(reason, old["fingerprint"], tuple(old["outputs"]))
+            expected = old["fingerprint"] != planned.fingerprint or self._is_redone(planned)
+            return _Old(reason, old["fingerprint"], tuple(old["outputs"]), expected)
         _log.info("%s: reused", planned.title)
         if not self._dry:
             self._compare_code(planned)
@@ -260,7 +263,7 @@ class Reuse:
 
     def _why_not(self, planned: _Planned, old: Mapping[str, Any]) -> str | None:
         """Why the finished result is not valid; None when it is."""
-        if self._redo & {planned.pipeline, "all"}:
+        if self._is_redone(planned):
             return "redo was asked for"
         if old["fingerprint"] != planned.fingerprint:
             return "; ".join(changes(old, planned.record)) or "made in another format"
@@ -275,11 +278,16 @@ class Reuse:
                 return f"{relative} is missing, which an older version did not make"
         return None
 
+    def _is_redone(self, planned: _Planned) -> bool:
+        return bool(self._redo & {planned.pipeline, "all"})
+
     def _archive(self, planned: _Planned, old: _Old) -> None:
         """Move a result (all of its folder, or its named files) out of the way."""
         folder, manifest = planned.folder, planned.manifest
         place = _new_place(folder if planned.name else folder.parent, old.fingerprint)
-        _log.warning(
+        _archived.append(place)
+        _log.log(
+            logging.INFO if old.expected else logging.WARNING,
             "%s: %s; the old result moves to %s",
             planned.title, old.reason, self._title(place, ""),
         )  # fmt: skip
@@ -513,12 +521,18 @@ def code_hash() -> str:
 
 _made: set[Path] = set()
 _makers: list[str] = []
+_archived: list[Path] = []
 _of_other_code: set[str] = set()  # titles
 
 
 def count_made() -> int:
     """How many results this process has made so far, rather than reused."""
     return len(_makers)
+
+
+def count_archived() -> int:
+    """How many earlier results this process has moved into an archive so far."""
+    return len(_archived)
 
 
 def count_of_other_code() -> int:

@@ -16,7 +16,7 @@ from hgnetv2_pipeline.printable import Lines
 from hgnetv2_pipeline.progress import SHOWN, TICK, columns, duration, fitted
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.logs import RunLog
-from hgnetv2_pipeline.project.results import count_made, count_of_other_code
+from hgnetv2_pipeline.project.results import count_archived, count_made, count_of_other_code
 from hgnetv2_pipeline.project.terminal.key_figures import key_figure
 
 _log = logging.getLogger(__name__)
@@ -34,8 +34,9 @@ class TerminalHooks:
         self._stages: set[str] = set()
         self._seconds: dict[str, float] = defaultdict(float)
         self._made: Counter[str] = Counter()
+        self._archived: Counter[str] = Counter()
         self._reused: list[str] = []
-        self._began, self._before = 0.0, 0
+        self._began, self._before = 0.0, (0, 0)
         self._file: RunLog | None = None
 
     @property
@@ -52,6 +53,7 @@ class TerminalHooks:
         self._waiting = Counter(str(node.namespace) for node in pipeline.nodes)
         self._stages = {*self._waiting}
         self._seconds, self._made, self._reused = defaultdict(float), Counter(), []
+        self._archived = Counter()
         count_of_other_code()
         self._end_log()
         folder, project = self._identity.folder("logs"), self._identity.project
@@ -60,14 +62,16 @@ class TerminalHooks:
 
     @hook_impl
     def before_node_run(self) -> None:
-        self._began, self._before = time.monotonic(), count_made()
+        self._began, self._before = time.monotonic(), (count_made(), count_archived())
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
         """Show the stage, if this was its last node."""
         stage = str(node.namespace)
         self._seconds[stage] += time.monotonic() - self._began
-        self._made[stage] += count_made() - self._before
+        made, archived = self._before
+        self._made[stage] += count_made() - made
+        self._archived[stage] += count_archived() - archived
         self._waiting[stage] -= 1
         if self._waiting[stage]:
             return
@@ -75,9 +79,12 @@ class TerminalHooks:
             self._reused.append(stage)
             return
         self._show_reused()
-        figure = key_figure(stage, self._identity, self._params)
+        words = [key_figure(stage, self._identity, self._params)]
+        if earlier := self._archived[stage]:
+            words.append(f"{earlier} earlier {'result' if earlier == 1 else 'results'} archived")
         taken = duration(self._seconds[stage])
-        _log.log(SHOWN, "%s", Lines(f"{TICK} {stage:<15} {taken:>12}   {figure}".rstrip()))
+        line = f"{TICK} {stage:<15} {taken:>12}   {', '.join(filter(None, words))}"
+        _log.log(SHOWN, "%s", Lines(line.rstrip()))
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any]) -> None:
