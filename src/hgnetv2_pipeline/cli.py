@@ -106,9 +106,7 @@ class _Run(click.Command):
                 [(name, field.description) for name, field in fields.items() if field.description]
             )
         blocks = [f"{name}.*" for name, field in fields.items() if not field.description]
-        with formatter.section(
-            "Blocks of parameters (hgnetv2 parameters NAME lists what is in one)"
-        ):
+        with formatter.section("Blocks of parameters (hgnetv2 parameters NAME)"):
             formatter.write_text(", ".join(blocks))
 
     def invoke(self, context: click.Context) -> Any:
