@@ -12,6 +12,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from hgnetv2_pipeline.errors import Interrupted, PlanPrinted
 from hgnetv2_pipeline.printable import Lines
 from hgnetv2_pipeline.progress import SHOWN, TICK, columns, duration, fitted
 from hgnetv2_pipeline.project.identity import Identity
@@ -104,7 +105,8 @@ class TerminalHooks:
     def on_pipeline_error(self, error: BaseException) -> None:
         self._show_reused()
         self._show_other_code()
-        _log.info("ended by %s", type(error).__name__, exc_info=error)
+        if getattr(error, "exit_code", 1) not in (PlanPrinted.exit_code, Interrupted.exit_code):
+            _log.info("ended by %s", type(error).__name__, exc_info=error)
         self._end_log()
 
     def _show_reused(self) -> None:
