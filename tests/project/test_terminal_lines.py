@@ -219,7 +219,7 @@ def test_a_stage_says_that_an_earlier_result_of_its_was_archived(
     results._archived.append(Path("archive"))
     made.after_node_run(node("export"))
     (line,) = list(said)
-    assert line.endswith(" s   1 earlier result archived")
+    assert line.endswith(" s   1 archived")
 
 
 def test_many_results_of_other_code_are_one_line_with_their_number(

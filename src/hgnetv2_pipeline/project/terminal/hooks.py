@@ -82,7 +82,7 @@ class TerminalHooks:
         self._show_reused()
         words = [key_figure(stage, self._identity, self._params)]
         if earlier := self._archived[stage]:
-            words.append(f"{earlier} earlier {'result' if earlier == 1 else 'results'} archived")
+            words.append(f"{earlier} archived")
         taken = duration(self._seconds[stage])
         line = f"{TICK} {stage:<15} {taken:>12}   {', '.join(filter(None, words))}"
         _log.log(SHOWN, "%s", Lines(line.rstrip()))
