@@ -85,7 +85,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             shorten(project)
         done = 'echo $? > "$1/code.new" && mv "$1/code.new" "$1/code"'
         process = subprocess.Popen(
-            ["sh", "-c", f'"$0" -m kedro run > run.log 2>&1; {done}', sys.executable, str(shared)],
+            [
+                "sh",
+                "-c",
+                f'"$0" -m kedro run -v > run.log 2>&1; {done}',
+                sys.executable,
+                str(shared),
+            ],
             cwd=project,
             env=quiet_environment(),
             start_new_session=True,

@@ -106,7 +106,7 @@ ROWS = {
     "P06": ("a training process is stopped", "the others end after a limit"),
     "P07": ("the GPU's memory is full", "one line with what to set"),
     "P08": ("NaN loss or gradients", "the step is not taken; three in a row end the run"),
-    "P09": ("/dev/shm is full", "told by the plan and at once, with the remedies"),
+    "P09": ("/dev/shm is full", "shown by the plan and at once, with the remedies"),
     "P10": ("the clock jumps", "nothing is ordered by it"),
     "P11": ("other hash seeds, locales, time zones, folders", "the same bytes"),
     "G01": ("an unknown parameter", "refused with the nearest name"),

@@ -34,7 +34,7 @@ def results(project: Path) -> dict[str, bytes]:
 
 def started(project: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "kedro", "run", *arguments],
+        [sys.executable, "-m", "kedro", "run", "--verbose", *arguments],
         cwd=project, env=quiet_environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

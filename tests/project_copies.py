@@ -70,9 +70,11 @@ def shorten(project: Path) -> None:
 def kedro(
     project: Path, *arguments: str, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``kedro ARGUMENTS`` in ``project`` and return what it printed (both streams)."""
+    """Run ``kedro ARGUMENTS`` in ``project`` and return what it printed (both streams), of a
+    pipeline all details."""
+    verbose = ["--verbose"] if arguments[0] == "run" else []
     done = subprocess.run(
-        [sys.executable, "-m", "kedro", *arguments],
+        [sys.executable, "-m", "kedro", *arguments, *verbose],
         cwd=project,
         env=quiet_environment(**environment),
         stdout=subprocess.PIPE,

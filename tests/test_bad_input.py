@@ -67,11 +67,14 @@ def project(made: Path) -> Iterator[Path]:
 
 
 def finished(project: Path) -> list[str]:
-    """Files below data/ other than hashes and links: results, whole or half."""
+    """Files below data/ other than hashes, links and logs: results, whole or half."""
     return sorted(
         path.relative_to(project / "data").as_posix()
         for path in (project / "data").rglob("*")
-        if path.is_file() and "01_raw" not in path.parts and ".hashes" not in path.name
+        if path.is_file()
+        and "01_raw" not in path.parts
+        and ".hashes" not in path.name
+        and path.suffix != ".log"
     )
 
 

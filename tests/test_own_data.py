@@ -254,7 +254,7 @@ def test_nothing_is_chosen_by_the_test_set_and_each_training_is_measured_once(
 
 
 def test_the_report_is_reached_and_nobody_is_told_of_the_sample(chain: Chain) -> None:
-    assert "report: data/08_reporting/shapes/report/report.html" in chain.output
+    assert "read the report  data/08_reporting/shapes/report/report.html" in chain.output
     page = chain.data("08_reporting", "shapes", "report", "report.html").read_text("utf-8")
     assert "EMBEDDED SAMPLE" not in page + chain.output
     assert "imbalance" in page

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import BashComplete
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.session import KedroSession
 
@@ -94,6 +95,8 @@ def test_no_option_of_kedro_run_is_left_out() -> None:
     [
         ("--pipeline ingetsion", "pipeline 'ingetsion' .did you mean 'ingestion'"),
         ("--pipelines mining,exprot", "pipeline 'exprot' .did you mean 'export'"),
+        ("--pipeline sssld", "unknown pipeline 'sssld' .did you mean 'ssld_stage[12]'.*reporting"),
+        ("--nodes nope", "unknown node 'nope'; [0-9]+ are known .--nodes.*registry describe"),
         ("--tags minning", "tag 'minning' .did you mean 'mining'.*--tags"),
         ("--tags mining --pipeline ingestion", "tag 'mining'.*in pipeline ingestion"),
         ("--nodes mining.selct", "node 'mining.selct' .did you mean 'mining.select'"),
@@ -165,3 +168,18 @@ def test_a_model_that_is_not_there_is_answered_before_the_first_node(
     found, said = run_here(*arguments.split())
     assert (found, bool(re.search(named, said))) == (code, True), said
     assert not (project / "data/02_intermediate").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "begun", "offered"),
+    [
+        ("--pipeline", "ssld", ["ssld_stage1", "ssld_stage2"]),
+        ("--pipeline", "__", []),
+        ("--env", "im", ["imagenet"]),
+    ],
+)
+def test_pipelines_and_environments_are_completed(
+    project: Path, option: str, begun: str, offered: list[str]
+) -> None:
+    found = BashComplete(run, {}, "kedro", "_KEDRO_COMPLETE").get_completions([option], begun)
+    assert [each.value for each in found] == offered

@@ -301,7 +301,7 @@ def test_a_stopped_run_is_resumed_by_the_same_command(sample_run: SampleRun) -> 
     whole = "train.steps=30,mlflow=false,run=whole"
     kedro(sample_run.project, *command, whole)
     process = subprocess.Popen(
-        [sys.executable, "-m", "kedro", *command, "train.steps=30,mlflow=false,run=cut"],
+        [sys.executable, "-m", "kedro", *command, "train.steps=30,mlflow=false,run=cut", "-v"],
         cwd=sample_run.project,
         env=quiet_environment(),
         stdout=subprocess.PIPE,

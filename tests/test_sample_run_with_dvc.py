@@ -64,7 +64,7 @@ def test_the_committed_lock_is_not_tied_to_a_machine(sample_run: SampleRun) -> N
 def test_after_kedro_run_dvc_repro_trains_nothing_and_then_does_nothing(project: Path) -> None:
     first = dvc(project, "repro", "ssld_stage1")
     assert "Running stage 'ssld_stage1'" in first
-    assert "parameter groups" not in first
+    assert "reused: ssld_stage1" in first
     second = dvc(project, "repro", "ssld_stage1")
     assert "Running stage" not in second
     assert "up to date" in second
@@ -87,7 +87,7 @@ def test_a_run_stopped_by_sigterm_is_resumed_by_dvc_repro(project: Path) -> None
     text = conf.read_text(encoding="utf-8")
     conf.write_text(text.replace("train:\n  <<: *recipe", "train:\n  <<: *recipe\n  steps: 25"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "kedro", "run", "--pipeline", "train"],
+        [sys.executable, "-m", "kedro", "run", "--verbose", "--pipeline", "train"],
         cwd=project,
         env=quiet_environment(),
         stdout=subprocess.PIPE,

@@ -6,6 +6,7 @@ resumable by the same command.
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from kedro.utils import find_kedro_project
 
 from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
+from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.project.claims import claims
 from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 from hgnetv2_pipeline.project.logs import use_project_logging
@@ -40,16 +42,17 @@ def cli() -> None:
     """Commands of this project."""
 
 
-def _run(debug: bool, **options: Any) -> Any:
+def _run(debug: bool, verbose: bool, **options: Any) -> Any:
     """Run a pipeline.
 
     \b
-    kedro run                                                the whole chain on the sample
-    kedro run --pipeline ssld_stage1 --params variant=b4     one pipeline and what it needs
-    kedro run --env NAME                                     your own images (hgnetv2 init NAME)
+    kedro run                                      the whole chain on the sample
+    kedro run --env NAME                           your own (hgnetv2 init NAME)
+    kedro run --params plan_only=true              what it will cost
+    kedro run --pipeline train --params variant=b4      a pipeline and its needs
     kedro run --pipeline evaluation --params model=train/b0/seed=0,split=test
-    kedro run --params ssld_stage1.lr=0.1,run=lr01           another recipe beside the first
-    kedro run --params redo=mining                           make finished results again
+    kedro run --params ssld_stage1.lr=0.1,run=lr01      a run beside the first
+    kedro run --params redo=mining                 make finished results again
     """
     show_tracebacks()
     from hgnetv2_pipeline.project.given import read_params
@@ -70,13 +73,14 @@ def _run(debug: bool, **options: Any) -> Any:
             **settings.CONFIG_LOADER_ARGS,
         )
 
-    use_project_logging(str(conf_source))
+    use_project_logging(str(conf_source), verbose=verbose)
     check_names(options, pipelines)
     named = options["pipelines"]
     options["pipelines"] = chain_of(options, load)
     if options["pipelines"] == [SUPERVISED]:
-        _log.info(
-            "there is no pool (data.pool), and so no mining and no SSLD: labelled images alone"
+        _log.log(
+            SHOWN,
+            "there is no pool (data.pool), and so no mining and no SSLD: labelled images alone",
         )
         if named:
             options["tags"] = sorted(upstream(pipelines[SUPERVISED], named))
@@ -87,7 +91,23 @@ def _run(debug: bool, **options: Any) -> Any:
 
 
 class _Run(click.Command):
-    """A command whose errors are one line and an exit code."""
+    """A command whose errors are one line and an exit code, and whose help ends with the names of
+    pipelines and parameters."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """What ``--pipeline`` and ``--params`` can name."""
+        from hgnetv2_pipeline.project.params import RunParams
+
+        fields = RunParams.model_fields
+        with formatter.section("Pipelines (--pipeline)"):
+            formatter.write_text(", ".join(name for name in pipelines if not name.startswith("__")))
+        with formatter.section("Parameters (--params)"):
+            formatter.write_dl(
+                [(name, field.description) for name, field in fields.items() if field.description]
+            )
+        blocks = [f"{name}.*" for name, field in fields.items() if not field.description]
+        with formatter.section("Blocks of parameters (hgnetv2 parameters NAME)"):
+            formatter.write_text(", ".join(blocks))
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -139,14 +159,44 @@ def _report_once(debug: bool) -> Iterator[None]:
 _run.__name__ = "run"
 
 
-def _option(option: click.Parameter) -> click.Parameter:
-    """Kedro's option; ``--params`` keeps its text, which read_params understands."""
-    if option.name != "params":
-        return option
+def _option(original: click.Parameter) -> click.Parameter:
+    """Kedro's option with what is so here: ``--params`` keeps its text, which read_params
+    understands, and runners that add nothing to nodes of many processes are not offered."""
+    if original.name == "params":
+        return click.Option(
+            ["--params"], type=click.UNPROCESSED, default="", metavar="KEY=VALUE,...",
+            help="Parameters in place of those in conf/, with dots inside blocks and + between the "
+            "parts of a list. Their names are below.",
+        )  # fmt: skip
+    option = copy.copy(original)
     assert isinstance(option, click.Option)
-    return click.Option(
-        ["--params"], type=click.UNPROCESSED, default="", help=option.help, metavar="KEY=VALUE,..."
-    )
+    if option.name == "env":
+        option.help = (
+            "The environment, a folder of conf/: sample unless given; hgnetv2 init makes your own."
+        )
+        option._custom_shell_complete = _environments
+    elif option.name in ("pipeline", "pipelines"):
+        option.help = _PIPELINE_HELP[option.name]
+        option._custom_shell_complete = _pipelines
+    elif option.name in ("runner", "runner_params", "is_async"):
+        option.hidden = True
+    return option
+
+
+_PIPELINE_HELP = {
+    "pipeline": "One pipeline and what it needs; the whole chain unless given.",
+    "pipelines": "Several of them, with commas.",
+}
+
+
+def _pipelines(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
+    return [name for name in pipelines if name.startswith(begun) and not name.startswith("__")]
+
+
+def _environments(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
+    conf = (find_kedro_project(Path.cwd()) or Path.cwd()) / settings.CONF_SOURCE
+    found = (path.name for path in sorted(conf.iterdir()) if path.is_dir())
+    return [name for name in found if name.startswith(begun) and name not in ("base", "local")]
 
 
 run = click.command(
@@ -154,6 +204,7 @@ run = click.command(
     cls=_Run,
     params=[
         *map(_option, kedro_run.params),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Show the details of the log too."),
         click.Option(["--debug"], is_flag=True, help="Show the whole traceback of an error."),
     ],
     context_settings={"help_option_names": ["-h", "--help"]},

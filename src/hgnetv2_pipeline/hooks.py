@@ -13,6 +13,7 @@ from kedro.pipeline.node import Node
 from hgnetv2_pipeline.durable import require_writable
 from hgnetv2_pipeline.errors import DataError, ParameterError, PlanPrinted
 from hgnetv2_pipeline.printable import Lines
+from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.project.claims import claims
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
@@ -47,7 +48,7 @@ class ProjectHooks:
         self._params = dict(context.config_loader["parameters"])
         identity = self._params["this_run"]["identity"]
         if identity["dataset"] == "sample":
-            _log.info("\n%s", BANNER)
+            _log.log(SHOWN, "\n%s", BANNER)
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
@@ -164,5 +165,5 @@ class ProjectHooks:
 
         if not self._parts & {*PARTS}:
             raise PlanPrinted("plan_only: nothing in this pipeline takes hours")
-        _log.info("%s", plan_chain(self._params, self._parts))
+        _log.log(SHOWN, "%s", plan_chain(self._params, self._parts))
         raise PlanPrinted("plan_only: nothing was trained")

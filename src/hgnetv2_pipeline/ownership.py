@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.progress import SHOWN
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -267,7 +268,7 @@ def _patiently(act: Callable[[], _T]) -> _T:
             if time.monotonic() > deadline:
                 raise
             if not announced:
-                _log.info("waiting for processes that a killed run had started: %s", error)
+                _log.log(SHOWN, "waiting for processes that a killed run had started: %s", error)
                 announced = True
         time.sleep(0.2)
 
@@ -353,7 +354,7 @@ def sole(folder: Path, name: str = "", *, run: str = "", wait: bool = False) -> 
             if not (wait and isinstance(error, HeldError)):
                 raise
             if not announced:
-                _log.info("waiting: %s", error)
+                _log.log(SHOWN, "waiting: %s", error)
                 announced = True
         time.sleep(0.5)
     try:

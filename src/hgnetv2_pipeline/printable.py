@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import numbers
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -132,14 +133,14 @@ def as_known(cells: Iterable[str], known: Iterable[str]) -> list[str]:
 
 
 def echo(text: object = "", *, err: bool = False, colour: str | None = None) -> None:
-    """What a command prints: one line, or ``Lines``."""
+    """What a command prints: one line, or ``Lines``; in colour on a terminal, unless NO_COLOR."""
     import click
 
+    shown = printable_text(text)
+    if colour and not os.environ.get("NO_COLOR"):
+        shown = click.style(shown, fg=colour)
     try:
-        click.echo(
-            click.style(printable_text(text), fg=colour) if colour else printable_text(text),
-            err=err,
-        )
+        click.echo(shown, err=err)
     except OSError as error:
         error.filename = error.filename or ("standard error" if err else "standard output")
         raise

@@ -18,6 +18,7 @@ from hgnetv2_pipeline.printable import show_logs
 from hgnetv2_pipeline.project.config_loader import LOADER_ARGUMENTS, ProjectConfigLoader
 from hgnetv2_pipeline.project.logs import use_project_logging
 from hgnetv2_pipeline.project.mlflow_hooks import MLflowHooks
+from hgnetv2_pipeline.project.terminal.hooks import TerminalHooks
 
 # Whatever Kedro logs to, it logs no control characters; whatever it makes is not everyone's.
 show_logs()
@@ -26,6 +27,6 @@ never_for_everyone()
 # Of whatever is started in this process: kedro ipython, a notebook, the catalog's commands.
 use_project_logging()
 
-HOOKS = (ProjectHooks(), MLflowHooks())
+HOOKS = (ProjectHooks(), MLflowHooks(), TerminalHooks())
 CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = LOADER_ARGUMENTS

@@ -59,6 +59,16 @@ def variant_name(name: str) -> str:
     return f"hgnet_{size[1:]}" if found and size[0] in "-_" else name
 
 
+def meant_variant(name: str) -> str | None:
+    """The variant that a name that is none most likely means, by the number at its end.
+
+    >>> meant_variant("hgnetv2_b9"), meant_variant("hgnetv22-b4"), meant_variant("b9")
+    ('b6', 'b4', None)
+    """
+    found = re.search(r"[-_]b(\d+)$", name.lower())
+    return f"b{min(int(found[1]), len(VARIANTS) - 1)}" if found else None
+
+
 Fit = Literal["crop", "squash", "pad"]
 """How an image becomes the size of the network's input; ``data.preprocess`` says what they do."""
 FITS: tuple[Fit, ...] = get_args(Fit)

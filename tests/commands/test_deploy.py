@@ -6,7 +6,9 @@ import ast
 import csv
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models.create import create_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+PROGRAM = Path(sys.executable).with_name("hgnetv2")
 
 
 class Told(Engine):
@@ -192,20 +195,55 @@ def test_mistakes_are_told_in_one_line(
     assert not (folder / "x.doc").exists()
 
 
-def test_a_benchmark_prints_a_table_and_json_as_its_last_line(folder: Path, model: Path) -> None:
-    said = typed(
-        "benchmark", model, "--engines", "ort,tensorrt", "--batch-sizes", "1,2", "--warmup", 1,
-        "--runs", 3, "--out", "b.json",
-    )  # fmt: skip
-    *table, last = said.stdout.splitlines()
-    result = json.loads(last)
-    assert json.loads((folder / "b.json").read_text()) == result
+def test_a_benchmark_prints_a_table_of_the_width_and_json_only_where_asked(
+    folder: Path, model: Path
+) -> None:
+    words = ["benchmark", model, "--engines", "ort,tensorrt", "--batch-sizes", "1,2", "--warmup", 1,
+             "--runs", 3]  # fmt: skip
+    said = typed(*words, "--out", "b.json")
+    result = json.loads((folder / "b.json").read_text())
     assert [(row["batch_size"], row["n_timed"]) for row in result["rows"]] == [(1, 3), (2, 3)]
-    assert table[0].split()[:4] == ["model", "engine", "precision", "batch"]
+    table = said.stdout.splitlines()
+    assert table[0].split()[:4] == ["model", "engine", "type", "batch"]
+    assert "{" not in said.stdout and max(map(len, table[:4])) <= 80
     assert sum(" ort " in line for line in table) == 2
     (gap,) = result["not_run"]
     assert f"not run: {model} on tensorrt" in said.stdout
     assert "tensorrt is not installed" in gap["reason"]
+    (line,) = typed(*words, "--json").stdout.splitlines()
+    assert [row["batch_size"] for row in json.loads(line)["rows"]] == [1, 2]
+
+
+def test_without_embeddings_in_the_file_that_is_the_reason(model: Path) -> None:
+    said = typed("predict", "--model", model, "pics", "--features", "f.parquet", code=2)
+    assert re.fullmatch(r"\S+: \S+ gives no embeddings; export it again .*", said.stderr.strip())
+
+
+def test_verbose_says_which_engines_were_not_taken(model: Path, tmp_path: Path) -> None:
+    def lines(*words: str) -> list[str]:
+        command = [PROGRAM, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stderr.splitlines()
+
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (40, 40)).save(picture)
+    words = ["predict", "--model", str(model.resolve()), str(picture)]
+    (engine,) = lines(*words)
+    assert re.fullmatch(r"engine \S+ on .*", engine)
+    assert [line for line in lines(*words, "-v") if line.startswith("not tensorrt: ")]
+
+
+def test_a_reader_that_goes_away_does_not_take_the_features_with_it(folder: Path) -> None:
+    """As ``hgnetv2 predict ... | head -0`` does: the pipe is closed before the first answer."""
+    export_onnx(create_model("b0", 6).eval(), folder / "both.onnx", 32, list("abcdef"),
+                embedding=True)  # fmt: skip
+    command = [PROGRAM, "predict", "--model", "both.onnx", "pics", "--features", "left.parquet"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode in (0, 3), done.stderr
+    assert pyarrow.parquet.read_table(folder / "left.parquet").num_rows == 3
 
 
 def test_a_batch_that_has_no_room_costs_the_smaller_ones_nothing(
@@ -219,9 +257,9 @@ def test_a_batch_that_has_no_room_costs_the_smaller_ones_nothing(
 
     monkeypatch.setattr(benchmark, "load_engine", lambda *_, **__: Small({}))
     said = typed(
-        "benchmark", model, "--batch-sizes", "1,2,4", "--warmup", 0, "--runs", 2,
+        "benchmark", model, "--batch-sizes", "1,2,4", "--warmup", 0, "--runs", 2, "--json",
     )  # fmt: skip
-    result = json.loads(said.stdout.splitlines()[-1])
+    result = json.loads(said.stdout)
     assert [row["batch_size"] for row in result["rows"]] == [1]
     assert [gap["reason"] for gap in result["not_run"]] == ["torch: no memory for a batch of 2"]
 
@@ -229,9 +267,9 @@ def test_a_batch_that_has_no_room_costs_the_smaller_ones_nothing(
 def test_models_are_exported_and_timed_in_turns_with_ratios_to_the_first(folder: Path) -> None:
     said = typed(
         "benchmark", "scratch:b0", "scratch:b1", "--engines", "ort", "--image-size", 32,
-        "--batch-sizes", 16, "--turns", 1,
+        "--batch-sizes", 16, "--turns", 1, "--out", "turns.json",
     )  # fmt: skip
-    result = json.loads(said.stdout.splitlines()[-1])
+    result = json.loads((folder / "turns.json").read_text())
     assert [row["image_size"] for row in result["rows"]] == [32, 32]
     (turns,) = result["comparisons"]
     assert turns["ratios"]["scratch:b0"] == {"cpu": 1.0, "wall": 1.0}

@@ -77,14 +77,20 @@ def test_models_shows_cost_accuracy_and_the_state_of_every_file(here, b0):
     assert lines[1].split()[:7] == [
         "b0.ssld_stage1", "6.00M", "0.32", "-", "-", "76.87", "0.52",
     ]  # fmt: skip
-    assert lines[1].endswith(f"{good}: 0.2 MB, sha256 ok")
-    assert lines[2].endswith(f"{changed}: 0.2 MB, SHA256 DIFFERS")
+    assert max(map(len, lines[:-1])) <= 80
+    assert [line.rpartition("  ")[2] for line in lines[1:5]] == ["ok", "DIFFERS", "no hash", "-"]
     assert lines[2].split()[3:7] == ["77.77", "93.91", "77.36", "0.52"]
-    assert lines[3].endswith(f"{unknown}: 0.2 MB, sha256 not recorded")
-    assert lines[4].endswith(": not here")
-    assert lines[-1] == f"3 of {len(ZOO)} files are in {weights}"
+    assert lines[-1] == f"3 of {len(ZOO)} files are in {weights}; checked by SHA-256"
     with_urls = said("models", "--urls")
     assert all(entry.url in with_urls for entry in ZOO.values())
+
+
+def test_models_as_json_under_a_budget_of_milliseconds(here):
+    rows = json.loads(said("models", "--json", "--max-ms", 1))
+    fast = [each.name for each in ZOO.values() if (each.latency_v100_ms or 9) <= 1]
+    assert [row["name"] for row in rows] == fast and len(fast) == 9
+    assert rows[1]["top1"] == ZOO["b0.ssld_stage2"].top1 and rows[1]["weights"] is None
+    assert len(json.loads(said("models", "--json"))) == len(ZOO)
 
 
 # --- inspect --------------------------------------------------------------------------------------
@@ -209,7 +215,7 @@ def test_inspect_lists_the_keys_of_networks_and_looks_below_the_one_that_is_said
     assert "also holds  loss.weight, state_dict_ema, epoch\n" in text
     done = hgnetv2("inspect", "last.ckpt", "--key", "ema")
     assert done.exit_code == 4
-    assert "no dict below the key 'ema'; networks lie below state_dict, " in done.output
+    assert "no dict below the key 'ema'; networks are below state_dict, " in done.output
     said("export-weights", "last.ckpt@key=state_dict@prefix=model.", "--style", "paddle",
          "--out", "w.pdparams")  # fmt: skip
     assert read_state(Path("w.pdparams")).tensors["fc.bias"].shape == (12,)

@@ -176,7 +176,7 @@ def test_l15_an_image_of_two_sets_is_refused_by_its_path_and_by_its_bytes(
     sets = {"train": frame(["a", "b"], ["x", "y"]), "val": frame(["c"], ["y"])}
     leaks = find_leaks(sets, None)
     assert leaks[["key", "other_key", "same_bytes"]].values.tolist() == [["b", "c", True]]
-    with pytest.raises(DataError, match="1 images .* first b of train as c of val .*data.leaks"):
+    with pytest.raises(DataError, match="too: 1 with .* first b of train as c of val .*data.leaks"):
         report_leaks(leaks, refuse=True)
     report_leaks(leaks, refuse=False)
     assert "b of train has the same bytes as c of val" in caplog.text

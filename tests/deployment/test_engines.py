@@ -72,10 +72,12 @@ def test_auto_takes_onnx_runtime_and_names_the_reasons_against_the_others(
     with caplog.at_level(logging.INFO):
         engine = load_engine(b0_onnx)
     assert engine.name == "ort"
-    (line,) = [record.message for record in caplog.records if "engine ort" in record.message]
-    assert "tensorrt: tensorrt is not installed" in line
-    assert "ort-cuda: this onnxruntime has no CUDAExecutionProvider" in line
-    assert "openvino: openvino is not installed" in line
+    said = [record.message for record in caplog.records if record.name == ladder.__name__]
+    assert said[0].startswith("engine ort on ")
+    assert "not tensorrt: tensorrt is not installed" in said[1]
+    text = "\n".join(said[1:])
+    assert "not ort-cuda: this onnxruntime has no CUDAExecutionProvider" in text
+    assert "not openvino: openvino is not installed" in text
 
 
 def test_auto_takes_torch_for_weights(run_folder: Path) -> None:
@@ -609,3 +611,8 @@ signal.raise_signal(signal.SIGINT)
     command = [sys.executable, "-c", program, str(b0_onnx)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.parametrize(("wanted", "named"), [("fp32", "fp32"), ("int8", "fp32+int8")])
+def test_a_missing_file_is_advised_to_be_exported_once(wanted: str, named: str) -> None:
+    assert ladder._precisions(wanted) == f"export.precisions={named}"

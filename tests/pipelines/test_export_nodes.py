@@ -259,7 +259,7 @@ def test_plans_are_built_without_a_gpu_for_the_gpus_that_are_named(
     ("given", "said"),
     [
         ({"gpus": "sm90"}, "'sm90'|Input should be 'sm75'"),
-        ({"gpus": "all+sm86"}, "all stands alone"),
+        ({"gpus": "all+sm86"}, "all cannot be combined"),
         ({"gpus": "sm75+sm86"}, r"builds fp32 for no sm75: Turing \(sm75\) has fp16 alone"),
         ({"gpus": "sm75", "precisions": "fp16", "embedding": True}, "fp16 with embeddings for no"),
         (

@@ -78,7 +78,7 @@ def test_copies_in_the_test_folder_stop_ingestion_and_near_ones_do_not(
 ) -> None:
     data = parameters(test="final", max_bad=0.1)
     said = (
-        r"1 images of train or val are in val or test as well, byte for byte, first "
+        r"images of train or val that are in val or test too: 1 with the same bytes, first "
         r"images/b/4\.png of (train|val) as test/b/copied\.png of test \(1 more look alike\).*"
         r"set data\.leaks: clean to leave them out, report to keep them"
     )

@@ -172,6 +172,13 @@ WRONG: dict[str, tuple[str, bytes, dict[str, str], int, tuple[str, ...]]] = {
     "half a picture": ("/v1/classify", picture()[:-20], {}, 400, ("end",)),
     "a wrong kind": ("/v1/classify", b"{}", {"Content-Type": "application/json"}, 415, ("json",)),
     "packed": (INFER, b"{}", {"Content-Encoding": "gzip"}, 415, ("Content-Encoding",)),
+    "a misspelt parameter": (
+        "/v1/classify?topk=1&treshold=0.5",
+        picture(),
+        {},
+        400,
+        ("'treshold'", "did you mean 'threshold'", "model, version, topk, threshold, embedding"),
+    ),
     "topk 0": ("/v1/classify?topk=0", picture(), {}, 400, ("topk",)),
     "topk x": ("/v1/classify?topk=x", picture(), {}, 400, ("topk",)),
     "threshold NaN": ("/v1/classify?threshold=nan", picture(), {}, 400, ("threshold",)),

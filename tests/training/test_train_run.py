@@ -369,7 +369,7 @@ def test_a_list_of_one_class_is_refused(job: Job, pictures: Path, tmp_path: Path
         frame = pd.read_parquet(pictures / f"{split}.parquet").assign(label=0)
         frame.astype({"label": "Int64"}).to_parquet(tmp_path / f"{split}.parquet")
     one = {split: tmp_path / f"{split}.parquet" for split in ("train", "val")}
-    with pytest.raises(DataError, match="has one class, 'red': there is nothing to tell apart"):
+    with pytest.raises(DataError, match="has one class, 'red': there is nothing to distinguish"):
         train_run(job("run", spec={**one, "num_classes": 1, "classes": ["red"]}))
 
 

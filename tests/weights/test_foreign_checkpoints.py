@@ -190,12 +190,12 @@ def test_two_networks_without_a_rule_are_listed_and_a_key_chooses(good, empty, b
     path = tmp_path / "w.pth"
     torch.save({"left": empty, "right": {"net": good}, "epoch": 3}, path)
     with pytest.raises(
-        WeightsError, match=r"holds 2 networks; networks lie below left, right\.net"
+        WeightsError, match=r"holds 2 networks; networks are below left, right\.net"
     ):
         read_state(path)
     assert is_good(path, b0, key="right.net").below == "right.net"
     assert is_good(path, b0, key="right.net").ignored == ("left", "epoch")
-    with pytest.raises(WeightsError, match="no dict below the key 'middle'; networks lie below"):
+    with pytest.raises(WeightsError, match="no dict below the key 'middle'; networks are below"):
         read_state(path, Wanted(key="middle"))
     torch.save({"a.b": good, "a": {"b": empty}}, path)  # a key may have a dot itself
     is_good(path, b0, key="a.b")
@@ -208,7 +208,7 @@ def test_two_prefixes_without_a_rule_are_listed_and_a_prefix_chooses(good, empty
         read_state(path)
     for prefix in ("right.net.", "right.net", "right"):
         assert len(is_good(path, b0, prefix=prefix).ignored) == len(good)
-    with pytest.raises(WeightsError, match=r"prefix 'up\.'; networks lie below left\., right\.net"):
+    with pytest.raises(WeightsError, match=r"prefix 'up\.'; networks are below left\., right\.net"):
         read_state(path, Wanted(prefix="up"))
 
 

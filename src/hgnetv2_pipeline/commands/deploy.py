@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hgnetv2_pipeline.commands.choices import OneOf
 from hgnetv2_pipeline.deployment.choices import DEVICE_ENGINES, ENGINES, NAMED_ONLY, PRECISIONS
 from hgnetv2_pipeline.durable import require_writable
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
+from hgnetv2_pipeline.exits import leave_standard_output
 from hgnetv2_pipeline.printable import echo, json_text
+from hgnetv2_pipeline.progress import columns
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.deployment.engines.base import Engine
@@ -27,11 +31,12 @@ MOST_AT_ONCE = 2**16
 PLACES = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
 
 
-@click.command()
+@click.command(short_help="Classify images: files, folders, tars, lists, globs.")
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--model", type=click.Path(path_type=Path), required=True,
               help="model.onnx, its folder, an engine file, weights, a run's folder.")  # fmt: skip
-@click.option("--engine", default="auto", show_default=True,
+@click.option("--engine", type=OneOf(["auto", *ENGINES]), metavar="ENGINE", default="auto",
+              show_default=True,
               help=f"auto, {', '.join(e for e in ENGINES if e not in NAMED_ONLY)}; for their own "
               f"files {', '.join(DEVICE_ENGINES)}.")  # fmt: skip
 @click.option("--device", type=click.Choice(list(PLACES)), default="auto", show_default=True,
@@ -106,6 +111,7 @@ def predict(
         model, engine=engine, device=PLACES[device], threads=threads,
         batch_size=min(batch_size, max(len(todo), 1)), embeddings=features is not None,
     ) as loaded:  # fmt: skip
+        echo(f"engine {loaded.name} on {loaded.device}", err=True)
         several = loaded.card.multi_label if multi_label is None else multi_label
         if topk is None and not several:
             topk = 5
@@ -119,7 +125,8 @@ def predict(
             else nullcontext(iter) as passing
         ):
             kept = _first(passing(tally.watch(records)), sheet_images if sheet else 0, shown)
-            _write(kept, style, out, min(topk or len(loaded.classes), len(loaded.classes)))
+            shown_classes = min(topk or len(loaded.classes), len(loaded.classes))
+            _write(kept, style, out, shown_classes, goes_on=bool(features or sheet))
     if sheet is not None:
         from hgnetv2_pipeline.durable import write_aside
 
@@ -136,7 +143,7 @@ def predict(
     tally.check(strict=strict)
 
 
-@click.command()
+@click.command(short_help="List what can run a model here, and what is missing.")
 def engines() -> None:
     """List what can run a model here, in the order in which auto tries it, and what is missing.
 
@@ -228,8 +235,14 @@ def _first(records: Iterable[Record], count: int, into: list[Record]) -> Iterato
         yield record
 
 
-def _write(records: Iterable[Record], style: str, out: Path | None, topk: int) -> None:
-    """To the file, or line by line to standard output as the answers come."""
+def _write(
+    records: Iterable[Record], style: str, out: Path | None, topk: int, *, goes_on: bool
+) -> None:
+    """To the file, or line by line to standard output as the answers come.
+
+    ``goes_on``: a file is made of the records besides, and so all of them are answered even where
+    nobody reads standard output any more (``| head``).
+    """
     from hgnetv2_pipeline.deployment import prediction_formats as formats
 
     if style == "parquet":
@@ -247,8 +260,15 @@ def _write(records: Iterable[Record], style: str, out: Path | None, topk: int) -
     if out is not None:
         formats.write_lines(out, lines)
         return
-    for line in lines:
-        echo(line)
+    try:
+        for line in lines:
+            echo(line)
+    except OSError as error:
+        if error.errno != errno.EPIPE or not goes_on:
+            raise
+        leave_standard_output()
+        for _ in lines:
+            pass
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str) -> list[str]:
@@ -264,7 +284,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
     return [int(part) for part in parts]
 
 
-@click.command()
+@click.command(short_help="Time models: batch 1, 2,100 runs, the first 100 dropped.")
 @click.argument("models", nargs=-1, required=True)
 @click.option("--engines", default="auto", show_default=True, callback=_names,
               help=f"Some of auto, {', '.join(ENGINES)}, with commas.")  # fmt: skip
@@ -294,6 +314,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 )
 @click.option("--turns", default=0, type=click.IntRange(0, 1000), show_default=True,
               help="Time them in turns instead, so many rounds; gives ratios.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON there too.")
 def benchmark(
     models: tuple[str, ...],
@@ -306,13 +327,14 @@ def benchmark(
     warmup: int,
     runs: int,
     turns: int,
+    as_json: bool,
     out: Path | None,
 ) -> None:
-    """Time models by the seed page's protocol: batch 1, 2100 runs, the first 100 dropped.
+    """Time models by PaddleClas's protocol: batch 1, 2,100 runs, the first 100 dropped.
 
     A model is a file or folder of ``export``, weights, a run's folder, a published name
     (b0.ssld_stage2), timm:NAME or scratch:VARIANT; what is no exported file is exported for the
-    engines that run ONNX. Prints a table, and JSON as the last line.
+    engines that run ONNX. Prints a table.
 
     \b
     hgnetv2 benchmark data/07_model_output/sample/best/b0/seed=0/model.onnx
@@ -329,7 +351,6 @@ def benchmark(
         threads=threads, device=PLACES[device], image_size=image_size, warmup=warmup, runs=runs,
         turns=turns, root=weights_root(),
     )  # fmt: skip
-    echo(room.as_table(result))
     if out is not None:
         write_json(out, result)
-    echo(json_text(result))
+    echo(json_text(result) if as_json else room.as_table(result, columns()))

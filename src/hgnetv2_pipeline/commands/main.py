@@ -21,6 +21,7 @@ from hgnetv2_pipeline.commands.serve import serve
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
 from hgnetv2_pipeline.printable import echo, printable, show_logs, show_tracebacks
+from hgnetv2_pipeline.progress import SHOWN, TerminalHandler
 from hgnetv2_pipeline.variants import size_in_words
 
 if TYPE_CHECKING:
@@ -62,7 +63,12 @@ def main(debug: bool) -> None:
     show_logs()
     show_tracebacks()
     never_for_everyone()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    terminal = TerminalHandler(sys.stderr)
+    terminal.dated = False
+    terminal.setLevel(SHOWN)
+    # Of the libraries only what is wrong; of this package details, which --verbose shows.
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal])
+    logging.getLogger("hgnetv2_pipeline").setLevel(logging.INFO)
 
 
 def _effort(chosen: Mapping[str, Any]) -> str:
@@ -140,7 +146,7 @@ def _say_what_is_seen(found: Survey, chosen: Mapping[str, Any]) -> Iterator[str]
         yield "fit is crop, as published; squash and pad show all of an image (docs/pictures.md)"
 
 
-@main.command()
+@main.command(short_help="Write conf/NAME for your own images.")
 @click.argument("name")
 @click.option("--labelled", type=click.Path(path_type=Path), required=True, multiple=True,
               help="Labelled images: a folder (of class folders, train/ val/ test/, lists, a CSV, "
@@ -232,14 +238,14 @@ def init(
     echo(f"      kedro run --env {name}                            all of it, to the report")
 
 
-@main.command()
+@main.command(short_help="Write conf/NAME/dvc.yaml again, after changes in conf/NAME.")
 @click.argument("name")
 def stages(name: str) -> None:
     """Write conf/NAME/dvc.yaml again, after data.pool, data.test or the names of a run changed.
 
     \b
     hgnetv2 stages cats
-    dvc repro conf/cats/dvc.yaml          the chain of conf/cats, as far as it has to be made
+    dvc repro conf/cats/dvc.yaml          the chain of conf/cats, what of it is not finished
     dvc status conf/cats/dvc.yaml         what has changed since
     """
     from hgnetv2_pipeline.project.stages import write_stages
@@ -261,3 +267,21 @@ for command in (
     parameters,
 ):
     main.add_command(command)
+
+
+def _be_verbose(_context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    for handler in logging.getLogger().handlers if wanted else ():
+        if isinstance(handler, TerminalHandler):
+            handler.setLevel(logging.INFO)
+
+
+for command in main.commands.values():
+    command.params.append(
+        click.Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            callback=_be_verbose,
+            help="Say what was found, tried and left out.",
+        )  # fmt: skip
+    )

@@ -314,7 +314,7 @@ def _check_loaded(conf: Path, project: Path, name: str, values: Mapping[str, Any
             )
 
 
-@click.command()
+@click.command(short_help="Write conf/NAME from a training of PaddleClas.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE.yaml...",
                 type=click.Path(path_type=Path))  # fmt: skip
 @click.option("--name", help="The environment; else the name of the first file.")

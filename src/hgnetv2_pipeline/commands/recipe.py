@@ -12,7 +12,7 @@ from hgnetv2_pipeline.commands.weights import project_folder
 from hgnetv2_pipeline.printable import Lines, echo, lines, printable
 
 
-@click.command()
+@click.command(short_help="Print the whole recipe of a training, its own values marked.")
 @click.argument("name")
 @click.option("--env", "environment", default="sample", show_default=True,
               help="The environment: a folder of conf/.")  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from hgnetv2_pipeline.commands.choices import OneOf
 from hgnetv2_pipeline.commands.deploy import PLACES
 from hgnetv2_pipeline.deployment.choices import ENGINES
 from hgnetv2_pipeline.errors import ParameterError
@@ -17,7 +18,7 @@ TOKEN = "HGNETV2_TOKEN"  # noqa: S105 - the name of the variable that has it
 _LEAST_TOKEN = 16
 
 
-@click.command()
+@click.command(short_help="Answer requests over HTTP and gRPC, with a page to try it.")
 @click.argument("models", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Where to listen; beyond this machine only with a token.")  # fmt: skip
@@ -25,7 +26,8 @@ _LEAST_TOKEN = 16
               help="Port for HTTP; 0 takes any free one.")  # fmt: skip
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
 @click.option("--no-grpc", is_flag=True, help="Serve HTTP only.")
-@click.option("--engine", default="auto", show_default=True, help=f"auto, {', '.join(ENGINES)}.")
+@click.option("--engine", type=OneOf(["auto", *ENGINES]), metavar="ENGINE", default="auto",
+              show_default=True, help=f"auto, {', '.join(ENGINES)}.")  # fmt: skip
 @click.option("--device", type=click.Choice(list(PLACES)), default="auto", show_default=True)
 @click.option(
     "--threads", default=0, show_default=True, help="CPU threads; 0: the engine's choice."

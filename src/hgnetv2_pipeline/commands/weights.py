@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hgnetv2_pipeline.commands.choices import OneOf
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.printable import echo, json_text, shorten
 from hgnetv2_pipeline.weights.styles import STYLE_NAMES
@@ -34,9 +36,12 @@ def weights_root() -> Path:
         return Path.cwd()
 
 
-@click.command()
+@click.command(short_help="List the published models: cost, accuracy, latency, files.")
+@click.option("--max-ms", type=click.FloatRange(min=0),
+              help="Only those that take at most so long on a V100.")  # fmt: skip
 @click.option("--urls", is_flag=True, help="Add the address each file comes from.")
-def models(urls: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
+def models(max_ms: float | None, urls: bool, as_json: bool) -> None:
     """The published models: cost, accuracy, V100 latency, and whether their weights are here.
 
     Accuracies are ImageNet-1k percentages: top-1 and top-5 as PaddleClas publishes them, timm as
@@ -45,32 +50,59 @@ def models(urls: bool) -> None:
 
     \b
     hgnetv2 models
-    hgnetv2 models --urls
+    hgnetv2 models --max-ms 1 --json
+    hgnetv2 benchmark scratch:b0 scratch:b1      what they take on this machine
     """
-    from hgnetv2_pipeline.weights.zoo import COSTS, ZOO, weights_file
+    from hgnetv2_pipeline.weights.zoo import ZOO
 
     root = weights_root()
+    rows = [
+        _published(entry, root)
+        for entry in ZOO.values()
+        if max_ms is None or (entry.latency_v100_ms or math.inf) <= max_ms
+    ]
+    if as_json:
+        echo(json_text(rows, indent=2))
+        return
     echo(
-        f"{'name':25} {'params':>7} {'GMACs':>6} {'top-1':>6} {'top-5':>6} "
+        f"{'name':24} {'params':>7} {'GMACs':>6} {'top-1':>6} {'top-5':>6} "
         f"{'timm':>6} {'V100 ms':>7}  weights"
     )
-    found = 0
-    for entry in ZOO.values():
-        parameters, macs = COSTS[entry.variant]
+    for row in rows:
         top1, top5, timm, latency = (
-            f"{value:.2f}" if value is not None else "-"
-            for value in (entry.top1, entry.top5, entry.timm_top1, entry.latency_v100_ms)
+            f"{row[name]:.2f}" if row[name] is not None else "-"
+            for name in ("top1", "top5", "timm_top1", "latency_v100_ms")
         )
-        here = weights_file(entry, root)
-        found += here is not None
-        state = f"{_size(here.stat().st_size)}, {_hash_state(entry, here)}" if here else "not here"
         echo(
-            f"{entry.name:25} {parameters / 1e6:6.2f}M {macs / 1e9:6.2f} "
-            f"{top1:>6} {top5:>6} {timm:>6} {latency:>7}  {entry.filename}: {state}"
+            f"{row['name']:24} {row['parameters'] / 1e6:6.2f}M {row['macs'] / 1e9:6.2f} "
+            f"{top1:>6} {top5:>6} {timm:>6} {latency:>7}  {row['weights'] or '-'}"
         )
         if urls:
-            echo(f"{'':25} {entry.url}")
-    echo(f"{found} of {len(ZOO)} files are in {root / 'weights'}")
+            echo(f"  {row['url']}")
+    found = sum(row["weights"] is not None for row in rows)
+    echo(f"{found} of {len(rows)} files are in {root / 'weights'}; checked by SHA-256")
+
+
+def _published(entry: ZooEntry, root: Path) -> dict[str, Any]:
+    """What is known of a published model; ``weights``: the state of its file, None without one."""
+    from hgnetv2_pipeline.weights.zoo import COSTS, weights_file
+
+    parameters, macs = COSTS[entry.variant]
+    here = weights_file(entry, root)
+    return {
+        "name": entry.name,
+        "variant": entry.variant,
+        "parameters": parameters,
+        "macs": macs,
+        "top1": entry.top1,
+        "top5": entry.top5,
+        "timm_top1": entry.timm_top1,
+        "latency_v100_ms": entry.latency_v100_ms,
+        "file": entry.filename,
+        "url": entry.url,
+        "bytes": here.stat().st_size if here else None,
+        "weights": _hash_state(entry, here) if here else None,
+    }
 
 
 def _hash_state(entry: ZooEntry, path: Path) -> str:
@@ -80,11 +112,11 @@ def _hash_state(entry: ZooEntry, path: Path) -> str:
     recorded = record.read_text(encoding="utf-8").split() if record.is_file() else []
     expected = entry.sha256 or (recorded[0] if recorded else None)
     if expected is None:
-        return "sha256 not recorded"
-    return "sha256 ok" if sha256_file(path) == expected else "SHA256 DIFFERS"
+        return "no hash"
+    return "ok" if sha256_file(path) == expected else "DIFFERS"
 
 
-@click.command()
+@click.command(short_help="Show what a weight file holds, running nothing in it.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor: name, shape, type.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
@@ -182,10 +214,10 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
-@click.command("export-weights")
+@click.command("export-weights", short_help="Write weights under another program's names.")
 @click.argument("source")
-@click.option("--style", required=True,
-              help=f"One of {', '.join(STYLE_NAMES)}.")  # fmt: skip
+@click.option("--style", type=OneOf(STYLE_NAMES), required=True,
+              help="The program whose names they are to have.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True,
               help="The file: .pdparams for paddle, .pth for dfine and rtdetr, else .safetensors "
               "or .pth.")  # fmt: skip

@@ -128,7 +128,7 @@ def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
     for row in ordered.head(_SHOWN if refused else 1).itertuples(index=False):
         how = "has the same bytes as" if row.same_bytes else f"looks like ({row.distance} bits)"
         _log.warning("%s of %s %s %s of %s", row.key, row.set, how, row.other_key, row.other_set)
-    count = f"{same:,} images of train or val are in val or test as well, byte for byte"
+    count = f"images of train or val that are in val or test too: {same:,} with the same bytes"
     if refused:
         first = ordered.iloc[0]
         raise DataError(
@@ -137,8 +137,8 @@ def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
             "good; remove them, or set data.leaks: clean to leave them out, report to keep them"
         )
     _log.warning(
-        "%s, %s nearly: all in leaks.csv and dataset_report.html; data.leaks: clean leaves them "
-        "out", count, f"{near:,}",
+        "%s, %s that look alike; all are in leaks.csv and dataset_report.html, and data.leaks: "
+        "clean leaves them out", count, f"{near:,}",
     )  # fmt: skip
 
 

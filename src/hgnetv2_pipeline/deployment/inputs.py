@@ -19,6 +19,7 @@ from hgnetv2_pipeline.data.formats import (
     looks_like_picture,
 )
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.progress import SHOWN
 
 _log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def _folder(folder: Path) -> list[ImageInput]:
         else:
             others += 1
     if others:
-        _log.info("%s: %d files that are no images left out", folder, others)
+        _log.log(SHOWN, "%s: %d files that are no images are left out", folder, others)
     return found
 
 
@@ -163,9 +164,8 @@ def _archive(path: Path) -> list[ImageInput]:
         return [ImageInput(str(path), RefusedInput(str(error)))]
     members = [member for member in index.members if _claims_image(member.name)]
     if len(members) < len(index.members):
-        _log.info(
-            "%s: %d files that are no images left out", path, len(index.members) - len(members)
-        )
+        others = len(index.members) - len(members)
+        _log.log(SHOWN, "%s: %d files that are no images are left out", path, others)
     refused = [
         ImageInput(f"{path}!{key}", RefusedInput(reason))
         for key, name, reason in index.refused

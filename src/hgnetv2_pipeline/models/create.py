@@ -8,7 +8,7 @@ from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.models.frozen import freeze
 from hgnetv2_pipeline.models.hgnet import HGNET_SIZES, HGNet
 from hgnetv2_pipeline.models.hgnetv2 import Backbone, HGNetV2
-from hgnetv2_pipeline.variants import VARIANTS, PoolPadding, variant_name
+from hgnetv2_pipeline.variants import VARIANTS, PoolPadding, meant_variant, variant_name
 
 
 def create_model(
@@ -47,7 +47,10 @@ def create_model(
     elif variant in HGNET_SIZES:
         model = HGNet(HGNET_SIZES[variant], num_classes, dropout=dropout, in_chans=in_chans)
     else:
-        raise unknown_name("variant", variant, [*VARIANTS, *HGNET_SIZES], "--params variant=...")
+        raise unknown_name(
+            "variant", variant, [*VARIANTS, *HGNET_SIZES],
+            "create_model(NAME), --params variant=NAME", meant=meant_variant(variant),
+        )  # fmt: skip
     model.variant = variant
     for module in model.modules():
         if isinstance(module, nn.ReLU):

@@ -23,6 +23,7 @@ from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import Interrupted
 from hgnetv2_pipeline.processes.elastic_worker import refusal
 from hgnetv2_pipeline.processes.side_by_side import ERRORS
+from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.stopping import signals
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def run_elastic(
 
     refusal(spec).unlink(missing_ok=True)
     joined = f" on {agents.machines} machines; on each further one run: "
-    _log.info(
+    _log.log(
+        SHOWN if agents.machines > 1 else logging.INFO,
         "%d processes%s",
         agents.processes * agents.machines,
         joined + join_command(module, spec, agents) if agents.machines > 1 else "",

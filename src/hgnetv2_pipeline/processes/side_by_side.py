@@ -66,7 +66,7 @@ def run_side_by_side(
     interrupted = False
     with (
         stop_on_signal(lambda: _signal(running, signal.SIGTERM)) as stopped,
-        Progress(len(waiting), module.rpartition(".launch")[0] or module, "run") as progress,
+        Progress(len(waiting), _work_of(module), "run") as progress,
     ):
         try:
             while running or waiting:
@@ -92,11 +92,18 @@ def run_side_by_side(
             for job in running:
                 job.process.wait()
     if stopped:
-        raise Interrupted("stopped; the runs in progress are saved and the same command goes on")
+        raise Interrupted(
+            "stopped; the runs in progress are saved, and the same command resumes them"
+        )
     if failed is not None:
         raise _failure(failed)
     if interrupted:
-        raise Interrupted("a run was stopped from outside and saved; the same command goes on")
+        raise Interrupted("a run was stopped from outside and saved; the same command resumes it")
+
+
+def _work_of(module: str) -> str:
+    """What ``module`` does, in words: of ``hgnetv2_pipeline.training.launch`` training."""
+    return module.removesuffix(".launch").rpartition(".")[2].replace("_", " ")
 
 
 def _start(module: str, spec: Path, threads: int, logs: Path) -> _Job:

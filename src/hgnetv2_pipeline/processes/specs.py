@@ -22,6 +22,7 @@ from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.printable import show_logs, show_tracebacks
 from hgnetv2_pipeline.processes.side_by_side import run_side_by_side
 from hgnetv2_pipeline.processor import available_cpus
+from hgnetv2_pipeline.progress import SHOWN, TerminalHandler
 
 _log = logging.getLogger(__name__)
 
@@ -120,8 +121,12 @@ def run_from_file(
     show_tracebacks()
     never_for_everyone()
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=_handlers(options.spec),
     )
+    for ours in ("hgnetv2_pipeline", "__main__"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     try:
         run(options.spec)
     except Exception as error:
@@ -132,3 +137,13 @@ def run_from_file(
         _log.error("%s", message)
         return code
     return 0
+
+
+def _handlers(spec: Path) -> list[logging.Handler]:
+    """Of a process that torch elastic started, which shares a terminal with others, details go to
+    a log beside ``spec``; any other writes all to standard error, which is its log."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return [logging.StreamHandler(sys.stderr)]
+    console = TerminalHandler(sys.stderr)
+    console.setLevel(SHOWN)
+    return [console, logging.FileHandler(spec.with_suffix(".log"), encoding="utf-8", delay=True)]

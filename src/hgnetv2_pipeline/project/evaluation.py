@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 def evaluation_result(run: Run, params: EvaluationParams, split: str, lists: Lists) -> ResultSpec:
     """JSON with the counts, and parquet with a row per image, in this order."""
-    name, model = _name(params, split), run.identity.model
+    name, model = evaluation_name(params, split), run.identity.model
     decides = {"engine", "precision", "resize_short", "fast", "max_bad"}
     # What is exported runs where its engine does.
     device = {"device": run.device} if params.engine == "torch" else {}
@@ -58,7 +58,7 @@ def write_evaluation(
     from hgnetv2_pipeline.project import models
 
     found = models.evaluate(run, run.identity.model, lists, split, params)
-    name = _name(params, split)
+    name = evaluation_name(params, split)
     write_json(aside / f"{name}.json", found.metrics)
     found.rows.to_parquet(aside / f"{name}.parquet", index=False)
 
@@ -205,7 +205,8 @@ def _candidates(train: pd.DataFrame, found: pd.DataFrame, most: int, run: Run) -
     return some
 
 
-def _name(params: EvaluationParams, split: str) -> str:
+def evaluation_name(params: EvaluationParams, split: str) -> str:
+    """The name of the files of an evaluation by ``params``."""
     return result_name(
         split, params.engine, params.precision, resize_short=params.resize_short, fast=params.fast
     )

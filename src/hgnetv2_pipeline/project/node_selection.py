@@ -68,6 +68,7 @@ def check_names(options: Mapping[str, Any], pipelines: Mapping[str, Pipeline]) -
         ("--load-versions", "load_versions", "dataset", datasets),
     ):
         of = f" in pipeline {'+'.join(wanted)}" if options["pipelines"] else ""
+        of += "; kedro registry describe NAME lists the nodes" if kind == "node" else ""
         _refuse(kind, options[key] or (), known, f"{option} ...{of}")
     runner = options["runner"]
     # A runner of one's own is named with its module.
@@ -90,10 +91,10 @@ def check_names(options: Mapping[str, Any], pipelines: Mapping[str, Pipeline]) -
         ) from error
 
 
-def _refuse(kind: str, given: Iterable[str], known: Iterable[str], where: str) -> None:
-    names = sorted(known)
+def _refuse(kind: str, given: Iterable[str], known: Collection[str], where: str) -> None:
+    names = sorted(name for name in known if not name.startswith("__"))
     for name in given:
-        if name not in names:
+        if name not in known:
             raise unknown_name(kind, name, names, where)
 
 

@@ -191,9 +191,9 @@ class DataParams(_Block):
     ] = Field(  # fmt: skip
         description="auto: recognised, or refused where it may be two; folders: a folder per "
         "class; split_folders: train/, val/ and test/ of such folders; lists: train_list.txt of "
-        "'path label' or a table, with or without others; imagenet: ILSVRC2012 as on the seed "
-        "page, with train_list.txt and val_list.txt or with train/ and val/; multi_label: several "
-        "labels per image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, "
+        "'path label' or a table, with or without others; imagenet: ILSVRC2012 as PaddleClas "
+        "has it, with train_list.txt and val_list.txt or with train/ and val/; multi_label: "
+        "several labels per image, train_list.txt of 'path<TAB>0,1,0' and, unless split says how, "
         "val_list.txt; "
         "webdataset: tars of pictures with a .cls or .json beside them"
     )
@@ -368,7 +368,7 @@ class MiningParams(_Block):
     features: bool = Field(description="keep what the teacher's classifier sees (feat), 16 bits")
     rank_by: Literal["confidence", "typicality"] = Field(
         description="what images are ranked by. confidence: the teacher's probability; typicality: "
-        "the share of labelled images that are less typical of their class, which also tells what "
+        "the share of labelled images that are less typical of their class, which also shows what "
         "belongs to no class"
     )
     k: Count | None = Field(description="images per class; null: by target_total or a stated rule")
@@ -548,7 +548,7 @@ class KitParams(_Block):
 
 def _targets_in_order(names: list[PlanTarget]) -> list[PlanTarget]:
     if "all" in names and len(names) > 1:
-        raise ValueError("all stands alone")
+        raise ValueError("all cannot be combined with others")
     return sorted(names, key=PLAN_TARGETS.index)
 
 

@@ -3,7 +3,7 @@
 A result is a set of files in a folder with a manifest: SHA-256 of what went in (contents and
 validated parameters) and of what came out. Same manifest, outputs intact: it is reused and nothing
 is written. Anything else: the old files move to ``archive/<fingerprint8>/`` and the work is done
-again. Nothing finished is ever overwritten or deleted. A change of code alone only warns.
+again. Nothing finished is ever overwritten or deleted. A change of code alone is only reported.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hgnetv2_pipeline import ownership
 from hgnetv2_pipeline.differences import differences
 from hgnetv2_pipeline.durable import fsync_directory, sha256_file, sha256_json, write_json
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.project.claims import claims
 from hgnetv2_pipeline.project.contents import ContentHashes
 from hgnetv2_pipeline.project.manifest import (
@@ -33,6 +34,8 @@ from hgnetv2_pipeline.project.manifest import (
 
 _log = logging.getLogger(__name__)
 _CLAIM = "in_progress.json"
+BEGINS = "begins_work"
+"""Attribute of the log record that says that a result is about to be made."""
 _UNKNOWN = "unknown0"
 _STRAY = "files without a manifest are there"
 
@@ -97,11 +100,13 @@ class _Planned(ResultSpec):
 
 @dataclass(frozen=True)
 class _Old:
-    """An earlier result in the place of a new one, and why it is not reused."""
+    """An earlier result in the place of a new one, and why it is not reused; whether that is as it
+    should be: other inputs or parameters, or ``redo``."""
 
     reason: str
     fingerprint: str
     outputs: Sequence[str]
+    expected: bool = False
 
 
 class Reuse:
@@ -191,6 +196,7 @@ class Reuse:
                 folder, found = spec.folder, None
             else:
                 folder = ownership.new_partial(spec.folder, spec.name)
+            _log.info("%s: begun", planned.title, extra={BEGINS: True})
             return Work(self, planned, folder, found, held.pop_all())
 
     @staticmethod
@@ -222,15 +228,16 @@ class Reuse:
             return _Old(str(error), _UNKNOWN, planned.outputs)
         reason = self._why_not(planned, old)
         if reason is not None:
-            return _Old(reason, old["fingerprint"], tuple(old["outputs"]))
-        _log.info("%s: reused, nothing to do", planned.title)
+            expected = old["fingerprint"] != planned.fingerprint or self._is_redone(planned)
+            return _Old(reason, old["fingerprint"], tuple(old["outputs"]), expected)
+        _log.info("%s: reused", planned.title)
         if not self._dry:
             self._compare_code(planned)
             self._sweep_dead(planned)
         return Result(planned.folder, reused=True, fingerprint=planned.fingerprint)
 
     def _compare_code(self, planned: _Planned) -> None:
-        """Warn of a result that other code made; what does not say so counts as made by ours."""
+        """Note a result that other code made; what does not say so counts as made by ours."""
         made_by = _made_by(planned.manifest)
         code = None
         if made_by.is_file():
@@ -241,10 +248,11 @@ class Reuse:
         if code is None:
             write_json(made_by, {"code": code_hash()})
         elif code != code_hash():
-            _log.warning(
+            _log.info(
                 "%s was made by other code; to make it again: --params redo=%s",
                 planned.title, planned.pipeline,
             )  # fmt: skip
+            _of_other_code.add(planned.title)
 
     def _title(self, folder: Path, name: str) -> str:
         try:
@@ -255,7 +263,7 @@ class Reuse:
 
     def _why_not(self, planned: _Planned, old: Mapping[str, Any]) -> str | None:
         """Why the finished result is not valid; None when it is."""
-        if self._redo & {planned.pipeline, "all"}:
+        if self._is_redone(planned):
             return "redo was asked for"
         if old["fingerprint"] != planned.fingerprint:
             return "; ".join(changes(old, planned.record)) or "made in another format"
@@ -270,11 +278,16 @@ class Reuse:
                 return f"{relative} is missing, which an older version did not make"
         return None
 
+    def _is_redone(self, planned: _Planned) -> bool:
+        return bool(self._redo & {planned.pipeline, "all"})
+
     def _archive(self, planned: _Planned, old: _Old) -> None:
         """Move a result (all of its folder, or its named files) out of the way."""
         folder, manifest = planned.folder, planned.manifest
         place = _new_place(folder if planned.name else folder.parent, old.fingerprint)
-        _log.warning(
+        _archived.append(place)
+        _log.log(
+            logging.INFO if old.expected else logging.WARNING,
             "%s: %s; the old result moves to %s",
             planned.title, old.reason, self._title(place, ""),
         )  # fmt: skip
@@ -303,12 +316,16 @@ class Reuse:
             else:
                 if other["fingerprint"] == planned.fingerprint:
                     if others:
-                        _log.info("%s: unfinished work found, it goes on", planned.title)
+                        _log.log(
+                            SHOWN, "%s: unfinished work was found and is resumed", planned.title
+                        )
                     return
                 known = "params" in other  # which an older version did not keep
                 changed = "; ".join(changes(other, record)) if known else "its parameters changed"
                 if planned.adopt:
-                    _log.warning("%s: unfinished work goes on although %s", planned.title, changed)
+                    _log.warning(
+                        "%s: unfinished work is resumed although %s", planned.title, changed
+                    )
                 else:
                     hint = (
                         ""
@@ -440,6 +457,7 @@ def _note_outputs(planned: _Planned, outputs: Iterable[str]) -> None:
     """Count a result among those that this process made."""
     named = [planned.folder / name for name in outputs]
     _made.update(named if planned.name else [planned.folder])
+    _makers.append(planned.pipeline)
 
 
 def _new_place(base: Path, fingerprint: str) -> Path:
@@ -502,11 +520,32 @@ def code_hash() -> str:
 
 
 _made: set[Path] = set()
+_makers: list[str] = []
+_archived: list[Path] = []
+_of_other_code: set[str] = set()  # titles
+
+
+def count_made() -> int:
+    """How many results this process has made so far, rather than reused."""
+    return len(_makers)
+
+
+def count_archived() -> int:
+    """How many earlier results this process has moved into an archive so far."""
+    return len(_archived)
+
+
+def count_of_other_code() -> int:
+    """How many reused results other code made, since this was last asked."""
+    found = len(_of_other_code)
+    _of_other_code.clear()
+    return found
 
 
 def note_made(path: Path) -> None:
     """Count ``path``, a summary of results that were made now, among what this process made."""
     _made.add(path)
+    _makers.append(path.name)
 
 
 def is_newly_made(path: Path) -> bool:

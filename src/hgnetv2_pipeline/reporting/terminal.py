@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from hgnetv2_pipeline.printable import Lines, lines, printable
+from hgnetv2_pipeline.progress import columns
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.comparison import (
     ArmSummary,
@@ -67,8 +69,11 @@ def _width(text: str) -> int:
     )
 
 
-def terminal_table(rows: Sequence[Mapping[str, object]]) -> Lines:
+def terminal_table(rows: Sequence[Mapping[str, object]], width: int | None = None) -> Lines:
     """Rows as aligned plain text; columns are the keys of the first row, numbers to the right.
+
+    Columns without any text are left out. ``width``: columns of the terminal, by default those of
+    this one; where the table is wider, the widest texts are broken between words.
 
     >>> print(terminal_table([{"model": "b0", "top-1 %": "77.8"}]))
     model  top-1 %
@@ -77,21 +82,41 @@ def terminal_table(rows: Sequence[Mapping[str, object]]) -> Lines:
     """
     if not rows:
         return lines("(nothing to show)")
-    columns = list(rows[0])
-    cells = [[printable(row.get(name, "-")) for name in columns] for row in rows]
-    widths = [
-        max(_width(line[place]) for line in [columns, *cells]) for place in range(len(columns))
-    ]
-    right = [all(_is_number(line[place]) for line in cells) for place in range(len(columns))]
+    cells = [[printable(row.get(name, "-")) for name in rows[0]] for row in rows]
+    shown = [place for place in range(len(rows[0])) if any(row[place] for row in cells)]
+    table = [[row[place] for place in shown] for row in [list(rows[0]), *cells]]
+    right = [all(_is_number(row[place]) for row in table[1:]) for place in range(len(shown))]
+    widths = [max(_width(row[place]) for row in table) for place in range(len(shown))]
+    over = sum(widths) + 2 * (len(widths) - 1) - (width or columns())
+    for place in sorted(range(len(shown)), key=lambda place: -widths[place]):
+        if over > 0 and not right[place]:
+            words = [_width(word) for row in table for word in row[place].split()]
+            narrower = max(widths[place] - over, *words)
+            over -= widths[place] - narrower
+            widths[place] = narrower
+    table.insert(1, ["-" * width for width in widths])
 
-    def one(line: Sequence[str]) -> str:
-        parts = []
-        for text, width, to_right in zip(line, widths, right, strict=True):
+    def one(parts: Sequence[str]) -> str:
+        found = []
+        for text, width, to_right in zip(parts, widths, right, strict=True):
             gap = " " * (width - _width(text))
-            parts.append(gap + text if to_right else text + gap)
-        return "  ".join(parts).rstrip()
+            found.append(gap + text if to_right else text + gap)
+        return "  ".join(found).rstrip()
 
-    return lines(one(columns), one(["-" * width for width in widths]), *map(one, cells))
+    broken = ([_broken(text, width) for text, width in zip(row, widths, strict=True)]
+              for row in table)  # fmt: skip
+    return lines(*(one(parts) for row in broken for parts in zip_longest(*row, fillvalue="")))
+
+
+def _broken(text: str, width: int) -> list[str]:
+    """``text`` between words in lines of at most ``width`` columns; a longer word stays whole."""
+    found = [""]
+    for word in text.split() if _width(text) > width else [text]:
+        if found[-1] and _width(found[-1]) + 1 + _width(word) > width:
+            found.append(word)
+        else:
+            found[-1] = f"{found[-1]} {word}" if found[-1] else word
+    return found
 
 
 def _is_number(text: str) -> bool:

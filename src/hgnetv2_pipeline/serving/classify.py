@@ -11,7 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 
 from hgnetv2_pipeline.deployment.predict import Ranking, make_record
-from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.serving.limits import Limits, RefusedRequest
 from hgnetv2_pipeline.serving.service import body_of, service_of
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 _YES = {"true": True, "1": True, "false": False, "0": False}
+_QUERY = ("model", "version", "topk", "threshold", "embedding")
 
 
 async def classify(request: Request) -> Response:
@@ -28,6 +29,10 @@ async def classify(request: Request) -> Response:
     several has its reason in its row; where all are bad the status is 400.
     """
     service = service_of(request)
+    for given in request.query_params:
+        if given not in _QUERY:
+            error = unknown_name("parameter", given[:40], _QUERY, "/v1/classify?...")
+            raise RefusedRequest(400, str(error))
     name = request.query_params.get("model") or next(iter(service.repository.models))
     async with service.repository.using(name, request.query_params.get("version", "")) as model:
         engine = model.engine

@@ -178,7 +178,7 @@ class LossConfig(ParameterModel):
     gamma: NotNegative | None
     """Power by which the focal loss plays down what is easy, 2 in its paper; null else."""
     class_weights: dict[str, NotNegative] | list[NotNegative] | None
-    """Own weights of the classes: by name (others have 1), or a number a class in their order.
+    """Own weights of the classes: by name (others have 1), or a number per class in their order.
     Their ratios count, the mean over the list is made 1; with bce they multiply positives as they
     are. null = none."""
 
@@ -294,7 +294,7 @@ class TrainConfig(ParameterModel):
     steps: Steps | None
     """Optimiser steps; null when epochs is given."""
     batch_size: BatchSize
-    """Images a step and process."""
+    """Images per step and process."""
     lr: Positive
     """Peak learning rate."""
     lr_batch: Annotated[int, Field(gt=0, le=2**24)] | None

@@ -21,6 +21,7 @@ from hgnetv2_pipeline.input.shared_memory import shortage, space
 from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.processes.group import World
 from hgnetv2_pipeline.processor import available_cpus, slow_precision
+from hgnetv2_pipeline.progress import duration
 from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
 from hgnetv2_pipeline.training.memory import explain_shortage
 from hgnetv2_pipeline.training.optim import set_lr
@@ -73,12 +74,6 @@ class Plan:
             f"{self.slow and f'; {self.slow}'}"
             f"{self.shared_memory and f'; NOT ENOUGH SHARED MEMORY: {self.shared_memory}'}"
         )
-
-
-def duration(seconds: float) -> str:
-    """For people: ``3 h 20 min`` or ``4 min 5 s``."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
 def plan_run(

@@ -256,7 +256,7 @@ def _check_task(spec: RunSpec, train: pd.DataFrame, val: pd.DataFrame) -> None:
             )
     if spec.num_classes == 1 and not loss.multi_label:
         raise DataError(
-            f"{spec.train} has one class, {spec.classes[0]!r}: there is nothing to tell apart; "
+            f"{spec.train} has one class, {spec.classes[0]!r}: there is nothing to distinguish; "
             "data.root is the folder that holds a folder for each of several classes"
         )
     if loss.multi_label and not label_matrix(val).any():

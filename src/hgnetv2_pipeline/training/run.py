@@ -30,6 +30,7 @@ from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.processes.group import World, join_group
 from hgnetv2_pipeline.processor import available_cpus, restricted_cpus
+from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.autotune import settle_mode
 from hgnetv2_pipeline.training.best import BEST, keep_weights
@@ -121,7 +122,7 @@ def _train(
             )
         state.restore(saved)
         _add(ledger, saved["ledger"])
-        _log.info("resumed after step %d of %d", state.step, run.schedule.total_steps)
+        _log.log(SHOWN, "resumed after step %d of %d", state.step, run.schedule.total_steps)
     if changed:
         state.note_forced(changed)
         _log.warning(

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.errors import ParameterError, WeightsError, similar, unknown_name
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
-from hgnetv2_pipeline.variants import VARIANTS, PoolPadding, variant_name
+from hgnetv2_pipeline.variants import VARIANTS, PoolPadding, meant_variant, variant_name
 from hgnetv2_pipeline.weights import imagenet
 from hgnetv2_pipeline.weights.foreign_network import check_timm, load_timm, parse_timm
 from hgnetv2_pipeline.weights.load import (
@@ -136,7 +136,10 @@ def check_name(spec: str, root: Path) -> None:
     if kind == "scratch":
         known = variant_name(name) in (*VARIANTS, *HGNET_SIZES)
         if not known and not name.startswith(PREFIX):
-            raise unknown_name("variant", name, [*VARIANTS, *HGNET_SIZES], "scratch:VARIANT")
+            raise unknown_name(
+                "variant", name, [*VARIANTS, *HGNET_SIZES], "scratch:VARIANT",
+                meant=meant_variant(name),
+            )  # fmt: skip
     elif kind == "timm":
         check_timm(name, root)
     elif spec not in ZOO:
@@ -153,8 +156,13 @@ def _weights_at(spec: str, root: Path) -> Path:
     if not path.exists():
         if "/" in spec or path.suffix in SUFFIXES:
             raise WeightsError(f"there is no weight file or run at {path}")
-        raise unknown_name(
-            "model", spec, [*ZOO, "timm:NAME", "scratch:VARIANT", "a file", "a run"], "model=..."
+        known = [f"scratch:{variant}" for variant in VARIANTS]
+        known += [name for name in ZOO if not name.endswith("_inference")][::-1]
+        near = similar(spec, known, most=3)
+        words = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise ParameterError(
+            f"unknown model {spec!r}{words}; a model is a file, a run's folder, an exported "
+            "folder, a published name (hgnetv2 models lists them), timm:NAME or scratch:VARIANT"
         )
     return path
 

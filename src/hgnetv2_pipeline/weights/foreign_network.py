@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,9 +50,8 @@ def check_timm(text: str, root: Path) -> None:
     found = parse_timm(text)
     architecture, _, tag = found.name.partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=8)
         raise unknown_name(
-            "timm model", found.name, near or ["see timm.list_models()"], "timm:NAME"
+            "timm model", found.name, timm.list_models(), "timm:NAME; timm.list_models() lists them"
         )
     known = timm.models.get_arch_pretrained_cfgs(architecture) if tag else {}
     if tag and found.name not in known:

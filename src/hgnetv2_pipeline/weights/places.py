@@ -193,9 +193,9 @@ def _followed(
 def _offered(places: tuple[str, ...]) -> str:
     named = [place for place in places if place]
     if not named:
-        return "; no network of ours lies below any of its keys"
+        return "; no network of ours is below any of its keys"
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-    return f"; networks lie below {', '.join(named[:_SHOWN])}{more}"
+    return f"; networks are below {', '.join(named[:_SHOWN])}{more}"
 
 
 def _best_place(
@@ -318,7 +318,7 @@ def _below_prefix(keys: list[str], prefix: str, source: object) -> Chosen:
     below = [key.removeprefix(start) for key in keys if key.startswith(start)]
     if not below:
         known = [before for before in network_prefixes(keys) if before]
-        offered = f"; networks lie below {', '.join(known[:_SHOWN])}" if known else ""
+        offered = f"; networks are below {', '.join(known[:_SHOWN])}" if known else ""
         raise WeightsError(f"{source} has no tensor below the prefix {start!r}{offered}")
     start += _only(network_prefixes(below), source)
     inside = {key: key.removeprefix(start) for key in keys if key.startswith(start)}

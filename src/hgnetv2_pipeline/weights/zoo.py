@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from hgnetv2_pipeline import durable
 from hgnetv2_pipeline.errors import DiskFullError, WeightsError
 from hgnetv2_pipeline.exits import full_disk
-from hgnetv2_pipeline.progress import Progress
+from hgnetv2_pipeline.progress import SHOWN, Progress
 from hgnetv2_pipeline.tar_members import is_header
 
 _log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def fetch(
         _tag(part).unlink(missing_ok=True)
         durable.fsync_directory(folder)
     durable.write_text(record, f"{digest}  {target.name}\n")
-    _log.info("fetched %s, sha256 %s", target, digest)
+    _log.log(SHOWN, "fetched %s, sha256 %s", target, digest)
     return target
 
 

@@ -473,5 +473,5 @@ def _refuse_contradiction(place: Place, listed: Layout, other: Layout, walked: W
             f"{place.root}: {path.name} and the class folders say other classes "
             f"({len(labels):,} labels, {len(folders):,} folders)",
             [(f"{path.name} is right", "layout", "lists"),
-             ("the folders are, divided anew", "layout", "folders")],
+             ("the folders are, and are divided again", "layout", "folders")],
         )  # fmt: skip

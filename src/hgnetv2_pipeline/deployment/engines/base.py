@@ -44,6 +44,10 @@ class EngineUnavailable(ParameterError):
     """An engine cannot run this model on this machine; the message is one line with the reason."""
 
 
+class NoEmbeddings(EngineUnavailable):  # noqa: N818 - one of its kinds
+    """Embeddings were asked for, and the model gives none on this engine."""
+
+
 @dataclass(frozen=True)
 class EngineState:
     """What an engine finds here: its library's version, the processor, and what is missing."""
@@ -180,7 +184,7 @@ class Engine(ABC):
             raise self._no_embeddings()
 
     def _no_embeddings(self) -> EngineUnavailable:
-        return EngineUnavailable(
+        return NoEmbeddings(
             f"{self.name}: {self.model} gives no embeddings; export it again with "
             "export.embedding=true, or name its weights"
         )

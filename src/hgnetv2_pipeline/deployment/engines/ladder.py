@@ -26,6 +26,7 @@ from hgnetv2_pipeline.deployment.engines.base import (
     Engine,
     EngineState,
     EngineUnavailable,
+    NoEmbeddings,
     Wish,
     need,
 )
@@ -116,19 +117,21 @@ def load_engine(
         loaded = _open(engine, wish)
         _log.info("engine %s on %s", loaded.name, loaded.device)
         return loaded
-    refused: list[str] = []
+    refused: list[EngineUnavailable] = []
     for name in (name for name in ENGINES if name not in NAMED_ONLY):
         try:
             loaded = _open(name, wish)
         except EngineUnavailable as error:
-            refused.append(str(error))
+            refused.append(error)
             continue
-        _log.info(
-            "engine %s on %s%s", loaded.name, loaded.device,
-            f" (not {'; not '.join(refused)})" if refused else "",
-        )  # fmt: skip
+        _log.info("engine %s on %s", loaded.name, loaded.device)
+        for reason in refused:
+            _log.info("not %s", reason)
         return loaded
-    raise EngineUnavailable(f"no engine can run {path}: {'; '.join(refused)}")
+    for reason in refused:
+        if isinstance(reason, NoEmbeddings):
+            raise reason  # what the file lacks no engine can give
+    raise EngineUnavailable(f"no engine can run {path}: {'; '.join(map(str, refused))}")
 
 
 def _open(name: str, wish: Wish) -> Engine:
@@ -255,9 +258,14 @@ def _with_file(engine: str, wish: Wish) -> Wish:
     if not beside.is_file():
         raise EngineUnavailable(
             f"{engine}: {precision} needs {beside.name} beside {wish.onnx.name}, a {own} file; "
-            f"export it (kedro run --pipeline export --params export.precisions=fp32+{needed})"
+            f"export it (kedro run --pipeline export --params {_precisions(needed)})"
         )
     return replace(wish, precision=precision, onnx=beside, plan=plan)
+
+
+def _precisions(wanted: str) -> str:
+    """The parameter by which ``wanted`` is exported beside fp32."""
+    return "export.precisions=" + "+".join(dict.fromkeys(("fp32", wanted)))
 
 
 def _with_device_file(engine: str, wish: Wish) -> Wish:
@@ -275,6 +283,6 @@ def _with_device_file(engine: str, wish: Wish) -> Wish:
     if not beside.is_file():
         raise EngineUnavailable(
             f"{engine}: {precision} needs {beside.name} beside {given.name}; export it (kedro run "
-            f"--pipeline export --params export.target={engine},export.precisions=fp32+{precision})"
+            f"--pipeline export --params export.target={engine},{_precisions(precision)})"
         )
     return replace(wish, precision=precision, plan=beside)

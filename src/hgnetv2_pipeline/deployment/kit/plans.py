@@ -37,7 +37,7 @@ TIMING_CACHE = "timing.cache"
 CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """What TensorRT for RTX builds for by name."""
 AMPERE_ON = "sm80 and later"
-"""What it builds for unless it is told, in one plan."""
+"""What it builds for unless others are named, in one plan."""
 _LEFT = 3600  # seconds after which nobody writes a file any more
 
 

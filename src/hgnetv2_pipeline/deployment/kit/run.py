@@ -3,7 +3,7 @@
 Needs an NVIDIA GPU, Python 3.11 or later, numpy, cuda-bindings, and tensorrt (10 or 11) or TensorRT
 for RTX; where both are installed each has its turn (``--engines`` chooses). Each graph is built
 (plans/), answers the packed validation images (accuracy, and top-5 and logits beside the stored
-ones; one that is computed wrongly is refused) and is timed by the seed page's protocol. What one
+ones; one that is computed wrongly is refused) and is timed by PaddleClas's protocol. What one
 library did goes into one file, results/<time>-<engine>.json; copy it back into the results/ folder
 of the kit where it came from, and `kedro run --pipeline reporting` shows it.
 """

@@ -1,4 +1,4 @@
-"""The seed page's protocol on a GPU: batch 1, 2100 runs, the first 100 dropped."""
+"""PaddleClas's protocol on a GPU: batch 1, 2100 runs, the first 100 dropped."""
 
 from __future__ import annotations
 

@@ -184,16 +184,24 @@ def _short(engines: Mapping[tuple[str, str, str], Engine]) -> dict[str, Engine]:
 
 
 _HEAD = (
-    "model", "engine", "precision", "batch", "mean", "p50", "p90", "p99", "CPU", "GPU p50",
+    "model", "engine", "type", "batch", "mean", "p50", "p90", "p99", "CPU", "GPU p50",
     "without copies", "% peak", "V100*",
 )  # fmt: skip
+_LEAST_OF_NAME = 8
 _WORDS = 3  # of these columns, the others are numbers
 
 
-def as_table(result: Mapping[str, Any]) -> Lines:
-    """A benchmark as text: one line per row, what was not run, and the ratios of those in turns."""
+def as_table(result: Mapping[str, Any], width: int = 80) -> Lines:
+    """A benchmark as text: one line per row, what was not run, and the ratios of those in turns.
+
+    Names of models are shortened where the table would be wider than ``width``.
+    """
     rows = result["rows"]
     cells = _without_empty_columns([list(_HEAD), *map(_figures, rows)])
+    over = max(map(len, _aligned(cells))) - width
+    longest = max(len(line[0]) for line in cells)
+    for line in cells if over > 0 else ():
+        line[0] = _tail(line[0], max(longest - over, _LEAST_OF_NAME))
     text = _aligned(cells)
     text.append(f"ms per batch, on {', '.join(sorted({row['device'] for row in rows}))}, "
                 f"{rows[0]['n_timed']} calls timed")  # fmt: skip
@@ -221,7 +229,7 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
     ]
     peak = row["percent_of_peak"]
     return [
-        _tail(printable(row["model"])), row["engine"], row["precision"], str(row["batch_size"]),
+        printable(row["model"]), row["engine"], row["precision"], str(row["batch_size"]),
         *("" if value is None else f"{value:.3f}" for value in times),
         "" if peak is None else f"{peak:.0f}",
         f"{reference:.2f}" if reference else "",
@@ -254,5 +262,5 @@ def _ratios(both: Mapping[str, Any]) -> Iterator[str]:
         yield f"batch {both['batch_size']}: {label} against {base}: {shown}"
 
 
-def _tail(model: str, most: int = 40) -> str:
+def _tail(model: str, most: int) -> str:
     return model if len(model) <= most else "..." + model[-most + 3 :]

@@ -1,4 +1,4 @@
-"""Latency by the seed page's protocol: 2,100 runs at batch 1, of which the first 100 do not count.
+"""Latency by PaddleClas's protocol: 2,100 runs at batch 1, of which the first 100 do not count.
 
 Wall time is what a user waits; CPU time (of the whole process) is what the work costs, and on a
 shared machine the steadier of the two. Each figure comes with the device, the versions and the

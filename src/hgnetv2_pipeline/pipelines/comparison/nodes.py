@@ -17,7 +17,6 @@ from hgnetv2_pipeline.project.teaching.teacher import read_teacher
 from hgnetv2_pipeline.project.training.arms import Recipes, make_unmined_list, train_missing_arms
 from hgnetv2_pipeline.project.training.arms_table import (
     list_trainings,
-    log_table,
     measure_arms,
     table_result,
     write_table,
@@ -57,6 +56,4 @@ def tabulate(
         table_result(run, measured, split, known, members),
         lambda aside: write_table(aside, run, measured, split, known, (teacher, members)),
     )
-    table = made.folder / "comparison.json"
-    log_table(table, run.identity.model)
-    return made.folder, table
+    return made.folder, made.folder / "comparison.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.project.mining.labelling import (
     COPIES,
     LIST,
@@ -28,7 +29,8 @@ def propose_images(
         label_next_result(run, params, mining, found, scores, pairs),
         lambda aside: write_label_next(aside, run, params, mining, found, scores, pairs),
     )
-    _log.info(
+    _log.log(
+            SHOWN,
         "%s: the images to label, most useful first; their files, by the teacher's guess, are in "
         "%s: copy that folder, move what is in the wrong class, delete what is of none, and name "
         "it beside your labelled images (data.root)",

@@ -1,4 +1,4 @@
-"""How fast the exported model answers, by the seed page's protocol, beside other models."""
+"""How fast the exported model answers, by PaddleClas's protocol, beside other models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prediction: images in, the seed page's answers out."""
+"""prediction: images in, PaddleClas's lines out."""
 
 from __future__ import annotations
 

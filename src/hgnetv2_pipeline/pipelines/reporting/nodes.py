@@ -1,14 +1,11 @@
-"""One page from everything that was measured, and a table for the terminal."""
+"""One page from everything that was measured."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from hgnetv2_pipeline.project.report_files import report_inputs, report_result
 from hgnetv2_pipeline.project.run import Run
-
-_log = logging.getLogger(__name__)
 
 
 def report(run: Run, lists: Path, *measured: object) -> tuple[Path, Path]:
@@ -17,11 +14,9 @@ def report(run: Run, lists: Path, *measured: object) -> tuple[Path, Path]:
     ``measured`` orders the nodes: whatever was measured in this run is on the page. The page reads
     all results there are, also those of earlier runs, and says what is missing and how to make it.
     """
-    from hgnetv2_pipeline.reporting.build import build_report, terminal_summary
+    from hgnetv2_pipeline.reporting.build import build_report
 
     inputs = report_inputs(run.identity)
     made = run.produce(report_result(run, inputs), lambda aside: build_report(inputs, aside))
     page = made.folder / "report.html"
-    _log.info("\n%s", terminal_summary(inputs))
-    _log.info("report: %s", page.relative_to(run.identity.project))
     return page, made.folder / "report.md"

@@ -156,7 +156,7 @@ class Sweep:
         return model_file(self._exported(model), engine, precision)
 
     def _protocol(self, model: str, engine: str, precision: str, batch_size: int) -> bool:
-        """One engine by the seed page's protocol; false, and said, where it cannot run here."""
+        """One engine by PaddleClas's protocol; false, and said, where it cannot run here."""
         from hgnetv2_pipeline.deployment.engines.base import EngineUnavailable
 
         params = self.params

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.printable import Lines, lines
+from hgnetv2_pipeline.progress import duration
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.training.plan import Plan
@@ -69,8 +70,6 @@ def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int, slow: Sequen
 
 
 def _cells(row: Row) -> dict[str, str]:
-    from hgnetv2_pipeline.training.plan import duration
-
     return {
         "part": row.part,
         "state": row.state,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.printable import lines
+from hgnetv2_pipeline.printable import Lines, lines
 from hgnetv2_pipeline.project.evaluation import measure_run
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.manifest import read_manifest
@@ -263,8 +263,8 @@ def _row(models: Path, each: MeasuredArm, split: str, right: NDArray[np.bool_]) 
     return {**counted, "seed": seed, **trained}
 
 
-def log_table(file: Path, model: str) -> None:
-    """Log the table, what its differences mean, and whether a training beats ``model`` on val."""
+def describe_comparison(file: Path, model: str) -> Lines:
+    """The table, what its differences mean, and whether a training beats ``model`` on val."""
     from hgnetv2_pipeline.reporting.comparison import better_training, explain_arms, summarise_arms
     from hgnetv2_pipeline.reporting.terminal import summary_rows, terminal_table
 
@@ -272,6 +272,4 @@ def log_table(file: Path, model: str) -> None:
     summaries = summarise_arms(found["rows"], found["pairs"])
     better = better_training(found["rows"], model)
     table = terminal_table(summary_rows(summaries))
-    _log.info("comparison\n%s", lines(table, *explain_arms(summaries)))
-    if better:
-        _log.warning("%s", better)
+    return lines(table, *explain_arms(summaries), *([better] if better else []))

@@ -232,7 +232,7 @@ def _state_dict(found: Unwrapped, path: Path) -> tuple[dict[str, _Plan], list[st
         more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
         raise WeightsError(
             f"{path} holds more than tensors: {', '.join(strangers[:5])}{more}; and no network of "
-            "ours lies below any of its keys"
+            "ours is below any of its keys"
         )
     return {key: item for key, item in state.items() if isinstance(item, _Plan)}, strangers
 
