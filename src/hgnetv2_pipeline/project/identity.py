@@ -53,6 +53,7 @@ FOLDERS: Mapping[str, str] = {
     "quarantine": "data/08_reporting/{dataset}/quarantine",
     "histories": "data/08_reporting/{dataset}/history/{model}",
     "report": "data/08_reporting/{dataset}/report",
+    "sweep": "data/08_reporting/{dataset}/sweep/{run}",
 }
 
 # What ``model`` says for the one that is chosen on val among all trainings of a variant and run.
