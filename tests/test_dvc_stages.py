@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from hgnetv2_pipeline.project.stages import _parameters, stages_for, warn_of_unwatched
+from hgnetv2_pipeline.reporting.plots import PLOTS
 from own_tree import draw, write_classes
 from project_copies import ROOT, copy_project, quiet_environment
 
@@ -199,6 +200,7 @@ def test_stages_follow_the_configuration_when_written_again(
 
 
 OWN = ("data", "train_teacher", "ssld_stage1")
+METRICS = "data/08_reporting/${dataset}/metrics.json"
 
 
 @pytest.mark.parametrize("test", ["folder", "share", "none"])
@@ -236,6 +238,11 @@ def test_stages_name_what_an_environment_has(
         assert (stage in made["stages"]) == chain
     assert made["vars"][0]["model"] == ("best" if chain else "train")
     assert all(stage["wdir"] == "../.." for stage in made["stages"].values())
+    # What is shown of a run, whatever stages it has; and nothing waits for what none of them makes.
+    assert [name for entry in made["stages"]["reporting"]["metrics"] for name in entry] == [METRICS]
+    shown = {name for entry in made["stages"]["reporting"]["plots"] for name in entry}
+    assert shown == {f"data/08_reporting/${{dataset}}/plots/{name}" for name in PLOTS}
+    assert all(("/mining/" in name) <= chain for name in made["stages"]["reporting"]["deps"])
     outs = {name for out in made["stages"]["ingestion"]["outs"] for name in out}
     raw = {name.removeprefix("data/01_raw/${dataset}/") for name in outs if "01_raw" in name}
     pools = {f"pool/source_{number}" for number in range(sources)}

@@ -53,6 +53,7 @@ FOLDERS: Mapping[str, str] = {
     "quarantine": "data/08_reporting/{dataset}/quarantine",
     "histories": "data/08_reporting/{dataset}/history/{model}",
     "report": "data/08_reporting/{dataset}/report",
+    "plots": "data/08_reporting/{dataset}/plots",
     "sweep": "data/08_reporting/{dataset}/sweep/{run}",
 }
 

@@ -24,8 +24,8 @@ _HEADER = """\
 # by `hgnetv2 stages {name}`. Images are outputs without a cache: nothing of them is copied or
 # removed, and whatever changes in them makes the first stage run again.
 """
-# Without a pool there is a training on the labelled images, and its evaluation.
-_LABELLED_ONLY = ("ingestion", "train", "evaluation", "export")
+# Without a pool there is a training on the labelled images, its evaluation and the report on it.
+_LABELLED_ONLY = ("ingestion", "train", "evaluation", "export", "reporting")
 # Published weights are another task; they have their own place in the project's dvc.yaml.
 _NOT_OF_THE_CHAIN = ("import_weights", "finetune")
 _OWN = "conf/${env}/parameters.yml"
@@ -69,11 +69,24 @@ def stages_for(
         "split": params["split"],
         "model": BEST if chain else "train",
     }
+    kept = [
+        stage
+        for stage in template["stages"]
+        if stage not in _NOT_OF_THE_CHAIN and (chain or stage in _LABELLED_ONLY)
+    ]
+    unmade = {
+        name
+        for stage, values in template["stages"].items()
+        if stage not in kept
+        for out in (*values.get("outs", ()), *values.get("metrics", ()), *values.get("plots", ()))
+        for name in out
+    }
     stages = {}
-    for stage, values in template["stages"].items():
-        if stage in _NOT_OF_THE_CHAIN or not (chain or stage in _LABELLED_ONLY):
-            continue
+    for stage in kept:
+        values = template["stages"][stage]
         stages[stage] = {"wdir": "../..", **values}
+        if "deps" in values:
+            stages[stage]["deps"] = [name for name in values["deps"] if name not in unmade]
         if "params" in values:
             stages[stage]["params"] = _watched(values["params"], own)
     ingested = [name for out in stages["ingestion"]["outs"] for name in out]
