@@ -232,11 +232,17 @@ def test_stages_name_what_an_environment_has(
                       "groups": None, "near_duplicates": True},
         },
     }  # fmt: skip
-    made = stages_for(template, params, OWN)
+    said = {"variant": "b4", "dataset": "mine", "teacher": "two_b4"}
+    made = stages_for(template, params, OWN, said)
+    assert made["vars"][0] == "globals.yml"
+    assert not said.keys() & made["vars"][1].keys()
+    # What the file says otherwise, or not at all, stands in dvc.yaml.
+    for other in ({**said, "variant": "hgnetv2_b4"}, {}):
+        assert said.items() <= stages_for(template, params, OWN, other)["vars"][0].items()
     chain = sources > 0 and layout == "folders"
     for stage in ("mining", "ssld_stage1", "best"):
         assert (stage in made["stages"]) == chain
-    assert made["vars"][0]["model"] == ("best" if chain else "train")
+    assert made["vars"][1]["model"] == ("best" if chain else "train")
     assert all(stage["wdir"] == "../.." for stage in made["stages"].values())
     # What is shown of a run, whatever stages it has; and nothing waits for what none of them makes.
     assert [name for entry in made["stages"]["reporting"]["metrics"] for name in entry] == [METRICS]

@@ -41,7 +41,8 @@ def write_stages(project: Path, name: str) -> Path:
     if not template.is_file():
         raise ParameterError(f"{template} is missing, from which the stages are made")
     values = yaml.safe_load(template.read_text(encoding="utf-8"))
-    stages = stages_for(values, _parameters(project, name), _own_keys(project, name))
+    params, own = _parameters(project, name), _own_keys(project, name)
+    stages = stages_for(values, params, own, _yaml(project / "conf" / name / "globals.yml"))
     text = yaml.safe_dump(stages, sort_keys=False, allow_unicode=True, width=10_000)
     path = project / "conf" / name / "dvc.yaml"
     write_text(path, _HEADER.format(name=name) + text)
@@ -49,12 +50,16 @@ def write_stages(project: Path, name: str) -> Path:
 
 
 def stages_for(
-    template: Mapping[str, Any], params: Mapping[str, Any], own: Collection[str]
+    template: Mapping[str, Any],
+    params: Mapping[str, Any],
+    own: Collection[str],
+    names: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of an environment's dvc.yaml: ``template`` with what is its own.
 
     ``params`` are validated and hold ``identity``; ``own`` are the names in the environment's own
-    parameters.yml, of which DVC can watch no others.
+    parameters.yml, of which DVC can watch no others; ``names`` are what its globals.yml says, which
+    DVC reads itself, so that ``dvc exp run -S`` changes it for both.
     """
     from hgnetv2_pipeline.project.ingestion.sources import labelled_sets, unlinked_layout
     from hgnetv2_pipeline.project.params import DataParams
@@ -63,7 +68,7 @@ def stages_for(
     data = DataParams.model_validate(params["data"])
     layout = unlinked_layout(data, Path(identity["project"]))
     chain = bool(data.pool) and layout.name != "multi_label"
-    names = {
+    named = {
         "env": identity["environment"],
         **{key: identity[key] for key in ("dataset", "teacher", "variant", "run")},
         "split": params["split"],
@@ -103,7 +108,11 @@ def stages_for(
         {name: {"cache": False, "persist": True} if name.startswith(raw) else {"persist": True}}
         for name in [*images, *ingested]
     ]
-    return {"vars": [names], "stages": stages}
+    # DVC takes no name twice; a file that says another thing than this run has is not read.
+    if any(names[key] != named[key] for key in names.keys() & named.keys()):
+        return {"vars": [named], "stages": stages}
+    rest = {key: value for key, value in named.items() if key not in names}
+    return {"vars": ["globals.yml", rest] if names else [rest], "stages": stages}
 
 
 def _watched(params: Sequence[Mapping[str, Sequence[str]]], own: Collection[str]) -> list[Any]:
@@ -158,10 +167,14 @@ def warn_of_unwatched(params: Mapping[str, Any]) -> None:
 
 def _own_keys(project: Path, name: str) -> set[str]:
     """The names at the top of an environment's parameters.yml."""
+    return {*_yaml(project / "conf" / name / "parameters.yml")}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    """What a file of the configuration says; nothing where there is none."""
     import yaml
 
-    path = project / "conf" / name / "parameters.yml"
-    return {*(yaml.safe_load(path.read_text(encoding="utf-8")) or {})} if path.is_file() else set()
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
 def _named(stages: Mapping[str, Any]) -> set[str]:
