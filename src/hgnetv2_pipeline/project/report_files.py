@@ -82,7 +82,7 @@ def report_result(run: Run, inputs: ReportInputs) -> ResultSpec:
 
 def plots_result(run: Run, inputs: ReportInputs, split: str) -> ResultSpec:
     """What DVC shows of the same files: the folder of plots, and the numbers beside it."""
-    from hgnetv2_pipeline.reporting.plots import METRICS
+    from hgnetv2_pipeline.reporting.plots import METRICS, PLOTS
 
     folder = run.folder("plots")
     return ResultSpec(
@@ -91,7 +91,7 @@ def plots_result(run: Run, inputs: ReportInputs, split: str) -> ResultSpec:
         pipeline="reporting",
         inputs=_files(run.identity, inputs),
         params={**_subject(run.identity), "split": split},
-        outputs=[folder.name, METRICS],
+        outputs=[*(f"{folder.name}/{name}" for name in PLOTS), METRICS],
         wait=True,
     )
 
