@@ -39,8 +39,10 @@ def inputs_of(folder: Path) -> ReportInputs:
     used = candidates[0]["run"]
     choice = {"model": MODEL, "used": used, "leader": used, "metric": "top1", "n": 700,
               "candidates": candidates}  # fmt: skip
-    answers = [write_json(folder / f"{split}.json", evaluation(MODEL, hits, split=split, engine="torch"))
-               for split, hits in (("test", 600), ("val", 650))]  # fmt: skip
+    answers = [
+        write_json(folder / f"{split}.json", evaluation(MODEL, hits, split=split, engine="torch"))
+        for split, hits in (("test", 600), ("val", 650))
+    ]
     return dataclasses.replace(
         inputs, model=MODEL, evaluations=(*inputs.evaluations, *answers),
         own={**inputs.own, "choice": write_json(folder / "choice.json", choice)},

@@ -11,11 +11,15 @@ import pytest
 from synthetic_inputs import HOSTILE
 from test_dataset_page import Balanced
 
+from hgnetv2_pipeline.durable import write_json
+from hgnetv2_pipeline.reporting.blocks import Link, Text
 from hgnetv2_pipeline.reporting.figures import Mark, pareto_front
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.sweep_page import (
     build_sweep_page,
     pareto_plot,
     recommendation,
+    sweep_blocks,
     terminal_rows,
 )
 
@@ -91,6 +95,16 @@ def test_the_page_is_whole_loads_nothing_and_names_every_failure(
     assert "b4 at 224 px fp32 failed: its loss is" in text and HOSTILE not in text
     assert ("--params model=ssld_stage2/" in text) == bool(measured)
     assert [each["model"] for each in terminal_rows(table)] == [each["name"] for each in rows]
+
+
+def test_the_report_on_a_run_has_the_sentence_and_the_way_to_the_page(tmp_path: Path) -> None:
+    table = sweep(*LEVEL, used=B1, leader=B1, fastest=B0)
+    path = write_json(tmp_path / "sweep" / "seed=0" / "sweep.json", table)
+    inputs = ReportInputs(dataset="mine", home=tmp_path / "report", own={"sweep": path})
+    said, link = sweep_blocks(inputs, FileLedger())
+    assert isinstance(said, Text) and said.text == recommendation(table)
+    assert isinstance(link, Link) and link.href == "../sweep/seed=0/sweep_report.html"
+    assert sweep_blocks(ReportInputs(dataset="mine"), FileLedger()) == []
 
 
 @pytest.mark.parametrize(("load", "said"), [(None, False), (2.0, False), (2.1, True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     Block,
     Bullets,
     Figure,
+    Link,
     Notice,
     Report,
     Section,
@@ -19,10 +21,12 @@ from hgnetv2_pipeline.reporting.blocks import (
     Text,
     table_of,
 )
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
 from hgnetv2_pipeline.reporting.terminal import banner_text
 
 Json = Mapping[str, Any]
+PAGE = "sweep_report.html"
 
 # Half a 95 % interval in standard errors, as ``evaluation.recommendation`` has it.
 _HALF = 1.959963984540054
@@ -46,6 +50,16 @@ def build_sweep_page(table: Json, out: Path) -> Path:
         ),
     )
     return write_text(out, to_html(report))
+
+
+def sweep_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
+    """For the report on a run: the recommendation, and where the page is; nothing without one."""
+    path = inputs.own.get("sweep")
+    if path is None or not path.is_file():
+        return []
+    said = recommendation(ledger.read_json(path, "sweep"))
+    page = Path(os.path.relpath(path.with_name(PAGE), inputs.home or path.parent)).as_posix()
+    return [Text(said), Link("All models of the sweep: ", "table and plot", page)]
 
 
 def recommendation(table: Json) -> str:
@@ -195,7 +209,7 @@ def _measured(table: Json) -> list[Block]:
             Notice(
                 f"Other work was running while the models were timed (load {load:.1f} on "
                 f"{table['processors']} processors): all of them looked slower than they are, and "
-                "one may have missed the budget for that. On a quiet machine",
+                "one may have missed the budget for that. Times of a quiet machine",
                 f"{table['run_command']} --pipeline sweep --params redo=sweep,...",
                 kind="warning",
             )

@@ -10,13 +10,13 @@ from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.sweep.making import make_entries, report_failures
 from hgnetv2_pipeline.project.sweep.runs import SweepRun
 from hgnetv2_pipeline.project.sweep.table import (
-    PAGE,
     TABLE,
     log_sweep,
     sweep_result,
     time_entries,
     write_sweep,
 )
+from hgnetv2_pipeline.reporting.sweep_page import PAGE
 
 
 def sweep(

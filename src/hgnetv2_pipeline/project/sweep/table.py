@@ -15,10 +15,11 @@ from hgnetv2_pipeline.project.params import LatencyParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.sweep.making import SPLIT, Entry
+from hgnetv2_pipeline.reporting.sweep_page import PAGE
 
 _log = logging.getLogger(__name__)
 
-TABLE, CSV, PAGE, PLOT = "sweep.json", "sweep.csv", "sweep_report.html", "pareto.svg"
+TABLE, CSV, PLOT = "sweep.json", "sweep.csv", "pareto.svg"
 _TIMES = "times.json"
 # A change of the machine's mood meets all models in each of so many rounds.
 _ROUNDS = 20
