@@ -108,11 +108,11 @@ def stages_for(
         {name: {"cache": False, "persist": True} if name.startswith(raw) else {"persist": True}}
         for name in [*images, *ingested]
     ]
-    # DVC takes no name twice; a file that says another thing than this run has is not read.
-    if any(names[key] != named[key] for key in names.keys() & named.keys()):
-        return {"vars": [named], "stages": stages}
-    rest = {key: value for key, value in named.items() if key not in names}
-    return {"vars": ["globals.yml", rest] if names else [rest], "stages": stages}
+    # A name that the file says in another project's words, or not at all, is in dvc.yaml.
+    same = [key for key in named if names.get(key) == named[key]]
+    rest = {key: value for key, value in named.items() if key not in same}
+    read = [f"globals.yml:{','.join(same)}"] if same else []
+    return {"vars": [*read, rest], "stages": stages}
 
 
 def _watched(params: Sequence[Mapping[str, Sequence[str]]], own: Collection[str]) -> list[Any]:
