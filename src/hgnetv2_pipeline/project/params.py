@@ -823,6 +823,8 @@ def _in_words(error: ValidationError, environment: str) -> ParameterError:
     mistakes.sort(key=lambda m: (m["type"] != "extra_forbidden", "training" not in m["loc"]))
     first = mistakes[0]
     path = _named(first["loc"])
+    if first["type"] == "extra_forbidden":  # whatever it is called: init misspelt is int
+        path = [*_named(first["loc"][:-1]), str(first["loc"][-1])]
     key = ".".join(path)
     where = f"--params {key}=... or conf/{environment}/parameters*.yml"
     if first["type"] == "extra_forbidden":
