@@ -204,9 +204,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         from hgnetv2_pipeline.project.run import Run
 
         shared = {name: params[name] for name in Run.model_fields if name != "identity"}
-        this_run = {"identity": identity.model_dump(), **shared}
-        # What a sweep compares is known only where there is one: project/sweep/runs.py.
-        return {**params, "this_run": this_run, "sweep_runs": []}
+        return {**params, "this_run": {"identity": identity.model_dump(), **shared}}
 
 
 @contextmanager
