@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from hgnetv2_pipeline.project.stages import _parameters, stages_for, warn_of_unwatched
+from hgnetv2_pipeline.reporting.plots import PLOTS
 from own_tree import draw, write_classes
 from project_copies import ROOT, copy_project, quiet_environment
 
@@ -199,6 +200,7 @@ def test_stages_follow_the_configuration_when_written_again(
 
 
 OWN = ("data", "train_teacher", "ssld_stage1")
+METRICS = "data/08_reporting/${dataset}/metrics.json"
 
 
 @pytest.mark.parametrize("test", ["folder", "share", "none"])
@@ -230,12 +232,23 @@ def test_stages_name_what_an_environment_has(
                       "groups": None, "near_duplicates": True},
         },
     }  # fmt: skip
-    made = stages_for(template, params, OWN)
+    said = {"variant": "b4", "dataset": "mine", "teacher": "two_b4"}
+    made = stages_for(template, params, OWN, said)
+    assert made["vars"][0] == "globals.yml:dataset,teacher,variant"
+    assert not said.keys() & made["vars"][1].keys()
+    other = stages_for(template, params, OWN, {**said, "variant": "hgnetv2_b4", "seed": 3})["vars"]
+    assert other[0] == "globals.yml:dataset,teacher" and other[1]["variant"] == "b4"
+    assert said.items() <= stages_for(template, params, OWN, {})["vars"][0].items()
     chain = sources > 0 and layout == "folders"
     for stage in ("mining", "ssld_stage1", "best"):
         assert (stage in made["stages"]) == chain
-    assert made["vars"][0]["model"] == ("best" if chain else "train")
+    assert made["vars"][1]["model"] == ("best" if chain else "train")
     assert all(stage["wdir"] == "../.." for stage in made["stages"].values())
+    # What is shown of a run, whatever stages it has; and nothing waits for what none of them makes.
+    assert [name for entry in made["stages"]["reporting"]["metrics"] for name in entry] == [METRICS]
+    shown = {name for entry in made["stages"]["reporting"]["plots"] for name in entry}
+    assert shown == {f"data/08_reporting/${{dataset}}/plots/{name}" for name in PLOTS}
+    assert all(("/mining/" in name) <= chain for name in made["stages"]["reporting"]["deps"])
     outs = {name for out in made["stages"]["ingestion"]["outs"] for name in out}
     raw = {name.removeprefix("data/01_raw/${dataset}/") for name in outs if "01_raw" in name}
     pools = {f"pool/source_{number}" for number in range(sources)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
@@ -17,6 +17,9 @@ from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.project.claims import claims
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.training.config import MULTI_LABEL_LOSSES
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.project.sweep.runs import SweepRun
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class ProjectHooks:
     def __init__(self) -> None:
         self._params: dict[str, Any] = {}
         self._parts: set[str] = set()
+        self._loader: Any = None
+        self._sweep: list[SweepRun] = []
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
@@ -46,12 +51,15 @@ class ProjectHooks:
         context.config_loader.project = context.project_path
         # Kedro reads parameters only when the catalog is made; a mistake should be reported before.
         self._params = dict(context.config_loader["parameters"])
+        self._loader = context.config_loader
         identity = self._params["this_run"]["identity"]
         if identity["dataset"] == "sample":
             _log.log(SHOWN, "\n%s", BANNER)
 
     @hook_impl(tryfirst=True)
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any
+    ) -> None:
         """What cannot end well is refused now, not after hours of training the teacher.
 
         Then, before MLflow or a node has written anything, this command's results are claimed.
@@ -60,6 +68,7 @@ class ProjectHooks:
         self._refuse_unwritable(Path(identity["project"]))
         self._parts = {str(node.namespace) for node in pipeline.nodes}
         tags = {tag for node in pipeline.nodes for tag in node.tags}
+        self._list_sweep(tags, catalog)
         several = self._layout(Path(identity["project"])) == "multi_label"
         if several and tags & {
             "train_teacher",
@@ -75,7 +84,8 @@ class ProjectHooks:
                 "recipe=multi_label, then evaluation, export or prediction with --params "
                 f"model=train/{identity['variant']}/{identity['run']}"
             )
-        for name in sorted(tags & {"train", "finetune"}):
+        trained = tags | {stage for each in self._sweep for stage in each.stages}
+        for name in sorted(trained & {"train", "finetune"}):
             loss = self._params[name]["loss"]["name"]
             if several != (loss in MULTI_LABEL_LOSSES):
                 fit = "bce or asymmetric (--params recipe=multi_label)"
@@ -108,6 +118,23 @@ class ProjectHooks:
             identity=Identity.model_validate(identity),
             params=self._params,
         )
+
+    def _list_sweep(self, tags: set[str], catalog: Any) -> None:
+        """The parameters of every run of a sweep, validated before the first node, as its input."""
+        self._sweep = []
+        if "sweep" in tags:
+            from hgnetv2_pipeline.project.models import check_model
+            from hgnetv2_pipeline.project.sweep.runs import LABELLED_ONLY, SSLD, list_runs
+
+            self._sweep = list_runs(self._loader, SSLD if "mining" in tags else LABELLED_ONLY)
+            catalog["params:sweep_runs"] = self._sweep
+            names = ", ".join(each.name for each in self._sweep)
+            _log.info("sweep of %s (variants, size, precision: docs/sweep.md)", names)
+            for each in self._sweep:
+                for stage in each.stages:
+                    init = each.params[stage]["init"]
+                    if init != "scratch":
+                        check_model(each.run.identity, init, made=each.stages)
 
     def _layout(self, project: Path) -> str:
         """The layout of the labelled images, looked for only where the parameters leave it open."""
@@ -161,8 +188,11 @@ class ProjectHooks:
         claims.at(node.name)
         if not self._params["plan_only"] or node.namespace in _PLANNED:
             return
-        from hgnetv2_pipeline.project.planning.chain import PARTS, plan_chain
+        from hgnetv2_pipeline.project.planning.chain import PARTS, plan_chain, plan_sweep
 
+        if self._sweep:
+            _log.info("%s", plan_sweep(self._sweep))
+            raise PlanPrinted("plan_only: nothing was trained")
         if not self._parts & {*PARTS}:
             raise PlanPrinted("plan_only: nothing in this pipeline takes hours")
         _log.log(SHOWN, "%s", plan_chain(self._params, self._parts))

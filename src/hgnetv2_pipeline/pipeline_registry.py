@@ -16,9 +16,10 @@ from hgnetv2_pipeline.pipelines.latency import pipeline as latency
 from hgnetv2_pipeline.pipelines.mining import pipeline as mining
 from hgnetv2_pipeline.pipelines.prediction import pipeline as prediction
 from hgnetv2_pipeline.pipelines.reporting import pipeline as reporting
+from hgnetv2_pipeline.pipelines.sweep import pipeline as sweep
 from hgnetv2_pipeline.pipelines.train_teacher import pipeline as train_teacher
 from hgnetv2_pipeline.pipelines.training.pipeline import teacher_logits_pipeline, training_pipeline
-from hgnetv2_pipeline.project.node_selection import SUPERVISED
+from hgnetv2_pipeline.project.node_selection import SUPERVISED, SUPERVISED_SWEEP
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -28,8 +29,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     teacher = ingested + train_teacher.create_pipeline()
     mined = teacher + mining.create_pipeline()
     taught = {"teacher": "train_teacher.teacher", "stored": "ssld_stage1.teacher_logits"}
-    stage1 = mined + teacher_logits_pipeline()
-    stage1 += training_pipeline("ssld_stage1", mined="mining.result", **taught)
+    answered = mined + teacher_logits_pipeline()
+    stage1 = answered + training_pipeline("ssld_stage1", mined="mining.result", **taught)
     stage2 = stage1 + training_pipeline("ssld_stage2", start="ssld_stage1.run", **taught)
     compared = stage2 + comparison.create_pipeline()
     chosen = compared + best.create_pipeline()
@@ -65,6 +66,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "latency": timed,
         "comparison": compared,
         "reporting": reported,
+        "sweep": answered + sweep.create_pipeline("mining.result", *taught.values()),
+        SUPERVISED_SWEEP: ingested + sweep.create_pipeline(),
         "__default__": reported,
         SUPERVISED: supervised,
     }

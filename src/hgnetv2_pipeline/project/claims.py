@@ -64,6 +64,9 @@ MADE_BY: Mapping[str, tuple[_Made, ...]] = {
     "latency.measure_latency": (_Made("latency", sign="latency.json"),),
     "prediction.predict": (_Made("prediction"),),
     "reporting.report": (),
+    "reporting.draw_plots": (),
+    # The trainings and exports of its variants are locked one by one, as they are made.
+    "sweep.sweep": (_Made("sweep", sign="sweep.manifest.json"),),
 }
 
 

@@ -54,6 +54,8 @@ FOLDERS: Mapping[str, str] = {
     "histories": "data/08_reporting/{dataset}/history/{model}",
     "report": "data/08_reporting/{dataset}/report",
     "logs": "data/08_reporting/{dataset}/logs",
+    "plots": "data/08_reporting/{dataset}/plots",
+    "sweep": "data/08_reporting/{dataset}/sweep/{run}",
 }
 
 # What ``model`` says for the one that is chosen on val among all trainings of a variant and run.

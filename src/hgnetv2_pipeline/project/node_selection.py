@@ -21,6 +21,15 @@ TAKES_MODEL = frozenset(name for name, folder in FOLDERS.items() if "{model}" in
 _BEST, _STAGE2 = "best.run", "ssld_stage2.run"
 SUPERVISED = "__supervised__"
 """The chain of labelled images alone: train, choose, evaluate, export, time, report."""
+SUPERVISED_SWEEP = "__supervised_sweep__"
+"""The sweep of labelled images alone."""
+# Parameters that a sweep alone has, and what one network has instead.
+_OF_SWEEP = {
+    "variants": "variant=...",
+    "size": "training.image_size=...",
+    "precision": "export.precisions=...",
+    "budget_ms": "no limit",
+}
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
 
 
@@ -37,13 +46,32 @@ def chain_of(options: Mapping[str, Any], load: Any) -> list[str]:
     ``ProjectConfigLoader``.
     """
     named = list(options["pipelines"] or [])
+    check_sweep(named, options["params"] or {})
     model = (options["params"] or {}).get("model", BEST)
     if any(options[key] for key in _CHOOSES) or (named and model != BEST):
         return named
-    if not set(named) <= TAKES_MODEL | {"best", "reporting"}:
+    if not set(named) <= TAKES_MODEL | {"best", "reporting"} and named != ["sweep"]:
         return named
     data = load()["parameters"]["data"]
-    return named if data["pool"] or data["layout"] == "sample" else [SUPERVISED]
+    if data["pool"] or data["layout"] == "sample":
+        return named
+    return [SUPERVISED_SWEEP if named == ["sweep"] else SUPERVISED]
+
+
+def check_sweep(named: Collection[str], params: Mapping[str, Any]) -> None:
+    """Refuse parameters of a sweep without one, and those of one network in a sweep.
+
+    Without a word they would change nothing.
+    """
+    if "sweep" not in named:
+        for name in sorted(_OF_SWEEP.keys() & params.keys()):
+            raise ParameterError(
+                f"{name} is a parameter of sweep: add --pipeline sweep; of one network it is "
+                f"{_OF_SWEEP[name]}"
+            )
+    for name, instead in (("variant", "variants=b0+b1"), ("model", "the chain's last training")):
+        if "sweep" in named and name in params:
+            raise ParameterError(f"a sweep takes no {name}; what it compares: {instead}")
 
 
 def check_names(options: Mapping[str, Any], pipelines: Mapping[str, Pipeline]) -> None:

@@ -53,7 +53,7 @@ from hgnetv2_pipeline.training.config import (
     Views,
     read_typed_numbers,
 )
-from hgnetv2_pipeline.variants import Lab, PoolPadding, variant_name
+from hgnetv2_pipeline.variants import VARIANTS, Lab, PoolPadding, read_image_size, variant_name
 from hgnetv2_pipeline.weights.places import Part, Wanted
 
 
@@ -76,7 +76,7 @@ def _unique(value: list[Any]) -> list[Any]:
 REDOABLE = (
     "ingestion", "import_weights", "train_teacher", "mining", "label_next", "teacher_logits",
     "ssld_stage1", "ssld_stage2", "train", "finetune", "comparison", "best", "evaluation", "export",
-    "latency", "prediction", "reporting", "all",
+    "latency", "prediction", "reporting", "sweep", "all",
 )  # fmt: skip
 
 
@@ -666,6 +666,31 @@ class LatencyParams(_Block):
     )
 
 
+def _known_variant(value: str) -> str:
+    if variant_name(value) not in VARIANTS:
+        raise unknown_name("variant", value, VARIANTS, "--params variants=..., joined by +")
+    return variant_name(value)
+
+
+def _a_side(value: int) -> int:
+    if read_image_size(value, 32, 2048) is None:
+        raise ValueError(f"{value} is no side of a square input; allowed are 32 to 2048 pixels")
+    return value
+
+
+Variants = Annotated[
+    list[Annotated[str, AfterValidator(_known_variant)]],
+    BeforeValidator(_split_plus),
+    AfterValidator(_unique),
+    Field(min_length=1),
+]
+Sides = Annotated[
+    list[Annotated[int, AfterValidator(_a_side)]],
+    BeforeValidator(_split_plus),
+    AfterValidator(_unique),
+]
+
+
 class ImportParams(_Block):
     """Weights of others."""
 
@@ -720,6 +745,19 @@ class RunParams(_Block):
         description="force: an unfinished training goes on under changed parameters, on record"
     )
     mlflow: bool = Field(description="whether MLflow records the run")
+    variants: Variants = Field(description="of sweep: the networks that are compared")
+    size: Sides = Field(
+        description="of sweep: sides of the students' square input in pixels; none: the recipe's"
+    )
+    precision: Annotated[
+        list[FilePrecision],
+        BeforeValidator(_split_plus),
+        AfterValidator(_unique),
+        Field(min_length=1),
+    ] = Field(description="of sweep: the exported files that are compared")
+    budget_ms: Annotated[float, Field(gt=0)] | None = Field(
+        description="of sweep: milliseconds that an answer may take (median, batch 1); null: any"
+    )
     data: DataParams
     import_weights: ImportParams
     train_teacher: TeacherParams
@@ -785,6 +823,8 @@ def _in_words(error: ValidationError, environment: str) -> ParameterError:
     mistakes.sort(key=lambda m: (m["type"] != "extra_forbidden", "training" not in m["loc"]))
     first = mistakes[0]
     path = _named(first["loc"])
+    if first["type"] == "extra_forbidden":  # whatever it is called: init misspelt is int
+        path = [*_named(first["loc"][:-1]), str(first["loc"][-1])]
     key = ".".join(path)
     where = f"--params {key}=... or conf/{environment}/parameters*.yml"
     if first["type"] == "extra_forbidden":

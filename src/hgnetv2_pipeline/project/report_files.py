@@ -70,6 +70,38 @@ def report_inputs(identity: Identity) -> ReportInputs:
 
 def report_result(run: Run, inputs: ReportInputs) -> ResultSpec:
     """The page and its text; all runs of a dataset have this one."""
+    return ResultSpec(
+        folder=run.folder("report"),
+        pipeline="reporting",
+        inputs=_files(run.identity, inputs),
+        params=_subject(run.identity),
+        outputs=["report.html", "report.md"],
+        wait=True,
+    )
+
+
+def plots_result(run: Run, inputs: ReportInputs, split: str) -> ResultSpec:
+    """What DVC shows of the same files: the folder of plots, and the numbers beside it."""
+    from hgnetv2_pipeline.reporting.plots import METRICS, PLOTS
+
+    folder = run.folder("plots")
+    return ResultSpec(
+        folder=folder.parent,
+        name=folder.name,
+        pipeline="reporting",
+        inputs=_files(run.identity, inputs),
+        params={**_subject(run.identity), "split": split},
+        outputs=[*(f"{folder.name}/{name}" for name in PLOTS), METRICS],
+        wait=True,
+    )
+
+
+def _subject(identity: Identity) -> dict[str, str]:
+    return {"dataset": identity.dataset, "variant": identity.variant, "model": identity.model}
+
+
+def _files(identity: Identity, inputs: ReportInputs) -> dict[str, Path]:
+    """The files of a report that are there, by their paths in the project."""
     files = [
         path
         for value in vars(inputs).values()
@@ -82,19 +114,7 @@ def report_result(run: Run, inputs: ReportInputs) -> ResultSpec:
         )
         if isinstance(path, Path) and path.is_file()
     ]
-    identity = run.identity
-    return ResultSpec(
-        folder=run.folder("report"),
-        pipeline="reporting",
-        inputs={path.relative_to(identity.project).as_posix(): path for path in files},
-        params={
-            "dataset": identity.dataset,
-            "variant": identity.variant,
-            "model": identity.model,
-        },
-        outputs=["report.html", "report.md"],
-        wait=True,
-    )
+    return {path.relative_to(identity.project).as_posix(): path for path in files}
 
 
 _NO_RUNS = ("zoo", "timm", "scratch", "file", "import_weights")

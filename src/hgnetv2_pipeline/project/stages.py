@@ -24,8 +24,8 @@ _HEADER = """\
 # by `hgnetv2 stages {name}`. Images are outputs without a cache: nothing of them is copied or
 # removed, and whatever changes in them makes the first stage run again.
 """
-# Without a pool there is a training on the labelled images, and its evaluation.
-_LABELLED_ONLY = ("ingestion", "train", "evaluation", "export")
+# Without a pool there is a training on the labelled images, its evaluation and the report on it.
+_LABELLED_ONLY = ("ingestion", "train", "evaluation", "export", "reporting")
 # Published weights are another task; they have their own place in the project's dvc.yaml.
 _NOT_OF_THE_CHAIN = ("import_weights", "finetune")
 _OWN = "conf/${env}/parameters.yml"
@@ -41,7 +41,8 @@ def write_stages(project: Path, name: str) -> Path:
     if not template.is_file():
         raise ParameterError(f"{template} is missing, from which the stages are made")
     values = yaml.safe_load(template.read_text(encoding="utf-8"))
-    stages = stages_for(values, _parameters(project, name), _own_keys(project, name))
+    params, own = _parameters(project, name), _own_keys(project, name)
+    stages = stages_for(values, params, own, _yaml(project / "conf" / name / "globals.yml"))
     text = yaml.safe_dump(stages, sort_keys=False, allow_unicode=True, width=10_000)
     path = project / "conf" / name / "dvc.yaml"
     write_text(path, _HEADER.format(name=name) + text)
@@ -49,12 +50,16 @@ def write_stages(project: Path, name: str) -> Path:
 
 
 def stages_for(
-    template: Mapping[str, Any], params: Mapping[str, Any], own: Collection[str]
+    template: Mapping[str, Any],
+    params: Mapping[str, Any],
+    own: Collection[str],
+    names: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of an environment's dvc.yaml: ``template`` with what is its own.
 
     ``params`` are validated and hold ``identity``; ``own`` are the names in the environment's own
-    parameters.yml, of which DVC can watch no others.
+    parameters.yml, of which DVC can watch no others; ``names`` are what its globals.yml says, which
+    DVC reads itself, so that ``dvc exp run -S`` changes it for both.
     """
     from hgnetv2_pipeline.project.ingestion.sources import labelled_sets, unlinked_layout
     from hgnetv2_pipeline.project.params import DataParams
@@ -63,17 +68,30 @@ def stages_for(
     data = DataParams.model_validate(params["data"])
     layout = unlinked_layout(data, Path(identity["project"]))
     chain = bool(data.pool) and layout.name != "multi_label"
-    names = {
+    named = {
         "env": identity["environment"],
         **{key: identity[key] for key in ("dataset", "teacher", "variant", "run")},
         "split": params["split"],
         "model": BEST if chain else "train",
     }
+    kept = [
+        stage
+        for stage in template["stages"]
+        if stage not in _NOT_OF_THE_CHAIN and (chain or stage in _LABELLED_ONLY)
+    ]
+    unmade = {
+        name
+        for stage, values in template["stages"].items()
+        if stage not in kept
+        for out in (*values.get("outs", ()), *values.get("metrics", ()), *values.get("plots", ()))
+        for name in out
+    }
     stages = {}
-    for stage, values in template["stages"].items():
-        if stage in _NOT_OF_THE_CHAIN or not (chain or stage in _LABELLED_ONLY):
-            continue
+    for stage in kept:
+        values = template["stages"][stage]
         stages[stage] = {"wdir": "../..", **values}
+        if "deps" in values:
+            stages[stage]["deps"] = [name for name in values["deps"] if name not in unmade]
         if "params" in values:
             stages[stage]["params"] = _watched(values["params"], own)
     ingested = [name for out in stages["ingestion"]["outs"] for name in out]
@@ -90,7 +108,11 @@ def stages_for(
         {name: {"cache": False, "persist": True} if name.startswith(raw) else {"persist": True}}
         for name in [*images, *ingested]
     ]
-    return {"vars": [names], "stages": stages}
+    # A name that the file says in another project's words, or not at all, is in dvc.yaml.
+    same = [key for key in named if names.get(key) == named[key]]
+    rest = {key: value for key, value in named.items() if key not in same}
+    read = [f"globals.yml:{','.join(same)}"] if same else []
+    return {"vars": [*read, rest], "stages": stages}
 
 
 def _watched(params: Sequence[Mapping[str, Sequence[str]]], own: Collection[str]) -> list[Any]:
@@ -145,10 +167,14 @@ def warn_of_unwatched(params: Mapping[str, Any]) -> None:
 
 def _own_keys(project: Path, name: str) -> set[str]:
     """The names at the top of an environment's parameters.yml."""
+    return {*_yaml(project / "conf" / name / "parameters.yml")}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    """What a file of the configuration says; nothing where there is none."""
     import yaml
 
-    path = project / "conf" / name / "parameters.yml"
-    return {*(yaml.safe_load(path.read_text(encoding="utf-8")) or {})} if path.is_file() else set()
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
 def _named(stages: Mapping[str, Any]) -> set[str]:

@@ -38,12 +38,14 @@ from hgnetv2_pipeline.reporting.comparison import (
 )
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
+from hgnetv2_pipeline.reporting.sweep_page import sweep_blocks
 from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, terminal_table
 
 # File of a chapter -> the folder of ``project.identity.FOLDERS`` it is in, and its name there.
 OWN: dict[str, tuple[str, str]] = {
     "teacher": ("train_teacher", "teacher.json"),
     "choice": ("best", "choice.json"),
+    "sweep": ("sweep", "sweep.json"),
 }
 
 _log = logging.getLogger(__name__)
@@ -110,8 +112,12 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
         "Which model is used", "choice", f"{run} --pipeline best",
         lambda: choice_blocks(inputs, ledger),
     )  # fmt: skip
+    swept = sections.section(
+        "Which variant", "sweep", f"{run} --pipeline sweep",
+        lambda: sweep_blocks(inputs, ledger),
+    )  # fmt: skip
     chapters = (
-        *([chosen] if chosen.blocks else []),
+        *(chapter for chapter in (chosen, swept) if chapter.blocks),
         sections.section(
             "What SSLD gained", "comparison", f"{run} --pipeline comparison",
             lambda: comparison.comparison_blocks(inputs, ledger),

@@ -317,12 +317,29 @@ def reliability_diagram(bins: Sequence[CalibrationBin]) -> str:
     return svg.drawing(NARROW, foot + 8, "Reliability diagram: right answers by confidence", parts)
 
 
-def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
+def pareto_front(marks: Sequence[Mark]) -> list[Mark]:
+    """The marks that no other beats in both, lower x and higher y, from left to right."""
+    front: list[Mark] = []
+    for mark in sorted(marks, key=lambda mark: (mark.x, -mark.y)):
+        if not front or mark.y > front[-1].y:
+            front.append(mark)
+    return front
+
+
+def scatter(
+    marks: Sequence[Mark],
+    *,
+    x_label: str,
+    y_label: str,
+    limit: tuple[float, str] | None = None,
+    front: bool = False,
+) -> str:
     """Labelled points in groups, intervals as whiskers; x is logarithmic where it spans over 4x.
 
-    A single group without a name gets no legend.
+    A single group without a name gets no legend. ``limit`` is an x with a word for it, drawn as an
+    upright dashed line; ``front`` joins the points of the Pareto front.
     """
-    xs = [mark.x for mark in marks]
+    xs = [mark.x for mark in marks] + ([limit[0]] if limit else [])
     ys = [bound for mark in marks for bound in (mark.y, *(mark.interval or ()))]
     log_x = min(xs) > 0 and max(xs) / min(xs) > 4
     if log_x:
@@ -333,6 +350,13 @@ def scatter(marks: Sequence[Mark], *, x_label: str, y_label: str) -> str:
     frame = svg.Frame(56, 34, WIDTH - 20, 366, x_range, svg.pad_range(ys, 0.1, 0.5), log_x)
     groups = list(dict.fromkeys(mark.group for mark in marks))
     parts = frame.grid(x_label, y_label, 7)
+    if limit is not None:
+        at = frame.x(limit[0])
+        parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
+        parts.append(svg.text(at + 5, frame.bottom - 7, limit[1], size=11, css="faint"))
+    if front:
+        edge = [(frame.x(mark.x), frame.y(mark.y)) for mark in pareto_front(marks)]
+        parts.append(svg.path(edge, len(svg.PALETTE) - 2, dash="2 3"))
     taken = [_box(frame.x(mark.x) - 6, frame.y(mark.y) - 6, 12, 12) for mark in marks]
     for mark in marks:
         colour = groups.index(mark.group) % len(svg.PALETTE)

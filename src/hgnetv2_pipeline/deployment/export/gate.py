@@ -26,7 +26,14 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 
 class ExportError(WeightsError):
-    """The exported graph does not compute what the network computes; nothing was written."""
+    """The exported graph does not compute what the network computes; nothing was written.
+
+    ``precision`` is the one whose gate refused it, where a gate did.
+    """
+
+    def __init__(self, message: str, *, precision: str | None = None) -> None:
+        super().__init__(message)
+        self.precision = precision
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,8 @@ def check_precision(
     if complaints:
         raise ExportError(
             f"the {precision} export fails its gate on {validation.source}: "
-            f"{'; '.join(complaints)}. Nothing was written (export.gate sets the limits)"
+            f"{'; '.join(complaints)}. Nothing was written (export.gate sets the limits)",
+            precision=precision,
         )
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hgnetv2_pipeline.project.report_files import report_inputs, report_result
+from hgnetv2_pipeline.project.report_files import plots_result, report_inputs, report_result
 from hgnetv2_pipeline.project.run import Run
 
 
@@ -20,3 +20,20 @@ def report(run: Run, lists: Path, *measured: object) -> tuple[Path, Path]:
     made = run.produce(report_result(run, inputs), lambda aside: build_report(inputs, aside))
     page = made.folder / "report.html"
     return page, made.folder / "report.md"
+
+
+def draw_plots(run: Run, split: str, page: Path) -> Path:
+    """What DVC shows: learning curves, arms, confusion and purity as SVG, and the metrics.
+
+    ``page`` is there for the order of the nodes.
+    """
+    from hgnetv2_pipeline.reporting.plots import METRICS, write_metrics, write_plots
+
+    inputs, folder = report_inputs(run.identity), run.folder("plots")
+
+    def write(aside: Path) -> None:
+        write_plots(inputs, split, aside / folder.name)
+        write_metrics(inputs, split, aside / METRICS)
+
+    run.produce(plots_result(run, inputs, split), write)
+    return folder

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node
 
-from hgnetv2_pipeline.pipelines.reporting.nodes import report
+from hgnetv2_pipeline.pipelines.reporting.nodes import draw_plots, report
 
 
 def create_pipeline(*ssld: str) -> Pipeline:
-    """One node, whose inputs load as paths: the page says what is missing, as after ``dvc repro``,
-    which measures no latency. ``ssld`` is what the chain with a pool reports besides.
+    """The page, and the plots for DVC. The page's inputs load as paths: it says what is missing, as
+    after ``dvc repro``, which measures no latency. ``ssld`` is what the chain with a pool reports
+    besides.
     """
     return Pipeline(
         [
@@ -27,6 +28,12 @@ def create_pipeline(*ssld: str) -> Pipeline:
                 ],
                 outputs=["reporting.html", "reporting.markdown"],
                 name="report",
+            ),
+            node(
+                draw_plots,
+                inputs=["params:this_run", "params:split", "reporting.html"],
+                outputs="reporting.plots",
+                name="draw_plots",
             ),
         ],
         tags="reporting",

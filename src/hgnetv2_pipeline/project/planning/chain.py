@@ -6,7 +6,8 @@ of images, a teacher that is yet to be trained by fresh weights of its kind.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from hgnetv2_pipeline.project.training.runs import (
 from hgnetv2_pipeline.training.config import TeacherConfig, TrainConfig
 
 if TYPE_CHECKING:
+    from hgnetv2_pipeline.project.sweep.runs import SweepRun
     from hgnetv2_pipeline.training.plan import Plan
     from hgnetv2_pipeline.training.stored_logits.speed import Rate
 
@@ -59,6 +61,27 @@ _LABELS = {
 def plan_chain(params: Mapping[str, Any], parts: Collection[str]) -> str:
     """The table for ``parts`` of the chain, of validated parameters with their ``identity``."""
     return _Chain(params).table(parts)
+
+
+def plan_sweep(runs: Sequence[SweepRun]) -> str:
+    """The table for all ``runs`` of a sweep: what they share once, then the trainings of each."""
+    shared: list[Row] = []
+    rows: list[Row] = []
+    assumed: list[str] = []
+    chains = [_Chain(each.params) for each in runs]
+    for each, chain in zip(runs, chains, strict=True):
+        if not rows and len(each.stages) > 1:
+            shared = chain.common_rows()
+            rows += shared
+        else:
+            chain.rows += shared  # from which it follows whether its own must be made again
+        for stage in each.stages:
+            row = chain.training_row(stage)
+            chain.rows.append(row)
+            rows.append(replace(row, part=f"{each.name}, {stage}"))
+        assumed += chain.assumed
+    slow = chains[0].slow_precisions(runs[0].stages)
+    return as_text(rows, [*dict.fromkeys(assumed)], chains[0].free_disk(), slow)
 
 
 class _Chain:
@@ -93,11 +116,19 @@ class _Chain:
         if "ssld_stage1" in parts:
             if self.logits.source == "stored":
                 rows.append(self._storing())
-            rows.append(self._training("ssld_stage1"))
-        rows += [self._training(n) for n in ("ssld_stage2", "train", "finetune") if n in parts]
+            rows.append(self.training_row("ssld_stage1"))
+        rows += [self.training_row(n) for n in ("ssld_stage2", "train", "finetune") if n in parts]
         if "comparison" in parts:
             rows.append(self._arms())
-        return as_text(rows, self.assumed, self._free(), self._slow(parts))
+        return as_text(rows, self.assumed, self.free_disk(), self.slow_precisions(parts))
+
+    def common_rows(self) -> list[Row]:
+        """What the students of all variants share: teacher, scores and stored answers."""
+        self.rows.append(self._members())
+        self.rows.append(self._scoring())
+        if self.logits.source == "stored":
+            self.rows.append(self._storing())
+        return list(self.rows)
 
     # The parts.
 
@@ -182,7 +213,8 @@ class _Chain:
             memory=self._memory(),
         )
 
-    def _training(self, name: str) -> Row:
+    def training_row(self, name: str) -> Row:
+        """One training of a student."""
         if self._finished(name):
             self.steps += _steps(self.identity.folder(name)) if name in SSLD else 0
             return Row(name, "finished")
@@ -336,7 +368,7 @@ class _Chain:
 
         return peak_memory(choose_device(self.device))
 
-    def _slow(self, parts: Collection[str]) -> list[str]:
+    def slow_precisions(self, parts: Collection[str]) -> list[str]:
         """The precisions chosen for ``parts`` that this machine is slower in than in float32."""
         from hgnetv2_pipeline.devices import choose_device
         from hgnetv2_pipeline.processor import slow_precision
@@ -358,7 +390,7 @@ class _Chain:
             advice.append(why and f"{place}={precision}: {why}; set {place}={instead}")
         return [line for line in advice if line]
 
-    def _free(self) -> int:
+    def free_disk(self) -> int:
         from hgnetv2_pipeline.exits import free_bytes
 
         return free_bytes(self.identity.folder("models"))

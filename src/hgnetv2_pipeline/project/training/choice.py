@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,7 +205,10 @@ def write_choice(
     several = counts[0].get("task") == "multi_label"
     metric = "map" if several else "top1"
     values = [float(each[metric]) for each in counts]
-    difference = _paired(measured, counts[0]["classes"] if several else None)
+    difference = paired_differences(
+        {each.candidate.run: each.rows for each in measured},
+        counts[0]["classes"] if several else None,
+    )
     found = choose_model(values, difference, standard_errors=params.standard_errors)
     candidates = []
     for each, count, value, behind in zip(measured, counts, values, found.behind, strict=True):
@@ -243,18 +246,25 @@ def write_choice(
     write_json(aside / CHOICE, {**choice, "reasons": explain_choice(choice)})
 
 
-def _paired(measured: Sequence[Measurement], classes: Sequence[str] | None) -> Any:
-    """The difference of two candidates by their places; ``classes`` where an image has several."""
+def paired_differences(
+    answers: Mapping[str, Path], classes: Sequence[str] | None
+) -> Callable[[int, int], PairedDifference]:
+    """The difference of two models by their places in ``answers``, the rows of their evaluations by
+    name; ``classes`` where an image has several.
+
+    Raises:
+        DataError: they answered different images.
+    """
     from hgnetv2_pipeline.evaluation.choice import map_difference
     from hgnetv2_pipeline.intervals import top1_difference
 
-    rows = [_answers(each.rows) for each in measured]
-    keys = rows[0].index
-    for each, frame in zip(measured, rows, strict=True):
-        if not frame.index.equals(keys):
+    rows = [_answers(path) for path in answers.values()]
+    names = list(answers)
+    for name, frame in zip(names, rows, strict=True):
+        if not frame.index.equals(rows[0].index):
             raise DataError(
-                f"{each.candidate.run} and {measured[0].candidate.run} answered different val "
-                "images, so that they cannot be compared: kedro run --params redo=evaluation"
+                f"{name} and {names[0]} answered different val images, so that they cannot be "
+                "compared: kedro run --params redo=evaluation"
             )
 
     def difference(first: int, second: int) -> PairedDifference:
