@@ -210,9 +210,9 @@ class CurveFile(ResultPath):
         columns = {name: frame[[self.x, name]].dropna() for name in self._columns if name in frame}
         curves = {name: column for name, column in columns.items() if len(column) > 1}
         single = [f"{n} {c[n].iloc[0]:.4g}" for n, c in columns.items() if len(c) == 1]
-        title = "<br>".join([*_in_lines(self.path), *([", ".join(single)] if single else [])])
+        title = ", ".join(["/".join(self.path.parts[-3:]), *single])
         layout: dict[str, Any] = {
-            "title": {"text": title, "font": {"size": 14}},
+            "title": {"text": title, "font": {"size": 12}},
             "grid": {"rows": len(curves), "columns": 1, "pattern": "independent"},
             "showlegend": False,
             "height": 120 + 200 * len(curves),
@@ -230,12 +230,8 @@ class CurveFile(ResultPath):
                     "yaxis": f"y{number}",
                 }
             )
-            layout[f"xaxis{number}"] = {"title": {"text": self.x}}
-            layout[f"yaxis{number}"] = {"title": {"text": name}}
+            # Plotly's first axes have no number.
+            which = "" if number == 1 else str(number)
+            layout[f"xaxis{which}"] = {"title": {"text": self.x}}
+            layout[f"yaxis{which}"] = {"title": {"text": name}}
         return PlotlyPreview({"data": data, "layout": layout})
-
-
-def _in_lines(folder: Path) -> list[str]:
-    """The last names of a path, short enough for the narrow panel that they head."""
-    *parents, name = folder.parts[-3:]
-    return ["/".join(parents), name] if parents else [name]
