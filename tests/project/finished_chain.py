@@ -12,8 +12,8 @@ import pandas as pd
 from hgnetv2_pipeline.datasets import CurveFile, JsonFile, JsonTable, PageFile, ResultFolder
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.project.config_loader import LOADER_ARGUMENTS, ProjectConfigLoader
+from hgnetv2_pipeline.project.experiment.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project.identity import Identity
-from hgnetv2_pipeline.project.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.reporting.comparison import ARMS
 from project_copies import ROOT
 

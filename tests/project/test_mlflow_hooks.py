@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from finished_chain import IMAGES, ONNX, RIGHT, FinishedChain, write_evaluation
 
-from hgnetv2_pipeline.project import mlflow_hooks, results
+from hgnetv2_pipeline.project import results
 from hgnetv2_pipeline.project.deployment import logged_model
+from hgnetv2_pipeline.project.experiment import mlflow_hooks
 from hgnetv2_pipeline.project.experiment.registry import (
     Export,
     read_evaluation,
@@ -237,7 +238,8 @@ def test_a_run_named_by_the_environment_goes_on(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = client_of(project)
-    mine = client.create_run(client.create_experiment("mine"), run_name="a job").info.run_id
+    experiment = client.create_experiment("mine", (project / "kept").as_uri())
+    mine = client.create_run(experiment, run_name="a job").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", mine)
     run_chain(project, monkeypatch, "evaluation.metrics")
     run = client.get_run(mine)

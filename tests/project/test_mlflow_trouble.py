@@ -14,10 +14,11 @@ import pytest
 from finished_chain import FinishedChain
 
 from hgnetv2_pipeline.errors import Interrupted
-from hgnetv2_pipeline.project import mlflow_hooks, tracking
 from hgnetv2_pipeline.project import results as reuse
+from hgnetv2_pipeline.project import tracking
 from hgnetv2_pipeline.project.deployment import logged_model
-from hgnetv2_pipeline.project.mlflow_hooks import MLflowHooks
+from hgnetv2_pipeline.project.experiment import mlflow_hooks
+from hgnetv2_pipeline.project.experiment.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project.tracking import TrackedCommand, Tracker
 from own_tree import write_classes
 from project_copies import copy_project
