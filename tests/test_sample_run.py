@@ -94,16 +94,29 @@ def test_listed_is_used_plus_quarantined_plus_refused(sample_run: SampleRun) -> 
 
 
 def test_the_sums_are_in_mlflow_for_every_step(sample_run: SampleRun) -> None:
-    with closing(sqlite3.connect(sample_run.project / "mlflow.db")) as connection:
-        logged = dict(connection.execute("select key, value from latest_metrics"))
-    sums = {key.removesuffix(".n_listed") for key in logged if key.endswith(".n_listed")}
-    assert sums >= {
+    [file] = sample_run.project.glob("mlartifacts/*/artifacts/images.json")
+    sums = json.loads(file.read_text(encoding="utf-8"))
+    assert sums.keys() >= {
         "ingestion.summary", "mining.audit", "ssld_stage1.run", "ssld_stage2.run",
         "evaluation.metrics",
     }  # fmt: skip
-    for name in sums:
-        parts = (f"{name}.n_{part}" for part in ("used", "quarantined", "refused"))
-        assert logged[f"{name}.n_listed"] == sum(logged[part] for part in parts), name
+    for name, counts in sums.items():
+        parts = ("n_used", "n_quarantined", "n_refused")
+        assert counts["n_listed"] == sum(counts[part] for part in parts), name
+
+
+def test_mlflow_has_a_run_for_every_training_and_measurement(sample_run: SampleRun) -> None:
+    with closing(sqlite3.connect(sample_run.project / "mlflow.db")) as connection:
+        states = dict(connection.execute("select name, status from runs"))
+        children = connection.execute("select count(*) from tags where key='mlflow.parentRunId'")
+        assert children.fetchone() == (len(states) - 1,)
+    assert set(states.values()) == {"FINISHED"}
+    parts = {name.partition(", seed")[0] for name in states}
+    assert parts >= {
+        "sample b0 seed=0", "teacher member 0", "teacher member 1", "SSLD stage 1, mined",
+        "SSLD stage 2", "evaluation of best/b0/seed=0 on val",
+        "export of best/b0/seed=0", "latency of best/b0/seed=0",
+    }  # fmt: skip
 
 
 def test_the_export_is_a_model_of_mlflow_that_answers_as_ours(sample_run: SampleRun) -> None:

@@ -18,6 +18,8 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines, settings
 from kedro.utils import find_kedro_project
+from kedro_viz.launchers.cli.main import viz as plugin_viz
+from kedro_viz.launchers.cli.main import viz_cli
 
 from hgnetv2_pipeline.exits import explain
 from hgnetv2_pipeline.printable import echo, lines, show_tracebacks
@@ -212,6 +214,10 @@ run = click.command(
 cli.add_command(run)
 
 
+# Kedro prefers a plugin's command to the project's one of that name.
+viz_cli.commands.pop("viz", None)
+
+
 @cli.command(
     name="viz",
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
@@ -220,17 +226,13 @@ cli.add_command(run)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def viz(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Kedro-Viz, without its look-up of newer versions on the network.
+    """Kedro-Viz, which asks nothing of the network.
 
     \b
     kedro viz                                    the pipelines in the browser
     kedro viz build --include-previews           a static site in build/
     """
-    import kedro_viz
-    from kedro_viz.integrations import pypi
-    from kedro_viz.launchers.cli.main import viz as original
-    from packaging.version import parse
+    from hgnetv2_pipeline.project.viz import use_ours
 
-    # Viz asks the package index for its newest version at every start; ours is the one installed.
-    pypi.get_latest_version = lambda: parse(kedro_viz.__version__)
-    original.main(list(arguments), prog_name="kedro viz", parent=context.parent)
+    use_ours()
+    plugin_viz.main(list(arguments), prog_name="kedro viz", parent=context.parent)

@@ -16,8 +16,8 @@ from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.hooks import ProjectHooks
 from hgnetv2_pipeline.printable import show_logs
 from hgnetv2_pipeline.project.config_loader import LOADER_ARGUMENTS, ProjectConfigLoader
+from hgnetv2_pipeline.project.experiment.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project.logs import use_project_logging
-from hgnetv2_pipeline.project.mlflow_hooks import MLflowHooks
 from hgnetv2_pipeline.project.terminal.hooks import TerminalHooks
 
 # Whatever Kedro logs to, it logs no control characters; whatever it makes is not everyone's.

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hgnetv2_pipeline.datasets import JsonFile
 from hgnetv2_pipeline.deployment.engines.ladder import load_engine
 from hgnetv2_pipeline.deployment.export.bundle import write_bundle
 from hgnetv2_pipeline.deployment.predict import iter_predictions
 from hgnetv2_pipeline.models.create import create_model
-from hgnetv2_pipeline.project import mlflow_hooks, results
-from hgnetv2_pipeline.project.mlflow_hooks import MLflowHooks
-from hgnetv2_pipeline.project.tracking import Tracker
+from hgnetv2_pipeline.project.deployment.logged_model import log_exported_model
+from hgnetv2_pipeline.project.tracking import TrackedCommand, Tracker
 
 # Its default test is of the sample's run (tests/test_sample_run.py), whose store is there already.
 pytestmark = pytest.mark.slow
@@ -32,7 +29,7 @@ CLASSES = ["ant", "bee", "cät"]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export and a picture; the model logged by the hook, once though it was found twice."""
+    """An export, logged, and a picture."""
     folder = tmp_path_factory.mktemp("mlflow")
     torch.manual_seed(0)
     write_bundle(
@@ -41,16 +38,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (50, 40, 3), np.uint8)).save(folder / "a.jpg")
     tracker = Tracker()
-    tracker.prepare(folder, name="x", params={}, tags={}, enabled=True)
-    told = MLflowHooks()
-    bundle = JsonFile(filepath=str(folder / "export"), shows="manifest.json")
-    told._catalog = SimpleNamespace(get=lambda name: bundle)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_hooks, "tracker", tracker)
-        told.after_node_run({"export.bundle": folder / "export"})
-        patch.setattr(results, "_made", {folder / "export" / "manifest.json"})
-        told.after_node_run({"export.bundle": folder / "export"})
-    assert tracker.enabled, "an error would have switched it off"
+    tracker.prepare(TrackedCommand(folder, "x"), enabled=True)
+    run = tracker.run()
+    with tracker.as_default():
+        log_exported_model(folder / "export", run.run_id)
     tracker.end("FINISHED")
     return folder
 

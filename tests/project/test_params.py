@@ -181,7 +181,7 @@ def test_a_parameter_that_a_message_names_exists() -> None:
     found = 0
     for path, text in messages():
         for block, rest in named.findall(text):
-            if rest.rpartition(".")[2] in ("json", "csv", "pkl", "parquet"):  # a file
+            if rest.rpartition(".")[2] in ("json", "csv", "pkl", "parquet", "db"):  # a file
                 continue
             place = tree[block]
             for part in rest.split("."):

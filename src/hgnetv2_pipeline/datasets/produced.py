@@ -131,6 +131,31 @@ class JsonFile(ResultPath):
         return _json_preview(self.file)
 
 
+class JsonTable(JsonFile):
+    """A JSON file whose list ``rows`` is shown as a table of ``columns``."""
+
+    def __init__(
+        self,
+        filepath: str,
+        rows: str,
+        columns: Sequence[str],
+        metadata: dict[str, Any] | None = None,
+        shows: str | None = None,
+    ) -> None:
+        super().__init__(filepath, metadata, shows)
+        self._rows, self._columns = rows, list(columns)
+
+    def preview(self) -> TablePreview:  # type: ignore[override]
+        """The rows; nothing while the file is not made yet."""
+        if not self.file.is_file():
+            return TablePreview({})
+        rows = [
+            ["" if row.get(name) is None else str(row[name]) for name in self._columns]
+            for row in read_json(self.file)[self._rows]
+        ]
+        return TablePreview({"index": [*range(len(rows))], "columns": self._columns, "data": rows})
+
+
 class ImageFile(ResultPath):
     """A PNG picture; loads as its path."""
 
@@ -175,14 +200,25 @@ class CurveFile(ResultPath):
         return pd.read_csv(self.file)
 
     def preview(self) -> PlotlyPreview:
-        """The columns, one below the other; nothing while there are none yet."""
+        """The columns, one below the other; nothing while there are none yet.
+
+        A column with one value is no curve: its value is in the title.
+        """
         if not self.file.is_file():
             return PlotlyPreview({})
         frame = self._content()
-        shown = [name for name in self._columns if name in frame]
-        data, layout = [], {"grid": {"rows": len(shown), "columns": 1, "pattern": "independent"}}
-        for number, name in enumerate(shown, start=1):
-            column = frame[[self.x, name]].dropna()
+        columns = {name: frame[[self.x, name]].dropna() for name in self._columns if name in frame}
+        curves = {name: column for name, column in columns.items() if len(column) > 1}
+        single = [f"{n} {c[n].iloc[0]:.4g}" for n, c in columns.items() if len(c) == 1]
+        title = ", ".join(["/".join(self.path.parts[-3:]), *single])
+        layout: dict[str, Any] = {
+            "title": {"text": title, "font": {"size": 12}},
+            "grid": {"rows": len(curves), "columns": 1, "pattern": "independent"},
+            "showlegend": False,
+            "height": 120 + 200 * len(curves),
+        }
+        data = []
+        for number, (name, column) in enumerate(curves.items(), start=1):
             data.append(
                 {
                     "type": "scatter",
@@ -194,4 +230,8 @@ class CurveFile(ResultPath):
                     "yaxis": f"y{number}",
                 }
             )
+            # Plotly's first axes have no number.
+            which = "" if number == 1 else str(number)
+            layout[f"xaxis{which}"] = {"title": {"text": self.x}}
+            layout[f"yaxis{which}"] = {"title": {"text": name}}
         return PlotlyPreview({"data": data, "layout": layout})

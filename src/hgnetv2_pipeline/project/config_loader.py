@@ -148,7 +148,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
             fast=own["fast"],
         )
 
-    def _with_recipe(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _with_recipe(self, params: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
         """Lay the file of ``recipe`` over what base and environment say, below ``--params``."""
         recipe = params.get("recipe", PUBLISHED)
         if recipe == PUBLISHED:
@@ -159,9 +159,20 @@ class ProjectConfigLoader(OmegaConfigLoader):
             raise unknown_name("recipe", recipe, [PUBLISHED, *sorted(found)], "--params recipe=...")
         text = self._fs.read_bytes(found[recipe])
         check_yaml(text, found[recipe])
-        layers = (params, OmegaConf.create(text.decode()), self.runtime_params or {})
+        layers = (params, OmegaConf.create(text.decode()), typed)
         merged = OmegaConf.merge(*map(OmegaConf.create, layers))
         return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
+
+    def usual_parameters(self) -> dict[str, Any]:
+        """What ``conf/base`` and the recipe say for everyone: no environment, nothing typed."""
+        from hgnetv2_pipeline.project.params import complete_recipes, validate
+
+        recipe = self["parameters"]["recipe"]
+        base = OmegaConfigLoader(
+            self.conf_source, base_env=self.base_env, default_run_env=self.base_env
+        )
+        usual = self._with_recipe({**base["parameters"], "recipe": recipe}, {})
+        return validate(complete_recipes(usual, {}), environment=str(self.base_env))
 
     def _register(self) -> None:
         # Several loaders can live in one process (Kedro-Viz, tests); resolvers are global there.
@@ -186,7 +197,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
             value: dict[str, Any] = super().__getitem__(key)
             if key != "parameters":
                 return value
-            value = self._with_recipe(value)
+            value = self._with_recipe(value, self.runtime_params or {})
             from hgnetv2_pipeline.project.params import complete_recipes, validate
 
             value = complete_recipes(value, self.runtime_params or {})

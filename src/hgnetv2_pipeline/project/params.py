@@ -35,9 +35,11 @@ from hgnetv2_pipeline.deployment.choices import (
     PlanTarget,
     Precision,
 )
+from hgnetv2_pipeline.differences import flatten
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.processor import MOST_THREADS
 from hgnetv2_pipeline.training.config import (
+    FREE,
     Amp,
     BatchNorm,
     BatchSize,
@@ -715,6 +717,39 @@ class ImportParams(_Block):
         return Wanted(self.part, self.key, self.prefix, self.pool_padding)
 
 
+def _mlflow_block(value: Any) -> Any:
+    """``true`` and ``false`` as the block they stand for; a block alone is one that records."""
+    nothing: dict[str, Any] = {
+        "enabled": True,
+        "uri": None,
+        "experiment": None,
+        "register": True,
+        "tags": {},
+    }
+    if isinstance(value, bool):
+        return {**nothing, "enabled": value}
+    return {**nothing, **value} if isinstance(value, Mapping) else value
+
+
+class MLflowParams(_Block):
+    """Where runs are recorded, and what is registered."""
+
+    enabled: bool = Field(description="record runs at all")
+    uri: str | None = Field(
+        description="tracking server or store; null: mlflow.db in the project. MLFLOW_TRACKING_URI "
+        "comes before it"
+    )
+    experiment: str | None = Field(
+        description="null: hgnetv2_pipeline. MLFLOW_EXPERIMENT_NAME comes before it"
+    )
+    registered: bool | str = Field(
+        alias="register",  # a name that pydantic's own classes have
+        description="exports become versions of a registered model; its name, or true: "
+        "DATASET-VARIANT",
+    )
+    tags: dict[str, str] = Field(description="of the run, by name")
+
+
 _Split = Literal["train", "val", "test"]
 
 
@@ -744,7 +779,9 @@ class RunParams(_Block):
     resume: Resume = Field(
         description="force: an unfinished training goes on under changed parameters, on record"
     )
-    mlflow: bool = Field(description="whether MLflow records the run")
+    mlflow: Annotated[MLflowParams, BeforeValidator(_mlflow_block)] = Field(
+        description="what MLflow records, and where; true, false for short"
+    )
     variants: Variants = Field(description="of sweep: the networks that are compared")
     size: Sides = Field(
         description="of sweep: sides of the students' square input in pixels; none: the recipe's"
@@ -805,13 +842,35 @@ def complete_recipes(params: Mapping[str, Any], given: Mapping[str, Any]) -> dic
     return whole
 
 
+def own_values(params: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from ``usual``, by dotted name, but for what decides no result.
+
+    What all recipes have alike is said once, of ``training``.
+    """
+    before, values = flatten(usual), flatten(params)
+    own = {
+        name: value
+        for name, value in values.items()
+        if before.get(name) != value and name.rpartition(".")[2] not in FREE
+    }
+    first, *others = RECIPES
+    for key in [name for name in own if name.startswith(f"{first}.")]:
+        leaf = key.removeprefix(first)
+        same = [f"{recipe}{leaf}" for recipe in others]
+        if all(name in own and own[name] == own[key] for name in same):
+            own[f"training{leaf}"] = own[key]
+            for name in (key, *same):
+                del own[name]
+    return own
+
+
 def validate(params: Mapping[str, Any], *, environment: str) -> dict[str, Any]:
     """Check all parameters; return them with lists split and numbers typed.
 
     Raises ``ParameterError`` for the first mistake: unknown keys come with the nearest name.
     """
     try:
-        return RunParams.model_validate(dict(params)).model_dump(mode="json")
+        return RunParams.model_validate(dict(params)).model_dump(mode="json", by_alias=True)
     except ValidationError as error:
         raise _in_words(error, environment) from None
 
@@ -863,7 +922,11 @@ def _named(place: tuple[int | str, ...]) -> list[str]:
     """The keys on the way to a mistake, without pydantic's names of the kinds a value may have."""
     path: list[str] = []
     for part in place:
-        if isinstance(part, str) and part.isidentifier() and part not in ("int", "str", "float"):
+        if (
+            isinstance(part, str)
+            and part.isidentifier()
+            and part not in ("int", "str", "float", "bool")
+        ):
             path.append(part)
     return path
 
@@ -877,4 +940,4 @@ def _fields_of(path: list[str]) -> list[str]:
         if not found:
             return []
         model = found[0]
-    return sorted(model.model_fields)
+    return sorted(field.alias or name for name, field in model.model_fields.items())

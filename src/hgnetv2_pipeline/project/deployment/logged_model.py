@@ -16,8 +16,8 @@ _MODULE = "hgnetv2_pipeline.project.deployment.image_classifier"
 _PACKAGES = ("numpy", "onnxruntime", "pandas", "pillow")
 
 
-def log_exported_model(folder: Path) -> str:
-    """Log the fp32 file of an export folder with the active run; the URI that loads it.
+def log_exported_model(folder: Path, run_id: str) -> str:
+    """Log the fp32 file of an export folder with the run ``run_id``; the URI that loads it.
 
     ``mlflow.pyfunc.load_model(uri).predict(frame)`` takes the bytes of image files in a column
     ``image`` and gives ``image_classifier.COLUMNS``.
@@ -40,7 +40,7 @@ def log_exported_model(folder: Path) -> str:
         params=ParamSchema([ParamSpec("topk", "long", topk)]),
     )
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, mlflow.start_run(run_id=run_id):
         source = Path(place) / f"{_MODULE.rpartition('.')[2]}.py"
         source.write_text(single_file(_MODULE), encoding="utf-8")
         info = mlflow.pyfunc.log_model(

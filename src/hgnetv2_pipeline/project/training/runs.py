@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from hgnetv2_pipeline.project.experiment.names import STAGES, training_name
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists, count_rows
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
@@ -154,7 +155,8 @@ def train_student(run: Run, spec: RunSpec, teacher: TeacherRecord | None) -> Non
     _log.info("%s: %s", spec.stage, plan_run(read, processes=processes))
     read = use_resized_copy(run.identity, spec)
     if processes == 1:
-        train_run(read, report=tracker.reporter(spec.stage))
+        name = training_name(STAGES.get(spec.stage, spec.stage), spec.seed)
+        train_run(read, report=tracker.reporter(spec.out, name))
     else:
         train_many(read, run.distributed)
     work.finish()
@@ -202,7 +204,7 @@ def train_side_by_side(run: Run, specs: Sequence[RunSpec], *, jobs: int, folder:
     from hgnetv2_pipeline.processes.specs import run_specs
     from hgnetv2_pipeline.training import launch
 
-    tracker.begin(specs[0].out)
+    tracker.begin(*(spec.out for spec in specs))
     if processes_of_each(run.distributed, specs[0].device, jobs=jobs) > 1:
         for spec in specs:
             launch.train_many(use_resized_copy(run.identity, spec), run.distributed)

@@ -1,0 +1,1 @@
+"""What a run is in MLflow: headline, lists of images, trainings, registered model."""
