@@ -135,7 +135,7 @@ def test_the_export_is_a_model_of_mlflow_that_answers_as_ours(sample_run: Sample
             assert row == {**{name: record[name] for name in list(row)[:3]}, "error": ""}  # type: ignore[literal-required]
 
 
-def test_the_exported_model_answers_as_torch_does_on_every_validation_image(
+def test_the_exported_model_answers_as_torch_does_on_every_test_image(
     sample_run: SampleRun,
 ) -> None:
     from hgnetv2_pipeline.data.index import read_index
