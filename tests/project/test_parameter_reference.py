@@ -15,13 +15,16 @@ from hgnetv2_pipeline.project.parameter_reference import list_parameters, value_
 from hgnetv2_pipeline.project.params import RECIPES
 from parameter_page import PAGE, page
 
+# Blocks whose names are the user's own.
+SETTINGS = ("training.augment", "export.gate.max_drop", "mlflow.tags")
+
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if name in (*RECIPES, "this_run"):
             continue
-        if isinstance(value, dict) and name not in ("training.augment", "export.gate.max_drop"):
+        if isinstance(value, dict) and name not in SETTINGS:
             yield from leaves(value, f"{name}.")
         else:
             yield name
