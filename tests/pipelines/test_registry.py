@@ -16,7 +16,7 @@ CATALOG = yaml.safe_load(
 NAMES = {
     "ingestion", "import_weights", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "train",
     "finetune", "best", "evaluation", "prediction", "export", "latency", "comparison",
-    "label_next", "reporting", "__default__", "__supervised__",
+    "label_errors", "label_next", "reporting", "__default__", "__supervised__",
 }  # fmt: skip
 
 

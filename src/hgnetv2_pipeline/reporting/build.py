@@ -15,6 +15,7 @@ from hgnetv2_pipeline.reporting.chapters import (
     comparison,
     curves,
     data,
+    labels,
     mining,
     speed,
     teacher,
@@ -41,6 +42,9 @@ from hgnetv2_pipeline.reporting.terminal import banner_text, summary_rows, termi
 OWN: dict[str, tuple[str, str]] = {
     "teacher": ("train_teacher", "teacher.json"),
     "choice": ("best", "choice.json"),
+    "label_errors": ("label_errors", "label_errors.json"),
+    "label_errors_list": ("label_errors", "label_errors.csv"),
+    "label_errors_sheet": ("label_errors", "label_errors.png"),
 }
 
 _log = logging.getLogger(__name__)
@@ -104,6 +108,10 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
         "Which model is used", "choice", f"{run} --pipeline best",
         lambda: choice_blocks(inputs, ledger),
     )  # fmt: skip
+    doubted = sections.section(
+        "Suspected label errors", "labels", f"{run} --pipeline label_errors",
+        lambda: labels.label_blocks(inputs, ledger),
+    )  # fmt: skip
     chapters = (
         *([chosen] if chosen.blocks else []),
         sections.section(
@@ -114,6 +122,7 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
             "The data", "data", f"{run} --pipeline ingestion",
             lambda: data.dataset_blocks(inputs, ledger),
         ),
+        *([doubted] if labels.is_made(inputs) else []),
         sections.section(
             "The teacher", "teacher", f"{run} --pipeline train_teacher",
             lambda: teacher.teacher_blocks(inputs, ledger),
