@@ -16,6 +16,7 @@ import click
 from hgnetv2_pipeline.commands import deploy, weights
 from hgnetv2_pipeline.commands.migrate import migrate
 from hgnetv2_pipeline.commands.recipe import recipe
+from hgnetv2_pipeline.commands.review import review
 from hgnetv2_pipeline.commands.serve import serve
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
@@ -254,6 +255,7 @@ for command in (
     deploy.predict,
     deploy.benchmark,
     serve,
+    review,
     deploy.engines,
     weights.models,
     weights.inspect,

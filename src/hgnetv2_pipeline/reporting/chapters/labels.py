@@ -13,7 +13,7 @@ _SHEET = 400_000  # bytes, before base64
 
 
 def is_made(inputs: ReportInputs) -> bool:
-    """Whether label errors were looked for: a pipeline of its own, which a report can do without."""
+    """Whether label errors were looked for, which the chain does only when asked."""
     summary = inputs.own.get("label_errors")
     return summary is not None and summary.is_file()
 
@@ -38,10 +38,11 @@ def label_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     if not listed:
         return [*blocks, Text("No label is doubted.")]
     first = max(1, round(estimate))
+    command = inputs.run_command.replace("kedro run", "hgnetv2 review")
     blocks.append(
         Text(
             f"{listed:,} labels are doubted. Look at the first {min(first, listed):,}: "
-            f"{inputs.run_command.replace('kedro run', 'hgnetv2 review')} shows them with keys to keep, correct or remove each."
+            f"{command} shows them with keys to keep, correct or remove each."
         )
     )
     sheet = inputs.own.get("label_errors_sheet")
