@@ -188,7 +188,7 @@ def node_functions() -> dict[str, int]:
     from hgnetv2_pipeline.pipeline_registry import register_pipelines
 
     functions = {node.func for node in register_pipelines()["__default__"].nodes}
-    for name in ("finetune", "label_next", "sweep"):
+    for name in ("finetune", "label_errors", "label_next", "sweep"):
         functions |= {node.func for node in register_pipelines()[name].nodes}
     return {
         f"{function.__module__}.{function.__qualname__}": len(inspect.getsourcelines(function)[0])

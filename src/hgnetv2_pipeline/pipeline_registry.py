@@ -11,6 +11,7 @@ from hgnetv2_pipeline.pipelines.evaluation import pipeline as evaluation
 from hgnetv2_pipeline.pipelines.export import pipeline as export
 from hgnetv2_pipeline.pipelines.import_weights import pipeline as import_weights
 from hgnetv2_pipeline.pipelines.ingestion import pipeline as ingestion
+from hgnetv2_pipeline.pipelines.label_errors import pipeline as label_errors
 from hgnetv2_pipeline.pipelines.label_next import pipeline as label_next
 from hgnetv2_pipeline.pipelines.latency import pipeline as latency
 from hgnetv2_pipeline.pipelines.mining import pipeline as mining
@@ -51,6 +52,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "import_weights": imported,
         "train_teacher": teacher,
         "mining": mined,
+        "label_errors": ingested + label_errors.create_pipeline(),
         "label_next": mined + label_next.create_pipeline(),
         "ssld_stage1": stage1,
         "ssld_stage2": stage2,

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from hgnetv2_pipeline.data import index
+from hgnetv2_pipeline.data.decisions import Decision, record_decision
 from hgnetv2_pipeline.data.index import read_index
 from hgnetv2_pipeline.data.lists.read import read_list
 from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -587,3 +588,25 @@ def test_images_to_label_next_are_listed_and_their_files_put_by_guess(usual: Pro
     copies[0].unlink()
     assert choose(8) == folder and len([*(folder / "images").glob("*/*")]) == 7
     assert len(pd.read_csv(choose(9) / "label_next.csv")) == 9
+
+
+def test_what_a_person_decided_of_mined_images_is_obeyed(usual: Project) -> None:
+    """Removed: off the list. Kept: on it below min_conf. Relabelled: in train, not in the pool."""
+    before = usual.mine()
+    classes = before.lists.classes
+    rows = before.mined.sort_values("score")
+    low, gone, given = rows["key"].iloc[0], rows["key"].iloc[1], rows["key"].iloc[2]
+    shown = {key: classes[label] for key, label in rows[["key", "label"]].to_numpy()}
+    other = next(name for name in classes if name != shown[given])
+    file = usual.run.folder("raw") / "review.csv"
+    for key, word, label in ((low, "keep", ""), (gone, "remove", ""), (given, "relabel", other)):
+        row = {"list": "mined", "key": key, "decision": word, "label": label, "shown": shown[key],
+               "score": "0.5"}  # fmt: skip
+        record_decision(file, row, Decision())
+    after = usual.mine(min_conf=0.999)
+    assert after.mined["key"].tolist() == [low]
+    again = usual.mine()
+    assert low in set(again.mined["key"]) and not {gone, given} & set(again.mined["key"])
+    assert given not in set(again.lists.frame("pool")["key"])
+    train = again.lists.frame("train").set_index("key")
+    assert classes[train.loc[given, "label"]] == other

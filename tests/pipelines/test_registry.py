@@ -16,7 +16,8 @@ CATALOG = yaml.safe_load(
 NAMES = {
     "ingestion", "import_weights", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "train",
     "finetune", "best", "evaluation", "prediction", "export", "latency", "comparison",
-    "label_next", "reporting", "sweep", "__default__", "__supervised__", "__supervised_sweep__",
+    "label_errors", "label_next", "reporting", "sweep", "__default__", "__supervised__",
+    "__supervised_sweep__",
 }  # fmt: skip
 
 

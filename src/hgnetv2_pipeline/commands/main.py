@@ -17,6 +17,7 @@ from hgnetv2_pipeline.commands import deploy, weights
 from hgnetv2_pipeline.commands.migrate import migrate
 from hgnetv2_pipeline.commands.parameters import parameters
 from hgnetv2_pipeline.commands.recipe import recipe
+from hgnetv2_pipeline.commands.review import review
 from hgnetv2_pipeline.commands.serve import serve
 from hgnetv2_pipeline.durable import never_for_everyone
 from hgnetv2_pipeline.exits import explain, leave_standard_output
@@ -258,6 +259,7 @@ for command in (
     deploy.predict,
     deploy.benchmark,
     serve,
+    review,
     deploy.engines,
     weights.models,
     weights.inspect,

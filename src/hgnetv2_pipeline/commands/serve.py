@@ -64,9 +64,9 @@ def serve(
     /. A folder that is replaced by another is loaded and takes over (docs/serving.md).
     """
     for package in ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"):
-        _need(package)
+        need_package(package)
     if not no_grpc:
-        _need("grpc")
+        need_package("grpc")
     from hgnetv2_pipeline.serving.repository import parse_source
     from hgnetv2_pipeline.serving.server import ServerSpec, is_loopback, run_server
     from hgnetv2_pipeline.serving.structured_log import write_structured_logs
@@ -87,10 +87,11 @@ def serve(
     run_server(spec, echo)
 
 
-def _need(package: str) -> None:
+def need_package(package: str, command: str = "hgnetv2 serve") -> None:
+    """Raise ``ParameterError`` where a package of the extra ``serve`` is not installed."""
     if find_spec(package) is None:
         raise ParameterError(
-            f"hgnetv2 serve needs {package}, which is not installed here "
+            f"{command} needs {package}, which is not installed here "
             "(in a clone of the project: pip install '.[serve]')"
         )
 

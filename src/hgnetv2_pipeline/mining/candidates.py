@@ -15,10 +15,15 @@ from hgnetv2_pipeline.mining.ranking import Order, look_alikes, repeats
 from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 
 _STRETCH = 65_536
+_CERTAIN = 1_000_000  # millionths
 
 
 def _no_pairs() -> pd.DataFrame:
     return pd.DataFrame({"key": [], "channel": [], "decision": []}, dtype="str")
+
+
+def _none_kept() -> pd.DataFrame:
+    return pd.DataFrame({"key": pd.Series(dtype="str"), "label": pd.Series(dtype="int64")})
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Candidates:
         exclude: keys that are left out by name.
         exclude_review: whether the pairs that wait for a person are left out too.
         min_conf: the least probability the teacher must give, 0 to 1.
+        kept: images (key, label) whose class a person confirmed: where it still is the teacher's
+            they count as certain, probability 1.
     """
 
     scores: Path | Sequence[Path]
@@ -38,6 +45,7 @@ class Candidates:
     exclude: Collection[str] = ()
     exclude_review: bool = True
     min_conf: float = 0.0
+    kept: pd.DataFrame = field(default_factory=_none_kept)
 
     @cached_property
     def pool(self) -> ScoredPool:
@@ -78,9 +86,20 @@ class Candidates:
         # Before the other columns: this one is the largest.
         alike = look_alikes(pool, free)
         labels, score_q = pool.best(place)
+        if len(self.kept):
+            score_q = self._certain(labels, score_q)
         free &= score_q >= self.least
         free[repeats(pool, labels, score_q, alike & free)] = False
         return Order(labels, score_q, free, pool.num_classes)
+
+    def _certain(
+        self, labels: NDArray[np.int32], score_q: NDArray[np.uint32]
+    ) -> NDArray[np.uint32]:
+        """The scores, of what a person kept the highest there is."""
+        raised = score_q.copy()
+        for label, rows in self.kept.groupby("label"):
+            raised[self.pool.holding(rows["key"].astype("str")) & (labels == label)] = _CERTAIN
+        return raised
 
     def counts(self) -> pd.Series[int]:
         """How many there are of every class that has any, by label; copies count once."""

@@ -1,4 +1,4 @@
-"""review.csv: the pairs a person should look at, and what that person decided."""
+"""A person's decisions of pool images, obeyed: pairs that look alike, and what was mined."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from hgnetv2_pipeline.durable import write_text
+from hgnetv2_pipeline.data.decisions import (
+    UNDECIDED,
+    decisions_on,
+    edited_decisions,
+    read_decisions,
+    write_decisions,
+)
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.printable import as_known, csv_frame
 
 _log = logging.getLogger(__name__)
 
-_DECISIONS = ("keep", "remove", "review")
 # What no opinion can change: an image of val is an image of val.
 _CERTAIN = ("bytes", "name")
 
@@ -22,40 +27,48 @@ def write_review(path: Path, dedup: pd.DataFrame) -> Path:
     """Write the undecided pairs to ``path``, for a person to set ``decision`` to keep or remove.
 
     ``dedup`` is the machine's opinion. Decisions a person already made in an earlier ``path``
-    stay as they are, also when their pair is no longer in doubt.
+    stay as they are, also when their pair is no longer in doubt, and so do those of other lists.
     """
-    rows = dedup[dedup["decision"] == "review"]
-    if Path(path).is_file():
-        decided = _of(dedup, read_review(path))
-        decided = decided[decided["decision"] != "review"]
+    with edited_decisions(path):
+        before = read_decisions(path)
+        about_pairs = before["list"] == "duplicates"
+        decided = _of(dedup, decisions_on(before[about_pairs], ["duplicates"]))
+        doubted = dedup[(dedup["decision"] == UNDECIDED) & ~dedup["key"].isin(decided["key"])]
         settled = dedup[dedup["key"].isin(decided["key"])].drop(columns="decision")
-        settled = decided.merge(settled, on="key", how="left")[list(dedup.columns)]
-        rows = pd.concat([settled, rows[~rows["key"].isin(decided["key"])]])
-    text = csv_frame(rows.sort_values("key")).to_csv(
-        index=False, lineterminator="\n", float_format="%.4f"
-    )
-    return write_text(path, text)
+        settled = decided[["key", "decision"]].merge(settled, on="key", how="left")
+        pairs = pd.concat([settled[list(dedup.columns)], doubted])
+        rows = [_as_texts(pairs.assign(list="duplicates")), before[~about_pairs]]
+        return write_decisions(path, pd.concat(rows).fillna(""))
+
+
+def _as_texts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as a CSV has them, texts as ``csv_cell`` writes them; nothing is an empty text."""
+    floats = rows.select_dtypes("float").columns
+    shown = rows.assign(**{name: rows[name].map("{:.4g}".format) for name in floats})
+    return csv_frame(shown).astype("object").where(rows.notna(), "").map(str)
 
 
 def read_review(path: Path) -> pd.DataFrame:
-    """Columns key, decision of an edited review.csv; DataError names the line that is wrong.
+    """Columns key, decision: what a review.csv says of whether pool images may be mined.
 
-    The keys are as the file shows them, see ``printable.csv_cell``.
+    ``remove`` on any list of the pool's counts, ``keep`` and ``review`` where pairs are compared.
+    The keys are as the file shows them, see ``printable.csv_cell``. Raises ``DataError``.
     """
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    missing = {"key", "decision"} - set(rows.columns)
-    if missing:
-        raise DataError(f"{path} lacks the column {', '.join(sorted(missing))}")
-    words = rows["decision"].str.strip().str.lower()
-    for line, (key, word) in enumerate(zip(rows["key"], words, strict=True), start=2):
-        if word not in _DECISIONS:
-            raise DataError(
-                f"{path} line {line}: decision {word!r} of {key}; write {', '.join(_DECISIONS)}"
-            )
-    twice = rows["key"][rows["key"].duplicated()]
-    if len(twice):
-        raise DataError(f"{path} lists {twice.iloc[0]} twice; keep one of the lines")
-    return pd.DataFrame({"key": rows["key"], "decision": words})
+    rows = read_decisions(path)
+    pairs = rows[rows["list"] == "duplicates"]
+    gone = decisions_on(rows, ["mined", "label_next"])
+    gone = gone[gone["decision"] == "remove"]
+    both = pd.concat([pairs[~pairs["key"].isin(gone["key"])], gone])
+    return both[["key", "decision"]].reset_index(drop=True)
+
+
+def read_kept(path: Path, classes: list[str]) -> pd.DataFrame:
+    """Columns key, label: the mined images of which a person said that their class is right."""
+    found = decisions_on(read_decisions(path, classes), ["mined"])
+    found = found[found["decision"] == "keep"]
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = [numbers.get(name, -1) for name in as_known(found["shown"], classes)]
+    return pd.DataFrame({"key": found["key"].to_numpy(), "label": labels})
 
 
 def _of(dedup: pd.DataFrame, review: pd.DataFrame) -> pd.DataFrame:

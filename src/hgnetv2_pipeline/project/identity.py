@@ -47,6 +47,7 @@ FOLDERS: Mapping[str, str] = {
     "prediction": "data/08_reporting/{dataset}/prediction/{model}",
     "comparison_report": "data/08_reporting/{dataset}/comparison/{variant}/{run}",
     "mining_report": "data/08_reporting/{dataset}/mining/{teacher}",
+    "label_errors": "data/08_reporting/{dataset}/label_errors/{teacher}",
     "label_next": "data/08_reporting/{dataset}/label_next/{teacher}",
     "purity": "data/08_reporting/{dataset}/purity/{teacher}",
     "dataset_report": "data/08_reporting/{dataset}/ingestion",

@@ -76,9 +76,9 @@ def _unique(value: list[Any]) -> list[Any]:
 
 # What makes results, each of which can be asked for again.
 REDOABLE = (
-    "ingestion", "import_weights", "train_teacher", "mining", "label_next", "teacher_logits",
-    "ssld_stage1", "ssld_stage2", "train", "finetune", "comparison", "best", "evaluation", "export",
-    "latency", "prediction", "reporting", "sweep", "all",
+    "ingestion", "import_weights", "train_teacher", "mining", "label_next", "label_errors",
+    "teacher_logits", "ssld_stage1", "ssld_stage2", "train", "finetune", "comparison", "best",
+    "evaluation", "export", "latency", "prediction", "reporting", "sweep", "all",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from hgnetv2_pipeline.reporting.chapters import (
     confidence,
     curves,
     data,
+    labels,
     mining,
     mistakes,
     speed,
@@ -46,6 +47,9 @@ OWN: dict[str, tuple[str, str]] = {
     "teacher": ("train_teacher", "teacher.json"),
     "choice": ("best", "choice.json"),
     "sweep": ("sweep", "sweep.json"),
+    "label_errors": ("label_errors", "label_errors.json"),
+    "label_errors_list": ("label_errors", "label_errors.csv"),
+    "label_errors_sheet": ("label_errors", "label_errors.png"),
 }
 
 _log = logging.getLogger(__name__)
@@ -116,6 +120,10 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
         "Which variant", "sweep", f"{run} --pipeline sweep",
         lambda: sweep_blocks(inputs, ledger),
     )  # fmt: skip
+    doubted = sections.section(
+        "Suspected label errors", "labels", f"{run} --pipeline label_errors",
+        lambda: labels.label_blocks(inputs, ledger),
+    )  # fmt: skip
     chapters = (
         *(chapter for chapter in (chosen, swept) if chapter.blocks),
         sections.section(
@@ -126,6 +134,7 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
             "The data", "data", f"{run} --pipeline ingestion",
             lambda: data.dataset_blocks(inputs, ledger),
         ),
+        *([doubted] if labels.is_made(inputs) else []),
         sections.section(
             "The teacher", "teacher", f"{run} --pipeline train_teacher",
             lambda: teacher.teacher_blocks(inputs, ledger),

@@ -56,7 +56,10 @@ def build_mining_page(
         sections.section("From the pool to the list", "account", None, lambda: _account(audit)),
         sections.section(
             "How pure the list is", "purity", None,
-            lambda: mining.purity_blocks(inputs.mining_purity, audit, ledger, numbers=True),
+            lambda: [
+                *(Text(said) for said in audit.get("judged", {}).get("said", ())),
+                *mining.purity_blocks(inputs.mining_purity, audit, ledger, numbers=True),
+            ],
         ),
         sections.section(
             "Classes", "classes", None, lambda: _classes(folder, audit, ledger)
@@ -158,7 +161,9 @@ def _review(
         Link("To decide: open ", "review.csv", review, ", one line per pair."),
         Bullets(
             (
-                "Set decision to keep (two different pictures: the pool image may be mined) or "
+                f"{command.replace('kedro run', 'hgnetv2 review')} shows the pairs in a browser, "
+                "and mined images besides, with keys to keep, relabel or remove each.",
+                "Or set decision to keep (two different pictures: the pool image may be mined) or "
                 "remove (a copy: it may not). Lines left at review stay in doubt.",
                 "Any other image of the pool is removed by a line of its own, with its key and "
                 "remove below those headings. Images with the bytes or the name of a protected "

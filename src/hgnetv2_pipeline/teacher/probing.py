@@ -145,6 +145,36 @@ def fit_probe(
     return found
 
 
+def held_out_probabilities(
+    spec: str,
+    samples: pd.DataFrame,
+    root: Path,
+    *,
+    classes: Sequence[str],
+    weights_root: Path,
+    how: ProbeConfig | None = None,
+    device: str = "cpu",
+) -> NDArray[np.float64]:
+    """Probabilities [N, C] that probes give to images that they had not seen, each in its fold.
+
+    Args and errors as of ``fit_probe``; a class may be without images here. A row is NaN where the
+    image cannot be read.
+    """
+    _check_labels(samples)
+    how = how or ProbeConfig()
+    probe, preprocess = unfitted_probe(spec, samples, len(classes), weights_root, how, device)
+    # The row in place of the label, since what cannot be read is left out.
+    numbered = samples.assign(label=np.arange(len(samples)))
+    features, rows = image_features(
+        probe, numbered, root, preprocess=preprocess, how=how, device=device
+    )
+    labels = samples["label"].to_numpy(np.int64)[rows]
+    fitted = fit_classifier(features, labels, len(classes), balanced=how.balanced, device=device)
+    answers = np.full((len(samples), len(classes)), np.nan)
+    answers[rows] = np.exp(fitted.held_out.astype(np.float64))
+    return answers
+
+
 def self_train_probes(
     specs: Sequence[str],
     samples: pd.DataFrame,

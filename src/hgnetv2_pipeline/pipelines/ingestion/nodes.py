@@ -9,6 +9,7 @@ from hgnetv2_pipeline.project.ingestion.levels import LEVELS
 from hgnetv2_pipeline.project.ingestion.pages import REPORT, write_report
 from hgnetv2_pipeline.project.ingestion.pool import pool_contents, scan_pool
 from hgnetv2_pipeline.project.ingestion.raw import link_images, write_sample_once
+from hgnetv2_pipeline.project.ingestion.reviewed import label_edits
 from hgnetv2_pipeline.project.ingestion.sets import (
     ARRANGEMENT,
     check_limit,
@@ -45,7 +46,7 @@ def make_lists(run: Run, data: DataParams, raw: Path) -> Path:
     """Scan every image once, divide the labelled ones, and write indexes and lists."""
     identity, layout = run.identity, linked_layout(data, run.identity.project, raw)
     sets = labelled_sets(data, layout)
-    pool = pool_contents(run.reuse, identity, data, raw)
+    pool, edits = pool_contents(run.reuse, identity, data, raw), label_edits(identity)
 
     def make(aside: Path) -> None:
         scan_pool(run.reuse, identity, data, raw, pool)
@@ -55,7 +56,7 @@ def make_lists(run: Run, data: DataParams, raw: Path) -> Path:
         ResultSpec(
             folder=run.folder("lists"),
             pipeline="ingestion",
-            inputs={**labelled_inputs(identity, data, raw, layout), **pool},
+            inputs={**labelled_inputs(identity, data, raw, layout), **pool, **edits},
             params={**decides_lists(data, layout), "seed": identity.seed, "sets": sets},
             outputs=list_files(sets),
             beside=[TRANSPARENCY, LEVELS, ARRANGEMENT],

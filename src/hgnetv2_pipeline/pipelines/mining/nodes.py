@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hgnetv2_pipeline.project.ingestion.reviewed import review_file
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.mining import auditing
 from hgnetv2_pipeline.project.mining.auditing import mined_inputs, write_audit, write_purity
@@ -64,7 +65,7 @@ def select(run: Run, mining: MiningParams, lists: Path, scores: Path, pairs: Pat
 
     ``review.csv`` lists the pairs in doubt; what a person decides in it the next run obeys.
     """
-    known, review = Lists(lists), pairs / "review.csv"
+    known = Lists(lists)
     inputs = {"scores": scores, "dedup": pairs / "dedup.parquet", **exclusions(run, mining)}
     inputs |= {"train": known.index("train"), "pool": known.index("pool")}
     made = run.produce(
@@ -72,14 +73,14 @@ def select(run: Run, mining: MiningParams, lists: Path, scores: Path, pairs: Pat
             folder=run.folder("mining"),
             name="mined",
             pipeline="mining",
-            inputs={**inputs, "review": person_edits(review)},
+            inputs={**inputs, "review": person_edits(run)},
             params=mining.model_dump(mode="json", exclude=NOT_OF_THE_LIST | {"exclude"}),
             outputs=["mined.parquet", "train_mined.parquet", "train_list_mined.txt"],
         ),
         lambda aside: write_mined(aside, run, mining, known, scores, pairs),
     )
-    if not made.reused or not review.is_file():
-        list_for_review(pairs)
+    if not made.reused or not review_file(run.identity).is_file():
+        list_for_review(run, pairs)
     return made.folder
 
 

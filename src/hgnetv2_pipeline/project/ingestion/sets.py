@@ -15,6 +15,7 @@ from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.ingestion.levels import choose_depth
 from hgnetv2_pipeline.project.ingestion.places import name_parameter, relative_to_raw
 from hgnetv2_pipeline.project.ingestion.pool import merge_scans, read_pool, write_sources
+from hgnetv2_pipeline.project.ingestion.reviewed import review_file
 from hgnetv2_pipeline.project.ingestion.sources import is_split, labelled_place
 from hgnetv2_pipeline.project.ingestion.transparency import note_transparency
 from hgnetv2_pipeline.project.lists import count_rows
@@ -104,6 +105,7 @@ def write_lists(
     import pandas as pd
 
     from hgnetv2_pipeline.data import classmap, index
+    from hgnetv2_pipeline.data.decisions import move_labelled, obey_labels, read_decisions
     from hgnetv2_pipeline.data.decode import Decoding, background_of
     from hgnetv2_pipeline.data.leaks import clean_sets, find_leaks, report_leaks
     from hgnetv2_pipeline.data.split import split_samples
@@ -144,17 +146,21 @@ def write_lists(
         for fate, frame in (("quarantined", scan.quarantined), ("refused", scan.refused))
     ]
     hashes = _hashes(scans)
+    decisions = read_decisions(review_file(identity), classes)
+    frames, removed = obey_labels(frames, decisions, classes)
     leaks = find_leaks(frames, hashes)
     if data.leaks == "clean":
         frames, refused = clean_sets(frames, leaks, classes)
-        for name, scan in scans.items():
-            own = refused[refused["key"].isin(scan.samples["key"])]
-            left_out.append(own.assign(set=name, fate="refused"))
-            for key, reason in own[["key", "reason"]].itertuples(index=False):
-                ledgers[name].refuse(key, reason)
+        removed = pd.concat([removed, refused], ignore_index=True)
         leaks = find_leaks(frames, hashes)
     else:
         report_leaks(leaks, refuse=data.leaks == "refuse")
+    for name, scan in scans.items():
+        own = removed[removed["key"].isin(scan.samples["key"])]
+        left_out.append(own.assign(set=name, fate="refused"))
+        for key, reason in own[["key", "reason"]].itertuples(index=False):
+            ledgers[name].refuse(key, reason)
+    frames = move_labelled(frames, decisions, classes)
     decoding = Decoding(background=background_of(data.alpha), depth=depth)
     frames = {name: index.with_decoding(frame, decoding) for name, frame in frames.items()}
     classmap.write_class_map(aside / "class_map.txt", classes)

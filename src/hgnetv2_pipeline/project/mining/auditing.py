@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.project.identity import Identity
+from hgnetv2_pipeline.project.ingestion.reviewed import review_file
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.mining.selecting import (
     NOT_OF_THE_LIST,
@@ -35,7 +36,7 @@ def write_purity(
 
     from hgnetv2_pipeline.mining.purity import purity_curve, rank_hidden_images
 
-    chosen_from = candidates(run, mining, scores, decided_pairs(mined))
+    chosen_from = candidates(run, mining, scores, decided_pairs(run, mined))
     known = pd.read_parquet(labels, columns=["key", "label"])
     ranked = rank_hidden_images(chosen_from, hidden / "probes", known)
     ranked.to_parquet(aside / "probes.parquet", index=False)
@@ -61,7 +62,7 @@ def write_audit(
 
     known, identity, raw = Lists(run.folder("lists")), run.identity, run.folder("raw")
     machine = pd.read_parquet(mined / "dedup.parquet")
-    pairs, listed = decided_pairs(mined), mined / "mined.parquet"
+    pairs, listed = decided_pairs(run, mined), mined / "mined.parquet"
     chosen_from = candidates(run, mining, scores, pairs)
     hidden = pd.read_parquet(purity / "probes.parquet")
     table = audit.count_classes(chosen_from, listed, classes=known.classes, hidden=hidden)
@@ -69,7 +70,8 @@ def write_audit(
     truth = _sample_truth(identity)
     counts = audit.audit(chosen_from, listed, table=table, curve=curve, **truth)
     counts["estimate"]["set"] = mining.purity.probes
-    counts["person"] = review.count_decisions(machine, review.read_review(mined / "review.csv"))
+    counts["person"] = review.count_decisions(machine, review.read_review(review_file(identity)))
+    counts["judged"] = _judgement(identity, listed)
     write_json(aside / "audit.json", counts)
     csv_frame(table).to_csv(aside / "classes.csv", index=False)
     shown = [shown_pairs(pairs, decision, 100) for decision in ("remove", "review")]
@@ -95,8 +97,20 @@ def write_audit(
         ),
         teacher=identity.teacher,
         params=_parameters(mining),
-        review=os.path.relpath(mined / "review.csv", identity.folder("mining_report")),
+        review=os.path.relpath(review_file(identity), identity.folder("mining_report")),
     )
+
+
+def _judgement(identity: Identity, listed: Path) -> dict[str, Any]:
+    """How pure the list is by what a person judged, in numbers and in words."""
+    import pandas as pd
+
+    from hgnetv2_pipeline.data.decisions import read_decisions
+    from hgnetv2_pipeline.mining.judged import judged_purity, judgement_in_words
+
+    mined = pd.read_parquet(listed, columns=["key", "score"])
+    found = judged_purity(mined, read_decisions(review_file(identity)))
+    return {**found, "said": judgement_in_words(found)}
 
 
 def _parameters(block: BaseModel, prefix: str = "mining.") -> list[tuple[str, Any, str]]:
@@ -117,7 +131,7 @@ def mined_inputs(run: Run, mining: MiningParams, scores: Path, mined: Path) -> d
         "scores": scores,
         "mined": mined / "mined.parquet",
         "dedup": mined / "dedup.parquet",
-        "review": person_edits(mined / "review.csv"),
+        "review": person_edits(run),
         **exclusions(run, mining),
         **_truth_files(run.identity),
     }

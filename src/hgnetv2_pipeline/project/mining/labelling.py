@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.mining.scoring import score_images
-from hgnetv2_pipeline.project.mining.selecting import candidates, decided_pairs, exclusions
+from hgnetv2_pipeline.project.mining.selecting import (
+    candidates,
+    decided_pairs,
+    exclusions,
+    person_edits,
+)
 from hgnetv2_pipeline.project.params import LabelNextParams, MiningParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
@@ -34,6 +39,7 @@ def label_next_result(
             "dedup": pairs / "dedup.parquet",
             "teacher": teacher.record,
             **exclusions(run, mining),
+            **({"review": edits} if (edits := person_edits(run)) else {}),
         },
         params={
             **params.model_dump(mode="json"),
@@ -57,7 +63,7 @@ def write_label_next(
     known, raw, seed = Lists(run.folder("lists")), run.folder("raw"), run.identity.seed
     any_score = mining.model_copy(update={"min_conf": 0.0})
     doubtful = label_next.draw_doubtful(
-        candidates(run, any_score, scores, decided_pairs(pairs)),
+        candidates(run, any_score, scores, decided_pairs(run, pairs)),
         label_next.DRAWN_PER_IMAGE * params.images,
         seed,
     )

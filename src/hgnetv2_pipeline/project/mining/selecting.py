@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.project.ingestion.reviewed import review_file
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import MiningParams
 from hgnetv2_pipeline.project.run import Run
@@ -45,7 +46,7 @@ def write_mined(
     """Write the mined list, and stage 1's training set: it and the labelled images together."""
     from hgnetv2_pipeline.mining import mined_list, selection
 
-    chosen_from = candidates(run, mining, scores, decided_pairs(pairs))
+    chosen_from = candidates(run, mining, scores, decided_pairs(run, pairs))
     target = mining.target_total
     if mining.k is None and target is None and mining.rank_by == "typicality":
         target = chosen_from.pool.rows  # all that min_conf lets through
@@ -71,6 +72,7 @@ def candidates(run: Run, mining: MiningParams, scores: Path, pairs: pd.DataFrame
     """What may be mined of the scored pool, given the decided pairs."""
     from hgnetv2_pipeline.mining.candidates import Candidates
     from hgnetv2_pipeline.mining.exclusion import read_exclusions
+    from hgnetv2_pipeline.mining.review import read_kept
 
     return Candidates(
         scores,
@@ -78,6 +80,7 @@ def candidates(run: Run, mining: MiningParams, scores: Path, pairs: pd.DataFrame
         exclude=read_exclusions([*exclusions(run, mining).values()], scores),
         exclude_review=mining.deduplicate.strict,
         min_conf=mining.min_conf,
+        kept=read_kept(review_file(run.identity), Lists(run.folder("lists")).classes),
     )
 
 
@@ -94,31 +97,37 @@ def exclusions(run: Run, mining: MiningParams) -> dict[str, Path]:
     return {f"exclude {given}": path for given, path in lists.items()}
 
 
-def decided_pairs(mined: Path) -> Any:
+def decided_pairs(run: Run, mined: Path) -> Any:
     """The pairs in the folder ``mined``, with a person's decisions in place of the machine's."""
     import pandas as pd
 
     from hgnetv2_pipeline.mining.review import apply_review, read_review
 
-    pairs, review = pd.read_parquet(mined / "dedup.parquet"), mined / "review.csv"
+    pairs, review = pd.read_parquet(mined / "dedup.parquet"), review_file(run.identity)
     return apply_review(pairs, read_review(review)) if review.is_file() else pairs
 
 
-def list_for_review(mined: Path) -> None:
+def list_for_review(run: Run, mined: Path) -> None:
     """Write ``review.csv`` again: the pairs in doubt, for a person to decide."""
     import pandas as pd
 
     from hgnetv2_pipeline.mining.review import write_review
 
-    write_review(mined / "review.csv", pd.read_parquet(mined / "dedup.parquet"))
+    write_review(review_file(run.identity), pd.read_parquet(mined / "dedup.parquet"))
 
 
-def person_edits(review: Path) -> str:
-    """What a person decided in ``review.csv``; rows left in doubt do not count as an edit."""
+def person_edits(run: Run) -> str:
+    """What a person decided of the pool; rows left in doubt do not count as an edit."""
+    review = review_file(run.identity)
     if not review.is_file():
         return ""
+    from hgnetv2_pipeline.data.decisions import decisions_on, read_decisions
     from hgnetv2_pipeline.mining.review import read_review
 
     rows = read_review(review)
     decided = rows[rows["decision"] != "review"]
-    return decided.sort_values("key").to_csv(index=False) if len(decided) else ""
+    kept = decisions_on(read_decisions(review), ["mined"])
+    kept = kept[kept["decision"] == "keep"][["key", "shown"]]
+    return "".join(
+        part.sort_values("key").to_csv(index=False) for part in (decided, kept) if len(part)
+    )

@@ -47,7 +47,7 @@ def fit_probes(run: Run, teacher: TeacherParams, lists: Lists) -> list[str]:
                     "train": lists.index("train"),
                     "trunk": weights_input(run.identity, trunk),
                 },
-                params=_params(teacher, lists),
+                params=probe_params(teacher, lists),
                 outputs=[WEIGHTS, PROBE_RECORD],
                 beside=[TIMING],  # differs each time
             ),
@@ -72,7 +72,7 @@ def self_train(run: Run, teacher: TeacherParams, lists: Lists) -> SelfTrained | 
             name=SELF_TRAINING,
             pipeline="train_teacher",
             inputs={"train": lists.index("train"), "pool": lists.index("pool"), **inputs},
-            params=_params(teacher, lists) | {"seed": run.identity.seed} | wanted.model_dump(),
+            params=probe_params(teacher, lists) | {"seed": run.identity.seed} | wanted.model_dump(),
             outputs=[SELF_TRAINING],
         ),
         lambda aside: _self_train(run, teacher, lists, aside / SELF_TRAINING),
@@ -103,7 +103,7 @@ def _self_train(run: Run, teacher: TeacherParams, lists: Lists, out: Path) -> No
         run.folder("raw"),
         classes=lists.classes,
         weights_root=run.identity.project,
-        how=_how(teacher),
+        how=probe_config(teacher),
         device=known_device(run.device),
     )
     if not found.helps:
@@ -175,14 +175,14 @@ def probe_name(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
-def _params(teacher: TeacherParams, lists: Lists) -> dict[str, Any]:
+def probe_params(teacher: TeacherParams, lists: Lists) -> dict[str, Any]:
     """What the classifiers follow from besides images and networks."""
-    how = _how(teacher)
+    how = probe_config(teacher)
     seen = {} if how.fit == "crop" else {"fit": how.fit, "pad_colour": how.pad_colour}
     return {"size": how.size, "balanced": how.balanced, "classes": lists.classes, **seen}
 
 
-def _how(teacher: TeacherParams) -> ProbeConfig:
+def probe_config(teacher: TeacherParams) -> ProbeConfig:
     from hgnetv2_pipeline.teacher.probing import ProbeConfig
 
     recipe = teacher.recipe
@@ -218,7 +218,7 @@ def _fit(run: Run, spec: str, teacher: TeacherParams, lists: Lists, aside: Path)
         run.folder("raw"),
         classes=lists.classes,
         weights_root=run.identity.project,
-        how=_how(teacher),
+        how=probe_config(teacher),
         device=known_device(run.device),
     )
     _save(aside, spec, found.probe, found.preprocess, lists)

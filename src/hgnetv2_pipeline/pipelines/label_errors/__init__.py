@@ -1,0 +1,1 @@
+"""Which labelled images are probably labelled wrongly."""
