@@ -46,6 +46,8 @@ OWN: dict[str, tuple[str, str]] = {
     "teacher": ("train_teacher", "teacher.json"),
     "choice": ("best", "choice.json"),
     "sweep": ("sweep", "sweep.json"),
+    "pool_map": ("pool_map", "map.csv"),
+    "pool_map_facts": ("pool_map", "map.json"),
 }
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.reporting import formats, sections
 from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Cards, Fold, Link, Report, Table, Text
-from hgnetv2_pipeline.reporting.chapters import mining
+from hgnetv2_pipeline.reporting.chapters import mining, pool
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
 from hgnetv2_pipeline.reporting.pictures import embed
@@ -41,8 +41,8 @@ def build_mining_page(
 
     Args:
         folder: holds ``audit.json``, ``classes.csv``, ``pairs.csv`` and ``sheets/`` of the audit.
-        inputs: of these ``dataset``, ``is_sample``, ``run_command`` and ``mining_purity``, the
-            curve of ``mining.purity_curve`` as CSV.
+        inputs: of these ``dataset``, ``is_sample``, ``run_command``, ``mining_purity``, the
+            curve of ``mining.purity_curve`` as CSV, and ``own["pool_map"]``, the map's points.
         params: name, value and meaning of every parameter of the mining.
         review: path of review.csv, relative to where the page will be.
 
@@ -57,6 +57,10 @@ def build_mining_page(
         sections.section(
             "How pure the list is", "purity", None,
             lambda: mining.purity_blocks(inputs.mining_purity, audit, ledger, numbers=True),
+        ),
+        sections.section(
+            "Map of the pool", "map", None,
+            lambda: pool.pool_map_blocks(inputs.own.get("pool_map"), ledger, inputs.run_command),
         ),
         sections.section(
             "Classes", "classes", None, lambda: _classes(folder, audit, ledger)

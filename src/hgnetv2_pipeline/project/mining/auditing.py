@@ -92,6 +92,7 @@ def write_audit(
             is_sample=identity.dataset == "sample",
             run_command=identity.run_command,
             mining_purity=purity / "purity.csv",
+            own={"pool_map": run.folder("pool_map") / "map.csv"},
         ),
         teacher=identity.teacher,
         params=_parameters(mining),

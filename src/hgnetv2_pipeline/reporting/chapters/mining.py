@@ -21,6 +21,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     table_of,
 )
 from hgnetv2_pipeline.reporting.chapters.data import class_sizes
+from hgnetv2_pipeline.reporting.chapters.pool import pool_map_blocks
 from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.pictures import embed
 
@@ -43,6 +44,7 @@ def mining_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         rows = ledger.read_csv(inputs.mining_classes, "mined classes")
         blocks += class_figures(rows)[:1]
     blocks += purity_blocks(inputs.mining_purity, audit, ledger)
+    blocks += pool_map_blocks(inputs.own.get("pool_map"), ledger, inputs.run_command)
     blocks += embed(inputs.mining_sheets, "Contact sheet", ledger)
     if not inputs.mining_sheets:
         command = f"{inputs.run_command} --pipeline mining"
