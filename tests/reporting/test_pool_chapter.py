@@ -11,8 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hgnetv2_pipeline.data.likeness import compare_sets
+from hgnetv2_pipeline.data.scan.tones import count_tones
 from hgnetv2_pipeline.reporting.blocks import Figure, Notice, Text
-from hgnetv2_pipeline.reporting.chapters.pool import pool_map_blocks
+from hgnetv2_pipeline.reporting.chapters.pool import (
+    balance_blocks,
+    likeness_blocks,
+    pool_map_blocks,
+)
 from hgnetv2_pipeline.reporting.inputs import FileLedger
 from hgnetv2_pipeline.reporting.pool_figures import Cloud, point_map
 from hgnetv2_pipeline.reporting.style import CSS
@@ -128,3 +134,77 @@ def test_a_damaged_map_is_named(
     (notice,) = pool_map_blocks(write_map(tmp_path, points, **facts), FileLedger(), "kedro run")
     assert isinstance(notice, Notice) and notice.kind == "warning"
     assert "Map of the pool: map.csv" in notice.text
+
+
+def compared(factor: float) -> dict[str, object]:
+    """200 dark pictures of 32 pixels, and a pool that is brighter by ``factor``."""
+    dark = np.random.default_rng(0).normal(60, 15, 200).clip(0, 120)
+    square = pd.DataFrame({"width": np.full(200, 32), "height": np.full(200, 32)})
+    sides = [
+        count_tones([(int(level),) * 4 + (False,) for level in (dark * times).tolist()])
+        for times in (1, factor)
+    ]
+    return {"likeness": compare_sets(square, square, (sides[0], sides[1]))}
+
+
+def test_a_pool_twice_as_bright_is_said_and_drawn() -> None:
+    summary = compared(2)
+    blocks = likeness_blocks(summary, "kedro run")
+    said = [block.text for block in blocks if isinstance(block, Notice)]
+    # One sentence: a brighter picture has more of every colour.
+    assert len(said) == 1 and said[0].startswith("The images of the pool are brighter than the lab")
+    assert "% of pairs of one image of each (medians 1" in said[0]
+    (figure,) = [block for block in blocks if isinstance(block, Figure)]
+    (drawing,) = figure.drawings  # sizes are one number, so that only tones are drawn
+    root = ElementTree.fromstring(drawing)  # noqa: S314
+    bars = [node for node in root.iter() if node.tag.endswith("rect")]
+    dots = [float(node.get("cx", "")) for node in root.iter() if node.tag.endswith("circle")]
+    assert len(dots) == 8 and len(bars) == 16
+    measures = [m for m in summary["likeness"]["measures"] if m["unit"] == "mean level"]  # type: ignore[index]
+    values = np.array([m[side] for m in measures for side in ("labelled", "pool")])
+    scale, start = np.polyfit(values[:, 2], dots, 1)
+    np.testing.assert_allclose(dots, scale * values[:, 2] + start, atol=0.1)
+    for at, (low, high) in ((0, (0, 4)), (1, (1, 3))):
+        left = np.array([float(bar.get("x", "")) for bar in bars[at::2]])
+        wide = np.array([float(bar.get("width", "")) for bar in bars[at::2]])
+        np.testing.assert_allclose(left, scale * values[:, low] + start, atol=0.1)
+        np.testing.assert_allclose(left + wide, scale * values[:, high] + start, atol=0.1)
+    (table,) = blocks[-1].blocks  # type: ignore[union-attr]
+    assert len(table.rows) == 12
+
+
+def test_what_does_not_differ_is_said_too_and_what_is_not_known() -> None:
+    blocks = likeness_blocks(compared(1), "kedro run")
+    assert isinstance(blocks[0], Text) and "does not differ clearly" in blocks[0].text
+    summary = compared(1)
+    del summary["likeness"]["grey"]  # type: ignore[attr-defined]
+    notices = [b for b in likeness_blocks(summary, "kedro run") if isinstance(b, Notice)]
+    assert [notice.command for notice in notices] == ["kedro run --params redo=ingestion"]
+    assert isinstance(likeness_blocks({}, "kedro run")[0], Text)
+
+
+@pytest.mark.parametrize("classes", [3, 30, 31, 1000])
+def test_shares_of_classes_are_bars_of_each_set_or_lines(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    counts = {name: rng.integers(1, 50, classes) for name in ("train", "val", "test")}
+    names = [f"class {n}" for n in range(classes)]
+    sets = {name: list(zip(names, each.tolist(), strict=True)) for name, each in counts.items()}
+    (figure,) = balance_blocks(sets | {"pool": []})
+    assert isinstance(figure, Figure)
+    root = ElementTree.fromstring(figure.drawings[0])  # noqa: S314
+    bars = [node for node in root.iter() if node.tag.endswith("rect")]
+    if classes > 30:
+        assert len([node for node in root.iter() if node.tag.endswith("path")]) == 3
+        return
+    wide = np.array([float(bar.get("width", "")) for bar in bars[:-3]]).reshape(classes, 3)
+    shares = np.stack([each / each.sum() for each in counts.values()], axis=1)
+    np.testing.assert_allclose(wide / wide.max(), shares / shares.max(), atol=1e-3)
+    assert [bar.get("class") for bar in bars[:3]] == ["f2", "f3", "f4"]
+
+
+def test_classes_of_equal_size_are_a_sentence() -> None:
+    equal = {"train": [("a", 4), ("b", 4)], "val": [("a", 9), ("b", 9)], "pool": []}
+    (text,) = balance_blocks(equal)
+    assert isinstance(text, Text)
+    assert text.text == "Each of the 2 classes has 4 images in train and 9 images in val."
+    assert balance_blocks({"pool": []}) == []

@@ -21,7 +21,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     table_of,
 )
 from hgnetv2_pipeline.reporting.chapters.data import class_sizes
-from hgnetv2_pipeline.reporting.chapters.pool import pool_map_blocks
+from hgnetv2_pipeline.reporting.chapters.pool import likeness_words, pool_map_blocks
 from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.pictures import embed
 
@@ -44,6 +44,10 @@ def mining_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         rows = ledger.read_csv(inputs.mining_classes, "mined classes")
         blocks += class_figures(rows)[:1]
     blocks += purity_blocks(inputs.mining_purity, audit, ledger)
+    if inputs.dataset_summary is not None and inputs.dataset_summary.is_file():
+        summary = ledger.read_json(inputs.dataset_summary, "summary of the dataset")
+        said = likeness_words(summary["likeness"]) if "likeness" in summary else []
+        blocks += [Notice(words, kind="warning") for words in said]
     blocks += pool_map_blocks(inputs.own.get("pool_map"), ledger, inputs.run_command)
     blocks += embed(inputs.mining_sheets, "Contact sheet", ledger)
     if not inputs.mining_sheets:
