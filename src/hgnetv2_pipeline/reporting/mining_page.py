@@ -12,7 +12,6 @@ from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Cards, Fold, Link,
 from hgnetv2_pipeline.reporting.chapters import mining, pool
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
-from hgnetv2_pipeline.reporting.pictures import embed
 from hgnetv2_pipeline.reporting.terminal import banner_text
 
 Json = Mapping[str, Any]
@@ -67,12 +66,9 @@ def build_mining_page(
         ),
         sections.section(
             "First and last of each class", "edges", None,
-            lambda: [
-                *embed([sheets / "top.png"], "The images the teacher is surest of", ledger,
-                       budget=_SHEET),
-                *embed([sheets / "bottom.png"], "The last images that came in, the cut-off last",
-                       ledger, budget=_SHEET),
-            ],
+            lambda: mining.sheet_blocks(
+                [sheets / "top.png", sheets / "bottom.png"], audit, ledger, 2 * _SHEET
+            ),
         ),
         sections.section(
             "Copies of protected images", "copies", None,
@@ -138,9 +134,8 @@ def _copies(folder: Path, audit: Json, ledger: FileLedger) -> list[Block]:
     pairs = _pairs(folder, ledger, "remove")
     if not pairs:
         return [Text("No image was removed for its likeness to one of val, test or train.")]
-    what = "Pool images that were removed, each before its protected twin, the least alike first"
     return [
-        *embed([folder / "sheets" / "removed.png"], what, ledger, budget=_SHEET),
+        *mining.sheet_blocks([folder / "sheets" / "removed.png"], audit, ledger, _SHEET),
         Fold(
             f"The first {min(len(pairs), _PAIRS)} of {formats.count(audit['removed'])} pairs",
             (mining.pair_table(pairs, _PAIRS),),
@@ -175,8 +170,7 @@ def _review(
         ),
     ]
     if pairs:
-        what = "Pairs in doubt, the pool image before its protected twin"
-        blocks += embed([folder / "sheets" / "review.png"], what, ledger, budget=_SHEET)
+        blocks += mining.sheet_blocks([folder / "sheets" / "review.png"], audit, ledger, _SHEET)
         table = mining.pair_table(pairs, _PAIRS)
         blocks.append(Fold(f"The first {min(len(pairs), _PAIRS)} pairs in doubt", (table,)))
     return blocks

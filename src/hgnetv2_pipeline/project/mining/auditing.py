@@ -81,6 +81,8 @@ def write_audit(
         pool=(known.index("pool"), raw),
         protected={name: (known.index(name), raw) for name in known.guarded},
         classes=known.classes,
+        scored=chosen_from.pool if mining.rank_by == "confidence" else None,
+        truth=truth.get("truth"),
     )
     for name, sheet in sheets.items():
         sheet.save(aside / "sheets" / f"{name}.png")
