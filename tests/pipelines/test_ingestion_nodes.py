@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from hgnetv2_pipeline.data.index import decoding_in
 from hgnetv2_pipeline.data.lists.check import check_lists
@@ -443,3 +445,24 @@ def test_the_page_says_what_a_square_view_shows(folders: Path) -> None:
     aspect = summary["sets"]["train"]["aspect"]
     assert 0 < aspect["square_share"] <= 1 and aspect["n_below_half"] == 0
     assert "images shown less than half" in page.read_text("utf-8")
+
+
+def test_a_pool_twice_as_bright_as_the_labelled_images_is_said_on_the_page(folders: Path) -> None:
+    for number in range(24):
+        picture(folders / "web" / f"{number}.png", 5000 + number)
+    for path in (folders / "images").rglob("[0-9]*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+    data = parameters(pool=["web"], max_bad=0.1)
+    lists, summary, page = ingest(folders, data)
+    differs = {m["name"]: m["differs"] for m in summary["likeness"]["measures"]}
+    assert differs["brightness"] == "higher" and differs["short side"] is None
+    assert summary["likeness"]["grey"]["pool"] == [0, 24]
+    said = "The images of the pool are brighter than the labelled ones, in 9"
+    text = page.read_text("utf-8")
+    assert said in text
+    assert f"The short side of every image of train, val and pool is {SIDE} pixels." in text
+    # Lists and scans that an older version made know no tones: the page says what counts them.
+    (lists / "tones.json").unlink()
+    run = run_of(identity(folders), redo=["all"])
+    older = report_lists(run, folders / "data/01_raw/mine", lists)[2].read_text("utf-8")
+    assert said not in older and "redo=ingestion" in older

@@ -37,6 +37,7 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
     audit,
     deduplicate,
     estimate_purity,
+    map_pool,
     score_hidden_images,
     score_pool,
     select,
@@ -63,7 +64,8 @@ def mining(**given: Any) -> MiningParams:
         "batch_size": 16, "shard_rows": 25, "workers": 0, "processes": 1, "features": False,
         "rank_by": "confidence", "k": 8, "target_total": None, "min_conf": 0.0, "top_p": 1,
         "diversity": None,
-        "exclude": [], "label_mode": "teacher_top1", "max_bad": 0.5, "deduplicate": DEDUP,
+        "exclude": [], "label_mode": "teacher_top1", "max_bad": 0.5, "map_images": 30,
+        "deduplicate": DEDUP,
         "purity": {"probes": "val", "images": 10},
     }  # fmt: skip
     return MiningParams(**(values | given))
@@ -106,7 +108,9 @@ class Project:
         run, teacher = self.run, self.run.folder("train_teacher")
         hidden = score_hidden_images(run, params, lists, teacher, scores)
         purity = estimate_purity(run, params, lists, scores, mined, hidden)
-        counts: dict[str, Any] = read_json(audit(run, params, lists, scores, mined, purity)[1])
+        pool_map = map_pool(run, params, lists, teacher, scores, mined)
+        made = audit(run, params, lists, scores, mined, purity, pool_map)
+        counts: dict[str, Any] = read_json(made[1])
         return counts
 
 
@@ -610,3 +614,28 @@ def test_what_a_person_decided_of_mined_images_is_obeyed(usual: Project) -> None
     assert given not in set(again.lists.frame("pool")["key"])
     train = again.lists.frame("train").set_index("key")
     assert classes[train.loc[given, "label"]] == other
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_the_map_shows_each_fate_and_looks_again_only_where_no_features_are_kept(
+    project: Project, features: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    lists, given = project.ingest(), {"features": features}
+    mined = project.mine_from(lists, **given)
+    run, teacher = project.run, project.run.folder("train_teacher")
+    params, folder = mining(**given), run.folder("mining")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        made = map_pool(run, params, lists, teacher, mined.scores, folder)
+    points, facts = pd.read_csv(made / "map.csv"), read_json(made / "map.json")
+    assert facts["all"]["mined"] == len(mined.mined) and facts["images"] == 30
+    assert facts["all"]["removed"] == len(mined.barred) > 0
+    shown = {str(kind): set(keys) for kind, keys in points.groupby("kind")["key"]}
+    assert shown["mined"] <= set(mined.mined["key"]) and shown["removed"] == mined.barred
+    for name in ("train", "val"):
+        assert shown[name] and shown[name] <= set(mined.lists.frame(name)["key"])
+    assert np.isfinite(points[["x", "y"]].to_numpy()).all() and len(points) <= 30
+    kept = len(points) - len(shown["train"] | shown["val"]) if features else 0
+    assert f"{len(points)} scored ({kept} of them earlier)" in caplog.text
+    none = map_pool(run, mining(map_images=0), lists, teacher, mined.scores, folder)
+    assert len(pd.read_csv(none / "map.csv")) == 0 and read_json(none / "map.json")["images"] == 0

@@ -362,6 +362,17 @@ PURITY = """k,images,probes,right,estimate,low,high,known,distractors,known_righ
 """
 
 
+POOL_MAP = "key,kind,x,y\n" + "".join(
+    f"{n}.png,{kind},{n % 7},{n % 5}\n"
+    for n, kind in enumerate(["passed over", "mined", "removed", "train", "val"] * 8)
+)
+POOL_MAP_FACTS = {
+    "images": 3000,
+    "all": {"passed over": 640, "mined": 590, "removed": 8, "train": 8, "val": 8},
+    "variance": [0.31, 0.125],
+}
+
+
 def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = True) -> ReportInputs:
     """All inputs as files below ``folder``."""
     runs: Sequence[tuple[str, int, float, bool]] = (
@@ -437,7 +448,11 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
         revision="4f2a9c1",
         versions={"torch": "2.15.0", "hgnetv2_pipeline": "0.1.0", "python": "3.11.9"},
         dataset_summary=_json(report / "ingestion" / "summary.json", dataset_summary()),
-        own={"teacher": _json(folder / "06_models" / "teacher.json", teacher())},
+        own={
+            "teacher": _json(folder / "06_models" / "teacher.json", teacher()),
+            "pool_map": _text(folder / "map" / "map.csv", POOL_MAP),
+            "pool_map_facts": _json(folder / "map" / "map.json", POOL_MAP_FACTS),
+        },
         mining_audit=_json(report / "mining" / "audit.json", mining_audit()),
         mining_sheets=tuple(sheets),
         mining_classes=_text(report / "mining" / "classes.csv", mined_classes(CLASSES, 60)),

@@ -13,8 +13,10 @@ import pytest
 from synthetic_inputs import CLASSES, HOSTILE, PURITY, mined_classes, mining_audit, png
 from test_dataset_page import Balanced
 
+from hgnetv2_pipeline.reporting.blocks import Picture
+from hgnetv2_pipeline.reporting.chapters.mining import sheet_blocks
 from hgnetv2_pipeline.reporting.figures import Spread, spreads
-from hgnetv2_pipeline.reporting.inputs import ReportInputs
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.mining_page import build_mining_page
 
 PAIRS = (
@@ -110,3 +112,21 @@ def test_spreads_are_bars_or_curves_and_never_large(classes: int) -> None:
     drawing = spreads(rows, x_label="probability")
     assert len(ElementTree.fromstring(drawing)) > 4  # noqa: S314
     assert len(drawing) < 40_000
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_captions_are_sentences_that_name_no_file(tmp_path: Path, known: bool) -> None:
+    audit = mining_audit()
+    audit.pop("purity", None)
+    sheets = []
+    for name in ("top", "bottom", "removed", "review"):
+        sheets.append(tmp_path / f"{name}.png")
+        sheets[-1].write_bytes(png(40, 30))
+    audit |= {"by_channel": {"phash": {"remove": 3, "review": 0, "keep": 1}}}
+    audit |= {"purity": {"known": 5}} if known else {}
+    shown = sheet_blocks(sheets, audit, FileLedger())
+    captions = [block.caption for block in shown if isinstance(block, Picture)]
+    assert len(captions) == len(shown) == 3  # no pair is in doubt: no picture of a sentence
+    assert not any(re.search(r": (top|bottom|removed|review)$", said) for said in captions)
+    assert ["Red frames: wrong" in said for said in captions] == [known, known, False]
+    assert "the logit of the class less that of the next one" in captions[0]

@@ -22,6 +22,7 @@ from hgnetv2_pipeline.data.split import conflicting_copies
 from hgnetv2_pipeline.errors import DataError
 
 _EXAMPLES = 20
+_RED = "#c00000"
 _SIDES = (32, 64, 128, 256, 384, 512, 768, 1024, 2048)
 
 
@@ -177,6 +178,8 @@ def contact_sheet(
     columns: int = 10,
     cell: int = 96,
     captions: Sequence[str] | None = None,
+    marked: Sequence[bool] | None = None,
+    font_size: int = 10,
 ) -> Image.Image:
     """The images of ``samples`` in rows, each fitted into a square; unreadable ones crossed out.
 
@@ -184,6 +187,8 @@ def contact_sheet(
         columns: images per row (fewer samples make a narrower sheet).
         cell: side of a square in pixels.
         captions: a line of text below each image, cut to the width of its square.
+        marked: which images have a red frame, and a red caption.
+        font_size: of the captions, pixels.
 
     Raises:
         DataError: there is nothing to show, or not one caption an image.
@@ -194,12 +199,12 @@ def contact_sheet(
             f"{'no' if captions is None else len(captions)} captions; one each is needed"
         )
     columns = min(columns, len(samples))
-    line, gap = (14 if captions is not None else 0), 2
+    line, gap = (font_size + 4 if captions is not None else 0), 2
     height = cell + line + gap
     rows = -(-len(samples) // columns)
     sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * height + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(10)
+    font = ImageFont.load_default(font_size)
     for at, row in enumerate(samples.itertuples(index=False)):
         left, top = (at % columns) * (cell + gap) + gap, (at // columns) * height + gap
         try:
@@ -215,9 +220,12 @@ def contact_sheet(
             how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
             fitted = image.resize((size[0], size[1]), how)
             sheet.paste(fitted, (left + (cell - size[0]) // 2, top + (cell - size[1]) // 2))
+        red = marked is not None and marked[at]
+        if red:
+            draw.rectangle((left, top, left + cell - 1, top + cell - 1), outline=_RED, width=4)
         if captions is not None:
             text = captions[at]
             while text and draw.textlength(text, font=font) > cell:
                 text = text[:-1]
-            draw.text((left, top + cell), text, fill="black", font=font)
+            draw.text((left, top + cell), text, fill=_RED if red else "black", font=font)
     return sheet

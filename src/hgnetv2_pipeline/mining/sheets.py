@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from hgnetv2_pipeline.data import report
 from hgnetv2_pipeline.data.index import DECODED_BY
 from hgnetv2_pipeline.mining.duplicates.find import pool_places
 from hgnetv2_pipeline.mining.mined_list import read_batches
+from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 
 SHEETS = ("top", "bottom", "removed", "review")
+_MOST_ROWS = 20
+_TITLE = 22  # pixels, of a line with the name of a class
 _PLACE = ["key", "path", "offset", "length", DECODED_BY]
 _NOTHING = {
     "top": "no image was mined",
@@ -34,18 +38,24 @@ def contact_sheets(
     protected: Mapping[str, tuple[pd.DataFrame | Path, Path]],
     classes: Sequence[str],
     columns: int = 10,
-    most_rows: int = 20,
+    scored: ScoredPool | None = None,
+    truth: pd.DataFrame | None = None,
 ) -> dict[str, Image.Image]:
     """Pictures to look at before believing the counts, by the names in ``SHEETS``.
 
-    ``top`` and ``bottom``: one row per class (evenly chosen if more than ``most_rows``), the
-    ``columns`` images the teacher is surest of, and the last ones that came in. ``removed`` and
+    ``top`` and ``bottom``: one row per class (evenly chosen if more than twenty), the ``columns``
+    images the teacher is surest of, and the last ones that came in, each with its margin by
+    ``scored`` or, without that, its score; where ``truth`` (key, label; NA = of no class) is known
+    wrong ones have a red frame. ``removed`` and
     ``review``: the pairs of ``shown_pairs``, the pool image, then its protected twin, with channel
     and bits below the one, set and inliers below the other. A sheet with nothing to show says so.
     ``mined`` (the list as parquet) and indexes given as paths are read row by row as needed.
     """
     samples, root = pool
-    shown = _edges(mined, columns, most_rows)
+    shown = _edges(mined, columns, _MOST_ROWS)
+    shown = shown.assign(said=_numbers(shown, scored), wrong=False)
+    if truth is not None:
+        shown = _judged(shown, truth, classes)
     sheets = {}
     for name in ("top", "bottom"):
         rows = shown[shown[name]]
@@ -53,7 +63,7 @@ def contact_sheets(
             _by_class(rows, samples, root, classes, columns) if len(rows) else _blank(name)
         )
     for decision, name in (("remove", "removed"), ("review", "review")):
-        pairs = shown_pairs(dedup, decision, most_rows * (columns // 2))
+        pairs = shown_pairs(dedup, decision, _MOST_ROWS * (columns // 2))
         sheets[name] = (
             _pairs(pairs, samples, root, protected, columns) if len(pairs) else _blank(name)
         )
@@ -89,6 +99,54 @@ def _edges(mined: Path, columns: int, most_rows: int) -> pd.DataFrame:
     return found.sort_values(["label", "rank"], ignore_index=True)
 
 
+def _numbers(rows: pd.DataFrame, scored: ScoredPool | None) -> list[str]:
+    """Of each row its margin: the logit of its class less the highest of the others.
+
+    Probabilities of sure answers are all 1.000; margins still tell them apart. It is the score
+    where margins are not asked for or only one class is stored.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if scored is None or scored.kept < 2:
+        return [f"{score:.3f}" for score in rows["score"]]
+    wanted = pa.array(rows["key"], pa.large_string())
+    margins: dict[tuple[str, int], float] = {}
+    for batch in scored.chunks(["key", "top_ids", "top_logits"]):
+        some = batch.filter(pc.is_in(batch["key"].cast(wanted.type), value_set=wanted))
+        for row in some.to_pylist():
+            ids, logits = row["top_ids"], row["top_logits"]
+            for place, label in enumerate(ids):
+                other = logits[0] if place else logits[1]
+                margins[row["key"], label] = logits[place] - other
+    places = zip(rows["key"], rows["label"], strict=True)
+    return [f"{margins[key, int(label)]:.1f}" for key, label in places]
+
+
+def _judged(rows: pd.DataFrame, truth: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """``rows`` with ``wrong``, and what the wrong ones are in ``said``."""
+    known = truth.drop_duplicates("key").set_index("key")["label"].astype("Int64")
+    true = known.reindex(rows["key"])
+    labels = rows["label"].to_numpy(np.int64)
+    wrong: NDArray[np.bool_] = rows["key"].isin(known.index).to_numpy() & (
+        true.fillna(-1).to_numpy(np.int64) != labels
+    )
+    said = [
+        f"{number} {'of none' if pd.isna(label) else 'is ' + classes[int(label)]}"
+        if bad
+        else number
+        for number, label, bad in zip(rows["said"], true, wrong, strict=True)
+    ]
+    return rows.assign(said=said, wrong=wrong)
+
+
+def _titled(pictures: Image.Image, title: str) -> Image.Image:
+    sheet = Image.new("RGB", (pictures.width, pictures.height + _TITLE), "white")
+    sheet.paste(pictures, (0, _TITLE))
+    ImageDraw.Draw(sheet).text((4, 3), title, fill="black", font=ImageFont.load_default(14))
+    return sheet
+
+
 def _blank(name: str) -> Image.Image:
     """A sheet that says why it shows nothing."""
     sheet = Image.new("RGB", (480, 40), "white")
@@ -108,8 +166,15 @@ def _by_class(
     strips = []
     for label, group in rows.groupby("label"):
         cells = places.loc[group["key"]].reset_index()
-        captions = [f"{score:.3f} {classes[int(str(label))]}" for score in group["score"]]
-        strips.append(report.contact_sheet(cells, root, columns=columns, captions=captions))
+        pictures = report.contact_sheet(
+            cells,
+            root,
+            columns=columns,
+            captions=group["said"].tolist(),
+            marked=group["wrong"].tolist(),
+            font_size=13,
+        )
+        strips.append(_titled(pictures, classes[int(str(label))]))
     sheet = Image.new(
         "RGB",
         (max(strip.width for strip in strips), sum(strip.height for strip in strips)),

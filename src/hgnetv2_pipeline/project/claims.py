@@ -49,6 +49,7 @@ MADE_BY: Mapping[str, tuple[_Made, ...]] = {
     "mining.score_probes": (_Made("probes"),),
     "mining.estimate_purity": (_Made("purity"),),
     "label_errors.find": (_Made("label_errors"),),
+    "mining.map_pool": (_Made("pool_map"),),
     "label_next.choose": (_Made("label_next"),),
     "mining.audit": (_Made("mining_report"),),
     "ssld_stage1.store_teacher_logits": (_Made("teacher_logits", sign="."),),

@@ -29,6 +29,7 @@ FOLDERS: Mapping[str, str] = {
     "reference": "data/04_feature/{dataset}/{teacher}/reference",
     "guarded": "data/04_feature/{dataset}/{teacher}/guarded",
     "probes": "data/04_feature/{dataset}/{teacher}/probes",
+    "pool_map": "data/04_feature/{dataset}/{teacher}/map",
     "mining": "data/05_model_input/{dataset}/{teacher}",
     "teacher_logits": "data/05_model_input/{dataset}/{teacher}/teacher_logits",
     "models": "data/06_models/{dataset}",

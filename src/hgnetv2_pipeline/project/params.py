@@ -385,6 +385,10 @@ class MiningParams(_Block):
         description="what the list says of a mined image; the loss asks the teacher in any case"
     )
     max_bad: Share = Field(description="share of unreadable images above which scoring stops")
+    map_images: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        description="images on the map of the pool; the teacher looks at those once more whose "
+        "features are not kept; 0: no map"
+    )
     deduplicate: DeduplicateParams
     purity: PurityParams
 

@@ -50,6 +50,8 @@ OWN: dict[str, tuple[str, str]] = {
     "label_errors": ("label_errors", "label_errors.json"),
     "label_errors_list": ("label_errors", "label_errors.csv"),
     "label_errors_sheet": ("label_errors", "label_errors.png"),
+    "pool_map": ("pool_map", "map.csv"),
+    "pool_map_facts": ("pool_map", "map.json"),
 }
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.reporting import figures, formats, sections
 from hgnetv2_pipeline.reporting.blocks import Block, Cards, Figure, Fold, Report, Table, Text
-from hgnetv2_pipeline.reporting.chapters import data
+from hgnetv2_pipeline.reporting.chapters import data, pool
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
 from hgnetv2_pipeline.reporting.pictures import embed
@@ -26,7 +26,13 @@ _ADDS_UP = (
 
 
 def build_dataset_page(
-    summary: Path, out: Path, *, dataset: str, sheets: Mapping[str, Path], is_sample: bool = False
+    summary: Path,
+    out: Path,
+    *,
+    dataset: str,
+    sheets: Mapping[str, Path],
+    is_sample: bool = False,
+    run_command: str = "kedro run",
 ) -> Path:
     """Write the page as one HTML file that loads nothing.
 
@@ -46,6 +52,10 @@ def build_dataset_page(
             lambda: [*_counts(inputs, ledger), *_class_table(known)],
         ),
         sections.section("Sizes", "sizes", None, lambda: _sizes(known)),
+        sections.section(
+            "Is the pool like the labelled images?", "likeness", None,
+            lambda: pool.likeness_blocks(known, run_command),
+        ),
         sections.section("What was left out", "refused", None, lambda: _left_out(known)),
         sections.section(
             "The same picture in two sets", "leaks", None,
@@ -101,13 +111,26 @@ def _class_table(summary: Json) -> list[Block]:
 
 def _sizes(summary: Json) -> list[Block]:
     found: list[Block] = []
+    alike: dict[str, list[str]] = {}
     for name, entry in data.dataset_sets(summary).items():
         bins = [(str(what), float(number)) for what, number in entry.get("short_side") or []]
-        if bins:
+        if len(bins) == 1:  # a chart of one bar says no more
+            alike.setdefault(_one_side(entry) or bins[0][0], []).append(name)
+        elif bins:
             drawing = figures.bars(bins, x_label=f"images of {name} by their short side, pixels")
             found.append(Figure((drawing,), f"Short side of the images of {name}."))
+    for what, names in alike.items():
+        listed = " and ".join([part for part in (", ".join(names[:-1]), names[-1]) if part])
+        found.insert(0, Text(f"The short side of every image of {listed} is {what} pixels."))
     shapes = _shapes(summary)
     return [*found, shapes] if shapes else found or [Text("No image, no size.")]
+
+
+def _one_side(entry: Json) -> str:
+    """The short side where all images have one size; else empty."""
+    edges = [entry.get("width") or {}, entry.get("height") or {}]
+    one = all(edge and edge["min"] == edge["max"] for edge in edges)
+    return str(min(edge["min"] for edge in edges)) if one else ""
 
 
 def _shapes(summary: Json) -> Table | None:

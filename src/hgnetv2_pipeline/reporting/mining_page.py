@@ -9,10 +9,9 @@ from typing import Any
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.reporting import formats, sections
 from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Cards, Fold, Link, Report, Table, Text
-from hgnetv2_pipeline.reporting.chapters import mining
+from hgnetv2_pipeline.reporting.chapters import mining, pool
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
-from hgnetv2_pipeline.reporting.pictures import embed
 from hgnetv2_pipeline.reporting.terminal import banner_text
 
 Json = Mapping[str, Any]
@@ -41,8 +40,8 @@ def build_mining_page(
 
     Args:
         folder: holds ``audit.json``, ``classes.csv``, ``pairs.csv`` and ``sheets/`` of the audit.
-        inputs: of these ``dataset``, ``is_sample``, ``run_command`` and ``mining_purity``, the
-            curve of ``mining.purity_curve`` as CSV.
+        inputs: of these ``dataset``, ``is_sample``, ``run_command``, ``mining_purity``, the
+            curve of ``mining.purity_curve`` as CSV, and ``own["pool_map"]``, the map's points.
         params: name, value and meaning of every parameter of the mining.
         review: path of review.csv, relative to where the page will be.
 
@@ -62,16 +61,17 @@ def build_mining_page(
             ],
         ),
         sections.section(
+            "Map of the pool", "map", None,
+            lambda: pool.pool_map_blocks(inputs.own.get("pool_map"), ledger, inputs.run_command),
+        ),
+        sections.section(
             "Classes", "classes", None, lambda: _classes(folder, audit, ledger)
         ),
         sections.section(
             "First and last of each class", "edges", None,
-            lambda: [
-                *embed([sheets / "top.png"], "The images the teacher is surest of", ledger,
-                       budget=_SHEET),
-                *embed([sheets / "bottom.png"], "The last images that came in, the cut-off last",
-                       ledger, budget=_SHEET),
-            ],
+            lambda: mining.sheet_blocks(
+                [sheets / "top.png", sheets / "bottom.png"], audit, ledger, 2 * _SHEET
+            ),
         ),
         sections.section(
             "Copies of protected images", "copies", None,
@@ -137,9 +137,8 @@ def _copies(folder: Path, audit: Json, ledger: FileLedger) -> list[Block]:
     pairs = _pairs(folder, ledger, "remove")
     if not pairs:
         return [Text("No image was removed for its likeness to one of val, test or train.")]
-    what = "Pool images that were removed, each before its protected twin, the least alike first"
     return [
-        *embed([folder / "sheets" / "removed.png"], what, ledger, budget=_SHEET),
+        *mining.sheet_blocks([folder / "sheets" / "removed.png"], audit, ledger, _SHEET),
         Fold(
             f"The first {min(len(pairs), _PAIRS)} of {formats.count(audit['removed'])} pairs",
             (mining.pair_table(pairs, _PAIRS),),
@@ -176,8 +175,7 @@ def _review(
         ),
     ]
     if pairs:
-        what = "Pairs in doubt, the pool image before its protected twin"
-        blocks += embed([folder / "sheets" / "review.png"], what, ledger, budget=_SHEET)
+        blocks += mining.sheet_blocks([folder / "sheets" / "review.png"], audit, ledger, _SHEET)
         table = mining.pair_table(pairs, _PAIRS)
         blocks.append(Fold(f"The first {min(len(pairs), _PAIRS)} pairs in doubt", (table,)))
     return blocks

@@ -41,7 +41,9 @@ def _uri(raw: bytes, kind: str) -> str:
 def embed(
     paths: Sequence[Path], what: str, ledger: FileLedger, *, budget: int = BUDGET
 ) -> list[Picture | Notice]:
-    """Each picture as it is where its share of ``budget`` allows, else smaller and said so."""
+    """Each picture under the caption ``what``, as it is where its share of ``budget`` allows, else
+    smaller and said so.
+    """
     share = budget // max(1, len(paths))
     found: list[Picture | Notice] = []
     for path in paths:
@@ -55,8 +57,7 @@ def embed(
 def _picture(path: Path, what: str, share: int, shown: str) -> Picture:
     raw = path.read_bytes()
     kind = _kind(raw, f"{what}: {shown}")
-    title = path.stem.replace("_", " ").replace("-", " ")
-    caption = f"{what}: {title}"
+    caption = what
     if len(raw) > share:
         raw, kind = _smaller(raw, share, what, shown), "image/jpeg"
         caption += f" (made smaller for this page; in full: {shown})"

@@ -42,6 +42,7 @@ from hgnetv2_pipeline.data.scan.listing import (
     list_class_folders,
     walk_parts,
 )
+from hgnetv2_pipeline.data.scan.tones import Tone, Tones, add_tones, count_tones, tone_of
 from hgnetv2_pipeline.data.scan.walk import UnopenedFile, Walk
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.processor import available_cpus
@@ -72,6 +73,7 @@ class Scan:
         deep: those of them that have 16 bits a channel; ``levels`` are their lowest and highest.
         flat: those of them that have one colour all over; ``black`` are those that are black.
         folders: the class folders by label (ImageNet's synsets), where labels come from folders.
+        tones: how bright and colourful those without transparent pixels are; None: not known.
     """
 
     samples: pd.DataFrame
@@ -87,6 +89,7 @@ class Scan:
     levels: tuple[int, int] | None = None
     flat: int = 0
     black: int = 0
+    tones: Tones | None = None
 
     def ledger(self, max_bad: float) -> Ledger:
         """The account of this scan; ``ledger.check()`` raises if too many images are bad."""
@@ -264,15 +267,18 @@ def examine(
     hashes: dict[str, int] = {}
     transparent = flat = black = 0
     deep: list[tuple[int, int]] = []
+    tones = count_tones([])
     chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
     workers = threads or available_cpus()
     with Progress(len(found), "scan", "images") as progress:
         for results in _in_order(root, chunks, decoding, phash, workers):
+            here: list[Tone] = []
             for item, result in results:
                 if isinstance(result, str):
                     walk.quarantine(item.key, result, item.line)
                 else:
-                    length, width, height, kind, digest, code, seen = result
+                    length, width, height, kind, digest, code, seen, tone = result
+                    here += [] if seen.transparent else [tone]
                     transparent += seen.transparent
                     flat += seen.flat
                     black += seen.black
@@ -284,6 +290,7 @@ def examine(
                     )
                     if code is not None:
                         hashes[item.key] = code
+            tones = add_tones([tones, count_tones(here)])
             progress.advance(len(results))
     if not rows:
         key, reason, _ = walk.bad[0]
@@ -305,10 +312,11 @@ def examine(
         levels=(min(low for low, _ in deep), max(high for _, high in deep)) if deep else None,
         flat=flat,
         black=black,
+        tones=tones,
     )
 
 
-_Facts = tuple[int, int, int, str, str, int | None, PixelFacts]
+_Facts = tuple[int, int, int, str, str, int | None, PixelFacts, Tone]
 
 
 def _in_order(
@@ -331,8 +339,8 @@ def _in_order(
 
 
 def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _Facts | str:
-    """Length, width, height, format, SHA-256, perceptual hash and what its pixels are like; or why
-    it cannot be used.
+    """Length, width, height, format, SHA-256, perceptual hash, what its pixels are like and its
+    tones; or why it cannot be used.
     """
     try:
         content = read_bytes((item.path, item.offset, item.length), root)
@@ -342,7 +350,8 @@ def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _
     digest = hashlib.sha256(content).hexdigest()
     image = found.image
     code = phash64(image) if phash else None
-    return len(content), image.width, image.height, found.format, digest, code, found.pixels
+    size, kind = (len(content), image.width, image.height), found.format
+    return *size, kind, digest, code, found.pixels, tone_of(image)
 
 
 def with_enough(scan: Scan, listing: Listing, min_per_class: int, fixed: bool) -> Scan:

@@ -22,6 +22,7 @@ from hgnetv2_pipeline.project.ingestion.sources import (
     labelled_sets,
     linked_layout,
 )
+from hgnetv2_pipeline.project.ingestion.tones import TONES
 from hgnetv2_pipeline.project.ingestion.transparency import TRANSPARENCY
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.params import DataParams
@@ -59,7 +60,7 @@ def make_lists(run: Run, data: DataParams, raw: Path) -> Path:
             inputs={**labelled_inputs(identity, data, raw, layout), **pool, **edits},
             params={**decides_lists(data, layout), "seed": identity.seed, "sets": sets},
             outputs=list_files(sets),
-            beside=[TRANSPARENCY, LEVELS, ARRANGEMENT],
+            beside=[TRANSPARENCY, LEVELS, TONES, ARRANGEMENT],
         ),
         make,
     )

@@ -8,6 +8,7 @@ from hgnetv2_pipeline.project.ingestion.reviewed import review_file
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.mining import auditing
 from hgnetv2_pipeline.project.mining.auditing import mined_inputs, write_audit, write_purity
+from hgnetv2_pipeline.project.mining.mapping import pool_map_result, write_pool_map
 from hgnetv2_pipeline.project.mining.scoring import (
     list_unreadable,
     reference_file,
@@ -129,9 +130,22 @@ def estimate_purity(
     return made.folder
 
 
+def map_pool(
+    run: Run, mining: MiningParams, lists: Path, teacher: Path, scores: Path, mined: Path
+) -> Path:
+    """Where mined, passed-over, removed and labelled images are in what the teacher sees."""
+    found = read_teacher(teacher, run.identity)
+    made = run.produce(
+        pool_map_result(run, mining, Lists(lists), found, scores, mined),
+        lambda aside: write_pool_map(aside, run, mining, found, scores, mined),
+    )
+    return made.folder
+
+
 def audit(
-    run: Run, mining: MiningParams, lists: Path, scores: Path, mined: Path, purity: Path
-) -> tuple[Path, ...]:
+    run: Run, mining: MiningParams, lists: Path, scores: Path, mined: Path, purity: Path,
+    pool_map: Path,
+) -> tuple[Path, ...]:  # fmt: skip
     """Counts that add up, pictures of what was taken and turned away, and a page with all of it."""
     known = Lists(lists)
     made = run.produce(
@@ -142,6 +156,7 @@ def audit(
                 **mined_inputs(run, mining, scores, mined),
                 **{name: known.index(name) for name in (*known.guarded, "pool")},
                 "purity": purity,
+                "map": pool_map,
                 "classes": known.folder / "class_map.txt",
             },
             params=mining.model_dump(

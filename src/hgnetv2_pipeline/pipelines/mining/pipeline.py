@@ -8,6 +8,7 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
     audit,
     deduplicate,
     estimate_purity,
+    map_pool,
     score_hidden_images,
     score_pool,
     select,
@@ -15,7 +16,7 @@ from hgnetv2_pipeline.pipelines.mining.nodes import (
 
 
 def create_pipeline() -> Pipeline:
-    """Score, deduplicate, select, estimate the purity, audit."""
+    """Score, deduplicate, select, estimate the purity, map, audit."""
     return Pipeline(
         [
             node(
@@ -73,6 +74,19 @@ def create_pipeline() -> Pipeline:
                 name="estimate_purity",
             ),
             node(
+                map_pool,
+                inputs=[
+                    "params:this_run",
+                    "params:mining",
+                    "ingestion.lists",
+                    "train_teacher.teacher",
+                    "mining.scores",
+                    "mining.result",
+                ],
+                outputs="mining.map",
+                name="map_pool",
+            ),
+            node(
                 audit,
                 inputs=[
                     "params:this_run",
@@ -81,6 +95,7 @@ def create_pipeline() -> Pipeline:
                     "mining.scores",
                     "mining.result",
                     "mining.purity",
+                    "mining.map",
                 ],
                 outputs=[
                     "mining.report",

@@ -11,6 +11,7 @@ from hgnetv2_pipeline.printable import as_known, csv_value
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.ingestion.levels import read_levels
 from hgnetv2_pipeline.project.ingestion.sets import ARRANGEMENT
+from hgnetv2_pipeline.project.ingestion.tones import read_tones
 from hgnetv2_pipeline.project.ingestion.transparency import read_transparency
 from hgnetv2_pipeline.project.lists import Lists
 
@@ -27,6 +28,7 @@ def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> No
     import pandas as pd
 
     from hgnetv2_pipeline.data import report
+    from hgnetv2_pipeline.data.likeness import compare_sets
     from hgnetv2_pipeline.data.lists import multi_label
     from hgnetv2_pipeline.reporting.dataset_page import build_dataset_page
 
@@ -46,6 +48,9 @@ def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> No
     summary = report.summarise_sets(frames, known.classes, bad)
     summary |= _account(frames, left_out) | {"leaks": _leaks(leaks)}
     summary |= read_transparency(known.folder) | read_levels(known.folder)
+    if len(frames.get("pool", ())):
+        tones = read_tones(known.folder)
+        summary["likeness"] = compare_sets(frames["train"], frames["pool"], tones)
     if (known.folder / ARRANGEMENT).is_file():  # older lists have none
         summary["arrangement"] = read_json(known.folder / ARRANGEMENT)
     write_json(aside / "summary.json", {"dataset": identity.dataset, **summary})
@@ -66,6 +71,7 @@ def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> No
         build_dataset_page(
             aside / "summary.json", aside / "dataset_report.html", dataset=identity.dataset,
             sheets=sheets, is_sample=identity.dataset == "sample",
+            run_command=identity.run_command,
         )  # fmt: skip
 
 

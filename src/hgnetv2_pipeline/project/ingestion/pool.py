@@ -101,6 +101,7 @@ def _write_scan(source: Source, data: DataParams, raw: Path, aside: Path) -> Non
             "levels": scan.levels,
             "flat": scan.flat,
             "black": scan.black,
+            "tones": scan.tones and scan.tones.to_json(),
         },
     )
 
@@ -111,6 +112,7 @@ def _read_scan(folder: Path) -> Scan:
     from hgnetv2_pipeline.data.index import read_index
     from hgnetv2_pipeline.data.quarantine import read_quarantine
     from hgnetv2_pipeline.data.scan import folders
+    from hgnetv2_pipeline.data.scan.tones import tones_from_json
     from hgnetv2_pipeline.durable import read_json
 
     index, quarantined, refused, ignored = (folder / name for name in _FILES)
@@ -131,6 +133,7 @@ def _read_scan(folder: Path) -> Scan:
         levels=tuple(counts["levels"]) if counts.get("levels") else None,
         flat=int(counts.get("flat", 0)),
         black=int(counts.get("black", 0)),
+        tones=tones_from_json(counts["tones"]) if counts.get("tones") else None,
     )
 
 

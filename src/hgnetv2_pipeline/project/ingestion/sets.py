@@ -17,6 +17,7 @@ from hgnetv2_pipeline.project.ingestion.places import name_parameter, relative_t
 from hgnetv2_pipeline.project.ingestion.pool import merge_scans, read_pool, write_sources
 from hgnetv2_pipeline.project.ingestion.reviewed import review_file
 from hgnetv2_pipeline.project.ingestion.sources import is_split, labelled_place
+from hgnetv2_pipeline.project.ingestion.tones import note_tones
 from hgnetv2_pipeline.project.ingestion.transparency import note_transparency
 from hgnetv2_pipeline.project.lists import count_rows
 from hgnetv2_pipeline.project.params import DataParams
@@ -114,6 +115,7 @@ def write_lists(
     pool = read_pool(identity, data, raw)
     every = [*scans.values(), *pool.values()]
     note_transparency(aside, identity, data, every)
+    note_tones(aside, scans["images"], list(pool.values()))
     depth = choose_depth(aside, identity, data, every)
     if pool:
         scans["pool"] = merge_scans(list(pool.values()))

@@ -83,6 +83,8 @@ def write_audit(
         pool=(known.index("pool"), raw),
         protected={name: (known.index(name), raw) for name in known.guarded},
         classes=known.classes,
+        scored=chosen_from.pool if mining.rank_by == "confidence" else None,
+        truth=truth.get("truth"),
     )
     for name, sheet in sheets.items():
         sheet.save(aside / "sheets" / f"{name}.png")
@@ -94,6 +96,7 @@ def write_audit(
             is_sample=identity.dataset == "sample",
             run_command=identity.run_command,
             mining_purity=purity / "purity.csv",
+            own={"pool_map": run.folder("pool_map") / "map.csv"},
         ),
         teacher=identity.teacher,
         params=_parameters(mining),

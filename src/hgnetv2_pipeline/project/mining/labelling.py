@@ -67,7 +67,7 @@ def write_label_next(
         label_next.DRAWN_PER_IMAGE * params.images,
         seed,
     )
-    rows = _rows_of(known.index("pool"), doubtful["key"])
+    rows = pool_rows_of(known.index("pool"), doubtful["key"])
     index = write_index(aside / "doubtful.parquet", rows)
     score_images(run, mining, teacher, index, aside / "scores", features=True)
     chosen = label_next.choose_to_label(doubtful, aside / "scores", params.images, seed)
@@ -79,7 +79,8 @@ def write_label_next(
     _copy_files(aside / COPIES, shown, raw, guesses)
 
 
-def _rows_of(index: Path, keys: pd.Series) -> pd.DataFrame:
+def pool_rows_of(index: Path, keys: pd.Series) -> pd.DataFrame:
+    """The rows of an index with these keys; the others are not held."""
     import pyarrow.dataset as ds
 
     found: pd.DataFrame = (

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # from the same scores (rank_by changes the scores).
 NOT_OF_THE_LIST = {
     "workers", "processes", "batch_size", "shard_rows", "features", "max_bad", "purity", "rank_by",
+    "map_images",
 }  # fmt: skip
 
 

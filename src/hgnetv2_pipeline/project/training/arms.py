@@ -226,7 +226,7 @@ def make_unmined_list(run: Run, mining: MiningParams, mined: Path) -> Path:
 
         from hgnetv2_pipeline.data import index
 
-        barred = candidates(run, mining, run.folder("scores"), decided_pairs(mined)).barred
+        barred = candidates(run, mining, run.folder("scores"), decided_pairs(run, mined)).barred
         pool = known.frame("pool")
         # The loss asks the teacher, not the label; some label must be there all the same.
         pool = pool[~pool["key"].isin(barred)].assign(label=0)
@@ -242,7 +242,7 @@ def make_unmined_list(run: Run, mining: MiningParams, mined: Path) -> Path:
                 "train": known.index("train"),
                 "pool": known.index("pool"),
                 "dedup": mined / "dedup.parquet",
-                "review": person_edits(mined / "review.csv"),
+                "review": person_edits(run),
                 **exclusions(run, mining),
             },
             params={"strict": mining.deduplicate.strict},

@@ -144,6 +144,9 @@ def published_blocks(
     return blocks
 
 
+_PREDICTIONS = "The images that were answered, each with its most probable class and probability"
+
+
 def prediction_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """The first predictions and their contact sheet."""
     records, total = ledger.read_jsonl(inputs.predictions, "predictions", _SHOWN_PREDICTIONS)
@@ -152,7 +155,7 @@ def prediction_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     shown = f"The first {len(records)} of {formats.count(total)} predictions."
     blocks: list[Block] = [Text(shown), tables.predictions_table(records)]
     if inputs.prediction_sheet is not None:
-        blocks += embed((inputs.prediction_sheet,), "Predictions", ledger, budget=300_000)
+        blocks += embed((inputs.prediction_sheet,), _PREDICTIONS, ledger, budget=300_000)
     return blocks
 
 

@@ -15,6 +15,7 @@ from hgnetv2_pipeline.reporting.blocks import (
     Text,
     table_of,
 )
+from hgnetv2_pipeline.reporting.chapters.pool import balance_blocks
 from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 
 Json = Mapping[str, Any]
@@ -153,9 +154,8 @@ def dataset_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     levels = summary.get("levels")
     if isinstance(levels, Mapping):
         blocks += _levels(levels)
-    train = class_counts(dataset_sets(summary).get("train", {}))
-    if any(count for _, count in train):
-        blocks.append(class_sizes([n for n, _ in train], [c for _, c in train], "train"))
+    sets = dataset_sets(summary)
+    blocks += balance_blocks({name: class_counts(sets[name]) for name in sets if name != "pool"})
     shared = shared_table(summary)
     if shared is not None:
         blocks.append(shared)

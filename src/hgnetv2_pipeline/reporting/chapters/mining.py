@@ -21,8 +21,9 @@ from hgnetv2_pipeline.reporting.blocks import (
     table_of,
 )
 from hgnetv2_pipeline.reporting.chapters.data import class_sizes
+from hgnetv2_pipeline.reporting.chapters.pool import likeness_words, pool_map_blocks
 from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
-from hgnetv2_pipeline.reporting.pictures import embed
+from hgnetv2_pipeline.reporting.pictures import BUDGET, embed
 
 Json = Mapping[str, Any]
 Row = Mapping[str, str]
@@ -43,7 +44,14 @@ def mining_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         rows = ledger.read_csv(inputs.mining_classes, "mined classes")
         blocks += class_figures(rows)[:1]
     blocks += purity_blocks(inputs.mining_purity, audit, ledger)
-    blocks += embed(inputs.mining_sheets, "Contact sheet", ledger)
+    if inputs.dataset_summary is not None and inputs.dataset_summary.is_file():
+        summary = ledger.read_json(inputs.dataset_summary, "summary of the dataset")
+        said = likeness_words(summary["likeness"]) if "likeness" in summary else []
+        blocks += [Notice(words, kind="warning") for words in said]
+    blocks += pool_map_blocks(inputs.own.get("pool_map"), ledger, inputs.run_command)
+    pictures = sheet_blocks(inputs.mining_sheets, audit, ledger)
+    if pictures:
+        blocks.append(Fold("Pictures of what was mined and what was removed", tuple(pictures)))
     if not inputs.mining_sheets:
         command = f"{inputs.run_command} --pipeline mining"
         blocks.append(Notice("Contact sheets: none were given to the report", command))
@@ -52,6 +60,41 @@ def mining_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         blocks.append(
             Link("Classes, removed pairs, what waits for a person: ", "the page on mining", where)
         )
+    return blocks
+
+
+_NUMBER = (
+    "The number is the margin: the logit of the class less that of the next one (0: undecided; "
+    "2.2: nine to one; 6.9: a thousand to one), or the typicality where mining.rank_by says so."
+)
+_SHEETS = {
+    "top": f"The images that the teacher is surest of, a row per class. {_NUMBER}",
+    "bottom": "The last images that came onto the list, a row per class, the cut-off last: where "
+    f"mistakes are first. {_NUMBER}",
+    "removed": "Images of the pool that were removed, each beside the protected image it is like, "
+    "the least alike first",
+    "review": "Pairs in doubt, which a person decides: an image of the pool beside the protected "
+    "image it is like",
+}
+_WRONG = " Red frames: wrong by the truth, which is known here and hidden from mining."
+
+
+def sheet_blocks(
+    sheets: Sequence[Path], audit: Json, ledger: FileLedger, budget: int = BUDGET
+) -> list[Block]:
+    """Contact sheets, each with a sentence; those without a pair on them are left out."""
+    channels = audit.get("by_channel")
+    found = {
+        name: any(row.get(decision) for row in channels.values())
+        for name, decision in (("removed", "remove"), ("review", "review"))
+        if isinstance(channels, Mapping)
+    }
+    blocks: list[Block] = []
+    shown = [path for path in sheets if found.get(path.stem, True)]
+    for path in shown:
+        said = _SHEETS.get(path.stem, "Images of the pool")
+        said += _WRONG if path.stem in ("top", "bottom") and "purity" in audit else ""
+        blocks += embed([path], said, ledger, budget=budget // len(shown))
     return blocks
 
 
