@@ -80,11 +80,12 @@ def test_every_exported_precision_is_stored_and_what_is_no_result_is_not(tmp_pat
     results = {
         "model.onnx", "model.fp16.onnx", "model.int8.onnx", "labels.txt", "manifest.json",
         "predict.py", "export.manifest.json", "tensorrt-kit/run.py", "triton/b0/1/model.onnx",
-        "model.fp16.tensorrt-rtx.plan",
+        "MODEL_CARD.md", "card.manifest.json", "model.fp16.tensorrt-rtx.plan",
         "model.fp16.tensorrt-rtx.json",
     }  # fmt: skip
     others = {
         "export.made_by.json", "archive/0123abcd/model.onnx", "plans/key/model.plan",
+        "card.made_by.json",
         "model.engine", "model.plan", "tensorrt-kit/results/a_card.json",
         "model.fp16.tensorrt-rtx.A-GPU-sm-89.cache",
     }  # fmt: skip
@@ -92,6 +93,7 @@ def test_every_exported_precision_is_stored_and_what_is_no_result_is_not(tmp_pat
         "data/02_intermediate/sample/index_train.parquet",
         "data/02_intermediate/sample/index_val.parquet",
         "data/06_models/sample/best/b0/seed=0/student.safetensors",
+        "data/08_reporting/sample/evaluation/best/b0/seed=0/test-torch-fp32.json",
     }
     assert stored(tmp_path, "export", EXPORT, results, others, needed) == results
 

@@ -39,12 +39,15 @@ def register_pipelines() -> dict[str, Pipeline]:
     exported = chosen + export.create_pipeline()
     timed = exported + latency.create_pipeline()
     predicted = exported + prediction.create_pipeline()
-    reported = evaluated + timed + predicted
+    # Where a model is evaluated anyway, that comes before its card is written.
+    reported = evaluated + export.create_pipeline(measured="evaluation.results")
+    reported += latency.create_pipeline() + prediction.create_pipeline()
     reported += reporting.create_pipeline("mining.report", "comparison.results")
     trained = ingested + training_pipeline("train")
     # The chain without a pool (node_selection.chain_of).
     supervised = trained + best.create_pipeline("train.run")
-    supervised += evaluation.create_pipeline("train.run") + export.create_pipeline("train.run")
+    supervised += evaluation.create_pipeline("train.run")
+    supervised += export.create_pipeline("train.run", measured="evaluation.results")
     supervised += latency.create_pipeline() + prediction.create_pipeline()
     supervised += reporting.create_pipeline()
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ GIVEN: dict[str, Any] = {
     "gpus": [],
     "tensorrt": {"least": 1, "best": 1, "most": 8},
     "kit": {"precisions": ["fp32", "tf32"], "labs": ["clip"], "batch_sizes": [1], "images": 4},
+    "card": {"license": None, "data_license": None, "contact": None, "notes": None},
 }
 
 
@@ -109,7 +111,7 @@ def run(identity: Identity, **changes: Any) -> set[str]:
 
 BASE = {
     "model.onnx", "labels.txt", "preprocess.json", "predict.py", "manifest.json",
-    "export.manifest.json",
+    "export.manifest.json", "MODEL_CARD.md", "card.manifest.json",
 }  # fmt: skip
 
 
@@ -135,6 +137,54 @@ def test_fp32_needs_no_images_and_a_new_target_keeps_the_export(
     # Spread over all of val, which is there class by class, whatever the gate looks at.
     packed = np.load(folder / "tensorrt-kit/validation.npz")
     assert packed["labels"].tolist() == [number % 3 for number in (0, 3, 5, 8)]
+
+
+def test_a_card_comes_to_an_export_without_one_and_follows_what_is_measured(
+    identity: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = identity.folder("export")
+    run(identity)
+    for name in ("MODEL_CARD.md", "card.manifest.json"):  # as an older version left it
+        (folder / name).unlink()
+    caplog.set_level("INFO")
+    run(identity)
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "train/b0/seed=0/export: reused" in caplog.text
+    assert "circle, square, star" in card and "Not measured when this card" in card
+    weights = identity.run_folder(identity.model) / "student.safetensors"
+    counts = {
+        "model": identity.model, "split": "test", "engine": "torch", "precision": "fp32",
+        "n_listed": 9, "n_used": 9, "n_quarantined": 0, "n_refused": 0, "top1_count": 6,
+    }  # fmt: skip
+    others = [("test", sha256_file(weights)), ("val", "0" * 64)]
+    for split, digest in others:
+        made = identity.folder("evaluation") / f"{split}-torch-fp32.json"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text(json.dumps({**counts, "split": split}))
+        note = {"inputs": {"model": digest, "split": "1" * 64}}
+        made.with_name(f"{split}-torch-fp32.manifest.json").write_text(json.dumps(note))
+    run(identity)
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| test | torch | fp32 | 9 | 0 | 66.7 |" in card
+    assert "| val |" not in card, "an evaluation of other weights"
+    caplog.clear()
+    run(identity)
+    assert "train/b0/seed=0/card: reused" in caplog.text
+
+
+def test_the_lines_of_python_in_a_card_run_where_it_is(identity: Identity) -> None:
+    run(identity)
+    folder = identity.folder("export")
+    text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    picture = folder / "picture.jpg"
+    Image.new("RGB", (40, 40), (200, 10, 10)).save(picture)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    picture.unlink()
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in CLASSES)
 
 
 def test_a_model_repository_is_made_beside_the_export_and_again_when_a_plan_comes(

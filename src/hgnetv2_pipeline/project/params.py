@@ -558,6 +558,17 @@ def _targets_in_order(names: list[PlanTarget]) -> list[PlanTarget]:
     return sorted(names, key=PLAN_TARGETS.index)
 
 
+class CardParams(_Block):
+    """What the model card says that no file of the project knows."""
+
+    license: str | None = Field(
+        description="of the model, as Hugging Face names it (apache-2.0); null: not stated"
+    )
+    data_license: str | None = Field(description="of the images; null: not stated")
+    contact: str | None = Field(description="whom to ask; null: not stated")
+    notes: str | None = Field(description="a paragraph about intended use; null: none")
+
+
 class ExportParams(_Block):
     """What is exported."""
 
@@ -603,6 +614,7 @@ class ExportParams(_Block):
     calibration: CalibrationParams
     tensorrt: PlanProfileParams
     kit: KitParams
+    card: CardParams
 
     @model_validator(mode="after")
     def _devices_have_the_precisions(self) -> ExportParams:

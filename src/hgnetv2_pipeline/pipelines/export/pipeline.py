@@ -7,8 +7,11 @@ from kedro.pipeline import Pipeline, node
 from hgnetv2_pipeline.pipelines.export.nodes import export
 
 
-def create_pipeline(last: str = "ssld_stage2.run") -> Pipeline:
-    """One node, after the best model and the ``last`` training of the chain."""
+def create_pipeline(last: str = "ssld_stage2.run", *, measured: str | None = None) -> Pipeline:
+    """One node, after the best model and the ``last`` training of the chain.
+
+    ``measured``: the evaluation that it waits for, so that the model card has its figures.
+    """
     return Pipeline(
         [
             node(
@@ -19,6 +22,7 @@ def create_pipeline(last: str = "ssld_stage2.run") -> Pipeline:
                     "ingestion.lists",
                     "best.run",
                     last,
+                    *([measured] if measured else []),
                 ],
                 outputs=["export.bundle", "export.export_history"],
                 name="export",

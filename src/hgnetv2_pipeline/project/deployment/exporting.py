@@ -68,7 +68,7 @@ def target_result(
 
 def kit_result(run: Run, params: ExportParams, lists: Lists) -> ResultSpec:
     """The folder ``tensorrt-kit`` beside the model file."""
-    others = {"target", "gpus", "precisions", "batch", "softmax", "embedding", "lab"}
+    others = {"target", "gpus", "precisions", "batch", "softmax", "embedding", "lab", "card"}
     return ResultSpec(
         folder=run.folder("export"),
         name="tensorrt-kit",

@@ -54,7 +54,7 @@ def write_pool_map(
     known = Lists(run.folder("lists"))
     labelled = {name: known.frame(name) for name in SETS}
     chosen, sizes = pool_map.choose_images(
-        candidates(run, mining, scores, decided_pairs(mined)),
+        candidates(run, mining, scores, decided_pairs(run, mined)),
         mined / "mined.parquet",
         labelled,
         most=mining.map_images,
