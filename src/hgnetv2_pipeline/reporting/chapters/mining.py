@@ -43,7 +43,9 @@ def mining_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         rows = ledger.read_csv(inputs.mining_classes, "mined classes")
         blocks += class_figures(rows)[:1]
     blocks += purity_blocks(inputs.mining_purity, audit, ledger)
-    blocks += embed(inputs.mining_sheets, "Contact sheet", ledger)
+    if inputs.mining_sheets:
+        sheets = embed(inputs.mining_sheets, "Contact sheet", ledger)
+        blocks.append(Fold("Pictures of what was mined and what was removed", tuple(sheets)))
     if not inputs.mining_sheets:
         command = f"{inputs.run_command} --pipeline mining"
         blocks.append(Notice("Contact sheets: none were given to the report", command))
