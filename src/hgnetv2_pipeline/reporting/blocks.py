@@ -66,6 +66,11 @@ class Figure:
     drawings: tuple[str, ...]
     caption: str
 
+    @property
+    def svg(self) -> str:
+        """All drawings, one after the other."""
+        return "\n".join(self.drawings)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -84,6 +89,20 @@ class Cards:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a reader asks first: (question, answer, what it is, what it is based on)."""
+
+    items: tuple[tuple[str, str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What to do next, the most urgent first: (why, the command that does it)."""
+
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Fold:
     """Details that a reader may close."""
 
@@ -92,7 +111,9 @@ class Fold:
     open: bool = False
 
 
-Block: TypeAlias = Text | Link | Bullets | Notice | Table | Figure | Picture | Cards | Fold
+Block: TypeAlias = (
+    Text | Link | Bullets | Notice | Table | Figure | Picture | Cards | Answers | Steps | Fold
+)
 
 
 @dataclass(frozen=True)

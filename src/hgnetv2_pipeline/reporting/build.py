@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.printable import Lines, lines
-from hgnetv2_pipeline.reporting import formats, sections, tables
-from hgnetv2_pipeline.reporting.blocks import Block, Cards, Report
+from hgnetv2_pipeline.reporting import formats, sections
+from hgnetv2_pipeline.reporting.blocks import Report
 from hgnetv2_pipeline.reporting.chapters import (
     accuracy,
     classes,
@@ -24,19 +24,9 @@ from hgnetv2_pipeline.reporting.chapters import (
     teacher,
 )
 from hgnetv2_pipeline.reporting.chapters.published import PublishedModel, published_models
-from hgnetv2_pipeline.reporting.choice import (
-    choice_blocks,
-    explain_choice,
-    read_choice,
-    used_candidate,
-)
-from hgnetv2_pipeline.reporting.comparison import (
-    ArmSummary,
-    better_training,
-    compared_with,
-    difference,
-    sized,
-)
+from hgnetv2_pipeline.reporting.choice import choice_blocks, explain_choice, read_choice
+from hgnetv2_pipeline.reporting.comparison import ArmSummary, better_training, compared_with
+from hgnetv2_pipeline.reporting.headline import headline
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 from hgnetv2_pipeline.reporting.sweep_page import sweep_blocks
@@ -186,93 +176,11 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
             lambda: sections.provenance_blocks(inputs, ledger),
         ),
     )  # fmt: skip
-    cards = _cards(inputs)
-    head: tuple[Block, ...] = (Cards(tuple(cards)),) if cards else ()
     revision = f", code revision {inputs.revision}" if inputs.revision else ""
     return Report(
         title=f"PP-HGNetV2 on {inputs.dataset}",
         subtitle=f"From labelled images and an unlabelled pool to a measured classifier{revision}",
         banner=banner_text(is_sample=inputs.is_sample),
-        head=head,
+        head=headline(inputs),
         sections=chapters,
     )
-
-
-def _cards(inputs: ReportInputs) -> list[tuple[str, str, str]]:
-    """The few figures to see first, each only where its file is sound; chapters tell the rest."""
-    cards: list[tuple[str, str, str]] = []
-    for make in (_accuracy_card, _gain_card, _mining_card, _export_card, _latency_card):
-        try:
-            cards += make(inputs, FileLedger(inputs.root))
-        except sections.MISSHAPEN as error:  # DataError among them
-            _log.debug("no headline figure: %r", error)
-    return cards
-
-
-def _accuracy_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
-    """The model that is exported, on the final test where there is one: no other's figure."""
-    found, _ = accuracy.read_evaluations(inputs, ledger)
-    ours = sections.preferred(found, inputs.model, "evaluation")
-    used, right, _ = tables.evaluation_counts(ours)
-    behind = f"{ours['split']}, {formats.count(used)} images"
-    choice = read_choice(inputs, ledger)
-    what = f"{choice['used']}, chosen on val" if choice else inputs.model
-    return [(f"{formats.percent(right / used, used)} %", f"top-1 of {what}", behind)]
-
-
-def _gain_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
-    _, summaries = sections.read_comparison(inputs, ledger)
-    splits = [summary.split for summary in summaries]
-    split = "test" if "test" in splits else splits[0]
-    arms: dict[str, ArmSummary] = {arm.arm: arm for arm in summaries if arm.split == split}
-    choice = read_choice(inputs, ledger)
-    if choice is not None:
-        arm = used_candidate(choice)["arm"]
-    else:
-        arm = "stage2" if inputs.model.startswith("ssld_stage2/") else "stage1"
-    ours, plain = arms.get(arm), compared_with(list(arms.values()))
-    if ours is None or plain is None or ours is plain or arm == "supervised":
-        return []
-    gain = difference(ours, plain)
-    runs = "one run" if len(ours.top1) == 1 else f"{len(ours.top1)} seeds"
-    points, sure = sized(gain, ours.n).split(", ", 1)
-    return [(points, f"{ours.label} over {plain.label}", f"{sure}; {runs}, {split}")]
-
-
-def _mining_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
-    audit = ledger.read_json(inputs.mining_audit, "mining audit")
-    if formats.number(audit.get("selected")) is None:
-        return []
-    behind = f"of {formats.count(audit.get('pool_listed'))} in the pool"
-    return [(formats.count(audit["selected"]), "images mined", behind)]
-
-
-def _export_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
-    found, _ = speed.read_exports(inputs, ledger)
-    row = speed.export_table(found).records()[0]
-    if row.get("parity error", formats.NOTHING) == formats.NOTHING:
-        return []
-    behind = f"of the logits' SD, {row['model']}"
-    return [(row["parity error"], "largest error of ONNX against torch", behind)]
-
-
-def _latency_card(inputs: ReportInputs, ledger: FileLedger) -> list[tuple[str, str, str]]:
-    """The fastest of our own models at the smallest batch, in fp32 where that was measured."""
-    files, _ = sections.read_all(inputs.latencies, "latency", ledger)
-    ours = [
-        row for row in speed.measurements(files) if not str(row.get("model")).startswith("timm:")
-    ]
-    if not ours:
-        return []
-    best = min(
-        ours,
-        key=lambda row: (
-            row.get("precision") != "fp32",
-            formats.number(row.get("batch_size")) or 1,
-            formats.number(row["p50_ms"]) or 0,
-        ),
-    )
-    how = f"{best.get('engine')} {best.get('precision')}, {best.get('device')}"
-    behind = f"{best.get('model')}, {how}"
-    batch = formats.count(best.get("batch_size"))
-    return [(f"{formats.significant(best['p50_ms'])} ms", f"median latency, batch {batch}", behind)]

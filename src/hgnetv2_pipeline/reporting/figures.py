@@ -9,13 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hgnetv2_pipeline.reporting import figures, svg
+from hgnetv2_pipeline.reporting import svg
 
-WIDTH = 860.0
+WIDTH = 470.0  # two drawings fill a line of the page, one a telephone's screen
 _NEAR = 6  # places for a label right at its point
-PANEL = 500.0  # two of them fill a line of the page
 NARROW = 326.0  # three of them fill a line, and one a telephone
 CALIBRATION_BINS = 15  # of an evaluation
+_LONGEST = 150.0  # of labels left of their bars; longer ones are above them
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Dots:
     label: str
     values: tuple[float, ...]
     names: tuple[str, ...]  # of the runs, shown where the pointer rests
+    colour: int = 6  # grey; a colour for the rows that the drawing is about
 
 
 @dataclass(frozen=True)
@@ -52,32 +53,29 @@ class Mark:
 
 def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = None) -> str:
     """One dot per run, a bar at the mean of each row, a dashed line at ``reference``."""
-    margin = min(340.0, max(svg.text_width(row.label) for row in rows) + 16)
-    height = 34.0
+    height = 40.0
     values = [value for row in rows for value in row.values]
     frame = svg.Frame(
-        margin, 14, WIDTH - 64, 14 + height * len(rows),
+        14, 8, WIDTH - 54, 8 + height * len(rows),
         svg.pad_range(values, least=0.5), (0.0, float(len(rows))),
     )  # fmt: skip
     parts = []
-    for value in svg.ticks(*frame.x_range, 8):
+    for value in svg.ticks(*frame.x_range, 6):
         at = frame.x(value)
-        parts.append(svg.line(at, frame.top, at, frame.bottom))
         label = svg.tick_label(value)
+        parts.append(svg.line(at, frame.top, at, frame.bottom))
         parts.append(svg.text(at, frame.bottom + 16, label, anchor="middle", size=11, css="faint"))
     if reference is not None:
         at = frame.x(reference)
         parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
     for place, row in enumerate(rows):
-        y = frame.top + height * (place + 0.5)
-        colour = place % len(svg.PALETTE)
-        name = svg.clip_text(row.label, margin - 14)
-        parts.append(svg.text(margin - 12, y + 4, name, anchor="end"))
+        y = frame.top + height * place + 27
+        parts.append(svg.text(frame.left, y - 15, svg.clip_text(row.label, WIDTH - 28)))
         mean = math.fsum(row.values) / len(row.values)
-        parts.append(svg.bar(frame.x(mean) - 1, y - 11, 2, 22, colour))
+        parts.append(svg.bar(frame.x(mean) - 1, y - 9, 2, 18, row.colour))
         for value, run in zip(row.values, row.names, strict=True):
             title = f"{row.label}, {run}: {svg.tick_label(round(value, 2))}"
-            parts.append(svg.dot(frame.x(value), y, colour, title=title))
+            parts.append(svg.dot(frame.x(value), y, row.colour, title=title))
         parts.append(svg.text(frame.right + 10, y + 4, f"{mean:.1f}", bold=True))
     parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.bottom, css="axis"))
     middle = (frame.left + frame.right) / 2
@@ -110,7 +108,7 @@ def line_chart(
     title: str,
     x_label: str,
     y_label: str,
-    width: float = PANEL,
+    width: float = WIDTH,
     dots: bool = False,
     log_x: bool = False,
     mark: tuple[float, str] | None = None,
@@ -176,7 +174,7 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     """A confusion matrix, a row per true class: right answers blue, wrong ones orange, each as dark
     as the root of its share of the row, so that a few wrong answers are seen."""
     size = len(names)
-    cell = max(17.0, min(38.0, 560.0 / size))
+    cell = max(17.0, min(38.0, 400.0 / size))
     margin = min(170.0, max(svg.text_width(name, 11) for name in names) + 14)
     slanted = max(svg.text_width(name, 11) for name in names) > cell - 4
     # A text slanted by 60 degrees is 0.87 of its length high.
@@ -215,26 +213,27 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float]], *, x_label: str, colour: int = 0) -> str:
-    """Horizontal bars with their values written behind them."""
-    margin = min(300.0, max(svg.text_width(label) for label, _ in rows) + 16)
-    height = 20.0 if len(rows) > 12 else 23.0
+    """Horizontal bars with their values behind them, their labels before or, if long, above."""
+    widest = max(svg.text_width(label) for label, _ in rows)
+    above = widest > _LONGEST
+    height = 38.0 if above else 20.0 if len(rows) > 12 else 23.0
     high = max(max(value for _, value in rows), 1e-9)
+    left = 8.0 if above else widest + 16
     frame = svg.Frame(
-        margin, 8, WIDTH - 80, 8 + height * len(rows), (0.0, high), (0.0, float(len(rows)))
+        left, 8, WIDTH - 64, 8 + height * len(rows), (0.0, high), (0.0, float(len(rows)))
     )
     parts = []
     for place, (label, value) in enumerate(rows):
-        y = frame.top + height * place
-        name = svg.clip_text(label, margin - 12)
-        parts.append(svg.text(margin - 10, y + height / 2 + 4, name, anchor="end"))
+        y = frame.top + height * (place + 1) - 8  # the lower edge of the bar
+        if above:
+            parts.append(svg.text(left, y - 18, svg.clip_text(label, WIDTH - 16)))
+        else:
+            parts.append(svg.text(left - 10, y - 2, label, anchor="end"))
         tooltip = f"{label}: {svg.tick_label(value)}"
-        parts.append(
-            svg.bar(
-                frame.left, y + 4, frame.x(value) - frame.left, height - 8, colour, title=tooltip
-            )
-        )
+        wide = frame.x(value) - frame.left
+        parts.append(svg.bar(left, y - 14, wide, 14, colour, title=tooltip))
         shown = svg.tick_label(round(value, 4))
-        parts.append(svg.text(frame.x(value) + 6, y + height / 2 + 4, shown, size=11, css="faint"))
+        parts.append(svg.text(frame.x(value) + 6, y - 2, shown, size=11, css="faint"))
     parts.append(svg.line(frame.left, frame.top, frame.left, frame.bottom, css="axis"))
     parts.append(svg.text(frame.left, frame.bottom + 17, x_label, css="faint"))
     return svg.drawing(WIDTH, frame.bottom + 26, x_label, parts)
@@ -436,10 +435,10 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
     """
     if len(rows) > _FEW:
         return _curves(rows, x_label)
-    margin = min(300.0, max(svg.text_width(row.label) for row in rows) + 16)
+    margin = min(_LONGEST, max(svg.text_width(row.label) for row in rows) + 16)
     height = 22.0
     frame = svg.Frame(
-        margin, 8, figures.WIDTH - 30, 8 + height * len(rows),
+        margin, 8, WIDTH - 30, 8 + height * len(rows),
         svg.pad_range([value for row in rows for value in (row.low, row.high)], 0.02, 1e-3),
         (0.0, float(len(rows))),
     )  # fmt: skip
@@ -462,7 +461,7 @@ def spreads(rows: Sequence[Spread], *, x_label: str) -> str:
     middle = (frame.left + frame.right) / 2
     parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.bottom, css="axis"))
     parts.append(svg.text(middle, frame.bottom + 34, x_label, anchor="middle", css="faint"))
-    return svg.drawing(figures.WIDTH, frame.bottom + 44, x_label, parts)
+    return svg.drawing(WIDTH, frame.bottom + 44, x_label, parts)
 
 
 def _curves(rows: Sequence[Spread], x_label: str) -> str:
@@ -473,10 +472,10 @@ def _curves(rows: Sequence[Spread], x_label: str) -> str:
         ("lowest (the cut-off)", [row.low for row in ordered]),
     )
     series = [
-        figures.Series(name, tuple(enumerate(map(float, values), start=1)), colour=place)
+        Series(name, tuple(enumerate(map(float, values), start=1)), colour=place)
         for place, (name, values) in enumerate(lines)
     ]
-    return figures.line_chart(
+    return line_chart(
         series, title=x_label, x_label="class, by its median", y_label="",
-        width=figures.WIDTH,
+        width=WIDTH,
     )  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from hgnetv2_pipeline.printable import printable
 from hgnetv2_pipeline.reporting.blocks import (
+    Answers,
     Block,
     Bullets,
     Cards,
@@ -17,9 +19,11 @@ from hgnetv2_pipeline.reporting.blocks import (
     Picture,
     Report,
     Section,
+    Steps,
     Table,
     Text,
 )
+from hgnetv2_pipeline.reporting.figures import WIDTH
 from hgnetv2_pipeline.reporting.style import CSS
 from hgnetv2_pipeline.reporting.svg import escape
 
@@ -33,7 +37,7 @@ def to_html(report: Report) -> str:
         f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in report.sections
     )
     banner = f'<p class="banner" role="note">{escape(report.banner)}</p>\n' if report.banner else ""
-    head = "\n".join(_block_html(block) for block in report.head)
+    head = _blocks_html(report.head)
     body = "\n".join(_section_html(section) for section in report.sections)
     return f"""<!doctype html>
 <html lang="en">
@@ -45,16 +49,21 @@ def to_html(report: Report) -> str:
 <style>{CSS}</style>
 </head>
 <body>
-<main>
+<main id="top">
+<div class="head">
 <h1>{escape(report.title)}</h1>
 <p class="subtitle">{escape(report.subtitle)}</p>
 {banner}{head}
-<nav aria-label="chapters">
+</div>
+<nav aria-label="Chapters">
+<a href="#top">{escape(report.title)}</a>
 {links}
 </nav>
+<div class="body">
 {body}
 <footer>Made by hgnetv2_pipeline from the files listed in the last chapter; the page loads nothing.
 </footer>
+</div>
 </main>
 </body>
 </html>
@@ -62,8 +71,38 @@ def to_html(report: Report) -> str:
 
 
 def _section_html(section: Section) -> str:
-    body = "\n".join(_block_html(block) for block in section.blocks)
+    body = _blocks_html(section.blocks)
     return f'<section id="{section.anchor}">\n<h2>{escape(section.title)}</h2>\n{body}\n</section>'
+
+
+_FEW_COLUMNS = 4
+
+
+def _is_narrow(block: Block) -> bool:
+    """Whether two of it fit side by side on a desk."""
+    if isinstance(block, Figure):
+        widths = [float(found) for found in re.findall(r'<svg[^>]* width="([0-9.]+)"', block.svg)]
+        return len(widths) == 1 and widths[0] <= WIDTH
+    return isinstance(block, Table) and len(block.columns) <= _FEW_COLUMNS and not block.code
+
+
+def _blocks_html(blocks: Sequence[Block]) -> str:
+    """The blocks in their order; a narrow one shares its line with a narrow one or a text below."""
+    parts: list[str] = []
+    waiting = ""
+    for block in blocks:
+        made, narrow = _block_html(block), _is_narrow(block)
+        if waiting and (narrow or isinstance(block, Text | Bullets)):
+            parts.append(f'<div class="pair">\n<div>{waiting}</div>\n<div>{made}</div>\n</div>')
+            waiting = ""
+            continue
+        if waiting:
+            parts.append(f'<div class="alone">{waiting}</div>')
+        waiting = made if narrow else ""
+        parts += [] if narrow else [made]
+    if waiting:
+        parts.append(f'<div class="alone">{waiting}</div>')
+    return "\n".join(parts)
 
 
 def _block_html(block: Block) -> str:
@@ -80,8 +119,8 @@ def _block_html(block: Block) -> str:
             return f'<p class="{kind}">{escape(text)}{"." if made else ""}{made}</p>'
         case Table():
             return _table_html(block)
-        case Figure(drawings, caption):
-            inner = "\n".join(drawings)
+        case Figure(_, caption):
+            inner = block.svg
             below = f"<figcaption>{escape(caption)}</figcaption>"
             return f'<figure>\n<div class="drawings">{inner}</div>\n{below}</figure>'
         case Picture(uri, caption):
@@ -94,8 +133,20 @@ def _block_html(block: Block) -> str:
                 for value, what, behind in items
             )
             return f'<div class="cards">\n{cards}\n</div>'
+        case Answers(questions):
+            boxes = "\n".join(
+                f"<div><dt>{escape(question)}</dt><dd><b>{escape(value)}</b> "
+                f"<span>{escape(what)}</span> <small>{escape(behind)}</small></dd></div>"
+                for question, value, what, behind in questions
+            )
+            return f'<dl class="answers">\n{boxes}\n</dl>'
+        case Steps(steps):
+            rows = "".join(
+                f"<li>{escape(why)} <code>{escape(command)}</code></li>" for why, command in steps
+            )
+            return f'<div class="next"><h3>What to do next</h3><ol>{rows}</ol></div>'
         case Fold(title, blocks, is_open):
-            inner = "\n".join(_block_html(inner) for inner in blocks)
+            inner = _blocks_html(blocks)
             state = " open" if is_open else ""
             return f"<details{state}><summary>{escape(title)}</summary>\n{inner}\n</details>"
 
@@ -107,18 +158,19 @@ def _table_html(table: Table) -> str:
     ]
 
     def cells(tag: str, row: tuple[str, ...]) -> str:
+        scope = ' scope="col"' if tag == "th" else ""
         return "".join(
-            f'<{tag} class="{kind}">{escape(cell)}</{tag}>'
+            f'<{tag}{scope} class="{kind}">{escape(cell)}</{tag}>'
             if kind
-            else f"<{tag}>{escape(cell)}</{tag}>"
+            else f"<{tag}{scope}>{escape(cell)}</{tag}>"
             for cell, kind in zip(row, kinds, strict=True)
         )
 
-    caption = f'<p class="caption">{escape(table.caption)}</p>' if table.caption else ""
+    caption = f"<caption><span>{escape(table.caption)}</span></caption>" if table.caption else ""
     rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
     head = f"<thead><tr>{cells('th', table.columns)}</tr></thead>"
     body = f"<tbody>\n{rows}\n</tbody>"
-    return f'<div class="scroll">{caption}<table>\n{head}\n{body}</table></div>'
+    return f'<div class="scroll"><table>{caption}\n{head}\n{body}</table></div>'
 
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#~$])")
@@ -171,6 +223,14 @@ def _block_markdown(block: Block) -> str:
         case Cards(items):
             cells = [tuple(map(escape_markdown, item)) for item in items]
             return "\n".join(f"- **{value}** {what} ({behind})" for value, what, behind in cells)
+        case Answers(questions):
+            cells = [tuple(map(escape_markdown, item)) for item in questions]
+            return "\n".join(
+                f"- {ask}: **{value}** {what} ({why})" for ask, value, what, why in cells
+            )
+        case Steps(steps):
+            rows = [f"{escape_markdown(why)} {_code_markdown(command)}" for why, command in steps]
+            return "\n".join(["What to do next:", "", *(f"1. {row}" for row in rows)])
         case Fold(title, blocks, _):
             inner = [_block_markdown(inner) for inner in blocks]
             return "\n\n".join([f"### {escape_markdown(title)}", *filter(None, inner)])

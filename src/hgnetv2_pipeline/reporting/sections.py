@@ -17,6 +17,7 @@ from hgnetv2_pipeline.reporting import comparison as compare
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import (
     Block,
+    Fold,
     Notice,
     Section,
     Table,
@@ -107,16 +108,15 @@ def provenance_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     sources = sorted(ledger.sources, key=lambda source: (source.used_for, source.shown))
     if not sources:
         raise AbsentError("no file was read")
-    blocks.append(
-        Table(
-            ("used for", "file", "run", "SHA-256"),
-            tuple(
-                (source.used_for, source.shown, source.run or formats.NOTHING, source.sha256)
-                for source in sources
-            ),
-            "Every measured number above was read from one of these files; sha256sum checks them",
-            left=("used for",),
-            code=("file", "run", "SHA-256"),
-        )
+    files = Table(
+        ("used for", "file", "run", "SHA-256"),
+        tuple(
+            (source.used_for, source.shown, source.run or formats.NOTHING, source.sha256)
+            for source in sources
+        ),
+        "Every measured number above was read from one of these files; sha256sum checks them",
+        left=("used for",),
+        code=("file", "run", "SHA-256"),
     )
+    blocks.append(Fold(f"The {len(sources)} files that were read, with their SHA-256", (files,)))
     return blocks

@@ -18,11 +18,13 @@ _CLASSES = "\n".join(
 
 _LIGHT_VALUES = (
     "--paper:#ffffff; --ink:#1c1f24; --faint:#5f6670; --rule:#dfe3e8; --soft:#f5f7f9; "
-    "--accent:#0b5c94; --warn:#8a4b00; --warn-soft:#fff5e6; --onfill:#ffffff; " + _palette(PALETTE)
+    "--accent:#0b5c94; --warn:#8a4b00; --warn-soft:#fff5e6; --shade:#00000055; --onfill:#ffffff; "
+    + _palette(PALETTE)
 )
 _DARK_VALUES = (
     "--paper:#14171b; --ink:#e6e9ed; --faint:#9aa3ae; --rule:#30363d; --soft:#1c2026; "
-    "--accent:#7cc4f5; --warn:#ffc069; --warn-soft:#2b2316; --onfill:#0d1013; " + _palette(_DARK)
+    "--accent:#7cc4f5; --warn:#ffc069; --warn-soft:#2b2316; --shade:#ffffff66; --onfill:#0d1013; "
+    + _palette(_DARK)
 )
 
 CSS = f"""
@@ -32,33 +34,56 @@ CSS = f"""
 body {{ margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
   sans-serif; }}
-main {{ max-width: 1080px; margin: 0 auto; padding: 32px 28px 64px; }}
-h1 {{ font-size: 27px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }}
-h2 {{ font-size: 20px; line-height: 1.3; margin: 48px 0 12px; padding-top: 14px;
+main {{ max-width: 1080px; margin: 0 auto; padding: 28px 28px 64px; }}
+h1 {{ font-size: 27px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em;
+  overflow-wrap: anywhere; }}
+h2 {{ font-size: 20px; line-height: 1.3; margin: 44px 0 12px; padding-top: 14px;
   border-top: 2px solid var(--ink); }}
-p, ul {{ max-width: 78ch; margin: 10px 0; }}
-ul {{ padding-left: 20px; }} li {{ margin: 5px 0; }}
+p, ul, ol {{ max-width: 78ch; margin: 10px 0; overflow-wrap: break-word; }}
+ul, ol {{ padding-left: 20px; }} li {{ margin: 5px 0; }}
 a {{ color: var(--accent); }}
-.subtitle {{ color: var(--faint); margin: 0 0 18px; max-width: none; overflow-wrap: anywhere; }}
+:target {{ scroll-margin-top: 8px; }}
+.subtitle {{ color: var(--faint); margin: 0 0 16px; max-width: none; overflow-wrap: anywhere; }}
 nav {{ font-size: 13px; margin: 18px 0 0; display: flex; flex-wrap: wrap; gap: 4px 16px; }}
 nav a {{ text-decoration: none; }} nav a:hover {{ text-decoration: underline; }}
+nav a:first-child {{ display: none; }}
 .banner, .warning {{ background: var(--warn-soft); color: var(--warn);
   border-left: 4px solid var(--warn); padding: 10px 14px; margin: 14px 0; max-width: none; }}
-.missing {{ background: var(--soft); color: var(--faint); border-left: 4px solid var(--rule);
+.missing {{ background: var(--soft); color: var(--faint); border-left: 4px solid var(--faint);
   padding: 10px 14px; margin: 14px 0; max-width: none; overflow-wrap: anywhere; }}
 .missing code {{ color: var(--ink); }}
-.cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(158px, 1fr)); gap: 12px;
-  margin: 20px 0; padding: 0; }}
-.card {{ border: 1px solid var(--rule); border-radius: 6px; padding: 12px 14px; }}
-.card b {{ display: block; font-size: 25px; line-height: 1.2; letter-spacing: -0.01em;
+.cards, .answers {{ display: grid; gap: 12px; margin: 18px 0; padding: 0;
+  grid-template-columns: repeat(auto-fit, minmax(158px, 1fr)); }}
+.answers {{ grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); }}
+.card, .answers > div {{ border: 1px solid var(--rule); border-radius: 6px; padding: 12px 14px;
+  min-width: 0; overflow-wrap: anywhere; }}
+.answers dt {{ font-size: 13px; color: var(--accent); font-weight: 600; }}
+.answers dd {{ margin: 0; }}
+.card b, .answers b {{ display: block; font-size: 25px; line-height: 1.25; letter-spacing: -0.01em;
   font-variant-numeric: tabular-nums; }}
-.card span {{ display: block; font-size: 13px; font-weight: 600; margin-top: 4px; }}
-.card small {{ display: block; font-size: 12px; color: var(--faint); margin-top: 2px;
-  overflow-wrap: anywhere; }}
-.scroll {{ overflow-x: auto; margin: 14px 0 18px; }}
+.card span, .answers span {{ display: block; font-size: 13px; font-weight: 600; margin-top: 4px; }}
+.card small, .answers small {{ display: block; font-size: 12.5px; color: var(--faint);
+  margin-top: 2px; }}
+.next {{ background: var(--soft); border-left: 4px solid var(--accent); padding: 10px 16px; }}
+.next h3 {{ font-size: 15px; margin: 0; }}
+.next ol {{ max-width: none; margin: 6px 0 0; }}
+.next code {{ background: var(--paper); padding: 1px 5px; border: 1px solid var(--rule);
+  border-radius: 4px; overflow-wrap: anywhere; }}
+.pair {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 36px;
+  align-items: start; }}
+.scroll, figure .drawings {{ overflow-x: auto; scrollbar-width: thin;
+  scrollbar-color: var(--faint) transparent;
+  background: linear-gradient(90deg, var(--paper) 40%, transparent) left / 36px 100%,
+    linear-gradient(270deg, var(--paper) 40%, transparent) right / 36px 100%,
+    linear-gradient(90deg, var(--shade), transparent) left / 14px 100%,
+    linear-gradient(270deg, var(--shade), transparent) right / 14px 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }}
+.scroll {{ margin: 14px 0 18px; }}
 table {{ border-collapse: collapse; font-size: 13px; line-height: 1.4;
-  font-variant-numeric: tabular-nums; }}
-.caption {{ color: var(--faint); font-size: 13px; margin: 0 0 6px; max-width: 100ch; }}
+  font-variant-numeric: tabular-nums; min-width: min(100%, 440px); }}
+caption {{ color: var(--faint); font-size: 13px; text-align: left; padding: 0 0 6px; }}
+caption span {{ display: block; position: sticky; left: 0;
+  max-width: min(100ch, calc(100vw - 36px)); }}
 th, td {{ padding: 5px 12px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }}
 th {{ font-weight: 600; text-align: right; border-bottom: 1.5px solid var(--faint);
   vertical-align: bottom; }}
@@ -69,15 +94,17 @@ td.code {{ font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans M
   font-size: 11.5px; text-align: left; white-space: normal; overflow-wrap: anywhere;
   min-width: 90px; max-width: 330px; }}
 th.code {{ text-align: left; }}
+th:first-child, td:first-child {{ position: sticky; left: 0; background: var(--paper);
+  z-index: 1; }}
 code {{ font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  font-size: 12.5px; }}
-figure {{ margin: 16px 0 22px; }}
-figure .drawings {{ display: flex; flex-wrap: wrap; gap: 14px 20px; align-items: flex-start;
-  overflow-x: auto; }}
+  font-size: 12.5px; overflow-wrap: anywhere; }}
+figure {{ margin: 14px 0 20px; }}
+figure .drawings {{ display: flex; flex-wrap: wrap; gap: 14px 20px; align-items: flex-start; }}
 figcaption {{ color: var(--faint); font-size: 13px; max-width: 88ch; margin-top: 4px; }}
-figure img {{ max-width: 100%; height: auto; }}
-figure svg {{ max-width: max(100%, 500px); height: auto; flex: none; }}
-figure img {{ border: 1px solid var(--rule); background: #fff; }}
+figure img {{ max-width: 100%; height: auto; border: 1px solid var(--rule); background: #fff; }}
+figure svg {{ max-width: 100%; height: auto; }}
+.alone figure {{ display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 0 36px;
+  align-items: center; }}
 details {{ margin: 10px 0; border-top: 1px solid var(--rule); padding-top: 8px; }}
 summary {{ cursor: pointer; font-weight: 600; font-size: 14px; overflow-wrap: anywhere; }}
 footer {{ margin-top: 48px; color: var(--faint); font-size: 12.5px; }}
@@ -85,15 +112,42 @@ svg .ink {{ fill: var(--ink); }} svg .faint {{ fill: var(--faint); }}
 svg .onfill {{ fill: var(--onfill); }}
 svg .grid {{ stroke: var(--rule); }} svg .axis {{ stroke: var(--faint); }}
 {_CLASSES}
+@media (min-width: 1330px) and (not print) {{
+  main {{ max-width: 1310px; display: grid; gap: 0 40px; align-items: start;
+    grid-template-columns: 190px minmax(0, 1080px); }}
+  main:not(:has(nav)) {{ display: block; }}
+  .head, .body {{ grid-column: 2; }}
+  nav {{ grid-column: 1; grid-row: 1 / span 2; position: sticky; top: 24px; margin: 4px 0 0;
+    flex-direction: column; gap: 8px; max-height: calc(100vh - 48px); overflow-y: auto; }}
+  nav a:first-child {{ display: block; font-weight: 600; }}
+}}
+@media (max-width: 900px) {{
+  .pair, .alone figure {{ display: block; }}
+}}
+@media (max-width: 600px) {{
+  main {{ padding: 18px 16px 48px; }}
+  h1 {{ font-size: 23px; }}
+  th:first-child, td:first-child {{ max-width: 42vw; white-space: normal; overflow-wrap: anywhere;
+    padding-right: 10px; border-right: 1px solid var(--rule); }}
+}}
+@media (prefers-color-scheme: dark) {{
+  figure img {{ filter: brightness(0.72); background: none; border-color: #000; }}
+}}
 @media print {{
   :root {{ {_LIGHT_VALUES} }}
+  @page {{ margin: 16mm 14mm 18mm; @bottom-right {{ content: counter(page) " / " counter(pages);
+    font: 8pt system-ui, sans-serif; color: #5f6670; }} }}
   body {{ font-size: 9.5pt; }} main {{ max-width: none; padding: 0; }} nav {{ display: none; }}
-  h2, summary, .caption {{ break-after: avoid; }} .card, tr, table, svg {{ break-inside: avoid; }}
+  h2, summary, caption, thead {{ break-after: avoid; }} h2 {{ margin-top: 26px; }}
+  .card, .answers > div, .next, tr, svg, figure, .pair {{ break-inside: avoid; }}
   .cards {{ grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); gap: 8px; }}
-  .card b {{ font-size: 15pt; }} .card {{ padding: 8px 10px; }}
-  figure svg {{ max-width: 100%; }} figure svg:not(:only-child) {{ max-width: 48%; }}
-  table {{ font-size: 8pt; }} th, td {{ padding-right: 7px; }} td.code {{ font-size: 7pt; }}
-  .scroll {{ overflow: visible; }}
+  .card b, .answers b {{ font-size: 15pt; }} .card, .answers > div {{ padding: 8px 10px; }}
+  figure svg:not(:only-child) {{ max-width: 48%; }}
+  figure img {{ max-height: 225mm; width: auto; filter: none; }}
+  table {{ font-size: 8pt; min-width: 0; }} th, td {{ padding-right: 7px; }}
+  td.code {{ font-size: 7pt; }}
+  .scroll, figure .drawings {{ overflow: visible; background: none; }}
+  td.l, th.l {{ min-width: 0; }}
   details::details-content {{ content-visibility: visible; height: auto; }}
   a {{ color: inherit; text-decoration: none; }}
 }}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hgnetv2_pipeline.printable import Lines
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, yellow left out.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b87f00", "#56b4e9", "#6b6b6b", "#8c4d31")
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b87f00", "#2787bf", "#6b6b6b", "#8c4d31")
 INK, FAINT, GRID = "#1c1c1c", "#5f6670", "#dfe3e8"
 INKS = {"ink": INK, "faint": FAINT, "onfill": "#ffffff"}
 """Colours of text by class; ``style`` has those of a dark screen."""
@@ -67,12 +67,15 @@ def line(x1: float, y1: float, x2: float, y2: float, *, css: str = "grid", dash:
     )
 
 
-def path(points: Sequence[tuple[float, float]], colour: int, *, dash: str = "") -> str:
+def path(
+    points: Sequence[tuple[float, float]], colour: int, *, dash: str = "", bold: bool = False
+) -> str:
     """A line through points in pixels."""
     steps = " ".join(f"{'L' if i else 'M'}{n(x)} {n(y)}" for i, (x, y) in enumerate(points))
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    wide = "2.6" if bold else "1.6"
     return (
-        f'<path d="{steps}" fill="none" stroke="{PALETTE[colour]}" stroke-width="1.6" '
+        f'<path d="{steps}" fill="none" stroke="{PALETTE[colour]}" stroke-width="{wide}" '
         f'stroke-linejoin="round" class="s{colour}"{dashes}/>'
     )
 
@@ -87,13 +90,17 @@ def band(
     return f'<path d="{steps}Z" fill="{PALETTE[colour]}" fill-opacity="0.16" class="f{colour}"/>'
 
 
-def dot(x: float, y: float, colour: int, *, radius: float = 4.5, title: str = "") -> str:
-    """A filled circle, with a text that shows where the pointer rests on it."""
+def dot(
+    x: float, y: float, colour: int, *, radius: float = 4.5, title: str = "", hollow: bool = False
+) -> str:
+    """A circle, with a text that shows where the pointer rests on it."""
     inner = f"<title>{escape(title)}</title>" if title else ""
-    return (
-        f'<circle cx="{n(x)}" cy="{n(y)}" r="{n(radius)}" fill="{PALETTE[colour]}" '
-        f'fill-opacity="0.8" class="f{colour}">{inner}</circle>'
+    look = (
+        f'fill="none" stroke="{PALETTE[colour]}" stroke-width="1.6" class="s{colour}"'
+        if hollow
+        else f'fill="{PALETTE[colour]}" class="f{colour}"'
     )
+    return f'<circle cx="{n(x)}" cy="{n(y)}" r="{n(radius)}" {look}>{inner}</circle>'
 
 
 def bar(
@@ -123,12 +130,17 @@ def image(x: float, y: float, side: float, uri: str, *, pixels: bool = False) ->
     )
 
 
+_SMALLEST = 0.74  # of its size, so that no text of a drawing is below 8 pixels
+
+
 def drawing(width: float, height: float, label: str, parts: Sequence[str]) -> str:
-    """The whole SVG; ``label`` is what a screen reader says."""
+    """The whole SVG; ``label`` is what a screen reader says. It shrinks with a narrow screen."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {n(width)} {n(height)}" '
         f'width="{n(width)}" height="{n(height)}" role="img" aria-label="{escape(label)}" '
-        f'font-family="{escape(FONT)}">\n' + "\n".join(parts) + "\n</svg>"
+        f'font-family="{escape(FONT)}" style="min-width:{n(_SMALLEST * width)}px">\n'
+        + "\n".join(parts)
+        + "\n</svg>"
     )
 
 

@@ -55,6 +55,7 @@ def _dots(arms: Sequence[compare.ArmSummary]) -> str:
                 label=arm.label,
                 values=tuple(100 * value for value in arm.top1),
                 names=tuple(f"seed {seed}" if seed.isdigit() else seed for seed in arm.seeds),
+                colour=0 if arm.arm.startswith("stage") else 6,  # what SSLD trained
             )
             for arm in arms
         ],
