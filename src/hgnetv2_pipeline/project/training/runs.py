@@ -248,4 +248,6 @@ def logits_store(run: Run, params: TeacherLogitsParams) -> StoredLogits | None:
     """The store that students read, or None: their teacher runs along."""
     if params.source == "online":
         return None
-    return StoredLogits(folder=run.folder("teacher_logits"), check=params.check)
+    return StoredLogits(
+        folder=run.folder("teacher_logits"), check=params.check, clean=params.source == "clean"
+    )
