@@ -93,4 +93,6 @@ def _earlier_stores(run: Run, folder: Path) -> list[Path]:
     if {"teacher_logits", "all"} & {*run.redo}:
         return []
     archived = sorted(folder.parent.glob(f"archive/*/{folder.name}/{STORE}"))
-    return [path.parent for path in archived]
+    students = run.folder("teacher_logits") / STORE
+    others = [students] if students.parent != folder and students.is_file() else []
+    return [path.parent for path in [*others, *archived]]
