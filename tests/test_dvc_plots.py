@@ -106,7 +106,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_plots(inputs, "val", report / "plots")
     write_metrics(inputs, "val", report / METRICS)
     for name in SHEETS:
-        sheet = report / "mining" / "two_b0" / name
+        sheet = report / "mining" / "mixed" / name
         sheet.parent.mkdir(parents=True, exist_ok=True)
         sheet.write_bytes(png(40, 20))
     dvc(project, "plots", "show", "-o", "plots")

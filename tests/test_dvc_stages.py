@@ -114,7 +114,7 @@ def test_every_member_of_a_teacher_is_stored_and_what_is_no_result_is_not(tmp_pa
     }  # fmt: skip
     lists = "data/02_intermediate/sample"
     needed = {f"{lists}/{n}" for n in ("index_train.parquet", "index_val.parquet", "class_map.txt")}
-    folder = "data/06_models/sample/train_teacher/two_b0"
+    folder = "data/06_models/sample/train_teacher/mixed"
     assert stored(tmp_path, "train_teacher", folder, results, others, needed) == results
 
 

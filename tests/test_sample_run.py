@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hang_guard import HANG
@@ -54,13 +55,31 @@ def test_stage_1_gains_at_least_3_points_over_supervised(arms: dict[str, list[fl
     assert min(arms["stage1"]) > max(arms["supervised"])
 
 
+@pytest.mark.parametrize(
+    ("folder", "samples"),
+    [
+        ("05_model_input/sample/mixed", "train_mined"),
+        pytest.param(
+            "06_models/sample/comparison/b0/seed=0", "train_unmined", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_the_teacher_answered_every_image_of_a_list_once(
+    sample_run: SampleRun, folder: str, samples: str
+) -> None:
+    store = sample_run.data(folder) / "teacher_logits"
+    listed = pd.read_parquet(sample_run.data(folder) / f"{samples}.parquet")
+    assert read(store / "store.json")["views"] == 1
+    assert pd.read_parquet(store / "images.parquet")["key"].tolist() == listed["key"].tolist()
+
+
 @pytest.mark.slow
 def test_stage_1_beats_supervised_at_equal_steps(arms: dict[str, list[float]]) -> None:
     assert np.mean(arms["stage1"]) > np.mean(arms["supervised_equal_steps"])
 
 
 def test_mining_keeps_distractors_out_and_validation_copies_too(sample_run: SampleRun) -> None:
-    audit = read(sample_run.data("08_reporting/sample/mining/two_b0/audit.json"))
+    audit = read(sample_run.data("08_reporting/sample/mining/mixed/audit.json"))
     assert audit["selected"] == 600
     assert audit["purity"]["distractor_share"] <= 0.08
     for kind, fate in audit["planted"]["kinds"].items():
@@ -72,7 +91,7 @@ def test_mining_keeps_distractors_out_and_validation_copies_too(sample_run: Samp
 def test_hidden_images_tell_how_pure_the_list_is_among_those_of_a_class(
     sample_run: SampleRun,
 ) -> None:
-    folder = sample_run.data("08_reporting/sample/mining/two_b0")
+    folder = sample_run.data("08_reporting/sample/mining/mixed")
     audit = read(folder / "audit.json")
     found, truth = audit["estimate"], audit["purity"]
     assert found["set"] == "val" and found["probes"] > 300

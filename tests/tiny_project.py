@@ -27,7 +27,7 @@ def picture(path: Path, seed: int, size: int = SIDE) -> None:
 def identity(project: Path) -> Identity:
     return Identity(
         project=project, environment="mine", dataset="mine", variant="b0", run="seed=0", seed=0,
-        teacher="two_b0", model="train/b0/seed=0", download=False,
+        teacher="mixed", model="train/b0/seed=0", download=False,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 
     who = Identity(
         project=tmp_path_factory.mktemp("project"), environment="mine", dataset="mine",
-        variant="b0", run="seed=0", seed=0, teacher="two_b0", model="train/b0/seed=0",
+        variant="b0", run="seed=0", seed=0, teacher="mixed", model="train/b0/seed=0",
         download=False,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -167,7 +167,7 @@ def test_members_of_another_recipe_are_not_counted_as_supervised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Arms(tmp_path, monkeypatch)
-    member = "train_teacher/two_b0/member=0"
+    member = "train_teacher/mixed/member=0"
     longer = made.train("supervised", 0, member, epochs=90, workers=2)
     arm = made.train("supervised", 2, "comparison/b0/seed=0/supervised,seed=2", epochs=30)
     stage = made.train("stage1", 0, "ssld_stage1/b0/seed=0", epochs=60)
@@ -180,7 +180,7 @@ def test_members_of_another_recipe_are_not_counted_as_supervised(
 
 def test_each_seed_of_an_arm_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Arms(tmp_path, monkeypatch)
-    member = made.train("supervised", 1, "train_teacher/two_b0/member=1", epochs=30)
+    member = made.train("supervised", 1, "train_teacher/mixed/member=1", epochs=30)
     again = made.train("supervised", 1, "comparison/b0/seed=0/supervised,seed=1", epochs=30)
     other = made.train("supervised", 2, "comparison/b0/seed=0/supervised,seed=2", epochs=30)
     assert made.measured(member, again, other) == [("supervised", 1), ("supervised", 2)]

@@ -32,7 +32,7 @@ from tiny_project import identity, run_of
 IMAGES = 100
 STAGE1, STAGE2 = "ssld_stage1/b0/seed=0", "ssld_stage2/b0/seed=0"
 TRAIN, ARM = "train/b0/seed=0", "comparison/b0/seed=0/supervised,seed=2"
-MEMBER = "train_teacher/two_b0/member=0"
+MEMBER = "train_teacher/mixed/member=0"
 Answers = dict[str, Any]
 
 

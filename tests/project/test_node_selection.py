@@ -56,7 +56,7 @@ def test_fine_tuning_needs_what_it_starts_from(tmp_path: Path, init: str, tags: 
     class Conf(dict[str, Any]):
         identity = Identity(
             project=tmp_path, environment="mine", dataset="mine", variant="b0", run="seed=0",
-            seed=0, teacher="two_b0", model="train/b0/seed=0", download=False,
+            seed=0, teacher="mixed", model="train/b0/seed=0", download=False,
         )  # fmt: skip
 
     conf = Conf(parameters={"finetune": {"init": init}})

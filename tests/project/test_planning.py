@@ -185,7 +185,7 @@ def test_a_finished_arm_of_the_comparison_costs_nothing(
     frame = index.read_index(identity.folder("lists") / "index_train.parquet")
     index.write_index(mining / "train_mined.parquet", frame)
     frame[["key"]].assign(decision="keep").to_parquet(mining / "dedup.parquet")
-    members = [f"train_teacher/two_b0/member={number}" for number in range(2)]
+    members = [f"train_teacher/mixed/member={number}" for number in range(2)]
     write_json(
         identity.folder("train_teacher") / "teacher.json", {"members": members, "bn": "eval"}
     )

@@ -250,7 +250,7 @@ def test_what_comes_next_names_files_that_are_there(tmp_path: Path) -> None:
         ("train", "train/b0/seed=0/result.json",
          {"val": {"map": 0.5}, "steps": 3}, "val mAP 50.0 %, 3 steps"),
         ("train", "train/b0/seed=0/result.json", {"of": "another version"}, ""),
-        ("train_teacher", "train_teacher/two_b0/teacher.json",
+        ("train_teacher", "train_teacher/mixed/teacher.json",
          {"val": {"split": "val", "top1_count": 62, "n": 70}, "members": ["a", "b"]},
          "val 88.6 %, 2 members"),
         ("best", "best/b0/seed=0/choice.json", {"used": "train/b0/seed=0"},

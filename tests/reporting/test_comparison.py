@@ -303,7 +303,7 @@ def test_a_sentence_compares_with_what_takes_seconds(right: int, below: bool) ->
     row = {
         "arm": "reference", "label": "logistic regression on simple features", "seed": None,
         "steps": None, "images_seen": None, "split": "val", "top1_count": right, "n": N,
-        "run": "train_teacher/two_b0/probe=simple",
+        "run": "train_teacher/mixed/probe=simple",
     }  # fmt: skip
     rows = [*comparison_rows(), row]
     summaries = summarise_arms(rows)

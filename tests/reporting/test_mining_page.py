@@ -42,7 +42,7 @@ def build(folder: Path, names: list[str], pairs: str = PAIRS, **changes: Any) ->
             dataset="mine", run_command="kedro run --env mine",
             mining_purity=folder / "purity.csv",
         ),
-        teacher="two_b0", params=[("mining.k", None, "images per class"), ("mining.top_p", 1, "")],
+        teacher="mixed", params=[("mining.k", None, "images per class"), ("mining.top_p", 1, "")],
         review="../../re view/review.csv",
     )  # fmt: skip
     return page.read_text(encoding="utf-8")

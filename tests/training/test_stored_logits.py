@@ -105,7 +105,7 @@ def store(pictures: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def taught(job: Job, name: str, teacher: Path, logits: Path | None, **changes: Any) -> RunSpec:
-    stored = None if logits is None else {"folder": logits, "check": 20}
+    stored = None if logits is None else {"folder": logits, "check": 20, "clean": False}
     spec = {
         "teacher": {"members": [str(teacher)], "bn": "eval"},
         "teacher_logits": stored,

@@ -288,12 +288,14 @@ class TrainMaker:
             try:
                 picture = self.reader.image(row)
                 record = None
-                if isinstance(self.transform, ReplayedView):
+                rng = keyed_rng(self.seed, epoch, self._name(key, place))
+                if not isinstance(self.transform, ReplayedView):
+                    finish = begin(self.transform, picture, rng)
+                elif self.transform.clean:
+                    finish, record = self.transform.draw(picture, row, rng)
+                else:
                     number = self._view_number(self.transform.store.views, epoch, place, key)
                     finish, record = self.transform.begin(picture, key, row, number)
-                else:
-                    rng = keyed_rng(self.seed, epoch, self._name(key, place))
-                    finish = begin(self.transform, picture, rng)
             except DataError as error:
                 bad[key] = str(error)
                 continue

@@ -207,12 +207,14 @@ class ReplayedView:
     """A training view that is shown again as the teacher saw it, with the teacher's answer.
 
     Epoch e of a run shows view e mod V. ``rows`` [n] are the places of the run's samples in the
-    store.
+    store. With ``clean`` the store has one answer per image, to its evaluation view, which goes
+    with whatever training view is drawn (``draw``), as in Noisy Student (1911.04252).
     """
 
     view: Augment
     store: TeacherLogits
     rows: npt.NDArray[np.int64]
+    clean: bool = False
 
     def begin(
         self, picture: LazyImage, key: str, row: int, number: int
@@ -222,10 +224,24 @@ class ReplayedView:
         Raises:
             DataError: the image could not be read when the teacher saw it; and as ``LazyImage``.
         """
+        return self._begin(picture, row, number, keyed_rng(self.store.seed, number, key))
+
+    def draw(
+        self, picture: LazyImage, row: int, rng: np.random.Generator
+    ) -> tuple[Callable[[], View], Records]:
+        """What makes the pixels of a view that ``rng`` draws, and the one record of the image.
+
+        Raises what ``begin`` raises.
+        """
+        return self._begin(picture, row, 0, rng)
+
+    def _begin(
+        self, picture: LazyImage, row: int, number: int, rng: np.random.Generator
+    ) -> tuple[Callable[[], View], Records]:
         record = self.store.read(int(self.rows[row]), number)
         if np.isnan(record["lse"]):
             raise DataError("the teacher has no stored answer: it could not read the image")
-        return begin(self.view, picture, keyed_rng(self.store.seed, number, key)), record
+        return begin(self.view, picture, rng), record
 
 
 def logit_shards(folder: Path) -> ShardStore:

@@ -410,11 +410,15 @@ class MiningParams(_Block):
 class TeacherLogitsParams(_Block):
     """How a student of stages 1 and 2 comes to its teacher's answers."""
 
-    source: Literal["online", "stored"] = Field(
-        description="online: the teacher runs beside the student at every step; stored: its "
-        "answers are made once and read by every student and both stages"
+    source: Literal["online", "stored", "clean"] = Field(
+        description="online: the teacher runs beside the student and answers the views that it is "
+        "shown; stored: it answers so many views of each image once, for every student and both "
+        "stages; clean: it answers each image once, as evaluation shows it, and students follow "
+        "that in whatever view"
     )
-    views: Views = Field(description="stored views per image; epoch e shows view e mod views")
+    views: Views = Field(
+        description="stored views per image; epoch e shows view e mod views; clean: one in any case"
+    )
     topk: Count = Field(description="classes kept of an answer; the rest share what is left of 1")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(description="of the views")
     check: Annotated[int, Field(ge=0, le=10**6)] = Field(

@@ -501,6 +501,11 @@ class TrainConfig(ParameterModel):
             **fit,
         }
 
+    def evaluation_view(self) -> dict[str, Any]:
+        """The same without augmentation: what evaluation shows of an image."""
+        plain = self.model_copy(update={"augment": {"name": "none"}})
+        return {**plain.view(), "fast": False}
+
     @property
     def preprocess(self) -> Preprocess:
         """The evaluation view; of images that are decoded by default."""
@@ -541,6 +546,9 @@ class StoredLogits(ParameterModel):
     """A finished store, see data.teacher_logits."""
     check: Annotated[int, Field(ge=0)]
     """Records that the teacher is asked for again before the first step; 0 = none."""
+    clean: bool
+    """Whether the answers are to the images as evaluation shows them, one per image, and go with
+    whatever views a training draws; else to the very views that it shows."""
 
 
 class StoreSpec(ParameterModel):
@@ -557,7 +565,7 @@ class StoreSpec(ParameterModel):
     teacher: TeacherConfig
     """The networks that answer."""
     augment: dict[str, Any]
-    """The training view, as TrainConfig.view gives it."""
+    """The view that is answered, as TrainConfig.view or evaluation_view gives it."""
     resized: int | None
     """Short side of the copy that the samples are; null = the originals."""
     views: Views

@@ -114,7 +114,7 @@ class _Chain:
         if "mining" in parts:
             rows.append(self._scoring())
         if "ssld_stage1" in parts:
-            if self.logits.source == "stored":
+            if self.logits.source != "online":
                 rows.append(self._storing())
             rows.append(self.training_row("ssld_stage1"))
         rows += [self.training_row(n) for n in ("ssld_stage2", "train", "finetune") if n in parts]
@@ -126,7 +126,7 @@ class _Chain:
         """What the students of all variants share: teacher, scores and stored answers."""
         self.rows.append(self._members())
         self.rows.append(self._scoring())
-        if self.logits.source == "stored":
+        if self.logits.source != "online":
             self.rows.append(self._storing())
         return list(self.rows)
 
@@ -193,18 +193,19 @@ class _Chain:
         if (folder / "manifest.json").is_file() and self.mined and not self._made_again():
             return Row("teacher logits", "finished, if the list stays")
         images = self._stage1_images()
+        views = params.views if params.source == "stored" else 1
         rate = self._rate(
             self.mined or self.lists.index("train"),
             batch_size=params.batch_size,
             workers=params.workers,
             amp=params.amp,
-            views=params.views,
+            views=views,
         )
         classes = len(self.lists.classes)
-        answers = images * params.views
+        answers = images * views
         record = record_dtype(classes, min(params.topk, classes)).itemsize
         return Row(
-            f"teacher logits, {params.views} views",
+            f"teacher logits, {views} views" if views > 1 else "teacher logits, images",
             "to do",
             images=answers,
             seconds=answers * rate.seconds / self.run.distributed.processes_here(self.device),
@@ -323,7 +324,7 @@ class _Chain:
         config = self.recipes[name].model_copy(update={"init": "scratch"})
         teacher = None
         if name in SSLD:
-            if self.logits.source == "stored":
+            if self.logits.source != "online":
                 # A step that reads answers costs as much as one that reads labels.
                 loss = config.loss.model_copy(update=_LABELS)
                 config = config.model_copy(update={"loss": loss, "class_balance": "none"})
@@ -381,7 +382,7 @@ class _Chain:
         if "train_teacher" in parts and not self.teaching.source:
             advice.append(slow_amp(self.teaching.recipe, "train_teacher.recipe", device))
         others: dict[str, tuple[str, str]] = {}
-        if "ssld_stage1" in parts and self.logits.source == "stored":
+        if "ssld_stage1" in parts and self.logits.source != "online":
             others["teacher_logits.amp"] = self.logits.amp, "off"
         if "evaluation" in parts:
             others["evaluation.precision"] = self.evaluation.precision, "fp32"

@@ -112,7 +112,7 @@ def _refuse_engine(params: Mapping[str, Any]) -> None:
 
 
 def _refuse_stored(params: Mapping[str, Any], stages: Collection[str], size: int) -> None:
-    if "ssld_stage1" in stages and params["teacher_logits"]["source"] == "stored":
+    if "ssld_stage1" in stages and params["teacher_logits"]["source"] != "online":
         raise ParameterError(
             f"teacher logits are stored for {params['ssld_stage1']['image_size']} pixels, and size "
             f"asks for {size}: leave size out, or let the teacher run along (--params "

@@ -37,7 +37,8 @@ from hgnetv2_pipeline.project.training.runs import (
     processes_of_each,
     train_missing,
 )
-from hgnetv2_pipeline.training.config import RunSpec, TrainConfig
+from hgnetv2_pipeline.project.training.teacher_logits import make_store, store_result, store_spec
+from hgnetv2_pipeline.training.config import RunSpec, StoredLogits, TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -152,17 +153,49 @@ def _training(
         out=arm.folder,
         train=arm.train,
         teacher=teacher,
-        # Of the images that were not mined no answers are stored.
-        stored=logits_store(run, logits) if arm.name in ("stage1", "stage2") else None,
+        stored=_answers_for(run, arm, logits),
         seed=arm.seed,
     )
     return spec, teacher
+
+
+def _answers_for(run: Run, arm: Arm, logits: TeacherLogitsParams) -> StoredLogits | None:
+    """The store that an arm reads; None: its teacher runs along, or it has none."""
+    if arm.name in ("stage1", "stage2"):
+        return logits_store(run, logits)
+    # The answers to many views are stored of mined images alone; those to the images are cheap.
+    if arm.name == "stage1_unmined" and logits.source == "clean":
+        return logits_store(run, logits, _unmined_answers(run))
+    return None
+
+
+def _unmined_answers(run: Run) -> Path:
+    return run.folder("comparison") / "teacher_logits"
+
+
+def store_unmined_answers(
+    run: Run, recipes: Recipes, teacher: TeacherRecord, unmined: Path
+) -> None:
+    """Ask the teacher for each image of the whole pool, where the students follow such answers."""
+    if recipes.logits.source != "clean":
+        return
+    spec = store_spec(
+        run,
+        recipes.logits,
+        recipes.stage1,
+        classes=Lists(run.folder("lists")).classes,
+        samples=unmined,
+        teacher=teacher,
+    ).model_copy(update={"out": _unmined_answers(run)})
+    run.produce(store_result(spec, recipes.logits, teacher), lambda _: make_store(run, spec))
 
 
 def train_missing_arms(
     run: Run, recipes: Recipes, teacher: TeacherRecord, unmined: Path | None
 ) -> None:
     """Train the arms that are not finished yet."""
+    if unmined is not None:
+        store_unmined_answers(run, recipes, teacher, unmined)
     arms, jobs = list_arms(run, recipes, unmined), recipes.comparison.jobs
 
     def announce(specs: Sequence[RunSpec]) -> None:
@@ -201,9 +234,10 @@ def finished_arms(
     else:
         later = [seeds for name, (_, seeds) in ARMS.items() if name != "supervised"]
         comparison = comparison.model_copy(update={seeds: [] for seeds in later})
-    unmined: Path | None = run.folder("comparison") / "train_unmined.parquet"
-    if not comparison.unmined_seeds or unmined is None or not unmined.is_file():
-        unmined = None
+    listed = run.folder("comparison") / "train_unmined.parquet"
+    answered = _unmined_answers(run) / "manifest.json"
+    there = listed.is_file() and (recipes.logits.source != "clean" or answered.is_file())
+    unmined = listed if comparison.unmined_seeds and there else None
     processes = processes_of_each(run.distributed, run.device, jobs=comparison.jobs)
     finished: set[tuple[str, int]] = set()
     for arm in list_arms(run, replace(recipes, comparison=comparison), unmined):

@@ -244,8 +244,16 @@ def resized_images(
     return resized_copy(read_index(samples), root, folder, short_side=short_side), folder
 
 
-def logits_store(run: Run, params: TeacherLogitsParams) -> StoredLogits | None:
-    """The store that students read, or None: their teacher runs along."""
+def logits_store(
+    run: Run, params: TeacherLogitsParams, folder: Path | None = None
+) -> StoredLogits | None:
+    """The store that students read, in ``folder`` if not in the usual one; None: their teacher runs
+    along.
+    """
     if params.source == "online":
         return None
-    return StoredLogits(folder=run.folder("teacher_logits"), check=params.check)
+    return StoredLogits(
+        folder=folder or run.folder("teacher_logits"),
+        check=params.check,
+        clean=params.source == "clean",
+    )

@@ -22,17 +22,20 @@ def store_spec(
     samples: Path,
     teacher: TeacherRecord,
 ) -> StoreSpec:
-    """Everything a process that makes the store needs to know; the views are those of ``config``.
+    """Everything a process that makes the store needs to know; the views are those of ``config``,
+    or its evaluation view alone.
 
     The processes of this machine share the pass as they share a training.
     """
+    clean = logits.source == "clean"
+    values = logits.model_dump(exclude={"source", "check"})
     return StoreSpec(
         classes=classes,
         samples=samples,
         samples_root=run.folder("raw"),
         root=run.identity.project,
         teacher=teacher.config,
-        augment=config.view(),
+        augment=config.evaluation_view() if clean else config.view(),
         resized=config.input.resized,
         channels_last=config.channels_last,
         threads=config.threads,
@@ -41,7 +44,7 @@ def store_spec(
         device=run.device,
         rank=0,
         world_size=run.distributed.processes_here(run.device),
-        **logits.model_dump(exclude={"source", "check"}),
+        **(values | {"views": 1} if clean else values),
     )
 
 
@@ -59,7 +62,7 @@ def store_result(
         params={
             "classes": spec.classes,
             "transform": describe_view(make_augment(spec.augment), resized=spec.resized),
-            **logits.model_dump(include={"views", "topk", "seed", "amp", "shard_images"}),
+            **spec.model_dump(include={"views", "topk", "seed", "amp", "shard_images"}),
         },
         outputs=[STORE, IMAGES, SHARDS],
         resumable=True,
@@ -90,4 +93,6 @@ def _earlier_stores(run: Run, folder: Path) -> list[Path]:
     if {"teacher_logits", "all"} & {*run.redo}:
         return []
     archived = sorted(folder.parent.glob(f"archive/*/{folder.name}/{STORE}"))
-    return [path.parent for path in archived]
+    students = run.folder("teacher_logits") / STORE
+    others = [students] if students.parent != folder and students.is_file() else []
+    return [path.parent for path in [*others, *archived]]

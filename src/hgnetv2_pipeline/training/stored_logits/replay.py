@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hgnetv2_pipeline.data.index import decoding_of
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import DataError, WeightsError
-from hgnetv2_pipeline.input.augment import Augment
+from hgnetv2_pipeline.input.augment import Augment, make_augment
 from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.teacher_logits import (
     REMEDY,
@@ -77,21 +78,24 @@ def open_replay(
     store = TeacherLogits(spec.teacher_logits.folder)
     resized = spec.config.input.resized
     decoding = decoding_of(train)
+    clean = spec.teacher_logits.clean
+    answered = make_augment(spec.config.evaluation_view()) if clean else view
     store.refuse_others(
         describe_origin(
-            view, resized=resized, decoding=decoding, teacher=sources, classes=spec.classes
+            answered, resized=resized, decoding=decoding, teacher=sources, classes=spec.classes
         )
     )
-    replay = ReplayedView(view, store, store.rows_of(train))
+    replay = ReplayedView(answered, store, store.rows_of(train))
     _log.info(
-        "stored teacher logits: %d views per image, the best %d of %d classes, from %s",
-        store.views, store.topk, store.classes, store.folder,
+        "stored teacher logits: %s, the best %d of %d classes, from %s",
+        "one answer per image" if clean else f"{store.views} views per image",
+        store.topk, store.classes, store.folder,
     )  # fmt: skip
     if spec.teacher_logits.check:
         check_answers(
             replay, SampleReader(train, spec.train_root), teacher, spec.teacher_logits.check, device
         )
-    return replay
+    return replace(replay, view=view, clean=clean)
 
 
 def check_answers(

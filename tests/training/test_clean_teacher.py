@@ -1,0 +1,107 @@
+"""teacher_logits.source=clean: one answer per image, to its evaluation view, in all its views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_stored_logits import made, store_spec, teacher
+from train_recipes import SSLD, recipe
+
+from hgnetv2_pipeline.data import index
+from hgnetv2_pipeline.data.quarantine import Ledger
+from hgnetv2_pipeline.durable import read_json
+from hgnetv2_pipeline.errors import DataError
+from hgnetv2_pipeline.input.augment import make_augment
+from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.loader import train_batches
+from hgnetv2_pipeline.input.teacher_logits import ReplayedView, TeacherLogits
+from hgnetv2_pipeline.training.config import RunSpec
+from hgnetv2_pipeline.training.prepare import build_teacher
+from hgnetv2_pipeline.training.run import train_run
+
+__all__ = ["teacher"]  # a fixture
+Job = Callable[..., RunSpec]
+
+
+@pytest.fixture(scope="module")
+def clean(pictures: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> TeacherLogits:
+    out = tmp_path_factory.mktemp("clean") / "logits"
+    view = recipe().evaluation_view()
+    return made(store_spec(pictures, teacher, out, augment=view, views=1))
+
+
+def student(job: Job, name: str, teacher: Path, store: TeacherLogits, **changes: Any) -> RunSpec:
+    spec = {
+        "teacher": {"members": [str(teacher)], "bn": "eval"},
+        "teacher_logits": {"folder": store.folder, "check": 20, "clean": True},
+    }
+    return job(name, spec=spec, **{"loss": SSLD, **changes})
+
+
+def test_each_answer_is_the_teachers_to_the_image_as_evaluation_shows_it(
+    job: Job, pictures: Path, teacher: Path, clean: TeacherLogits
+) -> None:
+    spec = student(job, "unused", teacher, clean)
+    assert spec.teacher is not None
+    preprocess = spec.config.preprocess
+    network, _ = build_teacher(
+        spec.teacher, classes=spec.classes, root=spec.root, preprocess=preprocess,
+        channels_last=True, device=torch.device("cpu"),
+    )  # fmt: skip
+    samples = index.read_index(pictures / "train.parquet")
+    evaluated = make_augment(spec.config.evaluation_view())
+    for row, key in enumerate(samples["key"][:5]):
+        picture = LazyImage((pictures / key).read_bytes())
+        pixels = evaluated(picture, np.random.default_rng(0))
+        with torch.inference_mode():
+            asked = network(torch.tensor(pixels).permute(2, 0, 1)[None])[0]
+        record = clean.read(row, 0)
+        order = torch.from_numpy(record["ids"].astype(np.int64))
+        stored = torch.from_numpy(record["logps"].astype(np.float32))
+        # Of the largest value, with a store of float32: another batch rounds otherwise.
+        assert torch.allclose(asked.log_softmax(0)[order], stored, atol=1e-4)
+
+
+def test_views_are_those_of_a_teacher_beside_it_and_the_answer_of_an_image_is_always_one(
+    pictures: Path, clean: TeacherLogits
+) -> None:
+    samples = index.read_index(pictures / "train.parquet").iloc[3:15].reset_index(drop=True)
+    view = make_augment(recipe().view())
+    common: dict[str, Any] = {
+        "seed": 0, "batch_size": 5, "start_step": 0, "steps": 12, "workers": 0
+    }  # fmt: skip
+    replay = ReplayedView(view, clean, clean.rows_of(samples), clean=True)
+    shown = train_batches(samples, pictures, transform=replay, ledger=Ledger(12, 0.0), **common)
+    online = train_batches(samples, pictures, transform=view, ledger=Ledger(12, 0.0), **common)
+    answers: dict[str, list[Any]] = {}
+    views: dict[str, set[bytes]] = {}
+    for batch, same in zip(shown, online, strict=True):
+        assert batch.keys == same.keys
+        assert torch.equal(batch.images, same.images)
+        assert batch.answers is not None
+        for place, key in enumerate(batch.keys):
+            answers.setdefault(key, []).append(batch.answers.logps[place].tolist())
+            views.setdefault(key, set()).add(batch.images[place].numpy().tobytes())
+    assert all(one == found[0] for found in answers.values() for one in found)
+    assert all(len(found) == 5 for found in views.values())  # 60 places for 12 images
+
+
+def test_a_student_learns_from_it(job: Job, teacher: Path, clean: TeacherLogits) -> None:
+    spec = student(job, "learns", teacher, clean, steps=20, lr=5e-3)
+    train_run(spec)
+    assert read_json(spec.out / "result.json")["steps"] == 20
+    assert (spec.out / "student.safetensors").is_file()
+
+
+def test_answers_to_other_views_are_refused(
+    job: Job, pictures: Path, teacher: Path, tmp_path: Path
+) -> None:
+    replayed = made(store_spec(pictures, teacher, tmp_path / "logits"))
+    with pytest.raises(DataError, match="does not fit this run") as caught:
+        train_run(student(job, "other", teacher, replayed))
+    assert "\n" not in str(caught.value)
