@@ -14,12 +14,13 @@ import pytest
 from hgnetv2_pipeline.data.likeness import compare_sets
 from hgnetv2_pipeline.data.scan.tones import count_tones
 from hgnetv2_pipeline.reporting.blocks import Figure, Notice, Text
+from hgnetv2_pipeline.reporting.build import build_report
 from hgnetv2_pipeline.reporting.chapters.pool import (
     balance_blocks,
     likeness_blocks,
     pool_map_blocks,
 )
-from hgnetv2_pipeline.reporting.inputs import FileLedger
+from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.pool_figures import Cloud, point_map
 from hgnetv2_pipeline.reporting.style import CSS
 
@@ -208,3 +209,18 @@ def test_classes_of_equal_size_are_a_sentence() -> None:
     assert isinstance(text, Text)
     assert text.text == "Each of the 2 classes has 4 images in train and 9 images in val."
     assert balance_blocks({"pool": []}) == []
+
+
+def test_the_report_says_what_differs_clearly_beside_what_was_mined(
+    report_inputs: ReportInputs, tmp_path: Path
+) -> None:
+    assert report_inputs.dataset_summary is not None
+    path = report_inputs.dataset_summary
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(summary | compared(2)), encoding="utf-8")
+    text = build_report(report_inputs, tmp_path).read_text(encoding="utf-8")
+    chapter = text[text.index('<section id="mining">') : text.index('<section id="curves">')]
+    assert "The images of the pool are brighter than the labelled ones" in chapter
+    path.write_text("{", encoding="utf-8")
+    text = build_report(report_inputs, tmp_path).read_text(encoding="utf-8")
+    assert "Map of the pool" in text and "are brighter" not in text

@@ -46,7 +46,9 @@ def choose_images(
     pool = candidates.pool
     listed = [batch["key"].to_pandas() for batch in read_batches(mined, ["key"])]
     taken = pool.holding(pd.concat([pd.Series(dtype="str"), *listed]))
-    fate = np.where(taken, 1, np.where(candidates.free(), 0, 2))
+    fate = np.full(pool.rows, 2, np.int8)
+    fate[candidates.free()] = 0
+    fate[taken] = 1
     counts = np.bincount(fate, minlength=len(FATES)).tolist()
     # One order for the whole pool: another mined list shows other images only where it must.
     order = np.random.default_rng(seed).random(pool.rows)

@@ -44,10 +44,7 @@ def mining_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         rows = ledger.read_csv(inputs.mining_classes, "mined classes")
         blocks += class_figures(rows)[:1]
     blocks += purity_blocks(inputs.mining_purity, audit, ledger)
-    if inputs.dataset_summary is not None and inputs.dataset_summary.is_file():
-        summary = ledger.read_json(inputs.dataset_summary, "summary of the dataset")
-        said = likeness_words(summary["likeness"]) if "likeness" in summary else []
-        blocks += [Notice(words, kind="warning") for words in said]
+    blocks += _unlike(inputs, ledger)
     blocks += pool_map_blocks(inputs.own.get("pool_map"), ledger, inputs.run_command)
     pictures = sheet_blocks(inputs.mining_sheets, audit, ledger)
     if pictures:
@@ -61,6 +58,16 @@ def mining_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
             Link("Classes, removed pairs, what waits for a person: ", "the page on mining", where)
         )
     return blocks
+
+
+def _unlike(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
+    """What differs clearly between the pool and the labelled images."""
+    try:
+        summary = ledger.read_json(inputs.dataset_summary, "summary of the dataset")
+    except AbsentError:  # the chapter on the data says what is wrong with it
+        return []
+    said = likeness_words(summary["likeness"]) if "likeness" in summary else []
+    return [Notice(words, kind="warning") for words in said]
 
 
 _NUMBER = (

@@ -105,10 +105,14 @@ _COMPARED = {
 }
 _TONES = ("red", "green", "blue")
 _RULE = (
-    "Clearly different is what is so in three of four pairs of one image of each side, drawn at "
-    "random, or shares of grey images 25 points apart; with 20 images of each side at least."
+    "A difference is called clear if the image of the pool has the higher value, or the lower, in "
+    "at least 75 % of random pairs of one image of each side, or if the shares of grey images are "
+    "at least 25 points apart; each side needs 20 images."
 )
-_OLD = "Brightness and colours are not known: the images were scanned by an older version. "
+_NO_TONES = (
+    "Brightness and colours are not known: an older version scanned the images, or all images of "
+    "one side have transparent pixels"
+)
 
 
 def likeness_words(known: Mapping[str, Any]) -> list[str]:
@@ -155,20 +159,19 @@ def likeness_blocks(summary: Mapping[str, Any], command: str) -> list[Block]:
         )
         blocks.append(Figure(drawings, caption))
     if "grey" in known:
-        shares = [
-            f"{formats.count(hits)} of {formats.count(of)} {what}"
-            for what, (hits, of) in (("labelled images", known["grey"]["labelled"]),
-                                     ("images of the pool", known["grey"]["pool"]))
-        ]  # fmt: skip
+        labelled, pool = (
+            f"{formats.count(hits)} of {formats.count(images)}"
+            for hits, images in (known["grey"][side] for side in _SIDES)
+        )
         blocks.append(
             Text(
-                f"Grey are {shares[0]} and {shares[1]}. Images with transparent pixels are in "
-                "neither number nor in brightness and colours; val and test count as labelled "
-                "there where they were split off."
+                f"Grey images: {labelled} labelled ones and {pool} of the pool. Images with "
+                "transparent pixels are left out of this, of brightness and of colours; val and "
+                "test are counted as labelled where they were split off from train."
             )
         )
     else:
-        blocks.append(Notice(_OLD.strip(), f"{command} --params redo=ingestion"))
+        blocks.append(Notice(_NO_TONES, f"{command} --params redo=ingestion"))
     blocks.append(Fold("The comparison in numbers", (_likeness_table(known["measures"]),)))
     return blocks
 
