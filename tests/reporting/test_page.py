@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_inputs import HOSTILE
 
+from hgnetv2_pipeline.reporting import figures, style, svg
 from hgnetv2_pipeline.reporting.blocks import (
     Block,
     Bullets,
@@ -124,3 +125,41 @@ def test_a_missing_part_names_the_command_in_both_forms() -> None:
 def test_a_row_that_does_not_fit_its_columns_is_our_mistake() -> None:
     with pytest.raises(AssertionError, match="does not fit"):
         Table(("a", "b"), (("1",),))
+
+
+def _half(name: str) -> Figure:
+    return Figure((svg.drawing(figures.WIDTH, 10, name, []),), name)
+
+
+def test_narrow_blocks_share_a_line_and_wide_ones_do_not() -> None:
+    few = Table(("a", "b"), (("1", "2"),))
+    many = Table(tuple("abcdef"), (("1",) * 6,))
+    text = to_html(page_of(_half("one"), few, many, _half("two"), Text("beside"), _half("three")))
+    read(text)
+    assert text.count('class="pair"') == 2
+    assert text.count('class="alone"') == 1
+    assert text.index("one</figcaption>") < text.index("two</figcaption>") < text.index("beside")
+
+
+def test_a_table_has_its_caption_and_its_headings_a_scope() -> None:
+    text = to_html(page_of(Table(("a", "b"), (("1", "2"),), "What it shows")))
+    assert "<table><caption><span>What it shows</span></caption>" in text
+    assert text.count('<th scope="col">') == 2
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(
+    ("paper", "colours"), [("#ffffff", svg.PALETTE), ("#14171b", style.DARK)], ids=str
+)
+def test_every_colour_of_a_drawing_is_seen_on_its_paper(
+    paper: str, colours: tuple[str, ...]
+) -> None:
+    """WCAG 1.4.11: graphics have a contrast of 3:1."""
+    for colour in colours:
+        low, high = sorted((_luminance(paper), _luminance(colour)))
+        assert (high + 0.05) / (low + 0.05) >= 3, colour

@@ -14,7 +14,7 @@ import pytest
 from synthetic_inputs import CLASSES, HOSTILE, PUBLISHED, png, write_inputs
 from test_page import read
 
-from hgnetv2_pipeline.reporting.blocks import Cards
+from hgnetv2_pipeline.reporting.blocks import KeyFigures
 from hgnetv2_pipeline.reporting.build import build_report, compose, terminal_summary
 from hgnetv2_pipeline.reporting.inputs import ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
@@ -164,14 +164,15 @@ def test_the_headline_is_of_the_model_that_is_exported(report_inputs: ReportInpu
     results = [json.loads(path.read_text(encoding="utf-8")) for path in report_inputs.evaluations]
     for model in dict.fromkeys(result["model"] for result in results):
         head = compose(dataclasses.replace(report_inputs, model=model), []).head
-        assert isinstance(head[0], Cards)
-        value, what, _ = head[0].items[0]
+        assert isinstance(head[0], KeyFigures)
+        question, value, what, _ = head[0].items[0]
         ours = [result for result in results if result["model"] == model]
+        assert question == "How good"
         assert value in {f"{100 * one['top1_count'] / one['n_used']:.1f} %" for one in ours}
         assert what == f"top-1 of {model}"
     head = compose(dataclasses.replace(report_inputs, model="nobody/b0/seed=0"), []).head
-    assert isinstance(head[0], Cards)
-    assert not any(what.startswith("top-1 of") for _, what, _ in head[0].items)
+    assert isinstance(head[0], KeyFigures)
+    assert {question for question, *_ in head[0].items}.isdisjoint({"How good", "How sure"})
 
 
 def test_a_training_that_beats_the_exported_model_on_val_is_named_first(

@@ -89,7 +89,7 @@ class Cards:
 
 
 @dataclass(frozen=True)
-class Answers:
+class KeyFigures:
     """What a reader asks first: (question, answer, what it is, what it is based on)."""
 
     items: tuple[tuple[str, str, str, str], ...]
@@ -112,7 +112,7 @@ class Fold:
 
 
 Block: TypeAlias = (
-    Text | Link | Bullets | Notice | Table | Figure | Picture | Cards | Answers | Steps | Fold
+    Text | Link | Bullets | Notice | Table | Figure | Picture | Cards | KeyFigures | Steps | Fold
 )
 
 

@@ -23,10 +23,10 @@ from hgnetv2_pipeline.reporting.chapters import (
     speed,
     teacher,
 )
+from hgnetv2_pipeline.reporting.chapters.first_screen import first_screen
 from hgnetv2_pipeline.reporting.chapters.published import PublishedModel, published_models
 from hgnetv2_pipeline.reporting.choice import choice_blocks, explain_choice, read_choice
 from hgnetv2_pipeline.reporting.comparison import ArmSummary, better_training, compared_with
-from hgnetv2_pipeline.reporting.headline import headline
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html, to_markdown
 from hgnetv2_pipeline.reporting.sweep_page import sweep_blocks
@@ -181,6 +181,6 @@ def compose(inputs: ReportInputs, published: Sequence[PublishedModel]) -> Report
         title=f"PP-HGNetV2 on {inputs.dataset}",
         subtitle=f"From labelled images and an unlabelled pool to a measured classifier{revision}",
         banner=banner_text(is_sample=inputs.is_sample),
-        head=headline(inputs),
+        head=first_screen(inputs),
         sections=chapters,
     )

@@ -8,12 +8,12 @@ from urllib.parse import quote
 
 from hgnetv2_pipeline.printable import printable
 from hgnetv2_pipeline.reporting.blocks import (
-    Answers,
     Block,
     Bullets,
     Cards,
     Figure,
     Fold,
+    KeyFigures,
     Link,
     Notice,
     Picture,
@@ -133,7 +133,7 @@ def _block_html(block: Block) -> str:
                 for value, what, behind in items
             )
             return f'<div class="cards">\n{cards}\n</div>'
-        case Answers(questions):
+        case KeyFigures(questions):
             boxes = "\n".join(
                 f"<div><dt>{escape(question)}</dt><dd><b>{escape(value)}</b> "
                 f"<span>{escape(what)}</span> <small>{escape(behind)}</small></dd></div>"
@@ -223,7 +223,7 @@ def _block_markdown(block: Block) -> str:
         case Cards(items):
             cells = [tuple(map(escape_markdown, item)) for item in items]
             return "\n".join(f"- **{value}** {what} ({behind})" for value, what, behind in cells)
-        case Answers(questions):
+        case KeyFigures(questions):
             cells = [tuple(map(escape_markdown, item)) for item in questions]
             return "\n".join(
                 f"- {ask}: **{value}** {what} ({why})" for ask, value, what, why in cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hgnetv2_pipeline.reporting.svg import PALETTE
 
-_DARK = ("#58b0ea", "#ff8a3d", "#35c79a", "#e79cc4", "#e0ac3c", "#8fd0f7", "#a3a9b3", "#d18b6c")
+DARK = ("#58b0ea", "#ff8a3d", "#35c79a", "#e79cc4", "#e0ac3c", "#8fd0f7", "#a3a9b3", "#d18b6c")
 
 
 def _palette(colours: tuple[str, ...]) -> str:
@@ -24,7 +24,7 @@ _LIGHT_VALUES = (
 _DARK_VALUES = (
     "--paper:#14171b; --ink:#e6e9ed; --faint:#9aa3ae; --rule:#30363d; --soft:#1c2026; "
     "--accent:#7cc4f5; --warn:#ffc069; --warn-soft:#2b2316; --shade:#ffffff66; --onfill:#0d1013; "
-    + _palette(_DARK)
+    + _palette(DARK)
 )
 
 CSS = f"""
@@ -39,7 +39,7 @@ h1 {{ font-size: 27px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01
   overflow-wrap: anywhere; }}
 h2 {{ font-size: 20px; line-height: 1.3; margin: 44px 0 12px; padding-top: 14px;
   border-top: 2px solid var(--ink); }}
-p, ul, ol {{ max-width: 78ch; margin: 10px 0; overflow-wrap: break-word; }}
+p, ul, ol {{ max-width: 78ch; margin: 10px 0; overflow-wrap: anywhere; }}
 ul, ol {{ padding-left: 20px; }} li {{ margin: 5px 0; }}
 a {{ color: var(--accent); }}
 :target {{ scroll-margin-top: 8px; }}
@@ -81,7 +81,8 @@ nav a:first-child {{ display: none; }}
 .scroll {{ margin: 14px 0 18px; }}
 table {{ border-collapse: collapse; font-size: 13px; line-height: 1.4;
   font-variant-numeric: tabular-nums; min-width: min(100%, 440px); }}
-caption {{ color: var(--faint); font-size: 13px; text-align: left; padding: 0 0 6px; }}
+caption {{ color: var(--faint); font-size: 13px; text-align: left; padding: 0 0 6px;
+  overflow-wrap: anywhere; }}
 caption span {{ display: block; position: sticky; left: 0;
   max-width: min(100ch, calc(100vw - 36px)); }}
 th, td {{ padding: 5px 12px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }}
@@ -100,7 +101,8 @@ code {{ font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono
   font-size: 12.5px; overflow-wrap: anywhere; }}
 figure {{ margin: 14px 0 20px; }}
 figure .drawings {{ display: flex; flex-wrap: wrap; gap: 14px 20px; align-items: flex-start; }}
-figcaption {{ color: var(--faint); font-size: 13px; max-width: 88ch; margin-top: 4px; }}
+figcaption {{ color: var(--faint); font-size: 13px; max-width: 88ch; margin-top: 4px;
+  overflow-wrap: anywhere; }}
 figure img {{ max-width: 100%; height: auto; border: 1px solid var(--rule); background: #fff; }}
 figure svg {{ max-width: 100%; height: auto; }}
 .alone figure {{ display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 0 36px;
@@ -112,10 +114,9 @@ svg .ink {{ fill: var(--ink); }} svg .faint {{ fill: var(--faint); }}
 svg .onfill {{ fill: var(--onfill); }}
 svg .grid {{ stroke: var(--rule); }} svg .axis {{ stroke: var(--faint); }}
 {_CLASSES}
-@media (min-width: 1330px) and (not print) {{
+@media screen and (min-width: 1330px) {{
   main {{ max-width: 1310px; display: grid; gap: 0 40px; align-items: start;
     grid-template-columns: 190px minmax(0, 1080px); }}
-  main:not(:has(nav)) {{ display: block; }}
   .head, .body {{ grid-column: 2; }}
   nav {{ grid-column: 1; grid-row: 1 / span 2; position: sticky; top: 24px; margin: 4px 0 0;
     flex-direction: column; gap: 8px; max-height: calc(100vh - 48px); overflow-y: auto; }}
@@ -127,8 +128,8 @@ svg .grid {{ stroke: var(--rule); }} svg .axis {{ stroke: var(--faint); }}
 @media (max-width: 600px) {{
   main {{ padding: 18px 16px 48px; }}
   h1 {{ font-size: 23px; }}
-  th:first-child, td:first-child {{ max-width: 42vw; white-space: normal; overflow-wrap: anywhere;
-    padding-right: 10px; border-right: 1px solid var(--rule); }}
+  th:first-child, td:first-child {{ min-width: 96px; max-width: 42vw; white-space: normal;
+    overflow-wrap: break-word; padding-right: 10px; border-right: 1px solid var(--rule); }}
 }}
 @media (prefers-color-scheme: dark) {{
   figure img {{ filter: brightness(0.72); background: none; border-color: #000; }}

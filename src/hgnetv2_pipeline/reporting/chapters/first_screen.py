@@ -8,7 +8,7 @@ from typing import Any
 
 from hgnetv2_pipeline import intervals
 from hgnetv2_pipeline.reporting import comparison, formats, sections, tables
-from hgnetv2_pipeline.reporting.blocks import Answers, Block, Steps
+from hgnetv2_pipeline.reporting.blocks import Block, KeyFigures, Steps
 from hgnetv2_pipeline.reporting.chapters import accuracy, speed
 from hgnetv2_pipeline.reporting.choice import read_choice, used_candidate
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
@@ -19,7 +19,7 @@ Answer = tuple[str, str, str, str]
 _log = logging.getLogger(__name__)
 
 
-def headline(inputs: ReportInputs) -> tuple[Block, ...]:
+def first_screen(inputs: ReportInputs) -> tuple[Block, ...]:
     """The answers that the files of this run give, and the next commands for who reads them."""
     answers: list[Answer] = []
     for make in (_how_good, _what_was_gained, _how_fast):
@@ -27,7 +27,7 @@ def headline(inputs: ReportInputs) -> tuple[Block, ...]:
             answers += make(inputs, FileLedger(inputs.root))
         except sections.MISSHAPEN as error:  # DataError among them; its chapter says what is wrong
             _log.debug("no headline figure: %r", error)
-    found: list[Block] = [Answers(tuple(answers))] if answers else []
+    found: list[Block] = [KeyFigures(tuple(answers))] if answers else []
     return (*found, Steps(tuple(next_steps(inputs))))
 
 
