@@ -20,8 +20,8 @@ from hgnetv2_pipeline.reporting.chapters.pool import (
     likeness_blocks,
     pool_map_blocks,
 )
+from hgnetv2_pipeline.reporting.chapters.pool_figures import Cloud, point_map
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
-from hgnetv2_pipeline.reporting.pool_figures import Cloud, point_map
 from hgnetv2_pipeline.reporting.style import CSS
 
 KINDS = ("val", "passed over", "mined", "train", "removed")  # as they are drawn

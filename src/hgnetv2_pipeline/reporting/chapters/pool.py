@@ -8,9 +8,7 @@ from typing import Any
 
 from hgnetv2_pipeline.reporting import formats
 from hgnetv2_pipeline.reporting.blocks import Block, Figure, Fold, Notice, Table, Text
-from hgnetv2_pipeline.reporting.figures import Series, line_chart
-from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger
-from hgnetv2_pipeline.reporting.pool_figures import (
+from hgnetv2_pipeline.reporting.chapters.pool_figures import (
     WIDTH,
     Cloud,
     Quantiles,
@@ -18,6 +16,8 @@ from hgnetv2_pipeline.reporting.pool_figures import (
     point_map,
     quantile_lines,
 )
+from hgnetv2_pipeline.reporting.figures import Series, line_chart
+from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger
 
 _LOOKS = {
     "val": ("square", 3),
