@@ -15,8 +15,8 @@ from synthetic_inputs import CLASSES, HOSTILE, N, evaluation
 from test_multi_label_report import result as several_labels
 
 from hgnetv2_pipeline.intervals import wilson_interval
+from hgnetv2_pipeline.reporting.chapters.model_card import CardInputs, TrainingFiles, model_card
 from hgnetv2_pipeline.reporting.inputs import ReportInputs
-from hgnetv2_pipeline.reporting.model_card import CardInputs, TrainingFiles, model_card
 
 RUN, FIRST = "ssld_stage2/b0/seed=0", "ssld_stage1/b0/seed=0"
 NOTHING = {"license": None, "data_license": None, "contact": None, "notes": None}

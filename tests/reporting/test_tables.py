@@ -98,7 +98,7 @@ def test_the_loss_on_val_is_drawn_dashed_beside_that_of_training(tmp_path: Path)
     path = tmp_path / "history.csv"
     for column, dashes in (("val_loss", 1), ("something", 0)):
         path.write_text(f"epoch,step,loss,{column}\n1,5,2.0,2.2\n2,10,1.0,\n3,15,0.5,1.9\n")
-        inputs = SimpleNamespace(histories={"train/b0/seed=0": path})
+        inputs = SimpleNamespace(histories={"train/b0/seed=0": path}, views={})
         [figure] = curve_blocks(inputs, FileLedger())
         [loss] = figure.drawings
         assert loss.count("stroke-dasharray") == dashes

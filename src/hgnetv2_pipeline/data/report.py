@@ -172,6 +172,14 @@ def _bins(sides: pd.Series) -> list[tuple[str, int]]:
     )
 
 
+def fit_into(image: Image.Image, cell: int) -> Image.Image:
+    """``image`` with its long side ``cell`` pixels; a small one with its pixels, not blurred."""
+    scale = cell / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
+    return image.resize((width, height), how)
+
+
 def contact_sheet(
     samples: pd.DataFrame,
     root: Path,
@@ -214,12 +222,9 @@ def contact_sheet(
             draw.rectangle(box, outline="firebrick")
             draw.line(box, fill="firebrick")
         else:
-            scale = cell / max(image.size)
-            size = tuple(max(1, round(side * scale)) for side in image.size)
-            # Small images are shown with their pixels, not blurred.
-            how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
-            fitted = image.resize((size[0], size[1]), how)
-            sheet.paste(fitted, (left + (cell - size[0]) // 2, top + (cell - size[1]) // 2))
+            fitted = fit_into(image, cell)
+            wide, high = fitted.size
+            sheet.paste(fitted, (left + (cell - wide) // 2, top + (cell - high) // 2))
         red = marked is not None and marked[at]
         if red:
             draw.rectangle((left, top, left + cell - 1, top + cell - 1), outline=_RED, width=4)

@@ -9,6 +9,7 @@ from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.tracking import git_revision
+from hgnetv2_pipeline.project.training.view_sheet import VIEWS
 
 if TYPE_CHECKING:
     from hgnetv2_pipeline.reporting.inputs import ReportInputs
@@ -50,6 +51,11 @@ def report_inputs(identity: Identity) -> ReportInputs:
                 identity.folder("finetune"),
             )
             if (path := folder / "history.csv").is_file()
+        },
+        views={
+            path.parent.relative_to(identity.folder("models")).as_posix(): path
+            for name in ("train", "ssld_stage1", "ssld_stage2", "finetune")
+            if (path := identity.folder(name) / VIEWS).is_file()
         },
         evaluations=_jsons(base / "evaluation", identity),
         error_analyses=_jsons(base / "error_analysis", identity),

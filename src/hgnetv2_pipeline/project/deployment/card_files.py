@@ -17,7 +17,7 @@ from hgnetv2_pipeline.project.teaching.teacher import RECORD
 from hgnetv2_pipeline.project.training.choice import CHOICE, chosen_run
 
 if TYPE_CHECKING:
-    from hgnetv2_pipeline.reporting.model_card import CardInputs, TrainingFiles
+    from hgnetv2_pipeline.reporting.chapters.model_card import CardInputs, TrainingFiles
 
 _STUDENT = "student.safetensors"
 
@@ -28,7 +28,7 @@ def card_result(run: Run, known: CardInputs) -> ResultSpec:
     It is no part of the export itself, so that an export from before there were cards is reused,
     and a card can follow what is measured later.
     """
-    from hgnetv2_pipeline.reporting.model_card import CARD
+    from hgnetv2_pipeline.reporting.chapters.model_card import CARD
 
     project, report = run.identity.project, known.report
     trainings = [*known.trainings, *known.teachers]
@@ -55,7 +55,7 @@ def card_result(run: Run, known: CardInputs) -> ResultSpec:
 
 def write_card(folder: Path, known: CardInputs) -> None:
     """Write ``MODEL_CARD.md``."""
-    from hgnetv2_pipeline.reporting.model_card import CARD, model_card
+    from hgnetv2_pipeline.reporting.chapters.model_card import CARD, model_card
 
     write_text(folder / CARD, model_card(known))
 
@@ -64,7 +64,7 @@ def card_inputs(run: Run, params: CardParams, lists: Lists) -> CardInputs:
     """What there is to say of the export of ``run``; it has to be there."""
     from dataclasses import replace
 
-    from hgnetv2_pipeline.reporting.model_card import CardInputs
+    from hgnetv2_pipeline.reporting.chapters.model_card import CardInputs
 
     identity = run.identity
     export = run.folder("export")
@@ -134,7 +134,7 @@ def _lineage(run: Run, model: str) -> list[TrainingFiles]:
 
 def _finished(run: Run, names: Sequence[str]) -> list[TrainingFiles]:
     """Those of the runs that are here, by the manifests of their folders."""
-    from hgnetv2_pipeline.reporting.model_card import TrainingFiles
+    from hgnetv2_pipeline.reporting.chapters.model_card import TrainingFiles
 
     folders = [(name, run.identity.run_folder(name)) for name in names]
     return [

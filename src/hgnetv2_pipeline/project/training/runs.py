@@ -15,6 +15,7 @@ from hgnetv2_pipeline.project.results import Result, ResultSpec, Reuse, Work
 from hgnetv2_pipeline.project.run import Run
 from hgnetv2_pipeline.project.teaching.teacher import TeacherRecord
 from hgnetv2_pipeline.project.tracking import tracker
+from hgnetv2_pipeline.project.training.view_sheet import write_views
 from hgnetv2_pipeline.training.config import (
     FREE,
     DistributedConfig,
@@ -154,6 +155,7 @@ def train_student(run: Run, spec: RunSpec, teacher: TeacherRecord | None) -> Non
     read = spec if spec.teacher_logits is None else use_resized_copy(run.identity, spec)
     _log.info("%s: %s", spec.stage, plan_run(read, processes=processes))
     read = use_resized_copy(run.identity, spec)
+    write_views(read)
     if processes == 1:
         name = training_name(STAGES.get(spec.stage, spec.stage), spec.seed)
         train_run(read, report=tracker.reporter(spec.out, name))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hgnetv2_pipeline.reporting import figures, formats
 from hgnetv2_pipeline.reporting.blocks import Block, Figure, Notice
+from hgnetv2_pipeline.reporting.chapters.views import view_blocks
 from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
 
 _PIPELINES = ("train_teacher", "train", "ssld_stage1", "ssld_stage2", "finetune")
@@ -39,7 +40,7 @@ def curve_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         blocks.append(Figure(tuple(drawings), _CURVES_CAPTION))
     elif groups:
         blocks.append(Notice("The histories have no loss and no accuracy", kind="warning"))
-    return blocks
+    return [*blocks, *view_blocks(inputs, ledger)]
 
 
 def _run_order(run: str) -> tuple[int, str]:
