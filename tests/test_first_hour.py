@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -48,10 +49,13 @@ def split(block: str) -> tuple[str, list[str]]:
 
 
 def test_every_step_works_as_it_is_written(project: Path) -> None:
-    first, *steps = blocks(ROOT / "docs" / "first_hour.md", "sh")
+    first, *steps = blocks(ROOT / "docs" / "first_hour.md", "sh", "python")
     assert first.startswith("make install")
-    assert len(steps) == 13
+    assert len(steps) == 14
     for step in steps:
+        if step.startswith("from "):
+            subprocess.run([sys.executable, "-c", step], cwd=project, check=True)
+            continue
         commands, servers = split(step)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", commands],
