@@ -61,7 +61,7 @@ def words(path: Path) -> list[str]:
 def test_every_plot_has_its_title_and_data_and_refers_to_nothing(tmp_path: Path) -> None:
     write_plots(inputs_of(tmp_path / "in"), "val", tmp_path / "out")
     shown = {name: words(tmp_path / "out" / name) for name in PLOTS}
-    assert {"Learning curves", "epoch"} <= {*shown["learning_curves.svg"]}
+    assert {"Learning curves", "images seen"} <= {*shown["learning_curves.svg"]}
     assert {label for _, label, _ in CANDIDATES} <= {*shown["arms.svg"]}
     assert "top-1 on 700 val images, %" in shown["arms.svg"]
     assert f"Confusion of {MODEL} on val" in shown["confusion.svg"]

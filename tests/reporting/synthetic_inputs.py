@@ -391,6 +391,13 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
         )
         for place, (run, epochs, last, agreement) in enumerate(runs)
     }
+    results = {
+        run: _json(
+            folder / "06_models" / run / "result.json",
+            {"steps": 5 * epochs, "images_seen": 320 * epochs},
+        )
+        for run, epochs, _, _ in runs
+    }
     report = folder / "08_reporting"
     sheets = []
     for place, name in enumerate(("top", "bottom", "removed_pairs")):
@@ -461,6 +468,7 @@ def write_inputs(folder: Path, *, dataset: str = "sample", is_sample: bool = Tru
         mining_purity=_text(report / "mining" / "purity.csv", PURITY),
         comparison=_json(report / "comparison.json", {"rows": comparison_rows()}),
         histories=histories,
+        results=results,
         evaluations=tuple(
             _json(report / "evaluation" / f"{place}.json", value)
             for place, value in enumerate(evaluations)

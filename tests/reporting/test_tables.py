@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +19,7 @@ from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.evaluation.metrics import summarise
 from hgnetv2_pipeline.reporting import formats, tables
 from hgnetv2_pipeline.reporting.chapters import data, mining, published, speed
-from hgnetv2_pipeline.reporting.chapters.curves import curve_blocks
 from hgnetv2_pipeline.reporting.chapters.speed import measurements
-from hgnetv2_pipeline.reporting.inputs import FileLedger
 
 
 def test_accuracy_is_computed_from_counts_not_copied() -> None:
@@ -92,17 +88,6 @@ def test_what_rare_classes_count_is_shown_where_it_was_measured() -> None:
     assert (rows["b"]["precision %"], rows["b"]["F1 %"]) == ("100.0", "100.0")
     assert (rows["c"]["precision %"], rows["c"]["F1 %"]) == ("–", "0.0")
     assert "AUC %" not in tables.worst_classes_table(before).columns
-
-
-def test_the_loss_on_val_is_drawn_dashed_beside_that_of_training(tmp_path: Path) -> None:
-    path = tmp_path / "history.csv"
-    for column, dashes in (("val_loss", 1), ("something", 0)):
-        path.write_text(f"epoch,step,loss,{column}\n1,5,2.0,2.2\n2,10,1.0,\n3,15,0.5,1.9\n")
-        inputs = SimpleNamespace(histories={"train/b0/seed=0": path}, views={})
-        [figure] = curve_blocks(inputs, FileLedger())
-        [loss] = figure.drawings
-        assert loss.count("stroke-dasharray") == dashes
-        assert "dashed the cross-entropy against the labels on val" in figure.caption
 
 
 def test_many_classes_show_their_most_frequent_mistakes() -> None:

@@ -40,7 +40,7 @@ def test_the_page_is_whole_small_and_offline(report_inputs: ReportInputs, tmp_pa
         "Where each number came from",
     ):  # fmt: skip
         assert f"<h2>{title}</h2>" in text
-    assert text.count("<svg") == 23
+    assert text.count("<svg") == 19
     assert text.count("<img") == 4
     assert HOSTILE in reader.cells
 

@@ -15,13 +15,24 @@ if TYPE_CHECKING:
     from hgnetv2_pipeline.reporting.inputs import ReportInputs
 
 
+_OWN_TRAININGS = ("train", "ssld_stage1", "ssld_stage2", "finetune")
+
+
 def report_inputs(identity: Identity) -> ReportInputs:
     """What the report says of the run, and where it reads that."""
     from hgnetv2_pipeline.reporting.build import OWN
     from hgnetv2_pipeline.reporting.inputs import ReportInputs
 
     base = identity.folder("report").parent
-    teacher = identity.folder("train_teacher")
+    trainings = {
+        folder.relative_to(identity.folder("models")).as_posix(): folder
+        for folder in (
+            *sorted(identity.folder("train_teacher").glob("member=*")),
+            *(identity.folder(name) for name in _OWN_TRAININGS),
+            *sorted(identity.folder("comparison").glob("*,seed=*")),
+        )
+        if all((folder / name).is_file() for name in ("history.csv", "result.json"))
+    }
     return ReportInputs(
         dataset=identity.dataset,
         model=identity.model,
@@ -43,18 +54,11 @@ def report_inputs(identity: Identity) -> ReportInputs:
         ),
         mining_purity=identity.folder("purity") / "purity.csv",
         comparison=identity.folder("comparison_report") / "comparison.json",
-        histories={
-            path.parent.relative_to(identity.folder("models")).as_posix(): path
-            for folder in (
-                *sorted(teacher.glob("member=*")),
-                *(identity.folder(name) for name in ("train", "ssld_stage1", "ssld_stage2")),
-                identity.folder("finetune"),
-            )
-            if (path := folder / "history.csv").is_file()
-        },
+        histories={run: folder / "history.csv" for run, folder in trainings.items()},
+        results={run: folder / "result.json" for run, folder in trainings.items()},
         views={
             path.parent.relative_to(identity.folder("models")).as_posix(): path
-            for name in ("train", "ssld_stage1", "ssld_stage2", "finetune")
+            for name in _OWN_TRAININGS
             if (path := identity.folder(name) / VIEWS).is_file()
         },
         evaluations=_jsons(base / "evaluation", identity),

@@ -5,9 +5,11 @@ Pure functions of their data; the bytes depend on nothing else.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from hgnetv2_pipeline.reporting import svg
 
@@ -15,6 +17,7 @@ WIDTH = 470.0  # two drawings fill a line of the page, one a telephone's screen
 _NEAR = 6  # places for a label right at its point
 NARROW = 326.0  # three of them fill a line, and one a telephone
 CALIBRATION_BINS = 15  # of an evaluation
+_Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 _LONGEST = 150.0  # of labels left of their bars; longer ones are above them
 
 
@@ -38,6 +41,8 @@ class Series:
     colour: int = 0
     legend: bool = True
     band: tuple[tuple[float, float], ...] = ()
+    bold: bool = False
+    end: str = ""  # written at the last point by ``labelled_lines``
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,18 @@ def line_chart(
         at = frame.x(mark[0])
         parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
         parts.append(svg.text(at + 5, frame.bottom - 7, mark[1], size=11, css="faint"))
+    parts += _draw_lines(series, frame, dots=dots)
+    for place, line in enumerate(rows):
+        x = 12 + wide * (place % columns)
+        y = frame.bottom + 54 + 17 * (place // columns)
+        css = f"s{line.colour % len(svg.PALETTE)}"
+        parts.append(svg.line(x, y - 4, x + 16, y - 4, css=css, dash="5 3" * line.dashed))
+        parts.append(svg.text(x + 22, y, svg.clip_text(line.name, wide - 34, 11), size=11))
+    return svg.drawing(width, frame.bottom + 46 + legend_height, title, parts)
+
+
+def _draw_lines(series: Sequence[Series], frame: svg.Frame, *, dots: bool) -> list[str]:
+    parts = []
     for line in series:
         colour = line.colour % len(svg.PALETTE)
         if line.band:
@@ -145,20 +162,60 @@ def line_chart(
             )
         pixels = [(frame.x(x), frame.y(y)) for x, y in thin(line.points)]
         if len(pixels) > 1:
-            parts.append(svg.path(pixels, colour, dash="5 3" if line.dashed else ""))
+            dash = "5 3" if line.dashed else ""
+            parts.append(svg.path(pixels, colour, dash=dash, bold=line.bold))
         if len(pixels) == 1 or dots:
             for (px, py), (x, y) in zip(pixels, thin(line.points), strict=True):
                 tooltip = (
                     f"{line.name}: {svg.tick_label(round(y, 4))} at {svg.tick_label(round(x, 4))}"
                 )
-                parts.append(svg.dot(px, py, colour, radius=3.5, title=tooltip))
-    for place, line in enumerate(rows):
-        x = 12 + wide * (place % columns)
-        y = frame.bottom + 54 + 17 * (place // columns)
-        css = f"s{line.colour % len(svg.PALETTE)}"
-        parts.append(svg.line(x, y - 4, x + 16, y - 4, css=css, dash="5 3" * line.dashed))
-        parts.append(svg.text(x + 22, y, svg.clip_text(line.name, wide - 34, 11), size=11))
-    return svg.drawing(width, frame.bottom + 46 + legend_height, title, parts)
+                radius = 5 if line.bold else 3.5
+                parts.append(svg.dot(px, py, colour, radius=radius, title=tooltip))
+    return parts
+
+
+def labelled_lines(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    height: float,
+) -> str:
+    """Lines from x = 0, named where they end: no legend to look up, no colour to tell apart."""
+    points = [point for line in series for point in line.points]
+    named = [line for line in series if line.end]
+    room = min(WIDTH / 3, max((svg.text_width(line.end, 11) for line in named), default=0.0))
+    frame = svg.Frame(
+        52, 44, WIDTH - 18 - room, 44 + height, (0.0, max(x for x, _ in points) or 1.0),
+        svg.pad_range([y for _, y in points]),
+    )  # fmt: skip
+    parts = [svg.text(8, 16, svg.clip_text(title, WIDTH - 16), bold=True)]
+    parts += frame.grid(x_label, y_label, 5)
+    parts += _draw_lines(series, frame, dots=False)
+    taken = [
+        _box(0, -200, WIDTH, 196 + frame.top),
+        _box(0, frame.bottom - 2, WIDTH, 200),
+        _box(0, 0, frame.left, frame.bottom),
+    ]
+    for line in series:
+        taken += _boxes_along([(frame.x(x), frame.y(y)) for x, y in thin(line.points)])
+    for line in named:
+        x, y = line.points[-1]
+        name = svg.clip_text(line.end, WIDTH / 3, 11)
+        parts.append(_placed_label(frame.x(x), frame.y(y), name, taken))
+    return svg.drawing(WIDTH, frame.bottom + 46, title, parts)
+
+
+def _boxes_along(pixels: Sequence[tuple[float, float]]) -> list[_Box]:
+    """Small squares that cover a line, so that no label is placed on it."""
+    every = list(pixels[-1:])
+    for (x1, y1), (x2, y2) in itertools.pairwise(pixels):
+        steps = math.ceil(max(abs(x2 - x1), abs(y2 - y1)) / 6)
+        every += [
+            (x1 + (x2 - x1) * step / steps, y1 + (y2 - y1) * step / steps) for step in range(steps)
+        ]
+    return [_box(x - 3, y - 3, 6, 6) for x, y in every]
 
 
 def _legend_layout(names: Sequence[str], width: float) -> tuple[float, int]:
@@ -377,16 +434,14 @@ def scatter(
     return svg.drawing(WIDTH, frame.bottom + 48 + 18 * len(shown), f"{y_label} by {x_label}", parts)
 
 
-def _box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+def _box(x: float, y: float, width: float, height: float) -> _Box:
     return x, y, x + width, y + height
 
 
-def _placed_label(
-    x: float, y: float, label: str, taken: list[tuple[float, float, float, float]]
-) -> str:
+def _placed_label(x: float, y: float, label: str, taken: list[_Box]) -> str:
     """The label at the first free place around its point; right of it where none is free."""
     wide = svg.text_width(label, 11)
-    places: list[tuple[float, float, str, tuple[float, float, float, float]]] = [
+    places: list[tuple[float, float, str, _Box]] = [
         (x + 9, y + 4, "start", _box(x + 9, y - 7, wide, 13)),
         (x - 9, y + 4, "end", _box(x - 9 - wide, y - 7, wide, 13)),
         (x, y - 11, "middle", _box(x - wide / 2, y - 22, wide, 13)),
@@ -395,7 +450,7 @@ def _placed_label(
         (x + 7, y + 18, "start", _box(x + 7, y + 7, wide, 13)),
     ]
 
-    def free(box: tuple[float, float, float, float]) -> bool:
+    def free(box: _Box) -> bool:
         inside = box[0] >= 4 and box[2] <= WIDTH - 4
         return inside and not any(
             box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]

@@ -51,6 +51,7 @@ class ReportInputs:
     mining_purity: Path | None = None
     comparison: Path | None = None
     histories: Mapping[str, Path] = field(default_factory=dict)  # run id -> history.csv
+    results: Mapping[str, Path] = field(default_factory=dict)  # run id -> result.json of it
     views: Mapping[str, Path] = field(default_factory=dict)  # run id -> views.png
     evaluations: tuple[Path, ...] = ()
     error_analyses: tuple[Path, ...] = ()
