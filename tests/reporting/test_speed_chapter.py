@@ -51,6 +51,14 @@ def test_the_load_is_shown_and_judged(
     assert said in words(blocks_of(tmp_path, [row]))
 
 
+def test_a_load_without_its_processors_hides_no_other(tmp_path: Path) -> None:
+    rows = [
+        latency("m", 2.0, load_average=30.0), latency("n", 2.0, load_average=9.0, processors=64),
+        latency("o", 2.0, load_average=8.0, processors=2),
+    ]  # fmt: skip
+    assert "(load 8.0 on 2 processors)" in words(blocks_of(tmp_path, rows))
+
+
 def test_another_image_size_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
     rows = [latency("m", 1.0), latency("timm:resnet18", 50.0, image_size=224)]
     blocks = blocks_of(tmp_path, rows)
@@ -83,7 +91,7 @@ def test_a_drawing_needs_three_points_of_one_image_size(
     blocks = blocks_of(tmp_path, rows, ("m", "n", "o"))
     figures = [block for block in blocks if isinstance(block, Figure)]
     assert bool(figures) == drawn
-    assert ("is drawn from 3 models on" in words(blocks)) != drawn
+    assert ("is drawn where at least 3 models" in words(blocks)) != drawn
     assert sum(isinstance(block, Table) for block in blocks) == (2 if drawn else 3)
     if drawn:
         assert "published B0-B6 are not drawn" in figures[0].caption

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def _load_blocks(found: Sequence[Json], command: str) -> list[Block]:
 
     def per_processor(row: Json) -> float:
         load, processors = (formats.number(row.get(key)) for key in ("load_average", "processors"))
-        return (load or 0.0) / (processors or 1.0)
+        return (load or 0.0) / (processors or math.inf)
 
     busiest = max(found, key=per_processor)
     processors = busiest.get("processors")
@@ -247,20 +248,19 @@ def _scatters(
             ]
             marks = [mark for row in timed if (mark := _mark(row, accuracy)) is not None]
             if len(marks) < LEAST_POINTS:
-                few += len(marks)
+                few = max(few, len(marks))
                 continue
             without += [str(row.get("model")) for row in timed if _mark(row, accuracy) is None]
             published = _published_marks(timed) if inputs.comparable and split == "val" else []
             blocks.append(_scatter([*published, *marks], setting, batch, split, bool(published)))
     if not blocks:
-        blocks.append(
-            Notice(
-                f"Accuracy against latency is drawn from {LEAST_POINTS} models on that were timed "
-                "at the same image size and evaluated on these images in the same precision; "
-                f"here {'is' if few == 1 else 'are'} {few}",
-                f"{inputs.run_command} --pipeline evaluation",
-            )
+        said = (
+            f"Accuracy against latency is drawn where at least {LEAST_POINTS} models were timed "
+            "alike and evaluated on this data in the same precision; here "
+            + ("is 1" if few == 1 else f"are {few}" if few else "is none")
         )
+        command = f"{inputs.run_command} --pipeline evaluation"
+        blocks.append(Text(f"{said}.") if few else Notice(said, command))
     elif without:
         blocks.append(
             Text(
