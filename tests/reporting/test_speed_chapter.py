@@ -111,3 +111,4 @@ def test_published_accuracies_lie_behind_only_where_both_axes_agree(
     # A hollow circle in the drawing and one in the legend.
     assert figure.svg.count("<circle") - figure.svg.count('class="f0"') == grey
     assert ("published accuracy at the time measured here" in figure.caption) == bool(grey)
+    assert ("scratch:b4" in words(blocks)) != bool(grey)

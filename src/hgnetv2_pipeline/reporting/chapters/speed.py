@@ -160,7 +160,7 @@ def _load_blocks(found: Sequence[Json], command: str) -> list[Block]:
     return [
         Text(
             f"Load average before the measurements: {span}; of how many processors is not "
-            f"recorded. On a machine with fewer than that, {then}."
+            f"recorded. With fewer than that, {then}."
         )
     ]
 
@@ -250,9 +250,14 @@ def _scatters(
             if len(marks) < LEAST_POINTS:
                 few = max(few, len(marks))
                 continue
-            without += [str(row.get("model")) for row in timed if _mark(row, accuracy) is None]
             published = _published_marks(timed) if inputs.comparable and split == "val" else []
-            blocks.append(_scatter([*published, *marks], setting, batch, split, bool(published)))
+            shown = {mark.label.lower() for mark in published}
+            without += [
+                str(row.get("model"))
+                for row in timed
+                if _mark(row, accuracy) is None and str(row.get("variant")) not in shown
+            ]
+            blocks.append(_scatter([*published, *marks], setting, batch, split))
     if not blocks:
         said = (
             f"Accuracy against latency is drawn where at least {LEAST_POINTS} models were timed "
@@ -308,7 +313,6 @@ def _scatter(
     setting: tuple[str, int, str],
     batch: int,
     split: str,
-    published: bool,
 ) -> Figure:
     drawing = figures.scatter(
         marks,
@@ -318,9 +322,9 @@ def _scatter(
     )
     note = (
         "Grey: PaddleClas's published accuracy at the time measured here."
-        if published
-        else "The published B0-B6 are not drawn: their accuracy is that on ImageNet-1k and their "
-        "latency that of a V100."
+        if any(mark.faint for mark in marks)
+        else "The published B0-B6 are not drawn: their accuracy is that on ImageNet-1k's val at "
+        "224 px, their latency that of a V100."
     )
     return Figure(
         (drawing,),
