@@ -19,7 +19,7 @@ from hgnetv2_pipeline.errors import ParameterError
 SEED_PAGE_KEYS = {
     "model", "engine", "precision", "batch_size", "device", "versions", "n_warmup", "n_timed",
     "mean_ms", "p50_ms", "p90_ms", "p99_ms", "min_ms", "cpu_ms", "percent_of_peak", "gmacs",
-    "percent_of_bandwidth", "clocks", "load_average",
+    "percent_of_bandwidth", "clocks", "load_average", "processors",
 }  # fmt: skip
 
 

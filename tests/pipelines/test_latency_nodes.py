@@ -65,6 +65,14 @@ def test_models_engines_and_batch_sizes_are_swept_and_kept(exported: Identity) -
     assert isinstance(nothing, ReusedRecord)
 
 
+def test_a_network_of_timms_is_timed_at_the_size_of_the_model(exported: Identity) -> None:
+    beside = "timm:resnet10t"  # 176 pixels by itself
+    summary, _ = run(exported, parameters(beside=[beside]))
+    assert [(row["model"], row["image_size"]) for row in summary["rows"]] == [
+        (MODEL, 32), (beside, 32),
+    ]  # fmt: skip
+
+
 def test_pytorch_runs_the_weights_in_the_precision_asked_for(exported: Identity) -> None:
     params = parameters(engines=["torch"], precisions=["bf16", "tf32"], beside=["scratch:b0"])
     who = exported.model_copy(update={"model": "scratch:b0"})

@@ -102,24 +102,25 @@ def test_a_confusion_matrix_of_another_size_is_refused() -> None:
         tables.confusion_of(evaluation("m", 611, confusion=[[1, 0], [0, 1]]))
 
 
-def test_the_published_v100_figure_stands_beside_our_row_of_its_setting_alone() -> None:
+def test_the_published_v100_figure_is_beside_our_row_of_its_setting_alone() -> None:
     rows = [
         latency("a", 1.0, variant="b4", image_size=224),
         latency("b", 2.0, variant="b4", image_size=224, batch_size=16),
         latency("c", 3.0, variant="b4", image_size=32),
         latency("d", 4.0, variant="", image_size=224),
     ]
-    table = speed.latency_table(rows, {})
-    at = table.columns.index("V100 ms*")
-    assert [row[at] for row in sorted(table.rows)] == ["1.46", "–", "–", "–"]
-    assert "not measured here" in table.caption
-    assert "V100 ms*" not in speed.latency_table(rows[1:], {}).columns
+    small, large = speed.latency_tables(rows, {})
+    assert "V100 ms*" not in small.columns
+    assert [(row["model"], row["V100 ms*"]) for row in large.records()] == [
+        ("a", "1.46"), ("d", "–"), ("b", "–"),
+    ]  # fmt: skip
+    assert "not measured here" in large.caption
 
 
 def test_a_gpus_time_is_shown_with_and_without_copies() -> None:
     row = latency("a", 1.0, gpu_p50_ms=0.5, without_copies={"gpu_p50_ms": 0.25})
-    table = speed.latency_table([row], {})
-    cells = dict(zip(table.columns, table.rows[0], strict=True))
+    [table] = speed.latency_tables([row], {})
+    [cells] = table.records()
     assert (cells["GPU p50 ms"], cells["without copies"]) == ("0.500", "0.250")
 
 
@@ -141,17 +142,52 @@ def test_cold_starts_have_a_table_of_their_own() -> None:
 def test_a_latency_takes_its_accuracy_from_the_same_precision_only() -> None:
     results = [evaluation("m", 611), evaluation("m", 500, split="test")]
     accuracy = tables.accuracies(results, "val")
-    rows = speed.latency_table(
+    [table] = speed.latency_tables(
         [latency("m", 2.0), latency("m", 1.0, precision="int8")], accuracy
-    ).records()
-    assert [(row["precision"], row["top-1 %"]) for row in rows] == [("int8", "–"), ("fp32", "87.3")]
+    )
+    assert [(row["precision"], row["top-1 %"]) for row in table.records()] == [
+        ("int8", "–"), ("fp32", "87.3"),
+    ]  # fmt: skip
 
 
-def test_latencies_of_two_devices_are_kept_apart() -> None:
-    rows = [latency("m", 2.0), latency("m", 1.0, device="A GPU")]
-    table = speed.latency_table(rows, {})
-    assert [row["device"] for row in table.records()] == ["A GPU", "Some CPU @ 2.5 GHz, 1 thread"]
-    assert "device" not in speed.latency_table(rows[:1], {}).columns
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_size": 224}, "at 224 px on CPU, 1 thread"),
+        ({"threads": 2}, "at 32 px on CPU, 2 threads"),
+        ({"device": "A GPU"}, "at 32 px on A GPU, 1 thread"),
+        ({"batch_size": 16}, None),
+    ],
+)
+def test_only_what_can_be_compared_shares_a_table(change: dict[str, Any], said: str | None) -> None:
+    rows = [latency("m", 2.0, device="CPU"), latency("n", 1.0, **{"device": "CPU"} | change)]
+    captions = [table.caption for table in speed.latency_tables(rows, {})]
+    assert len(captions) == (1 if said is None else 2)
+    assert said is None or any(said in caption for caption in captions)
+
+
+def test_a_share_above_100_is_not_printed() -> None:
+    [table] = speed.latency_tables(
+        [latency("m", 2.0, percent_of_bandwidth=382.0, percent_of_peak=100.0)], {}
+    )
+    [row] = table.records()
+    assert (row["% of bandwidth"], row["% of peak"]) == ("over 100", "100")
+
+
+def test_ratios_leave_out_other_image_sizes() -> None:
+    def turns(size: int) -> dict[str, Any]:
+        rows = [
+            latency("ours", 1.0, label="ours"), latency("b", 2.0, label="b", image_size=size),
+            latency("a", 9.0, label="a", image_size=224),
+        ]  # fmt: skip
+        ratios = {"a": {"cpu": 0.1, "wall": 0.1}, "b": {"cpu": 0.4, "wall": 0.5}}
+        return {"rows": rows, "ratios": ratios | {"ours": {"cpu": 1.0, "wall": 1.0}}}
+
+    table = speed.ratios_table(turns(32))
+    assert table is not None
+    assert table.rows == (("ours", "1.00", "1.00"), ("b", "0.400", "0.500"))
+    assert "ours at 32 px" in table.caption
+    assert speed.ratios_table(turns(224)) is None
 
 
 def test_engines_timed_in_turns_show_their_ratios() -> None:
@@ -162,7 +198,7 @@ def test_engines_timed_in_turns_show_their_ratios() -> None:
         }
     )
     assert table is not None
-    assert table.rows[0] == ("ours", "1.18", "1.21")
+    assert table.rows == (("stock", "1.00", "1.00"), ("ours", "1.18", "1.21"))
     assert "Times as fast as stock" in table.caption
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.devices import known_device
 from hgnetv2_pipeline.errors import ParameterError, WeightsError, nearest
 from hgnetv2_pipeline.project.identity import FOLDERS, Identity
-from hgnetv2_pipeline.variants import ImageSize
 from hgnetv2_pipeline.weights.places import split_spec
 
 if TYPE_CHECKING:
@@ -91,13 +90,11 @@ def load_model(
     model: str,
     *,
     classes: list[str] | None,
-    image_size: ImageSize | None = None,
     resize_short: int | None = None,
 ) -> LoadedModel:
     """Build ``model``; ``classes`` None takes the weights' own.
 
-    A timm model carries no preprocessing of ours; it gets the published one at ``image_size``.
-    ``resize_short`` replaces what the weights say.
+    ``resize_short`` replaces what the weights say; those that say nothing get the published one.
     """
     from hgnetv2_pipeline.data.preprocess import Preprocess
     from hgnetv2_pipeline.weights.build import build_from
@@ -117,7 +114,7 @@ def load_model(
     if info.get("preprocess"):
         preprocess = Preprocess.from_dict(info["preprocess"])
     else:
-        preprocess = Preprocess.at_size(image_size or 224)
+        preprocess = Preprocess()
     preprocess = _resized_otherwise(preprocess, resize_short, model)
     names = classes or known or [str(number) for number in range(info["num_classes"])]
     return LoadedModel(network, list(names), preprocess, info)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from hgnetv2_pipeline.reporting import svg
 
 WIDTH = 470.0  # two drawings fill a line of the page, one a telephone's screen
+_GREY = len(svg.PALETTE) - 2
 _NEAR = 6  # places for a label right at its point
 NARROW = 326.0  # three of them fill a line, and one a telephone
 CALIBRATION_BINS = 15  # of an evaluation
@@ -47,13 +48,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled point of a scatter with an optional vertical interval."""
+    """A labelled point of a scatter with an optional vertical interval; ``faint``: hollow grey."""
 
     x: float
     y: float
     label: str
     group: str
     interval: tuple[float, float] | None = None
+    faint: bool = False
 
 
 def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = None) -> str:
@@ -404,15 +406,17 @@ def scatter(
         low, high = svg.pad_range(xs, 0.15, max(xs) * 0.1)
         x_range = (max(0.0, low), high)
     frame = svg.Frame(56, 34, WIDTH - 20, 366, x_range, svg.pad_range(ys, 0.1, 0.5), log_x)
-    groups = list(dict.fromkeys(mark.group for mark in marks))
+    groups = list(dict.fromkeys(mark.group for mark in sorted(marks, key=lambda m: m.faint)))
+    faint = {mark.group for mark in marks if mark.faint}
     parts = frame.grid(x_label, y_label, 7)
     if limit is not None:
         at = frame.x(limit[0])
         parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
         parts.append(svg.text(at + 5, frame.bottom - 7, limit[1], size=11, css="faint"))
     if front:
-        edge = [(frame.x(mark.x), frame.y(mark.y)) for mark in pareto_front(marks)]
-        parts.append(svg.path(edge, len(svg.PALETTE) - 2, dash="2 3"))
+        own = [mark for mark in marks if not mark.faint]
+        edge = [(frame.x(mark.x), frame.y(mark.y)) for mark in pareto_front(own)]
+        parts.append(svg.path(edge, _GREY, dash="2 3"))
     taken = [_box(frame.x(mark.x) - 6, frame.y(mark.y) - 6, 12, 12) for mark in marks]
     for mark in marks:
         colour = groups.index(mark.group) % len(svg.PALETTE)
@@ -422,14 +426,16 @@ def scatter(
             parts.append(svg.line(x, low, x, high, css=f"s{colour}"))
         group = f" ({mark.group})" if mark.group else ""
         tooltip = f"{mark.label}{group}: {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
-        parts.append(svg.dot(x, y, colour, radius=5.5, title=tooltip))
+        look = _GREY if mark.faint else colour
+        parts.append(svg.dot(x, y, look, radius=5.5, title=tooltip, hollow=mark.faint))
     for mark in marks:
         x, y = frame.x(mark.x), frame.y(mark.y)
         parts.append(_placed_label(x, y, svg.clip_text(mark.label, 260, 11), taken))
     shown = [] if groups == [""] else groups
     for place, group in enumerate(shown):
         y = frame.bottom + 58 + 18 * place
-        parts.append(svg.dot(62, y - 4, place % len(svg.PALETTE)))
+        look = _GREY if group in faint else place % len(svg.PALETTE)
+        parts.append(svg.dot(62, y - 4, look, hollow=group in faint))
         parts.append(svg.text(74, y, svg.clip_text(group, WIDTH - 90)))
     return svg.drawing(WIDTH, frame.bottom + 48 + 18 * len(shown), f"{y_label} by {x_label}", parts)
 

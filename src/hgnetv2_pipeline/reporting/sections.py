@@ -97,6 +97,19 @@ def read_comparison(
     return rows, compare.summarise_arms(rows, value.get("pairs") or ())
 
 
+def busy_notice(load: float | None, processors: Any, then: str, command: str) -> Notice | None:
+    """A warning where more work than ``processors`` ran before a timing; ``then``: what of it."""
+    known = formats.number(processors)
+    if load is None or known is None or load <= known:
+        return None
+    return Notice(
+        f"Other work was running while the models were timed (load {load:.1f} on {known:.0f} "
+        f"processors): {then}. Times of a quiet machine",
+        command,
+        kind="warning",
+    )
+
+
 def provenance_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """Which file each chapter was read from, with its hash; revision and versions as given."""
     blocks: list[Block] = [

@@ -23,6 +23,7 @@ from hgnetv2_pipeline.reporting.blocks import (
 )
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 from hgnetv2_pipeline.reporting.page import to_html
+from hgnetv2_pipeline.reporting.sections import busy_notice
 from hgnetv2_pipeline.reporting.terminal import banner_text
 
 Json = Mapping[str, Any]
@@ -204,16 +205,12 @@ def _measured(table: Json) -> list[Block]:
             + (f"; load average {load:.1f} before." if load is not None else ".")
         )
     blocks: list[Block] = [Bullets(tuple(items))]
-    if load is not None and load > table["processors"]:
-        blocks.append(
-            Notice(
-                f"Other work was running while the models were timed (load {load:.1f} on "
-                f"{table['processors']} processors): all of them looked slower than they are, and "
-                "one may have missed the budget for that. Times of a quiet machine",
-                f"{table['run_command']} --pipeline sweep --params redo=sweep,...",
-                kind="warning",
-            )
-        )
+    busy = busy_notice(
+        load, table["processors"],
+        "all of them looked slower than they are, and one may have missed the budget for that",
+        f"{table['run_command']} --pipeline sweep --params redo=sweep,...",
+    )  # fmt: skip
+    blocks += [busy] if busy else []
     files = tuple((row["name"], row["model"], row["file"]) for row in table["rows"] if row["file"])
     if files:
         blocks.append(

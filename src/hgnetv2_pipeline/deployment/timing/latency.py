@@ -25,6 +25,7 @@ from hgnetv2_pipeline.deployment.timing.stopwatch import (
     time_calls,
 )
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.processor import available_cpus
 from hgnetv2_pipeline.progress import Progress
 
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
@@ -91,6 +92,7 @@ def measure_latency(
         "n_timed": runs,
         **figures(engine, batch_size, laps, bare_laps),
         "load_average": before,
+        "processors": available_cpus(),
         "clocks": clocks(engine.place),
     }
 
@@ -157,6 +159,7 @@ def compare_latency(
             "n_timed": rounds * runs_per_round,
             **figures(engines[label], batch_size, [lap for turn in laps[label] for lap in turn]),
             "load_average": before,
+            "processors": available_cpus(),
             "clocks": clocks(engines[label].place),
         }
         for label in labels

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.devices import found_device
 from hgnetv2_pipeline.durable import read_json, write_json
@@ -18,6 +18,9 @@ from hgnetv2_pipeline.project.identity import Identity, model_id
 from hgnetv2_pipeline.project.params import LatencyParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
+
+if TYPE_CHECKING:
+    from hgnetv2_pipeline.data.preprocess import Preprocess
 
 _log = logging.getLogger(__name__)
 
@@ -82,9 +85,7 @@ class Sweep:
         return base / model_id(model)
 
     def _load(self, model: str, engine: str, precision: str, batch_size: int) -> Any:
-        from hgnetv2_pipeline.data.preprocess import Preprocess
         from hgnetv2_pipeline.deployment.engines.ladder import load_engine
-        from hgnetv2_pipeline.deployment.timing.benchmark import has_no_preprocess
         from hgnetv2_pipeline.project.models import model_source
 
         on_weights = engine.startswith("torch")
@@ -96,12 +97,17 @@ class Sweep:
             threads=self.params.threads,
             device=self.device if on_weights else None,
             root=self.identity.project,
-            preprocess=Preprocess.at_size(self.size)
-            if on_weights and has_no_preprocess(model)
-            else None,
+            preprocess=self._preprocess(model) if on_weights else None,
         )
         loaded.require_batch(batch_size)
         return loaded
+
+    def _preprocess(self, model: str) -> Preprocess | None:
+        """That of timm's and fresh networks, which are timed at the size of the run's model."""
+        from hgnetv2_pipeline.data.preprocess import Preprocess
+        from hgnetv2_pipeline.deployment.timing.benchmark import has_no_preprocess
+
+        return Preprocess.at_size(self.size) if has_no_preprocess(model) else None
 
     def _device(self) -> str:
         """Where PyTorch computes: a CPU's latency says nothing of a GPU's."""
@@ -121,17 +127,20 @@ class Sweep:
             return path
         from hgnetv2_pipeline.project.models import weights_input
 
+        resized = self._preprocess(model)
+
         def make(aside: Path) -> None:
             from hgnetv2_pipeline.deployment.export.to_onnx import export_onnx
             from hgnetv2_pipeline.deployment.timing.benchmark import is_fresh, unsettle
             from hgnetv2_pipeline.project.models import load_model
 
-            loaded = load_model(self.identity, model, classes=None, image_size=self.size)
+            loaded = load_model(self.identity, model, classes=None)
             if is_fresh(model):
                 unsettle(loaded.network)
+            preprocess = resized or loaded.preprocess
             export_onnx(
-                loaded.network.eval(), aside / "model.onnx", loaded.preprocess.crop,
-                preprocess=loaded.preprocess, metadata={"variant": loaded.info["variant"] or model},
+                loaded.network.eval(), aside / "model.onnx", preprocess.crop,
+                preprocess=preprocess, metadata={"variant": loaded.info["variant"] or model},
             )  # fmt: skip
 
         self.run.produce(
@@ -139,7 +148,11 @@ class Sweep:
                 folder=path.parent,
                 pipeline="latency",
                 inputs={"weights": weights_input(self.identity, model)},
-                params={"model": model, "image_size": self.size},
+                params={
+                    "model": model,
+                    "image_size": self.size,
+                    "preprocess": resized.fingerprint if resized else None,
+                },
                 outputs=["model.onnx"],
             ),
             make,

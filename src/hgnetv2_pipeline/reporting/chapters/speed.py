@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from hgnetv2_pipeline.reporting.blocks import Block, Figure, Notice, Table, Text
 from hgnetv2_pipeline.reporting.chapters.accuracy import read_evaluations
 from hgnetv2_pipeline.reporting.chapters.published import published_models
 from hgnetv2_pipeline.reporting.inputs import AbsentError, FileLedger, ReportInputs
-from hgnetv2_pipeline.reporting.sections import read_all
+from hgnetv2_pipeline.reporting.sections import busy_notice, read_all
 
 Json = Mapping[str, Any]
+LEAST_POINTS = 3  # of a drawing
+_SHARES = {"percent_of_peak": "% of peak", "percent_of_bandwidth": "% of bandwidth"}
 
 
 def read_exports(inputs: ReportInputs, ledger: FileLedger) -> tuple[list[Json], list[Block]]:
@@ -93,38 +96,102 @@ def _tensorrt(inputs: ReportInputs, ledger: FileLedger, exports: Sequence[Json])
 
 
 def latency_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
-    """The latency table, and accuracy against latency for each device and batch size."""
+    """A table per image size, machine and number of threads, and accuracy against latency."""
     files, troubles = read_all(inputs.latencies, "latency", ledger)
     found = measurements(files)
     split, accuracy = _accuracy(inputs, ledger)
-    blocks: list[Block] = [*troubles]
-    drawn = _scatters(found, accuracy, split)
-    blocks += drawn
-    if not drawn:
-        blocks.append(
-            Notice(
-                "Accuracy against latency: no measured model has an accuracy of the same precision "
-                "on this data",
-                f"{inputs.run_command} --pipeline evaluation",
-            )
-        )
-    blocks.append(latency_table(found, accuracy))
+    command = f"{inputs.run_command} --pipeline latency"
+    blocks: list[Block] = [*troubles, *_scatters(found, accuracy, split, inputs)]
+    blocks += _load_blocks(found, command)
+    blocks += latency_tables(found, accuracy)
+    blocks += _remarks(found, inputs.model, command)
     blocks += [table for table in map(ratios_table, files) if table is not None]
     started = cold_start_table(files)
     blocks += [] if started is None else [started]
-    blocks.append(_devices(found))
-    unknown = sorted(
-        {
-            str(row.get("model"))
+    return [*blocks, _devices(found)]
+
+
+def _setting(row: Json) -> tuple[str, int, str]:
+    """Image size, threads and machine: rows that differ in one of them cannot be compared."""
+    threads = int(formats.number(row.get("threads")) or 0)
+    return formats.words(row.get("device")), threads, formats.pixels(row.get("image_size"))
+
+
+def _in_words(setting: tuple[str, int, str]) -> str:
+    device, threads, size = setting
+    of = "" if not threads or "thread" in device else f", {_counted(threads, 'thread')}"
+    return ("" if size == formats.NOTHING else f"at {size} px ") + f"on {device}{of}"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def _groups(rows: Sequence[Json]) -> dict[tuple[str, int, str], list[Json]]:
+    """The rows by setting, in the order of its words, small images before large ones."""
+    found: dict[tuple[str, int, str], list[Json]] = {}
+    for row in sorted(rows, key=lambda r: (*_setting(r)[:2], len(_setting(r)[2]), _setting(r))):
+        found.setdefault(_setting(row), []).append(row)
+    return found
+
+
+def _load_blocks(found: Sequence[Json], command: str) -> list[Block]:
+    """How busy the machine was just before the measurements, and what that means for them."""
+    loads = [load for row in found if (load := formats.number(row.get("load_average"))) is not None]
+    if not loads:
+        return [Text("How busy the machine was while the models were timed is not recorded.")]
+    then = "the medians are too long, the means and the slowest calls even more; CPU ms least"
+    redo = f"{command} --params redo=latency"
+
+    def per_processor(row: Json) -> float:
+        load, processors = (formats.number(row.get(key)) for key in ("load_average", "processors"))
+        return (load or 0.0) / (processors or math.inf)
+
+    busiest = max(found, key=per_processor)
+    processors = busiest.get("processors")
+    busy = busy_notice(formats.number(busiest.get("load_average")), processors, then, redo)
+    if busy is not None:
+        return [busy]
+    span = f"{min(loads):.1f}" + ("" if min(loads) == max(loads) else f" to {max(loads):.1f}")
+    known = formats.number(processors)
+    if known is not None:
+        of = _counted(round(known), "processor")
+        return [Text(f"Load average before the measurements: {span} on {of}: not too busy.")]
+    return [
+        Text(
+            f"Load average before the measurements: {span}; of how many processors is not "
+            f"recorded. With fewer than that, {then}."
+        )
+    ]
+
+
+def _remarks(found: Sequence[Json], model: str, command: str) -> list[Block]:
+    """Why some rows are not compared, and why some shares are not shown."""
+    blocks: list[Block] = []
+    groups = _groups(found)
+    if len(groups) > 1:
+        timed = []
+        for setting, rows in groups.items():
+            names = dict.fromkeys(str(row.get("model")) for row in rows)
+            timed.append(f"{', '.join(names)} {_in_words(setting)}")
+        said = (
+            "Times of different image sizes, machines or numbers of threads are not comparable: "
+            f"they are in tables of their own, without ratios. {'; '.join(timed)}"
+        )
+        own = {_setting(row)[2] for row in found if row.get("model") == model}
+        stray = own and any(
+            str(row.get("model")).startswith(("timm:", "scratch:")) and _setting(row)[2] not in own
             for row in found
-            if (str(row.get("model")), str(row.get("precision"))) not in accuracy
-        }
-    )
-    if unknown and drawn:
+        )
+        if stray:
+            said += ". Times of timm's and fresh networks at the image size of the model"
+        blocks.append(Notice(said, command if stray else None, kind="warning"))
+    if any((formats.number(row.get(key)) or 0) > 100 for row in found for key in _SHARES):
         blocks.append(
             Text(
-                "Not in the drawing, because without an accuracy on this data in the same "
-                f"precision: {', '.join(unknown)}."
+                "Over 100: the share does not apply. The network's data stayed in the processor's "
+                "caches, which are faster than its memory, or the peak was measured while the "
+                "machine was busier than during the timing."
             )
         )
     return blocks
@@ -165,42 +232,106 @@ def _accuracy(
 
 
 def _scatters(
-    found: Sequence[Json], accuracy: Mapping[tuple[str, str], tuple[int, int]], split: str
+    found: Sequence[Json],
+    accuracy: Mapping[tuple[str, str], tuple[int, int]],
+    split: str,
+    inputs: ReportInputs,
 ) -> list[Block]:
-    groups: dict[tuple[str, int, str], list[figures.Mark]] = {}
-    for row in sorted(found, key=lambda r: (str(r.get("model")), str(r.get("engine")))):
-        counted = accuracy.get((str(row.get("model")), str(row.get("precision"))))
-        median = formats.number(row.get("p50_ms"))
-        if counted is None or not median:
-            continue
-        hits, n = counted
-        low, high = intervals.wilson_interval(hits, n)
-        size = formats.pixels(row.get("image_size"))
-        pixels = "" if size == formats.NOTHING else f", {size} px"
-        place = (str(row.get("device")), int(formats.number(row.get("batch_size")) or 1), pixels)
-        groups.setdefault(place, []).append(
-            figures.Mark(
-                x=median,
-                y=100 * hits / n,
-                label=str(row.get("model")),
-                group=f"{row.get('engine')}, {row.get('precision')}",
-                interval=(100 * low, 100 * high),
+    """A drawing per setting and batch size with enough points; a sentence about what has none."""
+    blocks: list[Block] = []
+    without: list[str] = []
+    few = 0
+    for setting, rows in _groups(found).items():
+        for batch in sorted({int(formats.number(row.get("batch_size")) or 1) for row in rows}):
+            timed = [
+                row for row in rows if int(formats.number(row.get("batch_size")) or 1) == batch
+            ]
+            marks = [mark for row in timed if (mark := _mark(row, accuracy)) is not None]
+            if len(marks) < LEAST_POINTS:
+                few = max(few, len(marks))
+                continue
+            published = _published_marks(timed) if inputs.comparable and split == "val" else []
+            shown = {mark.label.lower() for mark in published}
+            without += [
+                str(row.get("model"))
+                for row in timed
+                if _mark(row, accuracy) is None and str(row.get("variant")) not in shown
+            ]
+            blocks.append(_scatter([*published, *marks], setting, batch, split))
+    if not blocks:
+        said = (
+            f"Accuracy against latency is drawn where at least {LEAST_POINTS} models were timed "
+            "alike and evaluated on this data in the same precision; here "
+            + ("is 1" if few == 1 else f"are {few}" if few else "is none")
+        )
+        command = f"{inputs.run_command} --pipeline evaluation"
+        blocks.append(Text(f"{said}.") if few else Notice(said, command))
+    elif without:
+        blocks.append(
+            Text(
+                "Not in the drawing, because without an accuracy on this data in the same "
+                f"precision: {', '.join(sorted(set(without)))}."
             )
         )
+    return blocks
+
+
+def _mark(row: Json, accuracy: Mapping[tuple[str, str], tuple[int, int]]) -> figures.Mark | None:
+    counted = accuracy.get((str(row.get("model")), str(row.get("precision"))))
+    median = formats.number(row.get("p50_ms"))
+    if counted is None or not median:
+        return None
+    hits, n = counted
+    low, high = intervals.wilson_interval(hits, n)
+    return figures.Mark(
+        x=median,
+        y=100 * hits / n,
+        label=str(row.get("model")),
+        group=f"{row.get('engine')}, {row.get('precision')}",
+        interval=(100 * low, 100 * high),
+    )
+
+
+def _published_marks(rows: Sequence[Json]) -> list[figures.Mark]:
+    """The published accuracy of each variant that was timed here, at its fastest time at 224 px."""
+    known = {model.variant: model.top1 for model in published_models()}
+    fastest: dict[str, float] = {}
+    for row in rows:
+        name, median = str(row.get("variant")), formats.number(row.get("p50_ms"))
+        if known.get(name) and median and row.get("image_size") == 224:
+            fastest[name] = min(median, fastest.get(name, median))
     return [
-        Figure(
-            (
-                figures.scatter(
-                    marks,
-                    x_label=f"median latency of a batch of {batch}, ms",
-                    y_label=f"top-1 on {split}, %",
-                ),
-            ),
-            f"Accuracy against latency on {device}, batch {batch}{pixels}; up and left is better. "
-            "Whiskers are the 95 % intervals of the accuracy.",
+        figures.Mark(
+            median, float(known[name] or 0), name.upper(), "published accuracy", faint=True
         )
-        for (device, batch, pixels), marks in sorted(groups.items())
+        for name, median in sorted(fastest.items())
     ]
+
+
+def _scatter(
+    marks: Sequence[figures.Mark],
+    setting: tuple[str, int, str],
+    batch: int,
+    split: str,
+) -> Figure:
+    drawing = figures.scatter(
+        marks,
+        x_label=f"median latency of a batch of {batch}, ms",
+        y_label=f"top-1 on {split}, %",
+        front=True,
+    )
+    note = (
+        "Grey: PaddleClas's published accuracy at the time measured here."
+        if any(mark.faint for mark in marks)
+        else "The published B0-B6 are not drawn: their accuracy is that on ImageNet-1k's val at "
+        "224 px, their latency that of a V100."
+    )
+    return Figure(
+        (drawing,),
+        f"Accuracy against latency {_in_words(setting)}, batch {batch}; up and left is better. "
+        "Whiskers are the 95 % intervals of the accuracy; dotted, the models that no other beats "
+        f"in both. {note}",
+    )
 
 
 def _devices(found: Sequence[Json]) -> Table:
@@ -316,10 +447,19 @@ def _gate(gate: Any) -> str:
     return f"{gate.get('top1_fp32')} -> {gate.get('top1')} of {gate.get('n')}"
 
 
-def latency_table(
+def latency_tables(
     results: Sequence[Json], accuracy: Mapping[tuple[str, str], tuple[int, int]]
+) -> list[Table]:
+    """A table per image size, machine and number of threads: rows of one can be compared."""
+    return [_latency_table(rows, setting, accuracy) for setting, rows in _groups(results).items()]
+
+
+def _latency_table(
+    results: Sequence[Json],
+    setting: tuple[str, int, str],
+    accuracy: Mapping[tuple[str, str], tuple[int, int]],
 ) -> Table:
-    """A row a measurement, fastest first on each device, beside what ``accuracies`` found.
+    """A row a measurement, fastest first, beside what ``accuracies`` found.
 
     What PaddleClas published for a V100 is shown beside our rows of the same setting (224 pixels,
     batch 1), for reference.
@@ -328,7 +468,7 @@ def latency_table(
     ordered = sorted(
         results,
         key=lambda row: (
-            str(row.get("device")), formats.number(row.get("batch_size")) or 0,
+            formats.number(row.get("batch_size")) or 0,
             formats.number(row.get("p50_ms")) or 0.0, str(row.get("model")),
         ),
     )  # fmt: skip
@@ -338,8 +478,6 @@ def latency_table(
             "engine": formats.words(row.get("engine")),
             "precision": formats.words(row.get("precision")),
             "batch": formats.count(row.get("batch_size")),
-            "px": formats.pixels(row.get("image_size")),
-            "threads": formats.count(row.get("threads")),
             "top-1 %": _accuracy_cell(
                 accuracy.get((str(row.get("model")), str(row.get("precision"))))
             ),
@@ -351,43 +489,39 @@ def latency_table(
             "GPU p50 ms": formats.significant(row.get("gpu_p50_ms")),
             "without copies": formats.significant(_bare(row).get("gpu_p50_ms")),
             "V100 ms*": _published(row, reference),
-            "% of peak": formats.significant(row.get("percent_of_peak"), 2),
-            "% of bandwidth": formats.significant(row.get("percent_of_bandwidth"), 2),
+            **{name: _share(row.get(key)) for key, name in _SHARES.items()},
             "GMACs": formats.significant(row.get("gmacs")),
             "warm-up + timed": f"{formats.count(row.get('n_warmup'))} + "
             f"{formats.count(row.get('n_timed'))}",
-            "device": formats.words(row.get("device")),
         }
         for row in ordered
     ]
-    devices = sorted({record["device"] for record in records})
-    columns = list(records[0])
-    if len(devices) == 1:
-        columns.remove("device")
+    starred = any(record["V100 ms*"] != formats.NOTHING for record in records)
     return table_of(
         records,
-        columns,
-        caption="Latency of one batch without preprocessing, "
-        + (f"on {devices[0]}, fastest first" if len(devices) == 1 else "fastest first a device")
+        list(records[0]),
+        caption=f"Latency of one batch without preprocessing, {_in_words(setting)}, fastest first"
         + (
             " (* published by PaddleClas: V100, TensorRT 8.5 FP32; not measured here)"
-            if any(record["V100 ms*"] != formats.NOTHING for record in records)
+            if starred
             else ""
         ),
-        left=("model", "engine", "precision", "device"),
+        left=("model", "engine", "precision"),
         drop_empty=(
             "top-1 %",
-            "px",
-            "threads",
             "CPU ms",
             "GPU p50 ms",
             "without copies",
             "V100 ms*",
-            "% of peak",
-            "% of bandwidth",
+            *_SHARES.values(),
             "GMACs",
         ),
     )
+
+
+def _share(value: Any) -> str:
+    given = formats.number(value)
+    return "over 100" if given is not None and given > 100 else formats.significant(given, 2)
 
 
 def cold_start_table(files: Sequence[Json]) -> Table | None:
@@ -413,24 +547,32 @@ def cold_start_table(files: Sequence[Json]) -> Table | None:
 
 
 def ratios_table(comparison: Json) -> Table | None:
-    """How many times as fast as the first engine each is, where engines were timed in turns."""
+    """How many times as fast as the first engine each is, where engines were timed in turns.
+
+    Only those of the first one's image size, machine and threads; None where that is it alone.
+    """
     ratios = comparison.get("ratios")
-    if not isinstance(ratios, Mapping) or len(ratios) < 2:
+    if not isinstance(ratios, Mapping):
         return None
     # JSON written with sorted keys has lost the order; the rows have kept it.
-    first = str(comparison["rows"][0]["label"])
+    rows = {str(row["label"]): row for row in comparison["rows"]}
+    first = next(iter(rows))
+    alike = [label for label, row in rows.items() if _setting(row) == _setting(rows[first])]
+    if len(alike) < 2:
+        return None
     records = [
         {
-            "timed in turns": str(label),
-            "CPU time": formats.significant(entry.get("cpu")),
-            "wall time": formats.significant(entry.get("wall")),
+            "timed in turns": label,
+            "CPU time": formats.significant(ratios[label].get("cpu")),
+            "wall time": formats.significant(ratios[label].get("wall")),
         }
-        for label, entry in ratios.items()
+        for label in alike
     ]
     return table_of(
         records,
         list(records[0]),
-        caption=f"Times as fast as {first} (median of the rounds; above 1 is faster)",
+        caption=f"Times as fast as {first} {_in_words(_setting(rows[first]))} (median of the "
+        "rounds; above 1 is faster)",
         left=("timed in turns",),
     )
 
