@@ -120,7 +120,7 @@ def test_the_sets_and_the_quarantine_add_up_to_what_lies_in_the_folders(chain: C
     assert {name: entry["n_images"] for name, entry in summary.items()} == {
         name: len(frame) for name, frame in sets.items()
     }
-    audit = chain.json("08_reporting", "shapes", "mining", "mixed", "audit.json")
+    audit = chain.json("08_reporting", "shapes", "mining", "two_b0", "audit.json")
     assert audit["pool_listed"] == audit["scored"] == len(sets["pool"])
     evaluation = chain.json(
         "08_reporting", "shapes", "evaluation", *RUN.split("/"), "test-torch-fp32.json"
@@ -131,8 +131,8 @@ def test_the_sets_and_the_quarantine_add_up_to_what_lies_in_the_folders(chain: C
 def test_what_takes_seconds_is_in_the_table_as_the_reference(chain: Chain) -> None:
     rows = chain.json("08_reporting", "shapes", "comparison", "b0", "seed=0", "comparison.json")
     [reference] = [row for row in rows["rows"] if row["arm"] == "reference"]
-    teacher = chain.json("06_models", "shapes", "train_teacher", "mixed", "teacher.json")
-    name = "train_teacher/mixed/probe=simple"
+    teacher = chain.json("06_models", "shapes", "train_teacher", "two_b0", "teacher.json")
+    name = "train_teacher/two_b0/probe=simple"
     assert reference["run"] == name
     assert teacher["self_training"]["pool_images"] == len(chain.index("pool"))
 
@@ -222,13 +222,16 @@ def test_the_pool_tar_is_read_in_place(chain: Chain) -> None:
     assert len(inside) == 60 + len(chain.tree.copied)
     assert "pool/the_pool/archiv mit Ümlaut.tar!räume/图像 0.png" in set(inside["key"])
     raw = chain.data("01_raw", "shapes")
-    assert sorted(path.name for path in raw.iterdir()) == ["images", "pool"]
+    assert sorted(path.name for path in raw.iterdir() if "review.csv" not in path.name) == [
+        "images",
+        "pool",
+    ]
     assert (raw / "pool" / "the_pool").resolve() == chain.tree.pool.resolve()
     assert not list(chain.data().rglob("图像*"))
 
 
 def test_copies_of_labelled_images_are_not_mined(chain: Chain) -> None:
-    mined = pd.read_parquet(chain.data("05_model_input", "shapes", "mixed", "mined.parquet"))
+    mined = pd.read_parquet(chain.data("05_model_input", "shapes", "two_b0", "mined.parquet"))
     assert len(mined) > 0
     assert not mined["key"].str.contains("!copy/").any()
 
@@ -249,7 +252,7 @@ def test_nothing_is_chosen_by_the_test_set_and_each_training_is_measured_once(
     chosen_from = chain.json("06_models", "shapes", *RUN.split("/"), "manifest.json")
     assert "test" not in " ".join(chosen_from["inputs"])
     test = set(chain.index("test")["key"])
-    mined = pd.read_parquet(chain.data("05_model_input", "shapes", "mixed", "train_mined.parquet"))
+    mined = pd.read_parquet(chain.data("05_model_input", "shapes", "two_b0", "train_mined.parquet"))
     assert not test & set(mined["key"])
 
 

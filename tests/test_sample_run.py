@@ -133,7 +133,7 @@ def test_mlflow_has_a_run_for_every_training_and_measurement(sample_run: SampleR
     parts = {name.partition(", seed")[0] for name in states}
     assert parts >= {
         "sample b0 seed=0", "teacher member 0", "teacher member 1", "SSLD stage 1, mined",
-        "SSLD stage 2", "evaluation of best/b0/seed=0 on val",
+        "SSLD stage 2", "evaluation of best/b0/seed=0 on test",
         "export of best/b0/seed=0", "latency of best/b0/seed=0",
     }  # fmt: skip
 

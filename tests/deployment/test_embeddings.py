@@ -121,7 +121,7 @@ def test_a_file_without_embeddings_is_refused_with_what_to_do(b0_onnx: Path, pic
     wanted = r"gives no embeddings; export it again with export.embedding=true, or name its weights"
     with pytest.raises(EngineUnavailable, match=wanted):
         load_engine(b0_onnx, "ort", embeddings=True)
-    with pytest.raises(EngineUnavailable, match=rf"no engine can run .*ort: .*{wanted}"):
+    with pytest.raises(EngineUnavailable, match=rf"ort: .*{wanted}"):
         load_engine(b0_onnx, embeddings=True)
     with pytest.raises(ParameterError, match=wanted):
         predict_paths(load_engine(b0_onnx, "ort"), [str(pictures)], embeddings=True)

@@ -113,6 +113,7 @@ def test_the_whole_pool_unmined_lacks_what_may_not_be_mined(
     lists, mined = run.folder("lists"), run.folder("mining")
     lists.mkdir(parents=True)
     mined.mkdir(parents=True)
+    (lists / "class_map.txt").write_text("0 ant\n1 bee\n")
     for name, keys in {"train": ["a"], "pool": ["copy", "doubt", "gone", "kept", "ok"]}.items():
         rows = [(key, key, -1, -1, 0, 8, 8, "PNG", "") for key in keys]
         index.write_index(lists / f"index_{name}.parquet", index.samples_frame(rows))
@@ -120,7 +121,8 @@ def test_the_whole_pool_unmined_lacks_what_may_not_be_mined(
     pairs["decision"] = ["remove", "review", "review", "review"]
     pairs.to_parquet(mined / "dedup.parquet")
     # What a person decided, as mining obeys it.
-    (mined / "review.csv").write_text("key,decision\ngone,remove\nkept,keep\n")
+    run.folder("raw").mkdir(parents=True)
+    (run.folder("raw") / "review.csv").write_text("key,decision\ngone,remove\nkept,keep\n")
     given = parameters("sample")["mining"]
     strictly = given["deduplicate"] | {"strict": strict}
     params = MiningParams.model_validate(given | {"deduplicate": strictly})

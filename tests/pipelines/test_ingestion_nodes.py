@@ -372,7 +372,7 @@ def test_images_without_transparency_leave_no_word_of_it(
 ) -> None:
     caplog.set_level("INFO")
     lists, summary, page = ingest(folders, parameters(max_bad=0.1, leaks="report"))
-    assert "transparency" not in summary and "transparent" not in page.read_text("utf-8")
+    assert "transparency" not in summary and "transparent pixels" not in page.read_text("utf-8")
     assert not (lists / "transparency.json").exists()
     assert "0 of 21 images have transparent pixels; data.alpha = drop" in caplog.text
 

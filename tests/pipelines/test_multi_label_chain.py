@@ -242,18 +242,18 @@ def test_ssld_is_refused_before_its_first_node(name: str) -> None:
     hooks = ProjectHooks()
     hooks._params = loader(recipe="multi_label")["parameters"]
     with pytest.raises(ParameterError, match=r"--pipeline train or finetune with --params recipe"):
-        hooks.before_pipeline_run({"pipeline_names": [name]}, register_pipelines()[name])
-    hooks.before_pipeline_run({"pipeline_names": ["train"]}, register_pipelines()["train"])
+        hooks.before_pipeline_run({"pipeline_names": [name]}, register_pipelines()[name], {})
+    hooks.before_pipeline_run({"pipeline_names": ["train"]}, register_pipelines()["train"], {})
 
 
 def test_a_loss_that_does_not_fit_the_layout_is_told_before_ingestion() -> None:
     hooks, train = ProjectHooks(), register_pipelines()["train"]
     hooks._params = loader(data={"layout": "multi_label", "pool": []})["parameters"]
     with pytest.raises(ParameterError, match=r"train.loss.name label_smoothing do not fit.*recipe"):
-        hooks.before_pipeline_run({"pipeline_names": ["train"]}, train)
+        hooks.before_pipeline_run({"pipeline_names": ["train"]}, train, {})
     hooks._params = loader(recipe="multi_label", data={"layout": "folders"})["parameters"]
     with pytest.raises(ParameterError, match=r"one label per image needs label_smoothing"):
-        hooks.before_pipeline_run({"pipeline_names": ["train"]}, train)
+        hooks.before_pipeline_run({"pipeline_names": ["train"]}, train, {})
 
 
 @pytest.mark.parametrize("env", ["sample", "imagenet"])

@@ -77,7 +77,9 @@ def test_new_weights_of_a_ready_teacher_make_what_learns_from_it_again(
     file = files.get(kind, who.project / member)
 
     def learnt() -> tuple[dict[str, Any], bool]:
-        teacher = TeacherParams.model_validate({**PARAMS["train_teacher"], "source": [member]})
+        teacher = TeacherParams.model_validate(
+            {**PARAMS["train_teacher"], "source": [member], "probes": []}
+        )
         folder = train_teacher(run_of(who), teacher, who.folder("lists"))
         student = Reuse(who.project).produce(
             ResultSpec(

@@ -28,6 +28,7 @@ CHAIN = {"ingestion", "train_teacher", "mining", "ssld_stage1", "ssld_stage2", "
 def project(tmp_path: Path) -> dict[str, Any]:
     """The sample's parameters, four labelled images and 400 of a pool (which nobody reads)."""
     params = parameters()
+    params["teacher_logits"] |= {"source": "online"}
     identity = Identity.model_validate({**params["this_run"]["identity"], "project": tmp_path})
     raw, lists = identity.folder("raw"), identity.folder("lists")
     for number in range(4):

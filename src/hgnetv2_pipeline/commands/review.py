@@ -12,7 +12,7 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.printable import echo
 
 
-@click.command()
+@click.command(short_help="Judge duplicates, mined images and labels in a browser.")
 @click.argument("name", required=False)
 @click.option("--env", "environment", help="The same as NAME, as kedro run has it.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True,

@@ -459,8 +459,8 @@ With the project: `hgnetv2 predict --model model.onnx picture.jpg`, and as a ser
 from predict import ExportedModel, iter_predictions
 
 model = ExportedModel(".")
-for answer in iter_predictions(model, ["picture.jpg"], topk=5):
-    print(answer["label_names"], answer["scores"])
+[answer] = iter_predictions(model, ["picture.jpg"], topk=5)
+answer["label_names"], answer["scores"]
 ```
 
 Another program needs `preprocess.json`: size, resampling, mean and standard deviation of the
