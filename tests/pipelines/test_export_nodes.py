@@ -180,8 +180,9 @@ def test_the_lines_of_python_in_a_card_run_where_it_is(identity: Identity) -> No
     picture = folder / "picture.jpg"
     Image.new("RGB", (40, 40), (200, 10, 10)).save(picture)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", f"{code}\nprint(answer)"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     picture.unlink()
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in CLASSES)
