@@ -48,7 +48,7 @@ def test_pairs_in_doubt_and_own_images_come_next_on_the_sample(
     report_inputs: ReportInputs,
 ) -> None:
     commands = [command for _, command in next_steps(report_inputs)]
-    assert commands[0] == "kedro run --pipeline mining"
+    assert commands[0] == "hgnetv2 review"
     assert commands[-1].startswith("hgnetv2 init NAME --labelled")
     own = dataclasses.replace(report_inputs, is_sample=False)
     assert "export.precisions=" in next_steps(own)[-1][1]

@@ -160,5 +160,5 @@ def _open_pairs(inputs: ReportInputs) -> list[tuple[str, str]]:
     waiting = int((audit.get("person") or {}).get("waiting") or 0)
     if not waiting:
         return []
-    why = f"{waiting:,} pairs of look-alikes await your decision in review.csv; once it is edited:"
-    return [(why, f"{inputs.run_command} --pipeline mining")]
+    why = f"{waiting:,} pairs of look-alikes await your decision, which the next run obeys:"
+    return [(why, inputs.run_command.replace("kedro run", "hgnetv2 review", 1))]
