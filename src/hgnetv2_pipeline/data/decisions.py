@@ -177,8 +177,8 @@ def relabelling(rows: pd.DataFrame) -> str:
     changes = found[
         (found["decision"] == "relabel") | (of_labels & (found["decision"] == "remove"))
     ]
-    told = changes.sort_values(["list", "key"])[["list", "key", "decision", "label"]]
-    return "\n".join(map("\0".join, told.itertuples(index=False)))
+    decided = changes.sort_values(["list", "key"])[["list", "key", "decision", "label"]]
+    return "\n".join(map("\0".join, decided.itertuples(index=False)))
 
 
 def obey_labels(

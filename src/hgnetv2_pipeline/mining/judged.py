@@ -18,7 +18,7 @@ from hgnetv2_pipeline.data.decisions import decisions_on
 from hgnetv2_pipeline.intervals import wilson_interval
 
 WANTED = (0.9, 0.95, 0.99)
-"""Purities for which a ``min_conf`` is told."""
+"""Purities for which a ``min_conf`` is proposed."""
 FEWEST = 20
 """Judged images below which nothing is said of a ``min_conf``."""
 
@@ -44,9 +44,9 @@ def judged_purity(mined: pd.DataFrame, decisions: pd.DataFrame) -> dict[str, Any
         that is left. It is chosen among all limits, so that the purity there is a little flattered.
     """
     found = decisions_on(decisions, ["mined"], mined["key"].tolist())
-    told = pd.to_numeric(found["score"], errors="coerce").to_numpy(dtype=np.float64)
+    scores = pd.to_numeric(found["score"], errors="coerce").to_numpy(dtype=np.float64)
     judged = pd.DataFrame(
-        {"key": found["key"].to_numpy(), "score": told, "right": found["decision"].eq("keep")}
+        {"key": found["key"].to_numpy(), "score": scores, "right": found["decision"].eq("keep")}
     )
     others = mined.loc[~mined["key"].isin(judged["key"]), ["key", "score"]]
     both = pd.concat([judged, others], ignore_index=True)

@@ -47,7 +47,7 @@ _MOST_AT_ONCE = {"metrics": 1000, "params": 100, "tags": 100}
 
 @dataclass(frozen=True)
 class TrackedCommand:
-    """What MLflow is to be told of one command, and where it keeps that.
+    """What goes to MLflow of one command, and where it keeps that.
 
     ``params`` is asked for once the run starts.
     """

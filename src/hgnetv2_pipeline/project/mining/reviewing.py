@@ -174,7 +174,7 @@ def _proposals(identity: Identity, classes: list[str]) -> list[ReviewItem]:
     return [
         ReviewItem(
             row.key, shown=row.guess, score=row.probability,
-            about=f"the teacher's guess, {float(row.probability):.1%}; it stands for "
+            about=f"the teacher's guess, {float(row.probability):.1%}; it represents "
             f"{row.stands_for} doubtful images of its kind",
         )
         for row in _rows(rows)

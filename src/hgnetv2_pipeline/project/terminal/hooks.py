@@ -111,8 +111,8 @@ class TerminalHooks:
 
     def _show_reused(self) -> None:
         if self._reused:
-            told = f"{TICK} reused: {', '.join(self._reused)}"
-            _log.log(SHOWN, "%s", Lines(fitted(told, columns())))
+            line = f"{TICK} reused: {', '.join(self._reused)}"
+            _log.log(SHOWN, "%s", Lines(fitted(line, columns())))
             self._reused = []
 
     def _show_other_code(self) -> None:

@@ -148,7 +148,7 @@ def _said(what: str, status: int) -> Response:
 
 
 def run_review(session: ReviewSession, port: int, ready: Callable[[str], object]) -> None:
-    """Serve the page on this machine until Ctrl-C; ``ready`` is told its address, once.
+    """Serve the page on this machine until Ctrl-C; ``ready`` is called with its address, once.
 
     Raises ParameterError for a port in use.
     """
