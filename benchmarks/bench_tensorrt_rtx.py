@@ -30,9 +30,8 @@ from hgnetv2_pipeline.deployment.kit.plans import (
     parse_network,
 )
 from hgnetv2_pipeline.models.create import create_model
-from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.processor import cpu_name
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS
 
 SIDE = 224
 

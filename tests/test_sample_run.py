@@ -24,6 +24,7 @@ import pandas as pd
 import pytest
 
 from hang_guard import HANG
+from hgnetv2_pipeline.devices import count_gpus
 from project_copies import SampleRun, kedro, quiet_environment
 
 pytestmark = pytest.mark.sample
@@ -235,9 +236,13 @@ def test_a_second_run_trains_nothing_and_changes_nothing(sample_run: SampleRun) 
         }
 
     before = state()
-    done = kedro(sample_run.project, "run")
+    done = kedro(sample_run.project, "run", PYTHONPROFILEIMPORTTIME="1")
     assert trainings(done.stdout) == 0
     assert state() == before
+    lines = [line for line in done.stdout.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "kedro" in imported
+    assert count_gpus() or not imported & {"torch", "timm", "onnx", "onnxruntime", "mlflow"}
 
 
 def test_the_best_model_on_val_is_measured_exported_and_named_on_the_page(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hgnetv2_pipeline.errors import ParameterError
@@ -9,12 +11,24 @@ from hgnetv2_pipeline.errors import ParameterError
 if TYPE_CHECKING:
     import torch
 
+_DRIVERS = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
+"""Below /dev, where Linux has a driver: NVIDIA's, Jetson's, ROCm's, that of WSL."""
+
+
+def count_gpus() -> int:
+    """GPUs that PyTorch sees. Torch, which takes a second to import, is asked only where Linux has
+    a driver, or on another system.
+    """
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in _DRIVERS):
+        return 0
+    import torch
+
+    return int(torch.cuda.device_count())
+
 
 def found_device() -> str:
     """What ``auto`` means here: cuda where PyTorch sees a GPU, else cpu."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if count_gpus() else "cpu"
 
 
 def known_device(name: str) -> str:
@@ -29,9 +43,7 @@ def own_gpu(name: str, local_rank: int) -> str:
     """``cuda`` as the GPU of one of several processes on a machine; other names as they are."""
     if name != "cuda":
         return name
-    import torch
-
-    return f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
+    return f"cuda:{local_rank % max(1, count_gpus())}"
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

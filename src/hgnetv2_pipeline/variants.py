@@ -1,8 +1,9 @@
-"""The seven sizes of PP-HGNetV2, as rows of numbers: the one place that names them; and what the
-size of a network's input may be, and how an image becomes it.
+"""The sizes of PP-HGNetV2 and PPHGNet, as rows of numbers: the one place that names them; and what
+the size of a network's input may be, and how an image becomes it.
 
-Free of torch, so that parameters and commands know them too; ``models.hgnetv2`` makes networks of
-them. Source: PaddleClas ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py.
+Free of torch, so that parameters and commands know them too; ``models.hgnetv2`` and
+``models.hgnet`` make networks of them. Source: PaddleClas
+ppcls/arch/backbone/legendary_models/pp_hgnet_v2.py and pp_hgnet.py.
 """
 
 from __future__ import annotations
@@ -40,6 +41,31 @@ VARIANTS: dict[str, Variant] = {
     "b5": Variant((32, 64), (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2), 6, False),
     "b6": Variant((48, 96), (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3), 6, False),
 }
+
+
+@dataclass(frozen=True)
+class HGNetSize:
+    """One size: channels of the stem, and per stage the width, the output and the depth."""
+
+    stem: tuple[int, int, int]
+    mid: Four
+    out: Four
+    depths: Four
+    layers: int  # convolutions in a block
+    dropout: float = 0.0
+
+
+HGNET_SIZES: dict[str, HGNetSize] = {
+    "hgnet_tiny": HGNetSize(
+        (48, 48, 96), (96, 128, 160, 192), (224, 448, 512, 768), (1, 1, 2, 1), 5
+    ),
+    "hgnet_small": HGNetSize(
+        (64, 64, 128), (128, 160, 192, 224), (256, 512, 768, 1024), (1, 1, 2, 1), 6
+    ),
+    "hgnet_base": HGNetSize(
+        (96, 96, 160), (192, 224, 256, 288), (320, 640, 960, 1280), (1, 2, 3, 2), 7, 0.2
+    ),
+}  # fmt: skip
 
 _FOREIGN = re.compile(r"(?:pp[-_]?)?hgnet(?:[-_]?v2[-_])?(b[0-6]|[-_](?:tiny|small|base))", re.I)
 

@@ -23,8 +23,7 @@ from hgnetv2_pipeline.deployment.export.calibration import activation_ranges
 from hgnetv2_pipeline.deployment.export.half import to_half
 from hgnetv2_pipeline.deployment.export.hgnet_graph import hgnet_to_onnx
 from hgnetv2_pipeline.deployment.export.quantize import quantize_graph, scale_groups
-from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
-from hgnetv2_pipeline.variants import VARIANTS, Lab
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS, Lab
 
 SIDE = 64
 RECORD = Path(__file__).with_name("tensorrt_rtx_layers.txt")

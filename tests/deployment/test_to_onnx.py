@@ -29,8 +29,7 @@ from hgnetv2_pipeline.deployment.onnx_session import session_logits
 from hgnetv2_pipeline.durable import read_json, sha256_file
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models.cost import measure_cost
-from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS
 
 
 def operators(path: Path) -> collections.Counter[str]:

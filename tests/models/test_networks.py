@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.models import cost, create, hgnet, hgnetv2
-from hgnetv2_pipeline.variants import VARIANTS, variant_name
+from hgnetv2_pipeline.models import cost, create, hgnetv2
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS, variant_name
 from hgnetv2_pipeline.weights import formula, zoo
 from hgnetv2_pipeline.weights.load import load_weights, write_pdparams
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paddle_logits.json").read_text())
-ALL = [*VARIANTS, *hgnet.HGNET_SIZES]
+ALL = [*VARIANTS, *HGNET_SIZES]
 PARAMETERS = {
     "b0": 5_996_550, "b1": 6_343_158, "b2": 11_221_356, "b3": 16_292_216,
     "b4": 19_796_680, "b5": 39_569_064, "b6": 75_256_776,

@@ -29,7 +29,8 @@ from hgnetv2_pipeline.weights.build import build_from
 from hgnetv2_pipeline.weights.foreign_network import load_timm
 from hgnetv2_pipeline.weights.load import save_weights
 from hgnetv2_pipeline.weights.packages import Package
-from hgnetv2_pipeline.weights.probes import build_trunk, load_probe, save_probe, trunk_name
+from hgnetv2_pipeline.weights.probes import build_trunk, load_probe, save_probe
+from hgnetv2_pipeline.weights.source_names import trunk_name
 from run_params import parameters
 
 SMALL = "test_byobnet"

@@ -11,7 +11,6 @@ from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.features import FeatureDict
 from hgnetv2_pipeline.models.frozen import freeze
-from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.training.config import OptimizerConfig
 from hgnetv2_pipeline.training.optim import (
     PARTS,
@@ -21,7 +20,7 @@ from hgnetv2_pipeline.training.optim import (
     set_lr,
 )
 from hgnetv2_pipeline.training.schedule import Schedule
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS
 
 MULT = [0.1, 0.2, 0.3, 0.4, 0.5]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models import create
-from hgnetv2_pipeline.weights import build, styles
+from hgnetv2_pipeline.weights import build, source_names, styles
 from hgnetv2_pipeline.weights.inspect import inspect_file
 from hgnetv2_pipeline.weights.load import (
     LoadReport,
@@ -441,4 +441,4 @@ def test_a_network_is_built_from_the_key_that_is_said(good, empty, b0, tmp_path)
     built, info = build.build_from(spec, num_classes=None, root=tmp_path)
     assert torch.equal(built.fc.bias, b0.fc.bias.half().float())
     assert (info["variant"], info["num_classes"]) == ("b0", 3)
-    build.check_name(spec, tmp_path)
+    source_names.check_name(spec, tmp_path)

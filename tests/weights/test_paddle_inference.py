@@ -22,8 +22,8 @@ from paddle_archive_writer import (
 )
 
 from hgnetv2_pipeline.errors import WeightsError
-from hgnetv2_pipeline.models import create, hgnet
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.models import create
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS
 from hgnetv2_pipeline.weights import formula
 from hgnetv2_pipeline.weights.build import build_from
 from hgnetv2_pipeline.weights.load import load_weights, read_state, write_pdparams
@@ -34,7 +34,7 @@ from hgnetv2_pipeline.weights.places import Wanted
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "paddle_files"
 FORMATS = ["pdmodel", "pir"]
-NETWORKS = [*VARIANTS, *hgnet.HGNET_SIZES]
+NETWORKS = [*VARIANTS, *HGNET_SIZES]
 
 
 def truth() -> dict[str, np.ndarray]:

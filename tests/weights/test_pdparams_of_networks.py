@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from hgnetv2_pipeline.models import create, hgnet
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.models import create
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS
 from hgnetv2_pipeline.weights.load import from_paddle, load_state, paddle_shapes
 from hgnetv2_pipeline.weights.paddle.pdparams import read_pdparams
 from hgnetv2_pipeline.weights.paddle.writer import write_pdparams
@@ -20,7 +20,7 @@ CLASSES = 7
 LARGE = ("b5", "b6", "hgnet_base")
 ALL = [
     pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
-    for name in (*VARIANTS, *hgnet.HGNET_SIZES)
+    for name in (*VARIANTS, *HGNET_SIZES)
 ]
 DRAWN = np.random.RandomState(11).normal(size=65_537).astype(np.float32)  # prime: rows differ
 PRUNED = np.where(np.arange(len(DRAWN)) % 8, np.float32(0), DRAWN)  # quicker in protocol 2

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
-from hgnetv2_pipeline.models import create, hgnet
-from hgnetv2_pipeline.variants import VARIANTS
+from hgnetv2_pipeline.models import create
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS
 from hgnetv2_pipeline.weights import build, styles
 from hgnetv2_pipeline.weights.load import (
     export_weights,
@@ -30,7 +30,7 @@ from hgnetv2_pipeline.weights.load import (
 )
 from hgnetv2_pipeline.weights.places import Wanted
 
-ALL = [*VARIANTS, *hgnet.HGNET_SIZES]
+ALL = [*VARIANTS, *HGNET_SIZES]
 BACKBONES = ("dfine", "rtdetr", "transformers")
 
 
@@ -68,7 +68,7 @@ def test_there_and_back_is_an_identity(style, variant, ghost):
         key: torch.full((2, 3) if key == "fc.weight" else (1,), float(number))
         for number, key in enumerate(styles.drop_counters(ghost(variant)))
     }
-    if style in BACKBONES and variant in hgnet.HGNET_SIZES:
+    if style in BACKBONES and variant in HGNET_SIZES:
         with pytest.raises(WeightsError, match="has no PPHGNet, only PP-HGNetV2; .* paddle, timm"):
             styles.style_for(style, state)
         return

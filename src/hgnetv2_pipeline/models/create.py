@@ -6,9 +6,15 @@ from torch import nn
 
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.models.frozen import freeze
-from hgnetv2_pipeline.models.hgnet import HGNET_SIZES, HGNet
+from hgnetv2_pipeline.models.hgnet import HGNet
 from hgnetv2_pipeline.models.hgnetv2 import Backbone, HGNetV2
-from hgnetv2_pipeline.variants import VARIANTS, PoolPadding, meant_variant, variant_name
+from hgnetv2_pipeline.variants import (
+    HGNET_SIZES,
+    VARIANTS,
+    PoolPadding,
+    meant_variant,
+    variant_name,
+)
 
 
 def create_model(

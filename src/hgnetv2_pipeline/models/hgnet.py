@@ -5,38 +5,11 @@ Source: PaddleClas ppcls/arch/backbone/legendary_models/pp_hgnet.py, whose attri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.models.hgnetv2 import Backbone, ConvBNAct, Joining, Stage
-from hgnetv2_pipeline.variants import Four
-
-
-@dataclass(frozen=True)
-class HGNetSize:
-    """One size: channels of the stem, and per stage the width, the output and the depth."""
-
-    stem: tuple[int, int, int]
-    mid: Four
-    out: Four
-    depths: Four
-    layers: int  # convolutions in a block
-    dropout: float = 0.0
-
-
-HGNET_SIZES: dict[str, HGNetSize] = {
-    "hgnet_tiny": HGNetSize(
-        (48, 48, 96), (96, 128, 160, 192), (224, 448, 512, 768), (1, 1, 2, 1), 5
-    ),
-    "hgnet_small": HGNetSize(
-        (64, 64, 128), (128, 160, 192, 224), (256, 512, 768, 1024), (1, 1, 2, 1), 6
-    ),
-    "hgnet_base": HGNetSize(
-        (96, 96, 160), (192, 224, 256, 288), (320, 640, 960, 1280), (1, 2, 3, 2), 7, 0.2
-    ),
-}  # fmt: skip
+from hgnetv2_pipeline.variants import HGNetSize
 
 
 class ChannelAttention(nn.Module):

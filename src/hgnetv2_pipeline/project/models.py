@@ -63,7 +63,7 @@ def check_model(identity: Identity, model: str, *, made: Collection[str]) -> Non
     Nothing is loaded or fetched. Raises what ``model_source`` and ``build_from`` would raise later,
     after hours.
     """
-    from hgnetv2_pipeline.weights.build import check_name
+    from hgnetv2_pipeline.weights.source_names import check_name
     from hgnetv2_pipeline.weights.zoo import ZOO, weights_file
 
     maker = model.partition("/")[0]
@@ -228,7 +228,7 @@ def _in_words(background: Colour | None) -> str:
 
 def weights_input(identity: Identity, model: str) -> Path | str:
     """The file that holds the weights of ``model``, to be hashed; its name where there is none."""
-    from hgnetv2_pipeline.weights.foreign_network import timm_file
+    from hgnetv2_pipeline.weights.source_names import timm_file
     from hgnetv2_pipeline.weights.zoo import ZOO, weights_file
 
     source = model_source(identity, model)

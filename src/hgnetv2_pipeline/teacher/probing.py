@@ -26,7 +26,8 @@ from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.teacher.logistic import FOLDS, Classifier, fit_classifier
 from hgnetv2_pipeline.teacher.self_training import ROUNDS, Features, SelfTraining, self_train
 from hgnetv2_pipeline.variants import Fit
-from hgnetv2_pipeline.weights.probes import SIMPLE, build_trunk
+from hgnetv2_pipeline.weights.probes import build_trunk
+from hgnetv2_pipeline.weights.source_names import SIMPLE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from hgnetv2_pipeline.devices import count_gpus
 from hgnetv2_pipeline.errors import ParameterError
 from hgnetv2_pipeline.processor import MOST_THREADS
 from hgnetv2_pipeline.variants import (
@@ -648,9 +649,7 @@ class DistributedConfig(ParameterModel):
             return self.nproc_per_node
         if device not in ("auto", "cuda"):
             return 1
-        import torch
-
-        return max(1, int(torch.cuda.device_count()))
+        return max(1, count_gpus())
 
     def processes(self, device: str) -> int:
         """Processes on all machines together; all have the same number."""

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from hgnetv2_pipeline.errors import ParameterError, WeightsError, similar, unknown_name
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models.create import create_model
-from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
 from hgnetv2_pipeline.models.hgnetv2 import Backbone
-from hgnetv2_pipeline.variants import VARIANTS, PoolPadding, meant_variant, variant_name
+from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS, PoolPadding
 from hgnetv2_pipeline.weights import imagenet
-from hgnetv2_pipeline.weights.foreign_network import check_timm, load_timm, parse_timm
+from hgnetv2_pipeline.weights.foreign_network import load_timm
 from hgnetv2_pipeline.weights.load import (
     ReadState,
     file_sha256,
@@ -29,12 +28,11 @@ from hgnetv2_pipeline.weights.metadata import (
     said_preprocess,
     thresholds_of,
 )
-from hgnetv2_pipeline.weights.paddle.inference import is_archive
 from hgnetv2_pipeline.weights.pickle_machine import brief_value
 from hgnetv2_pipeline.weights.places import Wanted, split_spec
-from hgnetv2_pipeline.weights.probes import PREFIX, fresh_probe, is_probe, load_probe
+from hgnetv2_pipeline.weights.probes import fresh_probe, is_probe, load_probe
+from hgnetv2_pipeline.weights.source_names import PREFIX, check_name, parse_timm, weights_at
 from hgnetv2_pipeline.weights.styles import CLASSIFIER, Head
-from hgnetv2_pipeline.weights.tensor_file import SUFFIXES
 from hgnetv2_pipeline.weights.zoo import ZOO, provide
 
 
@@ -120,51 +118,10 @@ def build_from(
         }
         return _from_file(path, spec, known, Wanted(), num_classes=num_classes, head=head)
     spec, wanted = split_spec(spec)
-    path = _weights_at(spec, root)
+    path = weights_at(spec, root)
     if is_probe(path):
         return _from_probe(path, spec, num_classes=num_classes, head=head)
     return _from_file(path, spec, {}, wanted, num_classes=num_classes, head=head)
-
-
-def check_name(spec: str, root: Path) -> None:
-    """Refuse a ``spec`` under which ``build_from`` would find nothing, without reading weights.
-
-    Whether published weights are here or can be fetched is not asked. Raises ``ParameterError`` or
-    ``WeightsError``, with the nearest name.
-    """
-    kind, _, name = spec.partition(":")
-    if kind == "scratch":
-        known = variant_name(name) in (*VARIANTS, *HGNET_SIZES)
-        if not known and not name.startswith(PREFIX):
-            raise unknown_name(
-                "variant", name, [*VARIANTS, *HGNET_SIZES], "scratch:VARIANT",
-                meant=meant_variant(name),
-            )  # fmt: skip
-    elif kind == "timm":
-        check_timm(name, root)
-    elif spec not in ZOO:
-        _weights_at(split_spec(spec)[0], root)
-
-
-def _weights_at(spec: str, root: Path) -> Path:
-    """The file or inference folder that ``spec``, a path relative to ``root``, names."""
-    path = Path(root) / spec
-    if path.is_dir() and not is_archive(path):
-        path = path / "student.safetensors"
-        if not path.is_file():
-            raise WeightsError(f"{path.parent} is no finished run: it has no student.safetensors")
-    if not path.exists():
-        if "/" in spec or path.suffix in SUFFIXES:
-            raise WeightsError(f"there is no weight file or run at {path}")
-        known = [f"scratch:{variant}" for variant in VARIANTS]
-        known += [name for name in ZOO if not name.endswith("_inference")][::-1]
-        near = similar(spec, known, most=3)
-        words = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
-        raise ParameterError(
-            f"unknown model {spec!r}{words}; a model is a file, a run's folder, an exported "
-            "folder, a published name (hgnetv2 models lists them), timm:NAME or scratch:VARIANT"
-        )
-    return path
 
 
 def _info(source: str, **known: Any) -> dict[str, Any]:

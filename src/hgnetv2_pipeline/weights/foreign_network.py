@@ -10,63 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.errors import WeightsError
 from hgnetv2_pipeline.weights import packages, styles
 from hgnetv2_pipeline.weights.load import as_float32, file_sha256, read_file
+from hgnetv2_pipeline.weights.source_names import TimmName, check_timm, parse_timm, timm_file
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TimmName:
-    """``NAME``, ``NAME:pretrained``, ``NAME:packaged`` or ``NAME@FILE``, taken apart."""
-
-    name: str
-    source: str
-    """'', 'pretrained', 'packaged' or 'file'."""
-    file: str = ""
-
-
-def parse_timm(text: str) -> TimmName:
-    """What follows ``timm:``; ``ParameterError`` for another ending."""
-    name, at, file = text.partition("@")
-    if at:
-        if not file:
-            raise ParameterError(f"timm:{text}: a weight file is needed behind the @")
-        return TimmName(name, "file", file)
-    name, _, ending = text.partition(":")
-    if ending not in ("", "pretrained", "packaged"):
-        raise ParameterError(
-            f"timm:{text}: the endings are ':pretrained' (timm's cache or download), ':packaged' "
-            "(an installed package) and '@FILE' (a weight file)"
-        )
-    return TimmName(name, ending)
-
-
-def check_timm(text: str, root: Path) -> None:
-    """Refuse a name of timm's that cannot be built, without reading weights."""
-    import timm
-
-    found = parse_timm(text)
-    architecture, _, tag = found.name.partition(".")
-    if not timm.is_model(architecture):
-        raise unknown_name(
-            "timm model", found.name, timm.list_models(), "timm:NAME; timm.list_models() lists them"
-        )
-    known = timm.models.get_arch_pretrained_cfgs(architecture) if tag else {}
-    if tag and found.name not in known:
-        raise unknown_name("timm weights", found.name, known, "timm:NAME")
-    path = timm_file(text, root)
-    if path is not None and not path.is_file():
-        raise WeightsError(f"timm:{text}: there is no weight file at {path}")
-
-
-def timm_file(text: str, root: Path) -> Path | None:
-    """The weight file of a name of timm's; None where timm itself keeps it, or there is none."""
-    found = parse_timm(text)
-    if found.source == "packaged":
-        return packages.packaged_file(found.name)
-    return root / Path(found.file).expanduser() if found.source == "file" else None
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,16 @@ from typing import Any
 from torch import nn
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
-from hgnetv2_pipeline.errors import ParameterError, WeightsError, unknown_name
+from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.models.probe import Probe
 from hgnetv2_pipeline.models.simple_features import SIDE, SimpleFeatures
 from hgnetv2_pipeline.weights import metadata, styles
-from hgnetv2_pipeline.weights.foreign_network import (
-    check_timm,
-    feature_count,
-    input_of,
-    load_timm,
-    parse_timm,
-)
+from hgnetv2_pipeline.weights.foreign_network import feature_count, input_of, load_timm
 from hgnetv2_pipeline.weights.load import as_float32, read_file, read_metadata
+from hgnetv2_pipeline.weights.source_names import PREFIX, SIMPLE, check_trunk, parse_timm
 from hgnetv2_pipeline.weights.tensor_file import kind_of
 from hgnetv2_pipeline.weights.writing import save_weights
 
-PREFIX = "probe:"
-SIMPLE = "simple"
-"""The trunk without weights, ``models.simple_features``."""
 FORMAT = "hgnetv2_pipeline/probe/1"
 MOST_PIXELS = 4096
 
@@ -50,30 +42,6 @@ def build_trunk(spec: str, root: Path) -> tuple[nn.Module, int, dict[str, Any]]:
     name = spec.partition(":")[2]
     model, known = load_timm(name, root, num_classes=0, strict=False)
     return model, feature_count(model), known | {"fixed": input_of(parse_timm(name).name).fixed}
-
-
-def check_trunk(spec: str, root: Path) -> None:
-    """Refuse what ``build_trunk`` would refuse, as far as that shows without reading weights."""
-    if spec == SIMPLE:
-        return
-    kind, _, name = spec.partition(":")
-    if kind != "timm":
-        raise unknown_name(
-            "network to probe", spec,
-            [SIMPLE, "timm:NAME@FILE", "timm:NAME:packaged", "timm:NAME:pretrained"],
-            "train_teacher.probes",
-        )  # fmt: skip
-    if not parse_timm(name).source:
-        raise ParameterError(
-            f"train_teacher.probes: {spec} has no weights, and features of random weights teach "
-            f"nothing; write {spec}@FILE, {spec}:packaged or {spec}:pretrained"
-        )
-    check_timm(name, root)
-
-
-def trunk_name(spec: str) -> str:
-    """The trunk of a spec without where its weights came from: ``simple`` or ``timm:NAME``."""
-    return spec if spec == SIMPLE else f"timm:{parse_timm(spec.partition(':')[2]).name}"
 
 
 def save_probe(

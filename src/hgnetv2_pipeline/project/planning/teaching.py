@@ -38,8 +38,8 @@ def stand_ins(teacher: TeacherParams, short_side: int) -> list[str]:
 
 def _stand_in_of_probe(spec: str, teacher: TeacherParams, short_side: int) -> str:
     from hgnetv2_pipeline.teacher.probing import probe_size
-    from hgnetv2_pipeline.weights.foreign_network import input_of, parse_timm
-    from hgnetv2_pipeline.weights.probes import trunk_name
+    from hgnetv2_pipeline.weights.foreign_network import input_of
+    from hgnetv2_pipeline.weights.source_names import parse_timm, trunk_name
 
     if spec == "simple":
         return "scratch:probe:simple"

@@ -148,7 +148,7 @@ def check_probes(teacher: TeacherParams, project: Path) -> None:
 
     Raises ``ParameterError`` or ``WeightsError``.
     """
-    from hgnetv2_pipeline.weights.probes import check_trunk
+    from hgnetv2_pipeline.weights.source_names import check_trunk
 
     if not (teacher.members or teacher.source or teacher.probes):
         raise ParameterError(
@@ -167,7 +167,7 @@ def check_probes(teacher: TeacherParams, project: Path) -> None:
 
 def probe_name(spec: str) -> str:
     """A probe's folder: ``tf_efficientnet_lite0`` of ``timm:tf_efficientnet_lite0:packaged``."""
-    from hgnetv2_pipeline.weights.probes import trunk_name
+    from hgnetv2_pipeline.weights.source_names import trunk_name
 
     # Two files of one network are two probes.
     file = Path(spec.partition("@")[2]).stem
@@ -177,28 +177,35 @@ def probe_name(spec: str) -> str:
 
 def probe_params(teacher: TeacherParams, lists: Lists) -> dict[str, Any]:
     """What the classifiers follow from besides images and networks."""
-    how = probe_config(teacher)
-    seen = {} if how.fit == "crop" else {"fit": how.fit, "pad_colour": how.pad_colour}
-    return {"size": how.size, "balanced": how.balanced, "classes": lists.classes, **seen}
+    how = _fitted_by(teacher)
+    seen = {key: how.pop(key) for key in ("fit", "pad_colour")}
+    return how | {"classes": lists.classes} | ({} if seen["fit"] == "crop" else seen)
 
 
 def probe_config(teacher: TeacherParams) -> ProbeConfig:
     from hgnetv2_pipeline.teacher.probing import ProbeConfig
 
-    recipe = teacher.recipe
     return ProbeConfig(
-        size=teacher.probe_size,
-        fit=recipe.fit_of_others or "crop",
-        pad_colour=recipe.pad_colour,
-        balanced=recipe.class_balance != "none",
+        **_fitted_by(teacher),
         rounds=teacher.self_training.rounds,
-        workers=recipe.workers,
-        max_bad=recipe.max_bad,
+        workers=teacher.recipe.workers,
+        max_bad=teacher.recipe.max_bad,
     )
 
 
+def _fitted_by(teacher: TeacherParams) -> dict[str, Any]:
+    """The fields of ``ProbeConfig`` that change what is fitted; without torch, to compare runs."""
+    return {
+        "size": teacher.probe_size,
+        "balanced": teacher.recipe.class_balance != "none",
+        "fit": teacher.recipe.fit_of_others or "crop",
+        "pad_colour": teacher.recipe.pad_colour,
+    }
+
+
 def _save(folder: Path, spec: str, probe: Probe, preprocess: Preprocess, lists: Lists) -> None:
-    from hgnetv2_pipeline.weights.probes import save_probe, trunk_name
+    from hgnetv2_pipeline.weights.probes import save_probe
+    from hgnetv2_pipeline.weights.source_names import trunk_name
 
     save_probe(
         folder / WEIGHTS,

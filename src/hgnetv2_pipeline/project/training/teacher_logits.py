@@ -22,11 +22,7 @@ def store_spec(
     samples: Path,
     teacher: TeacherRecord,
 ) -> StoreSpec:
-    """Everything a process that makes the store needs to know; the views are those of ``config``,
-    or its evaluation view alone.
-
-    The processes of this machine share the pass as they share a training.
-    """
+    """What the store is made from; the views are those of ``config``, or its evaluation view."""
     clean = logits.source == "clean"
     values = logits.model_dump(exclude={"source", "check"})
     return StoreSpec(
@@ -43,7 +39,7 @@ def store_spec(
         out=run.folder("teacher_logits"),
         device=run.device,
         rank=0,
-        world_size=run.distributed.processes_here(run.device),
+        world_size=1,
         **(values | {"views": 1} if clean else values),
     )
 
@@ -70,7 +66,10 @@ def store_result(
 
 
 def make_store(run: Run, spec: StoreSpec) -> None:
-    """Ask the teacher for what no earlier store has, and seal the store."""
+    """Ask the teacher for what no earlier store has, and seal the store.
+
+    The processes of this machine share the pass as they share a training.
+    """
     from hgnetv2_pipeline.training.stored_logits.make import (
         announce,
         seal_teacher_logits,
@@ -81,7 +80,10 @@ def make_store(run: Run, spec: StoreSpec) -> None:
     spec = spec.model_copy(update={"earlier": _earlier_stores(run, spec.out)})
     announce(spec)
     samples, root = resized_images(run.identity, spec.samples, spec.samples_root, spec.resized)
-    spec = spec.model_copy(update={"samples": samples, "samples_root": root})
+    processes = run.distributed.processes_here(run.device)
+    spec = spec.model_copy(
+        update={"samples": samples, "samples_root": root, "world_size": processes}
+    )
     store_in_processes(spec)
     seal_teacher_logits(spec)
 

@@ -167,8 +167,7 @@ def _own_layouts() -> dict[str, dict[str, Shape]]:
     import torch
 
     from hgnetv2_pipeline.models.create import create_model
-    from hgnetv2_pipeline.models.hgnet import HGNET_SIZES
-    from hgnetv2_pipeline.variants import VARIANTS
+    from hgnetv2_pipeline.variants import HGNET_SIZES, VARIANTS
     from hgnetv2_pipeline.weights.writing import paddle_shapes
 
     layouts = {}
