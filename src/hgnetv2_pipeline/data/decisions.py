@@ -151,7 +151,7 @@ def record_decision(path: Path, row: Mapping[str, str], was: Decision) -> None:
         if now != Decision(was.decision, str(csv_cell(was.label))):
             raise StaleDecisionError(printable(row["key"]), now)
         kept = rows[~same]
-        undone = cells["decision"] == UNDECIDED and cells["list"] != "duplicates"
+        undone = cells["decision"] == UNDECIDED
         more = pd.DataFrame() if undone else pd.DataFrame([{**_first(old), **cells}])
         write_decisions(path, pd.concat([kept, more]).fillna(""))
 

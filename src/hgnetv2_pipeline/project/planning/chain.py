@@ -188,9 +188,12 @@ class _Chain:
             )  # fmt: skip
             if isinstance(self.reuse.begin(spec), Result):
                 return Row(_MAP, "finished, if the list stays")
-        pool = sum(source.images for source in self.lists.pool_sources())
-        known = pool + sum(count_rows(self.lists.index(name)) for name in SETS)
-        return self._looking_at(min(self.mining.map_images, known), _MAP, "to do")
+        most = self.mining.map_images
+        shown = [min(count_rows(self.lists.index(name)), most // 3) for name in SETS]
+        if not self.mining.features:  # what the teacher saw in the pool is not kept
+            pool = sum(source.images for source in self.lists.pool_sources())
+            shown = [min(most, sum(shown) + pool)]
+        return self._looking_at(sum(shown), _MAP, "to do")
 
     def _looking_at(self, images: int, part: str, state: str) -> Row:
         rate = self._score_rate
