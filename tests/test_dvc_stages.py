@@ -166,6 +166,30 @@ def test_a_change_in_pool_test_or_labelled_images_is_seen(project: Path) -> None
         assert repo.status(targets=[target]) == {}
 
 
+def test_a_decision_of_a_person_is_seen_by_the_stages_that_obey_it(project: Path) -> None:
+    """Where nobody has decided anything, the file is there all the same."""
+    from dvc.repo import Repo
+
+    from hgnetv2_pipeline.__main__ import main
+
+    main(["--env", "mine", "--pipeline", "ingestion", "--params", "mlflow=false"])
+    review = project / "data/01_raw/mine/review.csv"
+    assert review.read_text("utf-8") == "list,key,shown,score,label,decision\n"
+    target = "conf/mine/dvc.yaml:ingestion"
+    place = "data/01_raw/mine/review.csv"
+    with Repo(str(project)) as repo:
+        repo.commit(target, force=True)
+        assert repo.status(targets=[target]) == {}
+        mining = next(stage for stage in repo.index.stages if stage.addressing.endswith(":mining"))
+        assert review in [Path(dep.fs_path) for dep in mining.deps]
+    decided = "mined,pool/some.png,,,,keep\n"
+    review.write_text(review.read_text("utf-8") + decided)
+    with Repo(str(project)) as repo:
+        assert repo.status(targets=[target])[target] == [{"changed outs": {place: "modified"}}]
+    main(["--env", "mine", "--pipeline", "ingestion", "--params", "mlflow=false"])
+    assert review.read_text("utf-8").endswith(decided), "what a person wrote stays"
+
+
 def test_stages_follow_the_configuration_when_written_again(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,7 +278,7 @@ def test_stages_name_what_an_environment_has(
     outs = {name for out in made["stages"]["ingestion"]["outs"] for name in out}
     raw = {name.removeprefix("data/01_raw/${dataset}/") for name in outs if "01_raw" in name}
     pools = {f"pool/source_{number}" for number in range(sources)}
-    assert raw == {"images", *pools, *(["test"] if test == "folder" else [])}
+    assert raw == {"images", "review.csv", *pools, *(["test"] if test == "folder" else [])}
     # Lists bring their own val here, so a share of the labelled images is no test set.
     held_out = test == "folder" or (test == "share" and layout == "folders")
     assert any(name.endswith("index_test.parquet") for name in outs) == held_out

@@ -16,6 +16,7 @@ from hgnetv2_pipeline.data.decisions import (
     obey_labels,
     read_decisions,
     record_decision,
+    refuse_lost_classes,
     relabelling,
 )
 from hgnetv2_pipeline.data.index import samples_frame
@@ -134,3 +135,33 @@ def test_pool_images_with_a_persons_class_join_train(file: Path) -> None:
     same = {**sets, "val": sets["pool"].assign(key=["x", "y", "z"])}
     with pytest.raises(DataError, match="q.png has the same bytes as an image of val"):
         move_labelled(same, rows, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "lost"),
+    [
+        ([row("c.png", "remove", where="labels")], "class 'cat' without"),
+        ([row("c.png", "relabel", "=1+2", "labels")], "class 'cat' without"),
+        (
+            [row("c.png", "remove", where="labels"), row("d.png", "remove", where="labels")],
+            r"class 'cat' \(and 1 more\) without",
+        ),
+        ([row("c.png", "remove", where="labels"), row("p.png", "relabel", "cat")], None),
+        ([row("c.png", "keep", where="labels")], None),
+    ],
+)
+def test_a_class_that_loses_its_last_image_is_named_with_the_ways_out(
+    file: Path, decisions: list[dict[str, str]], lost: str | None
+) -> None:
+    """Class ``=1+2`` has no image before either, and is no loss."""
+    train = pd.concat([samples(["c.png"], 0), samples(["d.png"], 1)], ignore_index=True)
+    sets = {"train": train, "val": samples(["v.png"], 0), "pool": samples(["p.png"], None)}
+    for each in decisions:
+        record_decision(file, each, Decision())
+    rows = read_decisions(file, CLASSES)
+    moved = move_labelled(obey_labels(sets, rows, CLASSES)[0], rows, CLASSES)
+    if lost is None:
+        refuse_lost_classes(train, moved["train"], CLASSES)
+        return
+    with pytest.raises(DataError, match=f"review.csv leaves {lost} an image in train; undo some"):
+        refuse_lost_classes(train, moved["train"], CLASSES)

@@ -93,6 +93,22 @@ def test_copies_in_the_test_folder_stop_ingestion_and_near_ones_do_not(
     assert "looks like" in caplog.text and summary["n_refused"] == 0
 
 
+def test_a_review_that_removes_a_whole_class_from_train_stops_ingestion(folders: Path) -> None:
+    data = parameters(max_bad=0.1)
+    lists, _, _ = ingest(folders, data)
+    train = read_list(lists / "train_list.txt")
+    before = (lists / "train_list.txt").read_bytes()
+    gone = [path for path in train["path"] if path.startswith("images/b/")]
+    review = folders / "data/01_raw/mine/review.csv"
+    review.write_text("list,key,decision\n" + "".join(f"labels,{key},remove\n" for key in gone))
+    with pytest.raises(DataError, match="review.csv leaves class 'b' without an image in train"):
+        ingest(folders, data)
+    assert (lists / "train_list.txt").read_bytes() == before, "the old lists are as they were"
+    review.write_text("list,key,decision\n" + f"labels,{gone[0]},remove\n")
+    lists, _, _ = ingest(folders, data)
+    assert len(read_list(lists / "train_list.txt")) == len(train) - 1
+
+
 def grouped(path: str) -> DataParams:
     split = {"val": 0.3, "test": 0.0, "group_pattern": None, "groups": path}
     return parameters(max_bad=0.1, split={**split, "near_duplicates": False})

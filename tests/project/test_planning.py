@@ -76,10 +76,12 @@ def test_whole_chain_from_nothing_but_lists(
     # Two members side by side: 150 steps of time, 300 steps of work.
     assert "to do 4 300 2 min 30 s 25% 200 MB 2.0 GB" in found["teacher, 2 members"]
     assert "to do 400 3 min 20 s 10%" in found["mining: scores"]
+    # The map shows them all, and the 4 of train and of val.
+    assert "to do 408 3 min 24 s 10%" in found["mining: map of the pool"]
     # 60 per class of 2 classes, on top of the 4 that are labelled.
     assert "to do 124 150 2 min 30 s 25% 100 MB" in found["ssld_stage1"]
     assert "to do 4 30 30 s" in found["ssld_stage2"]
-    assert "480 8 min 50 s 400 MB 2.0 GB" in found["all of it"]
+    assert "480 12 min 14 s 400 MB 2.0 GB" in found["all of it"]
     assert "assumed: the teacher is as fast as scratch:b0 + scratch:b0" in text
     assert "stage 1 has 124 images, 4 labelled and 120 mined (mining.k=60 per class)" in text
     assert "NOT ENOUGH" not in text
@@ -162,6 +164,49 @@ def test_what_earlier_scores_save_is_in_the_plan(
     write_json(teacher / "teacher.json", {"members": ["scratch:b0"], "bn": "eval"})
     monkeypatch.setattr(chain, "images_to_score", lambda *_: left)
     assert told in rows(plan_chain(project, {"mining"}))["mining: scores"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"), [(100, "finished, if the list stays"), (50, "to do 50 25 s 10%")]
+)
+def test_a_map_of_the_pool_is_planned_where_it_is_another_and_nothing_follows_from_it(
+    project: dict[str, Any],
+    timed: list[tuple[RunSpec, int | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    shown: int,
+    told: str,
+) -> None:
+    from hgnetv2_pipeline.project.lists import Lists
+    from hgnetv2_pipeline.project.mining.mapping import FACTS, POINTS, pool_map_result
+    from hgnetv2_pipeline.project.params import MiningParams
+    from hgnetv2_pipeline.project.planning import chain
+    from hgnetv2_pipeline.project.run import Run
+    from hgnetv2_pipeline.project.teaching.teacher import read_teacher
+
+    run = Run.model_validate(project["this_run"])
+    scores, mined = run.folder("scores"), run.folder("mining")
+    write_json(
+        run.folder("train_teacher") / "teacher.json", {"members": ["scratch:b0"], "bn": "eval"}
+    )
+    scores.mkdir(parents=True)
+    frame = index.read_index(run.folder("lists") / "index_train.parquet")
+    index.write_index(mined / "train_mined.parquet", frame)
+    for name in ("mined", "dedup"):
+        frame[["key"]].assign(decision="keep").to_parquet(mined / f"{name}.parquet")
+    mining = MiningParams.model_validate(project["mining"] | {"map_images": 100})
+    teacher = read_teacher(run.folder("train_teacher"), run.identity)
+    run.produce(
+        pool_map_result(run, mining, Lists(run.folder("lists")), teacher, scores, mined),
+        lambda aside: [write_json(aside / name, {}) for name in (POINTS, FACTS)],
+    )
+    monkeypatch.setattr(chain, "images_to_score", lambda *_: 0)
+    monkeypatch.setattr(chain._Chain, "_finished", lambda self, name: not self._made_again())
+    write_json(run.folder("ssld_stage1") / "result.json", {"steps": 150})
+    project["mining"]["map_images"] = shown
+    found = rows(plan_chain(project, {"mining", "ssld_stage1"}))
+    assert found["mining: scores"].endswith("finished")
+    assert told in found["mining: map of the pool"]
+    assert found["ssld_stage1"].endswith("finished")
 
 
 def test_a_finished_arm_of_the_comparison_costs_nothing(

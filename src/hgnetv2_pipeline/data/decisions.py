@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hgnetv2_pipeline.data.lists.multi_label import is_multi_label
+from hgnetv2_pipeline.data.lists.multi_label import images_per_class, is_multi_label
 from hgnetv2_pipeline.data.quarantine import quarantine_frame
 from hgnetv2_pipeline.durable import write_text
 from hgnetv2_pipeline.errors import DataError, nearest
@@ -151,7 +151,7 @@ def record_decision(path: Path, row: Mapping[str, str], was: Decision) -> None:
         if now != Decision(was.decision, str(csv_cell(was.label))):
             raise StaleDecisionError(printable(row["key"]), now)
         kept = rows[~same]
-        undone = cells["decision"] == UNDECIDED and cells["list"] != "duplicates"
+        undone = cells["decision"] == UNDECIDED
         more = pd.DataFrame() if undone else pd.DataFrame([{**_first(old), **cells}])
         write_decisions(path, pd.concat([kept, more]).fillna(""))
 
@@ -237,6 +237,23 @@ def move_labelled(
     _log.info("%d images of the pool that a person labelled are in train", len(moved))
     train = pd.concat([sets["train"], moved[sets["train"].columns]], ignore_index=True)
     return {**sets, "train": train, "pool": pool[~chosen].reset_index(drop=True)}
+
+
+def refuse_lost_classes(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[str]) -> None:
+    """Refuse a train set in which a class of ``before`` has no image ``after`` the decisions.
+
+    Raises:
+        DataError: names the class and the ways out.
+    """
+    had, has = (images_per_class(frame, len(classes)) for frame in (before, after))
+    lost = [name for name, one, other in zip(classes, had, has, strict=True) if one and not other]
+    if lost:
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        raise DataError(
+            f"review.csv leaves class {lost[0]!r}{more} without an image in train; undo some of "
+            "its decisions (hgnetv2 review), give the class to images of the pool there, or take "
+            "the class out of the labelled images"
+        )
 
 
 def _numbers(names: pd.Series, classes: Sequence[str]) -> pd.Series:

@@ -7,45 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from hgnetv2_pipeline.data.decisions import (
-    UNDECIDED,
-    decisions_on,
-    edited_decisions,
-    read_decisions,
-    write_decisions,
-)
+from hgnetv2_pipeline.data.decisions import decisions_on, read_decisions
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.printable import as_known, csv_frame
+from hgnetv2_pipeline.printable import as_known
 
 _log = logging.getLogger(__name__)
 
 # What no opinion can change: an image of val is an image of val.
 _CERTAIN = ("bytes", "name")
-
-
-def write_review(path: Path, dedup: pd.DataFrame) -> Path:
-    """Write the undecided pairs to ``path``, for a person to set ``decision`` to keep or remove.
-
-    ``dedup`` is the machine's opinion. Decisions a person already made in an earlier ``path``
-    stay as they are, also when their pair is no longer in doubt, and so do those of other lists.
-    """
-    with edited_decisions(path):
-        before = read_decisions(path)
-        about_pairs = before["list"] == "duplicates"
-        decided = _of(dedup, decisions_on(before[about_pairs], ["duplicates"]))
-        doubted = dedup[(dedup["decision"] == UNDECIDED) & ~dedup["key"].isin(decided["key"])]
-        settled = dedup[dedup["key"].isin(decided["key"])].drop(columns="decision")
-        settled = decided[["key", "decision"]].merge(settled, on="key", how="left")
-        pairs = pd.concat([settled[list(dedup.columns)], doubted])
-        rows = [_as_texts(pairs.assign(list="duplicates")), before[~about_pairs]]
-        return write_decisions(path, pd.concat(rows).fillna(""))
-
-
-def _as_texts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as a CSV has them, texts as ``csv_cell`` writes them; nothing is an empty text."""
-    floats = rows.select_dtypes("float").columns
-    shown = rows.assign(**{name: rows[name].map("{:.4g}".format) for name in floats})
-    return csv_frame(shown).astype("object").where(rows.notna(), "").map(str)
 
 
 def read_review(path: Path) -> pd.DataFrame:

@@ -151,7 +151,8 @@ def warn_of_unwatched(params: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     text = path.read_text(encoding="utf-8")
-    missing = [place for place in raw_places(params) if f"}}/{place}:" not in text]
+    watched = [*raw_places(params), "review.csv"]
+    missing = [place for place in watched if f"}}/{place}:" not in text]
     template = project / "dvc.yaml"
     if template.is_file():
         stages = yaml.safe_load(text)["stages"]

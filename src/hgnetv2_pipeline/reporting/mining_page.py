@@ -157,16 +157,16 @@ def _review(
             f"kept, {person['removed']:,} removed, {person['changed']:,} of them against what the "
             f"machine had decided. {person['waiting']:,} pairs await a decision."
         ),
-        Link("To decide: open ", "review.csv", review, ", one line per pair."),
+        Link("Decisions are in ", "review.csv", review, ", one line per image."),
         Bullets(
             (
                 f"{command.replace('kedro run', 'hgnetv2 review')} shows the pairs in a browser, "
                 "and mined images besides, with keys to keep, relabel or remove each.",
-                "Or set decision to keep (two different pictures: the pool image may be mined) or "
-                "remove (a copy: it may not). Lines left at review stay in doubt.",
-                "Any other image of the pool is removed by a line of its own, with its key and "
-                "remove below those headings. Images with the bytes or the name of a protected "
-                "one cannot be kept.",
+                "Or write a line yourself: duplicates, the key, and keep (two different pictures: "
+                "the pool image may be mined) or remove (a copy: it may not). Pairs without one "
+                "stay in doubt.",
+                "Any other image of the pool is removed by such a line too. Images with the bytes "
+                "or the name of a protected one cannot be kept.",
                 f"Then: {command} --pipeline mining. It sees that the file was edited, mines "
                 "again, and keeps what you decided for all later runs.",
                 "Until then mining.deduplicate.strict says what becomes of pairs in doubt: "

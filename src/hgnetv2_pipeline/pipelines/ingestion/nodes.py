@@ -9,7 +9,7 @@ from hgnetv2_pipeline.project.ingestion.levels import LEVELS
 from hgnetv2_pipeline.project.ingestion.pages import REPORT, write_report
 from hgnetv2_pipeline.project.ingestion.pool import pool_contents, scan_pool
 from hgnetv2_pipeline.project.ingestion.raw import link_images, write_sample_once
-from hgnetv2_pipeline.project.ingestion.reviewed import label_edits
+from hgnetv2_pipeline.project.ingestion.reviewed import label_edits, provide_review
 from hgnetv2_pipeline.project.ingestion.sets import (
     ARRANGEMENT,
     check_limit,
@@ -40,6 +40,7 @@ def provide_raw(run: Run, data: DataParams) -> Path:
         write_sample_once(run.identity)
     else:
         link_images(run.identity, data)
+    provide_review(run.identity)
     return run.folder("raw")
 
 

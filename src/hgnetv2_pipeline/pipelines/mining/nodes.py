@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hgnetv2_pipeline.project.ingestion.reviewed import review_file
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.mining import auditing
 from hgnetv2_pipeline.project.mining.auditing import mined_inputs, write_audit, write_purity
@@ -20,7 +19,6 @@ from hgnetv2_pipeline.project.mining.scoring import (
 from hgnetv2_pipeline.project.mining.selecting import (
     NOT_OF_THE_LIST,
     exclusions,
-    list_for_review,
     person_edits,
     write_mined,
     write_pairs,
@@ -64,7 +62,7 @@ def deduplicate(run: Run, mining: MiningParams, lists: Path, scores: Path) -> Pa
 def select(run: Run, mining: MiningParams, lists: Path, scores: Path, pairs: Path) -> Path:
     """The mined list, and the training set of stage 1: it and the labelled images together.
 
-    ``review.csv`` lists the pairs in doubt; what a person decides in it the next run obeys.
+    What a person decided in ``review.csv`` is obeyed.
     """
     known = Lists(lists)
     inputs = {"scores": scores, "dedup": pairs / "dedup.parquet", **exclusions(run, mining)}
@@ -80,8 +78,6 @@ def select(run: Run, mining: MiningParams, lists: Path, scores: Path, pairs: Pat
         ),
         lambda aside: write_mined(aside, run, mining, known, scores, pairs),
     )
-    if not made.reused or not review_file(run.identity).is_file():
-        list_for_review(run, pairs)
     return made.folder
 
 

@@ -18,6 +18,16 @@ def review_file(identity: Identity) -> Path:
     return path
 
 
+def provide_review(identity: Identity) -> None:
+    """Write a ``review.csv`` without decisions where there is none: DVC needs one to watch."""
+    from hgnetv2_pipeline.data.decisions import edited_decisions, read_decisions, write_decisions
+
+    path = review_file(identity)
+    with edited_decisions(path):
+        if not path.exists():
+            write_decisions(path, read_decisions(path))
+
+
 def label_edits(identity: Identity) -> dict[str, str]:
     """What a person changed of the labelled images, as an input of the lists; empty: nothing."""
     path = review_file(identity)

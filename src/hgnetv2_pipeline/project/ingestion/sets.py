@@ -106,7 +106,12 @@ def write_lists(
     import pandas as pd
 
     from hgnetv2_pipeline.data import classmap, index
-    from hgnetv2_pipeline.data.decisions import move_labelled, obey_labels, read_decisions
+    from hgnetv2_pipeline.data.decisions import (
+        move_labelled,
+        obey_labels,
+        read_decisions,
+        refuse_lost_classes,
+    )
     from hgnetv2_pipeline.data.decode import Decoding, background_of
     from hgnetv2_pipeline.data.leaks import clean_sets, find_leaks, report_leaks
     from hgnetv2_pipeline.data.split import split_samples
@@ -149,6 +154,7 @@ def write_lists(
     ]
     hashes = _hashes(scans)
     decisions = read_decisions(review_file(identity), classes)
+    as_given = frames["train"]
     frames, removed = obey_labels(frames, decisions, classes)
     leaks = find_leaks(frames, hashes)
     if data.leaks == "clean":
@@ -163,6 +169,7 @@ def write_lists(
         for key, reason in own[["key", "reason"]].itertuples(index=False):
             ledgers[name].refuse(key, reason)
     frames = move_labelled(frames, decisions, classes)
+    refuse_lost_classes(as_given, frames["train"], classes)
     decoding = Decoding(background=background_of(data.alpha), depth=depth)
     frames = {name: index.with_decoding(frame, decoding) for name, frame in frames.items()}
     classmap.write_class_map(aside / "class_map.txt", classes)

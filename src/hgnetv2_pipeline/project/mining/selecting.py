@@ -108,15 +108,6 @@ def decided_pairs(run: Run, mined: Path) -> Any:
     return apply_review(pairs, read_review(review)) if review.is_file() else pairs
 
 
-def list_for_review(run: Run, mined: Path) -> None:
-    """Write ``review.csv`` again: the pairs in doubt, for a person to decide."""
-    import pandas as pd
-
-    from hgnetv2_pipeline.mining.review import write_review
-
-    write_review(review_file(run.identity), pd.read_parquet(mined / "dedup.parquet"))
-
-
 def person_edits(run: Run) -> str:
     """What a person decided of the pool; rows left in doubt do not count as an edit."""
     review = review_file(run.identity)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.project.lists import Lists, count_rows
+from hgnetv2_pipeline.project.mining.mapping import SETS, pool_map_result
 from hgnetv2_pipeline.project.mining.scoring import images_to_score
 from hgnetv2_pipeline.project.params import (
     ComparisonParams,
@@ -46,6 +48,7 @@ PARTS = ("train_teacher", "mining", *SSLD, "train", "finetune", "comparison")
 # A row of scores as it is on disk (116 on the sample), and what a feature of a teacher with 2,048
 # of them adds.
 SCORE_BYTES, FEATURE_BYTES = 120, 4096
+_MAP = "mining: map of the pool"
 _EQUAL_STEPS = "supervised_equal_steps"
 # By which recipe the comparison's trainings are timed.
 _RECIPE_OF = {
@@ -112,7 +115,7 @@ class _Chain:
         if "train_teacher" in parts:
             rows.append(self._members())
         if "mining" in parts:
-            rows.append(self._scoring())
+            rows += [self._scoring(), self._mapping()]
         if "ssld_stage1" in parts:
             if self.logits.source != "online":
                 rows.append(self._storing())
@@ -125,7 +128,7 @@ class _Chain:
     def common_rows(self) -> list[Row]:
         """What the students of all variants share: teacher, scores and stored answers."""
         self.rows.append(self._members())
-        self.rows.append(self._scoring())
+        self.rows += [self._scoring(), self._mapping()]
         if self.logits.source != "online":
             self.rows.append(self._storing())
         return list(self.rows)
@@ -170,20 +173,41 @@ class _Chain:
             left = images_to_score(self.run, self.mining, self.lists, teacher, self.reuse)
         if not left:
             return Row("mining: scores", "finished")
-        rate = self._rate(
+        size = SCORE_BYTES + FEATURE_BYTES * self.mining.features
+        state = f"to do, {pool - left:,} of {pool:,} reused" if left < pool else "to do"
+        return replace(self._looking_at(left, "mining: scores", state), disk=left * size)
+
+    def _mapping(self) -> Row:
+        """The images of the map, which the teacher looks at once more."""
+        teacher, folder = self._teacher(), self.identity.folder("pool_map")
+        there = self.mined and (folder / "manifest.json").is_file()
+        if teacher and there and not self._made_again():
+            spec = pool_map_result(
+                self.run, self.mining, self.lists, teacher, self.identity.folder("scores"),
+                self.identity.folder("mining"),
+            )  # fmt: skip
+            if isinstance(self.reuse.begin(spec), Result):
+                return Row(_MAP, "finished, if the list stays")
+        most = self.mining.map_images
+        shown = [min(count_rows(self.lists.index(name)), most // 3) for name in SETS]
+        if not self.mining.features:  # what the teacher saw in the pool is not kept
+            pool = sum(source.images for source in self.lists.pool_sources())
+            shown = [min(most, sum(shown) + pool)]
+        return self._looking_at(sum(shown), _MAP, "to do")
+
+    def _looking_at(self, images: int, part: str, state: str) -> Row:
+        rate = self._score_rate
+        return Row(
+            part, state, images=images, seconds=images * rate.seconds / self.mining.processes,
+            waiting=rate.loader_share, memory=self._memory(),
+        )  # fmt: skip
+
+    @cached_property
+    def _score_rate(self) -> Rate:
+        return self._rate(
             self.lists.index("pool"),
             batch_size=self.mining.batch_size,
             workers=self.mining.workers,
-        )
-        size = SCORE_BYTES + FEATURE_BYTES * self.mining.features
-        return Row(
-            "mining: scores",
-            f"to do, {pool - left:,} of {pool:,} reused" if left < pool else "to do",
-            images=left,
-            seconds=left * rate.seconds / self.mining.processes,
-            waiting=rate.loader_share,
-            disk=left * size,
-            memory=self._memory(),
         )
 
     def _storing(self) -> Row:
@@ -357,7 +381,7 @@ class _Chain:
 
     def _made_again(self) -> bool:
         """Whether something that the next part follows from is yet to be made."""
-        return any(row.seconds for row in self.rows)
+        return any(row.seconds for row in self.rows if row.part != _MAP)
 
     def _assume(self, what: str) -> None:
         if what not in self.assumed:
