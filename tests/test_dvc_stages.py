@@ -109,6 +109,7 @@ def test_every_member_of_a_teacher_is_stored_and_what_is_no_result_is_not(tmp_pa
     }
     others = {
         "teacher.made_by.json", "logs/member=0.log", "specs/member=0.json", "member=0/timing.json",
+        "member=0/views.png",
         "member=1/made_by.json", "member=1/checkpoints/step=1/a", "member=1/best/a.safetensors",
         "archive/0123abcd/member=0/student.safetensors", ".member=0.lock",
     }  # fmt: skip

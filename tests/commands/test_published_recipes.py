@@ -169,6 +169,7 @@ TABLE = [
 OURS_ALONE = {
     "stage_lr_mult": None, "clip_norm": None, "ema_decay": None, "class_balance": "none",
     "early_stopping": {"patience": None, "min_delta": 0.0}, "freeze_at": 0, "freeze_norm": False,
+    "keep": "best",
     "sync_bn": False, "compile": False, "mode": "as_set", "channels_last": True, "threads": None,
     "fit": "crop", "pad_colour": None,
     "keep_best": 1, "keep_checkpoints": 2, "checkpoint_every_minutes": 30.0, "max_bad": 0.001,

@@ -18,12 +18,20 @@ from hgnetv2_pipeline.project.params import (
     ComparisonParams,
     EvaluationParams,
     MiningParams,
+    TeacherLogitsParams,
     TeacherParams,
 )
 from hgnetv2_pipeline.project.results import ResultSpec
-from hgnetv2_pipeline.project.training.arms import arm_folders, at_equal_steps, make_unmined_list
+from hgnetv2_pipeline.project.training import arms_table
+from hgnetv2_pipeline.project.training.arms import (
+    Recipes,
+    arm_folders,
+    at_equal_steps,
+    list_arms,
+    make_unmined_list,
+)
 from hgnetv2_pipeline.project.training.arms_table import (
-    above_last,
+    kept_weights,
     list_trainings,
     measure_arms,
     training_cost,
@@ -208,16 +216,52 @@ def test_a_training_says_what_its_processor_spent_where_all_its_segments_do(
     assert (found["steps"], found["seconds"], found["processor"]) == (30, *known)
 
 
-def test_the_best_evaluation_is_measured_against_the_last(tmp_path: Path) -> None:
+def test_equal_steps_are_evaluated_as_often_as_the_shorter_training(tmp_path: Path) -> None:
+    given = parameters("sample")
+    run = run_of(identity(tmp_path))
+    run.folder("lists").mkdir(parents=True)
+    pd.DataFrame({"key": range(40)}).to_parquet(run.folder("lists") / "index_train.parquet")
+    for name in ("ssld_stage1", "ssld_stage2"):
+        write_json(run.folder(name) / "result.json", {"steps": 165})
+    train, first, second = (
+        TrainConfig.model_validate(given[name]) for name in ("train", "ssld_stage1", "ssld_stage2")
+    )
+    asked = ComparisonParams.model_validate(
+        given["comparison"]
+        | {"supervised_seeds": [0], "stage1_seeds": [], "equal_steps_seeds": [0]}
+    )
+    teacher = TeacherParams.model_validate(
+        given["train_teacher"] | {"source": ["hgnet_small.ssld"], "members": 0}
+    )
+    logits = TeacherLogitsParams.model_validate(given["teacher_logits"])
+    arms = list_arms(run, Recipes(asked, teacher, train, first, second, logits), None)
+    counts = {
+        arm.name: plan_schedule(arm.config, images=40, world_size=1).evaluations for arm in arms
+    }
+    assert counts == {"supervised": 8, "supervised_equal_steps": 8}
+    [longer] = [arm.config.steps for arm in arms if arm.name == "supervised_equal_steps"]
+    assert longer == 330
+    assert plan_schedule(first, images=640, world_size=1).evaluations == 8
+    assert plan_schedule(second, images=40, world_size=1).evaluations == 8
+
+
+def test_the_evaluation_that_gave_the_weights_is_measured_against_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe: dict[str, str] = {}
+    monkeypatch.setattr(arms_table, "_recipe", lambda folder: recipe)
     rows = {"step": [1, 2, 3], "val_top1": [0.5, 0.9, 0.8], "val_top1_ema": [None, 0.7, 0.85]}
     pd.DataFrame(rows).to_csv(tmp_path / "history.csv", index=False)
-    found = above_last(tmp_path)
+    found = kept_weights(tmp_path)
     assert found["evaluations"] == 3 and found["above_last"] == pytest.approx(0.05)
+    assert found["kept"] == "best", "as it was before one could choose"
+    recipe["keep"] = "last"
+    assert kept_weights(tmp_path) == {"kept": "last", "evaluations": 3, "above_last": 0.0}
     # Rows between evaluations have no score.
     pd.DataFrame({"step": [1, 2], "val_top1": [None, 0.5]}).to_csv(
         tmp_path / "history.csv", index=False
     )
-    assert above_last(tmp_path) == {"evaluations": 1, "above_last": 0.0}
+    assert kept_weights(tmp_path) == {"kept": "last", "evaluations": 1, "above_last": 0.0}
 
 
 def test_a_training_that_gives_no_answers_is_left_out_with_a_warning(

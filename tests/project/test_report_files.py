@@ -23,9 +23,10 @@ def test_every_finished_training_of_the_run_and_its_comparison_has_its_curves(
     for run in (*finished, "ssld_stage1/b0/other", "comparison/b0/seed=0/unmined,seed=0"):
         folder = identity.folder("models") / run
         folder.mkdir(parents=True)
-        (folder / "history.csv").touch()
+        for name in ("history.csv", "views.png"):
+            (folder / name).touch()
         if not run.endswith("unmined,seed=0"):  # which still trains
             (folder / "result.json").touch()
     inputs = report_inputs(identity)
-    assert [*inputs.histories] == [*inputs.results] == finished
+    assert [*inputs.histories] == [*inputs.results] == [*inputs.views] == finished
     assert all(inputs.histories[run].parent == inputs.results[run].parent for run in finished)

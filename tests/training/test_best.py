@@ -116,6 +116,29 @@ def test_without_patience_it_goes_to_its_end(job: Job) -> None:
     assert not (spec.out / "best").exists()
 
 
+@pytest.mark.usefixtures("scripted")
+def test_the_last_weights_are_those_of_a_run_that_was_evaluated_once(
+    job: Job, sigterm_in: Callable[[int], None]
+) -> None:
+    """Step 9 did better than step 18 on val; with ``keep`` last that changes nothing."""
+    spec = job("last", steps=18, eval_every=1.0, keep="last")
+    assert [step for step, right in RIGHT.items() if right > RIGHT[18] and step < 18]
+    result = train_run(spec)
+    assert (result.metrics["best_step"], result.metrics["val"]["top1"]) == (18, 0.5)
+    once = train_run(job("once", steps=18, eval_every=None))
+    tensors = [
+        build_from(str(made.student), num_classes=2, root=spec.root)[0].state_dict()
+        for made in (result, once)
+    ]
+    assert all(bool((tensors[0][name] == tensors[1][name]).all()) for name in tensors[0])
+    again = job("again", steps=18, eval_every=1.0, keep="last")
+    sigterm_in(10)
+    with pytest.raises(Interrupted):
+        train_run(again)
+    train_run(again)
+    assert files(again) == files(spec)
+
+
 def test_sweep_leaves_the_best_weights_in_every_checkpoint(job: Job, tmp_path: Path) -> None:
     import torch
 

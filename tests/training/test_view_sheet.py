@@ -13,9 +13,11 @@ from PIL import Image
 from hgnetv2_pipeline.data.index import read_index, write_index
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.input.batches import SampleReader
+from hgnetv2_pipeline.project.training import runs
 from hgnetv2_pipeline.project.training.view_sheet import VIEWS, shown_views, write_views
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.prepare import training_view
+from tiny_project import identity, run_of
 
 Job = Callable[..., RunSpec]
 MIX = {"mixup": 0.0, "cutmix": 1.0, "probability": 1.0, "switch": 0.5}
@@ -70,6 +72,27 @@ def test_the_sheet_is_written_and_leaves_the_random_numbers_of_the_training_alon
         assert sheet.size == (5 * 98 + 2, 6 * 98 + 2)
     write_views(spec)
     assert (spec.out / VIEWS).read_bytes() == made
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_trainings_side_by_side_leave_a_sheet_each(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """Members of a teacher and arms of the comparison, also where each has all processes."""
+    started: list[str] = []
+    monkeypatch.setattr(
+        "hgnetv2_pipeline.processes.specs.run_specs",
+        lambda _, specs, *__, **___: started.extend(specs),
+    )
+    monkeypatch.setattr(
+        "hgnetv2_pipeline.training.launch.train_many", lambda spec, _: started.append(spec.out.name)
+    )
+    monkeypatch.setattr(runs, "processes_of_each", lambda *_, **__: 2 if alone else 1)
+    specs = [job(name, augment=AFFINE) for name in ("member=0", "stage1,seed=1")]
+    run = run_of(identity(tmp_path))
+    runs.train_side_by_side(run, specs, jobs=1, folder=tmp_path)
+    assert started == ["member=0", "stage1,seed=1"]
+    assert all((spec.out / VIEWS).is_file() for spec in specs)
 
 
 def test_an_image_that_cannot_be_read_has_no_row_and_none_at_all_a_warning(

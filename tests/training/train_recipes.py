@@ -61,6 +61,7 @@ def values(**changes: Any) -> dict[str, Any]:
         "threads": 1,
         "class_balance": "none",
         "eval_every": None,
+        "keep": "best",
         "early_stopping": {"patience": None, "min_delta": 0.0},
         "keep_best": 0,
         "profile": {"start": 2, "steps": 0},

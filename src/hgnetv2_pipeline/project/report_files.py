@@ -57,9 +57,7 @@ def report_inputs(identity: Identity) -> ReportInputs:
         histories={run: folder / "history.csv" for run, folder in trainings.items()},
         results={run: folder / "result.json" for run, folder in trainings.items()},
         views={
-            path.parent.relative_to(identity.folder("models")).as_posix(): path
-            for name in _OWN_TRAININGS
-            if (path := identity.folder(name) / VIEWS).is_file()
+            run: path for run, folder in trainings.items() if (path := folder / VIEWS).is_file()
         },
         evaluations=_jsons(base / "evaluation", identity),
         error_analyses=_jsons(base / "error_analysis", identity),

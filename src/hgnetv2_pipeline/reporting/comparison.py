@@ -22,6 +22,7 @@ ARMS = {
 }
 UNTRAINED = ("reference", "teacher")
 """Rows that are no training of the student's network."""
+_UNSEEN = 2.0  # times the pooled spread, for an arm of a single run
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,16 @@ class ArmSummary:
     seconds: float | None
     """Of its processor, the mean of the runs; of a teacher those of all its members together."""
     processor: str | None  # CPU or GPU
+    kept: str | None
+    """Which evaluation on val gave the weights, such as 'best of 24'; None where it is unknown."""
     above_last: float | None
-    """Share by which the best evaluation on val is above the last, the mean of the runs; None where
-    val did not choose among several, or is not the split."""
+    """Share by which that one is above the last, the mean of the runs; None where val did not
+    choose among several, or is not the split."""
     image_errors: Mapping[str, float]
     """Of the difference to another arm, paired over the images; by that arm."""
     spread: tuple[float, int] | None
-    """Standard deviation of a training's accuracy over seeds, and its degrees of freedom: pooled
-    over the arms of the split that have several runs; None where none has."""
+    """Standard deviation over seeds that each of its trainings is taken to have, and the degrees of
+    freedom behind it; None where no arm of the split has several runs."""
 
     @property
     def mean(self) -> float:
@@ -99,7 +102,7 @@ def summarise_arms(
     rows: Iterable[Mapping[str, Any]], pairs: Iterable[Mapping[str, Any]] = ()
 ) -> list[ArmSummary]:
     """Rows of the comparison JSON (arm, label, seed, steps, images_seen, split, top1_count, n, run;
-    seconds and processor where they are known; on val evaluations and above_last) as one summary
+    seconds, processor, kept, evaluations and above_last where they are known) as one summary
     per arm and split, in the order of ``ARMS``.
 
     ``pairs`` are those of the same JSON (arms, split, image_error). Of arms that are not paired
@@ -133,18 +136,39 @@ def summarise_arms(
         for one, other in (pair["arms"], reversed(pair["arms"])):
             errors.setdefault((pair["split"], one), {})[other] = float(pair["image_error"])
     shares = {key: _shares(group) for key, group in groups.items()}
-    spreads = {
-        split: intervals.pooled_deviation(
+    trained = {
+        split: [
             values
             for (its_split, arm), values in shares.items()
             if its_split == split and arm not in UNTRAINED
-        )
+        ]
         for split, _ in groups
     }
     return [
-        _summary(arm, split, groups[split, arm], errors.get((split, arm), {}), spreads[split])
+        _summary(
+            arm, split, groups[split, arm], errors.get((split, arm), {}),
+            _spread(shares[split, arm], trained[split]),
+        )
         for split, arm in sorted(groups, key=place_of)
-    ]
+    ]  # fmt: skip
+
+
+def _spread(
+    own: tuple[float, ...], trained: Sequence[tuple[float, ...]]
+) -> tuple[float, int] | None:
+    """What seeds do to an arm of the runs ``own``, from the runs of all ``trained`` arms.
+
+    Seeds may move one training twice as much as another. Two or three runs do not show which, so
+    an arm is taken to spread like the arm that spreads most; of a single run nothing is seen, and
+    it gets twice the pooled deviation at least. Narrower rules call chance a gain too often
+    (``benchmarks/simulate_comparison.py``).
+    """
+    pooled = intervals.pooled_deviation(trained)
+    if pooled is None:
+        return None
+    deviation, degrees = pooled
+    most = max(each for runs in trained if (each := intervals.deviation(runs)) is not None)
+    return (most if len(own) > 1 else max(most, _UNSEEN * deviation)), degrees
 
 
 def _shares(rows: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
@@ -187,12 +211,25 @@ def _summary(
         images_seen=_distinct(ordered, "images_seen"),
         seconds=_mean_of(row.get("seconds") for row in ordered),
         processor=next((row["processor"] for row in ordered if row.get("processor")), None),
+        kept=_kept(ordered),
         above_last=_mean_of(
-            row.get("above_last") if row.get("evaluations", 1) > 1 else None for row in ordered
+            row.get("above_last") if split == "val" and _val_chose(row) else None for row in ordered
         ),
         image_errors=image_errors,
         spread=spread,
     )
+
+
+def _val_chose(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("kept", "best") == "best" and row.get("evaluations", 1) > 1)
+
+
+def _kept(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """'best of 24', 'last'; of runs that differ, the best of the most evaluations."""
+    chosen = [row["evaluations"] for row in rows if _val_chose(row)]
+    if chosen:
+        return f"best of {max(chosen)}"
+    return "last" if all(row.get("evaluations") for row in rows) else None
 
 
 def _mean_of(values: Iterable[float | None]) -> float | None:
@@ -210,22 +247,23 @@ def difference(first: ArmSummary, second: ArmSummary) -> Difference:
     """``first`` minus ``second``, of one split.
 
     The error of the images does not shrink with more seeds, since all of them saw the same images.
-    That of the seeds is the pooled spread of a training, over the root of an arm's runs; arms that
-    are no training (a teacher is taken as given) have none.
+    That of the seeds is the spread of a training, over the root of an arm's runs; arms that are no
+    training (a teacher is taken as given) have none.
     """
     image_error = first.image_errors.get(second.arm)
     if image_error is None:
         image_error = math.hypot(
             *(intervals.share_error(arm.mean, arm.n) for arm in (first, second))
         )
-    runs = [len(arm.top1) for arm in (first, second) if arm.arm not in UNTRAINED]
-    if not runs:
+    trained = [arm for arm in (first, second) if arm.arm not in UNTRAINED]
+    spreads = [(*arm.spread, len(arm.top1)) for arm in trained if arm.spread is not None]
+    if not trained:
         seed_error, degrees = 0.0, math.inf
-    elif first.spread is None:
+    elif not spreads:
         seed_error, degrees = None, math.nan
     else:
-        deviation, degrees = first.spread
-        seed_error = deviation * math.sqrt(math.fsum(1 / count for count in runs))
+        seed_error = math.hypot(*(deviation / math.sqrt(runs) for deviation, _, runs in spreads))
+        degrees = spreads[0][1]
     images = max(first.n - 1, 1)
     return Difference(first.mean - second.mean, image_error, images, seed_error, degrees)
 
@@ -280,8 +318,8 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
         )
     elif any(len(summary.top1) < 2 for summary in trained):
         said.append(
-            "Some rows are of a single run: what another seed would change is taken from the "
-            "spread of those with several, as if seeds moved all trainings alike."
+            "Some rows are of a single run: another seed is taken to change them by at least twice "
+            "the spread of those with several."
         )
     flattered = [summary for summary in trained if summary.above_last is not None]
     if flattered:

@@ -37,6 +37,7 @@ def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
                 "steps": " / ".join(map(formats.count, arm.steps)) or "–",
                 "images seen": " / ".join(map(formats.count, arm.images_seen)) or "–",
                 f"{processor} s": formats.count(arm.seconds),
+                "weights": arm.kept or "–",
                 "top-1 %, mean": formats.percent(arm.mean, arm.n),
                 "min – max": spread,
                 "SD of seeds": formats.percent(arm.deviation, arm.n),
@@ -51,8 +52,8 @@ def comparison_table(summaries: Sequence[ArmSummary]) -> Table:
         records,
         list(records[0]),
         caption=f"Top-1 on {summaries[0].split} ({formats.count(summaries[0].n)} images){over}",
-        left=("training",),
-        drop_empty=("images seen", "steps", f"{processor} s"),
+        left=("training", "weights"),
+        drop_empty=("images seen", "steps", f"{processor} s", "weights"),
     )
 
 

@@ -41,6 +41,7 @@ MULTI_LABEL_LOSSES: tuple[MultiLabelLoss, ...] = get_args(MultiLabelLoss)
 BatchNorm = Literal["eval", "batch"]
 """How a teacher's batch normalisation counts: by its own statistics, or by those of the batch."""
 Resume = Literal["exact", "force"]
+Keep = Literal["best", "last"]
 # What a run may be resumed, and its result reused, with other values of: none changes a weight.
 FREE = {
     "workers", "threads", "checkpoint_every_minutes", "keep_checkpoints", "keep_best", "profile",
@@ -56,6 +57,7 @@ _BEFORE: dict[str, Any] = {
     "loss.class_weights": None,
     "fit": "crop",
     "pad_colour": None,
+    "keep": "best",
 }
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -356,6 +358,9 @@ class TrainConfig(ParameterModel):
     their class's negatives over positives)."""
     eval_every: Positive | None
     """Passes between evaluations on val; null = only at the end."""
+    keep: Keep
+    """Which evaluation's weights become the result: the best on val, or the last, which val did not
+    choose."""
     early_stopping: EarlyStoppingConfig
     """When to end before the time."""
     keep_best: Annotated[int, Field(ge=0, le=100)]

@@ -108,6 +108,7 @@ def prepare(spec: RunSpec, *, device: torch.device, world_size: int) -> Prepared
             device.type, init_scale=config.fp16_scale, enabled=config.amp == "fp16"
         ),
         ema=average_weights(student, config.ema_decay),
+        keep=config.keep,
         columns=MULTI_LABEL_COLUMNS if config.loss.multi_label else COLUMNS,
     )
     preprocess = config.preprocess.reading(decoding_of(train))

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hgnetv2_pipeline.errors import ParameterError
+from hgnetv2_pipeline.training.config import Keep
 
 COLUMNS = (
     "epoch",
@@ -108,7 +109,7 @@ AnyScore = Score | MultiLabelScore
 
 @dataclass
 class Best:
-    """The weights that did best on val so far, and whether they are raw or averaged."""
+    """The weights to be kept so far, and whether they are raw or averaged."""
 
     step: int
     weights: str
@@ -150,6 +151,8 @@ class State:
     history: list[Row] = field(default_factory=list)
     window: Window = field(default_factory=Window)
     best: Best | None = None
+    keep: Keep = "best"
+    """Of all evaluations the best, or the last."""
     columns: Sequence[str] = COLUMNS
     not_applied: list[int] = field(default_factory=list)
     forced: list[dict[str, Any]] = field(default_factory=list)
@@ -173,8 +176,12 @@ class State:
         return row
 
     def keep_best(self, weights: str, network: nn.Module, score: AnyScore) -> None:
-        """Copy ``network`` if nothing did better on val; of equals the later is kept."""
-        if self.best is None or score.metric >= self.best.score.metric:
+        """Copy ``network`` if nothing did better on val, with ``keep`` last nothing of this step;
+        of equals the later is kept.
+        """
+        best = self.best
+        earlier = best is not None and self.keep == "last" and best.step != self.step
+        if best is None or earlier or score.metric >= best.score.metric:
             tensors = {name: value.detach().cpu().clone() for name, value in _tensors(network)}
             self.best = Best(self.step, weights, score, tensors)
 

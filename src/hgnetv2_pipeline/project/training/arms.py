@@ -7,6 +7,7 @@ whole pool unmined in as many steps as on the mined list, and further seeds of s
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from hgnetv2_pipeline.project.training.runs import (
 )
 from hgnetv2_pipeline.project.training.teacher_logits import make_store, store_result, store_spec
 from hgnetv2_pipeline.training.config import RunSpec, StoredLogits, TrainConfig
+from hgnetv2_pipeline.training.schedule import count_steps
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +107,8 @@ def list_arms(run: Run, recipes: Recipes, unmined: Path | None) -> list[Arm]:
     kinds = {"supervised": (plain, labelled, False), "stage1": (first, mined, True)}
     if recipes.comparison.equal_steps_seeds:
         steps = _all_steps(run.identity, recipes.teacher)
-        longer = plain.model_copy(update={"steps": steps, "epochs": None})
+        processes = processes_of_each(run.distributed, run.device, jobs=recipes.comparison.jobs)
+        longer = lengthened(plain, steps, images=count_rows(labelled), processes=processes)
         kinds["supervised_equal_steps"] = (longer, labelled, False)
     if unmined is not None:
         shorter = at_equal_steps(first, mined=count_rows(mined), unmined=count_rows(unmined))
@@ -119,6 +122,17 @@ def list_arms(run: Run, recipes: Recipes, unmined: Path | None) -> list[Arm]:
         elif name in kinds:
             arms.append(Arm(name, seed, folder, *kinds[name]))
     return arms
+
+
+def lengthened(config: TrainConfig, steps: int, *, images: int, processes: int) -> TrainConfig:
+    """The recipe for so many steps, evaluated as often as before: more choice would flatter."""
+    every = config.eval_every
+    if every is not None:
+        epoch = images / (config.batch_size * processes)
+        its, _ = count_steps(config, images=images, world_size=processes)
+        evaluations = math.ceil(its / max(1, round(every * epoch)))
+        every = math.ceil(steps / evaluations) / epoch
+    return config.model_copy(update={"steps": steps, "epochs": None, "eval_every": every})
 
 
 def at_equal_steps(config: TrainConfig, *, mined: int, unmined: int) -> TrainConfig:

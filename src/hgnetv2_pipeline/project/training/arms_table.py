@@ -226,16 +226,18 @@ def training_cost(folder: Path) -> dict[str, Any]:
         return {**found, "seconds": None, "processor": None}
 
 
-def above_last(folder: Path) -> dict[str, Any]:
-    """How many times a training was evaluated on val, and by how much (a share) the best of them,
-    which gave its weights, is above the last.
+def kept_weights(folder: Path) -> dict[str, Any]:
+    """Which evaluation gave a training its weights (best or last), of how many, and by how much (a
+    share of val) that one is above the last.
     """
     import pandas as pd
 
     history = pd.read_csv(folder / "history.csv")
     scores = history[[name for name in ("val_top1", "val_top1_ema") if name in history]]
     best = scores.dropna(how="all").max(axis=1).to_numpy(float)
-    return {"evaluations": len(best), "above_last": float(best.max() - best[-1])}
+    kept = _recipe(folder).get("keep", "best")
+    above = float(best.max() - best[-1]) if kept == "best" else 0.0
+    return {"kept": kept, "evaluations": len(best), "above_last": above}
 
 
 def _counted(arm: str, split: str, name: str, right: NDArray[np.bool_]) -> dict[str, Any]:
@@ -256,7 +258,7 @@ def _counted(arm: str, split: str, name: str, right: NDArray[np.bool_]) -> dict[
 
 def _row(models: Path, each: MeasuredArm, split: str, right: NDArray[np.bool_]) -> dict[str, Any]:
     counted = _counted(each.arm, split, each.folder.relative_to(models).as_posix(), right)
-    trained = training_cost(each.folder) | (above_last(each.folder) if split == "val" else {})
+    trained = training_cost(each.folder) | kept_weights(each.folder)
     # The seed of a member is derived, a number of ten digits that nobody typed.
     member = each.folder.name.startswith("member=")
     seed = each.folder.name.replace("=", " ") if member else each.seed

@@ -207,13 +207,16 @@ def train_side_by_side(run: Run, specs: Sequence[RunSpec], *, jobs: int, folder:
     from hgnetv2_pipeline.training import launch
 
     tracker.begin(*(spec.out for spec in specs))
+    read = {spec.out.name: use_resized_copy(run.identity, spec) for spec in specs}
+    for spec in read.values():
+        write_views(spec)
     if processes_of_each(run.distributed, specs[0].device, jobs=jobs) > 1:
-        for spec in specs:
-            launch.train_many(use_resized_copy(run.identity, spec), run.distributed)
+        for spec in read.values():
+            launch.train_many(spec, run.distributed)
         return
     run_specs(
         launch.__name__,
-        {spec.out.name: use_resized_copy(run.identity, spec) for spec in specs},
+        read,
         folder / "specs",
         jobs=jobs,
         threads=specs[0].config.threads,

@@ -21,11 +21,13 @@ _READING = (
     "training of as many steps as the whole chain where there is one, else to the shorter one. SE, "
     "images is what another draw of images would change, paired over the images, since all "
     "trainings answered the same; more seeds do not shrink it. SE, seeds is what other seeds would "
-    "change: the spread of the runs, pooled over the trainings that have several; with none, it is "
-    "unknown and nothing is called clear. A gain counts as clear where 0 lies outside its 95 % "
+    "change: every training is taken to spread like the one whose runs spread most, a single run "
+    "like twice the pooled spread at least; where no training has several runs, it is unknown and "
+    "nothing is called clear. A gain counts as clear where 0 lies outside its 95 % "
     "interval, by Student's t, with both errors taken together. A teacher is taken as given; its "
     "steps are those of all its members. Seconds are those that the processor spent on one "
-    "training, without loader processes, mining and stored answers."
+    "training, without loader processes, mining and stored answers. Weights says which evaluation "
+    "on val gave them: the last, or the best of several."
 )
 
 
