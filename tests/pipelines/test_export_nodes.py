@@ -163,8 +163,18 @@ def test_a_card_comes_to_an_export_without_one_and_follows_what_is_measured(
         made.write_text(json.dumps({**counts, "split": split}))
         note = {"inputs": {"model": digest, "split": "1" * 64}}
         made.with_name(f"{split}-torch-fp32.manifest.json").write_text(json.dumps(note))
+    ours = sha256_file(folder / "model.onnx")
+    for name, inputs in (("ort-fp32-bs1", [ours]), ("turns-ort-fp32-bs1", [ours, "0" * 64])):
+        made = identity.folder("latency") / f"{name}.json"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        row = {"model": name, "p50_ms": 0.5, "device": "here", "threads": 1, "image_size": 32}
+        made.write_text(json.dumps(row))
+        note = {"inputs": {f"model {place}": one for place, one in enumerate(inputs)}}
+        made.with_name(f"{name}.manifest.json").write_text(json.dumps(note))
     run(identity)
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    speed = card.partition("## Speed")[2].partition("## Files")[0]
+    assert "| ort-fp32-bs1 |" in speed and "turns" not in speed, "timed beside other models"
     assert "| test | torch | fp32 | 9 | 0 | 66.7 |" in card
     assert "| val |" not in card, "an evaluation of other weights"
     caplog.clear()

@@ -78,6 +78,7 @@ def write_files(folder: Path, *results: dict[str, Any], **manifest: Any) -> Card
         evaluations={
             write(folder / f"{place}.json", value): "c" * 64 for place, value in enumerate(results)
         },
+        latencies=[],
         trainings=[training(folder, RUN, "a" * 64), training(folder, FIRST, "9" * 64)],
         teachers=[],
         lists=LISTS,
@@ -133,6 +134,26 @@ def test_what_nobody_measured_or_said_is_not_claimed(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert said in text
     assert "top-1" not in text.partition("## Files")[0]
+
+
+def test_times_are_those_of_the_machine_they_were_measured_on(tmp_path: Path) -> None:
+    _, text = parts(model_card(write_files(tmp_path)))
+    said = text.partition("## Speed")[2].partition("## Files")[0]
+    assert (
+        "Not measured when this card was written. Made by: "
+        f"`kedro run --pipeline latency --params model={RUN}`" in said
+    )
+    row = {
+        "model": RUN, "engine": "ort", "precision": "fp32", "batch_size": 1, "device": "EPYC",
+        "threads": 1, "image_size": 32, "p50_ms": 0.4312, "mean_ms": 0.44, "p90_ms": 0.47,
+        "p99_ms": 0.5, "load_average": 0.2, "processors": 2, "n_warmup": 20, "n_timed": 200,
+    }  # fmt: skip
+    timed = [write(tmp_path / "bs1.json", row), write(tmp_path / "cold.json", {"cold": []})]
+    inputs = dataclasses.replace(write_files(tmp_path), latencies=timed)
+    said = parts(model_card(inputs))[1].partition("## Speed")[2].partition("## Files")[0]
+    assert "at 32 px on EPYC, 1 thread" in said and "| 0.431 |" in said
+    assert "Load average before the measurements: 0.2 on 2 processors: not too busy." in said
+    assert "Times of one machine; another has others" in said
 
 
 def test_gates_lists_and_recipes_are_those_of_the_files(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def card_result(run: Run, known: CardInputs) -> ResultSpec:
 
     project, report = run.identity.project, known.report
     trainings = [*known.trainings, *known.teachers]
-    files = [*report.exports, *known.evaluations, *report.own.values(), report.dataset_summary]
+    files = [*report.exports, *known.evaluations, *known.latencies, *report.own.values()]
+    files += [report.dataset_summary]
     files += [path for each in trainings for path in (each.manifest, each.result)]
     return ResultSpec(
         folder=run.folder("export"),
@@ -88,6 +89,7 @@ def card_inputs(run: Run, params: CardParams, lists: Lists) -> CardInputs:
     return CardInputs(
         report=replace(report, own=own, exports=_exports(export), dataset_summary=summary),
         evaluations=evaluations,
+        latencies=_latencies(run, export),
         trainings=trainings,
         teachers=teachers,
         lists=known,
@@ -111,6 +113,17 @@ def _evaluations(run: Run, export: Path) -> dict[Path, str]:
         if inputs.get("model") in ours and counts.is_file():
             found[counts] = str(inputs["split"])
     return found
+
+
+def _latencies(run: Run, export: Path) -> list[Path]:
+    """Timings of the exported files alone; those beside other models are a report's."""
+    ours = set(read_json(export / MANIFEST)["files"].values())
+    return [
+        path
+        for note in sorted(run.folder("latency").glob("*.manifest.json"))
+        if {*read_json(note)["inputs"].values()} <= ours
+        and (path := note.with_name(note.name.replace(".manifest", ""))).is_file()
+    ]
 
 
 def _lineage(run: Run, model: str) -> list[TrainingFiles]:

@@ -51,7 +51,8 @@ class CardInputs:
 
     ``report``: the paths and names that a report takes; its ``dataset_summary`` only where it is of
     the images that the training saw. ``evaluations``: those of the exported
-    weights, and of each the SHA-256 of the list of images it was measured on. ``trainings``: the
+    weights, and of each the SHA-256 of the list of images it was measured on. ``latencies``: what
+    timing the exported files, and nothing else, came to. ``trainings``: the
     one that made the weights first, then those it started from; ``teachers``: of the members of its
     teacher. ``lists``: of the lists of images that are here, what each holds, by SHA-256.
     ``stated``: ``license``, ``data_license``, ``contact`` and ``notes``, in the words of whoever
@@ -60,6 +61,7 @@ class CardInputs:
 
     report: ReportInputs
     evaluations: Mapping[Path, str]
+    latencies: Sequence[Path]
     trainings: Sequence[TrainingFiles]
     teachers: Sequence[TrainingFiles]
     lists: Mapping[str, str]
@@ -112,6 +114,7 @@ def model_card(inputs: CardInputs) -> str:
             Section("Intended use", "use", tuple(_intended_use(inputs, known))),
             Section("Limits", "limits", tuple(_limits(inputs, known))),
             Section("Accuracy", "accuracy", tuple(_accuracy(inputs, known))),
+            Section("Speed", "speed", tuple(_speed(inputs, known, ledger))),
             Section("Files and their checks", "files", tuple(_files(inputs, known, ledger))),
             Section("Data", "data", tuple(_data(inputs, known))),
             Section("Training", "training", tuple(_training(inputs, known, ledger))),
@@ -283,6 +286,21 @@ def _accuracy(inputs: CardInputs, known: _Known) -> list[Block]:
     return rest
 
 
+def _speed(inputs: CardInputs, known: _Known, ledger: FileLedger) -> list[Block]:
+    """What the exported files took on one machine, where that was measured."""
+    command = f"{inputs.report.run_command} --pipeline latency"
+    again = f"{command} --params model={known.manifest.get('model')}"
+    timed = [ledger.read_json(path, "latency") for path in inputs.latencies]
+    try:
+        found = speed.measurements(timed)
+    except AbsentError:
+        return [Notice("Not measured when this card was written", again)]
+    return [
+        *speed.timing_blocks(found, {}, command),
+        Notice("Times of one machine; another has others", again),
+    ]
+
+
 def _files(inputs: CardInputs, known: _Known, ledger: FileLedger) -> list[Block]:
     found, troubles = speed.read_exports(inputs.report, ledger)
     said = []
@@ -306,7 +324,7 @@ def _files(inputs: CardInputs, known: _Known, ledger: FileLedger) -> list[Block]
         said.append(f"{'; '.join(words)}.")
     blocks: list[Block] = [*troubles, speed.export_table(found)]
     blocks += [Bullets(tuple(said))] if said else []
-    return [*blocks, Text("Speed depends on the machine and is not part of this card.")]
+    return blocks
 
 
 def _data(inputs: CardInputs, known: _Known) -> list[Block]:

@@ -102,13 +102,19 @@ def latency_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     split, accuracy = _accuracy(inputs, ledger)
     command = f"{inputs.run_command} --pipeline latency"
     blocks: list[Block] = [*troubles, *_scatters(found, accuracy, split, inputs)]
-    blocks += _load_blocks(found, command)
-    blocks += latency_tables(found, accuracy)
+    blocks += timing_blocks(found, accuracy, command)
     blocks += _remarks(found, inputs.model, command)
     blocks += [table for table in map(ratios_table, files) if table is not None]
     started = cold_start_table(files)
     blocks += [] if started is None else [started]
     return [*blocks, _devices(found)]
+
+
+def timing_blocks(
+    found: Sequence[Json], accuracy: Mapping[tuple[str, str], tuple[int, int]], command: str
+) -> list[Block]:
+    """How busy the machine was, and a table per image size, machine and number of threads."""
+    return [*_load_blocks(found, command), *latency_tables(found, accuracy)]
 
 
 def _setting(row: Json) -> tuple[str, int, str]:
