@@ -230,3 +230,28 @@ HELD_ELSEWHERE = {
     "OpSampler: partners": "tests/training/test_mixing.py",
     "Global.save_interval": "checkpoint_every_minutes",
 }
+
+
+@pytest.mark.parametrize(
+    ("row", "typed", "place", "images"),
+    [
+        ("`train`", "variant=b4", "train", 1_281_167),
+        ("`ssld_stage1`", "variant=b4", "ssld_stage1", 5_281_167),
+        ("`ssld_stage2`, after stage 1", "variant=b4", "ssld_stage2", 1_281_167),
+        ("`recipe=fast`, stage 1 alone", "recipe=fast", "ssld_stage1", 5_281_167),
+        ("`recipe=short`, stage 1 alone", "recipe=short", "ssld_stage1", 5_281_167),
+        ("`recipe=pphgnet_tiny`, `pphgnet_small`, `pphgnet_base`", "recipe=pphgnet_small",
+         "train_teacher.recipe", 1_281_167),
+    ],
+)  # fmt: skip
+def test_the_page_says_how_many_images_a_recipe_sees(
+    row: str, typed: str, place: str, images: int
+) -> None:
+    config = parameters(typed)
+    for part in place.split("."):
+        config = config[part]
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- cost of recipes -->")[2].partition("<!-- end of the cost")[0]
+    [cells] = [line.split(" | ") for line in table.splitlines() if line.startswith(f"| {row} |")]
+    assert cells[1].startswith(f"{config['epochs']:g} x ")
+    assert cells[2] == f"{config['epochs'] * images / 1e6:,.1f}"
