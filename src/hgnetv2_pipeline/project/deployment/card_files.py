@@ -32,8 +32,8 @@ def card_result(run: Run, known: CardInputs) -> ResultSpec:
 
     project, report = run.identity.project, known.report
     trainings = [*known.trainings, *known.teachers]
-    files = [*report.exports, *known.evaluations, *known.latencies, *report.own.values()]
-    files += [report.dataset_summary]
+    files = [report.dataset_summary, *report.exports, *report.own.values()]
+    files += [*known.evaluations, *known.latencies]
     files += [path for each in trainings for path in (each.manifest, each.result)]
     return ResultSpec(
         folder=run.folder("export"),
