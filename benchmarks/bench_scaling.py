@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,14 @@ def in_process(what: str, name: str, size: int, base: Path) -> str:
     return done.stdout
 
 
-def point(name: str, size: int, work: Path | None) -> Point:
+def points(names: Sequence[str], size: int, work: Path | None) -> Iterator[tuple[str, Point]]:
+    """The stages of one input, which is made once and removed at the end."""
     base = Path(tempfile.mkdtemp(prefix="bench-scaling-", dir=work))
     try:
-        if STAGES[name].prepare is not None:
-            in_process("prepare", name, size, base)
-        return dict(json.loads(in_process("measure", name, size, base).splitlines()[-1]))
+        if STAGES[names[0]].prepare is not None:
+            in_process("prepare", names[0], size, base)
+        for name in names:
+            yield name, dict(json.loads(in_process("measure", name, size, base).splitlines()[-1]))
     finally:
         shutil.rmtree(base)
 
@@ -224,11 +227,8 @@ def main() -> None:
     if given.page:
         write_page(kept)
         return
-    for name in given.stages:
-        for size in STAGES[name].sizes:
-            if not given.least <= size <= given.most:
-                continue
-            found = point(name, size, given.work)
+    for size, names in groups(given.stages, given.least, given.most):
+        for name, found in points(names, size, given.work):
             found |= {"date": str(datetime.date.today()), "machine": describe()}
             others = [one for one in kept["stages"].get(name, ()) if one["size"] != size]
             kept["stages"][name] = sorted([*others, found], key=lambda one: one["size"])
@@ -238,6 +238,18 @@ def main() -> None:
                 f"{name:24} {size:>12,}  {found['cpu_s']:9.2f} CPU s  {found['wall_s']:9.2f} s  "
                 f"{found['peak_mb']:8.0f} MB", flush=True,
             )  # fmt: skip
+
+
+def groups(names: Sequence[str], least: int, most: int) -> Iterator[tuple[int, list[str]]]:
+    """Sizes from ``least`` to ``most``, each with stages that are measured on the same input."""
+    inputs: dict[Any, list[str]] = {}
+    for name in names:
+        inputs.setdefault(STAGES[name].prepare or name, []).append(name)
+    for together in inputs.values():
+        for size in sorted({size for name in together for size in STAGES[name].sizes}):
+            here = [name for name in together if size in STAGES[name].sizes]
+            if least <= size <= most:
+                yield size, here
 
 
 if __name__ == "__main__":

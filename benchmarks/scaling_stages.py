@@ -320,10 +320,16 @@ def score_shards(base: Path, n: int) -> Work:
 
 
 def make_scored_pool(base: Path, n: int) -> None:
+    """Scores, indexes, guarded pictures and a mined list."""
     import bench_select
+    from bench_deduplicate import tiles
 
     bench_select.write_pool(base, n, max(n // 11, 100))
     bar_few(base, n)
+    (base / "val").mkdir()
+    for name, tile in tiles():
+        tile.save(base / "val" / f"{name}.png")
+    selection(base, n)()
 
 
 def bar_few(base: Path, n: int) -> None:
@@ -331,15 +337,16 @@ def bar_few(base: Path, n: int) -> None:
     import pandas as pd
 
     barred = pd.read_parquet(base / "dedup.parquet")
-    barred.iloc[:: max(1, len(barred) * 284 // n)].to_parquet(base / "dedup.parquet")
+    few = barred.iloc[:: max(1, len(barred) * 284 // n)]
+    few.assign(channel="bytes").to_parquet(base / "dedup.parquet")
 
 
 def make_scored_classes(base: Path, n: int) -> None:
     import bench_select
 
     bench_select.CLASSES = n
-    bench_select.write_pool(base, 1_000_000, 100_000)
-    bar_few(base, 1_000_000)
+    bench_select.write_pool(base, 100_000, 10_000)
+    bar_few(base, 100_000)
 
 
 def selection(base: Path, n: int) -> Work:
@@ -364,11 +371,6 @@ def selection(base: Path, n: int) -> Work:
     return work
 
 
-def make_audited(base: Path, n: int) -> None:
-    make_scored_pool(base, n)
-    selection(base, n)()
-
-
 def mining_report(base: Path, n: int) -> Work:
     """The counts of the page about a mining."""
     import pandas as pd
@@ -377,7 +379,7 @@ def mining_report(base: Path, n: int) -> Work:
     from hgnetv2_pipeline.mining.candidates import Candidates
 
     def work() -> dict[str, Any]:
-        dedup = pd.read_parquet(base / "dedup.parquet").assign(channel="bytes")
+        dedup = pd.read_parquet(base / "dedup.parquet")
         chosen, mined = Candidates(base / "scores", dedup), base / "mined.parquet"
         table = audit.count_classes(chosen, mined, classes=[str(i) for i in range(1000)])
         counts = audit.audit(chosen, mined, table=table)
@@ -385,15 +387,6 @@ def mining_report(base: Path, n: int) -> Work:
         return {}
 
     return work
-
-
-def make_guarded(base: Path, n: int) -> None:
-    from bench_deduplicate import tiles
-
-    make_scored_pool(base, n)
-    (base / "val").mkdir()
-    for name, tile in tiles():
-        tile.save(base / "val" / f"{name}.png")
 
 
 def duplicates(base: Path, n: int) -> Work:
@@ -672,11 +665,11 @@ STAGES = {
     "training order": Stage(training_order, make_index),
     "near copies": Stage(near_copies),
     "score shards": Stage(score_shards, make_index, sizes=IMAGES),
-    "duplicates": Stage(duplicates, make_guarded),
+    "duplicates": Stage(duplicates, make_scored_pool),
     "selection": Stage(selection, make_scored_pool),
     "stored logits": Stage(stored_logits, make_index),
     "dataset page": Stage(dataset_page, make_dataset),
-    "mining report": Stage(mining_report, make_audited),
+    "mining report": Stage(mining_report, make_scored_pool),
     "guarded pictures": Stage(guarded, of="guarded pictures", sizes=(100, 1_000, 10_000, 50_000)),
     "classes: folders": Stage(list_classes, make_class_folders, "classes", CLASSES),
     "classes: head": Stage(head, None, "classes", CLASSES),

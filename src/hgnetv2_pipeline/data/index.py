@@ -72,7 +72,9 @@ def samples_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
             for values, field in zip(zip(*stretch, strict=True), schema, strict=True)
         ]
         parts.append(pa.table(columns, schema=schema))
-    return sorted_samples(_to_frame(pa.concat_tables(parts)))
+    table = pa.concat_tables(parts)
+    parts.clear()  # or ``_to_frame`` could free nothing
+    return sorted_samples(_to_frame(table))
 
 
 def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
@@ -201,10 +203,8 @@ def read_index(path: Path) -> pd.DataFrame:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
 
-    frame = _to_frame(table)
-    del table  # its columns were given up one by one
     try:
-        return sorted_samples(frame)
+        return sorted_samples(_to_frame(table))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
