@@ -219,7 +219,7 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
     def kind(arrow: pa.DataType) -> Any:
         return pd.ArrowDtype(arrow) if pa.types.is_fixed_size_list(arrow) else None
 
-    frame: pd.DataFrame = table.to_pandas(types_mapper=kind, split_blocks=True, self_destruct=True)
+    frame: pd.DataFrame = table.to_pandas(types_mapper=kind, self_destruct=True)
     return frame
 
 
