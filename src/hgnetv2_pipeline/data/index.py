@@ -17,9 +17,11 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from hgnetv2_pipeline.data.decode import Decoding, decode_image, read_regular_file
@@ -59,14 +61,20 @@ def samples_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
     Raises:
         DataError: a key occurs twice.
     """
-    columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
-    frame = pd.DataFrame(
-        {
-            name: pd.Series(list(values), dtype=kind)
-            for (name, kind), values in zip(SCHEMA.items(), columns, strict=True)
-        }
-    )
-    return sorted_samples(frame)
+    import pyarrow as pa
+
+    schema, coming = arrow_schema(), iter(rows)
+    parts = [schema.empty_table()]
+    # Packed as they come: millions of tuples of Python objects take five times the memory.
+    while stretch := list(islice(coming, _ROW_GROUP)):
+        columns = [
+            pa.array(values, field.type, from_pandas=True)  # whose NA is no None
+            for values, field in zip(zip(*stretch, strict=True), schema, strict=True)
+        ]
+        parts.append(pa.table(columns, schema=schema))
+    table = pa.concat_tables(parts)
+    parts.clear()  # or ``_to_frame`` could free nothing
+    return sorted_samples(_to_frame(table))
 
 
 def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
@@ -77,12 +85,27 @@ def sorted_samples(frame: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise DataError(f"a frame of samples lacks the columns {', '.join(missing)}")
     kept = [*SCHEMA, *(name for name in (LABELS, DECODED_BY) if name in frame.columns)]
-    typed = frame[kept].astype(SCHEMA)
-    ordered = typed.sort_values("key", kind="stable", ignore_index=True)
-    twice = ordered["key"].duplicated()
-    if twice.any():
-        raise DataError(f"key {ordered['key'][twice].iloc[0]!r} occurs twice in a frame of samples")
-    return ordered
+    ordered = frame[kept].astype(SCHEMA)
+    # Sorting copies all columns, and most frames come sorted.
+    if not _neighbours(ordered["key"], "less").all():
+        ordered = ordered.sort_values("key", kind="stable")
+        twice = np.flatnonzero(_neighbours(ordered["key"], "equal"))
+        if len(twice):
+            key = ordered["key"].iloc[twice[0]]
+            raise DataError(f"key {key!r} occurs twice in a frame of samples")
+    return ordered.reset_index(drop=True)
+
+
+def _neighbours(keys: pd.Series[str], how: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each key is ``less`` than the next one, or ``equal`` to it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = pa.array(keys, pa.large_string())
+    found: np.ndarray[Any, np.dtype[np.bool_]] = getattr(pc, how)(texts[:-1], texts[1:]).to_numpy(
+        zero_copy_only=False
+    )
+    return found
 
 
 def arrow_schema(classes: int | None = None, *, decoded_by: bool = False) -> pa.Schema:
@@ -157,7 +180,9 @@ def write_index(path: Path, samples: pd.DataFrame) -> Path:
         classes = ordered[LABELS].array.__arrow_array__().type.list_size
     schema = arrow_schema(classes, decoded_by=DECODED_BY in ordered.columns)
     with index_writer(path, schema) as write:
-        write(pa.Table.from_pandas(ordered, schema=schema, preserve_index=False))
+        for first in range(0, len(ordered), _ROW_GROUP):
+            rows = ordered.iloc[first : first + _ROW_GROUP]
+            write(pa.Table.from_pandas(rows, schema=schema, preserve_index=False))
     return Path(path)
 
 
@@ -178,14 +203,24 @@ def read_index(path: Path) -> pd.DataFrame:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error
 
-    def kind(arrow: pa.DataType) -> Any:
-        # Anything else as pandas has it; a list would become an object per row.
-        return pd.ArrowDtype(arrow) if pa.types.is_fixed_size_list(arrow) else None
-
     try:
-        return sorted_samples(table.to_pandas(types_mapper=kind))
+        return sorted_samples(_to_frame(table))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    """``table`` as pandas has it, each column freed once it is converted: it cannot be used after.
+
+    A list would become an object per row, and stays Arrow's.
+    """
+    import pyarrow as pa
+
+    def kind(arrow: pa.DataType) -> Any:
+        return pd.ArrowDtype(arrow) if pa.types.is_fixed_size_list(arrow) else None
+
+    frame: pd.DataFrame = table.to_pandas(types_mapper=kind, self_destruct=True)
+    return frame
 
 
 def images_hash(rows: pd.DataFrame) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import combinations, pairwise
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -34,18 +37,20 @@ def near_pairs(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """All pairs (i < j) of hashes that differ in at most ``max_distance`` of 64 bits.
 
-    The bits are cut in ``max_distance + 1`` bands; two hashes this near agree in at least one band
-    entirely, so only hashes that share a band are compared. Exact for any distance, quick for small
-    ones: about n^2 / 2^(64 / (max_distance + 1)) comparisons a band.
+    The bits are cut in bands, a few more than ``max_distance``; two hashes this near agree in all
+    but ``max_distance`` of them, so only hashes that agree in some such choice of bands are
+    compared. The more bands, the fewer hashes agree by chance, and the more choices there are to
+    sort by: as many as cost least. Exact for any distance, quick for small ones.
     """
     if not 0 <= max_distance < 64:
         raise ParameterError(f"max_distance {max_distance}: 0 to 63 bits of 64 may differ")
+    agree = min(range(1, 5), key=lambda bands: _cost(len(hashes), max_distance, bands))
+    edges = np.linspace(0, 64, max_distance + agree + 1).astype(int).tolist()
+    bands = [(1 << high) - (1 << low) for low, high in pairwise(edges)]
     first: list[npt.NDArray[np.int64]] = []
     second: list[npt.NDArray[np.int64]] = []
-    edges = np.linspace(0, 64, max_distance + 2).astype(int)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        mask = np.uint64((1 << int(high - low)) - 1)
-        band = (hashes >> np.uint64(low)) & mask
+    for chosen in combinations(bands, agree):
+        band = hashes & np.uint64(sum(chosen))
         order = np.argsort(band, kind="stable")
         band, sorted_hashes = band[order], hashes[order]
         alive = np.arange(len(hashes) - 1)
@@ -62,6 +67,12 @@ def near_pairs(
     b = np.concatenate(second) if second else np.zeros(0, np.int64)
     pairs = np.unique(np.stack([np.minimum(a, b), np.maximum(a, b)]), axis=1)
     return pairs[0].astype(np.int64), pairs[1].astype(np.int64)
+
+
+def _cost(hashes: int, max_distance: int, agree: int) -> float:
+    """Of each hash, where near ones agree in ``agree`` bands: a sort is as 16 comparisons."""
+    bits = 64 * agree // (max_distance + agree)
+    return math.comb(max_distance + agree, agree) * (16 + hashes / (1 << bits))
 
 
 def near_groups(hashes: npt.NDArray[np.uint64], max_distance: int) -> npt.NDArray[np.int64]:

@@ -43,26 +43,28 @@ def summarise_sets(
         of sets (count and examples); ``conflicting_labels``: same bytes, different labels.
     """
     bad = quarantined or {}
-    said = pd.concat(
-        [
+    parts = []
+    for name, frame in sets.items():
+        labels = label_text(frame)
+        known = frame[labels.notna()]  # of a pool nothing
+        parts.append(
             pd.DataFrame(
                 {
-                    "key": name + ":" + frame["key"],
-                    "bytes_sha256": frame["bytes_sha256"],
-                    "label": label_text(frame).astype("object"),
+                    "key": name + ":" + known["key"],
+                    "bytes_sha256": known["bytes_sha256"],
+                    "label": labels[labels.notna()].astype("object"),
                 }
             )
-            for name, frame in sets.items()
-        ],
-        ignore_index=True,
-    )
+        )
+    said = pd.concat(parts, ignore_index=True)
     shared = []
     for (first, a), (second, b) in combinations(sets.items(), 2):
+        # Few are shared; a merge would copy all the others.
+        columns = ["key", "bytes_sha256"]
+        copies = b.loc[b["bytes_sha256"].isin(a["bytes_sha256"]), columns]
+        copied = a.loc[a["bytes_sha256"].isin(copies["bytes_sha256"]), columns]
         both = pd.merge(
-            a[["key", "bytes_sha256"]],
-            b[["key", "bytes_sha256"]],
-            on="bytes_sha256",
-            suffixes=("_first", "_second"),
+            copied, copies, on="bytes_sha256", suffixes=("_first", "_second")
         ).sort_values(["key_first", "key_second"])
         examples = both[["key_first", "key_second"]].head(_EXAMPLES).values.tolist()
         shared.append(
@@ -73,7 +75,7 @@ def summarise_sets(
                 "examples": examples,
             }
         )
-    conflicts = conflicting_copies(said[said["label"].notna()])
+    conflicts = conflicting_copies(said)
     return {
         "sets": {
             name: summarise_samples(frame, classes, bad.get(name)) for name, frame in sets.items()

@@ -50,9 +50,12 @@ def topk_counts(logits: Floats, labels: Ints, ks: Sequence[int]) -> dict[int, in
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
     """Softmax over classes [N, C], in float64."""
-    wide = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    # In place: of a validation set with thousands of classes each copy takes gigabytes.
+    powers = np.array(logits, dtype=np.float64)
+    powers -= powers.max(axis=1, keepdims=True)
+    np.exp(powers, out=powers)
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers
 
 
 def calibration_bins(
@@ -291,9 +294,7 @@ def summarise(logits: Floats, labels: Ints, classes: Sequence[str]) -> dict[str,
     probabilities = softmax(logits)
     # argmax takes the first of equal values, as ranks() does.
     predicted = logits.argmax(axis=1)
-    confusion = np.bincount(labels * count + predicted, minlength=count * count)
-    confusion = confusion.reshape(count, count)
-    rows = _per_class(confusion, classes, probabilities, labels)
+    rows = _per_class(predicted, classes, probabilities, labels)
     return {
         "n": n,
         "top1_count": counts[1],
@@ -306,42 +307,53 @@ def summarise(logits: Floats, labels: Ints, classes: Sequence[str]) -> dict[str,
         "roc_auc": _mean_of(rows, "auc"),
         "classes": list(classes),
         "per_class": rows,
-        "confusion": confusion.tolist() if count <= LARGEST_CONFUSION else None,
-        "most_confused": _most_confused(confusion, classes),
+        "confusion": _confusion(predicted, labels, count) if count <= LARGEST_CONFUSION else None,
+        "most_confused": _most_confused(predicted, labels, classes),
         "ece": expected_calibration_error(probabilities.max(axis=1), predicted == labels),
     }
 
 
 def _per_class(
-    confusion: Ints, classes: Sequence[str], probabilities: Floats, labels: Ints
+    predicted: Ints, classes: Sequence[str], probabilities: Floats, labels: Ints
 ) -> list[dict[str, Any]]:
+    count = len(classes)
+    hits, listed, answered = (
+        np.bincount(some, minlength=count).tolist()
+        for some in (labels[labels == predicted], labels, predicted)
+    )
     rows = []
     for index, name in enumerate(classes):
-        correct = int(confusion[index, index])
-        n, predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
+        correct, n, given = hits[index], listed[index], answered[index]
         rows.append(
             {
                 "class": name,
                 "n": n,
                 "correct": correct,
-                "predicted": predicted,
+                "predicted": given,
                 "recall": correct / n if n else None,
-                "precision": correct / predicted if predicted else None,
-                "f1": _f1(correct, predicted - correct, n - correct) if n else None,
+                "precision": correct / given if given else None,
+                "f1": _f1(correct, given - correct, n - correct) if n else None,
                 "auc": roc_auc(probabilities[:, index], labels == index),
             }
         )
     return rows
 
 
-def _most_confused(confusion: Ints, classes: Sequence[str]) -> list[dict[str, Any]]:
-    mistakes = confusion.copy()
-    np.fill_diagonal(mistakes, 0)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_CONFUSED]
+def _confusion(predicted: Ints, labels: Ints, count: int) -> list[list[int]]:
+    """Images by true class, then by predicted class."""
+    found = np.bincount(labels * count + predicted, minlength=count * count)
+    matrix: list[list[int]] = found.reshape(count, count).tolist()
+    return matrix
+
+
+def _most_confused(predicted: Ints, labels: Ints, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The most frequent mistakes; counted without a matrix, which grows as classes squared."""
+    wrong = labels != predicted
+    pairs, counts = np.unique(labels[wrong] * len(classes) + predicted[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MOST_CONFUSED]
     return [
         {"true": classes[i // len(classes)], "predicted": classes[i % len(classes)], "count": c}
-        for i in order.tolist()
-        if (c := int(mistakes.flat[i])) > 0
+        for i, c in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
     ]
 
 

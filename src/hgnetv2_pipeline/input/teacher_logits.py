@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ from hgnetv2_pipeline.input.augment import Augment, View, begin
 from hgnetv2_pipeline.input.jpeg import optional
 from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.shards import ShardStore, shard_slices
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Records = npt.NDArray[np.void]
 
@@ -144,17 +147,25 @@ class TeacherLogits:
     def find(self, samples: pd.DataFrame) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """int64 [n]: the place of each sample in the store, -1 where it is not there; and bool [n]:
         whether the file there had other bytes."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        text = pa.large_string()
+        at = pc.index_in(pa.array(samples["key"], text), value_set=self._stored("key").cast(text))
+        rows: npt.NDArray[np.int64] = at.fill_null(-1).to_numpy().astype(np.int64)
+        at = at.fill_null(0)
+        there, here = self._stored("bytes_sha256").cast(text).take(at), samples["bytes_sha256"]
+        here = pa.array(here, text)
+        hashed = pc.and_(pc.not_equal(there, ""), pc.not_equal(here, ""))
+        other = pc.and_(hashed, pc.not_equal(there, here)).to_numpy()
+        lengths = self._stored("length").to_numpy()[at.to_numpy()]
+        return rows, (other | (lengths != samples["length"].to_numpy())) & (rows >= 0)
+
+    def _stored(self, column: str) -> pa.ChunkedArray:
+        """A column of the images; of millions one at a time is held."""
         import pyarrow.parquet as pq
 
-        stored = pq.ParquetFile(self.folder / IMAGES).read().to_pandas()
-        found = pd.Index(stored["key"]).get_indexer(pd.Index(samples["key"]))
-        rows: npt.NDArray[np.int64] = np.asarray(found, np.int64)
-        there = stored.iloc[rows].reset_index(drop=True)
-        here = samples[_IMAGE].reset_index(drop=True)
-        hashed = (there["bytes_sha256"] != "") & (here["bytes_sha256"] != "")
-        other = hashed & (there["bytes_sha256"] != here["bytes_sha256"])
-        other |= there["length"] != here["length"]
-        return rows, np.asarray(other, np.bool_) & (rows >= 0)
+        return pq.ParquetFile(self.folder / IMAGES).read([column])[column]
 
     def rows_of(self, samples: pd.DataFrame) -> npt.NDArray[np.int64]:
         """int64 [n]: the place of each sample in the store, which may hold more images.

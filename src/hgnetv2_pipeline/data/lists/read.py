@@ -22,7 +22,7 @@ from hgnetv2_pipeline.data.lists.duplicates import drop_repeats
 from hgnetv2_pipeline.data.lists.files import refuse_unusable
 from hgnetv2_pipeline.data.lists.kinds import delimiter_of, kind_of_list
 from hgnetv2_pipeline.data.lists.syntax import ParsedList, parse_list, spell_name
-from hgnetv2_pipeline.durable import write_aside, write_text
+from hgnetv2_pipeline.durable import write_aside
 from hgnetv2_pipeline.errors import DataError, ParameterError
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_ROWS = 131_072
+_LONG = 4_000
 # Names that need a second look before they go into a list; the others can as they are.
-_ODD = r"^[#./ ]|[\x00-\x1f\x7f]|[^\x00-\x7f]|//|/\.| $|\\"
+_ODD = r"^[#./ ]|[\x00-\x1f\x7f]|[^\x00-\x7f]|//|/\.| $| [0-9]+$|/$|\\"
 
 
 def read_list(
@@ -191,19 +193,22 @@ def write_list(path: Path, frame: pd.DataFrame) -> Path:
             f"{path}: {int(unknown.sum()):,} of {len(frame):,} images have no label; a list has "
             "labels for all of them or for none"
         )
-    labelled = not unknown.any()
-    lines = []
-    for name, label in zip(names, frame["label"], strict=True):
-        written = spell_name(path, name)
-        lines.append(f"{written} {label}\n" if labelled else f"{written}\n")
-    return write_text(path, "".join(lines))
+    import pyarrow as pa
+
+    with list_writer(path) as add_lines:
+        for first in range(0, len(frame), _ROWS):
+            rows = slice(first, first + _ROWS)
+            labels = None if unknown.any() else pa.array(frame["label"].iloc[rows])
+            add_lines(pa.array(names.iloc[rows], pa.large_string()), labels)
+    return Path(path)
 
 
 @contextmanager
-def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array], None]]:
+def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array | None], None]]:
     """Yields what adds names with their labels to a list, which is written whole or not at all.
 
-    It takes arrays (or chunked ones); DataError if a name cannot be in a list.
+    It takes arrays (or chunked ones), None where a list has no labels; DataError if a name cannot
+    be in a list.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -211,17 +216,19 @@ def list_writer(path: Path) -> Iterator[Callable[[pa.Array, pa.Array], None]]:
     text = pa.large_string()
     with write_aside(path) as aside, aside.open("wb") as file:
 
-        def write(names: pa.Array, labels: pa.Array) -> None:
-            odd = pc.match_substring_regex(names, _ODD).to_numpy(zero_copy_only=False)
+        def write(names: pa.Array, labels: pa.Array | None) -> None:
+            long = pc.greater(pc.binary_length(names), _LONG)
+            odd = pc.or_(pc.match_substring_regex(names, _ODD), long).to_numpy(zero_copy_only=False)
             if odd.any():
                 spelt = names.to_pylist()
                 for row in np.flatnonzero(odd):
                     spelt[row] = spell_name(path, spelt[row])
                 names = pa.array(spelt, pa.string())
-            ends = pc.binary_join_element_wise(
-                pc.cast(labels, text), pa.scalar("\n", text), pa.scalar("", text)
-            )
-            lines = pc.binary_join_element_wise(pc.cast(names, text), ends, pa.scalar(" ", text))
+            nothing, end = pa.scalar("", text), pa.scalar("\n", text)
+            parts = [pc.cast(names, text), end]
+            if labels is not None:
+                parts[1:1] = [pa.scalar(" ", text), pc.cast(labels, text)]
+            lines = pc.binary_join_element_wise(*parts, nothing)
             for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
                 # The texts of an array follow one another in memory, as they do in a file.
                 stops = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset :]

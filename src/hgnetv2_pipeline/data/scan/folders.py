@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -263,41 +264,44 @@ def examine(
     phash: bool,
 ) -> Scan:
     """Decode each found image once; what ``walk`` or the decoder refuses is quarantined."""
-    rows: list[tuple[object, ...]] = []
     hashes: dict[str, int] = {}
     transparent = flat = black = 0
     deep: list[tuple[int, int]] = []
     tones = count_tones([])
-    chunks = [found[at : at + _CHUNK] for at in range(0, len(found), _CHUNK)]
-    workers = threads or available_cpus()
-    with Progress(len(found), "scan", "images") as progress:
-        for results in _in_order(root, chunks, decoding, phash, workers):
-            here: list[Tone] = []
-            for item, result in results:
-                if isinstance(result, str):
-                    walk.quarantine(item.key, result, item.line)
-                else:
+
+    def usable() -> Iterator[tuple[object, ...]]:
+        nonlocal transparent, flat, black, tones
+        # By key, as the frame will be: sorting millions of rows would hold them twice.
+        ordered = sorted(found, key=attrgetter("key"))
+        workers = threads or available_cpus()
+        with Progress(len(found), "scan", "images") as progress:
+            for results in _in_order(root, ordered, decoding, phash, workers):
+                here: list[Tone] = []
+                for item, result in results:
+                    if isinstance(result, str):
+                        walk.quarantine(item.key, result, item.line)
+                        continue
                     length, width, height, kind, digest, code, seen, tone = result
                     here += [] if seen.transparent else [tone]
                     transparent += seen.transparent
                     flat += seen.flat
                     black += seen.black
-                    deep += [] if seen.levels is None else [seen.levels]
-                    label = pd.NA if item.label is None else item.label
-                    rows.append(
-                        (item.key, item.path, item.offset, length, label)
-                        + (width, height, kind, digest)
-                    )
+                    deep.extend([] if seen.levels is None else [seen.levels])
                     if code is not None:
                         hashes[item.key] = code
-            tones = add_tones([tones, count_tones(here)])
-            progress.advance(len(results))
-    if not rows:
+                    yield (
+                        (item.key, item.path, item.offset, length, item.label)
+                        + (width, height, kind, digest)
+                    )
+                tones = add_tones([tones, count_tones(here)])
+                progress.advance(len(results))
+
+    samples = samples_frame(usable())
+    if not len(samples):
         key, reason, _ = walk.bad[0]
         raise DataError(f"{root}: none of {len(walk.bad):,} images can be used; {key}: {reason}")
     if walk.bad:
         _log.warning("%s: %d files are quarantined", root, len(walk.bad))
-    samples = samples_frame(rows)
     codes = samples["key"].map(hashes).to_numpy("uint64") if phash else None
     return Scan(
         samples=samples,
@@ -320,22 +324,24 @@ _Facts = tuple[int, int, int, str, str, int | None, PixelFacts, Tone]
 
 
 def _in_order(
-    root: Path, chunks: list[list[UnopenedFile]], decoding: Decoding, phash: bool, workers: int
-) -> Iterable[list[tuple[UnopenedFile, _Facts | str]]]:
-    def examine(chunk: list[UnopenedFile]) -> list[tuple[UnopenedFile, _Facts | str]]:
+    root: Path, found: list[UnopenedFile], decoding: Decoding, phash: bool, workers: int
+) -> Iterator[list[tuple[UnopenedFile, _Facts | str]]]:
+    def examine(first: int) -> list[tuple[UnopenedFile, _Facts | str]]:
+        chunk = found[first : first + _CHUNK]
         return [(item, _facts(root, item, decoding, phash)) for item in chunk]
 
+    starts = range(0, len(found), _CHUNK)
     if workers == 1:
-        yield from map(examine, chunks)
+        yield from map(examine, starts)
         return
     with ThreadPoolExecutor(workers) as pool:
         # A window of chunks in flight, so that a million results do not wait in memory.
         window = workers * 4
-        waiting = [pool.submit(examine, chunk) for chunk in chunks[:window]]
-        for at in range(len(chunks)):
+        waiting = [pool.submit(examine, first) for first in starts[:window]]
+        for at in range(len(starts)):
             yield waiting[at % window].result()
-            if at + window < len(chunks):
-                waiting[at % window] = pool.submit(examine, chunks[at + window])
+            if at + window < len(starts):
+                waiting[at % window] = pool.submit(examine, starts[at + window])
 
 
 def _facts(root: Path, item: UnopenedFile, decoding: Decoding, phash: bool) -> _Facts | str:
@@ -375,7 +381,8 @@ def with_enough(scan: Scan, listing: Listing, min_per_class: int, fixed: bool) -
     small = [name for name, count in usable.items() if name in named and count < min_per_class]
     if not small or fixed:
         return scan
-    kept = [name for name in names if name not in set(small)]
+    few = set(small)
+    kept = [name for name in names if name not in few]
     if not kept:
         raise DataError(
             f"{root}: every class has fewer than {min_per_class} images (data.min_per_class)"
@@ -387,7 +394,8 @@ def with_enough(scan: Scan, listing: Listing, min_per_class: int, fixed: bool) -
         min_per_class,
         small[0],
     )
-    labels = {old: kept.index(name) for old, name in enumerate(names) if name in set(kept)}
+    number = {name: label for label, name in enumerate(kept)}
+    labels = {old: number[name] for old, name in enumerate(names) if name in number}
     stays = scan.samples["label"].isin(list(labels))
     samples = scan.samples[stays].reset_index(drop=True)
     samples["label"] = samples["label"].map(labels).astype("Int64")

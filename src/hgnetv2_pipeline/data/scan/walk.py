@@ -34,7 +34,7 @@ _PACKED = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UnopenedFile:
     """A file that claims to be an image, not opened yet."""
 

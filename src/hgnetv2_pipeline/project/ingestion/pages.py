@@ -37,9 +37,11 @@ def write_report(aside: Path, identity: Identity, known: Lists, raw: Path) -> No
     left_out["key"] = left_out["key"].map(csv_value)
     left_out["reason"] = left_out["reason"].map(csv_value)
     leaks = pd.read_csv(known.folder / "leaks.csv", dtype={"key": "str", "other_key": "str"})
-    keys = [key for frame in frames.values() for key in frame["key"]]
-    for name in ("key", "other_key"):
-        leaks[name] = as_known(leaks[name], keys)
+    if len(leaks):
+        compared = [frames[name]["key"] for name in {*leaks["set"], *leaks["other_set"]}]
+        keys = [key for some in compared for key in some]
+        for name in ("key", "other_key"):
+            leaks[name] = as_known(leaks[name], keys)
     roles = {"images": "train"}
     bad = {
         roles.get(str(name), str(name)): rows

@@ -145,7 +145,9 @@ def merge_scans(scans: list[Scan]) -> Scan:
 
     return replace(
         scans[0],
-        samples=sorted_samples(pd.concat([scan.samples for scan in scans])),
+        samples=sorted_samples(
+            pd.concat([scan.samples for scan in scans]) if len(scans) > 1 else scans[0].samples
+        ),
         quarantined=pd.concat([scan.quarantined for scan in scans], ignore_index=True),
         refused=pd.concat([scan.refused for scan in scans], ignore_index=True),
         ignored=sum(scan.ignored for scan in scans),
@@ -154,12 +156,16 @@ def merge_scans(scans: list[Scan]) -> Scan:
 
 def write_sources(path: Path, pool: pd.DataFrame, prefixes: Iterable[str]) -> None:
     """Note what each source holds: by it mining knows which of them has changed."""
+    import numpy as np
+
     from hgnetv2_pipeline.data.index import images_hash
     from hgnetv2_pipeline.durable import write_json
 
     sources = {}
     for prefix in prefixes:
-        rows = pool[pool["key"].str.startswith(prefix)]
+        of_source = np.flatnonzero(pool["key"].str.startswith(prefix))
+        # Sorted by key they follow one another; a slice copies nothing.
+        rows = pool.iloc[of_source[0] : of_source[-1] + 1] if len(of_source) else pool.iloc[:0]
         name = prefix.rstrip("/").rpartition("/")[2]
         sources[name] = {"prefix": prefix, "images": len(rows), "sha256": images_hash(rows)}
     write_json(path, sources)
