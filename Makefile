@@ -32,7 +32,7 @@ test: install lint  ## lint and all tests but the slow ones
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --no-loadscope-reorder
 
 test-long: install  ## the slow tests too: larger counts, more kills; then test-avx2
-	$(BIN)/python -m pytest -m 'not gpu and not tensorrt and not triton and not clients'
+	$(BIN)/python -m pytest -m 'not gpu and not tensorrt and not triton and not clients and not airflow and not slurm'
 	$(MAKE) test-avx2
 
 test-avx2: install  ## the tests of what computes, as a processor with AVX2 alone would

@@ -67,6 +67,15 @@ def shorten(project: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def save_often(project: Path) -> None:
+    """Let trainings of the embedded sample in ``project`` save their state every few steps."""
+    path = project / "conf" / "sample" / "parameters.yml"
+    text = path.read_text(encoding="utf-8")
+    assert "checkpoint_every_minutes: 5\n" in text
+    often = text.replace("checkpoint_every_minutes: 5\n", "checkpoint_every_minutes: 0.02\n")
+    path.write_text(often, encoding="utf-8")
+
+
 def kedro(
     project: Path, *arguments: str, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:

@@ -28,7 +28,7 @@ MODULES = {
     "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
 }
 # Used without being imported by us.
-COMMANDS = {"dvc", "ruff", "mypy", "mkdocs-material"}
+COMMANDS = {"dvc", "kedro-airflow", "ruff", "mypy", "mkdocs-material"}
 BEHIND = {
     "onnxscript": "torch.onnx.export needs it",
     "pandas-stubs": "mypy reads it",
@@ -117,5 +117,5 @@ def test_what_is_locked_is_what_is_declared() -> None:
     packages = declared()
     # NVIDIA's parser and builder for the tests; cuda-bindings come with torch.
     built = {name for name in packages["tensorrt-rtx"] if name != "cuda-bindings"}
-    extras = ("openvino", "serve", "dev", "executorch", "ncnn")
+    extras = ("openvino", "serve", "dev", "executorch", "ncnn", "airflow")
     assert set(locked) == packages[""].union(built, *(packages[extra] for extra in extras))

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from hgnetv2_pipeline.commands.main import main
 from hgnetv2_pipeline.data import patterns
 from hgnetv2_pipeline.errors import DataError, DiskFullError, ParameterError
 from hgnetv2_pipeline.stopping import stop_on_signal
+from project_copies import ROOT, run_here
 from small_disk import on_own_disk
 
 # --- processors -----------------------------------------------------------------------------------
@@ -218,6 +220,34 @@ def test_a_signal_asks_for_a_stop(name: str, ignored: bool) -> None:
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
+def test_a_signal_between_trainings_ends_kedro_run_as_one_that_goes_on(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P01. Nobody takes it for a fault of the image that is just decoded; a forked process dies."""
+    from kedro.framework.startup import bootstrap_project
+
+    bootstrap_project(ROOT)
+    monkeypatch.chdir(ROOT)
+    number = signal.Signals[name]
+    before = signal.signal(number, signal.SIG_DFL)
+
+    def work(**options: object) -> None:
+        if not (child := os.fork()):
+            os.kill(os.getpid(), number)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -number
+        with suppress(Exception):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("hgnetv2_pipeline.cli.kedro_run.callback", work)
+    try:
+        assert run_here("--params", "run=x") == (75, f"stopped by {name}; the same command goes on")
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
 # --- disks ----------------------------------------------------------------------------------------
 
 
@@ -398,7 +428,7 @@ def test_a_full_a_crowded_and_a_shut_disk_are_told_and_nothing_is_left_behind(
 INGESTION = """
 import json, os
 from kedro.framework.startup import bootstrap_project
-from project_copies import run_here
+from project_copies import ROOT, run_here
 from hgnetv2_pipeline.commands.init import write_environment
 
 project = Path(sys.argv[1])
@@ -462,7 +492,7 @@ def test_ingestion_on_a_full_disk_ends_with_28_and_the_next_run_finishes(
 CHAIN = """
 import hashlib, json, os
 from kedro.framework.startup import bootstrap_project
-from project_copies import run_here
+from project_copies import ROOT, run_here
 
 project = Path(sys.argv[1])
 os.chdir(project)

@@ -34,6 +34,7 @@ from hgnetv2_pipeline.project.node_selection import (
     needed_tags,
     upstream,
 )
+from hgnetv2_pipeline.stopping import interrupted_by_signal
 
 _log = logging.getLogger(__name__)
 _KEDRO_LOGGERS = ("pipeline.node", "runner.sequential_runner", "runner.runner")
@@ -126,7 +127,8 @@ class _Run(click.Command):
     def invoke_openly(self, context: click.Context) -> Any:
         """The same, with its errors as the exceptions they are."""
         try:
-            return super().invoke(context)
+            with interrupted_by_signal():
+                return super().invoke(context)
         finally:
             claims.end()
 

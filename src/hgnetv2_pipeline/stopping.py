@@ -79,6 +79,39 @@ def stop_on_signal(first: Callable[[], None] | None = None) -> Iterator[StopRequ
             signal.signal(number, handler)
 
 
+class _AskedToStopError(BaseException):
+    """As ``KeyboardInterrupt``: not an error of the image or the library that is just at work."""
+
+
+@contextmanager
+def interrupted_by_signal() -> Iterator[None]:
+    """Raise ``Interrupted`` at the first of ``signals()``, wherever in the body it comes.
+
+    For work that keeps nothing but what is whole on disk; what saves something first listens by
+    ``stop_on_signal``, in the body. Only the main thread can listen.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise _AskedToStopError(signal.Signals(number).name)
+        # A forked process, such as a loader's, ends as it would have without us.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = {number: signal.signal(number, stop) for number in signals()}
+    try:
+        yield
+    except _AskedToStopError as asked:
+        raise Interrupted(f"stopped by {asked}; the same command goes on") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def when_starter_dies(act: Callable[[], object]) -> None:
     """Call ``act`` in a thread of this process, one of ``multiprocessing``, once the process that
     started it is gone.

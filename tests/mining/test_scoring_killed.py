@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -20,6 +24,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hang_guard import HANG
 from hgnetv2_pipeline.data import index, preprocess
 from hgnetv2_pipeline.data.scan import folders
 from hgnetv2_pipeline.mining import score_processes as mining_launch
@@ -155,6 +160,59 @@ def test_any_number_of_shards_and_processes_in_any_order_gives_the_same_list(
         mining_launch.score_share(spec)
     assert len(read_manifests(scores)) == {IMAGES: 1, 48: 2, 14: 7}[shard_rows]
     assert list_hash(scores, tmp_path) == whole
+
+
+# A worker that is killed once, wherever it works, before it writes the shard that ``plan`` names.
+KILLED_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from hgnetv2_pipeline.mining import score, score_processes
+
+write, plan = score.write_scores, Path(sys.argv[1]).with_name("plan")
+
+def write_or_die(folder, number, *rest):
+    if plan.exists() and int(plan.read_text()) == number:
+        plan.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(folder, number, *rest)
+
+score.write_scores = write_or_die
+sys.exit(score_processes.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [0, 1])
+def test_two_agents_of_which_one_loses_its_worker_score_as_one_process(
+    pool: Path, tmp_path: Path, shard: int
+) -> None:
+    spec = spec_of(pool, tmp_path / "scores")
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    (tmp_path / "plan").write_text(str(shard))
+    (tmp_path / "killed_once.py").write_text(KILLED_ONCE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # As two machines do: an agent each, which find each other at the first one's address.
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "scores",
+        "--max-restarts", "2", "-m", "killed_once", str(tmp_path / "spec.json"),
+    ]  # fmt: skip
+    given = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    agents = [subprocess.Popen(command, env=given) for _ in range(2)]
+    try:
+        assert [agent.wait(HANG) for agent in agents] == [0, 0]
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
+    assert not (tmp_path / "plan").exists(), "the kill took place"
+    work(spec_of(pool, tmp_path / "alone"))
+    shards = sorted(path.name for path in (tmp_path / "alone").glob("*.parquet"))
+    assert len(shards) == IMAGES // 16
+    for name in shards:
+        alone, together = (tmp_path / folder / name for folder in ("alone", "scores"))
+        assert together.read_bytes() == alone.read_bytes(), name
 
 
 def test_a_specification_with_a_mistake_is_refused_by_exit_code(

@@ -1,10 +1,7 @@
-"""Whatever ``models.build_from`` can build scores a pool, alone or in a mean; also by torchrun."""
+"""Whatever ``models.build_from`` can build scores a pool, alone or in a mean."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +89,3 @@ def test_a_mean_of_different_networks_has_the_features_of_all(pool: Path, tmp_pa
     assert feat.shape == (3, 2048 + 512)
     assert np.allclose(np.linalg.norm(feat[:, :2048], axis=1), 1, atol=1e-2)
     assert np.allclose(np.linalg.norm(feat[:, 2048:], axis=1), 1, atol=1e-2)
-
-
-@pytest.mark.slow
-def test_torchrun_starts_the_pass_as_well(pool: Path, tmp_path: Path) -> None:
-    out = tmp_path / "scores"
-    spec = spec_of(pool, [weights(pool, "b0")], out, shard_rows=2, batch_size=2, features=False)
-    (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "hgnetv2_pipeline.mining.score_processes", str(tmp_path / "spec.json")],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    names = sorted(path.name for path in out.glob("*.parquet"))
-    assert names == ["shard=00000.parquet", "shard=00001.parquet"]
