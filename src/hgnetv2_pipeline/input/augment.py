@@ -20,11 +20,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from hgnetv2_pipeline.data.decode import Colour, check_colour
-from hgnetv2_pipeline.data.preprocess import MAX_SIDE, RESAMPLING, Preprocess
+from hgnetv2_pipeline.data.preprocess import MAX_SIDE, Preprocess
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.input.further_changes import OFF, FurtherChanges, further_changes
 from hgnetv2_pipeline.input.lazy_image import LazyImage
-from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, operate, parse_randaugment
+from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, parse_randaugment
 from hgnetv2_pipeline.variants import (
     Fit,
     ImageSize,
@@ -107,7 +107,7 @@ class PublishedView(StagedView):
         # Crop first, then resize: taps of the filter that reached beyond the crop would give other
         # pixels than PaddleClas, torchvision and timm give.
         piece, place = picture.crop(*box), self.place(picture.size)
-        return (self._fast if self.fast else self._exact)(piece, place, flip, operations)
+        return self._made(piece, place, flip, operations)
 
     def draw(
         self, size: tuple[int, int], rng: np.random.Generator
@@ -135,24 +135,20 @@ class PublishedView(StagedView):
     def _frame(self) -> Preprocess:
         return Preprocess(crop=self.image_size, fit="pad", pad_colour=self.pad_colour)
 
-    def _exact(self, piece: View, place: Box, flip: bool, operations: list[Choice]) -> View:
-        view = Image.fromarray(piece).resize(place[2:], RESAMPLING[self.interpolation])
-        if self.fit == "pad":
-            view = Image.fromarray(self._frame.framed(np.asarray(view), -place[0], -place[1]))
-        if flip:
-            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(operate(view, operations, self.fill))
+    def _made(self, piece: View, place: Box, flip: bool, operations: list[Choice]) -> View:
+        # Loaded where pixels are made: descriptions and plans need neither torch nor OpenCV.
+        from hgnetv2_pipeline.input.array_operations import EXACT_OPERATIONS, mirror
+        from hgnetv2_pipeline.input.fast_augment import OPERATIONS, resize
+        from hgnetv2_pipeline.input.pillow_resize import resize_exactly
 
-    def _fast(self, piece: View, place: Box, flip: bool, operations: list[Choice]) -> View:
-        from hgnetv2_pipeline.input import fast_augment as fast
-
-        view = fast.resize(piece, *place[2:], self.interpolation)
+        known = OPERATIONS if self.fast else EXACT_OPERATIONS
+        view = (resize if self.fast else resize_exactly)(piece, *place[2:], self.interpolation)
         if self.fit == "pad":
             view = self._frame.framed(view, -place[0], -place[1])
         if flip:
-            view = fast.mirror(view)
+            view = mirror(view)
         for name, level, sign in operations:
-            view = fast.OPERATIONS[name](view, level, sign, self.fill)
+            view = known[name](view, level, sign, self.fill)
         return view
 
 
