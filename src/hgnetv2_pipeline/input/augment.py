@@ -104,10 +104,26 @@ class PublishedView(StagedView):
 
     def show(self, picture: LazyImage, box: Box, flip: bool, operations: list[Choice]) -> View:
         """The view that was drawn for ``picture``."""
-        # Crop first, then resize: taps of the filter that reached beyond the crop would give other
-        # pixels than PaddleClas, torchvision and timm give.
-        piece, place = picture.crop(*box), self.place(picture.size)
-        return self._made(piece, place, flip, operations)
+        # Loaded where pixels are made: descriptions and plans need neither torch nor OpenCV.
+        from hgnetv2_pipeline.input.array_operations import EXACT_OPERATIONS, mirror
+        from hgnetv2_pipeline.input.fast_augment import OPERATIONS, resize_crop
+        from hgnetv2_pipeline.input.pillow_resize import resize_exactly
+
+        left, top, width, height = self.place(picture.size)
+        if self.fast:
+            view = resize_crop(picture, box, width, height, self.interpolation)
+        else:
+            # Crop first, then resize: taps of the filter that reached beyond the crop would give
+            # other pixels than PaddleClas, torchvision and timm give.
+            view = resize_exactly(picture.crop(*box), width, height, self.interpolation)
+        if self.fit == "pad":
+            view = self._frame.framed(view, -left, -top)
+        if flip:
+            view = mirror(view)
+        known = OPERATIONS if self.fast else EXACT_OPERATIONS
+        for name, level, sign in operations:
+            view = known[name](view, level, sign, self.fill)
+        return view
 
     def draw(
         self, size: tuple[int, int], rng: np.random.Generator
@@ -134,22 +150,6 @@ class PublishedView(StagedView):
     @cached_property
     def _frame(self) -> Preprocess:
         return Preprocess(crop=self.image_size, fit="pad", pad_colour=self.pad_colour)
-
-    def _made(self, piece: View, place: Box, flip: bool, operations: list[Choice]) -> View:
-        # Loaded where pixels are made: descriptions and plans need neither torch nor OpenCV.
-        from hgnetv2_pipeline.input.array_operations import EXACT_OPERATIONS, mirror
-        from hgnetv2_pipeline.input.fast_augment import OPERATIONS, resize
-        from hgnetv2_pipeline.input.pillow_resize import resize_exactly
-
-        known = OPERATIONS if self.fast else EXACT_OPERATIONS
-        view = (resize if self.fast else resize_exactly)(piece, *place[2:], self.interpolation)
-        if self.fit == "pad":
-            view = self._frame.framed(view, -place[0], -place[1])
-        if flip:
-            view = mirror(view)
-        for name, level, sign in operations:
-            view = known[name](view, level, sign, self.fill)
-        return view
 
 
 def begin(

@@ -19,16 +19,20 @@ import torch
 from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
 from hgnetv2_pipeline.input.array_operations import EXACT_OPERATIONS, Operation, Pixels
 from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.pillow_resize import resize_span
 from hgnetv2_pipeline.input.pillow_shear import plain
 from hgnetv2_pipeline.input.randaugment import TOP, Fill
 
 # OpenCV's type stubs know arrays of any kind only.
 _cv: Any = cv2
+Box = tuple[int, int, int, int]
 _KERNELS: dict[str, Any] = {
     "bicubic": torch.ops.aten._upsample_bicubic2d_aa.default,
     "bilinear": torch.ops.aten._upsample_bilinear2d_aa.default,
 }
 INTERPOLATIONS = tuple(_KERNELS)
+# A picture that is decoded smaller stays this many times as large as the view that is made of it.
+GAP = 2.0
 # Pillow cuts the fraction off where OpenCV rounds; not quite a half, so that whole numbers stay.
 _CUT = -0.498
 
@@ -66,6 +70,31 @@ def _resize(
         out = _KERNELS[interpolation](image, (height, width), False, down, across)
     resized: Pixels = out[0].permute(1, 2, 0).contiguous().numpy()
     return resized
+
+
+def resize_crop(
+    picture: LazyImage, box: Box, width: int, height: int, interpolation: str
+) -> Pixels:
+    """uint8 [height, width, 3]: the crop ``box`` of ``picture`` (left, top, width, height) resized.
+
+    A JPEG file whose crop is at least ``2 * GAP`` times as large as the result is decoded at a
+    half, a quarter or an eighth.
+    """
+    left, top, across, down = box
+    factor = _factor(across / width, down / height)
+    reduced = None if factor == 1 else picture.reduced(factor, top + down)
+    if reduced is None:
+        return resize(picture.crop(*box), width, height, interpolation)
+    return resize_span(
+        reduced, (left / factor, (left + across) / factor), (top / factor, (top + down) / factor),
+        width, height, interpolation,
+    )  # fmt: skip
+
+
+def _factor(across: float, down: float) -> int:
+    """By how much a picture may be reduced before it is resized by ``across`` and ``down``."""
+    most = min(across, down) / GAP
+    return next((factor for factor in (8, 4, 2) if factor <= most), 1)
 
 
 def evaluation_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:

@@ -9,6 +9,7 @@ Needs OpenCV.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,7 @@ def _sinc(x: Numbers) -> Numbers:
     return np.where(x == 0, 1.0, np.sin(angle) / angle)
 
 
+Span = tuple[float, float]
 # The filter of distances from 0 up, and how far it reaches.
 _FILTERS = {"bicubic": (_cubic, 2.0), "bilinear": (_linear, 1.0), "lanczos": (_lanczos, 3.0)}
 
@@ -70,13 +72,16 @@ class _Axis:
 
 
 @functools.lru_cache(maxsize=512)
-def _axis(size: int, to: int, start: int, stop: int, interpolation: str) -> _Axis:
+def _axis(
+    size: int, to: int, start: int, stop: int, interpolation: str, span: Span | None = None
+) -> _Axis:
     """Lines ``start`` to ``stop`` of the ``to`` that ``size`` lines become, by Pillow's formulas in
-    its order of operations."""
+    its order of operations; of ``span``, where the whole is not meant."""
     kernel, reach = _FILTERS[interpolation]
-    scale = size / to
+    low, high = span or (0, size)
+    scale = (high - low) / to
     reach *= max(scale, 1.0)
-    centre = (np.arange(start, stop)[:, None] + 0.5) * scale
+    centre = low + (np.arange(start, stop)[:, None] + 0.5) * scale
     first = (centre - reach + 0.5).astype(np.int64).clip(0)
     taps = (centre + reach + 0.5).astype(np.int64).clip(max=size) - first
     steps = np.arange(taps.max())
@@ -113,6 +118,25 @@ def resize_exactly(pixels: Pixels, width: int, height: int, interpolation: str) 
     down = _axis(pixels.shape[0], height, 0, height, interpolation)
     upright = vertical_first(pixels.shape[1], pixels.shape[0], width, height)
     return _resized(pixels, across, down, upright)
+
+
+def resize_span(
+    pixels: Pixels, across: Span, down: Span, width: int, height: int, interpolation: str
+) -> Pixels:
+    """uint8 [height, width, 3]: a piece whose edges are between pixels, resized.
+
+    ``across`` and ``down``: from where to where, in pixels; ``interpolation`` is none of nearest.
+    """
+    axes = []
+    for size, to, (low, high) in (
+        (pixels.shape[1], width, across), (pixels.shape[0], height, down)
+    ):  # fmt: skip
+        # Nothing outside the piece is seen, but for the rest of a pixel that is partly inside.
+        first, last = math.floor(low), min(math.ceil(high), size)
+        axis = _axis(last - first, to, 0, to, interpolation, (low - first, high - first))
+        axes.append((axis, slice(first + axis.seen.start, first + axis.seen.stop)))
+    seen = pixels[axes[1][1], axes[0][1]]
+    return _resized(seen, axes[0][0], axes[1][0], upright=False)
 
 
 def exact_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:

@@ -39,7 +39,7 @@ def slide(
 def _slid(pixels: Pixels, slope: float, shift: float, fill: Fill) -> Pixels:
     height, width = pixels.shape[:2]
     # Column 0 of each row is read at its first + 0.5.
-    lines = np.float64(slope) * (np.arange(height, dtype=np.float64) + 0.5)
+    lines = slope * (np.arange(height, dtype=np.float64) + 0.5)
     rows = (lines + shift).clip(-width - 2, width + 2)
     whole = np.floor(rows)
     margin = int(np.abs(whole).max()) + 3
@@ -76,15 +76,14 @@ def _first_at(lines: npt.NDArray[np.float64], shift: float, edge: int) -> npt.ND
     # Places grow along a row, whatever rounding does to them: those near the edge are looked at.
     near = np.ceil(edge - 0.5 - lines - shift)[:, None] + np.arange(-2, 2)
     before = _places(near, lines[:, None], shift) < edge
-    return near[:, :1] + before.sum(axis=1, keepdims=True)
+    return np.asarray(near[:, :1] + before.sum(axis=1, keepdims=True))
 
 
 def _places(
     columns: npt.NDArray[Any], lines: npt.NDArray[np.float64], shift: float
 ) -> npt.NDArray[np.float64]:
     # In Pillow's order of operations, for the last bits count.
-    places: npt.NDArray[np.float64] = np.asarray(columns, np.float64) + 0.5 + lines + shift
-    return places
+    return np.asarray(columns + 0.5 + lines + shift)
 
 
 def _filled(pixels: Pixels, outside: npt.NDArray[np.uint8], fill: Fill) -> Pixels:
