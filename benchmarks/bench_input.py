@@ -1,6 +1,6 @@
 """Training and evaluation input beside timm's and torchvision's: CPU time an image, interleaved.
 
-python benchmarks/bench_input.py [--images 100] [--rounds 7] [--size 224]
+python benchmarks/bench_input.py [--images 100] [--rounds 7] [--size 224] [--zoom 1]
 
 JPEG files of several sizes and kinds are made from scikit-learn's two photographs and held in
 memory, so that reading is not measured. Every round runs every contender once over all files, one
@@ -47,6 +47,7 @@ from hgnetv2_pipeline.input import fast_augment, jpeg
 from hgnetv2_pipeline.input.augment import BOXES, TOGETHER, Augment, begin, make_augment
 from hgnetv2_pipeline.input.deferred_view import DeviceOperations, on_device
 from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.pillow_resize import exact_view
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
 from hgnetv2_pipeline.processor import describe
 
@@ -146,7 +147,8 @@ def contenders(size: int) -> dict[str, Callable[[list[bytes]], None]]:
     }
     timm_floats = timm.data.create_transform(size, **options)
     timm_bytes = timm.data.create_transform(size, use_prefetcher=True, **options)
-    ours = {"name": "published", "image_size": size}
+    # The crops that torchvision and timm draw.
+    ours = {"name": "published", "image_size": size, "box": "torchvision"}
     exact, quick = make_augment(ours), make_augment({**ours, "fast": True})
     preprocess = Preprocess(resize_short=round(size * 232 / 224), crop=size)
     torchvision_eval = transforms.Compose(
@@ -167,7 +169,7 @@ def contenders(size: int) -> dict[str, Callable[[list[bytes]], None]]:
         "workers' exact": together(on_device(exact, "randaugment", "cpu")),
         "workers' fast": together(on_device(quick, "randaugment", "cpu")),
         "eval torchvision": one_by_one(lambda content: torchvision_eval(opened(content))),
-        "eval exact": one_by_one(preprocess.image),
+        "eval exact": one_by_one(lambda content: exact_view(preprocess, LazyImage(content))),
         "eval fast": one_by_one(
             lambda content: fast_augment.evaluation_view(preprocess, LazyImage(content))
         ),
@@ -209,7 +211,10 @@ def summary(differences: list[np.ndarray[Any, Any]]) -> dict[str, float]:
 
 def pixel_differences(files: list[bytes], size: int) -> dict[str, dict[str, float]]:
     """To Pillow's decode, crop, bicubic and flip, same boxes; and of the evaluation view."""
-    views = {"name": "published", "image_size": size, "randaugment": None, "mirror": 0.0}
+    views = {
+        "name": "published", "image_size": size, "box": "torchvision",
+        "randaugment": None, "mirror": 0.0,
+    }  # fmt: skip
     found: dict[str, list[np.ndarray[Any, Any]]] = {"exact": [], "fast": [], "eval fast": []}
     preprocess = Preprocess(resize_short=round(size * 232 / 224), crop=size)
     for n, content in enumerate(files):
@@ -269,6 +274,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--zoom", type=float, default=1.0, help="of 500 x 375 pixels and the like")
+    parser.add_argument("--noise", type=float, default=6.0, help="added to pixels, in levels")
     parser.add_argument("--without", nargs="*", default=[], help="packages to leave unused")
     options = parser.parse_args()
     logging.disable(logging.INFO)
@@ -276,7 +283,7 @@ def main() -> None:
     cv2.setNumThreads(0)
     found = jpeg.optional
     jpeg.optional = lambda name: None if name in options.without else found(name)
-    files = photographs(options.images)
+    files = photographs(options.images, options.zoom, options.noise)
     times = measure(files, options.rounds, options.size)
     ms = {name: statistics.median(each) for name, each in times.items()}
     decoder = "simplejpeg" if jpeg.optional("simplejpeg") else "OpenCV"

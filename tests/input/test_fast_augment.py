@@ -11,6 +11,7 @@ from hgnetv2_pipeline.input import fast_augment
 from hgnetv2_pipeline.input.augment import make_augment
 from hgnetv2_pipeline.input.device_operations import augment
 from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.pillow_resize import resize_exactly, resize_span
 from hgnetv2_pipeline.input.randaugment import (
     FURTHER,
     INCREASING,
@@ -149,3 +150,51 @@ def test_a_sliver_s_evaluation_view_is_pillow_s(photo):
     assert np.array_equal(
         fast_augment.evaluation_view(small, LazyImage.of(sliver)), small.cut(sliver)
     )
+
+
+@pytest.fixture(scope="module")
+def large() -> Image.Image:
+    """Soft blotches, edges and a little noise, 1600 x 1200."""
+    rng = np.random.default_rng(0)
+    cells = rng.integers(0, 256, (30, 40, 3), np.uint8)
+    soft = np.asarray(Image.fromarray(cells).resize((1600, 1200), Image.Resampling.BICUBIC))
+    hard = np.asarray(Image.fromarray(cells[::-1]).resize((1600, 1200), Image.Resampling.NEAREST))
+    noise = rng.integers(-6, 7, soft.shape)
+    pixels = np.where(np.arange(1600)[None, :, None] < 800, soft, hard) + noise
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}])
+@pytest.mark.parametrize(("size", "factor"), [(299, 2), (149, 4), (64, 8)])
+def test_a_large_crop_decoded_smaller_is_near_the_exact_one(large, options, size, factor):
+    """At least 40 dB, and within a level on average."""
+    content = encoded(large, "JPEG", quality=92, **options)
+    for box in ((0, 0, 1600, 1200), (3, 1, 1597, 1199), (201, 3, 1399, 1197)):
+        picture = LazyImage(content)
+        assert fast_augment._factor(box[2] / size, box[3] / size) == factor
+        quick = fast_augment.resize_crop(picture, box, size, size, "bicubic")
+        exact = resize_exactly(picture.crop(*box), size, size, "bicubic")
+        off = difference(quick, exact)
+        assert 0 < off.mean() < 1
+        assert 10 * np.log10(255**2 / np.mean(off**2.0)) > 40
+
+
+def test_only_large_crops_of_jpeg_files_are_decoded_smaller(large, monkeypatch):
+    asked = []
+    known = LazyImage.reduced
+    monkeypatch.setattr(
+        LazyImage, "reduced", lambda *given: asked.append(given[1]) or known(*given)
+    )
+    png = LazyImage(encoded(large.crop((0, 0, 900, 900)), "PNG"))
+    whole = fast_augment.resize_crop(png, (0, 0, 900, 900), 224, 224, "bicubic")
+    assert asked == [2]
+    assert np.array_equal(whole, fast_augment.resize(png.pixels(), 224, 224, "bicubic"))
+    jpeg = LazyImage(encoded(large, "JPEG"))
+    fast_augment.resize_crop(jpeg, (0, 0, 895, 1200), 224, 224, "bicubic")
+    assert asked == [2]
+
+
+def test_a_piece_of_the_whole_picture_is_resized_as_the_whole(photo):
+    pixels = np.asarray(photo)
+    piece = resize_span(pixels, (0, 100), (0, 75), 48, 40, "bicubic")
+    assert difference(piece, photo.resize((48, 40), Image.Resampling.BICUBIC)).max() <= 1

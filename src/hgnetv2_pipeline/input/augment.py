@@ -20,11 +20,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from hgnetv2_pipeline.data.decode import Colour, check_colour
-from hgnetv2_pipeline.data.preprocess import MAX_SIDE, RESAMPLING, Preprocess
+from hgnetv2_pipeline.data.preprocess import MAX_SIDE, Preprocess
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.input.further_changes import OFF, FurtherChanges, further_changes
 from hgnetv2_pipeline.input.lazy_image import LazyImage
-from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, operate, parse_randaugment
+from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, parse_randaugment
 from hgnetv2_pipeline.variants import (
     Fit,
     ImageSize,
@@ -104,10 +104,26 @@ class PublishedView(StagedView):
 
     def show(self, picture: LazyImage, box: Box, flip: bool, operations: list[Choice]) -> View:
         """The view that was drawn for ``picture``."""
-        # Crop first, then resize: taps of the filter that reached beyond the crop would give other
-        # pixels than PaddleClas, torchvision and timm give.
-        piece, place = picture.crop(*box), self.place(picture.size)
-        return (self._fast if self.fast else self._exact)(piece, place, flip, operations)
+        # Loaded where pixels are made: descriptions and plans need neither torch nor OpenCV.
+        from hgnetv2_pipeline.input.array_operations import EXACT_OPERATIONS, mirror
+        from hgnetv2_pipeline.input.fast_augment import OPERATIONS, resize_crop
+        from hgnetv2_pipeline.input.pillow_resize import resize_exactly
+
+        left, top, width, height = self.place(picture.size)
+        if self.fast:
+            view = resize_crop(picture, box, width, height, self.interpolation)
+        else:
+            # Crop first, then resize: taps of the filter that reached beyond the crop would give
+            # other pixels than PaddleClas, torchvision and timm give.
+            view = resize_exactly(picture.crop(*box), width, height, self.interpolation)
+        if self.fit == "pad":
+            view = self._frame.framed(view, -left, -top)
+        if flip:
+            view = mirror(view)
+        known = OPERATIONS if self.fast else EXACT_OPERATIONS
+        for name, level, sign in operations:
+            view = known[name](view, level, sign, self.fill)
+        return view
 
     def draw(
         self, size: tuple[int, int], rng: np.random.Generator
@@ -134,26 +150,6 @@ class PublishedView(StagedView):
     @cached_property
     def _frame(self) -> Preprocess:
         return Preprocess(crop=self.image_size, fit="pad", pad_colour=self.pad_colour)
-
-    def _exact(self, piece: View, place: Box, flip: bool, operations: list[Choice]) -> View:
-        view = Image.fromarray(piece).resize(place[2:], RESAMPLING[self.interpolation])
-        if self.fit == "pad":
-            view = Image.fromarray(self._frame.framed(np.asarray(view), -place[0], -place[1]))
-        if flip:
-            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(operate(view, operations, self.fill))
-
-    def _fast(self, piece: View, place: Box, flip: bool, operations: list[Choice]) -> View:
-        from hgnetv2_pipeline.input import fast_augment as fast
-
-        view = fast.resize(piece, *place[2:], self.interpolation)
-        if self.fit == "pad":
-            view = self._frame.framed(view, -place[0], -place[1])
-        if flip:
-            view = fast.mirror(view)
-        for name, level, sign in operations:
-            view = fast.OPERATIONS[name](view, level, sign, self.fill)
-        return view
 
 
 def begin(

@@ -366,11 +366,11 @@ class EvalMaker:
         self.batch_size, self.pad, self.fast = batch_size, pad, fast
 
     def _view(self, content: bytes) -> npt.NDArray[np.uint8]:
-        if not self.fast:
-            return self.preprocess.image(content)
         from hgnetv2_pipeline.input.fast_augment import evaluation_view
+        from hgnetv2_pipeline.input.pillow_resize import exact_view
 
-        return evaluation_view(self.preprocess, LazyImage(content, self.preprocess.decoding))
+        view = evaluation_view if self.fast else exact_view
+        return view(self.preprocess, LazyImage(content, self.preprocess.decoding))
 
     def make(self, step: int) -> WorkerBatch:
         views: list[npt.NDArray[np.uint8]] = []

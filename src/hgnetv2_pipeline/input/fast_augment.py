@@ -1,15 +1,14 @@
 """Resizing and RandAugment on uint8 arrays: the fast path's twins of the Pillow operations.
 
-The operations, levels and random choices are those of ``randaugment``. Whatever maps single levels
-is a table with Pillow's very pixels, shears and shifts are whole-number filters along a line (at
-most 2 levels off), and only the rotation has another kernel; ``docs/results/input.md`` lists the
-differences. Needs torch and OpenCV.
+The operations, levels and random choices are those of ``randaugment``, and most are the exact ones
+of ``array_operations``. Shears and shifts are whole-number filters along a line (at most 2 levels
+off), and only the rotation has another kernel; ``docs/results/input.md`` lists the differences.
+Needs torch and OpenCV.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -18,23 +17,22 @@ import numpy.typing as npt
 import torch
 
 from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
+from hgnetv2_pipeline.input.array_operations import EXACT_OPERATIONS, Operation, Pixels
 from hgnetv2_pipeline.input.lazy_image import LazyImage
-from hgnetv2_pipeline.input.lookup_tables import LEVELS, TABLES, Table, blend_table
+from hgnetv2_pipeline.input.pillow_resize import resize_span
 from hgnetv2_pipeline.input.pillow_shear import plain
-from hgnetv2_pipeline.input.randaugment import TOP, Fill, strength, weakening
-
-Pixels = npt.NDArray[np.uint8]
-# (pixels [H, W, 3], level 0..10, sign +1 or -1, fill colour) -> pixels of the same shape
-Operation = Callable[[Pixels, float, float, Fill], Pixels]
+from hgnetv2_pipeline.input.randaugment import TOP, Fill
 
 # OpenCV's type stubs know arrays of any kind only.
 _cv: Any = cv2
+Box = tuple[int, int, int, int]
 _KERNELS: dict[str, Any] = {
     "bicubic": torch.ops.aten._upsample_bicubic2d_aa.default,
     "bilinear": torch.ops.aten._upsample_bilinear2d_aa.default,
 }
 INTERPOLATIONS = tuple(_KERNELS)
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+# A picture that is decoded smaller stays this many times as large as the view that is made of it.
+GAP = 2.0
 # Pillow cuts the fraction off where OpenCV rounds; not quite a half, so that whole numbers stay.
 _CUT = -0.498
 
@@ -74,6 +72,31 @@ def _resize(
     return resized
 
 
+def resize_crop(
+    picture: LazyImage, box: Box, width: int, height: int, interpolation: str
+) -> Pixels:
+    """uint8 [height, width, 3]: the crop ``box`` of ``picture`` (left, top, width, height) resized.
+
+    A JPEG file whose crop is at least ``2 * GAP`` times as large as the result is decoded at a
+    half, a quarter or an eighth.
+    """
+    left, top, across, down = box
+    factor = _factor(across / width, down / height)
+    reduced = None if factor == 1 else picture.reduced(factor, top + down)
+    if reduced is None:
+        return resize(picture.crop(*box), width, height, interpolation)
+    return resize_span(
+        reduced, (left / factor, (left + across) / factor), (top / factor, (top + down) / factor),
+        width, height, interpolation,
+    )  # fmt: skip
+
+
+def _factor(across: float, down: float) -> int:
+    """By how much a picture may be reduced before it is resized by ``across`` and ``down``."""
+    most = min(across, down) / GAP
+    return next((factor for factor in (8, 4, 2) if factor <= most), 1)
+
+
 def evaluation_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:
     """``Preprocess.image`` of a picture with the resizing of this module.
 
@@ -96,74 +119,6 @@ def evaluation_view(preprocess: Preprocess, picture: LazyImage) -> Pixels:
     if preprocess.fit != "crop":
         return preprocess.framed(resized, left, top)
     return resized[top:, left : left + broad]
-
-
-def mirror(pixels: Pixels) -> Pixels:
-    """Left and right exchanged."""
-    return np.asarray(_cv.flip(pixels, 1))
-
-
-def _through(pixels: Pixels, table: Table) -> Pixels:
-    return np.asarray(_cv.LUT(pixels, table))
-
-
-def _tabled(table: Callable[[float, float], Table]) -> Operation:
-    return lambda pixels, level, sign, fill: _through(pixels, table(level, sign))
-
-
-def _through_each(pixels: Pixels, tables: list[npt.NDArray[Any]]) -> Pixels:
-    return np.asarray(_cv.LUT(pixels, np.stack(tables, axis=-1)[None].astype(np.uint8)))
-
-
-def _histograms(pixels: Pixels) -> list[npt.NDArray[np.int64]]:
-    counts = [_cv.calcHist([pixels], [channel], None, [256], [0, 256]) for channel in range(3)]
-    return [count.ravel().astype(np.int64) for count in counts]
-
-
-def _auto_contrast(pixels: Pixels) -> Pixels:
-    return _through_each(pixels, [_stretched(counts) for counts in _histograms(pixels)])
-
-
-def _stretched(counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    seen = np.flatnonzero(counts)
-    low, high = int(seen[0]), int(seen[-1])
-    if high <= low:
-        return LEVELS
-    scale = 255.0 / (high - low)
-    return (LEVELS * scale - low * scale).clip(0, 255)
-
-
-def _equalize(pixels: Pixels) -> Pixels:
-    return _through_each(pixels, [_equalised(counts) for counts in _histograms(pixels)])
-
-
-def _equalised(counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    step = int(counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
-    if not step:
-        return LEVELS
-    return ((step // 2 + np.cumsum(counts) - counts) // step).clip(0, 255)
-
-
-def _blend(pixels: Pixels, other: Pixels, factor: float) -> Pixels:
-    return np.asarray(_cv.addWeighted(pixels, factor, other, 1 - factor, _CUT))
-
-
-def _contrast(pixels: Pixels, factor: float) -> Pixels:
-    mean = int(_cv.mean(_cv.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    return _through(pixels, blend_table(mean, factor))
-
-
-def _color(pixels: Pixels, factor: float) -> Pixels:
-    grey = _cv.cvtColor(_cv.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return _blend(pixels, grey, factor)
-
-
-def _sharpness(pixels: Pixels, factor: float) -> Pixels:
-    smooth = _cv.filter2D(pixels, -1, _SMOOTH)
-    # Pillow's filter leaves the border as it is.
-    smooth[0], smooth[-1] = pixels[0], pixels[-1]
-    smooth[:, 0], smooth[:, -1] = pixels[:, 0], pixels[:, -1]
-    return _blend(pixels, smooth, factor)
 
 
 def _weights(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -282,10 +237,6 @@ def _rotate(pixels: Pixels, level: float, sign: float, fill: Fill) -> Pixels:
     return _filled(turned, outside, fill)
 
 
-def _quarter_turned(pixels: Pixels, level: float) -> Pixels:
-    return np.ascontiguousarray(np.rot90(pixels, int(level)))
-
-
 def _inside(
     slope: float, shifts: npt.NDArray[np.float64], reach: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -294,26 +245,12 @@ def _inside(
     return ends if slope > 0 else ends[::-1]
 
 
-# Every operation that ``randaugment`` knows, by the name that it has there.
+# Every operation that ``randaugment`` knows: the exact ones where there is no faster way.
 OPERATIONS: dict[str, Operation] = {
-    **{name: _tabled(table) for name, table in TABLES.items()},
-    "AutoContrast": lambda pixels, level, sign, fill: _auto_contrast(pixels),
-    "Equalize": lambda pixels, level, sign, fill: _equalize(pixels),
-    "Invert": lambda pixels, level, sign, fill: np.asarray(_cv.bitwise_not(pixels)),
-    "QuarterTurn": lambda pixels, level, sign, fill: _quarter_turned(pixels, level),
+    **EXACT_OPERATIONS,
     "Rotate": _rotate,
     "ShearX": _shear_x,
     "ShearY": _shear_y,
     "TranslateXRel": _translate_x,
     "TranslateYRel": _translate_y,
-    "ColorIncreasing": lambda pixels, level, sign, fill: _color(pixels, strength(level, sign)),
-    "Color": lambda pixels, level, sign, fill: _color(pixels, weakening(level)),
-    "ContrastIncreasing": lambda pixels, level, sign, fill: _contrast(
-        pixels, strength(level, sign)
-    ),
-    "Contrast": lambda pixels, level, sign, fill: _contrast(pixels, weakening(level)),
-    "SharpnessIncreasing": lambda pixels, level, sign, fill: _sharpness(
-        pixels, strength(level, sign)
-    ),
-    "Sharpness": lambda pixels, level, sign, fill: _sharpness(pixels, weakening(level)),
 }

@@ -48,6 +48,27 @@ def jpeg_pixels(content: bytes, size: tuple[int, int], bottom: int) -> Pixels | 
     return found if found is not None and found.shape == (rows, width, 3) else None
 
 
+def reduced_pixels(
+    content: bytes, size: tuple[int, int], bottom: int, factor: int
+) -> Pixels | None:
+    """uint8 [rows, columns, 3]: each a mean of ``factor`` x ``factor`` pixels, made while decoding.
+
+    Half, quarter and eighth (``factor`` 2, 4, 8) are cheap to libjpeg: it leaves out the finer
+    waves of its blocks. At least what is above row ``bottom`` of the whole; None: it cannot be had.
+    """
+    simplejpeg = optional("simplejpeg")
+    if simplejpeg is None or not content.endswith(END):
+        return None
+    width, height = size
+    file, rows = _shortened(content, bottom, height)
+    shape = -(-rows // factor), -(-width // factor), 3
+    try:
+        found = simplejpeg.decode_jpeg(file, strict=False, min_height=shape[0], min_width=shape[1])
+    except ValueError:
+        return None
+    return found if found.shape == shape else None
+
+
 def ordinary_size(content: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG file whose header holds nothing unusual; None: ask Pillow.
 

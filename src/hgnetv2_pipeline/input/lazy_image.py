@@ -18,7 +18,7 @@ from hgnetv2_pipeline.data.decode import (
     open_image,
     orientation,
 )
-from hgnetv2_pipeline.input.jpeg import END, jpeg_pixels, ordinary_size
+from hgnetv2_pipeline.input.jpeg import END, jpeg_pixels, ordinary_size, reduced_pixels
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -96,3 +96,12 @@ class LazyImage:
             self._content, self._image = None, load_image(image, self._decoding)
         assert self._image is not None, "a picture is a file or an image"  # noqa: S101
         return np.asarray(self._image.crop((left, top, left + width, top + height)))
+
+    def reduced(self, factor: int, bottom: int) -> Pixels | None:
+        """uint8 [H / factor, W / factor, 3], above row ``bottom`` of the whole; None: no such file.
+
+        Of a JPEG file that is decoded at a half, a quarter or an eighth (``factor`` 2, 4, 8).
+        """
+        if self._content is None:
+            return None
+        return reduced_pixels(self._content, self.size, bottom, factor)

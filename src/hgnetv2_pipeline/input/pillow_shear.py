@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Fill = tuple[int, int, int]
@@ -26,25 +25,22 @@ _NEAR = 4e-4
 
 
 def slide(
-    image: Image.Image, slope: float, shift: float, fill: Fill, *, along_columns: bool = False
-) -> Image.Image:
-    """``image.transform`` with the matrix (1, slope, shift, 0, 1, 0), bicubic; mode RGB.
+    pixels: Pixels, slope: float, shift: float, fill: Fill, *, along_columns: bool = False
+) -> Pixels:
+    """uint8 [H, W, 3]: Pillow's ``transform`` with the matrix (1, slope, shift, 0, 1, 0), bicubic.
 
     With ``along_columns`` the matrix is (1, 0, 0, slope, 1, shift).
     """
-    pixels = np.asarray(image)
     if not along_columns:
-        return Image.fromarray(_slid(pixels, slope, shift, fill))
-    return Image.fromarray(_cv.transpose(_slid(_cv.transpose(pixels), slope, shift, fill)))
+        return _slid(pixels, slope, shift, fill)
+    return np.asarray(_cv.transpose(_slid(_cv.transpose(pixels), slope, shift, fill)))
 
 
 def _slid(pixels: Pixels, slope: float, shift: float, fill: Fill) -> Pixels:
     height, width = pixels.shape[:2]
-    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    # In Pillow's order of operations, for the last bits of the places count.
-    places = x + (slope * y)[:, None]
-    places += shift
-    rows = (places[:, 0] - 0.5).clip(-width - 2, width + 2)
+    # Column 0 of each row is read at its first + 0.5.
+    lines = slope * (np.arange(height, dtype=np.float64) + 0.5)
+    rows = (lines + shift).clip(-width - 2, width + 2)
     whole = np.floor(rows)
     margin = int(np.abs(whole).max()) + 3
     wide = _cv.copyMakeBorder(pixels, 0, 0, margin, margin, cv2.BORDER_REPLICATE)
@@ -56,13 +52,43 @@ def _slid(pixels: Pixels, slope: float, shift: float, fill: Fill) -> Pixels:
     total = near[:, : 3 * width] * by[:, :1]
     for tap in range(1, 4):
         total.addcmul_(near[:, 3 * tap : 3 * (width + tap)], by[:, tap : tap + 1])
-    low = total.sub_(_NEAR).clamp_(-1, 255).to(torch.int16)
-    high = total.add_(2 * _NEAR).clamp_(-1, 255).to(torch.int16)
-    outside = ((places < 0) | (places >= width)).view(np.uint8)
-    doubtful = np.flatnonzero((low != high).numpy() & ~np.repeat(outside.view(bool), 3, axis=1))
-    out = high.clamp_(0, 255).to(torch.uint8).numpy().reshape(-1)
-    out[doubtful] = _exact(wide.reshape(-1), places, doubtful, margin)
-    return np.asarray(_cv.copyTo(plain(height, width, fill), outside, out.reshape(pixels.shape)))
+    # Nothing below a half, so that no number is negative once the half is gone that rounding adds.
+    sums = _cv.max(total.numpy(), 0.5)
+    outside = _outside(lines, shift, width).view(np.uint8)
+    low, high = (
+        _filled(_cv.convertScaleAbs(sums, beta=near - 0.5).reshape(pixels.shape), outside, fill)
+        for near in (-_NEAR, _NEAR)
+    )
+    doubtful = np.flatnonzero(low != high)
+    high.reshape(-1)[doubtful] = _exact(wide.reshape(-1), lines, shift, width, doubtful)
+    return high
+
+
+def _outside(lines: npt.NDArray[np.float64], shift: float, width: int) -> npt.NDArray[np.bool_]:
+    """[H, W]: whether a place is left or right of the image."""
+    x = np.arange(width, dtype=np.int16)
+    first, after = (_first_at(lines, shift, edge).clip(0, width) for edge in (0, width))
+    return (x < first.astype(np.int16)) | (x >= after.astype(np.int16))
+
+
+def _first_at(lines: npt.NDArray[np.float64], shift: float, edge: int) -> npt.NDArray[np.float64]:
+    """[H, 1]: the first column of each row whose place is at ``edge`` or beyond."""
+    # Places grow along a row, whatever rounding does to them: those near the edge are looked at.
+    near = np.ceil(edge - 0.5 - lines - shift)[:, None] + np.arange(-2, 2)
+    before = _places(near, lines[:, None], shift) < edge
+    return np.asarray(near[:, :1] + before.sum(axis=1, keepdims=True))
+
+
+def _places(
+    columns: npt.NDArray[Any], lines: npt.NDArray[np.float64], shift: float
+) -> npt.NDArray[np.float64]:
+    # In Pillow's order of operations, for the last bits count.
+    return np.asarray(columns + 0.5 + lines + shift)
+
+
+def _filled(pixels: Pixels, outside: npt.NDArray[np.uint8], fill: Fill) -> Pixels:
+    height, width = pixels.shape[:2]
+    return np.asarray(_cv.copyTo(plain(height, width, fill), outside, pixels))
 
 
 @functools.lru_cache(maxsize=4)
@@ -79,18 +105,20 @@ def _weights(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 
 def _exact(
     wide: Pixels,
-    places: npt.NDArray[np.float64],
+    lines: npt.NDArray[np.float64],
+    shift: float,
+    width: int,
     at: npt.NDArray[np.int64],
-    margin: int,
 ) -> Pixels:
     """The values numbered ``at`` by Pillow's own formula, in its order of operations."""
-    width = places.shape[1]
     pixel, channel = np.divmod(at, 3)
-    place = places.reshape(-1)[pixel] - 0.5
+    row, column = np.divmod(pixel, width)
+    place = _places(column, lines[row], shift) - 0.5
     left = np.floor(place)
     d = place - left
+    margin = (len(wide) // (3 * len(lines)) - width) // 2
     column = left.clip(1 - margin, width + margin - 3).astype(np.int64) + margin
-    first = (pixel // width * (width + 2 * margin) + column - 1) * 3 + channel
+    first = (row * (width + 2 * margin) + column - 1) * 3 + channel
     v1, v2, v3, v4 = (wide[first + 3 * tap].astype(np.int64) for tap in range(4))
     value = v2 + d * ((v3 - v1) + d * ((2 * (v1 - v2) + v3 - v4) + d * (v2 - v1 + v4 - v3)))
     return np.asarray(value.clip(0, 255).astype(np.uint8))

@@ -7,7 +7,6 @@ and chances are those of timm's ``rand_augment_transform`` (tests compare each w
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,21 +70,8 @@ def _solarize_add(image: Image.Image, add: int) -> Image.Image:
 def _slide(
     image: Image.Image, slope: float, shift: float, fill: Fill, along_columns: bool
 ) -> Image.Image:
-    quick = _quick_slide()
-    if quick is not None and image.mode == "RGB":
-        return quick(image, slope, shift, fill, along_columns=along_columns)
     matrix = (1, 0, 0, slope, 1, shift) if along_columns else (1, slope, shift, 0, 1, 0)
     return _affine(image, matrix, fill)
-
-
-@functools.cache
-def _quick_slide() -> Callable[..., Image.Image] | None:
-    """The same pixels in two thirds of Pillow's time, where torch and OpenCV are installed."""
-    try:
-        from hgnetv2_pipeline.input.pillow_shear import slide
-    except ImportError:
-        return None
-    return slide
 
 
 def _shear_x(image: Image.Image, level: float, sign: float, fill: Fill) -> Image.Image:
