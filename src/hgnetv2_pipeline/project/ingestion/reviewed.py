@@ -20,9 +20,11 @@ def review_file(identity: Identity) -> Path:
 
 def provide_review(identity: Identity) -> None:
     """Write a ``review.csv`` without decisions where there is none: DVC needs one to watch."""
+    path = review_file(identity)
+    if path.exists():
+        return
     from hgnetv2_pipeline.data.decisions import edited_decisions, read_decisions, write_decisions
 
-    path = review_file(identity)
     with edited_decisions(path):
         if not path.exists():
             write_decisions(path, read_decisions(path))
