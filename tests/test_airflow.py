@@ -143,6 +143,8 @@ def test_airflow_runs_every_part_once_retries_a_killed_one_and_reuses_results(
 ) -> None:
     project = copy_project(tmp_path / "project")
     shorten(project)
+    settings = project / "conf" / "sample" / "parameters.yml"
+    as_set = settings.read_text(encoding="utf-8")
     save_often(project)
     (project / ".venv").symlink_to(Path(sys.executable).parents[1])
     write_dag(project / "dags", "--params", "retry_delay=0.05")
@@ -151,6 +153,7 @@ def test_airflow_runs_every_part_once_retries_a_killed_one_and_reuses_results(
     with airflow(python, project / "dags", tmp_path / "airflow", SAMPLE) as running:
         running.trigger("first")
         kill_in_training(project)
+        settings.write_text(as_set, encoding="utf-8")
         assert running.wait("first") == "success"
         states = show(running, "first")
         assert states.pop("train_teacher") == ["failed", "success"]
