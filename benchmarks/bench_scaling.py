@@ -144,7 +144,7 @@ def plot(results: dict[str, list[Point]], of: str, key: str, label: str) -> str:
     lines = {
         name: sorted((max(one["size"], 1), one[key]) for one in results[name])
         for name in STAGES
-        if STAGES[name].of == of and len(results.get(name, ())) > 1
+        if STAGES[name].of == of and len(results.get(name, ())) > 2
     }
     xs = [x for line in lines.values() for x, _ in line]
     ys = [max(y, 1e-3) for line in lines.values() for _, y in line]
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=1_000_000, help="largest number of images")
     parser.add_argument("--least", type=int, default=0)
     parser.add_argument("--work", type=Path, help="where input is made, for a while")
-    parser.add_argument("--out", type=Path, default=PROJECT / "data/08_reporting/scaling.json")
+    parser.add_argument("--out", type=Path, default=PROJECT / "docs/results/scaling.json")
     parser.add_argument("--page", action="store_true", help="write the page, measure nothing")
     parser.add_argument("--do", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -67,9 +67,43 @@ def make_tree(base: Path, n: int) -> None:
         os.link(str(seed), f"{base}/pool/{name_of(i)}")
 
 
+def make_mount_points(base: Path, n: int) -> None:
+    """Twenty folders of empty files, and a folder for each place where one of them is mounted."""
+    for number in range(20):
+        (base / f"real-{number}").mkdir()
+        for i in range(FOLDER):
+            (base / f"real-{number}" / f"n{number:08d}_{i:08d}.JPEG").touch()
+    for number in range(n // FOLDER):
+        (base / "pool" / f"n{number:08d}").mkdir(parents=True)
+
+
+def mount_folders(base: Path, n: int) -> None:
+    """Mount them in a namespace that ends with this process; needs to be root on Linux.
+
+    As many folders and names are read as of ten million files, which would take an hour to write.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, bind, recursive, private = 0x20000, 0x1000, 0x4000, 0x40000
+    done = libc.unshare(new_namespace) or libc.mount(b"", b"/", None, recursive | private, None)
+    for number in range(n // FOLDER):
+        real, here = base / f"real-{number % 20}", base / "pool" / f"n{number:08d}"
+        done = done or libc.mount(str(real).encode(), str(here).encode(), None, bind, None)
+    if done:
+        raise OSError(ctypes.get_errno(), "mounting folders for the walk")
+
+
+def make_walked(base: Path, n: int) -> None:
+    (make_tree if n <= IMAGES[-1] else make_mount_points)(base, n)
+
+
 def walk(base: Path, n: int) -> Work:
     from hgnetv2_pipeline.data.lists.files import Fence
     from hgnetv2_pipeline.data.scan.walk import Walk
+
+    if n > IMAGES[-1]:
+        mount_folders(base, n)
 
     def work() -> dict[str, Any]:
         found = Walk(Fence(base / "pool"))
@@ -319,34 +353,59 @@ def score_shards(base: Path, n: int) -> Work:
     return work
 
 
-def make_scored_pool(base: Path, n: int) -> None:
-    """Scores, indexes, guarded pictures and a mined list."""
-    import bench_select
+def make_scored_pool(base: Path, n: int, classes: int = 1000) -> None:
+    """Scores, index, labelled images, guarded pictures and a mined list.
+
+    Classes are of very unequal size; 8 % of the images are the bytes of others, one in 284 barred.
+    """
+    import pandas as pd
+    import pyarrow as pa
     from bench_deduplicate import tiles
 
-    bench_select.write_pool(base, n, max(n // 11, 100))
-    bar_few(base, n)
+    from hgnetv2_pipeline.mining.score_shards import write_plan, write_scores
+
+    rng = np.random.default_rng(0)
+    share = rng.pareto(1.2, classes) + 0.02
+    label = rng.choice(classes, STRETCH, p=share / share.sum())
+    ids = (label[:, None] + np.cumsum(rng.integers(0, 90, (STRETCH, 10)), axis=1)) % classes
+    ids[:, 0] = label
+    best = rng.beta(3, 1.2, STRETCH).clip(0.02, 0.999999)
+    logits = np.log(best)[:, None] - np.cumsum(rng.exponential(0.7, (STRETCH, 10)), axis=1)
+    write_pool_index(base / "index_pool.parquet", n)
+    write_plan(base / "scores", n, STRETCH)
+    barred = []
+    for number, keys in enumerate(names(n)):
+        rows, turned = len(keys), number * 1009  # other images have these answers in other shards
+        keys = [f"pool/web/{key}" for key in keys]
+        phash = rng.integers(0, 2**64, rows, dtype=np.uint64)
+        contents = [sha_of(key.removeprefix("pool/web/")) for key in keys]
+        again = rows * 8 // 100
+        phash[:again], contents[:again] = phash[again : 2 * again], contents[again : 2 * again]
+        ends = pa.array(np.arange(0, rows * 10 + 1, 10, dtype=np.int32))
+        top = [
+            pa.ListArray.from_arrays(ends, np.roll(part, turned, 0)[:rows].ravel().astype(kind))
+            for part, kind in ((ids, np.int32), (logits, np.float32))
+        ]
+        score_q = np.rint(np.roll(best, turned)[:rows] * 1e6).astype(np.uint32)
+        columns = {
+            "key": keys, "top_ids": top[0], "top_logits": top[1], "lse": np.zeros(rows, np.float32),
+            "score_q": score_q, "phash64": phash, "bytes_sha256": contents,
+        }  # fmt: skip
+        identity = {"num_classes": classes, "inputs_sha256": ""}
+        manifest = {"number": number, "identity": identity, "listed": rows, "rows": rows}
+        write_scores(base / "scores", number, columns, {**manifest, "quarantined": []})
+        barred += keys[::284]
+    pairs = pd.DataFrame({"key": barred}).assign(channel="bytes", decision="remove")
+    pairs.to_parquet(base / "dedup.parquet")
+    write_labelled(base, max(n // 11, 100), classes)
     (base / "val").mkdir()
     for name, tile in tiles():
         tile.save(base / "val" / f"{name}.png")
     selection(base, n)()
 
 
-def bar_few(base: Path, n: int) -> None:
-    """One image of 284 is barred, as of 14.2 million."""
-    import pandas as pd
-
-    barred = pd.read_parquet(base / "dedup.parquet")
-    few = barred.iloc[:: max(1, len(barred) * 284 // n)]
-    few.assign(channel="bytes").to_parquet(base / "dedup.parquet")
-
-
 def make_scored_classes(base: Path, n: int) -> None:
-    import bench_select
-
-    bench_select.CLASSES = n
-    bench_select.write_pool(base, 100_000, 10_000)
-    bar_few(base, 100_000)
+    make_scored_pool(base, 100_000, n)
 
 
 def selection(base: Path, n: int) -> Work:
@@ -461,28 +520,33 @@ def stored_logits(base: Path, n: int) -> Work:
 # Pages --------------------------------------------------------------------------------------------
 
 
-def make_dataset(base: Path, n: int, classes: int = 1000) -> None:
-    """The folder of lists that ingestion leaves: a tenth is labelled, the rest the pool."""
+def write_labelled(base: Path, n: int, classes: int) -> None:
+    """Indexes of train and val with ``n`` rows, a tenth of them val."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from hgnetv2_pipeline.data.classmap import write_class_map
-    from hgnetv2_pipeline.data.index import index_writer
+    from hgnetv2_pipeline.data.index import arrow_schema, index_writer
 
-    write_pool_index(base / "index_pool.parquet", n)
-    with pq.ParquetFile(base / "index_pool.parquet") as file:
-        some = next(file.iter_batches(max(n // 10, min(classes, n))))
-    table = pa.Table.from_batches([some])
-    labels = pa.array(np.arange(len(table)) % classes)
-    labelled = table.set_column(4, "label", labels).set_column(
-        0, "key", pa.array([f"images/{i:09d}" for i in range(len(table))])
-    )
-    for name, part in (
-        ("train", labelled[len(table) // 10 :]),
-        ("val", labelled[: len(table) // 10]),
-    ):
+    keys = [f"images/{i:09d}.jpg" for i in range(n)]
+    table = pa.table(
+        {
+            "key": keys, "path": keys, "offset": np.full(n, -1), "length": np.full(n, 90_000),
+            "label": np.arange(n) % classes, "width": np.full(n, 500, np.int32),
+            "height": np.full(n, 375, np.int32), "format": ["JPEG"] * n,
+            "bytes_sha256": [sha_of(key) for key in keys],
+        },
+        schema=arrow_schema(),
+    )  # fmt: skip
+    for name, part in (("train", table[n // 10 :]), ("val", table[: n // 10])):
         with index_writer(base / f"index_{name}.parquet") as add:
             add(part)
+
+
+def make_dataset(base: Path, n: int, classes: int = 1000) -> None:
+    """The folder of lists that ingestion leaves: a pool, and a tenth as many labelled images."""
+    from hgnetv2_pipeline.data.classmap import write_class_map
+
+    write_pool_index(base / "index_pool.parquet", n)
+    write_labelled(base, max(n // 10, 2 * min(classes, n)), classes)
     write_class_map(base / "class_map.txt", [f"class {i}" for i in range(classes)])
     (base / "quarantine.csv").write_text("key,reason,line,set,fate\n")
     (base / "leaks.csv").write_text("set,key,other_set,other_key,distance,same_bytes\n")
@@ -657,7 +721,7 @@ def processes(base: Path, n: int) -> Work:
 
 
 STAGES = {
-    "walk": Stage(walk, make_tree, sizes=(*IMAGES, 10_000_000)),
+    "walk": Stage(walk, make_walked, sizes=(*IMAGES, 10_000_250)),
     "decoded scan": Stage(decoded_scan, make_jpegs, sizes=FEW),
     "index": Stage(index),
     "pool lists": Stage(pool_lists, make_index),
