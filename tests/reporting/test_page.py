@@ -30,7 +30,7 @@ NASTY = [
     "*x* _y_ [l](http://e)",
     "\u202eright to left",
 ]
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 
 
 def page_of(*blocks: Block) -> Report:
