@@ -147,6 +147,22 @@ def test_a_table_has_its_caption_and_its_headings_a_scope() -> None:
     assert text.count('<th scope="col">') == 2
 
 
+def test_only_long_paths_may_break_and_only_short_words_stay_on_a_line() -> None:
+    path, words = "data/08_reporting/sample/ingestion/summary.json", "one two three " * 4
+    rows = (("a/b.png", "short", words), (path, "short", "x"))
+    text = to_html(page_of(Table(("p", "s", "w"), rows, left=("s", "w"), code=("p",))))
+    assert ">a/b.png</td>" in text and path not in text and path in read(text).cells
+    assert text.count('class="l n">short') == 2 and f'class="l">{words}' in text
+
+
+def test_a_fold_that_is_not_printed_says_so() -> None:
+    folds = Fold("shown", (Text("a"),)), Fold("left out", (Text("b"),), printed=False)
+    text = to_html(page_of(*folds))
+    assert "<details><summary>shown" in text
+    assert '<details class="screen"><summary>left out' in text
+    assert 'summary::after { content: " (not printed)"' in style.CSS
+
+
 def _luminance(colour: str) -> float:
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
