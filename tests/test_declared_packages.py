@@ -42,6 +42,7 @@ BEHIND = {
 # has what a server of Triton's gives to its models, and a test asks for what is nowhere.
 FOREIGN = {
     "paddle", "nowhere_to_be_found", "triton_python_backend_utils", "tritonclient", "playwright",
+    "pypdfium2",
 }  # fmt: skip
 
 

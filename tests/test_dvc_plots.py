@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,8 @@ from hgnetv2_pipeline.durable import write_json
 from hgnetv2_pipeline.project.mining.auditing import SHEETS
 from hgnetv2_pipeline.reporting.inputs import ReportInputs
 from hgnetv2_pipeline.reporting.plots import METRICS, PLOTS, write_metrics, write_plots
-from project_copies import ROOT, environment_python
+from in_browser import run_in_browser
+from project_copies import ROOT
 from test_dvc_stages import dvc
 
 sys.path.insert(0, str(ROOT / "tests" / "reporting"))
@@ -136,14 +136,9 @@ def test_the_metrics_are_one_line_of_eighty_columns(shown: Path) -> None:
 
 
 @pytest.mark.clients
-def test_a_browser_asks_for_nothing_that_is_not_here(shown: Path) -> None:
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("chromium is not installed")
-    python = environment_python("playwright==1.64.*")
-    script = ROOT / "tests" / "plots_in_browser.py"
+def test_a_browser_shows_every_plot_and_asks_for_nothing_that_is_not_here(shown: Path) -> None:
     page = shown / "plots" / "index.html"
-    said = subprocess.run(
-        [python, script, browser, page], capture_output=True, text=True, check=True
-    )
-    assert said.stdout.split() == [str(len(PLOTS) + len(SHEETS))]
+    views = run_in_browser("open_pages", shown, page.as_uri())
+    for view in views:
+        elsewhere = [fault for fault in view["faults"] if fault.startswith(("asks for", "says"))]
+        assert elsewhere == [] and view["pictures"] == len(PLOTS) + len(SHEETS)

@@ -557,9 +557,15 @@ def test_what_was_assumed_is_on_the_page_of_the_dataset(tmp_path: Path) -> None:
     known, _, who = ingest(project, layout="auto")
     page, *_ = report_lists(run_of(who), project / "data/01_raw/mine", known.folder)
     text = page.with_name("dataset_report.html").read_text(encoding="utf-8")
-    assert "Layout lists (train_list.txt, val_list.txt, test_list.txt (one number behind a" in text
-    assert "sets train, val, test in it, as they were; train train_list.txt" in text
-    assert "test test_list.txt, class_map labels.txt; class by folder: first" in text
+    assert (
+        "The layout is lists (train_list.txt, val_list.txt, test_list.txt (one number behind a"
+        in text
+    )
+    assert "with the sets train, val, test; train train_list.txt" in text
+    assert (
+        "test test_list.txt, class_map labels.txt. The class of an image is the first folder"
+        in text
+    )
 
 
 def test_lists_made_before_layouts_were_known_are_the_same(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from urllib.request import urlopen
 import pytest
 from viz_server import asked, viz_server
 
-from project_copies import ROOT, copy_project, environment_python, kedro
+from in_browser import run_in_browser
+from project_copies import copy_project, kedro
 
 STAGES = {
     "best", "comparison", "evaluation", "export", "ingestion", "latency", "mining", "prediction",
@@ -68,13 +67,8 @@ def test_a_built_site_is_as_the_server(tmp_path: Path) -> None:
 
 @pytest.mark.clients
 def test_in_a_browser_it_opens_on_stages_that_can_be_read(address: str, tmp_path: Path) -> None:
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("chromium is not installed")
-    program = Path(__file__).with_name("browse_viz.py")
-    words = [environment_python("playwright==1.64.*"), program, browser, address, tmp_path]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
-    seen: dict[str, Any] = json.loads(done.stdout)
+    seen: dict[str, Any]
+    [seen] = run_in_browser("kedro_viz", address, tmp_path)
     assert seen["foreign"] == [] and seen["errors"] == []
     assert {label.replace(" ", "_") for label in seen["labels"]} == STAGES
     assert seen["outside"] == [] and seen["letter_height"] >= 8

@@ -150,7 +150,7 @@ def test_a_temperature_to_be_used_is_fitted_on_val(report_inputs: ReportInputs, 
         path.write_text(json.dumps(value | {"split": split}))
     said = words(confidence_blocks(report_inputs, FileLedger()))
     assert f"fitted on these same images ({split})" in said
-    assert ("One to be used is fitted on val (kedro run" in said) == (split == "test")
+    assert ("To use one, fit it on val (kedro run" in said) == (split == "test")
 
 
 def test_an_evaluation_of_before_is_to_be_made_again(report_inputs: ReportInputs) -> None:

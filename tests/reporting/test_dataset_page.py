@@ -12,7 +12,7 @@ import pytest
 from hgnetv2_pipeline.reporting.dataset_page import build_dataset_page
 
 NAME = 'class {} <script>alert(1)</script> & "co"'
-_VOID = {"meta", "img", "link", "br", "hr", "input", "rect", "line", "path", "circle"}
+_VOID = {"meta", "img", "link", "br", "hr", "input", "rect", "line", "path", "circle", "wbr"}
 
 
 class Balanced(HTMLParser):

@@ -113,6 +113,23 @@ def test_a_heat_map_has_a_cell_a_pair_and_the_counts_of_the_matrix() -> None:
     assert sum(int(title.rsplit(": ", 1)[1].split(" of ")[0]) for title in titles) == 700
 
 
+def test_no_cell_of_a_heat_map_is_too_strong_for_its_count() -> None:
+    strengths = [float(each) for each in re.findall(r'fill-opacity="([0-9.]+)"', _heat())]
+    assert 0.5 < max(strengths) <= 0.55  # ink on it has 4.5:1 on white paper and on a dark screen
+
+
+def test_lines_that_end_together_are_named_one_below_the_other() -> None:
+    ends = {"a": 0.0, "b": 0.001, "far": 2.0}
+    series = [figures.Series(n, ((0.0, 3.0), (9.0, y)), end=n) for n, y in ends.items()]
+    text = figures.labelled_lines(series, title="t", x_label="x", y_label="y", height=110)
+    root = ElementTree.fromstring(text)  # noqa: S314
+    groups = [[each.text for each in group] for group in root.iter(f"{SVG}g")]
+    assert groups == [["a", "b"], ["far"]]
+    first, second = (each for each in root.iter(f"{SVG}text") if each.text in ("a", "b"))
+    assert first.get("x") == second.get("x")
+    assert float(second.get("y", 0)) - float(first.get("y", 0)) == 13
+
+
 def test_close_points_get_labels_that_do_not_cover_each_other() -> None:
     marks = [figures.Mark(1.0 + i / 500, 80.0 + i / 50, f"model {i}", "g") for i in range(9)]
     root = ElementTree.fromstring(figures.scatter(marks, x_label="ms", y_label="%"))  # noqa: S314

@@ -30,7 +30,7 @@ NASTY = [
     "*x* _y_ [l](http://e)",
     "\u202eright to left",
 ]
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 
 
 def page_of(*blocks: Block) -> Report:
@@ -145,6 +145,22 @@ def test_a_table_has_its_caption_and_its_headings_a_scope() -> None:
     text = to_html(page_of(Table(("a", "b"), (("1", "2"),), "What it shows")))
     assert "<table><caption><span>What it shows</span></caption>" in text
     assert text.count('<th scope="col">') == 2
+
+
+def test_only_long_paths_may_break_and_only_short_words_stay_on_a_line() -> None:
+    path, words = "data/08_reporting/sample/ingestion/summary.json", "one two three " * 4
+    rows = (("a/b.png", "short", words), (path, "short", "x"))
+    text = to_html(page_of(Table(("p", "s", "w"), rows, left=("s", "w"), code=("p",))))
+    assert ">a/b.png</td>" in text and path not in text and path in read(text).cells
+    assert text.count('class="l n">short') == 2 and f'class="l">{words}' in text
+
+
+def test_a_fold_that_is_not_printed_says_so() -> None:
+    folds = Fold("shown", (Text("a"),)), Fold("left out", (Text("b"),), printed=False)
+    text = to_html(page_of(*folds))
+    assert "<details><summary>shown" in text
+    assert '<details class="screen"><summary>left out' in text
+    assert 'summary::after { content: " (not printed)"' in style.CSS
 
 
 def _luminance(colour: str) -> float:

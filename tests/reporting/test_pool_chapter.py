@@ -207,7 +207,7 @@ def test_classes_of_equal_size_are_a_sentence() -> None:
     equal = {"train": [("a", 4), ("b", 4)], "val": [("a", 9), ("b", 9)], "pool": []}
     (text,) = balance_blocks(equal)
     assert isinstance(text, Text)
-    assert text.text == "Each of the 2 classes has 4 images in train and 9 images in val."
+    assert text.text == "Each of the 2 classes has 4 images in train and 9 in val."
     assert balance_blocks({"pool": []}) == []
 
 

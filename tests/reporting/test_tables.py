@@ -166,6 +166,13 @@ def test_only_what_can_be_compared_shares_a_table(change: dict[str, Any], said: 
     assert said is None or any(said in caption for caption in captions)
 
 
+def test_what_all_latencies_share_is_said_once() -> None:
+    [table] = speed.latency_tables([latency("m", 2.0), latency("n", 1.0, engine="torch")], {})
+    assert table.columns[:3] == ("model", "p50 ms", "engine")
+    assert ", fp32, batch 1, fastest first" in table.caption
+    assert not {"precision", "batch"} & {*table.columns}
+
+
 def test_a_share_above_100_is_not_printed() -> None:
     [table] = speed.latency_tables(
         [latency("m", 2.0, percent_of_bandwidth=382.0, percent_of_peak=100.0)], {}
@@ -321,6 +328,8 @@ def test_other_data_shows_no_difference_to_the_published_figures() -> None:
 
 
 def test_models_without_published_figures_are_not_set_beside_them() -> None:
+    other = evaluation("comparison/b0/seed=0/unmined,seed=0", 611)
+    assert published.beside_table([other], PUBLISHED, comparable=True) is None
     assert published.beside_table([evaluation("timm:x", 611)], PUBLISHED, comparable=True) is None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from serving_cases import SIDE, Running, picture, tensor
 
 from hang_guard import HANG
 from hgnetv2_pipeline.deployment.engines.with_ort import OrtEngine
+from in_browser import run_in_browser
 
 HERE = Path(__file__).parent
 
@@ -61,16 +61,10 @@ def test_schemathesis_finds_the_server_as_its_document_says(
 def test_a_browser_drops_pastes_and_chooses_pictures(
     server: Running, engine: OrtEngine, tmp_path: Path
 ) -> None:
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("chromium is not installed")
     for name, seed in (("dropped.png", 1), ("pasted.png", 2), ("chosen.jpg", 3)):
         kind = "JPEG" if name.endswith("jpg") else "PNG"
         (tmp_path / name).write_bytes(picture(seed, kind, (200, 150)))
-    python = client_python("playwright==1.64.*")
-    said = run_client(
-        tmp_path, python, HERE / "browse.py", browser, f"http://{server.http}/", tmp_path
-    ).splitlines()
+    said = run_in_browser("drop_pictures", f"http://{server.http}/", tmp_path)
     for line, name in zip(said, ("dropped.png", "pasted.png", "chosen.jpg") * 2, strict=True):
         (row,) = engine.predict((tmp_path / name).read_bytes())
         best = f"{row['label_names'][0]} {100 * row['scores'][0]:.1f} %"

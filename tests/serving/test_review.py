@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from review_cases import review_server, some_session
 
 from hgnetv2_pipeline.data.decisions import read_decisions
 from hgnetv2_pipeline.data.index import samples_frame
 from hgnetv2_pipeline.serving.review.app import review_app
 from hgnetv2_pipeline.serving.review.session import ReviewItem, ReviewList, ReviewSession
+from in_browser import run_in_browser
 
 testclient = pytest.importorskip("starlette.testclient")
 TOKEN = "t" * 24
@@ -108,3 +110,38 @@ def test_two_clients_decide_undo_and_are_told_of_a_conflict(session: ReviewSessi
 def test_what_is_not_understood_writes_nothing(session: ReviewSession, said: object) -> None:
     assert client(session).post("/decide", json=said).status_code == 400  # type: ignore[attr-defined]
     assert not session.file.exists()
+
+
+@pytest.mark.clients
+def test_keys_keep_remove_relabel_move_and_undo(tmp_path: Path) -> None:
+    session = some_session(tmp_path)
+    with review_server(session) as address:
+        *steps, quiet = run_in_browser(
+            "review_keys", address,
+            "Mined=Control+k k x ArrowRight ArrowLeft 2 / k Escape / 'gn' Enter u u",
+            "Suspected=s", "Doubtful=2 k reload",
+        )  # fmt: skip
+    assert quiet == {"foreign": [], "said": []}
+    assert not any(step["error"] for step in steps), steps
+    decided = {at: step["decided"].get("mined", {}) for at, step in enumerate(steps)}
+    kept, removed = {"0": ["keep", None]}, {"0": ["keep", None], "1": ["remove", None]}
+    dog = removed | {"2": ["relabel", 1]}
+    shown = [step["key"].rpartition("/")[2].removesuffix(".png") for step in steps]
+    wanted = [
+        ({}, "seagreen"), (kept, "steelblue"), (removed, "goldenrod"),  # Control+k is the browser's
+        (removed, "purple"), (removed, "goldenrod"), (dog, "purple"),
+        (dog, "purple"), (dog, "purple"), (dog, "purple"),  # k in the search field is a letter
+        (dog, "purple"), (dog, "purple"), (dog | {"3": ["relabel", 2]}, "purple"),
+        (dog, "purple"), (removed, "goldenrod"),
+    ]  # fmt: skip
+    for at, (state, picture) in enumerate(wanted):
+        assert (decided[at], shown[at]) == (state, picture), (at, steps[at])
+    assert steps[6]["focus"] == "name" and steps[8]["focus"] != "name"
+    assert (steps[11]["said"], steps[11]["progress"]) == ("relabelled: gnu", "4 of 4 decided")
+    suggested, no_class, pair, again = steps[14:]
+    assert suggested["decided"]["labels"] == {"0": ["relabel", 2]}
+    assert no_class["decided"]["duplicates"] == {}  # a pair has no class to be given
+    assert pair["decided"]["duplicates"] == {"0": ["keep", None]}
+    assert again["decided"] == pair["decided"]
+    rows = read_decisions(session.file, session.classes).set_index("key")["decision"]
+    assert sorted(rows) == ["keep", "keep", "relabel", "remove"]

@@ -104,11 +104,12 @@ class Steps:
 
 @dataclass(frozen=True)
 class Fold:
-    """Details that a reader may close."""
+    """Details that a reader may close; on paper they are open, or said to be left out."""
 
     title: str
     blocks: tuple[Block, ...]
     open: bool = False
+    printed: bool = True
 
 
 Block: TypeAlias = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.reporting import formats
-from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Table, table_of
+from hgnetv2_pipeline.reporting.blocks import Block, Bullets, Table, Text, table_of
 from hgnetv2_pipeline.reporting.inputs import FileLedger, ReportInputs
 
 Json = Mapping[str, Any]
@@ -85,14 +85,10 @@ def choice_rows(choice: Json) -> list[dict[str, str]]:
 
 
 def choice_table(choice: Json) -> Table:
-    """The candidates with the command that takes each of them instead."""
-    records = [
-        {**row, "to take it": str(each["command"])}
-        for row, each in zip(choice_rows(choice), choice["candidates"], strict=True)
-    ]
+    """The candidates, as they were compared."""
+    records = choice_rows(choice)
     return table_of(
-        records, list(records[0]), left=("candidate", "training", "weights"),
-        code=("candidate", "to take it"),
+        records, list(records[0]), left=("candidate", "training", "weights"), code=("candidate",),
         caption=f"Candidates on {choice['split']} ({formats.count(choice['n'])} images); behind: "
         "points below the most accurate, with the standard error of the paired difference",
     )  # fmt: skip
@@ -127,4 +123,10 @@ def choice_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     choice = read_choice(inputs, ledger)
     if choice is None:
         return []
-    return [Bullets((*explain_choice(choice), _OPTIMISM)), choice_table(choice)]
+    used = used_candidate(choice)
+    other = str(used["command"]).replace(str(used["run"]), "CANDIDATE")
+    return [
+        Bullets((*explain_choice(choice), _OPTIMISM)),
+        choice_table(choice),
+        Text(f"To use another one: {other}"),
+    ]

@@ -16,6 +16,7 @@ from hgnetv2_pipeline.reporting import svg
 WIDTH = 470.0  # two drawings fill a line of the page, one a telephone's screen
 _GREY = len(svg.PALETTE) - 2
 _NEAR = 6  # places for a label right at its point
+_TOGETHER = 9.0  # pixels between the ends of lines that are named together
 NARROW = 326.0  # three of them fill a line, and one a telephone
 CALIBRATION_BINS = 15  # of an evaluation
 _Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
@@ -77,7 +78,8 @@ def dot_plot(rows: Sequence[Dots], *, x_label: str, reference: float | None = No
         parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
     for place, row in enumerate(rows):
         y = frame.top + height * place + 27
-        parts.append(svg.text(frame.left, y - 15, svg.clip_text(row.label, WIDTH - 28)))
+        label = svg.text(frame.left, y - 15, svg.clip_text(row.label, WIDTH - 28))
+        parts.append(svg.over_lines(label))
         mean = math.fsum(row.values) / len(row.values)
         parts.append(svg.bar(frame.x(mean) - 1, y - 9, 2, 18, row.colour))
         for value, run in zip(row.values, row.names, strict=True):
@@ -138,8 +140,10 @@ def line_chart(
     if mark is not None:
         at = frame.x(mark[0])
         parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
-        parts.append(svg.text(at + 5, frame.bottom - 7, mark[1], size=11, css="faint"))
     parts += _draw_lines(series, frame, dots=dots)
+    if mark is not None:
+        taken = _lines_and_edges(series, frame, width)
+        parts.append(_placed_label(at, frame.bottom - 11, [mark[1]], taken))
     for place, line in enumerate(rows):
         x = 12 + wide * (place % columns)
         y = frame.bottom + 54 + 17 * (place // columns)
@@ -195,18 +199,26 @@ def labelled_lines(
     parts = [svg.text(8, 16, svg.clip_text(title, WIDTH - 16), bold=True)]
     parts += frame.grid(x_label, y_label, 5)
     parts += _draw_lines(series, frame, dots=False)
+    taken = _lines_and_edges(series, frame, WIDTH)
+    ends: dict[tuple[float, float], list[str]] = {}  # lines that end together are named together
+    for line in named:
+        x, y = frame.x(line.points[-1][0]), frame.y(line.points[-1][1])
+        near = next((at for at in ends if math.dist(at, (x, y)) < _TOGETHER), (x, y))
+        ends.setdefault(near, []).append(svg.clip_text(line.end, WIDTH / 3, 11))
+    parts += [_placed_label(x, y, names, taken) for (x, y), names in ends.items()]
+    return svg.drawing(WIDTH, frame.bottom + 46, title, parts)
+
+
+def _lines_and_edges(series: Sequence[Series], frame: svg.Frame, width: float) -> list[_Box]:
+    """Where no label may be: on a line, above, below and left of the frame."""
     taken = [
-        _box(0, -200, WIDTH, 196 + frame.top),
-        _box(0, frame.bottom - 2, WIDTH, 200),
+        _box(0, -200, width, 196 + frame.top),
+        _box(0, frame.bottom - 2, width, 200),
         _box(0, 0, frame.left, frame.bottom),
     ]
     for line in series:
         taken += _boxes_along([(frame.x(x), frame.y(y)) for x, y in thin(line.points)])
-    for line in named:
-        x, y = line.points[-1]
-        name = svg.clip_text(line.end, WIDTH / 3, 11)
-        parts.append(_placed_label(frame.x(x), frame.y(y), name, taken))
-    return svg.drawing(WIDTH, frame.bottom + 46, title, parts)
+    return taken
 
 
 def _boxes_along(pixels: Sequence[tuple[float, float]]) -> list[_Box]:
@@ -230,8 +242,9 @@ def _legend_layout(names: Sequence[str], width: float) -> tuple[float, int]:
 
 
 def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """A confusion matrix, a row per true class: right answers blue, wrong ones orange, each as dark
-    as the root of its share of the row, so that a few wrong answers are seen."""
+    """A confusion matrix, a row per true class: right answers blue, wrong ones orange, each as
+    strong as the root of its share of the row, so that a few wrong answers are seen; never so
+    strong that its number could not be read, on paper or on a dark screen."""
     size = len(names)
     cell = max(17.0, min(38.0, 400.0 / size))
     margin = min(170.0, max(svg.text_width(name, 11) for name in names) + 14)
@@ -257,14 +270,14 @@ def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
         for j, value in enumerate(row):
             x, y = margin + cell * j, top + cell * i
             share = value / total if total else 0.0
-            opacity = 0.06 if not value else 0.14 + 0.86 * math.sqrt(share)
+            opacity = 0.06 if not value else 0.14 + 0.41 * math.sqrt(share)
             tooltip = f"{names[i]} taken for {names[j]}: {value} of {total}"
             colour = 6 if not value else (0 if i == j else 1)
             parts.append(svg.bar(x, y, cell - 1, cell - 1, colour, opacity=opacity, title=tooltip))
             if value:
                 mark = svg.text(
                     x + (cell - 1) / 2, y + cell / 2 + font * 0.34, str(value),
-                    anchor="middle", size=font, css="onfill" if opacity > 0.6 else "ink",
+                    anchor="middle", size=font,
                 )  # fmt: skip
                 parts.append(mark)
     side = margin + cell * size + (50 if slanted else 10)
@@ -412,25 +425,30 @@ def scatter(
     if limit is not None:
         at = frame.x(limit[0])
         parts.append(svg.line(at, frame.top, at, frame.bottom, css="axis", dash="4 3"))
-        parts.append(svg.text(at + 5, frame.bottom - 7, limit[1], size=11, css="faint"))
+        parts.append(
+            svg.over_lines(svg.text(at + 5, frame.bottom - 7, limit[1], size=11, css="faint"))
+        )
     if front:
         own = [mark for mark in marks if not mark.faint]
         edge = [(frame.x(mark.x), frame.y(mark.y)) for mark in pareto_front(own)]
         parts.append(svg.path(edge, _GREY, dash="2 3"))
     taken = [_box(frame.x(mark.x) - 6, frame.y(mark.y) - 6, 12, 12) for mark in marks]
+    if limit is not None:
+        taken.append(_box(frame.x(limit[0]) - 2, frame.top, 4, frame.bottom - frame.top))
     for mark in marks:
         colour = groups.index(mark.group) % len(svg.PALETTE)
         x, y = frame.x(mark.x), frame.y(mark.y)
         if mark.interval:
             low, high = (frame.y(bound) for bound in mark.interval)
             parts.append(svg.line(x, low, x, high, css=f"s{colour}"))
+            taken.append(_box(x - 2, high, 4, low - high))
         group = f" ({mark.group})" if mark.group else ""
         tooltip = f"{mark.label}{group}: {mark.y:.2f} at {svg.tick_label(round(mark.x, 4))}"
         look = _GREY if mark.faint else colour
         parts.append(svg.dot(x, y, look, radius=5.5, title=tooltip, hollow=mark.faint))
     for mark in marks:
         x, y = frame.x(mark.x), frame.y(mark.y)
-        parts.append(_placed_label(x, y, svg.clip_text(mark.label, 260, 11), taken))
+        parts.append(_placed_label(x, y, [svg.clip_text(mark.label, 260, 11)], taken))
     shown = [] if groups == [""] else groups
     for place, group in enumerate(shown):
         y = frame.bottom + 58 + 18 * place
@@ -444,36 +462,41 @@ def _box(x: float, y: float, width: float, height: float) -> _Box:
     return x, y, x + width, y + height
 
 
-def _placed_label(x: float, y: float, label: str, taken: list[_Box]) -> str:
-    """The label at the first free place around its point; right of it where none is free."""
-    wide = svg.text_width(label, 11)
-    places: list[tuple[float, float, str, _Box]] = [
-        (x + 9, y + 4, "start", _box(x + 9, y - 7, wide, 13)),
-        (x - 9, y + 4, "end", _box(x - 9 - wide, y - 7, wide, 13)),
-        (x, y - 11, "middle", _box(x - wide / 2, y - 22, wide, 13)),
-        (x, y + 20, "middle", _box(x - wide / 2, y + 9, wide, 13)),
-        (x + 7, y - 9, "start", _box(x + 7, y - 20, wide, 13)),
-        (x + 7, y + 18, "start", _box(x + 7, y + 7, wide, 13)),
+def _placed_label(x: float, y: float, names: Sequence[str], taken: list[_Box]) -> str:
+    """The names, one below the other, at the first free place around their point; right of it where
+    none is free."""
+    wide, high = max(svg.text_width(name, 11) for name in names), 13.0 * len(names)
+    places: list[tuple[float, float, str]] = [  # x, upper edge, anchor
+        (x + 9, y - 0.5 - high / 2, "start"),
+        (x - 9, y - 0.5 - high / 2, "end"),
+        (x, y - 9 - high, "middle"),
+        (x, y + 9, "middle"),
+        (x + 7, y - 7 - high, "start"),
+        (x + 7, y + 7, "start"),
     ]
+    # Where all of these are taken: further away, with a thin line back to the point.
+    for far in range(30, 160, 16):
+        for side, anchor in ((14, "start"), (-14, "end"), (70, "start"), (-70, "end")):
+            for top in (y - far + 2 - high, y + far - 11):
+                places.append((x + side, top, anchor))
 
-    def free(box: _Box) -> bool:
-        inside = box[0] >= 4 and box[2] <= WIDTH - 4
+    def box(at: tuple[float, float, str]) -> _Box:
+        return _box(at[0] - wide * {"start": 0, "middle": 0.5, "end": 1}[at[2]], at[1], wide, high)
+
+    def free(one: _Box) -> bool:
+        inside = one[0] >= 4 and one[2] <= WIDTH - 4
         return inside and not any(
-            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+            one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
             for other in taken
         )
 
-    # Where all of these are taken: further away, with a thin line back to the point.
-    for far in (30, 46, 62, 78, 94):
-        for side, anchor in ((14, "start"), (-14, "end")):
-            for up in (-far, far):
-                left = x + side if anchor == "start" else x + side - wide
-                places.append((x + side, y + up, anchor, _box(left, y + up - 11, wide, 13)))
-    chosen = next((i for i, place in enumerate(places) if free(place[3])), 0)
-    at_x, at_y, anchor, box = places[chosen]
-    taken.append(box)
-    leader = svg.line(x, y, at_x, at_y - 4, css="axis") if chosen >= _NEAR else ""
-    return leader + svg.text(at_x, at_y, label, anchor=anchor, size=11)
+    chosen = next((i for i, place in enumerate(places) if free(box(place))), 0)
+    at_x, top, anchor = places[chosen]
+    taken.append(box(places[chosen]))
+    leader = svg.line(x, y, at_x, top + high - 6, css="axis") if chosen >= _NEAR else ""
+    rows = enumerate(names)
+    said = [svg.text(at_x, top + 11 + 13 * n, name, anchor=anchor, size=11) for n, name in rows]
+    return leader + svg.over_lines("".join(said))
 
 
 _FEW = 40  # classes that can still be named one by one

@@ -61,8 +61,7 @@ def to_html(report: Report) -> str:
 </nav>
 <div class="body">
 {body}
-<footer>Made by hgnetv2_pipeline from the files listed in the last chapter; the page loads nothing.
-</footer>
+<footer>Made by hgnetv2_pipeline; the page loads nothing.</footer>
 </div>
 </main>
 </body>
@@ -145,22 +144,31 @@ def _block_html(block: Block) -> str:
                 f"<li>{escape(why)} <code>{escape(command)}</code></li>" for why, command in steps
             )
             return f'<div class="next"><h3>What to do next</h3><ol>{rows}</ol></div>'
-        case Fold(title, blocks, is_open):
+        case Fold(title, blocks, is_open, printed):
             inner = _blocks_html(blocks)
-            state = " open" if is_open else ""
+            state = ("" if printed else ' class="screen"') + (" open" if is_open else "")
             return f"<details{state}><summary>{escape(title)}</summary>\n{inner}\n</details>"
 
 
+_SHORT = 34  # letters of a column that stays on one line on a phone
+
+
+def _kind(table: Table, place: int) -> str:
+    """The classes of a column's cells."""
+    if table.columns[place] in table.code:
+        return "code"
+    if table.columns[place] not in table.left:
+        return ""
+    return "l n" if all(len(row[place]) <= _SHORT for row in table.rows) else "l"
+
+
 def _table_html(table: Table) -> str:
-    kinds = [
-        "code" if name in table.code else "l" if name in table.left else ""
-        for name in table.columns
-    ]
+    kinds = [_kind(table, place) for place in range(len(table.columns))]
 
     def cells(tag: str, row: tuple[str, ...]) -> str:
         scope = ' scope="col"' if tag == "th" else ""
         return "".join(
-            f'<{tag}{scope} class="{kind}">{escape(cell)}</{tag}>'
+            f'<{tag}{scope} class="{kind}">{_cell(cell, kind)}</{tag}>'
             if kind
             else f"<{tag}{scope}>{escape(cell)}</{tag}>"
             for cell, kind in zip(row, kinds, strict=True)
@@ -171,6 +179,13 @@ def _table_html(table: Table) -> str:
     head = f"<thead><tr>{cells('th', table.columns)}</tr></thead>"
     body = f"<tbody>\n{rows}\n</tbody>"
     return f'<div class="scroll"><table>{caption}\n{head}\n{body}</table></div>'
+
+
+def _cell(text: str, kind: str) -> str:
+    """Long paths and ids may go on in the next line after a slash, a comma or an underscore."""
+    if kind != "code" or len(text) <= _SHORT:
+        return escape(text)
+    return re.sub(r"(?<=[/,_])(?=.)", "<wbr>", escape(text))
 
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#~$])")
@@ -231,7 +246,7 @@ def _block_markdown(block: Block) -> str:
         case Steps(steps):
             rows = [f"{escape_markdown(why)} {_code_markdown(command)}" for why, command in steps]
             return "\n".join(["What to do next:", "", *(f"1. {row}" for row in rows)])
-        case Fold(title, blocks, _):
+        case Fold(title, blocks):
             inner = [_block_markdown(inner) for inner in blocks]
             return "\n\n".join([f"### {escape_markdown(title)}", *filter(None, inner)])
 

@@ -44,11 +44,11 @@ def embed(
     """Each picture under the caption ``what``, as it is where its share of ``budget`` allows, else
     smaller and said so.
     """
-    share = budget // max(1, len(paths))
+    share, name = budget // max(1, len(paths)), what.partition(". ")[0]
     found: list[Picture | Notice] = []
     for path in paths:
         try:
-            found.append(_picture(ledger.existing(path, what), what, share, ledger.shown(path)))
+            found.append(_picture(ledger.existing(path, name), what, share, ledger.shown(path)))
         except AbsentError as error:
             found.append(Notice(str(error), kind="warning"))
     return found

@@ -112,9 +112,9 @@ def busy_notice(load: float | None, processors: Any, then: str, command: str) ->
 
 def provenance_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     """Which file each chapter was read from, with its hash; revision and versions as given."""
-    blocks: list[Block] = [
-        Text(f"Revision of the code: {inputs.revision or 'not given to the report'}.")
-    ]
+    blocks: list[Block] = []
+    if inputs.revision:
+        blocks.append(Text(f"Revision of the code: {inputs.revision}."))
     if inputs.versions:
         rows = tuple((name, inputs.versions[name]) for name in sorted(inputs.versions))
         blocks.append(Table(("package", "version"), rows, "Versions", ("package", "version")))
@@ -131,5 +131,6 @@ def provenance_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
         left=("used for",),
         code=("file", "run", "SHA-256"),
     )
-    blocks.append(Fold(f"The {len(sources)} files that were read, with their SHA-256", (files,)))
+    read = f"The {len(sources)} files that were read, with their SHA-256"
+    blocks.append(Fold(read, (files,), printed=False))
     return blocks

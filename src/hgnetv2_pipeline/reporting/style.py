@@ -18,13 +18,11 @@ _CLASSES = "\n".join(
 
 _LIGHT_VALUES = (
     "--paper:#ffffff; --ink:#1c1f24; --faint:#5f6670; --rule:#dfe3e8; --soft:#f5f7f9; "
-    "--accent:#0b5c94; --warn:#8a4b00; --warn-soft:#fff5e6; --shade:#00000055; --onfill:#ffffff; "
-    + _palette(PALETTE)
+    "--accent:#0b5c94; --warn:#8a4b00; --warn-soft:#fff5e6; --shade:#00000055; " + _palette(PALETTE)
 )
 _DARK_VALUES = (
     "--paper:#14171b; --ink:#e6e9ed; --faint:#9aa3ae; --rule:#30363d; --soft:#1c2026; "
-    "--accent:#7cc4f5; --warn:#ffc069; --warn-soft:#2b2316; --shade:#ffffff66; --onfill:#0d1013; "
-    + _palette(DARK)
+    "--accent:#7cc4f5; --warn:#ffc069; --warn-soft:#2b2316; --shade:#ffffff2e; " + _palette(DARK)
 )
 
 CSS = f"""
@@ -111,7 +109,7 @@ details {{ margin: 10px 0; border-top: 1px solid var(--rule); padding-top: 8px; 
 summary {{ cursor: pointer; font-weight: 600; font-size: 14px; overflow-wrap: anywhere; }}
 footer {{ margin-top: 48px; color: var(--faint); font-size: 12.5px; }}
 svg .ink {{ fill: var(--ink); }} svg .faint {{ fill: var(--faint); }}
-svg .onfill {{ fill: var(--onfill); }}
+svg .halo {{ stroke: var(--paper); }}
 svg .grid {{ stroke: var(--rule); }} svg .axis {{ stroke: var(--faint); }}
 {_CLASSES}
 @media screen and (min-width: 1330px) {{
@@ -128,10 +126,14 @@ svg .grid {{ stroke: var(--rule); }} svg .axis {{ stroke: var(--faint); }}
 @media (max-width: 600px) {{
   main {{ padding: 18px 16px 48px; }}
   h1 {{ font-size: 23px; }}
-  th:first-child, td:first-child {{ min-width: 96px; max-width: 42vw; white-space: normal;
-    overflow-wrap: break-word; padding-right: 10px; border-right: 1px solid var(--rule); }}
+  td.l {{ min-width: 130px; }} td.n {{ min-width: 0; white-space: nowrap; }}
+  td.code {{ min-width: 150px; }}
+  th:first-child, td:first-child {{ max-width: 42vw; padding-right: 10px;
+    border-right: 1px solid var(--rule); }}
+  th.l:first-child, td.l:first-child, td.code:first-child {{ min-width: 116px;
+    white-space: normal; overflow-wrap: anywhere; }}
 }}
-@media (prefers-color-scheme: dark) {{
+@media screen and (prefers-color-scheme: dark) {{
   figure img {{ filter: brightness(0.72); background: none; border-color: #000; }}
 }}
 @media print {{
@@ -140,16 +142,22 @@ svg .grid {{ stroke: var(--rule); }} svg .axis {{ stroke: var(--faint); }}
     font: 8pt system-ui, sans-serif; color: #5f6670; }} }}
   body {{ font-size: 9.5pt; }} main {{ max-width: none; padding: 0; }} nav {{ display: none; }}
   h2, summary, caption, thead {{ break-after: avoid; }} h2 {{ margin-top: 26px; }}
-  .card, .answers > div, .next, tr, svg, figure, .pair {{ break-inside: avoid; }}
-  .cards {{ grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); gap: 8px; }}
+  .card, .answers > div, .next, tr, svg, figure, caption, .missing, .warning {{
+    break-inside: avoid; }}
+  figure:has(svg:nth-of-type(7)) {{ break-inside: auto; }}
+  .cards {{ grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); gap: 8px; }}
+  .answers {{ grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 8px; }}
+  .pair, .alone figure {{ display: block; }}
   .card b, .answers b {{ font-size: 15pt; }} .card, .answers > div {{ padding: 8px 10px; }}
   figure svg:not(:only-child) {{ max-width: 48%; }}
-  figure img {{ max-height: 225mm; width: auto; filter: none; }}
-  table {{ font-size: 8pt; min-width: 0; }} th, td {{ padding-right: 7px; }}
+  figure img {{ max-height: 190mm; width: auto; }}
+  table {{ font-size: 8pt; min-width: 330px; }} th, td {{ padding-right: 7px; }}
   td.code {{ font-size: 7pt; }}
   .scroll, figure .drawings {{ overflow: visible; background: none; }}
-  td.l, th.l {{ min-width: 0; }}
+  td.l, th.l {{ min-width: 0; overflow-wrap: anywhere; }}
   details::details-content {{ content-visibility: visible; height: auto; }}
+  details.screen > :not(summary) {{ display: none; }}
+  details.screen > summary::after {{ content: " (not printed)"; font-weight: 400; }}
   a {{ color: inherit; text-decoration: none; }}
 }}
 """

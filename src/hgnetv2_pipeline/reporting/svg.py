@@ -16,7 +16,7 @@ from hgnetv2_pipeline.printable import Lines
 # Okabe and Ito's palette, which colour-blind readers can tell apart, yellow left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b87f00", "#2787bf", "#6b6b6b", "#8c4d31")
 INK, FAINT, GRID = "#1c1c1c", "#5f6670", "#dfe3e8"
-INKS = {"ink": INK, "faint": FAINT, "onfill": "#ffffff"}
+INKS = {"ink": INK, "faint": FAINT}
 """Colours of text by class; ``style`` has those of a dark screen."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -53,6 +53,14 @@ def text(
     return (
         f'<text x="{n(x)}" y="{n(y)}" text-anchor="{anchor}" font-size="{n(size)}"{weight} '
         f'fill="{INKS[css]}" class="{css}"{turn}>{escape(content)}</text>'
+    )
+
+
+def over_lines(drawn: str) -> str:
+    """Texts with an edge in the colour of the paper, legible across lines."""
+    return (
+        '<g class="halo" stroke="#ffffff" stroke-width="3" stroke-linejoin="round" '
+        f'paint-order="stroke">{drawn}</g>'
     )
 
 

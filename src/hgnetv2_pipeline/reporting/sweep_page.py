@@ -32,7 +32,7 @@ PAGE = "sweep_report.html"
 # Half a 95 % interval in standard errors, as ``evaluation.recommendation`` has it.
 _HALF = 1.959963984540054
 _COLUMNS = (
-    "model", "pixels", "precision", "accuracy", "95 % interval", "behind the best", "median ms",
+    "model", "pixels", "precision", "accuracy", "median ms", "95 % interval", "behind the best",
     "90 % within ms", "CPU ms", "size", "state",
 )  # fmt: skip
 
@@ -171,9 +171,9 @@ def _cells(table: Json, row: Json) -> dict[str, str]:
         "pixels": str(row["size"]),
         "precision": row["precision"],
         "accuracy": formats.percent(row["value"], n),
+        "median ms": formats.significant(row["p50_ms"]),
         "95 % interval": interval,
         "behind the best": formats.NOTHING if leads else _difference(table, row),
-        "median ms": formats.significant(row["p50_ms"]),
         "90 % within ms": formats.significant(row["p90_ms"]),
         "CPU ms": formats.significant(row["cpu_ms"]),
         "size": formats.size(row["bytes"]),

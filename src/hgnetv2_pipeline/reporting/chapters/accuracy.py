@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,12 +75,23 @@ def evaluation_blocks(inputs: ReportInputs, ledger: FileLedger) -> list[Block]:
     detailed: dict[tuple[str, str], Json] = {}
     for result in results:
         detailed.setdefault((str(result.get("model")), str(result.get("split"))), result)
-    for (model, split), result in detailed.items():
-        inner = _details(result)
-        if inner:
-            first = not any(isinstance(block, Fold) for block in blocks)
-            blocks.append(Fold(f"Classes of {model} on {split}", tuple(inner), open=first))
-    return blocks
+    return [*blocks, *_by_model(detailed, inputs.model)]
+
+
+def _by_model(detailed: Mapping[tuple[str, str], Json], model: str) -> list[Block]:
+    """The classes of the model that the report is about, or of the first; then all others."""
+    folds = [
+        (name, Fold(f"Classes of {name} on {split}", tuple(inner)))
+        for (name, split), result in detailed.items()
+        if (inner := _details(result))
+    ]
+    first = next((fold for name, fold in folds if name == model), folds[0][1] if folds else None)
+    others = tuple(fold for _, fold in folds if fold is not first)
+    made: list[Block] = [] if first is None else [dataclasses.replace(first, open=True)]
+    if others:
+        title = f"Classes of other models and sets ({len(others)})"
+        made.append(Fold(title, others, printed=False))
+    return made
 
 
 def _details(result: Json) -> list[Block]:

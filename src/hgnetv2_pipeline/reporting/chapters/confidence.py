@@ -120,16 +120,17 @@ def _temperature_blocks(inputs: ReportInputs, ledger: FileLedger, analysis: Json
     to_use = (
         ""
         if analysis["split"] == "val"
-        else f" One to be used is fitted on val ({inputs.run_command} --pipeline evaluation "
-        "--params split=val)."
+        else f" To use one, fit it on val ({inputs.run_command} --pipeline evaluation --params "
+        "split=val)."
     )
     before, after = (formats.percent(found[name], images) for name in ("ece", "ece_scaled"))
     return [
         Text(
             f"Dividing the logits by a temperature of {found['temperature']:.2f} changes no answer "
             f"and takes the ECE from {before} to {after} points. It was fitted on these same "
-            f"images ({analysis['split']}); the {after} are those of each half of them under the "
-            f"temperature of the other half. The exported model is not changed by it.{to_use}"
+            f"images ({analysis['split']}); for the {after}, each half was judged with the "
+            "temperature fitted on the other half. The exported model is not changed by it."
+            + to_use
         )
     ]
 

@@ -170,12 +170,15 @@ def _arrangement(known: Json) -> Block:
     files = known.get("lists") or {}
     roles = ("train", "val", "test", "class_map")
     named = ", ".join(f"{role} {files[role]}" for role in roles if role in files)
-    divided = "val (and test) split off from train" if known.get("divided") else "as they were"
+    by = {"path": "the whole path of its folder"}.get(
+        str(known.get("class_from")), f"the {known.get('class_from')} folder of its path"
+    )
     return Text(
-        f"Layout {known.get('layout')} ({known.get('why')}): "
-        f"sets {', '.join(known.get('sets') or ())} in it, {divided}"
+        f"The layout is {known.get('layout')} ({known.get('why')}), with the sets "
+        + ", ".join(known.get("sets") or ())
+        + (", of which val (and test) were split off from train" if known.get("divided") else "")
         + (f"; {named}" if named else "")
-        + f"; class by folder: {known.get('class_from')}"
+        + f". The class of an image is {by}."
     )
 
 

@@ -224,9 +224,9 @@ def balance_blocks(sets: Mapping[str, Sequence[tuple[str, int]]]) -> list[Block]
         for name, rows in known.items()
     }  # fmt: skip
     if all(max(each) - min(each) < 1e-9 for each in shares.values()):
-        counts = " and ".join(
-            f"{formats.count(rows[0][1])} images in {name}" for name, rows in known.items()
-        )
+        found = [f"{formats.count(rows[0][1])} in {name}" for name, rows in known.items()]
+        found[0] = found[0].replace(" in ", " images in ", 1)
+        counts = " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
         return [Text(f"Each of the {len(labels)} classes has {counts}.")]
     if len(labels) <= _FEW:
         rows = [(label, [shares[name][at] for name in known]) for at, label in enumerate(labels)]

@@ -104,6 +104,8 @@ def beside_table(
         here = 100 * int(result["top1_count"]) / used
         claimed = model.top1 if stage == "ssld_stage2" else None
         timm = {"ssld_stage1": model.timm_stage1, "ssld_stage2": model.timm_stage2}.get(stage)
+        if claimed is None and timm is None:
+            continue
         record = {
             "model": name,
             "engine, precision": f"{result.get('engine')}, {result.get('precision')}",

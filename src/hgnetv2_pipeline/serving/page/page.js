@@ -117,4 +117,5 @@ for (const id of ["model", "topk"]) {
   });
 }
 byId("token").addEventListener("change", listModels);
+byId("options").addEventListener("submit", (event) => event.preventDefault());
 listModels();

@@ -186,7 +186,10 @@ function searched(event) {
 function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches("input, select")) {
-    if (event.key === "Escape") event.target.blur();
+    if (event.key === "Escape") {
+      if (event.target === $("name")) $("name").value = "";
+      event.target.blur();
+    }
     return;
   }
   const keys = { k: keep, x: () => say("remove"), s: suggest, u: undo, ArrowRight: () => move(1),

@@ -1,6 +1,6 @@
-"""A headless browser on the page: drop a picture, paste one, choose one, on a desktop and a phone.
+"""The server's page: drop a picture, paste one, choose one, on a desktop and a phone.
 
-    python browse.py CHROMIUM URL FOLDER
+    python drop_pictures.py CHROMIUM URL FOLDER
 
 FOLDER has dropped.png, pasted.png, chosen.jpg and gets the screenshots. Prints the first answer to
 each, for each of the two screens; fails where the page or its policy reports an error.
@@ -9,14 +9,14 @@ each, for each of the two screens; fails where the page or its policy reports an
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
+from window import Tab, window
 
-FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 SCREENS: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark",
@@ -50,36 +50,24 @@ def first_answer(page: Page, name: str) -> str:
     return f"{name}: {' '.join(best)}"
 
 
-def _is_foreign(asked: str, own: str) -> bool:
-    return not asked.startswith((own, "blob:", "data:"))
-
-
 def main() -> None:
-    browser, url, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    with sync_playwright() as kit:
-        window = kit.chromium.launch(executable_path=browser, args=FLAGS, chromium_sandbox=False)
+    chromium, url, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    with window(chromium) as browser:
         for screen, options in SCREENS.items():
-            page = window.new_context(**options).new_page()
-            errors: list[str] = []
-            page.on("pageerror", lambda error, e=errors: e.append(str(error)))
-            page.on("console", lambda m, e=errors: e.append(m.text) if m.type == "error" else None)
-            page.on(
-                "request", lambda r, e=errors: e.append(r.url) if _is_foreign(r.url, url) else None
-            )
-            page.goto(url)
+            tab = Tab(browser, url, **options)
+            page = tab.page
             give(page, "drop", folder / "dropped.png")
-            print(first_answer(page, "dropped.png"))
+            print(json.dumps(first_answer(page, "dropped.png")))
             page.screenshot(path=folder / f"{screen}.png", full_page=True)
             give(page, "paste", folder / "pasted.png")
-            print(first_answer(page, "pasted.png"))
+            print(json.dumps(first_answer(page, "pasted.png")))
             page.locator("#file").set_input_files(folder / "chosen.jpg")
-            print(first_answer(page, "chosen.jpg"))
+            print(json.dumps(first_answer(page, "chosen.jpg")))
             give(page, "drop", Path(__file__))  # no picture: its reason is shown
             page.wait_for_selector("figure .bad")
             page.screenshot(path=folder / f"{screen}_refused.png", full_page=True)
-            errors = [text for text in errors if "400 (Bad Request)" not in text]
-            assert not errors, errors
-        window.close()
+            said = [text for text in tab.said if "400 (Bad Request)" not in text]
+            assert not (said or tab.errors or tab.foreign), (said, tab.errors, tab.foreign)
 
 
 if __name__ == "__main__":
