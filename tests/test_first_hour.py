@@ -72,6 +72,7 @@ def test_every_step_works_as_it_is_written(project: Path) -> None:
             assert "resumed after step" in done.stderr
         for command in servers:
             answers(command, project)
+    assert "✓ ingestion" in done.stderr, "the images that were added are not seen"
 
 
 def stop(command: str, project: Path) -> None:
