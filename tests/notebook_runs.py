@@ -29,7 +29,7 @@ from project_copies import ROOT, copy_project, quiet_environment
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 _LIMIT = 3600  # seconds a cell may take: only a hang reaches it
 # A path from the root of a file system; not the end of a URL or of a relative path.
-_PATH = re.compile(r"(?<![\w.:/<~-])/[A-Za-z][\w.+-]*/|\b[A-Z]:\\")
+_PATH = re.compile(r"(?<![\w.:/<~#-])/[A-Za-z][\w.+-]*/|\b[A-Z]:\\")
 
 
 class _ThisPython(KernelSpecManager):
