@@ -57,6 +57,9 @@ docs: install  ## the documentation as a site, in build/site; a broken link is a
 docs-serve: install  ## the same on http://127.0.0.1:8000, with search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
+notebooks: install  ## run the notebooks in a copy of the project, and keep their outputs
+	$(BIN)/python tests/notebook_runs.py
+
 viz: install  ## Kedro-Viz in the browser
 	$(BIN)/kedro viz
 
@@ -90,4 +93,4 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@test -e .git || for folder in . weights; do (cd $$folder && $(CURDIR)/$(BIN)/dvc config --local core.no_scm true); done
 	@touch $@
 
-.PHONY: help run test test-long test-avx2 lint install docs docs-serve viz bench bench-emoji bench-gpu clean cpp lock
+.PHONY: help run test test-long test-avx2 lint install docs docs-serve notebooks viz bench bench-emoji bench-gpu clean cpp lock

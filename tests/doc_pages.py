@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nbformat
+
+
+def page_text(page: Path) -> str:
+    """A page as Markdown; of a notebook its text, and its code and shell cells as blocks."""
+    if page.suffix != ".ipynb":
+        return page.read_text(encoding="utf-8")
+    found = []
+    for cell in nbformat.read(page, as_version=4).cells:
+        source = cell.source
+        if cell.cell_type == "code":
+            shell = source.startswith("%%bash")
+            source = source.partition("\n")[2] if shell else source
+            source = f"```{'sh' if shell else 'python'}\n{source}\n```"
+        found.append(source)
+    return "\n\n".join(found)
+
 
 def fenced(text: str) -> tuple[list[tuple[str, str]], str]:
     """The fenced blocks of a page, each with its language, and the text outside of them."""
@@ -23,5 +40,5 @@ def fenced(text: str) -> tuple[list[tuple[str, str]], str]:
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    found, _ = fenced(page.read_text(encoding="utf-8"))
+    found, _ = fenced(page_text(page))
     return [text for language, text in found if language in languages]

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from doc_pages import blocks, fenced
+from doc_pages import blocks, fenced, page_text
 from hgnetv2_pipeline.cli import cli as kedro_cli
 from hgnetv2_pipeline.commands import init
 from hgnetv2_pipeline.commands.main import main as hgnetv2
@@ -36,10 +36,11 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "conf" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
 PROGRAMS = (
     "make", "kedro", "hgnetv2", "dvc", "mlflow", "torchrun", "pytest", "python", "pip",
-    "tritonserver", "cp", "export", "timeout",
+    "tritonserver", "cp", "export", "git",
 )  # fmt: skip
 TOP = ("benchmarks", "conf", "data", "deploy", "docs", "notebooks", "src", "tests", "weights")
 
@@ -79,7 +80,7 @@ def unrolled(block: str) -> Iterator[str]:
 def commands(page: Path) -> list[list[str]]:
     """Every command of a page as words: the lines of its shell blocks, and code in its text."""
     lines = [line for block in blocks(page, "", "sh") for line in unrolled(block)]
-    text = page.read_text(encoding="utf-8")
+    text = page_text(page)
     lines += [code for code in inline_code(text) if code.split(" ")[0] in PROGRAMS]
     found = [shlex.split(line, comments=True) for line in lines]
     return [words for words in found if len(words) > 1]
@@ -111,7 +112,8 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     init.write_environment(
         base, "NAME", labelled=base / "labelled", pool=None, test=None, variant=None
     )
-    shutil.copytree(base / "conf" / "NAME", base / "conf" / "digits")  # of docs/first_hour.md
+    for own in ("digits", "digits_notebook"):  # docs/first_hour.md, notebooks/02_own_data.ipynb
+        shutil.copytree(base / "conf" / "NAME", base / "conf" / own)
     return base / "conf"
 
 
@@ -232,7 +234,7 @@ def test_bare_params_in_a_sentence_are_accepted(conf: Path) -> None:
     run = kedro_cli.commands["run"]
     seen = 0
     for page in PAGES:
-        for code in inline_code(page.read_text(encoding="utf-8")):
+        for code in inline_code(page_text(page)):
             if code.startswith("--params "):
                 options = run.make_context("run", shlex.split(code)).params
                 parameters(conf, None, read_params(options["params"]))
@@ -241,7 +243,7 @@ def test_bare_params_in_a_sentence_are_accepted(conf: Path) -> None:
 
 
 def links(page: Path) -> Iterator[Path]:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#]+)\)", page_text(page)):
         if not target.startswith("http"):
             yield page.parent / target
 
@@ -250,7 +252,7 @@ def links(page: Path) -> Iterator[Path]:
 def test_links_and_paths_lead_somewhere(page: Path) -> None:
     for target in links(page):
         assert target.exists(), target
-    text = page.read_text(encoding="utf-8")
+    text = page_text(page)
     # Rows that say so name files that are yet to come.
     text = "\n".join(line for line in text.splitlines() if "| not yet |" not in line)
     for code in inline_code(text):

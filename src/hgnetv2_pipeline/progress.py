@@ -145,7 +145,7 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if now - self._logged >= self._log_seconds:
+        if now - self._logged >= self._log_seconds and self.done < self.total:
             self._logged, new = now, self.done - self._first
             passed = now - self._began
             self._log_seconds = max(self._log_seconds, min(passed / 10, _MOST_SECONDS))

@@ -66,6 +66,16 @@ def test_the_command_shows_value_kind_and_meaning() -> None:
     assert "images per class" in ran.stdout
 
 
+@pytest.mark.parametrize("text", ["training.lr", "ssld_stage2.lr"])
+def test_a_value_that_a_training_has_for_itself_is_shown_beside(text: str) -> None:
+    said = CliRunner().invoke(main, ["parameters", text]).stdout.split("\n")
+    assert said[0] == "training.lr = 0.5"
+    assert "ssld_stage2.lr = 0.0002" in said
+    values = read_parameters("sample")
+    alike = [name for name in RECIPES if value_of(values, name)["lr"] == 0.5]
+    assert not [line for line in said if line.startswith(tuple(f"{n}.lr =" for n in alike))]
+
+
 def test_as_json_it_is_one_object_per_parameter_with_the_value_of_a_run() -> None:
     ran = CliRunner().invoke(main, ["parameters", "training.l", "--env", "imagenet", "--json"])
     rows = {row["name"]: row["value"] for row in json.loads(ran.stdout)}

@@ -232,36 +232,68 @@ def test_many_results_of_other_code_are_one_line_with_their_number(
     assert [line for line in said if line.startswith("38 of the reused results")]
 
 
-def test_what_comes_next_names_files_that_are_there(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def params() -> dict[str, Any]:
+    return parameters()
+
+
+def test_what_comes_next_names_files_that_are_there(tmp_path: Path, params: dict[str, Any]) -> None:
     who = identity(tmp_path)
     (who.folder("report")).mkdir(parents=True)
     (who.folder("report") / "report.html").touch()
-    found = hooks._what_next(who, {"reporting", "export"})
+    found = hooks._what_next(who, params, {"reporting", "export"}, set())
     assert "data/08_reporting/mine/report/report.html" in found
     assert "predict" not in found and "mlflow" not in found
-    assert hooks._what_next(who, {"train"}) == ""
+    assert hooks._what_next(who, params, {"evaluation"}, {"evaluation"}) == ""
+    mistakes = who.folder("error_analysis") / "test-torch-fp32" / "mistakes.csv"
+    mistakes.parent.mkdir(parents=True)
+    mistakes.touch()
+    found = hooks._what_next(who, params, {"evaluation"}, {"evaluation"})
+    assert mistakes.relative_to(tmp_path).as_posix() in found
+
+
+@pytest.mark.parametrize(
+    ("asked", "following"),
+    [
+        ("train", "--pipeline evaluation --params model=train/b0/seed=0"),
+        ("ssld_stage1", "--pipeline evaluation --params model=ssld_stage1/b0/seed=0"),
+        ("label_errors", "hgnetv2 review"),
+        ("sweep", "sweep/seed=0/sweep_report.html"),
+        ("ingestion", ""),
+    ],
+)
+def test_a_pipeline_that_was_named_says_what_goes_on_from_it(
+    asked: str, following: str, tmp_path: Path, params: dict[str, Any]
+) -> None:
+    stages = {"ingestion", "train", "ssld_stage1", "label_errors"}
+    found = hooks._what_next(identity(tmp_path), params, stages, {asked})
+    assert following in found and bool(following) == bool(found)
+    assert found.count("--pipeline evaluation") == following.count("--pipeline evaluation")
 
 
 @pytest.mark.parametrize(
     ("stage", "file", "content", "figure"),
     [
-        ("train", "train/b0/seed=0/result.json",
+        ("train", "result.json",
          {"val": {"top1": 0.89}, "steps": 1080}, "val 89.0 %, 1,080 steps"),
-        ("train", "train/b0/seed=0/result.json",
+        ("train", "result.json",
          {"val": {"map": 0.5}, "steps": 3}, "val mAP 50.0 %, 3 steps"),
-        ("train", "train/b0/seed=0/result.json", {"of": "another version"}, ""),
-        ("train_teacher", "train_teacher/mixed/teacher.json",
+        ("train", "result.json", {"of": "another version"}, ""),
+        ("train_teacher", "teacher.json",
          {"val": {"split": "val", "top1_count": 62, "n": 70}, "members": ["a", "b"]},
          "val 88.6 %, 2 members"),
-        ("best", "best/b0/seed=0/choice.json", {"used": "train/b0/seed=0"},
+        ("label_errors", "label_errors.json",
+         {"estimate": 4.4, "interval": [0.0, 11.6], "images": 1740},
+         "about 4 of 1,740 labels are wrong (95 %: 0 to 12)"),
+        ("best", "choice.json", {"used": "train/b0/seed=0"},
          "train/b0/seed=0 is used"),
-        ("export", "best/b0/seed=0/choice.json", {}, ""),
-        ("prediction", "best/b0/seed=0/choice.json", {}, ""),
+        ("export", "choice.json", {}, ""),
+        ("prediction", "choice.json", {}, ""),
     ],
 )  # fmt: skip
 def test_a_stage_is_known_by_one_figure(
     stage: str, file: str, content: dict[str, Any], figure: str, tmp_path: Path
 ) -> None:
     who = identity(tmp_path)
-    write_json(who.folder("models") / file, content)
+    write_json(who.folder(stage) / file, content)
     assert key_figure(stage, who, parameters()) == figure

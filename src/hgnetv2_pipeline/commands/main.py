@@ -127,6 +127,8 @@ def _say_what_is_seen(found: Survey, chosen: Mapping[str, Any]) -> Iterator[str]
     shares = [square_share(shape) for shape in found.shapes]
     aspect, share = median_aspect(found.shapes), statistics.median(shares)
     shape = f"{aspect:.1f}:1" if aspect >= 1 else f"1:{1 / aspect:.1f}"
+    if share > 0.99 and chosen["FIT"] == "crop":
+        return
     yield (
         f"width to height is {shape} at the median; a square from the middle, the published view, "
         f"shows {share:.0%} of such an image at most"

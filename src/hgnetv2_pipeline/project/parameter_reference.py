@@ -57,6 +57,19 @@ def value_of(values: Any, name: str) -> Any:
     return values
 
 
+def recipe_names(name: str) -> list[str]:
+    """What ``name``, one of ``training``, is called in each recipe; none of any other parameter."""
+    block, _, leaf = name.partition(".")
+    return [f"{recipe}.{leaf}" for recipe in RECIPES] if block == "training" and leaf else []
+
+
+def own_recipe_values(values: Any, name: str) -> dict[str, Any]:
+    """The values that recipes have in place of that of ``name``, one of ``training``."""
+    common = value_of(values, name)
+    own = {each: value_of(values, each) for each in recipe_names(name)}
+    return {each: value for each, value in own.items() if value != common}
+
+
 def _leaves(name: str, node: Json, owner: type[BaseModel], defs: Json) -> Iterator[Parameter]:
     """The parameter ``name``, a field of ``owner``, or those of the block that it is."""
     inner = _block(node, defs)

@@ -49,6 +49,11 @@ def link_images(identity: Identity, data: DataParams) -> None:
     if data.test:
         places["test"] = data.test
     for source in pool_sources(data.pool, identity.project):
+        if source.root.resolve() == (raw / "pool").resolve():
+            raise DataError(
+                f"data.pool: {source.root} is where the links to pools are put; give the folder "
+                f"another name (conf/{identity.environment}/parameters.yml)"
+            )
         places[f"pool/{source.link}"] = source.root
     targets = {}
     for name, place in places.items():

@@ -59,6 +59,7 @@ def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int, slow: Sequen
     return lines(
         "what is to be done, projected from a few steps of each part on this machine:",
         terminal_table([_cells(row) for row in [*rows, total]]),
+        "waiting: the share of the time spent waiting for images",
         f"disk free: {_bytes(free)}" + ("; IT IS NOT ENOUGH" if disk > free else ""),
         *(
             f"NOT ENOUGH SHARED MEMORY: {what}"

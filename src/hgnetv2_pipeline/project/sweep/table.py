@@ -11,6 +11,7 @@ from typing import Any
 
 from hgnetv2_pipeline.durable import read_json, write_aside, write_json
 from hgnetv2_pipeline.processor import available_cpus
+from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.project.params import LatencyParams
 from hgnetv2_pipeline.project.results import ResultSpec
 from hgnetv2_pipeline.project.run import Run
@@ -125,14 +126,14 @@ def write_sweep(
 
 
 def log_sweep(folder: Path) -> None:
-    """Log the table, the recommendation, and where the page is."""
+    """Show the table and the recommendation."""
     from hgnetv2_pipeline.printable import lines
     from hgnetv2_pipeline.reporting.sweep_page import recommendation, terminal_rows
     from hgnetv2_pipeline.reporting.terminal import terminal_table
 
     table = read_json(folder / TABLE)
     rows = terminal_table(terminal_rows(table))
-    _log.info("the sweep\n%s", lines(rows, recommendation(table)))
+    _log.log(SHOWN, "%s", lines("", rows, recommendation(table), ""))
 
 
 def _table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from kedro.pipeline.node import Node
 from hgnetv2_pipeline.errors import Interrupted, PlanPrinted
 from hgnetv2_pipeline.printable import Lines
 from hgnetv2_pipeline.progress import SHOWN, TICK, columns, duration, fitted
+from hgnetv2_pipeline.project.evaluation import evaluation_name
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.logs import RunLog
+from hgnetv2_pipeline.project.params import RECIPES, EvaluationParams
 from hgnetv2_pipeline.project.results import count_archived, count_made, count_of_other_code
 from hgnetv2_pipeline.project.terminal.key_figures import key_figure
 
@@ -97,7 +100,7 @@ class TerminalHooks:
             self._show_summary()
         elif "comparison" in asked or self._made["comparison"]:
             self._show_comparison()
-        if following := _what_next(self._identity, self._stages):
+        if following := _what_next(self._identity, self._params, self._stages, asked):
             _log.log(SHOWN, "%s", Lines(f"what next\n{following}"))
         self._end_log()
 
@@ -140,13 +143,31 @@ class TerminalHooks:
             self._file = None
 
 
-def _what_next(identity: Identity, stages: set[str]) -> Lines:
-    """Commands that go on from what ``stages`` made, each with what it is for."""
+def _what_next(
+    identity: Identity, params: Mapping[str, Any], stages: set[str], asked: set[str]
+) -> Lines:
+    """Commands that go on from what ``stages`` made, each with what it is for. ``asked`` are the
+    pipelines that were named."""
     report = identity.folder("report") / "report.html"
     export = identity.folder("export")
+    mistakes = _mistakes(identity, params)
     found: list[tuple[str, str | Path]] = []
     if "reporting" in stages and report.is_file():
         found.append(("read the report", report.relative_to(identity.project)))
+    if "sweep" in asked:
+        from hgnetv2_pipeline.reporting.sweep_page import PAGE
+
+        page = identity.folder("sweep") / PAGE
+        found.append(("see the plot", page.relative_to(identity.project)))
+    if "evaluation" in asked and mistakes.is_file():
+        found.append(("wrong answers", mistakes.relative_to(identity.project)))
+    for stage in (each for each in RECIPES if each in asked):
+        measure = f"{identity.run_command} --pipeline evaluation --params"
+        found.append(("measure it", f"{measure} model={stage}/{identity.variant}/{identity.run}"))
+    if "label_errors" in asked:
+        found.append(
+            ("correct labels", identity.run_command.replace("kedro run", "hgnetv2 review"))
+        )
     if "export" in stages and (export / "model.onnx").is_file():
         bundle = export.relative_to(identity.project)
         found.append(("classify images", f"hgnetv2 predict --model {bundle} IMAGES"))
@@ -159,3 +180,10 @@ def _what_next(identity: Identity, stages: set[str]) -> Lines:
     width = columns()
     rows = [(f"  {purpose:<16} {what}", f"  {purpose}\n    {what}") for purpose, what in found]
     return Lines("\n".join(one if len(one) <= width else two for one, two in rows))
+
+
+def _mistakes(identity: Identity, params: Mapping[str, Any]) -> Path:
+    """Where this run's evaluation puts its table of the surest wrong answers."""
+    measured = EvaluationParams.model_validate(params["evaluation"])
+    folder = identity.folder("error_analysis") / evaluation_name(measured, params["split"])
+    return folder / "mistakes.csv"

@@ -94,6 +94,15 @@ def _latency(identity: Identity, _params: Mapping[str, Any]) -> str:
     )
 
 
+def _label_errors(identity: Identity, _params: Mapping[str, Any]) -> str:
+    found = read_json(identity.folder("label_errors") / "label_errors.json")
+    low, high = found["interval"]
+    return (
+        f"about {found['estimate']:.0f} of {found['images']:,} labels are wrong "
+        f"(95 %: {low:.0f} to {high:.0f})"
+    )
+
+
 _FIGURES: Mapping[str, Callable[[Identity, Mapping[str, Any]], str]] = {
     "ingestion": _ingestion,
     "train_teacher": _teacher,
@@ -104,6 +113,7 @@ _FIGURES: Mapping[str, Callable[[Identity, Mapping[str, Any]], str]] = {
     "evaluation": _evaluation,
     "export": _export,
     "latency": _latency,
+    "label_errors": _label_errors,
 }
 
 
