@@ -15,6 +15,7 @@ TEST_JOBS ?= 2
 # Runtime's kernels (MLAS) know no such limit: they show another processor only on one.
 AVX2_ALONE := ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
 	MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
+BENCH := training_step input onnx stored_logits resized cold_start read_pdparams
 COMPUTING := $(addprefix tests/,models weights mining training evaluation deployment)
 
 export DO_NOT_TRACK := true
@@ -66,8 +67,12 @@ viz: install  ## Kedro-Viz in the browser
 bench-gpu: install  ## what needs a GPU, in nine minutes; results in data/08_reporting/gpu
 	PYTHON=$(BIN)/python benchmarks/gpu.sh data/08_reporting/gpu
 
-bench: install  ## the benchmarks of benchmarks/ that need none
-	for b in $(filter-out benchmarks/bench_gpu_% benchmarks/bench_emoji_%,$(wildcard benchmarks/bench_*.py)); do echo "== $$b"; $(BIN)/python "$$b"; done
+bench: install  ## equal work, in turns, on one core: 20 minutes; writes the tables of docs/results
+	for b in $(BENCH) select lists; do $(BIN)/python benchmarks/bench_$$b.py --store docs/results/measured; done
+	$(BIN)/python benchmarks/tables.py
+
+bench-quick: install  ## fewer cases and rounds: 3 minutes; into data/08_reporting/benchmarks
+	for b in $(BENCH); do $(BIN)/python benchmarks/bench_$$b.py --quick; done
 
 bench-emoji: install  ## teachers of every kind on emoji of two vendors, which npm fetches (136 MB)
 	$(BIN)/python benchmarks/bench_emoji_teachers.py
@@ -93,4 +98,4 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@test -e .git || for folder in . weights; do (cd $$folder && $(CURDIR)/$(BIN)/dvc config --local core.no_scm true); done
 	@touch $@
 
-.PHONY: help run test test-long test-avx2 lint install docs docs-serve notebooks viz bench bench-emoji bench-gpu clean cpp lock
+.PHONY: help run test test-long test-avx2 lint install docs docs-serve notebooks viz bench bench-quick bench-emoji bench-gpu clean cpp lock

@@ -17,11 +17,6 @@ import argparse
 import functools
 import io
 import itertools
-import json
-import platform
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +26,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from harness import in_own_process, machine, table, versions
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from hgnetv2_pipeline.data import decode, perceptual
 from hgnetv2_pipeline.data.index import read_bytes
 from hgnetv2_pipeline.data.scan import folders
-from hgnetv2_pipeline.processor import describe
 
 SIDE = 256
 TILE = 80
@@ -426,38 +421,50 @@ def random_hashes(count: int, most: int | None = None) -> dict[str, float]:
         "entries": entries,
         "removed": int((found["decision"] == "remove").sum()),
         "expected": expected_by_chance(count, entries, 4),
-        "cpu_seconds": cpu,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "CPU seconds": cpu,
     }
 
 
-def in_process(*arguments: str) -> dict[str, float]:
-    """One measurement in a process of its own, so that its peak memory is its own."""
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, __file__, *arguments], check=True, capture_output=True, text=True
+def by_edit(rows: pd.DataFrame, figures: Callable[[pd.DataFrame], pd.Series], name: str) -> str:
+    """A table of ``figures`` of each kind of edit and each edit; ``name`` is a set's."""
+    lines: list[list[object]] = []
+    for kind, edits in KINDS.items():
+        of_kind = rows[rows["kind"] == kind]
+        parts = {f"**{kind}**": of_kind} | {e: of_kind[of_kind["edit"] == e] for e in edits}
+        lines += [[edit, len(part), *figures(part)] for edit, part in parts.items()]
+    return f"\n## {name}\n" + table([["edits", "planted", *figures(rows).index], *lines])
+
+
+def percent(shares: pd.Series) -> pd.Series:
+    return shares.map("{:.1%}".format)
+
+
+def left_over(rows: pd.DataFrame) -> str:
+    """What was taken by mistake or not decided."""
+    clean, planted = (rows[(rows["kind"] == "clean") == flag] for flag in (True, False))
+    return (
+        f"twin right {planted[planted['removed']]['right'].mean():.1%} of "
+        f"{planted['removed'].sum()}; clean tiles removed {clean['removed'].sum()} of "
+        f"{len(clean)}, left to a person {clean['review'].sum()}; planted left to a person "
+        f"{planted['review'].sum()}"
     )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def report(seed: int, side: int, views: int, *, negatives: bool) -> None:
     """Print the figures of one planted set."""
+
+    def figures(rows: pd.DataFrame) -> pd.Series:
+        right = rows[rows["removed"]]["right"].mean()
+        shares = percent(pd.Series({"removed": rows["removed"].mean(), "twin right": right}))
+        return pd.concat([shares, pd.Series({"review": rows["review"].sum()})])
+
     with tempfile.TemporaryDirectory() as folder:
         planted = plant(Path(folder), seed, side=side)
-        counts = planted.plants["kind"].value_counts()
         cpu = time.process_time()
         fate = fates(planted, views=views)
-        cpu = time.process_time() - cpu
-        title = f"seed {seed}, tiles of {side} pixels, {views} views"
-        print(f"\n## {title}: {counts['clean']} val, {counts['clean']} clean", end="")
-        print(f", {len(fate) - counts['clean']} planted; {cpu:.1f} CPU-s")
-        print("| edits | planted | removed | review | twin right |\n|---|---|---|---|---|")
-        clean = fate["kind"] == "clean"
-        for kind in KINDS:
-            line(f"**{kind}**", fate[fate["kind"] == kind])
-            for edit in KINDS[kind]:
-                line(edit, fate[(fate["kind"] == kind) & (fate["edit"] == edit)])
-        print(f"clean tiles removed: {fate[clean]['removed'].sum()} of {clean.sum()}, ", end="")
-        print(f"left to a person: {fate[clean]['review'].sum()}")
+        name = f"seed {seed}, tiles of {side} pixels, {views} views"
+        print(by_edit(fate, figures, f"{name}; {time.process_time() - cpu:.1f} CPU-s"))
+        print(left_over(fate))
         if negatives:
             print("\nnearest pairs of different tiles, all clean against all val:")
             print(closest_negatives(planted).round(3).to_string(index=False))
@@ -467,38 +474,16 @@ def report_features(seed: int, side: int, teachers: Sequence[str], weights: Path
     """Print what the channel ``features`` finds beside and besides the hashes."""
     with tempfile.TemporaryDirectory() as folder:
         planted = plant(Path(folder) / "set", seed, side=side)
-        cpu = time.process_time()
         fate = with_features(planted, Path(folder), teachers, weights)
-        print(f"\n## seed {seed}, tiles of {side} pixels, features of {' + '.join(teachers)}; "
-              f"{time.process_time() - cpu:.1f} CPU-s")  # fmt: skip
     shares = fate["features"][["kind", "edit"]].assign(
         **{name: rows["removed"] for name, rows in fate.items()},
         **{"twin among the nearest 5": fate["features"]["near"]},
     )
-    names = shares.columns[2:]
-    print(f"| edits | planted | {' | '.join(names)} |\n{'|---' * (len(names) + 2)}|")
-    for kind, edits in KINDS.items():
-        of_kind = shares[shares["kind"] == kind]
-        for edit in (f"**{kind}**", *edits):
-            rows = of_kind[of_kind["edit"] == edit] if edit in edits else of_kind
-            print(f"| {edit} | {len(rows)} | "
-                  f"{' | '.join(f'{share:.1%}' for share in rows[names].mean())} |")  # fmt: skip
-    for name, rows in fate.items():
-        planted_rows, clean = rows[rows["kind"] != "clean"], rows[rows["kind"] == "clean"]
-        removed = planted_rows[planted_rows["removed"]]
-        print(f"{name}: twin right {removed['right'].mean():.1%} of {len(removed)}; clean tiles "
-              f"removed {clean['removed'].sum()} of {len(clean)}, left to a person "
-              f"{clean['review'].sum()}; planted left to a person "
-              f"{planted_rows['review'].sum()}")  # fmt: skip
+    name = f"seed {seed}, tiles of {side} pixels, features of {' + '.join(teachers)}"
+    print(by_edit(shares, lambda rows: percent(rows.iloc[:, 2:].mean()), name))
+    for channels, rows in fate.items():
+        print(f"{channels}: {left_over(rows)}")
     print(f"compared by features: {fate['features']['compared'].mean():.1%} of the pool")
-
-
-def line(name: str, rows: pd.DataFrame) -> None:
-    """One line of the table."""
-    removed = rows[rows["removed"]]
-    right = f"{removed['right'].mean():.1%}" if len(removed) else "-"
-    share = f"{rows['removed'].mean():.1%}"
-    print(f"| {name} | {len(rows)} | {share} | {rows['review'].sum()} | {right} |")
 
 
 def main() -> None:
@@ -509,15 +494,8 @@ def main() -> None:
     parser.add_argument("--hashes", type=int, default=1_000_000)
     parser.add_argument("--teacher", nargs="*", default=[], help="what the features come from")
     parser.add_argument("--weights", type=Path, default=Path())
-    parser.add_argument("--only-hashes", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.only_hashes:
-        print(json.dumps(random_hashes(arguments.hashes)))
-        return
-    import cv2
-
-    print(f"{describe()}, {platform.platform()}, Python {platform.python_version()}, "
-          f"NumPy {np.__version__}, OpenCV {cv2.__version__}")  # fmt: skip
+    print(f"{machine()}, {versions()}")
     if arguments.teacher:
         for seed in arguments.seeds:
             report_features(seed, arguments.tile, arguments.teacher, arguments.weights)
@@ -526,8 +504,9 @@ def main() -> None:
         for views in arguments.views:
             report(seed, arguments.tile, views, negatives=views == arguments.views[0])
     if arguments.hashes:
-        found = in_process("--only-hashes", "--hashes", str(arguments.hashes))
-        print("\n## random hashes\n" + "".join(f"{k}: {v:,.5g}\n" for k, v in found.items()))
+        found = in_own_process(random_hashes, arguments.hashes)
+        del found["lap"]  # of the tiles and the shards too
+        print("\n## random hashes\n" + "\n".join(f"{k}: {v}" for k, v in found.items()))
 
 
 if __name__ == "__main__":

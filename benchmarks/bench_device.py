@@ -24,8 +24,6 @@ import itertools
 import json
 import logging
 import math
-import os
-import platform
 import tempfile
 import time
 import warnings
@@ -36,10 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
-import torchvision
 from bench_input import FILL, POLICY, opened, photographs
+from harness import fingerprint, table
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -57,7 +54,6 @@ from hgnetv2_pipeline.input.device_views import DeviceInput
 from hgnetv2_pipeline.input.jpeg import optional
 from hgnetv2_pipeline.input.prefetch import OperateOnDevice, Prefetcher
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
-from hgnetv2_pipeline.processor import describe
 
 ZOOM = 1.25
 _FIRST = 3
@@ -264,11 +260,6 @@ def loader_rate(
     return {"images/s": round(count / took, 1), "first batch, s": round(first, 1)}
 
 
-def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -293,13 +284,9 @@ def main() -> None:
         forkserver.ensure_running()
     files = photographs(options.images, ZOOM)
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpus": len(os.sched_getaffinity(0)),
+        **fingerprint(options.device),
         "simplejpeg": optional("simplejpeg") is not None,
         "mean file, kB": round(float(np.mean([len(file) for file in files])) / 1e3, 1),
-        "processor": describe(),
-        "python": platform.python_version(),
-        **{m.__name__: m.__version__ for m in (torch, torchvision, PIL, np)},
     }
     print(", ".join(f"{key} {value}" for key, value in result.items()), "\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -314,12 +301,12 @@ def main() -> None:
         differences = {k: v for k, v in result["pixels"].items() if k != "operations"}
         differences |= result["pixels"]["operations"]
         head = ("beside the exact path", "max", "mean", "share of values that differ")
-        print(table(head, [(name, *gap.values()) for name, gap in differences.items()]))
+        print(table([head, *((name, *gap.values()) for name, gap in differences.items())]))
 
         size, first = options.size, options.batch[0]
         result["stages"] = stages(found, root, size, first, options.seconds / 2, device)
         rows = [(name, f"{value:,.0f}") for name, value in result["stages"].items()]
-        print(table((f"the device's part alone, batches of {first}", "images/s"), rows))
+        print(table([(f"the device's part alone, batches of {first}", "images/s"), *rows]))
 
         exact, fast = (make_augment(config(size, POLICY, fast)) for fast in (False, True))
         views = {
@@ -345,7 +332,7 @@ def main() -> None:
             )
             result["loaders"].append(run)
         head = ("loader", "batch", "workers", "images/s", "first batch after, s")
-        print(table(head, [tuple(run.values()) for run in result["loaders"]]))
+        print(table([head, *(tuple(run.values()) for run in result["loaders"])]))
     result["seconds in all"] = round(time.perf_counter() - began, 1)
     print(f"{result['seconds in all']} s in all")
     print(json.dumps(result))

@@ -22,7 +22,6 @@ import importlib.util
 import itertools
 import json
 import logging
-import platform
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import fingerprint, table
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.deployment.card import ModelCard
@@ -48,7 +48,6 @@ from hgnetv2_pipeline.durable import write_json, write_text
 from hgnetv2_pipeline.models.cost import measure_cost
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.fold import reparameterize
-from hgnetv2_pipeline.processor import describe
 from hgnetv2_pipeline.variants import VARIANTS
 from hgnetv2_pipeline.weights.zoo import ZOO
 
@@ -344,95 +343,44 @@ def headline(found: dict[str, Any]) -> float:
     return bare["gpu_p50_ms"] if bare else found["p50_ms"]
 
 
-def reference(variant: str) -> str:
-    published = ZOO[f"{variant}.ssld_stage2"].latency_v100_ms
-    return "" if published is None else f"{published:.2f}"
+def all_rows(rows: list[dict[str, Any]]) -> str:
+    """A line a case: milliseconds, what reparameterisation gains, shares, rate and error."""
 
+    def setting(found: dict[str, Any]) -> tuple[object, ...]:
+        keys = ("variant", "engine", "precision", "batch_size", "channels_last", "tune")
+        return tuple(found[key] for key in keys)
 
-def table(head: list[str], body: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def batch_one(rows: list[dict[str, Any]]) -> str:
-    """A line a variant, engine and form; milliseconds by precision."""
-    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    stock = {setting(found): headline(found) for found in rows if found["form"] == "stock"}
+    lines: list[list[str]] = [
+        ["variant", "engine", "form", "precision", "batch", "p50", "p90", "p99",
+         "p50 with copies, wall", "stock over it", "images/s queued", "% of GEMM",
+         "% of bandwidth", "error", "dropped + timed", "published: V100, TensorRT 8.5 FP32"]
+    ]  # fmt: skip
     for found in rows:
-        if found["batch_size"] == 1 and found["channels_last"] and not found["tune"]:
-            key = found["variant"], found["engine"], found["form"]
-            cells.setdefault(key, {})[found["precision"]] = f"{headline(found):.3f}"
-    body = [
-        [*key, *(cells[key].get(precision, "") for precision in PRECISIONS), reference(key[0])]
-        for key in sorted(cells)
-    ]
-    head = ["variant", "engine", "form", *PRECISIONS, "published: V100, TensorRT 8.5 FP32"]
-    return table(head, body)
-
-
-def gains(rows: list[dict[str, Any]]) -> str:
-    """Stock over reparameterised at batch 1, by engine and precision."""
-    times: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
-    for found in rows:
-        if found["batch_size"] == 1 and found["channels_last"] and not found["tune"]:
-            key = found["variant"], found["engine"]
-            times.setdefault(key, {})[found["precision"], found["form"]] = headline(found)
-    body = []
-    for key, by in sorted(times.items()):
-        pairs = [[by.get((precision, form)) for form in FORMS] for precision in PRECISIONS]
-        ratios = [f"{stock / own:.2f}" if own and stock else "" for own, stock in pairs]
-        if any(ratios):
-            body.append([*key, *ratios])
-    return table(["variant", "engine", *PRECISIONS], body)
-
-
-def in_full(rows: list[dict[str, Any]]) -> str:
-    """mean, p50, p90, p99, shares and error of the float32 rows at batch 1."""
-    body = []
-    for found in rows:
-        if (found["batch_size"], found["precision"]) != (1, "fp32"):
-            continue
         bare = found.get("without_copies")
         shown, prefix = (bare, "gpu_") if bare else (found, "")
-        name = found["engine"] + ", tuned" * found["tune"]
-        name += ", NCHW" * (not found["channels_last"])
-        body.append(
+        twin = stock.get(setting(found)) if found["form"] != "stock" else None
+        published = ZOO[f"{found['variant']}.ssld_stage2"].latency_v100_ms
+        lines.append(
             [
-                found["variant"],
-                name,
-                found["form"],
-                *(f"{shown[f'{prefix}{kind}_ms']:.3f}" for kind in ("mean", "p50", "p90", "p99")),
-                f"{found['p50_ms']:.3f}",
-                share(found["percent_of_peak"]),
-                share(found["percent_of_bandwidth"]),
+                found["variant"], found["engine"] + ", tuned" * found["tune"]
+                + ", NCHW" * (not found["channels_last"]), found["form"], found["precision"],
+                str(found["batch_size"]),
+                *(f"{shown[f'{prefix}{kind}_ms']:.3f}" for kind in ("p50", "p90", "p99")),
+                f"{found['p50_ms']:.3f}", f"{twin / headline(found):.2f}" if twin else "",
+                f"{1e3 * found['batch_size'] / found['queued_ms']:,.0f}"
+                if "queued_ms" in found
+                else "",
+                *(
+                    "" if found[key] is None else f"{found[key]:.1f}"
+                    for key in ("percent_of_peak", "percent_of_bandwidth")
+                ),
                 f"{found['max_relative_error']:.1e}",
                 f"{found['warmup']} + {found.get('n_timed_without_copies', found['n_timed'])}",
+                "" if published is None else f"{published:.2f}",
             ]
-        )
-    return table(
-        ["variant", "engine", "form", "mean", "p50", "p90", "p99", "p50 with copies, wall",
-         "% of GEMM", "% of bandwidth", "error", "dropped + timed"],
-        body,
-    )  # fmt: skip
-
-
-def share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def throughput(rows: list[dict[str, Any]]) -> str:
-    """Images a second at the larger batches, both forms, and their ratio."""
-    cells: dict[tuple[str, str], dict[tuple[int, str], float]] = {}
-    for found in rows:
-        if found["batch_size"] > 1 and "queued_ms" in found:
-            rate = found["batch_size"] / found["queued_ms"] * 1e3
-            key = found["variant"], found["form"]
-            cells.setdefault(key, {})[found["batch_size"], found["precision"]] = rate
-    columns = sorted({column for rates in cells.values() for column in rates})
-    body = [
-        [*key, *(f"{rates[column]:,.0f}" if column in rates else "" for column in columns)]
-        for key, rates in sorted(cells.items())
-    ]
-    return table(["variant", "form", *(f"bs{size} {kind}" for size, kind in columns)], body)
+        )  # fmt: skip
+    return table(lines)
 
 
 def errors(rows: list[dict[str, Any]]) -> str:
@@ -465,12 +413,7 @@ def main() -> None:
     if gpu and not torch.cuda.is_available():
         parser.error("PyTorch sees no NVIDIA GPU here; --device cpu is for a smoke run")
     machine = {
-        "device": torch.cuda.get_device_name() if gpu else "CPU",
-        "processor": describe(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        **fingerprint(options.device),
         "measured peaks": {
             **{
                 f"{kind} GFLOP/s": peak_gflops(options.device, precision=kind)
@@ -509,16 +452,10 @@ def report(machine: dict[str, Any], found: Rows, seconds: float) -> str:
     rows = found.measured
     return "\n\n".join(
         [
-            f"# Latency on {machine['device']}",
+            f"# Latency on {machine.get('gpu', 'the CPU')}",
             f"Machine: {json.dumps(machine)}",
-            "Batch 1, median ms (on a GPU by events, without copies; fp32 is without TF32)",
-            batch_one(rows),
-            "Stock over reparameterised at batch 1: above 1, folding gains",
-            gains(rows),
-            "Float32 at batch 1 in full, ms",
-            in_full(rows),
-            "Images a second, batches queued",
-            throughput(rows),
+            "Milliseconds, on a GPU by events and without copies; fp32 is without TF32",
+            all_rows(rows),
             f"Largest error against float64 on the CPU, of the largest logit: {errors(rows)}",
             f"Not run: {shortened(found.dropped)}",
             f"{len(rows)} rows in {seconds:.0f} s",

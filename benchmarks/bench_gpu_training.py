@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -35,6 +34,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "benchmarks")]
 # For the server that forks the loader's workers, which does not know this process's path.
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
+
+from harness import fingerprint, table
 
 CLASSES = 1000
 SHM, SHM_SHARE = Path("/dev/shm"), 0.8  # noqa: S108 - measured, not written to
@@ -123,11 +124,14 @@ class Bench:
         """The row as a training job: the published recipe with this benchmark's sizes."""
         import yaml
 
+        from hgnetv2_pipeline.project.params import complete_recipes
         from hgnetv2_pipeline.training.config import RunSpec
 
         pipeline = "ssld_stage1" if case.teacher else "train"
-        conf = PROJECT / "conf" / "base" / f"parameters_{pipeline}.yml"
-        recipe = yaml.safe_load(conf.read_text(encoding="utf-8"))[pipeline]
+        conf = PROJECT / "conf" / "base"
+        files = [conf / f"parameters_{name}.yml" for name in ("training", pipeline)]
+        training, own = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)
+        recipe = complete_recipes(training | own, {})[pipeline]
         recipe |= {
             "epochs": None,
             "steps": 1_000_000,
@@ -318,56 +322,32 @@ def fitting_workers(wanted: int, batch: int, size: int) -> tuple[int, str]:
     return max(fits, 0), f"{SHM} has {free / 1e9:.1f} GB free: {max(fits, 0)} workers"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def rows_table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown, each beside the row of its variant fed on the device."""
     base = {
         row["variant"]: row["images_per_second"]
         for row in rows
         if row["name"] == f"{row['variant']}, {DEVICE_FED}" and "images_per_second" in row
     }
-    lines = [
-        "| run | images/s | ratio to fed on device | ms per step | waiting | first batch, s | GB |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines: list[list[object]] = [
+        ["run", "images/s", "ratio to fed on device", "ms per step", "waiting", "first batch, s",
+         "GB"]
+    ]  # fmt: skip
     for row in rows:
         if "images_per_second" not in row:
-            lines.append(f"| {row['name']} | {row['not_run']} | | | | | |")
+            lines.append([row["name"], row["not_run"], *[""] * 5])
             continue
         beside = base.get(row["variant"])
-        ratio = f"{row['images_per_second'] / beside:.3f}" if beside else ""
         lost = f" ({row['steps_not_applied']} not applied)" if row["steps_not_applied"] else ""
         lines.append(
-            f"| {row['name']} | {row['images_per_second']:,.0f}{lost} | {ratio} "
-            f"| {row['ms_per_step']:.1f} | {row['waiting_share']:.1%} | {row['first_batch_s']:.1f} "
-            f"| {row['peak_memory_gb'] or ''} |"
-        )
-    return "\n".join(lines)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    import numpy
-    import torchvision
-
-    from hgnetv2_pipeline.input.jpeg import optional
-    from hgnetv2_pipeline.processor import describe
-
-    found = {
-        "device": describe(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
-        "simplejpeg": optional("simplejpeg") is not None,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    if device.type == "cuda":
-        found |= {
-            "device": torch.cuda.get_device_name(device),
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-    return found
+            [
+                row["name"], f"{row['images_per_second']:,.0f}{lost}",
+                f"{row['images_per_second'] / beside:.3f}" if beside else "",
+                f"{row['ms_per_step']:.1f}", f"{row['waiting_share']:.1%}",
+                f"{row['first_batch_s']:.1f}", row["peak_memory_gb"] or "",
+            ]
+        )  # fmt: skip
+    return table(lines)
 
 
 def main() -> None:
@@ -402,7 +382,7 @@ def main() -> None:
         )  # fmt: skip
         size = write_images(bench.folder, options.images)
         head = {
-            **machine(device),
+            **fingerprint(str(device)),
             "batch": options.batch,
             "workers": workers,
             "pixels": options.size,
@@ -436,7 +416,9 @@ def main() -> None:
             result = {**head, "seconds": round(time.monotonic() - began, 1), "rows": rows}
             (options.out / "bench_gpu_training.json").write_text(json.dumps(result, indent=1))
             described = ", ".join(f"{key} {value}" for key, value in head.items() if value != "")
-            (options.out / "bench_gpu_training.md").write_text(f"{described}\n\n{table(rows)}\n")
+            (options.out / "bench_gpu_training.md").write_text(
+                f"{described}\n\n{rows_table(rows)}\n"
+            )
     print((options.out / "bench_gpu_training.md").read_text())
 
 

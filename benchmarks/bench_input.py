@@ -1,45 +1,45 @@
-"""Training and evaluation input beside timm's and torchvision's: CPU time an image, interleaved.
+"""Training and evaluation input beside timm, torchvision and DALI: CPU time an image, in turns.
 
-python benchmarks/bench_input.py [--images 100] [--rounds 7] [--size 224] [--zoom 1]
+python benchmarks/bench_input.py [--images 100] [--size 224] [--dali-python ENV/bin/python]
 
 JPEG files of several sizes and kinds are made from scikit-learn's two photographs and held in
-memory, so that reading is not measured. Every round runs every contender once over all files, one
-thread, each in the way its loader works: image by image, or ours in training ``TOGETHER`` images at
-a time; figures are medians over rounds of process time, ratios medians of each round's ratio. Then:
-how far pixels differ from Pillow's, before RandAugment and for each of its operations. Tables, and
-the same as a JSON line.
+memory, so that reading is not measured: near ImageNet's in size, and four times as wide and high.
+Every contender goes once over all files, each in the way its loader works: image by image, or ours
+in training ``TOGETHER`` images at a time. All that is compared ends in uint8 views; rows that end
+in floats, as timm's and torchvision's transforms do by default, are shown and judge nothing. So is
+Pillow's draft mode in training, where libjpeg decodes at a half or less if the whole image stays
+larger than the view: a crop of it is then blown up. In evaluation it is a peer like any other.
+torchvision's RandAugment on tensors has no bicubic and takes bilinear. DALI runs in an environment
+of its own (``dali_contender.py``).
 
-simplejpeg is used where it is installed (rows below the crop are then not decoded); the output says
-which decoder was at work. ``--without simplejpeg`` measures without it.
+simplejpeg is used where it is installed (rows below the crop are then not decoded); ``--without
+simplejpeg`` measures without it. ``--pixels`` measures no time: it prints how far pixels differ
+from Pillow's, before RandAugment and for each of its operations.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
-import logging
-import os
-import platform
 import random
-import statistics
-import time
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 import cv2
 import numpy as np
-import PIL
 import timm
 import torch
-import torchvision
+from harness import Case, Contender, Elsewhere, run
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision import transforms
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
 
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
@@ -49,7 +49,6 @@ from hgnetv2_pipeline.input.deferred_view import DeviceOperations, on_device
 from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.pillow_resize import exact_view
 from hgnetv2_pipeline.input.randaugment import INCREASING, PLAIN
-from hgnetv2_pipeline.processor import describe
 
 FILL = (124, 116, 104)
 SIZES = [(500, 375), (375, 500), (500, 333), (333, 500), (640, 480)]
@@ -88,8 +87,11 @@ def photographs(count: int, zoom: float = 1.0, noise: float = 6.0) -> list[bytes
     return files
 
 
-def opened(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content)).convert("RGB")
+def opened(content: bytes, draft: tuple[int, int] | None = None) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    if draft is not None:
+        image.draft("RGB", draft)
+    return image.convert("RGB")
 
 
 def bare_decoder() -> Callable[[bytes], Any]:
@@ -101,21 +103,11 @@ def bare_decoder() -> Callable[[bytes], Any]:
     return lambda content: cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 
 
-def one_by_one(make: Callable[[bytes], Any]) -> Callable[[list[bytes]], None]:
-    """As the loaders of torchvision and timm do: an image is finished before the next is read."""
-
-    def each(files: list[bytes]) -> None:
-        for content in files:
-            make(content)
-
-    return each
-
-
-def together(augment: Augment | DeviceOperations) -> Callable[[list[bytes]], None]:
+def together(augment: Augment | DeviceOperations, files: list[bytes]) -> Callable[[], None]:
     """As ``TrainMaker`` does: headers and draws of some images, then their pixels."""
     drawn = iter(range(10**9))
 
-    def all_of(files: list[bytes]) -> None:
+    def all_of() -> None:
         for at in range(0, len(files), TOGETHER):
             begun = [
                 begin(augment, LazyImage(content), keyed_rng(0, 0, str(next(drawn))))
@@ -127,75 +119,92 @@ def together(augment: Augment | DeviceOperations) -> Callable[[list[bytes]], Non
     return all_of
 
 
-def contenders(size: int) -> dict[str, Callable[[list[bytes]], None]]:
+def timm_transform(size: int, *, training: bool, floats: bool) -> Callable[[Image.Image], Any]:
+    kind = (
+        {"is_training": True, "auto_augment": POLICY, "re_prob": 0.0, "color_jitter": None}
+        if training
+        else {"crop_pct": 224 / 232}
+    )
+    return timm.data.create_transform(
+        size, interpolation="bicubic", use_prefetcher=not floats, **kind
+    )
+
+
+def torchvision_steps(size: int, module: Any, *, training: bool, turned: Any = None) -> list[Any]:
     cubic = transforms.InterpolationMode.BICUBIC
-    floats = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229,) * 3)]
-    torchvision_train = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(size, interpolation=cubic),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandAugment(2, 7, interpolation=cubic),
-            *floats,
-        ]
+    if not training:
+        return [module.Resize(short_side(size), interpolation=cubic), module.CenterCrop(size)]
+    return [
+        module.RandomResizedCrop(size, interpolation=cubic),
+        module.RandomHorizontalFlip(),
+        module.RandAugment(2, 7, interpolation=turned or cubic),
+    ]
+
+
+def short_side(size: int) -> int:
+    return round(size * 232 / 224)
+
+
+def peers(size: int, *, training: bool) -> dict[str, Callable[[bytes], Any]]:
+    """Name to what makes a view; those in floats say so."""
+    normal = transforms.Normalize((0.485, 0.456, 0.406), (0.229,) * 3)
+    v1 = transforms.Compose(
+        [*torchvision_steps(size, transforms, training=training), transforms.ToTensor(), normal]
     )
-    options = {
-        "is_training": True,
-        "auto_augment": POLICY,
-        "interpolation": "bicubic",
-        "re_prob": 0.0,
-        "color_jitter": None,
-    }
-    timm_floats = timm.data.create_transform(size, **options)
-    timm_bytes = timm.data.create_transform(size, use_prefetcher=True, **options)
-    # The crops that torchvision and timm draw.
-    ours = {"name": "published", "image_size": size, "box": "torchvision"}
-    exact, quick = make_augment(ours), make_augment({**ours, "fast": True})
-    preprocess = Preprocess(resize_short=round(size * 232 / 224), crop=size)
-    torchvision_eval = transforms.Compose(
-        [
-            transforms.Resize(preprocess.resize_short, interpolation=cubic),
-            transforms.CenterCrop(size),
-            *floats,
-        ]
-    )
+    pillow = v2.Compose([*torchvision_steps(size, v2, training=training), v2.PILToTensor()])
+    linear = transforms.InterpolationMode.BILINEAR
+    tensors = v2.Compose(torchvision_steps(size, v2, training=training, turned=linear))
+    ends = {floats: timm_transform(size, training=training, floats=floats) for floats in (0, 1)}
+    draft = (size, size) if training else (short_side(size),) * 2
+
+    def decoded(content: bytes) -> torch.Tensor:
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return decode_jpeg(data, mode=ImageReadMode.RGB)
+
     return {
-        "bare libjpeg": one_by_one(bare_decoder()),
-        "train torchvision v1": one_by_one(lambda content: torchvision_train(opened(content))),
-        "train timm": one_by_one(lambda content: timm_floats(opened(content))),
-        "train timm uint8": one_by_one(lambda content: timm_bytes(opened(content))),
-        "train exact": together(exact),
-        "train fast": together(quick),
-        # What is left to the CPU with input.device 'randaugment'.
-        "workers' exact": together(on_device(exact, "randaugment", "cpu")),
-        "workers' fast": together(on_device(quick, "randaugment", "cpu")),
-        "eval torchvision": one_by_one(lambda content: torchvision_eval(opened(content))),
-        "eval exact": one_by_one(lambda content: exact_view(preprocess, LazyImage(content))),
-        "eval fast": one_by_one(
-            lambda content: fast_augment.evaluation_view(preprocess, LazyImage(content))
-        ),
+        "timm": lambda content: ends[0](opened(content)),
+        "timm, draft": lambda content: ends[0](opened(content, draft)),
+        "torchvision v2, Pillow": lambda content: pillow(opened(content)),
+        "torchvision v2, decode_jpeg": lambda content: tensors(decoded(content)),
+        "timm, floats": lambda content: ends[1](opened(content)),
+        "torchvision v1, floats": lambda content: v1(opened(content)),
     }
 
 
-def measure(files: list[bytes], rounds: int, size: int) -> dict[str, list[float]]:
-    """Milliseconds of CPU an image, in each round."""
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    every = contenders(size)
-    times: dict[str, list[float]] = {name: [] for name in every}
-    for each in every.values():
-        each(files[:20])
-    for _ in range(rounds):
-        for name, each in every.items():
-            began = time.process_time()
-            each(files)
-            times[name].append((time.process_time() - began) * 1e3 / len(files))
-    return times
+def contenders(files: list[bytes], size: int, dali: Elsewhere | None) -> dict[str, Contender]:
+    def each(make: Callable[[bytes], Any], work: str, *, ours: bool = False) -> Contender:
+        """As the loaders of torchvision and timm do: one image is finished before the next."""
+        return Contender(lambda: [make(content) for content in files], work, ours=ours)
 
+    def batches(augment: Augment | DeviceOperations, work: str) -> Contender:
+        return Contender(together(augment, files), work, ours=True)
 
-def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
-    """Median over rounds of how many times less ``name`` takes than ``base``."""
-    return statistics.median(a / b for a, b in zip(times[base], times[name], strict=True))
+    every = {}
+    for kind, training in (("train", True), ("eval", False)):
+        for name, make in peers(size, training=training).items():
+            work = f"{kind}, floats" if "floats" in name else kind
+            work = "train, decoded small" if name == "timm, draft" and training else work
+            every[f"{kind}: {name}"] = each(make, work)
+    if dali is not None:
+        every["train: DALI"] = Contender(None, "train", lap=dali.lap)
+    # The crops that torchvision and timm draw.
+    config = {"name": "published", "image_size": size, "box": "torchvision"}
+    preprocess = Preprocess(resize_short=short_side(size), crop=size)
+    for name in ("exact", "fast"):
+        augment = make_augment({**config, "fast": name == "fast"})
+        every[f"train: ours, {name}"] = batches(augment, "train")
+        # What is left to the CPU with input.device 'randaugment'.
+        every[f"train: ours, {name}, RandAugment elsewhere"] = batches(
+            on_device(augment, "randaugment", "cpu"), "train without RandAugment"
+        )
+    every["eval: ours, exact"] = each(
+        lambda content: exact_view(preprocess, LazyImage(content)), "eval", ours=True
+    )
+    every["eval: ours, fast"] = each(
+        lambda content: fast_augment.evaluation_view(preprocess, LazyImage(content)), "eval",
+        ours=True,
+    )  # fmt: skip
+    return {"bare libjpeg": each(bare_decoder(), "decoding alone"), **every}
 
 
 def off(first: Any, second: Any) -> np.ndarray[Any, Any]:
@@ -269,58 +278,53 @@ def operation_differences(files: list[bytes], size: int) -> dict[str, dict[str, 
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def print_differences(files: list[bytes], size: int) -> None:
+    print("| before RandAugment, levels of 255 | largest | mean |\n|---|---|---|")
+    for name, row in pixel_differences(files, size).items():
+        print(f"| {name} | {row['max']} | {row['mean']:.4f} |")
+    print("\n| operation | exact, max | fast, max | fast, mean |\n|---|---|---|---|")
+    for name, row in operation_differences(files, size).items():
+        print(f"| {name} | {row['exact max']} | {row['fast max']} | {row['fast mean']:.4f} |")
+
+
+def cases(given: argparse.Namespace) -> Iterator[Case]:
+    found = jpeg.optional
+    jpeg.optional = lambda name: None if name in given.without else found(name)
+    decoder = "simplejpeg" if jpeg.optional("simplejpeg") else "OpenCV"
+    for zoom, count in ((1.0, given.images), (4.0, given.images // 5)):
+        files = photographs(count, zoom, given.noise)
+        if given.pixels:
+            print_differences(files, given.size)
+            raise SystemExit
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        width, height = (round(zoom * side) for side in SIZES[0])
+        mean = np.mean([len(each) for each in files]) / 1e3
+        with tempfile.TemporaryDirectory() as folder:
+            dali = None
+            if given.dali_python:
+                for number, content in enumerate(files):
+                    (Path(folder) / f"{number:05d}.jpg").write_bytes(content)
+                dali = Elsewhere(given.dali_python, "dali_contender.py", folder, given.size)
+            yield Case(
+                f"{width} x {height}, {decoder}", contenders(files, given.size, dali),
+                units=count, base="train: timm", note=f"{count} files of {mean:.0f} kB on average",
+            )  # fmt: skip
+            if dali is not None:
+                dali.close()
+        if given.quick:
+            return
+
+
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--zoom", type=float, default=1.0, help="of 500 x 375 pixels and the like")
     parser.add_argument("--noise", type=float, default=6.0, help="added to pixels, in levels")
     parser.add_argument("--without", nargs="*", default=[], help="packages to leave unused")
-    options = parser.parse_args()
-    logging.disable(logging.INFO)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    found = jpeg.optional
-    jpeg.optional = lambda name: None if name in options.without else found(name)
-    files = photographs(options.images, options.zoom, options.noise)
-    times = measure(files, options.rounds, options.size)
-    ms = {name: statistics.median(each) for name, each in times.items()}
-    decoder = "simplejpeg" if jpeg.optional("simplejpeg") else "OpenCV"
-    print(f"{len(files)} files, mean {np.mean([len(f) for f in files]) / 1e3:.0f} kB; {decoder}")
-    print(f"{'contender':<22}{'ms':>7}{'x tv':>7}{'x timm':>8}{'x timm uint8':>14}{'x bare':>8}")
-    rows: dict[str, dict[str, float]] = {}
-    for name, value in ms.items():
-        kind = name.split()[0]
-        bases = {"x tv": {"train": "train torchvision v1", "eval": "eval torchvision"}.get(kind)}
-        if kind == "train":
-            bases |= {"x timm": "train timm", "x timm uint8": "train timm uint8"}
-        bases["x bare"] = "bare libjpeg"
-        rows[name] = {key: round(ratio(times, b, name), 2) for key, b in bases.items() if b}
-        cells = [rows[name].get(key, "") for key in ("x tv", "x timm", "x timm uint8", "x bare")]
-        print(f"{name:<22}{value:7.2f}{cells[0]:>7}{cells[1]:>8}{cells[2]:>14}{cells[3]:>8}")
-    pixels = pixel_differences(files, options.size)
-    print("\npixels beside Pillow's, before RandAugment (levels of 255)")
-    for name, row in pixels.items():
-        print(f"{name:<22}max {row['max']:>3}   mean {row['mean']:.4f}")
-    operations = operation_differences(files, options.size)
-    print("\noperations beside timm's      exact max   fast max   fast mean")
-    for name, row in operations.items():
-        print(f"{name:<28}{row['exact max']:>11}{row['fast max']:>11}{row['fast mean']:>12.4f}")
-    versions = {
-        "processor": describe(),
-        "python": platform.python_version(),
-        **{m.__name__: m.__version__ for m in (torch, torchvision, timm, PIL, cv2, np)},
-    }
-    result = {
-        "decoder": decoder,
-        "cpu_ms": ms,
-        "ratios": rows,
-        "pixels": pixels,
-        "operations": operations,
-    }
-    print(json.dumps(result | {"versions": versions}))
+    parser.add_argument("--dali-python", type=Path, help="of an environment that has DALI")
+    parser.add_argument("--pixels", action="store_true", help="differences of pixels, no time")
 
 
 if __name__ == "__main__":
-    main()
+    run("input", cases, doc=__doc__, seconds=60, options=options)

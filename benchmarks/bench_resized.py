@@ -1,29 +1,22 @@
 """What ``input.resized: 384`` saves on photographs of several megapixels, and what it changes.
 
-python benchmarks/bench_resized.py [--images 12] [--rounds 5] [--short 384]
+python benchmarks/bench_resized.py [--images 8] [--short 384]
 
 The files are scikit-learn's two photographs enlarged to 12 megapixels with a little noise, as JPEG
-of quality 90, and their copies as ``input.resized`` stores them. CPU time an image of the training
-view of 224 pixels, one thread, interleaved; then the difference of the same crops (without
-RandAugment) from file and copy, in levels of 255: as drawn, where corners are rounded to pixels
-of either, and of the very same place. Tables, and the same as a JSON line.
+of quality 90, and their copies as ``input.resized`` stores them; the training view has 224 pixels.
+Besides, the mean difference of the same crops (without RandAugment) from file and copy, in levels
+of 255: as drawn, where corners are rounded to pixels of either, and of the very same place.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import statistics
-import time
+from collections.abc import Iterator
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
-import cv2
 import numpy as np
-import torch
-from bench_input import POLICY, summary
+from bench_input import summary, together
+from harness import Case, Contender, run
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -50,30 +43,9 @@ def large_photographs(count: int) -> list[bytes]:
     return files
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--short", type=int, default=384)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    files = large_photographs(options.images)
-    began = time.process_time()
-    copies = [resized_file(content, options.short) for content in files]
-    making = (time.process_time() - began) * 1e3 / len(files)
-    config = {"name": "published", "image_size": 224}
-    views = {name: make_augment({**config, "fast": name == "fast"}) for name in ("exact", "fast")}
-    times: dict[str, list[float]] = {}
-    for step in range(options.rounds):
-        for name, view in views.items():
-            for kind, contents in (("files", files), ("copies", copies)):
-                began = time.process_time()
-                for n, content in enumerate(contents):
-                    view(LazyImage(content), keyed_rng(0, step, str(n)))
-                took = (time.process_time() - began) * 1e3 / len(files)
-                times.setdefault(f"{name}, {kind}", []).append(took)
-    plain = make_augment({**config, "randaugment": None})
+def crop_gaps(files: list[bytes], copies: list[bytes]) -> dict[str, str]:
+    """How far crops of file and copy differ."""
+    plain = make_augment({"name": "published", "image_size": 224, "randaugment": None})
     gaps: dict[str, list[np.ndarray]] = {"drawn": [], "aligned": []}
     for n, (content, copy) in enumerate(zip(files, copies, strict=True)):
         for epoch in range(4):
@@ -93,27 +65,33 @@ def main() -> None:
             view = image.resize((224, 224), Image.BICUBIC)
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else view
             gaps["aligned"].append(np.abs(np.asarray(view).astype(int) - second))
-    sizes = {
-        kind: round(float(np.mean([len(data) for data in contents])) / 1e3)
-        for kind, contents in (("files", files), ("copies", copies))
-    }
-    ms = {name: round(statistics.median(each), 2) for name, each in times.items()}
-    result = {
-        "kB": sizes,
-        "policy": POLICY,
-        "cpu_ms": ms,
-        "times faster": {
-            name: round(ms[f"{name}, files"] / ms[f"{name}, copies"], 1) for name in views
-        },
-        "making a copy, cpu_ms": round(making, 1),
-        "crops": {
-            "as drawn": summary(gaps["drawn"]),
-            "of the same place": summary(gaps["aligned"]),
-        },
-    }
-    print("\n".join(f"{key}: {value}" for key, value in result.items()))
-    print(json.dumps(result))
+    found = {f"crops {name}": summary(each) for name, each in gaps.items()}
+    return {name: f"{each['mean']:.1f} (at most {each['max']})" for name, each in found.items()}
+
+
+def cases(given: argparse.Namespace) -> Iterator[Case]:
+    files = large_photographs(4 if given.quick else given.images)
+    copies = [resized_file(content, given.short) for content in files]
+    small = {"kB": round(np.mean([len(each) for each in copies]) / 1e3)}
+    large = {"kB": round(np.mean([len(each) for each in files]) / 1e3)}
+    every = {}
+    for name in ("exact", "fast"):
+        view = make_augment({"name": "published", "image_size": 224, "fast": name == "fast"})
+        every[f"{name}, from files"] = Contender(together(view, files), name, extra=large)
+        every[f"{name}, from copies"] = Contender(
+            together(view, copies), name, ours=True, extra=small
+        )
+    every["making a copy"] = Contender(
+        lambda: [resized_file(content, given.short) for content in files], "copying",
+        extra=crop_gaps(files, copies),
+    )  # fmt: skip
+    yield Case(f"12 megapixels, short side {given.short}", every, units=len(files))
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--short", type=int, default=384)
 
 
 if __name__ == "__main__":
-    main()
+    run("resized", cases, doc=__doc__, seconds=20, options=options)

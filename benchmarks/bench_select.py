@@ -7,25 +7,19 @@ The pool is made up: score shards as the teacher's pass writes them (65,536 rows
 an image), classes of very unequal size, 8 % of the images the bytes of another one (the share
 published for ImageNet-21k), 50,000 images barred by the comparison with val, 1.28 million labelled
 images to merge with. Every measurement runs in a process of its own, so that its peak memory is its
-own; time is that of the whole process but its imports.
+own; time is that of the whole process but its imports. ``--quick`` has a million rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
-from hgnetv2_pipeline.processor import describe
+from harness import Case, alone, run
 
 CLASSES, KEPT, SHARD = 1000, 10, 65_536
 SEED = 0
@@ -128,8 +122,8 @@ def _index_rows(keys: list[str], sha, labels, rng):  # type: ignore[no-untyped-d
     )
 
 
-def measure(what: str, base: Path) -> dict[str, object]:
-    """One selection in this process: seconds, CPU seconds, peak memory in MB, what came out."""
+def select_from(base: Path, what: str) -> dict[str, object]:
+    """One selection: how many images were mined, and the hash of the list."""
     import pandas as pd
 
     from hgnetv2_pipeline.durable import sha256_file
@@ -137,7 +131,6 @@ def measure(what: str, base: Path) -> dict[str, object]:
     from hgnetv2_pipeline.mining.mined_list import write_merged
     from hgnetv2_pipeline.mining.selection import select
 
-    began, cpu = time.perf_counter(), time.process_time()
     mined = select(
         Candidates(base / "scores", pd.read_parquet(base / "dedup.parquet")),
         k=4000 if what in ("k", "top_p") else None,
@@ -151,20 +144,7 @@ def measure(what: str, base: Path) -> dict[str, object]:
             mined, pool=base / "index_pool.parquet", labelled=base / "index_train.parquet",
             index=made[1], listed=made[2],
         )  # fmt: skip
-    return {
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_mb": peak_mb(),
-        "mined": len(mined),
-        "sha256": sha256_file(made[-1]),
-    }
-
-
-def peak_mb() -> float:
-    """The most memory this process has had; getrusage would count that of its parent as well."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(line for line in status if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) * 1024 / 1e6
+    return {"mined": len(mined), "sha256": sha256_file(made[-1])[:8]}
 
 
 CASES = {
@@ -175,46 +155,23 @@ CASES = {
 }
 
 
-def in_process(what: str, base: Path) -> dict[str, object]:
-    done = subprocess.run(
-        [sys.executable, __file__, "--measure", what, str(base)],
-        capture_output=True, text=True, check=True,
-        # Arrow would divide the work among all cores; here the sum over them is what counts.
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=14_200_000)
-    parser.add_argument("--labelled", type=int, default=1_281_167)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pool", type=Path, help="keep the made-up pool here and use it again")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        print(json.dumps(measure(given.measure[0], Path(given.measure[1]))))
-        return
+def cases(given: argparse.Namespace) -> Iterator[Case]:
+    rows = min(given.rows, 1_000_000) if given.quick else given.rows
     with tempfile.TemporaryDirectory(prefix="bench-select-") as folder:
         base = given.pool or Path(folder)
         if not (base / "dedup.parquet").is_file():
-            write_pool(base, given.rows, given.labelled)
-        runs: dict[str, list[dict[str, object]]] = {name: [] for name in CASES}
-        for _ in range(given.repeats):
-            for name in CASES:
-                runs[name].append(in_process(name, base))
-    width = max(map(len, CASES.values()))
-    print(f"{'':{width}}  seconds  CPU s  peak MB      mined")
-    for name, found in runs.items():
-        assert len({str(run["sha256"]) for run in found}) == 1, f"{name}: the list changes"
-        run = sorted(found, key=lambda run: float(str(run["cpu_seconds"])))[len(found) // 2]
-        print(
-            f"{CASES[name]:{width}}  {run['seconds']:7.1f}  {run['cpu_seconds']:5.1f}"
-            f"  {run['peak_mb']:7.0f}  {run['mined']:9,}"
-        )
-    print(json.dumps({"processor": describe(), "python": platform.python_version(), "runs": runs}))
+            write_pool(base, rows, given.labelled)
+        every = {
+            label: alone(select_from, base, what, what="selection") for what, label in CASES.items()
+        }
+        yield Case(f"{rows:,} scored images", every, unit="selection", cold=True)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=int, default=14_200_000)
+    parser.add_argument("--labelled", type=int, default=1_281_167)
+    parser.add_argument("--pool", type=Path, help="keep the made-up pool here and use it again")
 
 
 if __name__ == "__main__":
-    main()
+    run("select", cases, doc=__doc__, seconds=60, options=options)

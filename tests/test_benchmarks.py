@@ -1,0 +1,123 @@
+"""Benchmarks compare equal work in turns, and the pages of results say what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import harness
+import pytest
+import tables
+from harness import Case, Contender, Lap
+
+PAGES = sorted(tables.PAGES.glob("*.md"))
+STORED = sorted(tables.STORE.glob("*/*.json"))
+
+
+def case_of(**seconds: tuple[str, bool, float]) -> Case:
+    """Contenders whose every call takes a known time: name to (work, ours, seconds)."""
+    contenders = {
+        name: Contender(None, work, ours, lap=lambda s=s: Lap(2 * s, s))
+        for name, (work, ours, s) in seconds.items()
+    }
+    return Case("case", contenders, units=10, base=next(iter(contenders)), cold=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_the_tables_of_a_page_are_what_was_measured(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert tables.page(text) == text, "python benchmarks/tables.py"
+
+
+def test_what_was_measured_is_on_one_page() -> None:
+    marked = [name for page in PAGES for _, name, _ in tables.BLOCK.findall(page.read_text())]
+    assert sorted(marked) == sorted({path.parent.name for path in STORED})
+    assert tables.DEMANDS.keys() <= set(marked)
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_figure_has_its_command_date_and_machine_and_its_peer_does_equal_work(
+    path: Path,
+) -> None:
+    record = json.loads(path.read_text())
+    assert harness.slug(record["machine"]) == path.stem
+    for name, case in record["cases"].items():
+        assert case["date"] and case["command"] and case["processor"] and case["versions"], name
+        assert "/tmp" not in case["command"] and not case["command"].startswith("/")  # noqa: S108
+        for row in case["rows"].values():
+            if "over_peer" in row:
+                peer = case["rows"][row["peer"]]
+                assert row["ours"] and not peer["ours"] and peer["work"] == row["work"], name
+
+
+def test_only_peers_of_equal_work_judge_and_the_fastest_of_them_does() -> None:
+    case = case_of(
+        slow=("view", False, 4.0), fast=("view", False, 3.0), less=("half a view", False, 1.0),
+        own=("view", True, 2.0),
+    )  # fmt: skip
+    first, laps = harness.compare(case, 0)
+    rows = harness.rows_of(case, first, laps, 1)
+    assert rows["own"]["peer"] == "fast"
+    assert rows["own"]["over_peer"]["median"] == 1.5
+    assert rows["own"]["over_base"]["median"] == 2
+    assert rows["own"]["cpu_ms"]["median"] == 200 and rows["own"]["wall_ms"]["median"] == 400
+    assert "over_peer" not in rows["less"] and "over_peer" not in rows["slow"]
+    assert harness.best_of(case, laps) | {"ratio": 0} == {"ours": "own", "peer": "fast", "ratio": 0}
+    record = {"machine": "M (AVX2)", "cases": {"case": {"rows": rows}}}
+    for demand, said in (
+        (tables.Demand("case", "view", 1.5), "reached"),
+        (tables.Demand("case", "view", 1.6), "missed"),
+        (tables.Demand("case", "half a view", 1.0), "not measured at equal work"),
+        (tables.Demand("another", "view", 1.0), "not measured at equal work"),
+    ):
+        assert said in tables.verdict(record, demand)
+
+
+def test_a_demand_is_reached_by_all_single_runs_or_not_at_all() -> None:
+    row = {"work": "w", "ours": True, "peer": "p", "over_peer": {"runs": [1.51, 1.49]}}
+    record = {"machine": "M", "cases": {"case": {"rows": {"own": row}}}}
+    assert "missed" in tables.verdict(record, tables.Demand("case", "w", 1.5))
+
+
+def test_contenders_run_in_turns_and_backwards_in_every_second_round() -> None:
+    calls = []
+
+    def lap(name: str) -> Lap:
+        calls.append(name)
+        return Lap(1.0, 1.0)
+
+    every = {name: Contender(None, "w", lap=lambda name=name: lap(name)) for name in "AB"}
+    _, laps = harness.compare(Case("case", every), 0)
+    assert "".join(calls) == "AB" + "AB" + "BA" + "AB"
+    assert {name: len(each) for name, each in laps.items()} == {"A": 3, "B": 3}
+
+
+def test_short_calls_are_repeated_within_a_turn_and_the_first_of_it_is_dropped() -> None:
+    took = iter([0.05, 0.05, 9.0, 0.05, 0.05, *[0.05] * 20])
+    contender = Contender(None, "w", lap=lambda: Lap(next(took), 0.0))
+    _, laps = harness.compare(Case("case", {"A": contender}), 0)
+    assert [lap.wall for lap in laps["A"]] == [0.05] * 3
+
+
+def test_a_process_of_its_own_is_timed_with_its_memory() -> None:
+    found = harness.in_own_process(dict, {"bad": 3})
+    assert found["bad"] == 3 and found["lap"].cpu < 1 and 10 < found["peak MB"] < 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "kind"),
+    [
+        ("Intel(R) Xeon(R) Processor @ 2.70GHz", {"avx2", "avx512", "avx512_vnni", "avx512_bf16",
+         "amx_bf16"}, "Intel Xeon (AVX-512, VNNI, bf16, AMX)"),
+        ("AMD EPYC", {"avx2", "avx512", "avx512_vnni", "avx512_bf16"},
+         "AMD EPYC (AVX-512, VNNI, bf16; no AMX)"),
+        ("AMD EPYC 7763 64-Core Processor", {"avx2"}, "AMD EPYC 7763 (AVX2)"),
+    ],
+    ids=["amx", "bf16", "avx2"],
+)  # fmt: skip
+def test_a_kind_of_machine_is_named_by_what_it_computes_in(
+    name: str, has: set[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "cpu_name", lambda: name)
+    monkeypatch.setattr(harness, "features", lambda: frozenset(has))
+    assert harness.machine() == kind
