@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import statistics
 import subprocess
 import sys
@@ -134,6 +135,19 @@ def test_every_room_is_below_those_that_import_it() -> None:
     floors = list(ROOMS)
     for room, allowed in ROOMS.items():
         assert all(floors.index(other) < floors.index(room) for other in allowed), room
+
+
+def test_contributing_shows_every_room_with_what_it_may_import() -> None:
+    page = (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(?:src/hgnetv2_pipeline|\.\.\.)/(\w+)` \|.*\| (.+) \|$", page, re.M)
+    floors = list(ROOMS)
+    for number, (room, may) in enumerate(rows[: len(floors)]):
+        assert room == floors[number]
+        shown = {"-": set(), "all above": {*floors[:number]}, "weights.zoo": {"weights"}}.get(
+            may, {*may.split(", ")}
+        )
+        assert ROOMS[room] <= shown if may == "all above" else ROOMS[room] == shown, room
+    assert len(rows) > len(floors)
 
 
 def test_every_permission_is_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import packages_distributions
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from hgnetv2_pipeline import processor
 from hgnetv2_pipeline.datasets import ReusedRecord
+from hgnetv2_pipeline.deployment.choices import NEEDS
 from hgnetv2_pipeline.deployment.engines.ladder import model_file
 from hgnetv2_pipeline.deployment.export.precisions import convert_onnx
 from hgnetv2_pipeline.deployment.timing import machine
@@ -107,6 +109,9 @@ def test_another_machine_or_version_is_another_measurement(
     assert isinstance(nothing, ReusedRecord)
     here = machine.what_runs_here()
     assert here["onnxruntime"] and here["cpu"] == processor.describe()
+    brought_by = packages_distributions()
+    for module in {name for names in NEEDS.values() for name in names} - {"cuda"}:
+        assert module not in brought_by or {*brought_by[module]} & {*here}, module
     monkeypatch.setattr(machine, "what_runs_here", lambda: here | {"onnxruntime": "9.9"})
     _, history = run(exported, params)
     assert len(history["rows"]) == 1

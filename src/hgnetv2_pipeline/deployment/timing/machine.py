@@ -14,7 +14,11 @@ _NVIDIA = (
     "name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit",
     "temperature.gpu",
 )  # fmt: skip
-_ENGINES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+_ENGINES = (
+    "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu12-bindings",
+    "tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu12", "executorch", "ncnn",
+)  # fmt: skip
+"""Distributions whose version decides how fast a model runs."""
 
 
 def clocks(place: str) -> dict[str, str]:
