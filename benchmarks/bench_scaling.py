@@ -89,9 +89,8 @@ def fit(points: list[Point], key: str = "cpu_s") -> tuple[float, float]:
     """Exponent and constant of ``key = constant * size ** exponent``: least squares of the
     logarithms over the upper half of the points (of an odd number the middle one too).
     """
-    upper = sorted(points, key=lambda one: one["size"])[len(points) // 2 :]
-    if len(upper) < 2:
-        upper = points
+    points = sorted((one for one in points if one["size"]), key=lambda one: one["size"])
+    upper = points[min(len(points) // 2, len(points) - 2) :]
     xs = [math.log(one["size"]) for one in upper]
     ys = [math.log(max(one[key], 1e-3)) for one in upper]
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
@@ -118,7 +117,7 @@ def table(results: dict[str, list[Point]], of: str) -> list[str]:
         "stage",
         *(f"{size:,}" for size in sizes),
         "exponent",
-        f"at the largest, of one of {of}",
+        "each, at the largest",
     ]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, points in stages.items():
@@ -131,9 +130,10 @@ def table(results: dict[str, list[Point]], of: str) -> list[str]:
         ]
         last, first = known[max(known)], known[min(known)]
         each = (last["peak_mb"] - first["peak_mb"]) * 1e6 / (last["size"] - first["size"] or 1)
+        grows = len(points) > 2 and min(known) > 0
         cells += [
-            f"{fit(points)[0]:.2f}",
-            f"{number(last['cpu_s'] / max(last['size'], 1) * 1e6)} µs, {number(each)} B",
+            f"{fit(points)[0]:.2f}" if grows else "",
+            f"{number(last['cpu_s'] / last['size'] * 1e6)} µs, {number(each)} B" if grows else "",
         ]
         lines.append(f"| {name.removeprefix(of + ': ')} | {' | '.join(cells)} |")
     return lines
