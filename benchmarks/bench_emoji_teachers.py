@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hgnetv2_pipeline.data.decode import Colour
-from hgnetv2_pipeline.data.index import with_background
+from hgnetv2_pipeline.data.decode import Colour, Decoding
+from hgnetv2_pipeline.data.index import with_decoding
 from hgnetv2_pipeline.data.scan.folders import scan_folder_tree, scan_unlabelled
 from hgnetv2_pipeline.processor import describe
 from hgnetv2_pipeline.teacher.logistic import Classifier, fit_classifier
@@ -61,7 +61,10 @@ def look(spec: str, folder: Path, background: Colour | None) -> Seen:
     pool = scan_unlabelled(folder / "pool").samples
     of_class = {name: label for label, name in enumerate(labelled.classes)}
     samples["pool"] = pool.assign(label=[of_class.get(truth[key], -1) for key in pool["key"]])
-    samples = {which: with_background(rows, background) for which, rows in samples.items()}
+    samples = {
+        which: with_decoding(rows, Decoding(background=background))
+        for which, rows in samples.items()
+    }
     how = ProbeConfig()
     probe, preprocess = unfitted_probe(
         spec, samples["labelled"], len(of_class), Path.cwd(), how, "cpu"

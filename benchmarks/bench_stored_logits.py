@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from hgnetv2_pipeline.models import fast_training
 from hgnetv2_pipeline.models.create import create_model
 from hgnetv2_pipeline.models.fold import reparameterize
+from hgnetv2_pipeline.processor import keep_memory
 from hgnetv2_pipeline.teacher.teacher import Member, Teacher
-from hgnetv2_pipeline.training.memory import keep_memory
 from hgnetv2_pipeline.training.objectives import DistillationObjective
 
 CE = SimpleNamespace(name="ce", gt_weight=0.0, label_smoothing=0.0, temperature=1.0)

@@ -29,10 +29,10 @@ from hgnetv2_pipeline.input.loader import normalise
 from hgnetv2_pipeline.models import create_model, fast_training
 from hgnetv2_pipeline.models.cost import measure_cost
 from hgnetv2_pipeline.processes.group import World
+from hgnetv2_pipeline.processor import keep_memory
 from hgnetv2_pipeline.stopping import StopRequest
 from hgnetv2_pipeline.training.config import EarlyStoppingConfig, OptimizerConfig
 from hgnetv2_pipeline.training.loop import Callbacks, Timing, fit
-from hgnetv2_pipeline.training.memory import keep_memory
 from hgnetv2_pipeline.training.objectives import SupervisedObjective
 from hgnetv2_pipeline.training.optim import build_optimizer, param_groups
 from hgnetv2_pipeline.training.schedule import Schedule

@@ -66,22 +66,29 @@ def draw(code: str) -> float:
     return int(hashlib.sha256(code.encode()).hexdigest()[:8], 16) / 2**32
 
 
+def npm_package(name: str, version: str, cache: Path) -> Path:
+    """The archive of a package; SystemExit with the reason where npm cannot give it."""
+    cache.mkdir(parents=True, exist_ok=True)
+    archive = cache / f"{name}-{version}.tgz"
+    if archive.is_file():
+        return archive
+    if shutil.which("npm") is None:
+        sys.exit(f"skipped: npm is not installed, and {name} comes by it")
+    done = subprocess.run(
+        ["npm", "pack", "--silent", f"{name}@{version}"],
+        cwd=cache, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode or not archive.is_file():
+        sys.exit(f"skipped: npm pack {name}@{version}: {done.stderr.strip()[-300:]}")
+    return archive
+
+
 def fetch(cache: Path) -> dict[str, Path]:
     """The unpacked packages by vendor; SystemExit with the reason where npm cannot give them."""
-    cache.mkdir(parents=True, exist_ok=True)
     found = {}
     for vendor in VENDORS:
-        name = f"emoji-datasource-{vendor}"
-        archive, folder = cache / f"{name}-{VERSION}.tgz", cache / vendor
-        if not archive.is_file():
-            if shutil.which("npm") is None:
-                sys.exit("skipped: npm is not installed, and the emoji come by it")
-            done = subprocess.run(
-                ["npm", "pack", "--silent", f"{name}@{VERSION}"],
-                cwd=cache, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode or not archive.is_file():
-                sys.exit(f"skipped: npm pack {name}@{VERSION}: {done.stderr.strip()[-300:]}")
+        archive = npm_package(f"emoji-datasource-{vendor}", VERSION, cache)
+        folder = cache / vendor
         if not (folder / "emoji.json").is_file():
             with tarfile.open(archive) as tar:
                 for member in tar:
@@ -94,6 +101,12 @@ def fetch(cache: Path) -> dict[str, Path]:
                         target.write_bytes(content.read())
         found[vendor] = folder
     return found
+
+
+def write_truth(out: Path, truth: list[tuple[str, str]]) -> None:
+    """``pool_truth.csv``: key and class of every image of the pool."""
+    with (out / "pool_truth.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("key", "class"), *sorted(truth)])
 
 
 def build(packages: dict[str, Path], out: Path) -> Counter[str]:
@@ -142,8 +155,7 @@ def build(packages: dict[str, Path], out: Path) -> Counter[str]:
             for image in [one["image"], *variations]
             if (out / "pool" / f"{vendor}-{image}").is_file()
         ]
-    with (out / "pool_truth.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("key", "class"), *sorted(truth)])
+    write_truth(out, truth)
     return counts
 
 

@@ -75,6 +75,8 @@ def hgnetv2(project: Path, *arguments: str) -> Result:
     """The ``hgnetv2`` command as typed in the project's folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
+        # Whether or not the extra `teacher` is installed where the tests run.
+        patch.setattr("hgnetv2_pipeline.commands.init.installed_packages", list)
         return CliRunner().invoke(main, list(arguments))
 
 

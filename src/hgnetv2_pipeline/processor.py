@@ -1,4 +1,5 @@
-"""The processors of this machine: how many of them this process may use, and what they compute in.
+"""The processors of this machine: how many of them this process may use, what they compute in, and
+the memory that a process keeps for them.
 
 A batch system, a container or ``taskset`` may leave a process a few of a big machine's. 8-bit
 products summed without a dot-product instruction are summed in 16 bits, which saturate; bf16
@@ -8,6 +9,7 @@ here before it is chosen.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -21,6 +23,8 @@ from hgnetv2_pipeline.errors import ParameterError
 
 MOST_THREADS = 1024
 """More threads of one process, or processes side by side, are a slip of the finger."""
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def check_threads(threads: int) -> None:
@@ -225,3 +229,17 @@ def slow_precision(precision: str, device: str = "cpu") -> str:
     if precision == "fp16":
         return "fp16 is for GPUs; a processor takes longer in it than in float32"
     return ""
+
+
+def keep_memory() -> bool:
+    """Let the C library keep freed memory for the next batch; whether it is glibc and does.
+
+    By default glibc returns blocks of some megabytes, which activations are, to the kernel at once,
+    and the next step waits for the same pages to be cleared: measured in docs/results/training.md.
+    For the whole process from here on; processes that it forks inherit it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))

@@ -1,4 +1,4 @@
-"""teacher_logits.source=clean: one answer per image, to its evaluation view, in all its views."""
+"""teacher_logits.source=clean: one answer per image, as the teacher sees it, in all its views."""
 
 from __future__ import annotations
 
@@ -9,62 +9,78 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_stored_logits import made, store_spec, teacher
+from test_stored_logits import CLASSES, made, store_spec, teacher
 from train_recipes import SSLD, recipe
 
 from hgnetv2_pipeline.data import index
+from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.data.quarantine import Ledger
 from hgnetv2_pipeline.durable import read_json
 from hgnetv2_pipeline.errors import DataError
 from hgnetv2_pipeline.input.augment import make_augment
-from hgnetv2_pipeline.input.lazy_image import LazyImage
 from hgnetv2_pipeline.input.loader import train_batches
 from hgnetv2_pipeline.input.teacher_logits import ReplayedView, TeacherLogits
-from hgnetv2_pipeline.training.config import RunSpec
-from hgnetv2_pipeline.training.prepare import build_teacher
+from hgnetv2_pipeline.teacher.teacher import load_teacher
+from hgnetv2_pipeline.training.config import RunSpec, TeacherConfig
 from hgnetv2_pipeline.training.run import train_run
+from hgnetv2_pipeline.weights.probes import build_trunk, fresh_probe, save_probe
 
 __all__ = ["teacher"]  # a fixture
 Job = Callable[..., RunSpec]
 
 
 @pytest.fixture(scope="module")
-def clean(pictures: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> TeacherLogits:
+def closer(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a probe that sees 64 pixels a side, twice what the students see."""
+    torch.manual_seed(3)
+    probe, _ = fresh_probe("simple", len(CLASSES))
+    _, _, known = build_trunk("simple", pictures)
+    path = tmp_path_factory.mktemp("closer") / "probe.safetensors"
+    how = Preprocess.from_dict(known["preprocess"])
+    save_probe(path, probe, trunk="simple", preprocess=how, classes=CLASSES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clean(
+    pictures: Path, teacher: Path, closer: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TeacherLogits:
     out = tmp_path_factory.mktemp("clean") / "logits"
-    view = recipe().evaluation_view()
-    return made(store_spec(pictures, teacher, out, augment=view, views=1))
+    spec = store_spec(pictures, teacher, out, augment=None, views=1)
+    both = TeacherConfig.model_validate(two(teacher, closer)["teacher"])
+    return made(spec.model_copy(update={"teacher": both}))
 
 
-def student(job: Job, name: str, teacher: Path, store: TeacherLogits, **changes: Any) -> RunSpec:
-    spec = {
-        "teacher": {"members": [str(teacher)], "bn": "eval"},
-        "teacher_logits": {"folder": store.folder, "check": 20, "clean": True},
-    }
+def two(teacher: Path, closer: Path) -> dict[str, Any]:
+    return {"teacher": {"members": [str(teacher), str(closer)], "bn": "eval"}}
+
+
+def student(
+    job: Job, name: str, members: dict[str, Any], store: TeacherLogits, **changes: Any
+) -> RunSpec:
+    spec = {**members, "teacher_logits": {"folder": store.folder, "check": 20, "clean": True}}
     return job(name, spec=spec, **{"loss": SSLD, **changes})
 
 
-def test_each_answer_is_the_teachers_to_the_image_as_evaluation_shows_it(
-    job: Job, pictures: Path, teacher: Path, clean: TeacherLogits
+def test_each_network_answers_the_image_as_it_sees_it_in_mining(
+    pictures: Path, teacher: Path, closer: Path, clean: TeacherLogits
 ) -> None:
-    spec = student(job, "unused", teacher, clean)
-    assert spec.teacher is not None
-    preprocess = spec.config.preprocess
-    network, _ = build_teacher(
-        spec.teacher, classes=spec.classes, root=spec.root, preprocess=preprocess,
-        channels_last=True, device=torch.device("cpu"),
-    )  # fmt: skip
+    both = load_teacher(
+        [str(teacher), str(closer)], classes=CLASSES, root=pictures, device=torch.device("cpu")
+    )
+    assert [member.preprocess.size for member in both.members] == [(32, 32), (64, 64)]
     samples = index.read_index(pictures / "train.parquet")
-    evaluated = make_augment(spec.config.evaluation_view())
     for row, key in enumerate(samples["key"][:5]):
-        picture = LazyImage((pictures / key).read_bytes())
-        pixels = evaluated(picture, np.random.default_rng(0))
-        with torch.inference_mode():
-            asked = network(torch.tensor(pixels).permute(2, 0, 1)[None])[0]
+        seen = {
+            how: torch.tensor(one.image(pictures / key)).permute(2, 0, 1)[None]
+            for how, one in both.preprocesses.items()
+        }
+        asked = both(seen)[0]
         record = clean.read(row, 0)
         order = torch.from_numpy(record["ids"].astype(np.int64))
         stored = torch.from_numpy(record["logps"].astype(np.float32))
-        # Of the largest value, with a store of float32: another batch rounds otherwise.
-        assert torch.allclose(asked.log_softmax(0)[order], stored, atol=1e-4)
+        # Of the largest value, with a store of float16: another batch rounds otherwise.
+        assert torch.allclose(asked.log_softmax(0)[order], stored, rtol=2**-11, atol=1e-4)
 
 
 def test_views_are_those_of_a_teacher_beside_it_and_the_answer_of_an_image_is_always_one(
@@ -91,8 +107,10 @@ def test_views_are_those_of_a_teacher_beside_it_and_the_answer_of_an_image_is_al
     assert all(len(found) == 5 for found in views.values())  # 60 places for 12 images
 
 
-def test_a_student_learns_from_it(job: Job, teacher: Path, clean: TeacherLogits) -> None:
-    spec = student(job, "learns", teacher, clean, steps=20, lr=5e-3)
+def test_a_student_learns_from_it(
+    job: Job, teacher: Path, closer: Path, clean: TeacherLogits
+) -> None:
+    spec = student(job, "learns", two(teacher, closer), clean, steps=20, lr=5e-3)
     train_run(spec)
     assert read_json(spec.out / "result.json")["steps"] == 20
     assert (spec.out / "student.safetensors").is_file()
@@ -101,7 +119,9 @@ def test_a_student_learns_from_it(job: Job, teacher: Path, clean: TeacherLogits)
 def test_answers_to_other_views_are_refused(
     job: Job, pictures: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    replayed = made(store_spec(pictures, teacher, tmp_path / "logits"))
+    spec = store_spec(pictures, teacher, tmp_path / "logits")
+    replayed = made(spec)
+    members = {"teacher": spec.teacher.model_dump()}
     with pytest.raises(DataError, match="does not fit this run") as caught:
-        train_run(student(job, "other", teacher, replayed))
+        train_run(student(job, "other", members, replayed))
     assert "\n" not in str(caught.value)

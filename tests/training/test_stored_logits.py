@@ -74,6 +74,7 @@ def store_spec(pictures: Path, teacher: Path, out: Path, **changes: Any) -> Stor
         "root": teacher.parent,
         "teacher": {"members": [str(teacher)], "bn": "eval"},
         "augment": recipe().view(),
+        "fit": None,
         "resized": None,
         "views": VIEWS,
         "topk": 10,

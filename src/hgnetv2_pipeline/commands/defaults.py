@@ -20,6 +20,9 @@ LARGE = 20_000
 """Labelled images from which on the published SGD recipe is taken."""
 MEDIUM = 2_000
 """Labelled images from which on AdamW's rate is halved and the warm-up takes longer."""
+FEATURES_KEPT = 50_000
+"""Images of a pool up to which what the teacher sees of them is kept, 7 kB per image with a small
+network: drawing the map of the pool looks at 3,000 of them again otherwise."""
 
 
 def choose_defaults(
@@ -59,6 +62,7 @@ def choose_defaults(
         **epochs,
         **_teacher(variant, recipe, epochs, official=teacher_file, packaged=packaged),
         "SELF_TRAINING": 3 if found.pool_images and not found.several else 0,
+        "FEATURES": "true" if found.pool_images <= FEATURES_KEPT else "false",
     }
 
 
@@ -204,11 +208,12 @@ def _teacher(
     """The best of what is at hand: official weights, a pretrained network to probe, own labels.
 
     A linear classifier on simple features is a candidate of the last two. It costs seconds, and of
-    small images it is at times the best that so few labels give.
+    small images it is at times the best that so few labels give. Such teachers answer each image
+    once, for they are better at images than at crops of them; official ones as published.
     """
     if official:
-        return _official_teacher(recipe) | {"PROBES": "[]", "CHOOSE": "all"}
-    own = _own_teacher(variant, recipe, epochs) | {"CHOOSE": "best"}
+        return _official_teacher(recipe) | {"PROBES": "[]", "CHOOSE": "all", "ANSWERS": "online"}
+    own = _own_teacher(variant, recipe, epochs) | {"CHOOSE": "best", "ANSWERS": "clean"}
     if not packaged:
         return own | {"PROBES": "[simple]"}
     probe = {"TEACHER": f"probe_{packaged[0]}", "MEMBERS": 0, "SUPERVISED": "[0]"}

@@ -218,7 +218,7 @@ class ReplayedView:
     """A training view that is shown again as the teacher saw it, with the teacher's answer.
 
     Epoch e of a run shows view e mod V. ``rows`` [n] are the places of the run's samples in the
-    store. With ``clean`` the store has one answer per image, to its evaluation view, which goes
+    store. With ``clean`` the store has one answer per image, as evaluation shows it, which goes
     with whatever training view is drawn (``draw``), as in Noisy Student (1911.04252).
     """
 
@@ -235,7 +235,8 @@ class ReplayedView:
         Raises:
             DataError: the image could not be read when the teacher saw it; and as ``LazyImage``.
         """
-        return self._begin(picture, row, number, keyed_rng(self.store.seed, number, key))
+        rng = keyed_rng(self.store.seed, number, key)
+        return begin(self.view, picture, rng), self.answer(row, number)
 
     def draw(
         self, picture: LazyImage, row: int, rng: np.random.Generator
@@ -244,15 +245,14 @@ class ReplayedView:
 
         Raises what ``begin`` raises.
         """
-        return self._begin(picture, row, 0, rng)
+        return begin(self.view, picture, rng), self.answer(row, 0)
 
-    def _begin(
-        self, picture: LazyImage, row: int, number: int, rng: np.random.Generator
-    ) -> tuple[Callable[[], View], Records]:
+    def answer(self, row: int, number: int) -> Records:
+        """The record of view ``number`` of the sample ``row``; DataError where there is none."""
         record = self.store.read(int(self.rows[row]), number)
         if np.isnan(record["lse"]):
             raise DataError("the teacher has no stored answer: it could not read the image")
-        return begin(self.view, picture, rng), record
+        return record
 
 
 def logit_shards(folder: Path) -> ShardStore:

@@ -413,8 +413,8 @@ class TeacherLogitsParams(_Block):
     source: Literal["online", "stored", "clean"] = Field(
         description="online: the teacher runs beside the student and answers the views that it is "
         "shown; stored: it answers so many views of each image once, for every student and both "
-        "stages; clean: it answers each image once, as evaluation shows it, and students follow "
-        "that in whatever view"
+        "stages; clean: it answers each image once, which each of its networks sees as it does in "
+        "mining, and students follow that in whatever view"
     )
     views: Views = Field(
         description="stored views per image; epoch e shows view e mod views; clean: one in any case"

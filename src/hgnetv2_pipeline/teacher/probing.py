@@ -22,6 +22,7 @@ from hgnetv2_pipeline.errors import DataError, ParameterError
 from hgnetv2_pipeline.input.loader import eval_batches, normalised_view
 from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.models.probe import Probe
+from hgnetv2_pipeline.processor import keep_memory
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.teacher.logistic import FOLDS, Classifier, fit_classifier
 from hgnetv2_pipeline.teacher.self_training import ROUNDS, Features, SelfTraining, self_train
@@ -261,6 +262,8 @@ def unfitted_probe(
     )  # fmt: skip
     probe = Probe(trunk, number, classes, size=side).eval().requires_grad_(False)
     probe.to(torch.device(device), memory_format=torch.channels_last)
+    if device == "cpu":
+        keep_memory()
     return probe, preprocess
 
 

@@ -16,6 +16,7 @@ from hgnetv2_pipeline.data.decode import DECODING, Decoding
 from hgnetv2_pipeline.data.preprocess import Preprocess
 from hgnetv2_pipeline.errors import ParameterError, WeightsError
 from hgnetv2_pipeline.input.loader import View, memory_format, normalised_view
+from hgnetv2_pipeline.processor import keep_memory
 from hgnetv2_pipeline.variants import Fit
 
 BatchNorm = Literal["eval", "batch"]
@@ -168,6 +169,8 @@ def load_teacher(
     names = None if isinstance(classes, int) else list(classes)
     number = classes if isinstance(classes, int) else len(classes)
     layout = memory_format(channels_last)
+    if device.type == "cpu":
+        keep_memory()  # a pass of frozen networks takes up to half as long
     members = []
     for spec in specs:
         network, info = build_from(spec, num_classes=number, root=root)

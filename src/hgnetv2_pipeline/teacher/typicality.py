@@ -25,7 +25,7 @@ from hgnetv2_pipeline.weights.load import read_file
 from hgnetv2_pipeline.weights.writing import save_weights
 
 NEAR, APART = 5.0, 5.0
-"""Weights of the two cosines beside the log-probability (measured: docs/teachers.md)."""
+"""Weights of the two cosines beside the log-probability (docs/results/own_pictures.md)."""
 MOST_COMPARED = 20_000
 """Labelled images, of all classes alike, that an image is compared with: each costs time."""
 _BLOCK = 1 << 24  # cosines at a time, 64 MB

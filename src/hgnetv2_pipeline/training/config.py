@@ -507,11 +507,6 @@ class TrainConfig(ParameterModel):
             **fit,
         }
 
-    def evaluation_view(self) -> dict[str, Any]:
-        """The same without augmentation: what evaluation shows of an image."""
-        plain = self.model_copy(update={"augment": {"name": "none"}})
-        return {**plain.view(), "fast": False}
-
     @property
     def preprocess(self) -> Preprocess:
         """The evaluation view; of images that are decoded by default."""
@@ -553,8 +548,8 @@ class StoredLogits(ParameterModel):
     check: Annotated[int, Field(ge=0)]
     """Records that the teacher is asked for again before the first step; 0 = none."""
     clean: bool
-    """Whether the answers are to the images as evaluation shows them, one per image, and go with
-    whatever views a training draws; else to the very views that it shows."""
+    """Whether the answers are to the images, one per image, and go with whatever views a training
+    draws; else to the very views that it shows."""
 
 
 class StoreSpec(ParameterModel):
@@ -570,8 +565,12 @@ class StoreSpec(ParameterModel):
     """The project's folder, for weights and runs named in teacher."""
     teacher: TeacherConfig
     """The networks that answer."""
-    augment: dict[str, Any]
-    """The view that is answered, as TrainConfig.view or evaluation_view gives it."""
+    augment: dict[str, Any] | None
+    """The views that are answered, as TrainConfig.view gives them; null = each image once, as every
+    network of the teacher wants it."""
+    fit: Fit | None
+    """With augment null: how networks with square views of their own see an image; null = as their
+    weights say."""
     resized: int | None
     """Short side of the copy that the samples are; null = the originals."""
     views: Views

@@ -29,7 +29,7 @@ from hgnetv2_pipeline.input.loader import eval_batches
 from hgnetv2_pipeline.input.workers import watch_workers
 from hgnetv2_pipeline.printable import csv_frame
 from hgnetv2_pipeline.processes.group import World, join_group
-from hgnetv2_pipeline.processor import available_cpus, restricted_cpus
+from hgnetv2_pipeline.processor import available_cpus, keep_memory, restricted_cpus
 from hgnetv2_pipeline.progress import SHOWN
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
 from hgnetv2_pipeline.training.autotune import settle_mode
@@ -37,7 +37,7 @@ from hgnetv2_pipeline.training.best import BEST, keep_weights
 from hgnetv2_pipeline.training.checkpoint import load_checkpoint, lock_checkpoints, save_checkpoint
 from hgnetv2_pipeline.training.config import RunSpec
 from hgnetv2_pipeline.training.loop import Callbacks, Timing, fit
-from hgnetv2_pipeline.training.memory import explain_shortage, keep_memory
+from hgnetv2_pipeline.training.memory import explain_shortage
 from hgnetv2_pipeline.training.optim import group_table
 from hgnetv2_pipeline.training.prepare import (
     PreparedRun,

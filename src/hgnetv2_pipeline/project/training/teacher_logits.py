@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hgnetv2_pipeline.project.params import TeacherLogitsParams
 from hgnetv2_pipeline.project.results import ResultSpec
@@ -22,7 +23,9 @@ def store_spec(
     samples: Path,
     teacher: TeacherRecord,
 ) -> StoreSpec:
-    """What the store is made from; the views are those of ``config``, or its evaluation view."""
+    """What the store is made from; the views are those of ``config``, or each image once, as the
+    networks of the teacher see it in mining.
+    """
     clean = logits.source == "clean"
     values = logits.model_dump(exclude={"source", "check"})
     return StoreSpec(
@@ -31,7 +34,8 @@ def store_spec(
         samples_root=run.folder("raw"),
         root=run.identity.project,
         teacher=teacher.config,
-        augment=config.evaluation_view() if clean else config.view(),
+        augment=None if clean else config.view(),
+        fit=teacher.fit,
         resized=config.input.resized,
         channels_last=config.channels_last,
         threads=config.threads,
@@ -51,13 +55,16 @@ def store_result(
     from hgnetv2_pipeline.input.augment import make_augment
     from hgnetv2_pipeline.input.teacher_logits import IMAGES, SHARDS, STORE, describe_view
 
+    shown: dict[str, Any] = {"fit": spec.fit, "resized": spec.resized}
+    if spec.augment is not None:
+        shown = describe_view(make_augment(spec.augment), resized=spec.resized)
     return ResultSpec(
         folder=spec.out,
         pipeline="teacher_logits",
         inputs={"images": spec.samples, "teacher": teacher.record},
         params={
             "classes": spec.classes,
-            "transform": describe_view(make_augment(spec.augment), resized=spec.resized),
+            "transform": shown,
             **spec.model_dump(include={"views", "topk", "seed", "amp", "shard_images"}),
         },
         outputs=[STORE, IMAGES, SHARDS],

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hgnetv2_pipeline.data.index import decoding_in, read_index
 from hgnetv2_pipeline.data.preprocess import Preprocess
@@ -45,10 +46,17 @@ from hgnetv2_pipeline.processes.specs import (
 from hgnetv2_pipeline.progress import Progress
 from hgnetv2_pipeline.shards import shard_slices
 from hgnetv2_pipeline.stopping import StopRequest, stop_on_signal
+from hgnetv2_pipeline.teacher.teacher import mean_logits
 from hgnetv2_pipeline.training.config import StoreSpec
 from hgnetv2_pipeline.training.prepare import build_teacher
 from hgnetv2_pipeline.training.run import torch_settings
-from hgnetv2_pipeline.training.stored_logits.replay import answer, describe_origin
+from hgnetv2_pipeline.training.stored_logits.replay import (
+    answer,
+    as_records,
+    describe_origin,
+    in_precision,
+    own_views,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +165,7 @@ def _bytes(spec: StoreSpec, images: int) -> int:
 
 def _teacher(spec: StoreSpec, device: torch.device) -> tuple[Teacher, dict[str, Any]]:
     """The teacher, and what its answers follow from."""
-    view, decoding = make_augment(spec.augment), decoding_in(spec.samples)
+    decoding = decoding_in(spec.samples)
     teacher, sources = build_teacher(
         spec.teacher,
         classes=spec.classes,
@@ -166,8 +174,10 @@ def _teacher(spec: StoreSpec, device: torch.device) -> tuple[Teacher, dict[str, 
         channels_last=spec.channels_last,
         device=device,
     )
+    if spec.augment is None:
+        teacher = teacher.seeing(spec.fit)
     made = describe_origin(
-        view,
+        own_views(teacher) if spec.augment is None else make_augment(spec.augment),
         resized=spec.resized,
         decoding=decoding,
         teacher=sources,
@@ -222,6 +232,11 @@ def _answer_rest(
     left = np.flatnonzero(np.isnan(records["lse"][0]))
     if not len(left):
         return
+    if spec.augment is None:
+        readable, found = _answers_to_images(spec, rows.iloc[left], teacher, ledger, device, stop)
+        records[0, left[readable]] = found
+        progress.advance(len(left))
+        return
     # Whole images per batch, if it holds that many views; they are decoded once.
     images = max(1, spec.batch_size // spec.views)
     batches = view_batches(
@@ -236,8 +251,7 @@ def _answer_rest(
     )
     seen = 0
     for batch in batches:
-        if stop:
-            raise Interrupted("asked to stop while storing teacher logits; run again to go on")
+        _stop_if_asked(stop)
         parts = [
             answer(teacher, part, topk=records["ids"].shape[-1], amp=spec.amp, device=device)
             for part in batch.images.split(spec.batch_size)
@@ -248,6 +262,46 @@ def _answer_rest(
         progress.advance(spec.views * len(places))
         seen += len(places)
     progress.advance(spec.views * (len(left) - seen))
+
+
+def _answers_to_images(
+    spec: StoreSpec,
+    rows: pd.DataFrame,
+    teacher: Teacher,
+    ledger: Ledger,
+    device: torch.device,
+    stop: StopRequest,
+) -> tuple[NDArray[np.bool_], Records]:
+    """Which of ``rows`` can be read, and a record of each of these: one answer to the image, which
+    every network sees as it does in mining. Networks that see it alike share a pass.
+    """
+    import torch
+
+    readable = np.zeros(len(rows), bool)
+    logits = torch.zeros(len(teacher.members), len(rows), len(spec.classes))
+    for how, view in own_views(teacher).items():
+        batches = view_batches(
+            rows, spec.samples_root, view=view, seed=spec.seed, views=1, images=spec.batch_size,
+            workers=spec.workers, ledger=ledger,
+        )  # fmt: skip
+        for batch in batches:
+            _stop_if_asked(stop)
+            inside = batch.labels
+            places = batch.step * spec.batch_size + inside
+            readable[places.numpy()] = True
+            images = batch.images.to(device)
+            for number, member in enumerate(teacher.members):
+                if member.preprocess.fingerprint == how:
+                    with in_precision(device, spec.amp), torch.inference_mode():
+                        answers = teacher.answer(member, images).float().cpu()
+                    logits[number, places] = answers[inside]
+    mean = mean_logits(list(logits[:, torch.from_numpy(readable)]))
+    return readable, as_records(mean, topk=min(spec.topk, len(spec.classes)), amp=spec.amp)
+
+
+def _stop_if_asked(stop: StopRequest) -> None:
+    if stop:
+        raise Interrupted("asked to stop while storing teacher logits; run again to go on")
 
 
 def _quarantined(ledger: Ledger, rows: pd.DataFrame, records: Records) -> list[tuple[str, str]]:

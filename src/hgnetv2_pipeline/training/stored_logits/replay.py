@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hgnetv2_pipeline.data.decode import Decoding
 from hgnetv2_pipeline.data.index import decoding_of
 from hgnetv2_pipeline.data.sample_rng import keyed_rng
 from hgnetv2_pipeline.durable import sha256_json
 from hgnetv2_pipeline.errors import DataError, WeightsError
-from hgnetv2_pipeline.input.augment import Augment, make_augment
+from hgnetv2_pipeline.input.augment import Augment, EvaluationView
 from hgnetv2_pipeline.input.batches import SampleReader
 from hgnetv2_pipeline.input.teacher_logits import (
     REMEDY,
@@ -43,18 +43,31 @@ TOLERANCE = {"off": 1e-2, "fp16": 5e-2, "bf16": 5e-1}
 _ROUNDING = 2.0**-11
 
 
+def own_views(teacher: Teacher) -> dict[str, EvaluationView]:
+    """What the networks of a teacher see of an image in evaluation, by preprocessing."""
+    return {how: EvaluationView(one) for how, one in teacher.preprocesses.items()}
+
+
 def describe_origin(
-    view: Augment,
+    view: Augment | Mapping[str, Augment],
     *,
     resized: int | None,
     decoding: Decoding,
     teacher: Mapping[str, str],
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """What the answers of a store follow from, and what a run that takes them must agree with."""
+    """What the answers of a store follow from, and what a run that takes them must agree with.
+
+    ``view``: what all networks of the teacher are shown, or to each its own by preprocessing.
+    """
+
+    shown = view if isinstance(view, Mapping) else {"": view}
+    described = {
+        how: describe_view(one, resized=resized, decoding=decoding) for how, one in shown.items()
+    }
     return {
-        "transform": describe_view(view, resized=resized, decoding=decoding),
-        "decode": decode_versions(view),
+        "transform": described if isinstance(view, Mapping) else described[""],
+        "decode": decode_versions(next(iter(shown.values()))),
         "teacher": dict(teacher),
         "classes": {"number": len(classes), "sha256": sha256_json(list(classes))},
     }
@@ -79,13 +92,14 @@ def open_replay(
     resized = spec.config.input.resized
     decoding = decoding_of(train)
     clean = spec.teacher_logits.clean
-    answered = make_augment(spec.config.evaluation_view()) if clean else view
+    teacher = teacher.seeing(spec.config.fit_of_others) if clean else teacher
     store.refuse_others(
         describe_origin(
-            answered, resized=resized, decoding=decoding, teacher=sources, classes=spec.classes
+            own_views(teacher) if clean else view,
+            resized=resized, decoding=decoding, teacher=sources, classes=spec.classes,
         )
-    )
-    replay = ReplayedView(answered, store, store.rows_of(train))
+    )  # fmt: skip
+    replay = ReplayedView(view, store, store.rows_of(train), clean)
     _log.info(
         "stored teacher logits: %s, the best %d of %d classes, from %s",
         "one answer per image" if clean else f"{store.views} views per image",
@@ -95,7 +109,7 @@ def open_replay(
         check_answers(
             replay, SampleReader(train, spec.train_root), teacher, spec.teacher_logits.check, device
         )
-    return replace(replay, view=view, clean=clean)
+    return replay
 
 
 def check_answers(
@@ -111,7 +125,9 @@ def check_answers(
     """
     store = replay.store
     rng = keyed_rng(store.seed, 0, f"check of {count}")
-    records, views = [], []
+    own = own_views(teacher)
+    records = []
+    shown: dict[str, list[NDArray[np.uint8]]] = {how: [] for how in own}
     for row, number in zip(
         rng.integers(len(reader), size=count).tolist(),
         rng.integers(store.views, size=count).tolist(),
@@ -119,17 +135,30 @@ def check_answers(
     ):
         try:
             picture = reader.image(row)
-            finish, record = replay.begin(picture, reader.keys[row].as_py(), row, number)
-            views.append(finish())
+            if replay.clean:
+                record = replay.answer(row, 0)
+                views = {how: one(picture, rng) for how, one in own.items()}
+            else:
+                finish, record = replay.begin(picture, reader.keys[row].as_py(), row, number)
+                views = dict.fromkeys(own, finish())
         except DataError:
             continue
         records.append(record)
+        for how, view in views.items():
+            shown[how].append(view)
     if not records:
         return 0.0
     stored = np.stack(records)
-    images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
-    with _in_precision(device, store.made["amp"]):
-        asked = torch.cat([teacher(part.to(device)).float() for part in images.split(64)]).cpu()
+    images = {
+        how: torch.from_numpy(np.stack(one)).permute(0, 3, 1, 2) for how, one in shown.items()
+    }
+    with in_precision(device, store.made["amp"]):
+        asked = torch.cat(
+            [
+                teacher({how: one[at : at + 64].to(device) for how, one in images.items()}).float()
+                for at in range(0, len(records), 64)
+            ]
+        ).cpu()
     logps = as_floats(stored, "logps")
     known = logps + as_floats(stored, "lse")[:, None]
     now = asked.gather(1, torch.from_numpy(stored["ids"].astype(np.int64)))
@@ -155,13 +184,18 @@ def as_floats(records: Records, field: str) -> torch.Tensor:
 def answer(
     teacher: Teacher, images: torch.Tensor, *, topk: int, amp: str, device: torch.device
 ) -> Records:
-    """Records [N] of uint8 images [N, 3, H, W].
+    """Records [N] of uint8 images [N, 3, H, W]; raises what ``as_records`` raises."""
+    with in_precision(device, amp):
+        logits = teacher(images.to(device, non_blocking=True)).float()
+    return as_records(logits, topk=topk, amp=amp)
+
+
+def as_records(logits: torch.Tensor, *, topk: int, amp: str) -> Records:
+    """Records [N] of a teacher's logits [N, C], float32.
 
     Raises:
         WeightsError: an answer is not finite.
     """
-    with _in_precision(device, amp):
-        logits = teacher(images.to(device, non_blocking=True)).float()
     if not bool(torch.isfinite(logits).all()):
         raise WeightsError(
             "the teacher answers with numbers that are not finite: its weights are damaged, or "
@@ -171,7 +205,7 @@ def answer(
     values, ids = (part.cpu().numpy() for part in (logits - lse).topk(topk, dim=1))
     # topk leaves equal values in any order; the smaller class first is the same everywhere.
     order = np.lexsort((ids, -values), axis=1)
-    records: Records = np.zeros(len(images), record_dtype(logits.shape[1], topk))
+    records: Records = np.zeros(len(logits), record_dtype(logits.shape[1], topk))
     records["ids"] = np.take_along_axis(ids, order, axis=1)
     # What is less likely than float16 can say must not become the logarithm of 0.
     records["logps"] = np.take_along_axis(values, order, axis=1).clip(-6e4)
@@ -180,7 +214,7 @@ def answer(
 
 
 @contextmanager
-def _in_precision(device: torch.device, amp: str) -> Iterator[None]:
+def in_precision(device: torch.device, amp: str) -> Iterator[None]:
     """The precision of a store's answers: ``off`` is float32 in full, where a GPU would use TF32
     for convolutions and keep ten bits."""
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
