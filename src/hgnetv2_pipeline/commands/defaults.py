@@ -208,12 +208,11 @@ def _teacher(
     """The best of what is at hand: official weights, a pretrained network to probe, own labels.
 
     A linear classifier on simple features is a candidate of the last two. It costs seconds, and of
-    small images it is at times the best that so few labels give. Such teachers answer each image
-    once, for they are better at images than at crops of them; official ones as published.
+    small images it is at times the best that so few labels give.
     """
     if official:
-        return _official_teacher(recipe) | {"PROBES": "[]", "CHOOSE": "all", "ANSWERS": "online"}
-    own = _own_teacher(variant, recipe, epochs) | {"CHOOSE": "best", "ANSWERS": "clean"}
+        return _official_teacher(recipe) | {"PROBES": "[]", "CHOOSE": "all"}
+    own = _own_teacher(variant, recipe, epochs) | {"CHOOSE": "best"}
     if not packaged:
         return own | {"PROBES": "[simple]"}
     probe = {"TEACHER": f"probe_{packaged[0]}", "MEMBERS": 0, "SUPERVISED": "[0]"}
