@@ -75,6 +75,8 @@ def in_process(what: str, name: str, size: int, base: Path) -> str:
 
 def points(names: Sequence[str], size: int, work: Path | None) -> Iterator[tuple[str, Point]]:
     """The stages of one input, which is made once and removed at the end."""
+    if work is not None:
+        work.mkdir(parents=True, exist_ok=True)
     base = Path(tempfile.mkdtemp(prefix="bench-scaling-", dir=work))
     try:
         if STAGES[names[0]].prepare is not None:
