@@ -534,6 +534,18 @@ def test_small_pictures_are_not_blown_up(side: int, size: int) -> None:
     assert values["RESIZE"] >= size
 
 
+@pytest.mark.parametrize(
+    ("side", "shapes", "scale"),
+    [(20, [], True), (64, [], True), (100, [], False), (300, [], False), (64, [(192, 64)], True)],
+)
+def test_small_images_are_shown_in_larger_crops(
+    side: int, shapes: list[tuple[int, int]], scale: bool
+) -> None:
+    found = dataclasses.replace(sizes(100, 3, 200, side=side), shapes=shapes)
+    augment = yaml.safe_load(chosen(found, cuda=False)["AUGMENT"])
+    assert augment == {"name": "published", **({"scale": [0.35, 1.0]} if scale else {})}
+
+
 def test_a_filled_line_keeps_its_comment_where_it_was() -> None:
     assert _filled("  k: __SIZE__    # pixels", {"SIZE": 32}) == "  k: 32          # pixels"
     assert _filled("root: __ROOT__", {"ROOT": "a/__SIZE__"}) == "root: a/__SIZE__"
