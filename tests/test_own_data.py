@@ -535,15 +535,16 @@ def test_small_pictures_are_not_blown_up(side: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "shapes", "scale"),
+    ("side", "shapes", "milder"),
     [(20, [], True), (64, [], True), (100, [], False), (300, [], False), (64, [(192, 64)], True)],
 )
-def test_small_images_are_shown_in_larger_crops(
-    side: int, shapes: list[tuple[int, int]], scale: bool
+def test_small_images_are_shown_in_larger_crops_and_without_randaugment(
+    side: int, shapes: list[tuple[int, int]], milder: bool
 ) -> None:
     found = dataclasses.replace(sizes(100, 3, 200, side=side), shapes=shapes)
     augment = yaml.safe_load(chosen(found, cuda=False)["AUGMENT"])
-    assert augment == {"name": "published", **({"scale": [0.35, 1.0]} if scale else {})}
+    changes = {"scale": [0.35, 1.0], "randaugment": None} if milder else {}
+    assert augment == {"name": "published", **changes}
 
 
 def test_a_filled_line_keeps_its_comment_where_it_was() -> None:

@@ -265,7 +265,8 @@ def test_the_best_model_on_val_is_measured_exported_and_named_on_the_page(
     for reason in choice["reasons"]:
         assert reason in page and reason in sample_run.output
     for each in by_run.values():
-        assert each["command"] in page
+        assert each["run"] in page
+    assert used["command"].replace(used["run"], "CANDIDATE") in page
 
 
 def test_a_stage_2_that_makes_it_worse_is_not_used_and_is_named(

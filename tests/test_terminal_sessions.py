@@ -89,7 +89,7 @@ def test_a_run_shows_a_line_per_stage_and_where_its_details_are(sessions: Sessio
     said = [line for line in sessions.first.lines if line]
     stages = [line.split() for line in said if line.startswith("✓")]
     assert [words[1] for words in stages] == ["ingestion", "train"]
-    assert re.search(r" +\d[\d.]* (s|min).*   val \d+\.\d %, \d+ steps$", " ".join(said))
+    assert re.search(r" +\d[\d.]* (s|min).*   val \d+\.\d %, \d+ steps .*what next", " ".join(said))
     assert len([line for line in said if "details: " in line]) == 1
     assert len(said) <= 10, said
     assert max(map(len, said)) <= 80, said
@@ -112,7 +112,7 @@ def test_ticks_are_coloured_and_bars_are_gone_at_the_end(sessions: Sessions) -> 
 
 def test_a_reused_run_is_a_line_from_any_folder_and_leaves_no_log(sessions: Sessions) -> None:
     # What Kedro says of its own logging before it reads anything of the project has no such time.
-    (line,) = (line for line in sessions.again if re.match(r"\d\d:\d\d:\d\d ", line))
+    (line,) = (line for line in sessions.again if re.match(r"\d\d:\d\d:\d\d ✓", line))
     assert re.fullmatch(r"\d\d:\d\d:\d\d ✓ reused: ingestion, train", line)
     assert len(sessions.again) <= 6, sessions.again
     assert len(list(sessions.project.glob("data/08_reporting/tiny/logs/*.log"))) == 1

@@ -53,8 +53,9 @@ def test_an_oblong_crop_covers_a_larger_oblong_and_cuts_its_middle(
 ) -> None:
     image = picture(width, height, seed)
     found = Preprocess(resize_short=27, crop=(24, 56)).image(image)
-    scale = max(63 / width, 27 / height)  # 56 * 27 / 24
-    wide, high = max(63, round(width * scale)), max(27, round(height * scale))
+    # 63 is 56 * 27 / 24; a half pixel is rounded as it is, not as a product of rounded factors.
+    taller = 63 * height >= 27 * width
+    wide, high = (63, round(height * 63 / width)) if taller else (round(width * 27 / height), 27)
     resized = image.resize((wide, high), Image.BICUBIC)
     left, top = (wide - 56) // 2, (high - 24) // 2
     assert np.array_equal(found, np.asarray(resized.crop((left, top, left + 56, top + 24))))

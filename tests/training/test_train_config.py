@@ -166,7 +166,7 @@ def test_job_survives_the_way_through_json() -> None:
     assert spec.out == Path("out")
 
 
-LATER = {"fp16_scale", "fit", "pad_colour"}, {"gamma", "class_weights"}
+LATER = {"fp16_scale", "fit", "pad_colour", "keep"}, {"gamma", "class_weights"}
 
 
 def recorded_before(**changes: Any) -> dict[str, Any]:

@@ -118,6 +118,15 @@ def _say_the_layout(found: Survey, chosen: Mapping[str, Any]) -> None:
         echo(f"  {warning}")
 
 
+def _say_what_is_changed(chosen: Mapping[str, Any]) -> Iterator[str]:
+    """Which augmentation small images get, and why."""
+    if "scale" in chosen["AUGMENT"]:
+        yield (
+            "small images: training shows crops of 35 % and more without RandAugment, in place of the "
+            "published 8 % and more with it (docs/results/own_pictures.md)"
+        )
+
+
 def _say_what_is_seen(found: Survey, chosen: Mapping[str, Any]) -> Iterator[str]:
     """How oblong the images are, what of them the published view shows, and the choice made."""
     from hgnetv2_pipeline.commands.defaults import median_aspect, square_share
@@ -214,7 +223,7 @@ def init(
             f"pixels: data.alpha is {chosen['ALPHA']}, the colour behind them; with drop the "
             "networks would see the colours hidden below them"
         )
-    for line in _say_what_is_seen(found, chosen):
+    for line in (*_say_what_is_seen(found, chosen), *_say_what_is_changed(chosen)):
         echo(f"  {line}")
     if chosen["BALANCE"] != "none":
         echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")

@@ -26,14 +26,15 @@ def card_result(run: Run, known: CardInputs) -> ResultSpec:
     """The card beside the model file: another as soon as one of its files says something else.
 
     It is no part of the export itself, so that an export from before there were cards is reused,
-    and a card can follow what is measured later.
+    and a card can follow what is evaluated later. Times are on it that were measured before; they
+    follow the export in the chain, and a card that followed them would be another in the next run.
     """
     from hgnetv2_pipeline.reporting.chapters.model_card import CARD
 
     project, report = run.identity.project, known.report
     trainings = [*known.trainings, *known.teachers]
     files = [report.dataset_summary, *report.exports, *report.own.values()]
-    files += [*known.evaluations, *known.latencies]
+    files += known.evaluations
     files += [path for each in trainings for path in (each.manifest, each.result)]
     return ResultSpec(
         folder=run.folder("export"),
