@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,29 @@ def test_a_parameter_that_a_message_names_exists() -> None:
                 place = place[part]
             found += 1
     assert found > 50
+
+
+def test_whoever_names_an_augmentation_starts_from_its_own_values(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(ROOT / "conf", conf)
+    path = conf / "sample" / "parameters.yml"
+    text = path.read_text(encoding="utf-8")
+    changed = (
+        "train:\n  <<: *recipe\n  augment: {name: published, scale: [0.35, 1.0], randaugment: null}"
+    )
+    path.write_text(text.replace("train:\n  <<: *recipe", changed, 1), encoding="utf-8")
+    seen = [
+        loader(conf=conf, **given)["parameters"]["train"]["augment"]
+        for given in (
+            {},
+            {"train": {"augment": {"mirror": 0.0}}},
+            {"train": {"augment": {"name": "published"}}},
+            {"train": {"augment": {"name": "affine", "degrees": 5}}},
+        )
+    ]
+    kept = {"name": "published", "scale": [0.35, 1.0], "randaugment": None}
+    assert kept.items() <= seen[0].items()
+    assert (kept | {"mirror": 0.0}).items() <= seen[1].items()
+    assert seen[2].get("scale") != [0.35, 1.0]
+    assert (seen[3]["name"], seen[3]["degrees"]) == ("affine", 5)
+    assert "randaugment" not in seen[3]

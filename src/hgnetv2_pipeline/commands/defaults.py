@@ -22,7 +22,7 @@ LARGE = 20_000
 MEDIUM = 2_000
 """Labelled images from which on AdamW's rate is halved and the warm-up takes longer."""
 SMALL = 64
-"""Pixels of the shorter edge of a view up to which less of an image is changed, see ``_augment``."""
+"""Pixels of the shorter edge of a view up to which images are changed less: ``_augment``."""
 FEATURES_KEPT = 50_000
 """Images of a pool up to which what the teacher sees of them is kept, 7 kB per image with a small
 network: drawing the map of the pool looks at 3,000 of them again otherwise."""

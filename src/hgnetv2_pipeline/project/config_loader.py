@@ -6,7 +6,7 @@ import copy
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +197,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
             value: dict[str, Any] = super().__getitem__(key)
             if key != "parameters":
                 return value
+            replace_augment(value, self.runtime_params or {})
             value = self._with_recipe(value, self.runtime_params or {})
             from hgnetv2_pipeline.project.params import complete_recipes, validate
 
@@ -216,6 +217,19 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
         shared = {name: params[name] for name in Run.model_fields if name != "identity"}
         return {**params, "this_run": {"identity": identity.model_dump(), **shared}}
+
+
+def replace_augment(merged: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Whoever names an augmentation starts from its own values: those that the files give with
+    ``augment`` are of another one, or changes of it.
+    """
+    for key, value in given.items():
+        if not isinstance(value, Mapping) or not isinstance(merged.get(key), dict):
+            continue
+        if key == "augment" and "name" in value:
+            merged[key] = dict(value)
+        else:
+            replace_augment(merged[key], value)
 
 
 @contextmanager
