@@ -19,6 +19,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from hgnetv2_pipeline import processor
+from hgnetv2_pipeline.commands import init
 from hgnetv2_pipeline.commands.defaults import choose_defaults
 from hgnetv2_pipeline.commands.init import _filled, write_environment
 from hgnetv2_pipeline.commands.main import main
@@ -365,7 +366,7 @@ def test_init_says_why_it_keeps_to_float32_where_bf16_is_slow(
     bare: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool, has: list[str]
 ) -> None:
     monkeypatch.setattr(processor, "features", lambda: frozenset(has))
-    monkeypatch.setattr("hgnetv2_pipeline.commands.init._cuda", lambda: cuda)
+    monkeypatch.setattr(init, "found_device", lambda: "cuda" if cuda else "cpu")
     small_tree(bare / "two", a=3, b=3)
     said = hgnetv2(bare, "init", "cats", "--labelled", "two").output
     assert said.count("amp is off, for bf16 would be slow") == (not cuda and not has)
@@ -394,7 +395,7 @@ def test_what_init_writes_is_valid_whatever_was_found(
     from hgnetv2_pipeline.project.config_loader import ProjectConfigLoader
 
     labelled = small_tree(bare / "__NAME__: 'two' \"words\"", a=12, b=3)
-    monkeypatch.setattr("hgnetv2_pipeline.commands.init._cuda", lambda: cuda)
+    monkeypatch.setattr(init, "found_device", lambda: "cuda" if cuda else "cpu")
     if teacher:
         (bare / "weights").mkdir()
         (bare / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").write_bytes(b"")

@@ -19,6 +19,7 @@ from hgnetv2_pipeline.commands.checks import check_test
 from hgnetv2_pipeline.commands.defaults import choose_defaults
 from hgnetv2_pipeline.commands.survey import Asked, Survey, is_list_given, survey
 from hgnetv2_pipeline.data.scan.layouts import Layout, TwoReadingsError
+from hgnetv2_pipeline.devices import found_device
 from hgnetv2_pipeline.errors import DataError, ParameterError, unknown_name
 from hgnetv2_pipeline.processor import available_cpus
 from hgnetv2_pipeline.variants import VARIANTS, variant_name
@@ -60,7 +61,7 @@ def write_environment(
         found,
         variant=variant,
         test=test is not None,
-        cuda=_cuda(),
+        cuda=found_device() == "cuda",
         cores=available_cpus(),
         teacher_file=(project / "weights" / "PPHGNet_small_ssld_pretrained.pdparams").is_file(),
         packaged=installed_packages(),
@@ -219,8 +220,3 @@ def _filled(line: str, values: Mapping[str, Any]) -> str:
     if not mark:
         return fill(line)
     return f"{fill(code.rstrip()):<{len(code)}}  # {fill(comment)}"
-
-
-def _cuda() -> bool:
-    """Whether an NVIDIA GPU is at hand, without torch's seconds of import."""
-    return Path("/proc/driver/nvidia/version").exists()
