@@ -1,6 +1,9 @@
 // What is wrong with the page as it is on the screen now: a sentence for each fault.
 () => {
   const faults = [];
+  // What fades in or out is judged as it ends up.
+  for (const one of document.getAnimations())
+    if (Number.isFinite(one.effect.getComputedTiming().endTime)) one.finish();
   const shown = (one) => one.checkVisibility({ visibilityProperty: true, opacityProperty: true })
     && one.getClientRects().length > 0;
   const name = (one) => {
