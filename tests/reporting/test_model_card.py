@@ -140,7 +140,7 @@ def test_times_are_those_of_the_machine_they_were_measured_on(tmp_path: Path) ->
     _, text = parts(model_card(write_files(tmp_path)))
     said = text.partition("## Speed")[2].partition("## Files")[0]
     assert (
-        "Not measured when this card was written. Made by: "
+        "Not measured when this card was written; measure, then export with redo=export. Made by: "
         f"`kedro run --pipeline latency --params model={RUN}`" in said
     )
     row = {

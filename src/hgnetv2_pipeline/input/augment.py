@@ -23,7 +23,7 @@ from hgnetv2_pipeline.data.decode import Colour, check_colour
 from hgnetv2_pipeline.data.preprocess import MAX_SIDE, Preprocess
 from hgnetv2_pipeline.errors import ParameterError, unknown_name
 from hgnetv2_pipeline.input.further_changes import OFF, FurtherChanges, further_changes
-from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.lazy_image import Box, LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice, Fill, RandAugment, parse_randaugment
 from hgnetv2_pipeline.variants import (
     Fit,
@@ -35,7 +35,6 @@ from hgnetv2_pipeline.variants import (
 
 View = npt.NDArray[np.uint8]
 Augment = Callable[[LazyImage, np.random.Generator], View]
-Box = tuple[int, int, int, int]
 
 # Their files are held in memory meanwhile.
 TOGETHER = 16

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from hgnetv2_pipeline.errors import ParameterError
-from hgnetv2_pipeline.input.augment import Augment, Box, PublishedView, StagedView
-from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.augment import Augment, PublishedView, StagedView
+from hgnetv2_pipeline.input.lazy_image import Box, LazyImage
 from hgnetv2_pipeline.input.randaugment import Choice
 
 Part = Literal["randaugment", "all"]

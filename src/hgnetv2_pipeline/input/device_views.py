@@ -22,11 +22,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from hgnetv2_pipeline.data.preprocess import vertical_first
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.input.augment import Box
 from hgnetv2_pipeline.input.batches import TrainMaker, WorkerBatch
 from hgnetv2_pipeline.input.deferred_view import DeferredView, DeviceView
 from hgnetv2_pipeline.input.device_operations import augment
-from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.lazy_image import Box, LazyImage
 from hgnetv2_pipeline.variants import height_and_width
 
 _log = logging.getLogger(__name__)

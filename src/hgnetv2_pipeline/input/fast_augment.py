@@ -18,14 +18,13 @@ import torch
 
 from hgnetv2_pipeline.data.preprocess import Preprocess, vertical_first
 from hgnetv2_pipeline.input.array_operations import EXACT_OPERATIONS, Operation, Pixels
-from hgnetv2_pipeline.input.lazy_image import LazyImage
+from hgnetv2_pipeline.input.lazy_image import Box, LazyImage
 from hgnetv2_pipeline.input.pillow_resize import resize_span
 from hgnetv2_pipeline.input.pillow_shear import plain
 from hgnetv2_pipeline.input.randaugment import TOP, Fill
 
 # OpenCV's type stubs know arrays of any kind only.
 _cv: Any = cv2
-Box = tuple[int, int, int, int]
 _KERNELS: dict[str, Any] = {
     "bicubic": torch.ops.aten._upsample_bicubic2d_aa.default,
     "bilinear": torch.ops.aten._upsample_bilinear2d_aa.default,

@@ -21,6 +21,8 @@ from hgnetv2_pipeline.data.decode import (
 from hgnetv2_pipeline.input.jpeg import END, jpeg_pixels, ordinary_size, reduced_pixels
 
 Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""Left, top, width, height, in pixels of the upright image."""
 
 
 class LazyImage:

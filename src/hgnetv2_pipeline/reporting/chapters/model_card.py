@@ -294,7 +294,8 @@ def _speed(inputs: CardInputs, known: _Known, ledger: FileLedger) -> list[Block]
     try:
         found = speed.measurements(timed)
     except AbsentError:
-        return [Notice("Not measured when this card was written", again)]
+        said = "Not measured when this card was written; measure, then export with redo=export"
+        return [Notice(said, again)]
     return [
         *speed.timing_blocks(found, {}, command),
         Notice("Times of one machine; another has others", again),
