@@ -543,9 +543,10 @@ def test_small_images_are_shown_in_larger_crops_and_without_randaugment(
     side: int, shapes: list[tuple[int, int]], milder: bool
 ) -> None:
     found = dataclasses.replace(sizes(100, 3, 200, side=side), shapes=shapes)
-    augment = yaml.safe_load(chosen(found, cuda=False)["AUGMENT"])
-    changes = {"scale": [0.35, 1.0], "randaugment": None} if milder else {}
-    assert augment == {"name": "published", **changes}
+    values = chosen(found, cuda=False)
+    changes = {"box": "torchvision", "scale": [0.6, 1.0], "randaugment": None} if milder else {}
+    assert yaml.safe_load(values["AUGMENT"]) == {"name": "published", **changes}
+    assert values["ANSWERS"] == ("clean" if milder else "online")
 
 
 def test_a_filled_line_keeps_its_comment_where_it_was() -> None:

@@ -122,7 +122,7 @@ def _say_what_is_changed(chosen: Mapping[str, Any]) -> Iterator[str]:
     """Which augmentation small images get, and why."""
     if "scale" in chosen["AUGMENT"]:
         yield (
-            "small images: training shows crops of 35 % and more without RandAugment, in place of "
+            "small images: training shows crops of 60 % and more without RandAugment, in place of "
             "the published 8 % and more with it (docs/results/own_pictures.md)"
         )
 
