@@ -128,6 +128,7 @@ def test_depthwise_gradients_in_bf16_are_those_of_float32(kernel, stride):
         (4, (7, 8), (1, 2)),
         (7, (8, 9), 3),
         (9, (9, 11), 0),
+        (9, (9, 9), 4),  # a kernel too large for a table of pairs
         (5, (3, 13), 2),  # lower than the kernel: oneDNN's
         ((7, 3), (8, 8), (3, 1)),
     ],
@@ -144,6 +145,18 @@ def test_depthwise_gradients_of_wide_kernels_are_the_plain_ones(
         for name, value in wanted.items():
             near = limit * float(value.abs().max())
             torch.testing.assert_close(found[name].double(), value, rtol=0, atol=near, msg=name)
+
+
+@pytest.mark.parametrize("size", [4, 9])
+def test_a_backward_pass_inside_autocast_is_as_exact_as_outside(size):
+    conv = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
+    x, upstream = by_pixel(4, 8, size, size), by_pixel(4, 8, size, size)
+    with fast_training(conv):
+        y = conv(x)
+        (wanted,) = torch.autograd.grad(y, conv.weight, upstream, retain_graph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            (found,) = torch.autograd.grad(y, conv.weight, upstream)
+    assert torch.equal(found, wanted)
 
 
 def test_a_wide_depthwise_kernel_takes_the_short_way_where_it_learns_alone():

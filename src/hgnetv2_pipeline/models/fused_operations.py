@@ -48,19 +48,16 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor | None:
 
 
 def _is_wide(conv: nn.Conv2d) -> bool:
-    """Whether oneDNN has no depthwise kernel for the weight gradient of ``conv``, and we do."""
-    return (
-        conv.kernel_size[1] > _WIDEST
-        and conv.stride == conv.dilation == (1, 1)
-        and conv.groups == conv.in_channels == conv.out_channels
-    )
+    """Whether a depthwise ``conv``, stepping by one, is too wide for oneDNN's weight gradient."""
+    wide: bool = conv.kernel_size[1] > _WIDEST and conv.out_channels == conv.groups
+    return wide and conv.stride == conv.dilation == (1, 1)
 
 
 class _Depthwise(Function):
     """A depthwise convolution in the precision of ``x``, its backward pass in float32 at least.
 
-    oneDNN's gradients in bf16 are 4 to 20 times slower than in float32, and those of wide kernels
-    are taken with the kernel of other grouped convolutions, in which a group has 16 channels.
+    oneDNN's gradients in bf16 are 4 to 20 times slower than in float32; its weight gradient of a
+    wide kernel is that of any grouped convolution, in which each group is filled up to 16 channels.
     """
 
     @staticmethod
@@ -84,17 +81,16 @@ class _Depthwise(Function):
             shape = torch.empty_like(x, dtype=exact)  # all that is asked of it
             dx = _gradient(grad, shape, kernel, ctx.where, 0).to(x.dtype)
         if need_dw:
-            of = _wide_gradient if ctx.wide else _weight_gradient
-            dw = of(grad, x.to(exact), kernel, ctx.where).to(weight.dtype)
+            given = grad, x.to(exact), kernel, ctx.where
+            dw = _wide_gradient(*given) if ctx.wide else _gradient(*given, 1)
+            dw = dw.to(weight.dtype)
         return dx, dw, None
-
-
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, where: tuple[Any, ...]) -> Tensor:
-    return _gradient(grad, x, weight, where, 1)
 
 
 _WIDEST = 3
 """Columns of the widest kernel whose weight gradient oneDNN has a depthwise kernel for."""
+_MOST_TAPS = 49
+"""Of a kernel whose weight gradient is taken from pairs of pixels: larger ones have too many."""
 
 
 def _wide_gradient(grad: Tensor, x: Tensor, weight: Tensor, where: tuple[Any, ...]) -> Tensor:
@@ -103,21 +99,22 @@ def _wide_gradient(grad: Tensor, x: Tensor, weight: Tensor, where: tuple[Any, ..
     On a map of no more pixels than the kernel has, most of what meets most taps is padding: there,
     each pixel's product with each is summed over the batch, a small matrix product a channel, and
     then over the pairs that meet in a tap. Larger maps: strips of the kernel that oneDNN takes, if
-    they are as high as it.
+    they are no higher than the map.
     """
     stride, (above, left), *rest = where
     (height, width), (rows, columns) = x.shape[2:], weight.shape[2:]
-    if height * width <= rows * columns:
-        pairs = torch.bmm(_by_channel(x).transpose(1, 2), _by_channel(grad))
-        meet = _meeting((height, width), (rows, columns), (above, left), x.dtype)
-        return (pairs.flatten(1) @ meet).view(weight.shape)
+    if height * width <= rows * columns <= _MOST_TAPS:
+        with torch.autocast("cpu", enabled=False):
+            pairs = torch.bmm(_by_channel(x).transpose(1, 2), _by_channel(grad))
+            meet = _meeting((height, width), (rows, columns), (above, left), x.dtype)
+            return (pairs.flatten(1) @ meet).view(weight.shape)
     if height < rows:
-        return _weight_gradient(grad, x, weight, where)
+        return _gradient(grad, x, weight, where, 1)
     strips = []
     for first, strip in zip(range(0, columns, _WIDEST), weight.split(_WIDEST, 3), strict=True):
         seen = grad.shape[3] + strip.shape[3] - 1  # columns of the map, from first - left on
         part = F.pad(x, (left - first, seen + first - left - width))
-        strips.append(_weight_gradient(grad, part, strip, (stride, (above, 0), *rest)))
+        strips.append(_gradient(grad, part, strip, (stride, (above, 0), *rest), 1))
     return torch.cat(strips, 3)
 
 
