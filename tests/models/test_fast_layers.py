@@ -93,9 +93,9 @@ def test_the_stems_maximum_and_its_gradient_are_max_pool2ds():
     torch.testing.assert_close(found["input"], wanted["input"], rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_gradients_in_bf16_are_those_of_float32(stride):
-    conv = nn.Conv2d(32, 32, 3, stride, 1, groups=32, bias=False)
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_depthwise_gradients_in_bf16_are_those_of_float32(kernel, stride):
+    conv = nn.Conv2d(32, 32, kernel, stride, kernel // 2, groups=32, bias=False)
     x = noise(2, 32, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
     conv.weight.data = conv.weight.data.bfloat16().float()
 
@@ -110,6 +110,94 @@ def test_depthwise_gradients_in_bf16_are_those_of_float32(stride):
     assert [value.dtype for value in found] == [torch.bfloat16, torch.float32]
     for one, other in zip(found, wanted, strict=True):  # rounded once
         torch.testing.assert_close(one.float(), other, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize(
+    ("kernel", "size", "padding"),
+    [
+        (5, (4, 4), 2),  # no more pixels than the kernel has: pairs of pixels
+        (5, (2, 2), 2),
+        (5, (1, 1), 2),
+        (5, (12, 2), 2),
+        (5, (5, 5), 0),
+        ((3, 5), (2, 7), (1, 2)),
+        (5, (7, 6), 2),  # strips of three columns, the last as wide as is left
+        (5, (9, 1), (2, 4)),
+        (4, (7, 8), (1, 2)),
+        (7, (8, 9), 3),
+        (9, (9, 11), 0),
+        (9, (9, 9), 4),  # a kernel too large for a table of pairs
+        (5, (3, 13), 2),  # lower than the kernel: oneDNN's
+        ((7, 3), (8, 8), (3, 1)),
+    ],
+)
+def test_depthwise_gradients_of_wide_kernels_are_the_plain_ones(
+    kernel, size, padding, channels, layout
+):
+    conv = nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels, bias=False)
+    exact = conv.double().to(memory_format=layout)
+    x = noise(3, channels, *size).contiguous(memory_format=layout)
+    wanted = everything(exact, x)
+    for layer, limit in ((exact, 1e-12), (copy.deepcopy(conv).float(), 1e-5)):
+        found = everything(layer, x.to(layer.weight.dtype), fast=True)
+        for name, value in wanted.items():
+            near = limit * float(value.abs().max())
+            torch.testing.assert_close(found[name].double(), value, rtol=0, atol=near, msg=name)
+
+
+@pytest.mark.parametrize("size", [4, 9])
+def test_a_backward_pass_inside_autocast_is_as_exact_as_outside(size):
+    conv = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
+    x, upstream = by_pixel(4, 8, size, size), by_pixel(4, 8, size, size)
+    with fast_training(conv):
+        y = conv(x)
+        (wanted,) = torch.autograd.grad(y, conv.weight, upstream, retain_graph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            (found,) = torch.autograd.grad(y, conv.weight, upstream)
+    assert torch.equal(found, wanted)
+
+
+def test_a_wide_depthwise_kernel_takes_the_short_way_where_it_learns_alone():
+    conv, x = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False), by_pixel(2, 8, 4, 4)
+    with fast_training(conv):
+        assert "_Depthwise" in graph(conv.train()(x))
+        assert "_Depthwise" not in graph(conv(x.contiguous())), "not by pixel"
+        assert "_Depthwise" not in graph(conv.eval()(x))
+        conv.train().weight.requires_grad_(False)
+        assert conv(x).grad_fn is None
+        conv(x.requires_grad_()).sum().backward()
+    assert conv.weight.grad is None and x.grad.abs().max() > 0
+    for other in (
+        nn.Conv2d(8, 8, 5, padding=4, dilation=2, groups=8, bias=False),
+        nn.Conv2d(8, 16, 5, groups=8, bias=False),
+        nn.Conv2d(8, 8, 5, stride=2, groups=8, bias=False),
+    ):
+        with fast_training(other):
+            assert "_Depthwise" not in graph(other(by_pixel(2, 8, 12, 12)))
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(8, 4, 1, padding=1),
+        nn.Conv2d(8, 4, 1, padding=(0, 1), bias=False),
+        nn.Conv2d(8, 4, 1, padding=1, padding_mode="reflect"),
+        nn.Conv2d(8, 8, 3, padding="same", groups=8, bias=False),
+        nn.Conv2d(8, 8, 5, padding="same", groups=8, bias=False),
+        nn.Conv2d(8, 8, 5, padding=2, padding_mode="circular", groups=8, bias=False),
+    ],
+    ids=lambda conv: "x".join(map(str, (conv.kernel_size[0], conv.padding, conv.padding_mode))),
+)
+def test_a_convolution_of_others_is_padded_as_it_says(conv, amp):
+    x = by_pixel(2, 8, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        found, wanted = everything(conv, x, fast=True), everything(conv, x)
+    for name, value in wanted.items():
+        near = (2**-7 if amp else 1e-6) * float(value.abs().max())  # of sums in bf16, two roundings
+        torch.testing.assert_close(found[name], value, rtol=0, atol=near, msg=name)
 
 
 @pytest.mark.parametrize("variant", ["b0", pytest.param("b4", marks=pytest.mark.slow)])

@@ -7,6 +7,7 @@ and knows gradients of first order in reverse mode alone. Measured in docs/resul
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,33 +27,45 @@ def is_by_pixel(x: Tensor) -> bool:
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor | None:
-    """``conv(x)`` for ``x`` by pixel: a 1x1 convolution is a matrix product and a depthwise one has
-    a float32 backward pass; None: not worth it here.
+    """``conv(x)`` for ``x`` by pixel: a 1x1 convolution is a matrix product, a depthwise one has a
+    backward pass of its own (``_Depthwise``); None: not worth it here.
 
-    For one thread and small batches torch takes 1x1 convolutions through im2col, and oneDNN's
-    depthwise gradients in bf16 are 4 to 20 times slower than in float32.
+    For one thread and small batches torch takes 1x1 convolutions through im2col.
     """
-    if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        return None
+    if conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
         # Seen as it is in memory, so that its gradient comes back in the same layout.
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(x.permute(0, 2, 3, 1), weight, conv.bias).permute(0, 3, 1, 2)
     if conv.groups == conv.in_channels and conv.bias is None:
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-        if dtype in LOW:
+        if dtype in LOW or _is_wide(conv):
             y: Tensor = _Depthwise.apply(x.to(dtype), conv.weight, conv)
             return y
     return None
 
 
+def _is_wide(conv: nn.Conv2d) -> bool:
+    """Whether a depthwise ``conv``, stepping by one, is too wide for oneDNN's weight gradient."""
+    wide: bool = conv.kernel_size[1] > _WIDEST and conv.out_channels == conv.groups
+    return wide and conv.stride == conv.dilation == (1, 1)
+
+
 class _Depthwise(Function):
-    """A depthwise convolution in the precision of ``x``, its backward pass in float32."""
+    """A depthwise convolution in the precision of ``x``, its backward pass in float32 at least.
+
+    oneDNN's gradients in bf16 are 4 to 20 times slower than in float32; its weight gradient of a
+    wide kernel is that of any grouped convolution, in which each group is filled up to 16 channels.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(x, weight)
         where = conv.padding, conv.dilation, False, (0, 0), conv.groups
         ctx.where = (conv.stride, *where)
+        ctx.wide = _is_wide(conv)
         with torch.autocast("cpu", enabled=False):
             return torch.convolution(x, weight.to(x.dtype), None, *ctx.where)
 
@@ -62,13 +75,67 @@ class _Depthwise(Function):
         x, weight = ctx.saved_tensors
         need_dx, need_dw, _ = ctx.needs_input_grad
         dx = dw = None
-        wide = grad.float()
+        exact = torch.promote_types(x.dtype, torch.float32)
+        grad, kernel = grad.to(exact), weight.to(exact)
         if need_dx:
-            shape = torch.empty_like(x, dtype=wide.dtype)  # all that is asked of it
-            dx = _gradient(wide, shape, weight.float(), ctx.where, 0).to(x.dtype)
+            shape = torch.empty_like(x, dtype=exact)  # all that is asked of it
+            dx = _gradient(grad, shape, kernel, ctx.where, 0).to(x.dtype)
         if need_dw:
-            dw = _gradient(wide, x.float(), weight.float(), ctx.where, 1).to(weight.dtype)
+            given = grad, x.to(exact), kernel, ctx.where
+            dw = _wide_gradient(*given) if ctx.wide else _gradient(*given, 1)
+            dw = dw.to(weight.dtype)
         return dx, dw, None
+
+
+_WIDEST = 3
+"""Columns of the widest kernel whose weight gradient oneDNN has a depthwise kernel for."""
+_MOST_TAPS = 49
+"""Of a kernel whose weight gradient is taken from pairs of pixels: larger ones have too many."""
+
+
+def _wide_gradient(grad: Tensor, x: Tensor, weight: Tensor, where: tuple[Any, ...]) -> Tensor:
+    """The gradient of a depthwise ``weight`` [C, 1, K, L] of more columns than oneDNN takes.
+
+    On a map of no more pixels than the kernel has, most of what meets most taps is padding: there,
+    each pixel's product with each is summed over the batch, a small matrix product a channel, and
+    then over the pairs that meet in a tap. Larger maps: strips of the kernel that oneDNN takes, if
+    they are no higher than the map.
+    """
+    stride, (above, left), *rest = where
+    (height, width), (rows, columns) = x.shape[2:], weight.shape[2:]
+    if height * width <= rows * columns <= _MOST_TAPS:
+        with torch.autocast("cpu", enabled=False):
+            pairs = torch.bmm(_by_channel(x).transpose(1, 2), _by_channel(grad))
+            meet = _meeting((height, width), (rows, columns), (above, left), x.dtype)
+            return (pairs.flatten(1) @ meet).view(weight.shape)
+    if height < rows:
+        return _gradient(grad, x, weight, where, 1)
+    strips = []
+    for first, strip in zip(range(0, columns, _WIDEST), weight.split(_WIDEST, 3), strict=True):
+        seen = grad.shape[3] + strip.shape[3] - 1  # columns of the map, from first - left on
+        part = F.pad(x, (left - first, seen + first - left - width))
+        strips.append(_gradient(grad, part, strip, (stride, (above, 0), *rest), 1))
+    return torch.cat(strips, 3)
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """[N, C, H, W] by pixel to [C, N, HW]."""
+    n, channels = x.shape[:2]
+    turned = x.permute(0, 2, 3, 1).reshape(-1, channels).t().contiguous()
+    return turned.view(channels, n, -1)
+
+
+@lru_cache(maxsize=64)
+def _meeting(
+    size: tuple[int, int], kernel: tuple[int, int], padding: tuple[int, int], dtype: torch.dtype
+) -> Tensor:
+    """[pairs, taps]: 1 where pixel i of the input meets tap t for pixel o of the output, else 0.
+
+    A pair (i, o) is a row, o counting faster.
+    """
+    pixels = size[0] * size[1]
+    alone = torch.eye(pixels, dtype=dtype, device="cpu").view(pixels, 1, *size)
+    return F.unfold(alone, kernel, padding=padding).transpose(1, 2).flatten(0, 1).contiguous()
 
 
 def _gradient(grad: Tensor, x: Tensor, weight: Tensor, where: tuple[Any, ...], of: int) -> Tensor:
