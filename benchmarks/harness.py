@@ -351,7 +351,7 @@ def run(
     path = given.store / name / f"{slug(machine())}.json"
     stored = json.loads(path.read_text()) if path.is_file() else {"cases": {}}
     command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(_own_arguments())}".strip()
-    print(f"{describe()}\n\n| case | contender | CPU ms | wall ms | over {{base}} | over the best "
+    print(f"{describe()}\n\n| case | contender | CPU ms | wall ms | over the base | over the best "
           "peer of equal work | of peak, % | besides |\n|" + "---|" * 8, flush=True)  # fmt: skip
     with pinned(given.threads):
         for case in cases(given):
@@ -380,7 +380,8 @@ def run(
             text = json.dumps(content, indent=1, ensure_ascii=False)
             text = re.sub(r"\{[^{}]*\}|\[[^][]*\]", lambda found: " ".join(found[0].split()), text)
             path.write_text(text + "\n", encoding="utf-8")
-    print(f"\n{path}")
+    if path.is_file():
+        print(f"\n{path}")
 
 
 def _own_arguments() -> list[str]:

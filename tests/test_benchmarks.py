@@ -79,6 +79,53 @@ def test_a_demand_is_reached_by_all_single_runs_or_not_at_all() -> None:
     assert "missed" in tables.verdict(record, tables.Demand("case", "w", 1.5))
 
 
+def a_store(folder: Path, over_peer: float, best: float) -> Path:
+    row = {"work": "w", "ours": True, "peer": "p", "over_peer": harness.figure([over_peer])}
+    peer = {"work": "w", "ours": False}
+    case = {"rows": {"own": row, "p": peer}, "best": {"ratio": harness.figure([best])}}
+    (folder / "some").mkdir(parents=True)
+    text = json.dumps({"machine": "M", "cases": {"case": case}})
+    (folder / "some" / "m.json").write_text(text)
+    return folder
+
+
+def test_the_spread_of_several_stores_counts_what_moved_and_begins_with_what_moved_most(
+    tmp_path: Path,
+) -> None:
+    stores = [a_store(tmp_path / "a", 1.5, 2.0), a_store(tmp_path / "b", 1.2, 2.1)]
+    said = tables.spread(stores).splitlines()
+    assert said[2] == "| some, case, own | 1.50 | 1.20 | 25.0 |"
+    assert said[3] == "| some, case | 2.00 | 2.10 | 5.0 |"
+    assert said[-1] == "1 of 2 ratios moved by more than 10 %, the most by 25.0 %."
+
+
+def test_stores_that_share_no_ratio_have_no_spread(tmp_path: Path) -> None:
+    first, second = a_store(tmp_path / "a", 1.5, 2.0), a_store(tmp_path / "b", 1.5, 2.0)
+    path = second / "some" / "m.json"
+    path.write_text(path.read_text().replace('"M"', '"another machine"'))
+    with pytest.raises(SystemExit, match="no ratio is in all of them"):
+        tables.spread([first, second])
+
+
+def test_what_earlier_programs_measured_stands_below_and_judges_no_demand() -> None:
+    row = {"work": "fp32", "ours": True, "peer": "p", "over_peer": harness.figure([2.0])}
+    common = {
+        "rows": {"own": row | {"cpu_ms": harness.figure([1.0])}}, "clock": "cpu", "unit": "image",
+        "base": "", "threads": 1, "processors": 2, "versions": {}, "python": "3", "load": [],
+        "rounds": 1, "note": "", "date": "d",
+    }  # fmt: skip
+    cases = {
+        "b0, batch 1": common | {"command": "python today.py"},
+        "b0, batch 16": common | {"command": "python before.py (old)"},
+    }
+    text = tables.block("onnx", [{"machine": "M (AVX2)", "cases": cases}])
+    judged, today, earlier = text.split("**M (AVX2)")
+    assert "b0, batch 1: at least 1.25 | 2.00 (2.00 to 2.00) over p: **reached**" in judged
+    assert "b0, batch 16: at least 1.5 | not measured at equal work" in judged
+    assert "python today.py" in today and "before.py" not in today
+    assert earlier.startswith(", by earlier programs**") and "`python before.py`" in earlier
+
+
 def test_contenders_run_in_turns_and_backwards_in_every_second_round() -> None:
     calls = []
 
