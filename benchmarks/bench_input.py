@@ -1,6 +1,6 @@
 """Training and evaluation input beside timm, torchvision and DALI: CPU time an image, in turns.
 
-python benchmarks/bench_input.py [--images 100] [--size 224] [--dali-python ENV/bin/python]
+python benchmarks/bench_input.py [--images 40] [--size 224] [--dali-python ENV/bin/python]
 
 JPEG files of several sizes and kinds are made from scikit-learn's two photographs and held in
 memory, so that reading is not measured: near ImageNet's in size, and four times as wide and high.
@@ -296,7 +296,7 @@ def print_operations(files: list[bytes], size: int) -> None:
 
 def scales(given: argparse.Namespace) -> list[tuple[float, int]]:
     """How many times ``SIZES`` pictures are wide and high, and how many of them there are."""
-    return [(1.0, given.images), (4.0, given.images // 5)]
+    return [(1.0, given.images), (4.0, given.images // 2)]
 
 
 def shape(zoom: float) -> str:
@@ -333,7 +333,7 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--noise", type=float, default=6.0, help="added to pixels, in levels")
     parser.add_argument("--without", nargs="*", default=[], help="packages to leave unused")

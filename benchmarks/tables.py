@@ -66,10 +66,8 @@ def stored(benchmark: str, store: Path = STORE) -> list[Record]:
     return [json.loads(path.read_text()) for path in sorted((store / benchmark).glob("*.json"))]
 
 
-def cells(case: Record, row: Record | None) -> list[str]:
+def cells(case: Record, row: Record) -> list[str]:
     """Time (or rate) with the share of the peak, over the base, over the best peer, besides."""
-    if row is None:
-        return ["", "", "", ""]
     clock = f"{case['clock']}_ms"
     time = f"{shown(row['per_s'])} per s" if "per_s" in row else shown(row.get(clock))
     if "percent_of_peak" in row:
@@ -81,15 +79,27 @@ def cells(case: Record, row: Record | None) -> list[str]:
 
 
 def timings(record: Record) -> str:
-    """One machine's cases, without columns that are empty throughout."""
-    body = [
-        [name if number == 0 else "", label, row["work"], *cells(case, row)]
-        for name, case in record["cases"].items()
-        for number, (label, row) in enumerate(case["rows"].items())
+    """One machine's cases, a table each, without columns that are empty throughout."""
+    parts = []
+    head = ["contender", "work", "ms", "over the base", "over the best peer", "besides"]
+    for name, case in record["cases"].items():
+        body = [[label, row["work"], *cells(case, row)] for label, row in case["rows"].items()]
+        used = [column for column in zip(head, *body, strict=True) if any(column[1:])]
+        lines = [list(line) for line in zip(*used, strict=True)]
+        parts.append(f"{name} ({about(case)}):\n\n{table(lines)}")
+    return "\n\n".join(parts)
+
+
+def about(case: Record) -> str:
+    """How often a case was measured, how busy the machine was, what it can do."""
+    peaks = [f"{value:g} {unit}" for unit, value in case.get("peak", {}).items()]
+    parts = [
+        f"{case['rounds']} round{'s' * (case['rounds'] > 1)}",
+        f"load {' to '.join(map(str, case['load']))}" * bool(case["load"]),
+        f"peak {', '.join(peaks)}" * bool(peaks),
+        case["note"],
     ]
-    head = ["case", "contender", "work", "ms", "over the base", "over the best peer", "besides"]
-    used = [column for column in zip(head, *body, strict=True) if any(column[1:])]
-    return table([list(line) for line in zip(*used, strict=True)])
+    return "; ".join(filter(None, parts))
 
 
 def divided(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
@@ -154,23 +164,19 @@ def demands(benchmark: str, records: Sequence[Record]) -> str:
 
 
 def sources(record: Record) -> str:
-    """A line for each command: what it measured, when, with what, how busy the machine was."""
+    """A line for each command: which cases it measured, when and with what."""
     lines: dict[str, list[str]] = {}
     for name, case in record["cases"].items():
         versions = [f"{package} {number}" for package, number in case["versions"].items()]
-        loads = " to ".join(str(load) for load in case["load"])
-        peaks = [f"{value:g} {unit}" for unit, value in case.get("peak", {}).items()]
         line = (
-            f"- {case['date']}: `{case['command'].partition(' (')[0]}`, {case['threads']} "
-            f"thread{'s' * (case['threads'] > 1)} on {case['processors']} virtual cores; "
+            f"`{case['command'].partition(' (')[0]}`, {case['date']}, {case['threads']} "
+            f"thread{'s' * (case['threads'] > 1)} on {case['processors']} virtual cores, "
             f"Python {case['python']}, {', '.join(versions)}"
         )
-        about = f"{name}: {case['rounds']} round{'s' * (case['rounds'] > 1)}"
-        about += f", load {loads}" * bool(loads)
-        about += f", peak {', '.join(peaks)}" * bool(peaks)
-        about += f", {case['note']}" * bool(case["note"])
-        lines.setdefault(line, []).append(about)
-    return "\n".join(f"{line} ({'; '.join(about)})." for line, about in lines.items())
+        lines.setdefault(line, []).append(name)
+    if len(lines) == 1:
+        return f"{next(iter(lines))}."
+    return "\n".join(f"- {'; '.join(cases)}: {line}." for line, cases in lines.items())
 
 
 def block(benchmark: str, records: Sequence[Record]) -> str:
@@ -179,7 +185,7 @@ def block(benchmark: str, records: Sequence[Record]) -> str:
     rows = [row for case in cases for row in case["rows"].values()]
     bases = sorted({case["base"] for case in cases} - {""})
     today, earlier = divided(records)
-    about = [
+    said = [
         f"Milliseconds of {'wall time' if cases[0]['clock'] == 'wall' else 'CPU'} per "
         f"{cases[0]['unit']}, medians over rounds with the middle half in brackets"
         + "; older figures run by run" * bool(earlier)
@@ -191,7 +197,7 @@ def block(benchmark: str, records: Sequence[Record]) -> str:
         * any("over_base" in row or "over_peer" in row for row in rows),
         f"The base is '{', '.join(bases)}'." * bool(bases),
     ]
-    parts = [" ".join(filter(None, about)), demands(benchmark, today)]
+    parts = [" ".join(filter(None, said)), demands(benchmark, today)]
     for note, several in (("", today), (", by earlier programs", earlier)):
         for record in several:
             parts += [f"**{record['machine']}{note}**", timings(record), sources(record)]
