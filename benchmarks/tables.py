@@ -117,13 +117,6 @@ def divided(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     return parts
 
 
-def shorts(records: Sequence[Record]) -> list[str]:
-    """The machines without their instruction sets, where that is enough to tell them apart."""
-    full = [record["machine"] for record in records]
-    short = [name.partition(" (")[0] for name in full]
-    return short if len(set(short)) == len(short) else full
-
-
 def verdict(record: Record, demand: Demand) -> str:
     """``1.6 (1.5 to 1.7) over timm fp32: reached``, of the best of ours."""
     rows = record["cases"].get(demand.case, {}).get("rows", {})
@@ -147,7 +140,9 @@ def middle(figure: Record) -> float:
 
 def demands(benchmark: str, records: Sequence[Record]) -> str:
     """Every demand, and our fastest of any precision, with a column for each machine."""
-    lines = [["demand, over the best peer of equal work", *shorts(records)]]
+    lines = [
+        ["demand, over the best peer of equal work", *(record["machine"] for record in records)]
+    ]
     for demand in DEMANDS.get(benchmark, []):
         what = f"{demand.ours or f'the best of ours, {demand.work}'}, {demand.case}"
         judged = [verdict(record, demand) for record in records]
