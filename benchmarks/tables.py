@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from harness import ROOT, besides, shown, table
@@ -25,6 +26,7 @@ PAGES = ROOT / "docs" / "results"
 STORE = PAGES / "measured"
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end of what was measured -->)", re.S)
 MOVED = 10  # percent, between runs of a command on one machine
+ALONE = 0.9  # of a core: with less, other work ran on it between the turns and in them
 Record = Mapping[str, Any]
 
 
@@ -90,12 +92,22 @@ def timings(record: Record) -> str:
     return "\n\n".join(parts)
 
 
+def core_share(case: Record) -> float | None:
+    """CPU time over wall time of its rows: 1 is a core alone. None where it says nothing."""
+    rows = [row for row in case["rows"].values() if "median" in row.get("wall_ms", {})]
+    if not rows or case["threads"] > 1 or case["clock"] == "wall":
+        return None
+    return median(row["cpu_ms"]["median"] / row["wall_ms"]["median"] for row in rows)
+
+
 def about(case: Record) -> str:
     """How often a case was measured, how busy the machine was, what it can do."""
     peaks = [f"{value:g} {unit}" for unit, value in case.get("peak", {}).items()]
+    share = core_share(case)
     parts = [
         f"{case['rounds']} round{'s' * (case['rounds'] > 1)}",
         f"load {' to '.join(map(str, case['load']))}" * bool(case["load"]),
+        f"{100 * share:.0f} % of a core" if share else "",
         f"peak {', '.join(peaks)}" * bool(peaks),
         case["note"],
     ]
@@ -206,45 +218,54 @@ def page(text: str) -> str:
     )
 
 
-def ratios(store: Path) -> dict[tuple[str, ...], float]:
-    """Every ratio that is claimed, by machine, benchmark, case and row: of ours over the best peer.
+def ratios(store: Path) -> dict[tuple[str, ...], tuple[float, bool]]:
+    """Every ratio that is claimed, of ours over the best peer, and whether its core was shared.
 
-    That of a one-job case, our fastest over the fastest peer, has no row.
+    By machine, benchmark, case and row; that of our fastest over the fastest peer has no row.
     """
     found = {}
     for folder in sorted(path for path in store.iterdir() if path.is_dir()):
         for record in stored(folder.name, store):
             for name, case in record["cases"].items():
-                key = record["machine"], folder.name, name
+                key, share = (record["machine"], folder.name, name), core_share(case)
+                crowded = share is not None and share < ALONE
                 for row, its in case["rows"].items():
                     if "over_peer" in its:
-                        found[*key, row] = middle(its["over_peer"])
+                        found[*key, row] = middle(its["over_peer"]), crowded
                 if case.get("best"):
-                    found[key] = middle(case["best"]["ratio"])
+                    found[key] = middle(case["best"]["ratio"]), crowded
     return found
 
 
 def spread(stores: Sequence[Path]) -> str:
     """The ratios that all stores have, those furthest apart first, and how many moved by over 10 %.
 
-    Apart: by how many percent the largest is above the smallest.
+    Apart: by how many percent the largest is above the smallest. A ratio that was measured on a
+    core shared with other work has brackets.
     """
     found = [ratios(store) for store in stores]
-    shared = [key for key in found[0] if all(key in each for each in found)]
-    if not shared:
-        raise SystemExit(f"{', '.join(map(str, stores))}: no ratio is in all of them")
-    apart = {}
-    for key in shared:
-        values = [each[key] for each in found]
-        apart[key] = 100 * (max(values) / min(values) - 1)
-    shared.sort(key=lambda key: -apart[key])
+    apart: dict[bool, list[tuple[float, tuple[str, ...]]]] = {False: [], True: []}
+    for key in found[0]:
+        if all(key in each for each in found):
+            values = [each[key][0] for each in found]
+            crowded = any(each[key][1] for each in found)
+            apart[crowded].append((100 * (max(values) / min(values) - 1), key))
     rows = [["ratio", *map(str, stores), "apart, %"]]
-    for key in shared:
-        values = [f"{each[key]:.2f}" for each in found]
-        rows.append([", ".join(key[1:]), *values, f"{apart[key]:.1f}"])
-    moved = sum(value > MOVED for value in apart.values())
-    last = f"{moved} of {len(shared)} ratios moved by more than {MOVED} %, "
-    return f"{table(rows)}\n\n{last}the most by {apart[shared[0]]:.1f} %."
+    for percent, key in sorted(apart[False] + apart[True], reverse=True):
+        values = [
+            f"({each[key][0]:.2f})" if each[key][1] else f"{each[key][0]:.2f}" for each in found
+        ]
+        rows.append([", ".join(key[1:]), *values, f"{percent:.1f}"])
+    said = [
+        f"{sum(percent > MOVED for percent, _ in some)} of {len(some)} ratios {where} moved by "
+        f"more than {MOVED} %, the most by {max(some)[0]:.1f} %."
+        for where, some in (
+            (f"with at least {100 * ALONE:.0f} % of a core in all of them", apart[False]),
+            ("with a core shared with other work in one of them", apart[True]),
+        )
+        if some
+    ]
+    return "\n\n".join([table(rows), *said] if said else ["no ratio is in all of them"])
 
 
 def main() -> None:
