@@ -296,7 +296,7 @@ def print_operations(files: list[bytes], size: int) -> None:
 
 def scales(given: argparse.Namespace) -> list[tuple[float, int]]:
     """How many times ``SIZES`` pictures are wide and high, and how many of them there are."""
-    return [(1.0, given.images), (4.0, given.images // 4)]
+    return [(1.0, given.images), (4.0, given.images // 2)]
 
 
 def shape(zoom: float) -> str:

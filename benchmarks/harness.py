@@ -420,6 +420,8 @@ def shown(value: Mapping[str, Any] | None) -> str:
         return ""
     if "runs" in value:
         return ", ".join(map(digits, value["runs"]))
+    if value["low"] == value["high"]:  # a single round, or a contender beside itself
+        return digits(value["median"])
     return f"{digits(value['median'])} ({digits(value['low'])} to {digits(value['high'])})"
 
 
