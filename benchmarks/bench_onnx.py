@@ -61,6 +61,7 @@ def ours(variant: str, folder: Path) -> Path:
 
 def theirs(variant: str, folder: Path) -> Path:
     """timm's network through PyTorch's own exporter."""
+    torch.manual_seed(0)
     stock, _ = build_from(f"timm:hgnetv2_{variant}", num_classes=None, root=folder)
     return export_onnx(unsettle(stock).eval(), folder / f"{variant}-timm.onnx")
 
