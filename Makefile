@@ -15,6 +15,7 @@ TEST_JOBS ?= 2
 # Runtime's kernels (MLAS) know no such limit: they show another processor only on one.
 AVX2_ALONE := ONEDNN_MAX_CPU_ISA=AVX2 DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
 	MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
+STORE ?= docs/results/measured
 BENCH := training_step input onnx stored_logits resized cold_start read_pdparams
 COMPUTING := $(addprefix tests/,models weights mining training evaluation deployment)
 
@@ -68,7 +69,7 @@ bench-gpu: install  ## what needs a GPU, in nine minutes; results in data/08_rep
 	PYTHON=$(BIN)/python benchmarks/gpu.sh data/08_reporting/gpu
 
 bench: install  ## equal work, in turns, on one core: 20 minutes; writes the tables of docs/results
-	for b in $(BENCH) select lists; do $(BIN)/python benchmarks/bench_$$b.py --store docs/results/measured; done
+	for b in $(BENCH) select lists; do $(BIN)/python benchmarks/bench_$$b.py --store $(STORE); done
 	$(BIN)/python benchmarks/tables.py
 
 bench-quick: install  ## fewer cases and rounds: 3 minutes; into data/08_reporting/benchmarks

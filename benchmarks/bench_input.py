@@ -1,6 +1,6 @@
 """Training and evaluation input beside timm, torchvision and DALI: CPU time an image, in turns.
 
-python benchmarks/bench_input.py [--images 100] [--size 224] [--dali-python ENV/bin/python]
+python benchmarks/bench_input.py [--images 40] [--size 224] [--dali-python ENV/bin/python]
 
 JPEG files of several sizes and kinds are made from scikit-learn's two photographs and held in
 memory, so that reading is not measured: near ImageNet's in size, and four times as wide and high.
@@ -278,28 +278,43 @@ def operation_differences(files: list[bytes], size: int) -> dict[str, dict[str, 
     return found
 
 
-def print_differences(files: list[bytes], size: int) -> None:
-    print("| before RandAugment, levels of 255 | largest | mean |\n|---|---|---|")
-    for name, row in pixel_differences(files, size).items():
-        print(f"| {name} | {row['max']} | {row['mean']:.4f} |")
+def print_differences(given: argparse.Namespace) -> None:
+    """Of ordinary and of large pictures, whose large crops the fast path decodes smaller."""
+    print("\n| before RandAugment, levels of 255 | largest | mean |\n|---|---|---|")
+    for zoom, count in scales(given):
+        files = photographs(count, zoom, given.noise)
+        for name, row in pixel_differences(files, given.size).items():
+            print(f"| {name}, {shape(zoom)} | {row['max']} | {row['mean']:.4f} |")
+    print_operations(photographs(given.images, noise=given.noise), given.size)
+
+
+def print_operations(files: list[bytes], size: int) -> None:
     print("\n| operation | exact, max | fast, max | fast, mean |\n|---|---|---|---|")
     for name, row in operation_differences(files, size).items():
         print(f"| {name} | {row['exact max']} | {row['fast max']} | {row['fast mean']:.4f} |")
+
+
+def scales(given: argparse.Namespace) -> list[tuple[float, int]]:
+    """How many times ``SIZES`` pictures are wide and high, and how many of them there are."""
+    return [(1.0, given.images), (4.0, given.images // 2)]
+
+
+def shape(zoom: float) -> str:
+    return " x ".join(f"{zoom * side:.0f}" for side in SIZES[0])
 
 
 def cases(given: argparse.Namespace) -> Iterator[Case]:
     found = jpeg.optional
     jpeg.optional = lambda name: None if name in given.without else found(name)
     decoder = "simplejpeg" if jpeg.optional("simplejpeg") else "OpenCV"
-    for zoom, count in ((1.0, given.images), (4.0, given.images // 5)):
+    if given.pixels:
+        print_differences(given)
+        return
+    for zoom, count in scales(given):
         files = photographs(count, zoom, given.noise)
-        if given.pixels:
-            print_differences(files, given.size)
-            raise SystemExit
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        width, height = (round(zoom * side) for side in SIZES[0])
         mean = np.mean([len(each) for each in files]) / 1e3
         with tempfile.TemporaryDirectory() as folder:
             dali = None
@@ -308,7 +323,7 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
                     (Path(folder) / f"{number:05d}.jpg").write_bytes(content)
                 dali = Elsewhere(given.dali_python, "dali_contender.py", folder, given.size)
             yield Case(
-                f"{width} x {height}, {decoder}", contenders(files, given.size, dali),
+                f"{shape(zoom)}, {decoder}", contenders(files, given.size, dali),
                 units=count, base="train: timm", note=f"{count} files of {mean:.0f} kB on average",
             )  # fmt: skip
             if dali is not None:
@@ -318,7 +333,7 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--noise", type=float, default=6.0, help="added to pixels, in levels")
     parser.add_argument("--without", nargs="*", default=[], help="packages to leave unused")

@@ -114,4 +114,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run("lists", cases, doc=__doc__, seconds=100, options=options)
+    run("lists", cases, doc=__doc__, seconds=30, options=options)

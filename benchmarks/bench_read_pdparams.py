@@ -69,4 +69,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run("read_pdparams", cases, doc=__doc__, seconds=15, options=options)
+    run("read_pdparams", cases, doc=__doc__, seconds=10, options=options)

@@ -174,4 +174,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run("select", cases, doc=__doc__, seconds=60, options=options)
+    run("select", cases, doc=__doc__, seconds=30, options=options)

@@ -9,8 +9,8 @@ are the peers of the stored ones of the same precision: all of them train the sa
 same layers. On a GPU a call is five steps and the wall time up to the end of its work decides; the
 memory is what the arm takes alone. ``--compile``: student and teacher compiled by torch as well.
 ``--curve`` measures no time: it prints how far 20 losses of a student differ between both ways for
-equal views. Needs torch and this package's `models` and `training`; nothing of the rest of the
-chain.
+equal views. ``--quick`` has a batch of 4. Needs torch and this package's `models` and `training`;
+nothing of the rest of the chain.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
         print(curve(device))
         return
     keep_memory()
-    shape = (given.batch, 3, given.size, given.size)
+    batch = min(given.batch, 4) if given.quick else given.batch
+    shape = (batch, 3, given.size, given.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=NHWC)
     images = images.to(device)
     names = [*ARMS, *(COMPILED_ARMS if given.compile else ())]
@@ -182,9 +183,9 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
         for name in names
     }  # fmt: skip
     yield Case(
-        f"{given.size} px, batch {given.batch}"
+        f"{given.size} px, batch {batch}"
         f"{', ' + torch.cuda.get_device_name() if on_gpu else ''}",
-        every, units=given.batch * (GPU_STEPS if on_gpu else 1), clock="wall" if on_gpu else "cpu",
+        every, units=batch * (GPU_STEPS if on_gpu else 1), clock="wall" if on_gpu else "cpu",
         base=names[0], one_job=True,
     )  # fmt: skip
 

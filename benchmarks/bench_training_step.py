@@ -188,4 +188,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run("training_step", cases, doc=__doc__, seconds=45, options=options)
+    run("training_step", cases, doc=__doc__, seconds=40, options=options)

@@ -54,7 +54,7 @@ PACKAGES = {
     "openvino": "openvino", "PIL": "pillow", "cv2": "opencv-python-headless",
     "simplejpeg": "simplejpeg", "numpy": "numpy", "pandas": "pandas", "pyarrow": "pyarrow",
 }  # fmt: skip
-LEAST_ROUNDS, MOST_CALLS, TURN_SECONDS = 3, 50, 0.1
+LEAST_ROUNDS, QUICK_ROUNDS, MOST_CALLS, TURN_SECONDS = 7, 3, 50, 0.1
 
 
 @dataclass
@@ -108,8 +108,14 @@ class Case:
     one_job: bool = False
 
 
-def compare(case: Case, seconds: float) -> tuple[dict[str, float], dict[str, list[Lap]]]:
-    """Seconds of each first call, and a lap a round of each; rounds go on for ``seconds``."""
+def compare(
+    case: Case, seconds: float, rounds: int = LEAST_ROUNDS
+) -> tuple[dict[str, float], dict[str, list[Lap]]]:
+    """Seconds of each first call, and a lap a round of each.
+
+    Rounds go on for ``seconds``, and until there are ``rounds``: a busy machine takes longer for
+    them, instead of judging by a few.
+    """
     first, calls = {}, dict.fromkeys(case.contenders, 1)
     for name, contender in case.contenders.items() if not case.cold else ():
         first[name] = contender.turn(1).wall
@@ -117,7 +123,7 @@ def compare(case: Case, seconds: float) -> tuple[dict[str, float], dict[str, lis
         calls[name] = int(np.clip(TURN_SECONDS / max(took, 1e-6), 1, MOST_CALLS))
     laps: dict[str, list[Lap]] = {name: [] for name in case.contenders}
     began, number = time.perf_counter(), 0
-    while number < (1 if case.cold else LEAST_ROUNDS) or time.perf_counter() - began < seconds:
+    while number < (1 if case.cold else rounds) or time.perf_counter() - began < seconds:
         for name in list(case.contenders)[:: -1 if number % 2 else 1]:
             laps[name].append(case.contenders[name].turn(calls[name]))
         number += 1
@@ -351,12 +357,16 @@ def run(
     path = given.store / name / f"{slug(machine())}.json"
     stored = json.loads(path.read_text()) if path.is_file() else {"cases": {}}
     command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(_own_arguments())}".strip()
-    print(f"{describe()}\n\n| case | contender | CPU ms | wall ms | over {{base}} | over the best "
+    print(f"{describe()}\n\n| case | contender | CPU ms | wall ms | over the base | over the best "
           "peer of equal work | of peak, % | besides |\n|" + "---|" * 8, flush=True)  # fmt: skip
     with pinned(given.threads):
         for case in cases(given):
             load = os.getloadavg()[0]
-            first, laps = compare(case, given.seconds / (5 if given.quick else 1))
+            first, laps = (
+                compare(case, given.seconds / 5, QUICK_ROUNDS)
+                if given.quick
+                else compare(case, given.seconds)
+            )
             rows = rows_of(case, first, laps, given.threads)
             stored["cases"][case.name] = {
                 **fingerprint(),
@@ -380,7 +390,8 @@ def run(
             text = json.dumps(content, indent=1, ensure_ascii=False)
             text = re.sub(r"\{[^{}]*\}|\[[^][]*\]", lambda found: " ".join(found[0].split()), text)
             path.write_text(text + "\n", encoding="utf-8")
-    print(f"\n{path}")
+    if path.is_file():
+        print(f"\n{path}")
 
 
 def _own_arguments() -> list[str]:
@@ -409,6 +420,8 @@ def shown(value: Mapping[str, Any] | None) -> str:
         return ""
     if "runs" in value:
         return ", ".join(map(digits, value["runs"]))
+    if value["low"] == value["high"]:  # a single round, or a contender beside itself
+        return digits(value["median"])
     return f"{digits(value['median'])} ({digits(value['low'])} to {digits(value['high'])})"
 
 

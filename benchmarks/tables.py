@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from harness import ROOT, besides, shown, table
@@ -24,6 +25,8 @@ from harness import ROOT, besides, shown, table
 PAGES = ROOT / "docs" / "results"
 STORE = PAGES / "measured"
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end of what was measured -->)", re.S)
+MOVED = 10  # percent, between runs of a command on one machine
+ALONE = 0.9  # of a core: with less, other work ran on it between the turns and in them
 Record = Mapping[str, Any]
 
 
@@ -65,21 +68,8 @@ def stored(benchmark: str, store: Path = STORE) -> list[Record]:
     return [json.loads(path.read_text()) for path in sorted((store / benchmark).glob("*.json"))]
 
 
-def names(records: Sequence[Record], *keys: str) -> list[str]:
-    """Cases, or rows of one, in the order of the first record that has them."""
-    found: dict[str, None] = {}
-    for record in records:
-        inner: Any = record["cases"]
-        for key in keys:
-            inner = inner.get(key, {}).get("rows", {})
-        found |= dict.fromkeys(inner)
-    return list(found)
-
-
-def cells(case: Record, row: Record | None) -> list[str]:
+def cells(case: Record, row: Record) -> list[str]:
     """Time (or rate) with the share of the peak, over the base, over the best peer, besides."""
-    if row is None:
-        return ["", "", "", ""]
     clock = f"{case['clock']}_ms"
     time = f"{shown(row['per_s'])} per s" if "per_s" in row else shown(row.get(clock))
     if "percent_of_peak" in row:
@@ -90,32 +80,53 @@ def cells(case: Record, row: Record | None) -> list[str]:
     return [time, shown(row.get("over_base")), peer, besides(row)]
 
 
-def timings(records: Sequence[Record]) -> str:
-    """The machines side by side, without columns that are empty throughout."""
-    body, kinds = [], ("ms", "over the base", "over the best peer", "besides")
-    head = [f"{kind}, {short}" for short in shorts(records) for kind in kinds]
-    for name in names(records):
-        for number, row in enumerate(names(records, name)):
-            line = []
-            for record in records:
-                case = record["cases"].get(name, {"clock": "cpu", "rows": {}})
-                line += cells(case, case["rows"].get(row))
-            work = next(
-                r["cases"][name]["rows"][row]["work"]
-                for r in records
-                if row in r["cases"].get(name, {}).get("rows", {})
-            )
-            body.append([name if number == 0 else "", row, work, *line])
-    full = [["case", "contender", "work", *head], *body]
-    used = [column for column in zip(*full, strict=True) if any(column[1:])]
-    return table([list(line) for line in zip(*used, strict=True)])
+def timings(record: Record) -> str:
+    """One machine's cases, a table each, without columns that are empty throughout."""
+    parts = []
+    head = ["contender", "work", "ms", "over the base", "over the best peer", "besides"]
+    for name, case in record["cases"].items():
+        body = [[label, row["work"], *cells(case, row)] for label, row in case["rows"].items()]
+        used = [column for column in zip(head, *body, strict=True) if any(column[1:])]
+        lines = [list(line) for line in zip(*used, strict=True)]
+        parts.append(f"{name} ({about(case)}):\n\n{table(lines)}")
+    return "\n\n".join(parts)
 
 
-def shorts(records: Sequence[Record]) -> list[str]:
-    """The machines without their instruction sets, where that is enough to tell them apart."""
-    full = [record["machine"] for record in records]
-    short = [name.partition(" (")[0] for name in full]
-    return short if len(set(short)) == len(short) else full
+def core_share(case: Record) -> float | None:
+    """CPU time over wall time of its rows: 1 is a core alone. None where it says nothing."""
+    rows = [row for row in case["rows"].values() if "median" in row.get("wall_ms", {})]
+    if not rows or case["threads"] > 1 or case["clock"] == "wall":
+        return None
+    return median(row["cpu_ms"]["median"] / row["wall_ms"]["median"] for row in rows)
+
+
+def about(case: Record) -> str:
+    """How often a case was measured, how busy the machine was, what it can do."""
+    peaks = [f"{value:g} {unit}" for unit, value in case.get("peak", {}).items()]
+    share = core_share(case)
+    parts = [
+        f"{case['rounds']} round{'s' * (case['rounds'] > 1)}",
+        f"load {' to '.join(map(str, case['load']))}" * bool(case["load"]),
+        f"{100 * share:.0f} % of a core" if share else "",
+        f"peak {', '.join(peaks)}" * bool(peaks),
+        case["note"],
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def divided(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """What today's programs measured, and what earlier ones did: of each machine its cases."""
+    parts: tuple[list[Record], list[Record]] = [], []
+    for record in records:
+        for earlier in (False, True):
+            cases = {
+                name: case
+                for name, case in record["cases"].items()
+                if case["command"].endswith("(old)") == earlier
+            }
+            if cases:
+                parts[earlier].append({**record, "cases": cases})
+    return parts
 
 
 def verdict(record: Record, demand: Demand) -> str:
@@ -140,16 +151,16 @@ def middle(figure: Record) -> float:
 
 
 def demands(benchmark: str, records: Sequence[Record]) -> str:
-    lines = [["demand, over the best peer of equal work", *shorts(records)]]
+    """Every demand, and our fastest of any precision, with a column for each machine."""
+    lines = [
+        ["demand, over the best peer of equal work", *(record["machine"] for record in records)]
+    ]
     for demand in DEMANDS.get(benchmark, []):
         what = f"{demand.ours or f'the best of ours, {demand.work}'}, {demand.case}"
         judged = [verdict(record, demand) for record in records]
         lines.append([f"{what}: at least {demand.factor:g}", *judged])
-    bests = [
-        (name, [record["cases"].get(name, {}).get("best") for record in records])
-        for name in names(records)
-    ]
-    for name, found in bests:
+    for name in dict.fromkeys(name for record in records for name in record["cases"]):
+        found = [record["cases"].get(name, {}).get("best") for record in records]
         if any(found) and benchmark in DEMANDS:
             over = [
                 f"{shown(one['ratio'])} ({one['ours']} over {one['peer']})" if one else ""
@@ -159,37 +170,33 @@ def demands(benchmark: str, records: Sequence[Record]) -> str:
     return table(lines) if len(lines) > 1 else ""
 
 
-def sources(records: Sequence[Record]) -> list[str]:
-    """A line for each command: what it measured, when, where, how busy the machine was."""
+def sources(record: Record) -> str:
+    """A line for each command: which cases it measured, when and with what."""
     lines: dict[str, list[str]] = {}
-    for record in records:
-        for name, case in record["cases"].items():
-            versions = [f"{package} {number}" for package, number in case["versions"].items()]
-            loads = " to ".join(str(load) for load in case["load"])
-            peaks = [f"{value:g} {unit}" for unit, value in case.get("peak", {}).items()]
-            line = (
-                f"- {case['processors']} vCPU {record['machine']}, {case['date']}: "
-                f"`{case['command'].partition(' (')[0]}`"
-                f"{' (the program as it was then)' * case['command'].endswith('(old)')}; "
-                f"{case['threads']} thread{'s' * (case['threads'] > 1)}; "
-                f"Python {case['python']}, {', '.join(versions)}"
-            )
-            about = f"{name}: {case['rounds']} rounds" + f", load {loads}" * bool(loads)
-            about += f", peak {', '.join(peaks)}" * bool(peaks)
-            about += f", {case['note']}" * bool(case["note"])
-            lines.setdefault(line, []).append(about)
-    return [f"{line} ({'; '.join(about)})." for line, about in lines.items()]
+    for name, case in record["cases"].items():
+        versions = [f"{package} {number}" for package, number in case["versions"].items()]
+        line = (
+            f"`{case['command'].partition(' (')[0]}`, {case['date']}, {case['threads']} "
+            f"thread{'s' * (case['threads'] > 1)} on {case['processors']} virtual cores, "
+            f"Python {case['python']}, {', '.join(versions)}"
+        )
+        lines.setdefault(line, []).append(name)
+    if len(lines) == 1:
+        return f"{next(iter(lines))}."
+    return "\n".join(f"- {'; '.join(cases)}: {line}." for line, cases in lines.items())
 
 
 def block(benchmark: str, records: Sequence[Record]) -> str:
-    """What stands between the marks."""
+    """What stands between the marks: the demands, then each machine, then what is older."""
     cases = [case for record in records for case in record["cases"].values()]
     rows = [row for case in cases for row in case["rows"].values()]
     bases = sorted({case["base"] for case in cases} - {""})
-    about = [
+    today, earlier = divided(records)
+    said = [
         f"Milliseconds of {'wall time' if cases[0]['clock'] == 'wall' else 'CPU'} per "
-        f"{cases[0]['unit']}, medians over rounds with the middle half in brackets; older figures "
-        "run by run.",
+        f"{cases[0]['unit']}, medians over rounds with the middle half in brackets"
+        + "; older figures run by run" * bool(earlier)
+        + ".",
         "Cases on several threads have wall time." * any(case["threads"] > 1 for case in cases),
         "Behind a semicolon the share of the peak of a matrix product, and of memory bandwidth if "
         "every layer reads and writes once." * any("percent_of_peak" in row for row in rows),
@@ -197,12 +204,10 @@ def block(benchmark: str, records: Sequence[Record]) -> str:
         * any("over_base" in row or "over_peer" in row for row in rows),
         f"The base is '{', '.join(bases)}'." * bool(bases),
     ]
-    parts = [
-        " ".join(filter(None, about)),
-        timings(records),
-        demands(benchmark, records),
-        "\n".join(sources(records)),
-    ]
+    parts = [" ".join(filter(None, said)), demands(benchmark, today)]
+    for note, several in (("", today), (", by earlier programs", earlier)):
+        for record in several:
+            parts += [f"**{record['machine']}{note}**", timings(record), sources(record)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -213,16 +218,54 @@ def page(text: str) -> str:
     )
 
 
-def ratios(store: Path) -> dict[tuple[str, ...], float]:
-    """Every ratio that is claimed: of ours over the best peer."""
-    return {
-        (folder.name, name, row): middle(its["over_peer"])
-        for folder in sorted(path for path in store.iterdir() if path.is_dir())
-        for record in stored(folder.name, store)
-        for name, case in record["cases"].items()
-        for row, its in case["rows"].items()
-        if "over_peer" in its
-    }
+def ratios(store: Path) -> dict[tuple[str, ...], tuple[float, bool]]:
+    """Every ratio that is claimed, of ours over the best peer, and whether its core was shared.
+
+    By machine, benchmark, case and row; that of our fastest over the fastest peer has no row.
+    """
+    found = {}
+    for folder in sorted(path for path in store.iterdir() if path.is_dir()):
+        for record in stored(folder.name, store):
+            for name, case in record["cases"].items():
+                key, share = (record["machine"], folder.name, name), core_share(case)
+                crowded = share is not None and share < ALONE
+                for row, its in case["rows"].items():
+                    if "over_peer" in its:
+                        found[*key, row] = middle(its["over_peer"]), crowded
+                if case.get("best"):
+                    found[key] = middle(case["best"]["ratio"]), crowded
+    return found
+
+
+def spread(stores: Sequence[Path]) -> str:
+    """The ratios that all stores have, those furthest apart first, and how many moved by over 10 %.
+
+    Apart: by how many percent the largest is above the smallest. A ratio that was measured on a
+    core shared with other work has brackets.
+    """
+    found = [ratios(store) for store in stores]
+    apart: dict[bool, list[tuple[float, tuple[str, ...]]]] = {False: [], True: []}
+    for key in found[0]:
+        if all(key in each for each in found):
+            values = [each[key][0] for each in found]
+            crowded = any(each[key][1] for each in found)
+            apart[crowded].append((100 * (max(values) / min(values) - 1), key))
+    rows = [["ratio", *map(str, stores), "apart, %"]]
+    for percent, key in sorted(apart[False] + apart[True], reverse=True):
+        values = [
+            f"({each[key][0]:.2f})" if each[key][1] else f"{each[key][0]:.2f}" for each in found
+        ]
+        rows.append([", ".join(key[1:]), *values, f"{percent:.1f}"])
+    said = [
+        f"{sum(percent > MOVED for percent, _ in some)} of {len(some)} ratios {where} moved by "
+        f"more than {MOVED} %, the most by {max(some)[0]:.1f} %."
+        for where, some in (
+            (f"with at least {100 * ALONE:.0f} % of a core in all of them", apart[False]),
+            ("with a core shared with other work in one of them", apart[True]),
+        )
+        if some
+    ]
+    return "\n\n".join([table(rows), *said] if said else ["no ratio is in all of them"])
 
 
 def main() -> None:
@@ -232,13 +275,7 @@ def main() -> None:
     parser.add_argument("--spread", nargs="+", type=Path, help="stores of the same benchmarks")
     given = parser.parse_args()
     if given.spread:
-        found = [ratios(store) for store in given.spread]
-        rows = [["ratio", *(str(store) for store in given.spread), "apart"]]
-        for key in found[0]:
-            values = [each[key] for each in found if key in each]
-            apart = 100 * (max(values) / min(values) - 1)
-            rows.append([", ".join(key), *(f"{value:.2f}" for value in values), f"{apart:.1f} %"])
-        print(table(rows))
+        print(spread(given.spread))
         return
     for path in sorted(PAGES.glob("*.md")):
         before = path.read_text(encoding="utf-8")

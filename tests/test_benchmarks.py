@@ -79,6 +79,62 @@ def test_a_demand_is_reached_by_all_single_runs_or_not_at_all() -> None:
     assert "missed" in tables.verdict(record, tables.Demand("case", "w", 1.5))
 
 
+def a_store(folder: Path, over_peer: float, best: float, wall: float = 1.0) -> Path:
+    row = {"work": "w", "ours": True, "peer": "p", "over_peer": harness.figure([over_peer])}
+    peer = {"work": "w", "ours": False}
+    times = {"cpu_ms": harness.figure([1.0]), "wall_ms": harness.figure([wall])}
+    rows = {"own": row | times, "p": peer | times}
+    case = {"rows": rows, "threads": 1, "clock": "cpu", "best": {"ratio": harness.figure([best])}}
+    (folder / "some").mkdir(parents=True)
+    text = json.dumps({"machine": "M", "cases": {"case": case}})
+    (folder / "some" / "m.json").write_text(text)
+    return folder
+
+
+def test_the_spread_of_several_stores_counts_what_moved_and_begins_with_what_moved_most(
+    tmp_path: Path,
+) -> None:
+    stores = [a_store(tmp_path / "a", 1.5, 2.0), a_store(tmp_path / "b", 1.2, 2.1)]
+    said = tables.spread(stores).splitlines()
+    assert said[2] == "| some, case, own | 1.50 | 1.20 | 25.0 |"
+    assert said[3] == "| some, case | 2.00 | 2.10 | 5.0 |"
+    assert said[-1].startswith("1 of 2 ratios with at least 90 % of a core in all of them moved by")
+    assert said[-1].endswith("more than 10 %, the most by 25.0 %.")
+
+
+def test_ratios_that_were_measured_on_a_shared_core_are_counted_apart(tmp_path: Path) -> None:
+    stores = [a_store(tmp_path / "a", 1.5, 2.0), a_store(tmp_path / "b", 1.2, 2.1, wall=3.0)]
+    said = tables.spread(stores).splitlines()
+    assert said[2] == "| some, case, own | 1.50 | (1.20) | 25.0 |"
+    assert said[-1].startswith("1 of 2 ratios with a core shared with other work in one of them")
+
+
+def test_stores_of_different_machines_share_no_ratio(tmp_path: Path) -> None:
+    first, second = a_store(tmp_path / "a", 1.5, 2.0), a_store(tmp_path / "b", 1.5, 2.0)
+    path = second / "some" / "m.json"
+    path.write_text(path.read_text().replace('"M"', '"another machine"'))
+    assert tables.spread([first, second]) == "no ratio is in all of them"
+
+
+def test_what_earlier_programs_measured_stands_below_and_judges_no_demand() -> None:
+    row = {"work": "fp32", "ours": True, "peer": "p", "over_peer": harness.figure([2.0])}
+    common = {
+        "rows": {"own": row | {"cpu_ms": harness.figure([1.0])}}, "clock": "cpu", "unit": "image",
+        "base": "", "threads": 1, "processors": 2, "versions": {}, "python": "3", "load": [],
+        "rounds": 1, "note": "", "date": "d",
+    }  # fmt: skip
+    cases = {
+        "b0, batch 1": common | {"command": "python today.py"},
+        "b0, batch 16": common | {"command": "python before.py (old)"},
+    }
+    text = tables.block("onnx", [{"machine": "M (AVX2)", "cases": cases}])
+    judged, today, earlier = text.split("**M (AVX2)")
+    assert "b0, batch 1: at least 1.25 | 2.00 over p: **reached**" in judged
+    assert "b0, batch 16: at least 1.5 | not measured at equal work" in judged
+    assert "python today.py" in today and "before.py" not in today
+    assert earlier.startswith(", by earlier programs**") and "`python before.py`" in earlier
+
+
 def test_contenders_run_in_turns_and_backwards_in_every_second_round() -> None:
     calls = []
 
@@ -87,7 +143,7 @@ def test_contenders_run_in_turns_and_backwards_in_every_second_round() -> None:
         return Lap(1.0, 1.0)
 
     every = {name: Contender(None, "w", lap=lambda name=name: lap(name)) for name in "AB"}
-    _, laps = harness.compare(Case("case", every), 0)
+    _, laps = harness.compare(Case("case", every), 0, rounds=3)
     assert "".join(calls) == "AB" + "AB" + "BA" + "AB"
     assert {name: len(each) for name, each in laps.items()} == {"A": 3, "B": 3}
 
@@ -95,7 +151,7 @@ def test_contenders_run_in_turns_and_backwards_in_every_second_round() -> None:
 def test_short_calls_are_repeated_within_a_turn_and_the_first_of_it_is_dropped() -> None:
     took = iter([0.05, 0.05, 9.0, 0.05, 0.05, *[0.05] * 20])
     contender = Contender(None, "w", lap=lambda: Lap(next(took), 0.0))
-    _, laps = harness.compare(Case("case", {"A": contender}), 0)
+    _, laps = harness.compare(Case("case", {"A": contender}), 0, rounds=3)
     assert [lap.wall for lap in laps["A"]] == [0.05] * 3
 
 
