@@ -135,8 +135,8 @@ def _answers(found: Survey, size: ImageSize) -> dict[str, Any]:
     """How students come to their teacher's answers.
 
     In the large crops of small images an answer to the whole of one holds. It is asked for once,
-    and a step then costs less than half; in equal time that gave more (docs/results/own_pictures.md).
-    Larger images, changed as published, and several labels per image were not measured.
+    and a step costs less than half then (docs/results/own_pictures.md). Larger images, changed as
+    published, and several labels per image were not measured.
     """
     return {
         "ANSWERS": "clean" if _is_small(size) and not found.several else "online",

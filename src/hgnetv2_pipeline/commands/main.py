@@ -118,13 +118,15 @@ def _say_the_layout(found: Survey, chosen: Mapping[str, Any]) -> None:
         echo(f"  {warning}")
 
 
-def _say_what_is_changed(chosen: Mapping[str, Any]) -> Iterator[str]:
-    """Which augmentation small images get, and why."""
+def _say_what_is_changed(found: Survey, chosen: Mapping[str, Any]) -> Iterator[str]:
+    """Which augmentation small images get, and how their teacher answers."""
     if "scale" in chosen["AUGMENT"]:
         yield (
             "small images: training shows crops of 60 % and more without RandAugment, in place of "
             "the published 8 % and more with it (docs/results/own_pictures.md)"
         )
+        if found.pool_images and chosen["ANSWERS"] == "clean":
+            yield "the teacher answers each whole image once, not every crop (docs/teachers.md)"
 
 
 def _say_what_is_seen(found: Survey, chosen: Mapping[str, Any]) -> Iterator[str]:
@@ -223,7 +225,7 @@ def init(
             f"pixels: data.alpha is {chosen['ALPHA']}, the colour behind them; with drop the "
             "networks would see the colours hidden below them"
         )
-    for line in (*_say_what_is_seen(found, chosen), *_say_what_is_changed(chosen)):
+    for line in (*_say_what_is_seen(found, chosen), *_say_what_is_changed(found, chosen)):
         echo(f"  {line}")
     if chosen["BALANCE"] != "none":
         echo(f"  unequal classes: class_balance is {chosen['BALANCE']} (drawn equally often)")
