@@ -549,6 +549,19 @@ def test_small_images_are_shown_in_larger_crops_and_without_randaugment(
     assert values["ANSWERS"] == ("clean" if milder else "online")
 
 
+@pytest.mark.parametrize(
+    ("labelled", "val", "kept"),
+    [(400, None, "last"), (6_600, None, "last"), (6_700, None, "best"), (400, 1_000, "best")],
+)
+def test_the_last_weights_are_kept_where_val_is_too_small_to_choose_by(
+    labelled: int, val: int | None, kept: str
+) -> None:
+    found = sizes(labelled, 10, 5_000)
+    if val is not None:
+        found = dataclasses.replace(found, sets={"train": labelled, "val": val})
+    assert chosen(found, cuda=False)["KEEP"] == kept
+
+
 def test_a_filled_line_keeps_its_comment_where_it_was() -> None:
     assert _filled("  k: __SIZE__    # pixels", {"SIZE": 32}) == "  k: 32          # pixels"
     assert _filled("root: __ROOT__", {"ROOT": "a/__SIZE__"}) == "root: a/__SIZE__"

@@ -23,6 +23,8 @@ MEDIUM = 2_000
 """Labelled images from which on AdamW's rate is halved and the warm-up takes longer."""
 SMALL = 64
 """Pixels of the shorter edge of a view up to which images are changed less: ``_augment``."""
+JUDGING = 1_000
+"""Images of val from which on the best of several evaluations is kept: fewer choose by chance."""
 FEATURES_KEPT = 50_000
 """Images of a pool up to which what the teacher sees of them is kept, 7 kB per image with a small
 network: drawing the map of the pool looks at 3,000 of them again otherwise."""
@@ -61,6 +63,7 @@ def choose_defaults(
         "SCORE_BATCH": 256 if cuda else 64,
         "WORKERS": _workers(found, cuda, cores),
         **view,
+        "KEEP": _kept(found, own),
         "AUGMENT": _augment(view["SIZE"]),
         **_answers(found, view["SIZE"]),
         **_task(found),
@@ -114,6 +117,16 @@ def _view(found: Survey) -> dict[str, Any]:
     scale = min(1.0, PUBLISHED / math.sqrt(width * height)) / 32
     edges = [max(32, round(edge * scale) * 32) for edge in (height, width)]
     return seen | {"SIZE": edges, "RESIZE": min(edges), "FIT": "squash"}
+
+
+def _kept(found: Survey, own: int) -> str:
+    """Which weights of a training stay: its last where val is small.
+
+    Of 60 images the highest of ten evaluations is chosen by chance: on clothes it was one from
+    before the learning rate had come down, which cost 5 points (docs/results/own_pictures.md).
+    """
+    val = found.sets.get("val", round(0.15 * own))
+    return "best" if val >= JUDGING else "last"
 
 
 def _is_small(size: ImageSize) -> bool:
