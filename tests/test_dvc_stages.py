@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
-from hgnetv2_pipeline.project.stages import _parameters, stages_for, warn_of_unwatched
+from hgnetv2_pipeline.project.stages import (
+    _parameters,
+    stages_for,
+    warn_of_unwatched,
+    write_stages,
+)
 from hgnetv2_pipeline.reporting.plots import PLOTS
 from own_tree import draw, write_classes
 from project_copies import ROOT, copy_project, quiet_environment
@@ -301,16 +307,22 @@ def test_a_parameter_that_is_added_to_an_environment_is_missed_by_name(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     conf = project / "conf" / "mine" / "parameters.yml"
-    before = conf.read_text(encoding="utf-8")
+    stages = conf.with_name("dvc.yaml")
+    before, stages_before = (path.read_text(encoding="utf-8") for path in (conf, stages))
+    without, gone = re.subn(r"(?m)^teacher_logits:.*\n(?: .*\n)+", "", before)
+    assert gone == 1
     caplog.set_level("WARNING", logger="hgnetv2_pipeline")
     try:
+        conf.write_text(without, encoding="utf-8")
+        write_stages(project, "mine")
         warn_of_unwatched(_parameters(project, "mine"))
         assert caplog.text == ""
-        conf.write_text(before + "\nteacher_logits: {source: online}\n", encoding="utf-8")
+        conf.write_text(before, encoding="utf-8")
         warn_of_unwatched(_parameters(project, "mine"))
         assert "does not name teacher_logits, whose changes DVC would not see" in caplog.text
     finally:
         conf.write_text(before, encoding="utf-8")
+        stages.write_text(stages_before, encoding="utf-8")
 
 
 def test_the_published_weights_are_no_business_of_the_projects_status(tmp_path: Path) -> None:
