@@ -187,7 +187,7 @@ def sources(record: Record) -> str:
 
 
 def block(benchmark: str, records: Sequence[Record]) -> str:
-    """What stands between the marks: the demands, then each machine, then what is older."""
+    """What is between the marks: the demands, then each machine, then what is older."""
     cases = [case for record in records for case in record["cases"].values()]
     rows = [row for case in cases for row in case["rows"].values()]
     bases = sorted({case["base"] for case in cases} - {""})

@@ -24,7 +24,7 @@ MEDIUM = 2_000
 SMALL = 64
 """Pixels of the shorter edge of a view up to which images are changed less: ``_augment``."""
 JUDGING = 1_000
-"""Images of val from which on the best of several evaluations is kept: fewer choose by chance."""
+"""Images of val from which on the best of several evaluations is kept; with fewer it is chance."""
 FEATURES_KEPT = 50_000
 """Images of a pool up to which what the teacher sees of them is kept, 7 kB per image with a small
 network: drawing the map of the pool looks at 3,000 of them again otherwise."""
@@ -122,8 +122,8 @@ def _view(found: Survey) -> dict[str, Any]:
 def _kept(found: Survey, own: int) -> str:
     """Which weights of a training stay: its last where val is small.
 
-    Of 60 images the highest of ten evaluations is chosen by chance: on clothes it was one from
-    before the learning rate had come down, which cost 5 points (docs/results/own_pictures.md).
+    With 60 images it is mostly chance which of ten evaluations is the highest: on clothes it was
+    one before the learning rate had come down, which cost 5 points (docs/results/own_pictures.md).
     """
     val = found.sets.get("val", round(0.15 * own))
     return "best" if val >= JUDGING else "last"
@@ -137,8 +137,8 @@ def _augment(size: ImageSize) -> str:
     """The published view; of small images in larger crops, without RandAugment.
 
     It cuts out 8 % of an image and more: of 32 pixels a side that is 9. What that costs on three
-    sets: docs/results/own_pictures.md. torchvision's box, for PaddleClas's seldom shows more than
-    four fifths.
+    sets: docs/results/own_pictures.md. The box is torchvision's, because PaddleClas's seldom shows
+    more than four fifths of an image.
     """
     small = ", box: torchvision, scale: [0.6, 1.0], randaugment: null"
     return f"{{name: published{small if _is_small(size) else ''}}}"
@@ -147,9 +147,9 @@ def _augment(size: ImageSize) -> str:
 def _answers(found: Survey, size: ImageSize) -> dict[str, Any]:
     """How students come to their teacher's answers.
 
-    In the large crops of small images an answer to the whole of one holds. It is asked for once,
-    and a step costs less than half then (docs/results/own_pictures.md). Larger images, changed as
-    published, and several labels per image were not measured.
+    Small images are shown in large crops, for which the teacher's answer to the whole image still
+    holds. It is computed once, and a step then costs less than half (docs/results/own_pictures.md).
+    Larger images in the published view, and several labels per image, were not measured.
     """
     return {
         "ANSWERS": "clean" if _is_small(size) and not found.several else "online",
