@@ -78,6 +78,12 @@ bench-quick: install  ## fewer cases and rounds: 3 minutes; into data/08_reporti
 bench-emoji: install  ## teachers of every kind on emoji of two vendors, which npm fetches (136 MB)
 	$(BIN)/python benchmarks/bench_emoji_teachers.py
 
+bench-peers: install  ## other programs on clothes and emoji in equal CPU seconds; their environments have 18 GB
+	test -d build/sets/clothes/test || $(BIN)/python benchmarks/fashion_set.py build/sets/clothes
+	test -d build/sets/emoji/test || $(BIN)/python benchmarks/emoji_set.py build/sets/emoji
+	$(BIN)/python benchmarks/bench_peers.py --set build/sets/clothes --side 32 --seconds 125 500
+	$(BIN)/python benchmarks/bench_peers.py --set build/sets/emoji --side 64 --seconds 200 750
+
 clean:  ## the environment and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
@@ -99,4 +105,4 @@ $(STAMP): requirements.lock requirements-uv.txt pyproject.toml
 	@test -e .git || for folder in . weights; do (cd $$folder && $(CURDIR)/$(BIN)/dvc config --local core.no_scm true); done
 	@touch $@
 
-.PHONY: help run test test-long test-avx2 lint install docs docs-serve notebooks viz bench bench-quick bench-emoji bench-gpu clean cpp lock
+.PHONY: help run test test-long test-avx2 lint install docs docs-serve notebooks viz bench bench-quick bench-emoji bench-peers bench-gpu clean cpp lock

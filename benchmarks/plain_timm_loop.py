@@ -1,7 +1,7 @@
 """What a plain training loop with timm makes of a data set in a given number of CPU seconds.
 
     python benchmarks/plain_timm_loop.py --set FOLDER --side 64 --seconds 1800 [--model hgnetv2_b0]
-        [--pretrained FILE] [--seed 0] [--beside RUN ...]
+        [--pretrained FILE] [--crop 0.35] [--seed 0] [--beside RUN ...]
 
 The set is that of ``emoji_set.py`` or ``fashion_set.py``; images are composited on white, as
 ``hgnetv2 init`` proposes, and all labelled images are trained on (the pipeline keeps 15 % of them
@@ -37,7 +37,7 @@ from hgnetv2_pipeline.teacher.member_answers import member_probabilities
 from hgnetv2_pipeline.teacher.teacher import load_teacher
 from hgnetv2_pipeline.weights.foreign_network import load_timm
 
-BATCH, RATE = 64, 2e-3
+BATCH, RATE, CROP = 64, 2e-3, 0.35
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SETS = ("test", "other")
 Right = dict[str, NDArray[np.float64]]
@@ -58,11 +58,11 @@ def images_of(folder: Path, classes: list[str]) -> tuple[list[Image.Image], torc
 
 def train(
     model: torch.nn.Module, images: list[Image.Image], labels: torch.Tensor, *, side: int,
-    seconds: float, rate: float, seed: int,
+    seconds: float, rate: float, seed: int, crop: float = CROP,
 ) -> tuple[int, float]:  # fmt: skip
     """Train until the CPU seconds are used up; returns the steps and the seconds."""
     view = transforms.Compose([
-        transforms.RandomResizedCrop(side, scale=(0.35, 1)), transforms.RandomHorizontalFlip(),
+        transforms.RandomResizedCrop(side, scale=(crop, 1)), transforms.RandomHorizontalFlip(),
         transforms.ToTensor(), transforms.Normalize(MEAN, STD),
     ])  # fmt: skip
     rng = np.random.default_rng(seed)
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--model", default="hgnetv2_b0")
     parser.add_argument("--pretrained", type=Path)
     parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--crop", type=float, default=CROP, help="the smallest, as a share")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--beside", nargs="+", default=[])
     given = parser.parse_args()
@@ -162,7 +163,7 @@ def main() -> None:
         images, labels = images_of(given.set / "labelled", classes)
         steps, seconds = train(
             model.train(), images, labels, side=given.side, seconds=given.seconds,
-            rate=given.rate, seed=given.seed,
+            rate=given.rate, seed=given.seed, crop=given.crop,
         )  # fmt: skip
         base = right_of_loop(model.eval(), given.set, classes, given.side)
         began = f"{given.model} from {given.pretrained.name if given.pretrained else 'scratch'}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
+import bench_peers
 import harness
+import numpy as np
 import pytest
 import tables
 from harness import Case, Contender, Lap
+from PIL import Image
 
 PAGES = sorted(tables.PAGES.glob("*.md"))
 STORED = sorted(tables.STORE.glob("*/*.json"))
@@ -177,3 +181,29 @@ def test_a_kind_of_machine_is_named_by_what_it_computes_in(
     monkeypatch.setattr(harness, "cpu_name", lambda: name)
     monkeypatch.setattr(harness, "features", lambda: frozenset(has))
     assert harness.machine() == kind
+
+
+def test_peers_see_the_same_images_and_as_many_epochs_as_fit(tmp_path: Path) -> None:
+    for name in ("labelled", "test"):
+        for colour, label in ((0, "a"), (200, "b")):
+            folder = tmp_path / "set" / name / label
+            folder.mkdir(parents=True)
+            for place in range(2):
+                Image.new("RGBA", (4, 4), (colour, colour, colour, 0)).save(folder / f"{place}.png")
+    bench_peers.write_images(tmp_path / "set", tmp_path / "out", ["a", "b"])
+    written = sorted((tmp_path / "out").rglob("*.png"))
+    counts = Counter(path.relative_to(tmp_path / "out").parts[:2] for path in written)
+    assert counts == {("train", "a"): 2, ("train", "b"): 2, ("val", "a"): 1, ("val", "b"): 1,
+                      ("test", "a"): 2, ("test", "b"): 2}  # fmt: skip
+    assert {Image.open(path).getpixel((0, 0)) for path in written} == {(255, 255, 255)}
+    # Seven seconds of preparation and three per epoch: 31 epochs are 100 seconds.
+    assert bench_peers.epochs_within(100, [(2, 13.0), (6, 25.0)]) == 31
+    assert bench_peers.epochs_within(1, [(2, 13.0), (6, 25.0)]) == 1
+
+
+def test_a_peers_row_is_the_mean_of_its_seeds_and_ours_is_compared_by_image() -> None:
+    runs = [bench_peers.Answered("p", "small", seed, 5.0, "Peer 1", 10, 5.0, {"test": right})
+            for seed, right in enumerate(([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]))]  # fmt: skip
+    (row,) = bench_peers.rows_of(runs, {"test": np.array([1.0, 1.0, 1.0, 0.0])})
+    # Ours is ahead by 0, 0.5, 1 and 0 images: 0.375, with a standard error of 0.479 / 2.
+    assert row == ["Peer 1", "small", "5", "10", "1 2", "+37.5 ± 23.9"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hgnetv2_pipeline.devices import known_device
 from hgnetv2_pipeline.durable import read_json, write_json
 from hgnetv2_pipeline.errors import DataError, ParameterError, WeightsError
+from hgnetv2_pipeline.intervals import share_error
 from hgnetv2_pipeline.project.identity import Identity
 from hgnetv2_pipeline.project.lists import Lists
 from hgnetv2_pipeline.project.models import model_source
@@ -156,17 +157,23 @@ def _right(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> int
 def check_gate(identity: Identity, gate: GateParams, record: Mapping[str, Any]) -> None:
     """Say whether the teacher of ``record`` beats what it is to teach.
 
+    Behind its members or a run by no more than a standard error of its accuracy, it passes, and
+    the log says that val cannot tell: half an image of 60 is no reason to stop.
+
     Raises:
         DataError: it does not, and ``gate.action`` is ``stop``.
     """
-    accuracy = record["val"]["top1_count"] / record["val"]["n"]
-    baseline, named = _baseline(identity, gate.baseline, record)
+    images = record["val"]["n"]
+    accuracy = record["val"]["top1_count"] / images
+    baseline, named, noisy = _baseline(identity, gate.baseline, record)
     if baseline is None:
         _log.warning("teacher gate: %s; teacher %.2f %% on val", named, 100 * accuracy)
         return
     line = f"teacher {100 * accuracy:.2f} % on val, {named} {100 * baseline:.2f} %"
     if accuracy > baseline:
         _log.info("teacher gate passed: %s", line)
+    elif noisy and baseline - accuracy <= share_error(accuracy, images):
+        _log.info("teacher gate passed: %s, which %d images cannot tell apart", line, images)
     elif gate.action == "stop":
         raise DataError(
             f"teacher gate: {line}; a student cannot learn more from it than plain training gives. "
@@ -178,21 +185,23 @@ def check_gate(identity: Identity, gate: GateParams, record: Mapping[str, Any]) 
 
 def _baseline(
     identity: Identity, baseline: str, record: Mapping[str, Any]
-) -> tuple[float | None, str]:
-    """The accuracy to beat and what it is; None with the reason when there is none to compare."""
+) -> tuple[float | None, str, bool]:
+    """The accuracy to beat, what it is, and whether chance moves it as it moves the teacher's.
+
+    None with the reason when there is none to compare.
+    """
     if baseline == "members":
         counts = record["val"]["members_top1_count"]
         if len(counts) < 2 and "majority_count" not in record["val"]:
-            return None, "a teacher of one member has no members to be compared with"
+            return None, "a teacher of one member has no members to be compared with", False
         if len(counts) < 2 and record["val"]["majority_count"] == record["val"]["n"]:
-            return None, "val has images of one class alone, which shows nothing of a teacher"
+            return None, "val has images of one class alone, which says nothing", False
         if len(counts) < 2:
-            return record["val"]["majority_count"] / record["val"][
-                "n"
-            ], "naming the largest class every time"
-        return sum(counts) / len(counts) / record["val"]["n"], "the mean of its members"
+            largest = record["val"]["majority_count"] / record["val"]["n"]
+            return largest, "naming the largest class every time", False
+        return sum(counts) / len(counts) / record["val"]["n"], "the mean of its members", True
     try:
-        return float(baseline), "the accuracy given"
+        return float(baseline), "the accuracy given", False
     except ValueError:
         result = identity.run_folder(baseline) / "result.json"
         if not result.is_file():
@@ -200,4 +209,4 @@ def _baseline(
                 f"train_teacher.gate.baseline {baseline!r} is neither 'members', an accuracy, "
                 f"nor a finished run: {result} does not exist"
             ) from None
-        return float(read_json(result)["val"]["top1"]), f"run {baseline}"
+        return float(read_json(result)["val"]["top1"]), f"run {baseline}", True
