@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import check_grad, minimize
 
 from hgnetv2_pipeline.errors import DataError
-from hgnetv2_pipeline.teacher.logistic import L2, fit_classifier
+from hgnetv2_pipeline.teacher import logistic
+from hgnetv2_pipeline.teacher.logistic import L2, Standardised, fit_classifier
 
 CLASSES = 3
 
@@ -124,3 +125,26 @@ def test_what_cannot_be_fitted_is_refused_by_name(spoil, told: str) -> None:
     features, labels = spoil(*blobs())
     with pytest.raises(DataError, match=told):
         fit_classifier(features, labels, CLASSES)
+
+
+def test_a_near_start_finds_the_same_minimum_in_fewer_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels = blobs(width=40)
+    asked: list[int] = []
+    plain = logistic._logits
+    monkeypatch.setattr(logistic, "_logits", lambda x, y: asked.append(len(x)) or plain(x, y))
+    more, theirs = blobs(90, seed=1, width=40)
+    both, all_labels = np.concatenate([features, more]), np.concatenate([labels, theirs])
+    start = Standardised.fit(features, labels, CLASSES, l2=0.03)
+    logits, steps = [], []
+    for near in (None, start):
+        asked.clear()
+        found = Standardised.fit(
+            both, all_labels, CLASSES, l2=0.03, scaled_as=len(labels), start=near
+        )
+        steps.append(len(asked))
+        logits.append(found.logits(both))
+    centred = [one - one.mean(axis=1, keepdims=True) for one in logits]
+    np.testing.assert_allclose(*centred, atol=0.01)  # both end at a slope of 1e-5
+    assert steps[1] < steps[0]

@@ -135,11 +135,13 @@ class Standardised:
         device: str = "cpu",
         weights: NDArray[np.floating] | None = None,
         scaled_as: int | None = None,
+        start: Standardised | None = None,
     ) -> Standardised:
         """Fit with a known penalty.
 
         ``weights`` [N] are what each image counts; ``scaled_as``: the features are scaled as the
-        first so many of them alone would be.
+        first so many of them alone would be. ``start``: a classifier on features scaled alike that
+        is near; the minimum is the same, it is found in fewer steps.
         """
         _check(features, labels, classes)
         scale = Scaling.of(features[:scaled_as], device)
@@ -148,8 +150,8 @@ class Standardised:
         if weights is not None:
             each = each * torch.as_tensor(weights, device=device)
             each = each * (len(each) / each.sum())
-        start = x.new_zeros(classes, x.shape[1] + 1)
-        return cls(scale, _minimise(x, y, each, l2, start), l2)
+        near = start.solution if start else x.new_zeros(classes, x.shape[1] + 1)
+        return cls(scale, _minimise(x, y, each, l2, near), l2)
 
     def logits(self, features: NDArray[np.floating]) -> NDArray[np.floating]:
         """[N, C], in the precision of the fit."""

@@ -211,8 +211,9 @@ class _CoTraining:
                     device=self.device,
                     weights=np.repeat([1.0, POOL_WEIGHT], [len(labels), taken]),
                     scaled_as=len(labels),
+                    start=head,
                 )
-                for one, plain in zip(self.seen, self.plain, strict=True)
+                for one, plain, head in zip(self.seen, self.plain, heads, strict=True)
             ]
         return _Round(heads, taken)
 
