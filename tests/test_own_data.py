@@ -528,8 +528,8 @@ def test_unequal_classes_are_drawn_equally_often(largest: int, balance: str) -> 
     assert chosen(sizes(1_000, 10, 0, largest=largest), cuda=False)["BALANCE"] == balance
 
 
-@pytest.mark.parametrize(("side", "size"), [(20, 32), (53, 32), (100, 96), (223, 192), (500, 224)])
-def test_small_pictures_are_not_blown_up(side: int, size: int) -> None:
+@pytest.mark.parametrize(("side", "size"), [(20, 64), (53, 64), (100, 96), (223, 192), (500, 224)])
+def test_only_images_below_64_pixels_are_enlarged(side: int, size: int) -> None:
     values = chosen(sizes(1_000, 10, 0, side=side), cuda=False)
     assert values["SIZE"] == size
     assert values["RESIZE"] >= size
@@ -613,6 +613,8 @@ def test_init_proposes_a_background_where_images_are_transparent(bare: Path, hid
         ([(900, 300)] * 2 + [(300, 300)] * 8, 300, {"SIZE": 224, "RESIZE": 232, "FIT": "crop"}),
         ([(1920, 1080)] * 10, 1080, {"SIZE": 224, "RESIZE": 232, "FIT": "crop"}),
         ([(64, 64)] * 10, 64, {"SIZE": 64, "RESIZE": 64, "FIT": "crop"}),
+        ([(28, 28)] * 10, 28, {"SIZE": 64, "RESIZE": 64, "FIT": "crop"}),
+        ([(60, 20)] * 10, 20, {"SIZE": [32, 96], "RESIZE": 32, "FIT": "squash"}),
         ([], 224, {"SIZE": 224, "RESIZE": 232, "FIT": "crop"}),
     ],
 )

@@ -22,7 +22,8 @@ LARGE = 20_000
 MEDIUM = 2_000
 """Labelled images from which on AdamW's rate is halved and the warm-up takes longer."""
 SMALL = 64
-"""Pixels of the shorter edge of a view up to which images are changed less: ``_augment``."""
+"""Pixels of the shorter edge of a view up to which images are changed less (``_augment``), and to
+which smaller ones are enlarged (``_square``)."""
 JUDGING = 1_000
 """Images of val from which on the best of several evaluations is kept; with fewer it is chance."""
 FEATURES_KEPT = 50_000
@@ -83,8 +84,12 @@ def _workers(found: Survey, cuda: bool, cores: int) -> int:
 
 
 def _square(found: Survey) -> int:
-    """224 pixels; smaller images keep their own size, rounded down to a multiple of 32."""
-    return min(PUBLISHED, max(32, found.short_side // 32 * 32))
+    """224 pixels; smaller images keep their own size, rounded down to a multiple of 32.
+
+    Those below 64 are enlarged to 64: of 32 pixels the last two stages of the network see maps of
+    2 x 2 and of 1 x 1, and on clothes that costs 4 points (docs/results/own_pictures.md).
+    """
+    return min(PUBLISHED, max(SMALL, found.short_side // 32 * 32))
 
 
 def _view(found: Survey) -> dict[str, Any]:
@@ -114,7 +119,8 @@ def _view(found: Survey) -> dict[str, Any]:
         colour = list(ALPHA[alpha] or ()) or "null"
         return seen | {"SIZE": size, "RESIZE": size, "FIT": "pad", "PAD_COLOUR": colour}
     width, height = (int(statistics.median(edges)) for edges in zip(*found.shapes, strict=True))
-    scale = min(1.0, PUBLISHED / math.sqrt(width * height)) / 32
+    side = math.sqrt(width * height)
+    scale = min(max(1.0, SMALL / side), PUBLISHED / side) / 32
     edges = [max(32, round(edge * scale) * 32) for edge in (height, width)]
     return seen | {"SIZE": edges, "RESIZE": min(edges), "FIT": "squash"}
 

@@ -119,7 +119,14 @@ def _say_the_layout(found: Survey, chosen: Mapping[str, Any]) -> None:
 
 
 def _say_what_is_changed(found: Survey, chosen: Mapping[str, Any]) -> Iterator[str]:
-    """Which augmentation small images get, and how their teacher answers."""
+    """To which size and how small images are changed, and how their teacher answers."""
+    from hgnetv2_pipeline.commands.defaults import SMALL
+
+    if found.short_side < SMALL:
+        yield (
+            f"images of {found.short_side} pixels are enlarged: smaller views cost accuracy, and "
+            "training takes twice as long (docs/results/own_pictures.md)"
+        )
     if "scale" in chosen["AUGMENT"]:
         yield (
             "small images: training shows crops of 60 % and more without RandAugment, in place of "
