@@ -300,7 +300,8 @@ def explain_arms(summaries: Sequence[ArmSummary]) -> list[str]:
     if student and "supervised_equal_steps" in arms:
         said.append(_equal_steps(student, arms["supervised_equal_steps"], _chain_cost(arms)))
     if last and "reference" in arms:
-        said.append(_reference(last, arms["reference"]))
+        below = last.mean < arms["reference"].mean
+        said.insert(0 if below else len(said), _reference(last, arms["reference"]))
     if student and "supervised" in arms:
         said.append(_gain(student, arms["supervised"]))
     if student and "stage1_unmined" in arms:
@@ -406,6 +407,8 @@ def _equal_steps(student: ArmSummary, longer: ArmSummary, chain: str | None) -> 
         lead = "Training longer does not explain it"
     elif given.clear:
         lead = "Training longer does better than SSLD here"
+    elif given.margin is None:
+        lead = "Whether training longer explains it is open, with one run of each"
     else:
         lead = "Training longer may explain it"
     return (
@@ -447,6 +450,9 @@ def _teacher(student: ArmSummary, teacher: ArmSummary) -> str:
     given = difference(student, teacher)
     side = "above" if given.gain > 0 else "below"
     if not given.clear:
-        return f"The student is as accurate as its teacher ({_mean(teacher)}), within the noise."
+        return (
+            f"Between the student ({_mean(student)}) and its teacher ({_mean(teacher)}) no "
+            f"difference is clear: {sized(given, student.n)}."
+        )
     amount = formats.percent(abs(given.gain), student.n)
     return f"The student ends {amount} points {side} its teacher ({_mean(teacher)})."

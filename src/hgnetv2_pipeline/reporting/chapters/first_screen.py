@@ -160,5 +160,8 @@ def _open_pairs(inputs: ReportInputs) -> list[tuple[str, str]]:
     waiting = int((audit.get("person") or {}).get("waiting") or 0)
     if not waiting:
         return []
-    why = f"{waiting:,} pairs of look-alikes await your decision, which the next run obeys:"
+    pairs = "1 pair of look-alikes awaits"
+    if waiting > 1:
+        pairs = f"{waiting:,} pairs of look-alikes await"
+    why = f"{pairs} your decision, which the next run obeys:"
     return [(why, inputs.run_command.replace("kedro run", "hgnetv2 review", 1))]
