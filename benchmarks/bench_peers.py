@@ -51,7 +51,7 @@ PEERS = {
 }
 RECIPES = ("default", "small")
 CROPS = {"default": CROP, "small": 0.6}
-SHORT = (2, 6)  # epochs of the trainings that show what one costs
+SHORT = (2, 12)  # epochs of the trainings that show what one costs
 
 
 @dataclass(frozen=True)

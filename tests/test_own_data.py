@@ -331,9 +331,9 @@ def bare(tmp_path: Path) -> Path:
         ("sample", {}, 2, "NAME 'sample' is taken"),
         ("imagenet", {}, 2, "NAME 'imagenet' is taken"),
         ("cats", {"--variant": "b9"}, 2, "unknown variant 'b9'; choose one of b0, b1"),
-        ("cats", {"--labelled": "nowhere"}, 3, "--labelled nowhere is not a folder"),
-        ("cats", {"--pool": "nowhere"}, 3, "--pool nowhere is not a folder"),
-        ("cats", {"--test": "nowhere"}, 3, "--test nowhere is not a folder"),
+        ("cats", {"--labelled": "nowhere"}, 3, "--labelled nowhere does not exist"),
+        ("cats", {"--pool": "nowhere"}, 3, "--pool nowhere does not exist"),
+        ("cats", {"--test": "nowhere"}, 3, "--test nowhere does not exist"),
         ("cats", {"--pool": "empty"}, 3, "--pool empty holds neither images"),
         ("cats", {"--labelled": "lone"}, 3, "one folder per class, at least two .* found 1: only"),
         ("cats", {"--labelled": "two/a"}, 3, "found 0: none; 3 images are outside any class"),
@@ -369,7 +369,7 @@ def test_init_says_why_it_keeps_to_float32_where_bf16_is_slow(
     monkeypatch.setattr(init, "found_device", lambda: "cuda" if cuda else "cpu")
     small_tree(bare / "two", a=3, b=3)
     said = hgnetv2(bare, "init", "cats", "--labelled", "two").output
-    assert said.count("amp is off, for bf16 would be slow") == (not cuda and not has)
+    assert said.count("amp is off, not bf16") == (not cuda and not has)
     text = (bare / "conf" / "cats" / "parameters.yml").read_text(encoding="utf-8")
     assert f'amp: "{"bf16" if cuda else "off"}"' in text
 
@@ -549,6 +549,23 @@ def test_small_images_are_shown_in_larger_crops_and_without_randaugment(
     assert values["ANSWERS"] == ("clean" if milder else "online")
 
 
+def test_init_sees_every_shape_where_they_take_turns(bare: Path) -> None:
+    from PIL import Image
+
+    for name in "ab":
+        (bare / "turns" / name).mkdir(parents=True)
+        for number in range(12):
+            size = (28, 28) if number % 2 else (60, 20)
+            Image.new("RGB", size, (9 * number, ord(name), 0)).save(
+                bare / "turns" / name / f"{number:02}.png"
+            )
+    found = survey(bare / "turns", None)
+    assert set(found.shapes) == {(28, 28), (60, 20)}
+    said = hgnetv2(bare, "init", "turns", "--labelled", "turns").output
+    assert "12 of each class" in said
+    assert "pixels: images are enlarged to 64" in said
+
+
 @pytest.mark.parametrize(
     ("labelled", "val", "kept"),
     [(400, None, "last"), (6_600, None, "last"), (6_700, None, "best"), (400, 1_000, "best")],
@@ -578,6 +595,8 @@ def test_init_takes_other_names_of_a_variant(bare: Path, name: str) -> None:
 def test_errors_carry_the_exit_codes(bare: Path) -> None:
     with pytest.raises(ParameterError, match="taken by this project"):
         write_environment(bare, "own", labelled=bare, pool=None, test=None, variant=None)
+    with pytest.raises(ParameterError, match="taken by this project"):  # one folder on some disks
+        write_environment(bare, "Own", labelled=bare, pool=None, test=None, variant=None)
     with pytest.raises(DataError, match="at least two with images"):
         survey(bare / "conf", None)
 

@@ -225,7 +225,7 @@ def slow_precision(precision: str, device: str = "cpu") -> str:
     if device != "cpu":
         return ""
     if precision == "bf16" and computes_bf16() is False:
-        return "this processor has no bf16 units and takes several times as long as in float32"
+        return "without bf16 units this processor takes several times as long in it as in float32"
     if precision == "fp16":
         return "fp16 is for GPUs; a processor takes longer in it than in float32"
     return ""

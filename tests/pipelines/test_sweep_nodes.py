@@ -251,4 +251,4 @@ def test_the_plan_counts_what_is_shared_once(made: Made, monkeypatch: pytest.Mon
     rows = {line.split("  ")[0]: " ".join(line.split()) for line in text.splitlines()}
     assert rows["b0 at 32 px, train"].endswith("finished")
     assert "to do" in rows["b1 at 32 px, train"] and "train_teacher" not in text
-    assert rows["all of it"].split()[3] == "10"
+    assert rows["all that is timed"].split()[4] == "10"

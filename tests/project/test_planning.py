@@ -81,8 +81,8 @@ def test_whole_chain_from_nothing_but_lists(
     # 60 per class of 2 classes, on top of the 4 that are labelled.
     assert "to do 124 150 2 min 30 s 25% 100 MB" in found["ssld_stage1"]
     assert "to do 4 30 30 s" in found["ssld_stage2"]
-    assert "480 12 min 14 s 400 MB 2.0 GB" in found["all of it"]
-    assert "assumed: the teacher is as fast as scratch:b0 + scratch:b0" in text
+    assert "480 12 min 14 s 400 MB 2.0 GB" in found["all that is timed"]
+    assert "assumed: the teacher is as fast as fresh weights of b0 + b0" in text
     assert "stage 1 has 124 images, 4 labelled and 120 mined (mining.k=60 per class)" in text
     assert "NOT ENOUGH" not in text
     stage1 = next(spec for spec, images in timed if images == 124)
@@ -270,3 +270,11 @@ def test_a_finished_arm_of_the_comparison_costs_nothing(
     project["comparison"] |= {"supervised_seeds": [1, 2]}
     project["ssld_stage2"] |= {"lr": 0.125}
     assert "comparison, 1 runs" in rows(plan_chain(project, {"comparison"}))
+
+
+def test_what_is_mined_by_typicality_is_planned_as_if_the_pool_were_like_the_labelled_images(
+    project: dict[str, Any], timed: list[tuple[RunSpec, int | None]]
+) -> None:
+    mining = {**project["mining"], "k": None, "rank_by": "typicality", "min_conf": 0.3}
+    text = plan_chain({**project, "mining": mining}, CHAIN)
+    assert "4 labelled and 280 mined (mining.min_conf=0.3, if the pool is like them" in text

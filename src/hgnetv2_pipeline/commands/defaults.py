@@ -26,6 +26,8 @@ SMALL = 64
 which smaller ones are enlarged (``_square``)."""
 JUDGING = 1_000
 """Images of val from which on the best of several evaluations is kept; with fewer it is chance."""
+MIN_CONF = 0.3
+"""``mining.min_conf`` of the template: what is more typical than this share of labelled images."""
 FEATURES_KEPT = 50_000
 """Images of a pool up to which what the teacher sees of them is kept, 7 kB per image with a small
 network: drawing the map of the pool looks at 3,000 of them again otherwise."""
@@ -236,13 +238,11 @@ def _epochs(found: Survey, train: int, cuda: bool) -> dict[str, Any]:
 
     From scratch: 200 epochs as published with a GPU, 90 without, and up to 240 for a data set so
     small that fewer would not show it 9,600 images. Stage 1: 60, fewer without a GPU where that
-    would be more than 300,000 images, but at least 10. Stage 2: 20. How much is mined is left to
-    the rule of mining, 28 % of the pool.
+    would be more than 300,000 images, but at least 10. Stage 2: 20.
     """
-    from hgnetv2_pipeline.mining.selection import default_target
+    from hgnetv2_pipeline.mining.selection import typical_target
 
-    pool = found.pool_images
-    listed = train + (default_target(pool, len(found.per_class)) if pool else 0)
+    listed = train + typical_target(found.pool_images, MIN_CONF)
     return {
         "EPOCHS": max(200 if cuda else 90, min(240, round(9_600 / train))),
         "STAGE1_EPOCHS": 60 if cuda else max(10, min(60, round(300_000 / listed))),

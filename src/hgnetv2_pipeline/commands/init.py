@@ -82,7 +82,7 @@ def new_environment(project: Path, name: str) -> Path:
     """The folder that ``conf/NAME`` will be; ParameterError where it cannot."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise ParameterError(f"NAME {name!r}: use letters, digits, _ and -, a letter first")
-    if name in RESERVED:
+    if name.lower() in RESERVED:  # Base is base where a file system ignores case
         raise ParameterError(f"NAME {name!r} is taken by this project; choose another")
     target = project / "conf" / name
     if target.exists():
@@ -112,7 +112,8 @@ def _check_folders(
 ) -> None:
     """Refuse folders that are not there or cannot be in a configuration."""
     if test is not None and not test.is_dir():
-        raise DataError(f"--test {test} is not a folder")
+        reason = "is not a folder" if test.exists() else "does not exist"
+        raise DataError(f"--test {test} {reason}")
     for folder in asked.trusted:
         if not folder.is_dir():
             raise DataError(f"--trust {folder} is not a folder")

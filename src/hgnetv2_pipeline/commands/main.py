@@ -124,13 +124,15 @@ def _say_what_is_changed(found: Survey, chosen: Mapping[str, Any]) -> Iterator[s
 
     if found.short_side < SMALL:
         yield (
-            f"images of {found.short_side} pixels are enlarged: smaller views cost accuracy, and "
-            "training takes twice as long (docs/results/own_pictures.md)"
+            f"the short side is {found.short_side} pixels: images are enlarged to {SMALL}, at "
+            "which a network learns more from few images than at 32, for about twice the time per "
+            "step (docs/results/own_pictures.md); image_size and resize_short set it"
         )
     if "scale" in chosen["AUGMENT"]:
         yield (
-            "small images: training shows crops of 60 % and more without RandAugment, in place of "
-            "the published 8 % and more with it (docs/results/own_pictures.md)"
+            f"views of at most {SMALL} pixels: training shows crops of 60 % of an image and more "
+            "without RandAugment, not the published 8 % and more with it "
+            "(docs/results/own_pictures.md)"
         )
         if found.pool_images and chosen["ANSWERS"] == "clean":
             yield "the teacher answers each whole image once, not every crop (docs/teachers.md)"
@@ -245,7 +247,7 @@ def init(
     size = size_in_words(chosen["SIZE"])
     echo(f"chose {chosen['VARIANT']} at {size} pixels; {taught}; batch {chosen['BATCH']}")
     if chosen["AMP"] == "off" and (why := slow_precision("bf16")):
-        echo(f"  amp is off, for bf16 would be slow: {why}")
+        echo(f"  amp is off, not bf16: {why}")
     if pool is not None:
         _advise_a_teacher(chosen)
     echo(f"wrote {folder.relative_to(project)}/parameters.yml: read it, change what you like")

@@ -7,6 +7,7 @@ ingestion asks; here they are counted, and a few of them opened.
 from __future__ import annotations
 
 import os
+import random
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -69,6 +70,8 @@ class Survey:
     @property
     def extremes(self) -> str:
         """The largest and the smallest class with their counts, in words."""
+        if self.imbalance == 1:
+            return f"{min(self.per_class.values()):,} of each class"
         largest = max(self.per_class, key=lambda name: self.per_class[name])
         smallest = min(self.per_class, key=lambda name: self.per_class[name])
         return (
@@ -158,7 +161,11 @@ def place_asked(labelled: Path | Sequence[Path], asked: Asked) -> Place:
             if is_list_given(roots):
                 folder = root.parent
                 return Place(folder, root, ("",), asked.trusted)
-            raise DataError(f"--labelled {root} is not a folder, nor a .tar or a list of images")
+            raise DataError(
+                f"--labelled {root} is not a folder, nor a .tar or a list of images"
+                if root.exists()
+                else f"--labelled {root} does not exist"
+            )
     if asked.lists is not None and not asked.lists.exists():
         raise DataError(f"--lists {asked.lists} does not exist")
     return place_of(roots, asked.lists, asked.trusted)
@@ -196,12 +203,13 @@ def _list(place: Place, layout: Layout) -> dict[str, Listing]:
 
 
 def _some(listing: Listing) -> list[UnopenedFile]:
-    """At most 200 images, five of each class."""
+    """At most 200 images, five of each class, drawn: every second file may be of one shape."""
     groups: dict[int | None, list[UnopenedFile]] = {}
     for item in listing.found:
         groups.setdefault(item.label, []).append(item)
-    some = [item for group in groups.values() for item in group[:: max(1, len(group) // 5)][:5]]
-    return some[:: max(1, len(some) // 200)][:200]
+    drawn = random.Random(0)  # noqa: S311 - the same images each time
+    some = [item for one in groups.values() for item in drawn.sample(one, min(5, len(one)))]
+    return drawn.sample(some, min(200, len(some)))
 
 
 def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
@@ -213,7 +221,7 @@ def _survey_pool(pool: Path, size: float) -> tuple[int, int]:
 
         return len(parse_list(pool, labelled=False).paths), 0
     if not pool.exists():
-        raise DataError(f"--pool {pool} is not a folder, nor a .tar or a list of images")
+        raise DataError(f"--pool {pool} does not exist")
     images = archives = packed = 0
     walked = [(str(pool.parent), [], [pool.name])] if pool.is_file() else os.walk(pool)
     for where, _, names in walked:

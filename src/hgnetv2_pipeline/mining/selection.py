@@ -44,6 +44,14 @@ def default_target(n_pool: int, n_classes: int) -> int:
     return int(min(_MOST_A_CLASS * n_classes, round(share / unit) * unit))
 
 
+def typical_target(n_pool: int, min_conf: float) -> int:
+    """How many images are at least so typical, if all of the pool are like the labelled ones.
+
+    Images of no class are less typical, so it is fewer as a rule.
+    """
+    return round((1 - min_conf) * n_pool)
+
+
 @dataclass(frozen=True)
 class Selection:
     """The mined images: class, millionths and rank by class and rank, ``keys`` ascending.

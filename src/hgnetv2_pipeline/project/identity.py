@@ -115,7 +115,7 @@ class Identity(BaseModel):
         value = variant_name(value)
         if value not in VARIANTS:
             raise unknown_name(
-                "variant", value, VARIANTS, "--params variant=... or conf/base/globals.yml"
+                "variant", value, VARIANTS, "--params variant=... or globals.yml of the environment"
             )
         return value
 

@@ -918,7 +918,8 @@ def _in_words(error: ValidationError, environment: str) -> ParameterError:
             return ParameterError(
                 f"unknown parameter '{key}'; choose one of {known} (--params {owners[0]}.{key}=...)"
             )
-        return unknown_name(f"parameter{owner}", path[-1], allowed, where)
+        lists = f"hgnetv2 parameters{f' {path[0]}.' if path[:-1] else ''} lists them"
+        return unknown_name(f"parameter{owner}", path[-1], allowed, lists)
     if first["type"] == "missing":
         return ParameterError(f"parameter {key} is missing (set it by {where})")
     cause = first.get("ctx", {}).get("error")

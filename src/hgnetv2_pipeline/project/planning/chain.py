@@ -142,7 +142,8 @@ class _Chain:
             images = count_rows(self.lists.index("train"))
             fitted = " and ".join(self.teaching.probes)
             wanted = self.teaching.self_training
-            some = f", then to at most {wanted.images:,} of the pool" if wanted.rounds else ""
+            most = min(wanted.images, sum(one.images for one in self.lists.pool_sources()))
+            some = f", then to at most {most:,} of the pool" if wanted.rounds else ""
             return Row(
                 "teacher", f"fitted in seconds to {images:,} labelled images{some}: {fitted}"
             )
@@ -290,7 +291,7 @@ class _Chain:
     def _stage1_images(self) -> int:
         if self.mined is not None:
             return count_rows(self.mined)
-        from hgnetv2_pipeline.mining.selection import default_target
+        from hgnetv2_pipeline.mining.selection import default_target, typical_target
 
         pool = sum(source.images for source in self.lists.pool_sources())
         classes = len(self.lists.classes)
@@ -299,6 +300,9 @@ class _Chain:
         elif self.mining.target_total is not None:
             mined = min(pool, self.mining.target_total)
             rule = f"mining.target_total={self.mining.target_total}"
+        elif self.mining.rank_by == "typicality":
+            mined = typical_target(pool, self.mining.min_conf)
+            rule = f"mining.min_conf={self.mining.min_conf}, if the pool is like them; else fewer"
         else:
             mined, rule = default_target(pool, classes), "the published share of the pool"
         self._assume(
@@ -367,7 +371,8 @@ class _Chain:
         from hgnetv2_pipeline.teacher.probing import short_side
 
         members = stand_ins(self.teaching, short_side(self.lists.frame("train")))
-        self._assume(f"the teacher is as fast as {' + '.join(members)}")
+        named = " + ".join(name.removeprefix("scratch:").removeprefix("probe:") for name in members)
+        self._assume(f"the teacher is as fast as fresh weights of {named}")
         return TeacherRecord(TeacherConfig(members=members, bn=self.teaching.bn), Path())
 
     def _rate(self, index: Path, **how: Any) -> Rate:

@@ -49,7 +49,7 @@ def as_text(rows: Sequence[Row], assumed: Sequence[str], free: int, slow: Sequen
 
     disk = sum(row.disk for row in rows)
     total = Row(
-        "all of it",
+        "all that is timed",
         "",
         steps=sum(row.steps for row in rows),
         seconds=sum(row.seconds for row in rows),
