@@ -93,6 +93,17 @@ def test_copies_in_the_test_folder_stop_ingestion_and_near_ones_do_not(
     assert "looks like" in caplog.text and summary["n_refused"] == 0
 
 
+def test_classes_that_the_test_set_lacks_are_named(
+    folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (folders / "final/b").iterdir():
+        path.unlink()
+    picture(folders / "final/a/own.png", 77)
+    ingest(folders, parameters(test="final", max_bad=0.1))
+    assert "test has images of 1 of 2 classes, none of 'b'" in caplog.text
+    assert "val has images" not in caplog.text
+
+
 def test_a_review_that_removes_a_whole_class_from_train_stops_ingestion(folders: Path) -> None:
     data = parameters(max_bad=0.1)
     lists, _, _ = ingest(folders, data)

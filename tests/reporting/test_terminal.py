@@ -18,6 +18,12 @@ def test_wide_signs_keep_the_columns_straight() -> None:
     assert lines[3] == "four   2"
 
 
+def test_an_amount_with_its_unit_is_not_broken() -> None:
+    row = {"part": "teacher", "state": "fitted in seconds to 340 images", "time": "11 min 4 s"}
+    text = str(terminal_table([row, {**row, "time": ""}], width=32))
+    assert "11 min 4 s" in text and max(map(len, text.splitlines())) <= 32
+
+
 def test_a_name_cannot_steer_the_terminal() -> None:
     text = terminal_table([{"class": "a\x1b[31mb\nc"}])
     assert "\x1b" not in text

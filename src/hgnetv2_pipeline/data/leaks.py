@@ -126,9 +126,15 @@ def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
     near = leaks["key"].nunique() - same
     refused = refuse and same > 0
     for row in ordered.head(_SHOWN if refused else 1).itertuples(index=False):
-        how = "has the same bytes as" if row.same_bytes else f"looks like ({row.distance} bits)"
+        how = (
+            "has the same bytes as"
+            if row.same_bytes
+            else f"looks like (hashes {row.distance} of 64 bits apart)"
+        )
         _log.warning("%s of %s %s %s of %s", row.key, row.set, how, row.other_key, row.other_set)
     count = f"images of train or val that are in val or test too: {same:,} with the same bytes"
+    if not same:
+        count = "no image of train or val is in val or test too"
     if refused:
         first = ordered.iloc[0]
         raise DataError(
@@ -137,8 +143,8 @@ def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
             "good; remove them, or set data.leaks: clean to leave them out, report to keep them"
         )
     _log.warning(
-        "%s, %s that look alike; all are in leaks.csv and dataset_report.html, and data.leaks: "
-        "clean leaves them out", count, f"{near:,}",
+        "%s; %s that look like one there, as different pictures can; all are in leaks.csv and "
+        "dataset_report.html, and data.leaks: clean leaves them out", count, f"{near:,}",
     )  # fmt: skip
 
 

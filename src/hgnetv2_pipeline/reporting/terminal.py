@@ -89,7 +89,8 @@ def terminal_table(rows: Sequence[Mapping[str, object]], width: int | None = Non
     widths = [max(_width(row[place]) for row in table) for place in range(len(shown))]
     over = sum(widths) + 2 * (len(widths) - 1) - (width or columns())
     for place in sorted(range(len(shown)), key=lambda place: -widths[place]):
-        if over > 0 and not right[place]:
+        amounts = all(row[place][:1].isdigit() or not row[place] for row in table[1:])
+        if over > 0 and not right[place] and not amounts:  # "11 min 4 s" is one word
             words = [_width(word) for row in table for word in row[place].split()]
             narrower = max(widths[place] - over, *words)
             over -= widths[place] - narrower

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,6 +170,8 @@ def write_lists(
             ledgers[name].refuse(key, reason)
     frames = move_labelled(frames, decisions, classes)
     refuse_lost_classes(as_given, frames["train"], classes)
+    if layout.name != "multi_label":
+        _report_absent(frames, classes)
     decoding = Decoding(background=background_of(data.alpha), depth=depth)
     frames = {name: index.with_decoding(frame, decoding) for name, frame in frames.items()}
     classmap.write_class_map(aside / "class_map.txt", classes)
@@ -282,6 +284,24 @@ def _report_few(scan: Scan, data: DataParams) -> None:
             "they stay, and a class without an image learns to be absent",
             len(few), len(names), data.min_per_class, names[few[0]], counts[few[0]],
         )  # fmt: skip
+
+
+def _report_absent(frames: Mapping[str, pd.DataFrame], classes: list[str]) -> None:
+    """Say which classes val or test has no image of: nothing is measured of them there."""
+    for name in ("val", "test"):
+        if name not in frames or not len(frames[name]):
+            continue
+        seen = set(frames[name]["label"].tolist())
+        absent = [classes[label] for label in range(len(classes)) if label not in seen]
+        if absent:
+            shown = ", ".join(map(repr, absent[:3])) + (" ..." if absent[3:] else "")
+            _log.warning(
+                "%s has images of %d of %d classes, none of %s",
+                name,
+                len(seen),
+                len(classes),
+                shown,
+            )
 
 
 def _hashes(scans: dict[str, Scan]) -> pd.Series | None:
