@@ -563,6 +563,7 @@ def test_init_sees_every_shape_where_they_take_turns(bare: Path) -> None:
     assert set(found.shapes) == {(28, 28), (60, 20)}
     said = hgnetv2(bare, "init", "turns", "--labelled", "turns").output
     assert "12 of each class" in said
+    assert "val will have about 4 images, each of them 25.0 points" in said
     assert "pixels: images are enlarged to 64" in said
 
 

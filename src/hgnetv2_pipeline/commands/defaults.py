@@ -25,7 +25,12 @@ SMALL = 64
 """Pixels of the shorter edge of a view up to which images are changed less (``_augment``), and to
 which smaller ones are enlarged (``_square``)."""
 JUDGING = 1_000
-"""Images of val from which on the best of several evaluations is kept; with fewer it is chance."""
+"""Images of val from which on the best of several evaluations is kept, and not the last weights.
+
+With 60 it is mostly chance which of ten is the highest: on clothes it was one before the learning
+rate had come down, which cost 5 points (docs/results/own_pictures.md)."""
+FEW = 100
+"""Images of val below which ``init`` says how coarse a figure on it is."""
 MIN_CONF = 0.3
 """``mining.min_conf`` of the template: what is more typical than this share of labelled images."""
 FEATURES_KEPT = 50_000
@@ -66,7 +71,7 @@ def choose_defaults(
         "SCORE_BATCH": 256 if cuda else 64,
         "WORKERS": _workers(found, cuda, cores),
         **view,
-        "KEEP": _kept(found, own),
+        "KEEP": "best" if val_images(found) >= JUDGING else "last",
         "AUGMENT": _augment(view["SIZE"]),
         **_answers(found, view["SIZE"]),
         **_task(found),
@@ -127,14 +132,10 @@ def _view(found: Survey) -> dict[str, Any]:
     return seen | {"SIZE": edges, "RESIZE": min(edges), "FIT": "squash"}
 
 
-def _kept(found: Survey, own: int) -> str:
-    """Which weights of a training stay: its last where val is small.
-
-    With 60 images it is mostly chance which of ten evaluations is the highest: on clothes it was
-    one before the learning rate had come down, which cost 5 points (docs/results/own_pictures.md).
-    """
-    val = found.sets.get("val", round(0.15 * own))
-    return "best" if val >= JUDGING else "last"
+def val_images(found: Survey) -> int:
+    """How many images val will have, about."""
+    own = found.sets.get("train", found.labelled)
+    return found.sets.get("val", round(0.15 * own))
 
 
 def _is_small(size: ImageSize) -> bool:

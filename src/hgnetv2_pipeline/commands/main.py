@@ -207,6 +207,7 @@ def init(
     kedro run --env cats --params plan_only=true     what it will do, and how long
     kedro run --env cats                             the whole chain, to the report
     """
+    from hgnetv2_pipeline.commands.defaults import FEW, val_images
     from hgnetv2_pipeline.commands.init import write_environment
     from hgnetv2_pipeline.commands.survey import Asked
     from hgnetv2_pipeline.processor import slow_precision
@@ -246,6 +247,11 @@ def init(
     )
     size = size_in_words(chosen["SIZE"])
     echo(f"chose {chosen['VARIANT']} at {size} pixels; {taught}; batch {chosen['BATCH']}")
+    if (val := val_images(found)) < FEW:
+        echo(
+            f"  val will have about {val} images, each of them {100 / max(1, val):.1f} points: "
+            "smaller differences between models cannot be seen there"
+        )
     if chosen["AMP"] == "off" and (why := slow_precision("bf16")):
         echo(f"  amp is off, not bf16: {why}")
     if pool is not None:
