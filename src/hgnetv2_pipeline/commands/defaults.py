@@ -94,7 +94,7 @@ def _square(found: Survey) -> int:
     """224 pixels; smaller images keep their own size, rounded down to a multiple of 32.
 
     Those below 64 are enlarged to 64: of 32 pixels the last two stages of the network see maps of
-    2 x 2 and of 1 x 1, and on clothes that costs 4 points (docs/results/own_pictures.md).
+    2 x 2 and of 1 x 1, and on clothes that cost 2 to 4 points (docs/results/own_pictures.md).
     """
     return min(PUBLISHED, max(SMALL, found.short_side // 32 * 32))
 
