@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -150,6 +151,17 @@ def test_contenders_run_in_turns_and_backwards_in_every_second_round() -> None:
     _, laps = harness.compare(Case("case", every), 0, rounds=3)
     assert "".join(calls) == "AB" + "AB" + "BA" + "AB"
     assert {name: len(each) for name, each in laps.items()} == {"A": 3, "B": 3}
+
+
+@pytest.mark.parametrize(("peer", "rounds"), [([2.0], 3), ([2.0, 3.0], 9)])
+def test_rounds_go_on_where_a_ratio_is_not_settled(peer: list[float], rounds: int) -> None:
+    took = itertools.cycle(peer)
+    case = Case("case", {
+        "peer": Contender(None, "w", lap=lambda: Lap(1.0, next(took))),
+        "own": Contender(None, "w", True, lap=lambda: Lap(1.0, 1.0)),
+    })  # fmt: skip
+    _, laps = harness.compare(case, 0, rounds=3)
+    assert len(laps["own"]) == rounds
 
 
 def test_short_calls_are_repeated_within_a_turn_and_the_first_of_it_is_dropped() -> None:
