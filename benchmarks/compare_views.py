@@ -82,7 +82,7 @@ def as_input(views: Sequence[Views]) -> Tensor:
 
 
 def train(model: nn.Module, images: list[Views], target: Tensor, view: Augment, steps: int,
-          seed: int) -> None:  # fmt: skip
+          seed: int, clip: float) -> None:  # fmt: skip
     """AdamW, a warm-up of an epoch, half a cosine, soft cross-entropy."""
     rng = np.random.default_rng(seed)
     adamw = OptimizerConfig(name="adamw", momentum=None, weight_decay=0.05, betas=(0.9, 0.999))
@@ -99,6 +99,7 @@ def train(model: nn.Module, images: list[Views], target: Tensor, view: Augment, 
         with fast_training(model):
             loss = F.cross_entropy(model(x), target[some])
             loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -126,11 +127,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=478)
     parser.add_argument("--mined", metavar="NAME/TEACHER")
     parser.add_argument("--views", nargs="+", choices=VIEWS, default=list(VIEWS))
+    parser.add_argument("--clip", type=float, default=3.0, help="norm of the gradients; inf: none")
+    parser.add_argument("--share", type=float, help="of the labelled images; all with --mined")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
     classes = sorted(path.name for path in (given.set / "labelled").iterdir())
-    images, target = labelled_images(given.set, classes, 1.0 if given.mined else SHARE)
+    share = given.share or (1.0 if given.mined else SHARE)
+    images, target = labelled_images(given.set, classes, share)
     if given.mined:
         more, theirs = mined_images(given.set, given.mined, len(classes))
         images, target = images + more, torch.cat([target, theirs])
@@ -141,7 +145,7 @@ def main() -> None:
         model = model.to(memory_format=torch.channels_last)
         view = make_augment({"name": "published", "image_size": given.side, **VIEWS[name]})
         began = time.process_time()
-        train(model, images, target, view, given.steps, given.seed)
+        train(model, images, target, view, given.steps, given.seed, given.clip)
         spent = time.process_time() - began
         right = right_of(model.eval(), given.set, classes, given.side)
         print(f"{name}: {right}, {spent:.0f} CPU s", flush=True)

@@ -567,6 +567,13 @@ def test_init_sees_every_shape_where_they_take_turns(bare: Path) -> None:
     assert "pixels: images are enlarged to 64" in said
 
 
+@pytest.mark.parametrize(("labelled", "clipped"), [(100, 3.0), (19_999, 3.0), (20_000, "null")])
+def test_gradients_are_clipped_where_adamw_trains(labelled: int, clipped: object) -> None:
+    values = chosen(sizes(labelled, 10, 0), cuda=False)
+    assert values["CLIP"] == clipped
+    assert ("adamw" in values["OPTIMIZER"]) == (clipped == 3.0)
+
+
 @pytest.mark.parametrize(
     ("labelled", "val", "kept"),
     [(400, None, "last"), (6_600, None, "last"), (6_700, None, "best"), (400, 1_000, "best")],
