@@ -185,14 +185,14 @@ def test_without_a_pool_one_trains_evaluates_and_exports(project: Path) -> None:
     model = "model=train/b0/seed=0"
     assert run_here(*MINE, "train", "--params", short) == (0, "")
     assert run_here(*MINE, "evaluation", "--params", model) == (0, "")
-    resized = f"{model},evaluation.resize_short=40,evaluation.fast=true"
+    resized = f"{model},evaluation.resize_short=72,evaluation.fast=true"
     assert run_here(*MINE, "evaluation", "--params", resized) == (0, "")
     assert run_here(*MINE, "export", "--params", model) == (0, "")
     made = finished(project)
     assert "08_reporting/mine/evaluation/train/b0/seed=0/test-torch-fp32.json" in made
     results = project / "data/08_reporting/mine/evaluation/train/b0/seed=0"
-    other_size = json.loads((results / "test-torch-fp32-resize=40-fast.json").read_text())
-    assert other_size["preprocess"]["resize_short"] == 40
+    other_size = json.loads((results / "test-torch-fp32-resize=72-fast.json").read_text())
+    assert other_size["preprocess"]["resize_short"] == 72
     assert other_size["exact"] is False
     assert "07_model_output/mine/train/b0/seed=0/model.onnx" in made
     # A plan of another recipe leaves the finished run in its place.

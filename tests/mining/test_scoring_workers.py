@@ -94,6 +94,18 @@ def test_p03_p04_worker_that_dies_or_hangs_is_named_with_its_image(
     assert not list(tmp_path.glob("shard=*")), "a shard that was not scored is not there"
 
 
+def test_a_death_that_torch_reports_in_the_middle_of_a_step_is_named_with_its_image(
+    pool: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        pid = int(workers._live[0].at[0, 0])
+        raise RuntimeError(f"DataLoader worker (pid {pid}) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(score_module.Scorer, "score", interrupted)
+    with pytest.raises(DataError, match="a loader process died.*at image"):
+        score(pool, tmp_path, workers=1)
+
+
 def test_a_stop_that_reaches_the_workers_too_loses_no_batch(
     pool: tuple[Path, Path, str], tmp_path: Path,
     trap: Callable[[Callable[[], object]], None],

@@ -303,7 +303,10 @@ class _Pass:
         columns: dict[str, list[Any]] = {name: [] for name in column_names(features=spec.features)}
         bad: list[dict[str, str]] = []
         batches = -(-len(rows) // spec.batch_size)
-        for seen in iterate_batches(maker, 0, batches, spec.workers, self.ledger):
+        # By name: an error in the loop would close what only the loop holds before
+        # ``watch_workers`` can ask it which image a worker died at.
+        read = iterate_batches(maker, 0, batches, spec.workers, self.ledger)
+        for seen in read:
             if self.stop:
                 raise Interrupted("asked to stop while scoring images; run again to go on")
             scores = self.scorer.score(seen.images, features=spec.features)

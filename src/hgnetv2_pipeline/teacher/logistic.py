@@ -134,17 +134,15 @@ class Standardised:
         balanced: bool = False,
         device: str = "cpu",
         weights: NDArray[np.floating] | None = None,
-        scaled_as: int | None = None,
         start: Standardised | None = None,
     ) -> Standardised:
         """Fit with a known penalty.
 
-        ``weights`` [N] are what each image counts; ``scaled_as``: the features are scaled as the
-        first so many of them alone would be. ``start``: a classifier on features scaled alike that
-        is near; the minimum is the same, it is found in fewer steps.
+        ``weights`` [N] are what each image counts. ``start``: a classifier that is near, of which
+        the scaling of the features is taken; the minimum is found in fewer steps.
         """
         _check(features, labels, classes)
-        scale = Scaling.of(features[:scaled_as], device)
+        scale = start.scale if start else Scaling.of(features, device)
         x, y = scale.apply(features), torch.as_tensor(labels, device=device)
         each = _weights(y, classes, balanced)
         if weights is not None:

@@ -210,7 +210,6 @@ class _CoTraining:
                     balanced=self.balanced,
                     device=self.device,
                     weights=np.repeat([1.0, POOL_WEIGHT], [len(labels), taken]),
-                    scaled_as=len(labels),
                     start=head,
                 )
                 for one, plain, head in zip(self.seen, self.plain, heads, strict=True)
