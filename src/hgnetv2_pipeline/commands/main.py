@@ -124,9 +124,10 @@ def _say_what_is_changed(found: Survey, chosen: Mapping[str, Any]) -> Iterator[s
 
     if found.short_side < SMALL:
         yield (
-            f"the short side is {found.short_side} pixels: images are enlarged to {SMALL}, at "
-            "which a network learns more from few images than at 32, for about twice the time per "
-            "step (docs/results/own_pictures.md); image_size and resize_short set it"
+            f"the short side is {found.short_side} pixels: images are enlarged to "
+            f"{size_in_words(chosen['SIZE'])}, where a network trained on few of them is more "
+            "accurate than at 32 and a step takes about twice as long "
+            "(docs/results/own_pictures.md); image_size and resize_short set it"
         )
     if "scale" in chosen["AUGMENT"]:
         yield (

@@ -134,7 +134,7 @@ def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
         _log.warning("%s of %s %s %s of %s", row.key, row.set, how, row.other_key, row.other_set)
     count = f"images of train or val that are in val or test too: {same:,} with the same bytes"
     if not same:
-        count = "no image of train or val is in val or test too"
+        count = "no image of train or val has the same bytes as one of val or test"
     if refused:
         first = ordered.iloc[0]
         raise DataError(
@@ -143,7 +143,7 @@ def report_leaks(leaks: pd.DataFrame, *, refuse: bool) -> None:
             "good; remove them, or set data.leaks: clean to leave them out, report to keep them"
         )
     _log.warning(
-        "%s; %s that look like one there, as different pictures can; all are in leaks.csv and "
+        "%s; %s look like one there, as different pictures can; all are in leaks.csv and "
         "dataset_report.html, and data.leaks: clean leaves them out", count, f"{near:,}",
     )  # fmt: skip
 

@@ -157,8 +157,8 @@ def _right(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> int
 def check_gate(identity: Identity, gate: GateParams, record: Mapping[str, Any]) -> None:
     """Say whether the teacher of ``record`` beats what it is to teach.
 
-    Behind its members or a run by no more than a standard error of its accuracy, it passes, and
-    the log says that val cannot tell: half an image of 60 is no reason to stop.
+    Behind its members or a run by no more than a standard error of its accuracy, there is no
+    warning: the log says that val cannot tell. ``stop`` stops there as well.
 
     Raises:
         DataError: it does not, and ``gate.action`` is ``stop``.
@@ -172,13 +172,13 @@ def check_gate(identity: Identity, gate: GateParams, record: Mapping[str, Any]) 
     line = f"teacher {100 * accuracy:.2f} % on val, {named} {100 * baseline:.2f} %"
     if accuracy > baseline:
         _log.info("teacher gate passed: %s", line)
-    elif noisy and baseline - accuracy <= share_error(accuracy, images):
-        _log.info("teacher gate passed: %s, which %d images cannot tell apart", line, images)
     elif gate.action == "stop":
         raise DataError(
             f"teacher gate: {line}; a student cannot learn more from it than plain training gives. "
             "Train a better teacher, or set train_teacher.gate.action to warn or off"
         )
+    elif gate.action == "warn" and noisy and baseline - accuracy <= share_error(accuracy, images):
+        _log.info("teacher gate: %s, which %d images cannot tell apart", line, images)
     elif gate.action == "warn":
         _log.warning("teacher gate not passed: %s", line)
 
